@@ -1,0 +1,55 @@
+# Each target sets up .venv by itself: nothing but Python >= 3.11 and make is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.romzarr-dev
+BENCH_STAMP := $(VENV)/.romzarr-bench
+# One BLAS thread: dask has a thread a core already.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help demo test bench lint format types check clean
+
+help:
+	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
+	@echo "make test    run the tests"
+	@echo "make bench   run the benchmarks against the peers"
+	@echo "make lint    check style and format;  make format  apply the format"
+	@echo "make types   check type hints"
+	@echo "make check   lint, types and test"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "romzarr needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/romzarr demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+bench: $(BENCH_STAMP)
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
