@@ -1,0 +1,395 @@
+"""Schema of ``config.yaml``: one frozen dataclass a section, in the order the data flows.
+
+Defaults live in these dataclasses alone. Every field carries the check that a value has to
+pass, so a `Config` made in Python is held to the same rules as one read from a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from pipeline.errors import ConfigError
+
+Auto = Literal["auto"]
+T = TypeVar("T")
+
+AUTO: Auto = "auto"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a setting may be: `allowed` says it in words, `accept` returns the value to keep.
+
+    `accept` raises ValueError for a value that is not allowed. `advice` ends the message.
+    """
+
+    allowed: str
+    accept: Callable[[Any], Any]
+    advice: str = ""
+
+    def __or__(self, other: Check) -> Check:
+        def accept(value: Any) -> Any:
+            try:
+                return self.accept(value)
+            except ValueError:
+                return other.accept(value)
+
+        return Check(f"{self.allowed} or {other.allowed}", accept, self.advice or other.advice)
+
+
+def setting(default: T, check: Check) -> T:
+    """Dataclass field with a default and the check of its value."""
+    result: T = field(default=default, metadata={"check": check})
+    return result
+
+
+def require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def one_of(*words: str) -> Check:
+    def accept(value: Any) -> str:
+        require(isinstance(value, str) and value in words)
+        return str(value)
+
+    return Check(" or ".join(repr(word) for word in words), accept)
+
+
+def text(meaning: str, pattern: str = r".*\S.*") -> Check:
+    def accept(value: Any) -> str:
+        require(isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+        return str(value)
+
+    return Check(meaning, accept)
+
+
+def texts(meaning: str, *, least: int) -> Check:
+    def accept(value: Any) -> tuple[str, ...]:
+        require(isinstance(value, list | tuple) and len(value) >= least)
+        require(all(isinstance(item, str) and item.strip() for item in value))
+        require(len(set(value)) == len(value))
+        return tuple(value)
+
+    return Check(meaning, accept)
+
+
+def integer(low: int, high: int | None = None) -> Check:
+    def accept(value: Any) -> int:
+        require(isinstance(value, int) and not isinstance(value, bool))
+        require(value >= low and (high is None or value <= high))
+        return int(value)
+
+    upper = f" to {high}" if high is not None else " or more"
+    return Check(f"a whole number, {low}{upper}", accept)
+
+
+def number(words: str, inside: Callable[[float], bool], advice: str = "") -> Check:
+    def accept(value: Any) -> float:
+        require(isinstance(value, int | float) and not isinstance(value, bool))
+        require(math.isfinite(value) and inside(value))
+        return float(value)
+
+    return Check(words, accept, advice)
+
+
+def boolean() -> Check:
+    def accept(value: Any) -> bool:
+        require(isinstance(value, bool))
+        return bool(value)
+
+    return Check("true or false", accept)
+
+
+automatic = one_of(AUTO)
+positive = number("a number above 0", lambda value: value > 0)
+not_negative = number("a number, 0 or more", lambda value: value >= 0)
+a_tolerance = number(
+    "a number above 0 and below 1",
+    lambda value: 0 < value < 1,
+    "it is the largest error relative to a variable's fluctuation about its mean in time: "
+    "0.01 keeps 99.99 % of the variance",
+)
+a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
+a_cluster = one_of("threads", "local") | text(
+    "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
+)
+a_kind = text(
+    "'polynomial', 'fourier', 'symbolic' or several of them joined with '+'",
+    r"(polynomial|fourier|symbolic)(\+(polynomial|fourier|symbolic))*",
+)
+
+
+class Section:
+    """Base of the sections: checks every field, whoever makes the section."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            check, value = each.metadata["check"], getattr(self, each.name)
+            try:
+                accepted = check.accept(value)
+            except ValueError:
+                raise ConfigError(refusal(self, each.name, value, check)) from None
+            object.__setattr__(self, each.name, accepted)
+
+
+def refusal(section: Section, name: str, value: Any, check: Check) -> str:
+    advice = f"; {check.advice}" if check.advice else ""
+    return (
+        f"{section_name(type(section))}.{name}: found {value!r}, allowed is {check.allowed}{advice}"
+    )
+
+
+@dataclass(frozen=True)
+class ArchiveConfig(Section):
+    """Which part of the archive is compressed and how it is weighted."""
+
+    time: str = setting(AUTO, automatic | text("the name of the time dimension"))
+    variables: Literal["all"] | tuple[str, ...] = setting(
+        "all", one_of("all") | texts("a list of different variable names", least=1)
+    )
+    weights: str = setting(
+        "none", one_of("none", "cos_latitude") | text("the name of a variable that holds weights")
+    )
+    missing_chunks: Literal["error", "fill"] = setting("error", one_of("error", "fill"))
+
+
+@dataclass(frozen=True)
+class CompressionConfig(Section):
+    """The bound that is promised, and the rank."""
+
+    tolerance: float = setting(1e-2, a_tolerance)
+    max_rank: int | Auto = setting(AUTO, automatic | integer(1))
+
+
+@dataclass(frozen=True)
+class WeakFormConfig(Section):
+    """Test functions and the blocks of time over which the weak system is built."""
+
+    test_function: str = setting(
+        "bell", one_of("bell") | text("an expression in s that vanishes at s = -1 and s = 1")
+    )
+    support: float | Auto = setting(AUTO, automatic | positive)
+    spacing: float | Auto = setting(AUTO, automatic | positive)
+    block_steps: int | Auto = setting(AUTO, automatic | integer(2))
+
+
+@dataclass(frozen=True)
+class LibraryConfig(Section):
+    """Candidate features of the model."""
+
+    kind: str = setting("polynomial", a_kind)
+    degree: int = setting(2, integer(0, 10))
+    interactions: bool = setting(True, boolean())
+    frequencies: int = setting(1, integer(1, 100))
+    expressions: tuple[str, ...] = setting(
+        (), texts("a list of different expressions in a0, a1, ...", least=0)
+    )
+    modes: int | Auto = setting(AUTO, automatic | integer(1))
+    max_terms: int = setting(300, integer(1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        symbolic = "symbolic" in self.kinds
+        if symbolic != bool(self.expressions):
+            found = f"{len(self.expressions)} expressions with kind {self.kind!r}"
+            raise ConfigError(
+                f"library.expressions: found {found}; give expressions exactly when "
+                "library.kind names 'symbolic'"
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.kind.split("+"))
+
+
+@dataclass(frozen=True)
+class SparseRegressionConfig(Section):
+    """Thresholded least squares."""
+
+    threshold: float | Auto = setting(AUTO, automatic | not_negative)
+    ridge: float = setting(0.0, not_negative)
+    max_iterations: int = setting(20, integer(1))
+
+
+@dataclass(frozen=True)
+class ClusterConfig(Section):
+    """Where the work runs."""
+
+    kind: str = setting("threads", a_cluster)
+    workers: int | Auto = setting(AUTO, automatic | integer(1))
+    threads_per_worker: int = setting(1, integer(1))
+    memory_limit: str = setting(AUTO, automatic | a_size)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run.
+
+    Examples
+    --------
+    >>> config = Config(compression=CompressionConfig(tolerance=1e-3))
+    >>> config.library.degree
+    2
+    """
+
+    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    weak_form: WeakFormConfig = field(default_factory=WeakFormConfig)
+    library: LibraryConfig = field(default_factory=LibraryConfig)
+    sparse_regression: SparseRegressionConfig = field(default_factory=SparseRegressionConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; `load_config` reads them back as they were."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "archive": ArchiveConfig,
+    "compression": CompressionConfig,
+    "weak_form": WeakFormConfig,
+    "library": LibraryConfig,
+    "sparse_regression": SparseRegressionConfig,
+    "cluster": ClusterConfig,
+}
+KNOWN_KEYS = tuple(
+    f"{name}.{each.name}"
+    for name, section in SECTIONS.items()
+    for each in fields(section)  # type: ignore[arg-type]  # every subclass is a dataclass
+)
+
+
+def section_name(section: type[Section]) -> str:
+    return next(name for name, known in SECTIONS.items() if known is section)
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Config:
+    """Read a configuration file and lay `overrides` over it.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        A YAML file with any of the sections and keys; without it the defaults hold.
+    overrides : mapping of str to object, optional
+        Values by dotted key, such as ``{"compression.tolerance": 1e-3}``. They win.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, a key is unknown or given twice, or a value is not
+        allowed. The message names the place, what was found and what is allowed.
+
+    Examples
+    --------
+    >>> load_config(overrides={"compression.tolerance": 1e-3}).compression.tolerance
+    0.001
+    >>> load_config(overrides={"compression.tolerence": 1e-3})
+    Traceback (most recent call last):
+    ...
+    pipeline.errors.ConfigError: unknown key 'compression.tolerence'; the nearest known key is \
+'compression.tolerance'
+    """
+    config = Config()
+    if path is not None:
+        try:
+            config = with_values(config, dict(read_yaml(Path(path))))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: not a YAML file: {error}") from error
+    return with_values(config, overrides or {})
+
+
+def with_values(config: Config, values: Mapping[str, object]) -> Config:
+    """`config` with some values, by dotted key, replaced."""
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        if key not in KNOWN_KEYS:
+            raise ConfigError(unknown(key))
+        section, name = key.split(".")
+        changes.setdefault(section, {})[name] = value
+    sections = {name: replace(getattr(config, name), **new) for name, new in changes.items()}
+    return replace(config, **sections)
+
+
+def unknown(key: str) -> str:
+    """Say that `key` is unknown and which known one is nearest."""
+
+    def likeness(known: str) -> float:
+        # A key given under a wrong section, or under none, is still recognised by its own name.
+        leaves = SequenceMatcher(None, key.split(".")[-1], known.split(".")[-1]).ratio()
+        return max(leaves, SequenceMatcher(None, key, known).ratio())
+
+    return f"unknown key {key!r}; the nearest known key is {max(KNOWN_KEYS, key=likeness)!r}"
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML 1.2 numbers and booleans: 1e-2 is a number, and a variable may be called NO."""
+
+
+StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a configuration file as ``section.key``, checked for duplicates."""
+    loader = StrictLoader(path.read_text(encoding="utf-8"))
+    root = loader.get_single_node()
+    for name, section, where in entries(loader, root, "the file"):
+        if name not in SECTIONS:
+            raise ConfigError(f"{where}: {unknown(name)}; sections are {', '.join(SECTIONS)}")
+        for key, node, place in entries(loader, section, f"section {name!r}"):
+            if f"{name}.{key}" not in KNOWN_KEYS:
+                raise ConfigError(f"{place}: {unknown(f'{name}.{key}')}")
+            yield f"{name}.{key}", loader.construct_object(node, deep=True)
+
+
+def entries(
+    loader: StrictLoader, node: yaml.Node | None, what: str
+) -> Iterator[tuple[str, yaml.Node, str]]:
+    """Key, value node and place of each entry of a mapping; an empty one has none."""
+    if node is None or (
+        isinstance(node, yaml.ScalarNode) and loader.construct_object(node) is None
+    ):
+        return
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"line {node.start_mark.line + 1}: {what} must hold lines 'key: value'")
+    first: dict[str, int] = {}
+    for key_node, value in node.value:
+        line = key_node.start_mark.line + 1
+        key = str(loader.construct_object(key_node))
+        if key in first:
+            raise ConfigError(
+                f"line {line}: key {key!r} is already given on line {first[key]}; "
+                "remove one of them"
+            )
+        first[key] = line
+        yield key, value, f"line {line}"
