@@ -1,0 +1,1 @@
+"""The jobs of romzarr: the command line, where they run, and the demonstration."""

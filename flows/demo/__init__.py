@@ -1,0 +1,1 @@
+"""``romzarr demo``: a small flow solver, the main job on its output, and a picture."""
