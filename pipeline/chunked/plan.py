@@ -1,0 +1,133 @@
+"""Which blocks of the archive one task factors, and in which order they merge.
+
+Integers only: a plan is a value that can be printed and tested before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+
+from pipeline.contracts import ArchivedVariable, BlockSpan, Region
+
+# A leaf reads chunks of about this many bytes together: enough work for a task, and few
+# enough that a worker of 1 GiB holds its input, its decompression buffers and some rows.
+LEAF_BYTES = 32 * 2**20
+LEAF_SNAPSHOTS = 256
+ARITY = 4
+
+
+@dataclass(frozen=True)
+class SpaceBlock:
+    """Row block `number`: the part `region` (dims without time) of variable `variable`."""
+
+    number: int
+    variable: int
+    region: Region
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(s.stop - s.start for s in self.region)
+
+
+@dataclass(frozen=True)
+class PODPlan:
+    """A POD tree over a chunk grid.
+
+    ``rows`` are the space blocks of all variables; ``time_blocks`` end at boundaries that
+    the chunks of every variable share; ``leaves[row][t]`` are the spans that row block
+    reads, one task each, within time block t; ``arity`` time blocks merge at a time.
+    """
+
+    rows: tuple[SpaceBlock, ...]
+    time_blocks: tuple[BlockSpan, ...]
+    leaves: tuple[tuple[tuple[BlockSpan, ...], ...], ...]
+    arity: int = ARITY
+
+    @property
+    def levels(self) -> int:
+        """Cuts on the way from a chunk to the root."""
+        merges, width = 0, len(self.time_blocks)
+        while width > 1:
+            merges, width = merges + 1, -(-width // self.arity)
+        split = any(len(spans) > 1 for row in self.leaves for spans in row)
+        return 1 + merges + split + (len(self.rows) > 1)
+
+
+def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES) -> PODPlan:
+    """Group the chunks of an archive into leaves of a POD tree, without splitting any.
+
+    Chunks are grouped along time first (up to `leaf_bytes` and 256 snapshots), then, where
+    they are small, along space, from the last dim to the first.
+    """
+    common = _common_boundaries(variables)
+    largest = max(_largest_chunk(v) for v in variables)
+    time_blocks = _grouped(common, largest, leaf_bytes)
+    rows: list[SpaceBlock] = []
+    leaves: list[tuple[tuple[BlockSpan, ...], ...]] = []
+    for number, variable in enumerate(variables):
+        own = _boundaries(variable.chunks[variable.time_axis])
+        spans = tuple(
+            _within(own, block, _largest_chunk(variable), leaf_bytes) for block in time_blocks
+        )
+        longest = max(len(span) for block in spans for span in block)
+        for region in _space_regions(variable, longest, leaf_bytes // 4):
+            rows.append(SpaceBlock(len(rows), number, region))
+            leaves.append(spans)
+    return PODPlan(tuple(rows), time_blocks, tuple(leaves))
+
+
+def leaf_region(variable: ArchivedVariable, space: Region, span: BlockSpan) -> Region:
+    """Region of the variable's own dims that a leaf reads."""
+    axis = variable.time_axis
+    return (*space[:axis], slice(span.start, span.stop), *space[axis:])
+
+
+def _boundaries(chunks: Sequence[int]) -> list[int]:
+    return [0, *(int(b) for b in np.cumsum(chunks))]
+
+
+def _common_boundaries(variables: Sequence[ArchivedVariable]) -> list[int]:
+    sets = [set(_boundaries(v.chunks[v.time_axis])) for v in variables]
+    return sorted(set.intersection(*sets))
+
+
+def _largest_chunk(variable: ArchivedVariable) -> int:
+    """Bytes of one snapshot of the variable's largest space chunk."""
+    points = 1
+    for lengths in variable.space_chunks:
+        points *= max(lengths, default=1)
+    return points * variable.dtype.itemsize
+
+
+def _grouped(boundaries: Sequence[int], snapshot_bytes: int, limit: int) -> tuple[BlockSpan, ...]:
+    """Consecutive ranges merged up to the limits; a longer single range stays as it is."""
+    longest = max(1, min(LEAF_SNAPSHOTS, limit // snapshot_bytes))
+    spans, start = [], boundaries[0]
+    for end, following in pairwise([*boundaries[1:], boundaries[-1]]):
+        if following - start > longest or end == boundaries[-1]:
+            spans.append(BlockSpan(start, end))
+            start = end
+    return tuple(spans)
+
+
+def _within(
+    boundaries: Sequence[int], block: BlockSpan, snapshot_bytes: int, limit: int
+) -> tuple[BlockSpan, ...]:
+    inside = [b for b in boundaries if block.start <= b <= block.stop]
+    return _grouped(inside, snapshot_bytes, limit)
+
+
+def _space_regions(variable: ArchivedVariable, snapshots: int, target: int) -> list[Region]:
+    """Space chunks, neighbours joined from the last dim on until a leaf has `target` bytes."""
+    chunks = [list(lengths) for lengths in variable.space_chunks]
+    size = snapshots * _largest_chunk(variable)
+    for dim in reversed(range(len(chunks))):
+        group = max(1, min(len(chunks[dim]), target // size))
+        chunks[dim] = [sum(chunks[dim][i : i + group]) for i in range(0, len(chunks[dim]), group)]
+        size *= group
+    edges = [list(pairwise(_boundaries(lengths))) for lengths in chunks]
+    return [tuple(slice(a, b) for a, b in corner) for corner in product(*edges)]

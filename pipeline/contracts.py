@@ -1,0 +1,168 @@
+"""The values that pass between stages, in the order the data flows.
+
+Archive -> PODFactors -> TriangularFactor -> SparseModel -> LatentCode -> store.
+
+Symbols: n points in space, m snapshots, r modes, p library terms, q modelled modes (q <= r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class BlockSpan:
+    """Half-open range of snapshots ``[start, stop)``."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class ReadBlock:
+    """Values of one block of the archive and what reading them cost.
+
+    ``values`` has the variable's own order of dims; masked points are NaN.
+    ``bytes_read`` counts what was fetched from storage (before decompression; the array's
+    bytes where the source is in memory), ``chunks_read`` the chunks of the archive touched.
+    """
+
+    values: Floats
+    bytes_read: int
+    chunks_read: int
+
+
+class BlockSource(Protocol):
+    """Where the blocks of one variable come from, as pieces of a Dask graph."""
+
+    def graph(self) -> Mapping[Any, Any]:
+        """Tasks that the results of `task` refer to (empty if they stand alone)."""
+        ...
+
+    def task(self, region: Region) -> tuple[Any, ...]:
+        """Dask task ``(callable, *args)`` that evaluates to the `ReadBlock` of `region`.
+
+        `region` has one slice per dim of the variable and starts and stops at boundaries
+        of the variable's chunks. The task is idempotent, picklable and free of secrets.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TimeAxis:
+    """The times of the snapshots as numbers.
+
+    ``values`` (m,) float64, strictly increasing, counted from the first snapshot;
+    ``units`` is what one unit of it is ("s", "h", "d" for calendars; the coordinate's own
+    ``units`` attribute or "1" for numbers).
+    """
+
+    dim: str
+    values: NDArray[np.float64]
+    units: str
+
+    def label(self, index: int) -> str:
+        """How to name snapshot `index` in a message."""
+        return f"{self.dim}[{index}] (t0 + {self.values[index]:g} {self.units})"
+
+
+@dataclass(frozen=True)
+class ArchivedVariable:
+    """One time-dependent floating-point variable of the archive.
+
+    ``chunks`` holds the chunk lengths per dim, in the variable's own order of dims, as
+    dask.array does. ``weights`` has the shape of the variable without time (or is None),
+    is non-negative, and multiplies the squared error of each point.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[tuple[int, ...], ...]
+    time_axis: int
+    source: BlockSource
+    weights: Floats | None = None
+
+    @property
+    def space_dims(self) -> tuple[str, ...]:
+        return self.dims[: self.time_axis] + self.dims[self.time_axis + 1 :]
+
+    @property
+    def space_shape(self) -> tuple[int, ...]:
+        return self.shape[: self.time_axis] + self.shape[self.time_axis + 1 :]
+
+    @property
+    def space_chunks(self) -> tuple[tuple[int, ...], ...]:
+        return self.chunks[: self.time_axis] + self.chunks[self.time_axis + 1 :]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class TriangularFactor:
+    """Upper-triangular R with ``R.T @ R = [G b].T @ [G b]`` for ``windows`` test functions.
+
+    ``r`` has shape (p + q, p + q): the first p columns belong to the library, the last q
+    to the modelled coefficients. Everything least squares needs of (G, b) is in it.
+    """
+
+    r: NDArray[np.float64]
+    terms: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class SparseModel:
+    """Sparse ODE ``da/dt = Theta(a) @ coefficients`` and how it was found.
+
+    ``coefficients`` (p, q); ``residual`` (q,) is ``||b - G xi|| / ||b||`` per equation;
+    ``dependent`` names library columns that are combinations of others, in words.
+    """
+
+    coefficients: NDArray[np.float64]
+    threshold: float
+    residual: NDArray[np.float64]
+    stop_reason: str
+    iterations: int = 0
+    condition: float = float("nan")
+    dependent: tuple[str, ...] = field(default=())
+
+    @property
+    def nonzero_terms(self) -> int:
+        return int(np.count_nonzero(self.coefficients))
+
+
+@dataclass(frozen=True)
+class LatentCode:
+    """The kept samples of a(t) from which every snapshot's coefficients are rebuilt.
+
+    ``index`` (k,) int64 strictly increasing snapshot numbers, ``samples`` (k, r) the
+    coefficients kept there. The first snapshot of every time block of ``block_steps`` is
+    kept, and the last of the record, so any time range decodes from the samples around it.
+    Between two kept samples model ``block_model[start // block_steps]`` is integrated (-1:
+    straight line) with ``substeps`` Runge-Kutta steps a snapshot and closed on the next one.
+    """
+
+    index: NDArray[np.int64]
+    samples: Floats
+    block_steps: int
+    block_model: NDArray[np.int16]
+    substeps: int
+
+    @property
+    def kept(self) -> int:
+        return len(self.index)

@@ -1,0 +1,110 @@
+"""Where a POD may be cut: the share of the error budget of each node of the tree.
+
+See Himpe, Leibner, Rave (SIAM J. Sci. Comput. 40 (2018) A3267), Section 3, for how local
+tolerances add up to the bound of the whole tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import AccuracyError
+
+Matrix = NDArray[np.float64]
+
+# Share of the squared error that all cuts of the tree together may use up. The final
+# truncation has the rest, so this costs a percent of a mode and saves most columns.
+TREE_SHARE = 0.02
+# With a given rank the tail beyond it is lost anyway; 1/500 of it changes the error by 1/1000.
+RANK_SHARE = 0.002
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Energy that one node of a POD tree may drop.
+
+    ``share`` is relative to the node's own energy, or, if `rank` is given, to the energy
+    that the node's own best approximation of that rank would lose.
+    """
+
+    share: float
+    rank: int | None = None
+
+    def split(self, parts: int) -> Cut:
+        """The cut of each of `parts` levels that together stay within this one."""
+        return replace(self, share=self.share / parts)
+
+
+def tree_cut(tolerance: float | None, rank: int | None, levels: int) -> Cut:
+    """Cut of each node of a tree of `levels` levels (leaves included)."""
+    if tolerance is not None:
+        return Cut(TREE_SHARE * tolerance**2 / levels)
+    return Cut(RANK_SHARE / levels, rank)
+
+
+def tails(energy: Matrix) -> Matrix:
+    """Sums of the last entries along the last axis: (..., k) -> (..., k + 1), last one 0."""
+    sums = np.cumsum(energy[..., ::-1], axis=-1)[..., ::-1]
+    return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)
+
+
+def kept_columns(shares: Matrix, totals: Matrix, cut: Cut, rounding: float) -> int:
+    """Smallest number of leading columns whose tail is within the cut, for every variable.
+
+    Parameters
+    ----------
+    shares : (V, k) energy of column c in variable v, columns by falling joint energy
+    totals : (V,) energy that each variable's cut is relative to
+    cut : Cut
+    rounding : float
+        Columns under this share of the first one are rounding and always go.
+    """
+    joint = shares.sum(axis=0)
+    if not joint.size or joint[0] <= 0:
+        return 0
+    significant = int(np.count_nonzero(joint > rounding * joint[0]))
+    if cut.rank is not None:
+        tail = tails(joint)
+        within = tail <= cut.share * tail[min(cut.rank, len(joint))]
+    else:
+        within = np.all(tails(shares) <= cut.share * totals[:, None], axis=0)
+    return min(int(np.argmax(within)), significant)
+
+
+def rank_within(
+    shares: Matrix, discarded: Matrix, allowed: Matrix, max_rank: int | None, names: list[str]
+) -> int:
+    """Smallest rank whose truncation keeps every variable within its squared error.
+
+    Parameters
+    ----------
+    shares : (V, k) energy of mode c in variable v
+    discarded : (V,) energy dropped by the tree
+    allowed : (V,) squared error that truncation and tree together may leave
+    max_rank : int or None
+    names : variable names, for messages
+
+    Raises
+    ------
+    AccuracyError
+        If no rank, or none up to `max_rank`, meets the bound.
+    """
+    error = tails(shares) + discarded[:, None]
+    within = np.all(error <= allowed[:, None], axis=0)
+    if not within.any():
+        worst = int(np.argmax(discarded - allowed))
+        raise AccuracyError(
+            f"variable {names[worst]!r}: the POD tree dropped energy {discarded[worst]:.3e}, "
+            f"more than the {allowed[worst]:.3e} that the tolerance allows in all"
+        )
+    rank = int(np.argmax(within))
+    if max_rank is not None and rank > max_rank:
+        worst = int(np.argmax(error[:, max_rank] / np.maximum(allowed, np.finfo(float).tiny)))
+        raise AccuracyError(
+            f"variable {names[worst]!r}: the tolerance needs {rank} modes, but "
+            f"compression.max_rank is {max_rank}; raise max_rank or the tolerance"
+        )
+    return rank
