@@ -118,11 +118,14 @@ class TriangularFactor:
 
     ``r`` has shape (p + q, p + q): the first p columns belong to the library, the last q
     to the modelled coefficients. Everything least squares needs of (G, b) is in it.
+    ``noise``, of the same shape, is the triangular factor of what white noise in a(t) adds
+    to [G b] (None: no noise seen); regression takes its share out of ``r.T @ r``.
     """
 
     r: NDArray[np.float64]
     terms: int
     windows: int
+    noise: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

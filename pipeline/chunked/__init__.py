@@ -1,0 +1,1 @@
+"""Dask lifts of the numerical steps over blocks of an archive."""
