@@ -1,0 +1,379 @@
+"""How a store appears, or replaces another, in one step.
+
+A writer fills a *generation*, a folder that is never changed afterwards. The root metadata
+name the generation that counts: writing that one small file is the commit.
+
+On a local file system the generation is built in a hidden folder beside the destination,
+``.<name>.partial-<generation>``, holding ``lock`` and ``store/``. The writer keeps ``lock``
+locked (flock) as long as it lives, so the kernel tells the next writer whether the folder
+was left by a crash, and on which host and by which process does not matter. Where a file
+system has no locks, leftovers are taken to be alive and are never removed.
+
+On an object store the generation is written under the destination at once and no lock
+exists: what crashed writers left is removed when it is a week old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import fsspec
+
+from pipeline.errors import StoreError, StoreExistsError
+from pipeline.store import layout
+
+_ABANDONED = timedelta(days=7)
+
+
+class Commit(Protocol):
+    """One attempt to put a store in place."""
+
+    generation: str
+
+    @property
+    def url(self) -> str:
+        """Where the generation is written before it counts."""
+        ...
+
+    def begin(self) -> None:
+        """Check the destination, remove what crashed writers left, prepare `url`."""
+        ...
+
+    def publish(self, root: bytes) -> None:
+        """Make the generation at `url` the store; `root` are the metadata that name it."""
+        ...
+
+    def abort(self) -> None:
+        """Remove everything written, unless it has been published."""
+        ...
+
+
+def committer(target: str | os.PathLike[str], overwrite: bool, forbid: Sequence[str]) -> Commit:
+    """The way to commit at `target`, which must not touch any place in `forbid`.
+
+    Raises
+    ------
+    StoreError
+        If `target` is a place in `forbid`, or one contains the other.
+    """
+    url = layout.normalised(target)
+    for place in map(layout.normalised, forbid):
+        if f"{url}/".startswith(f"{place}/") or f"{place}/".startswith(f"{url}/"):
+            raise StoreError(
+                f"{url}: writing here would touch the archive at {place}; choose a destination "
+                "outside of it"
+            )
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    generation = f"{stamp}-{secrets.token_hex(4)}"
+    if layout.is_local(url):
+        return LocalCommit(Path(url), generation, overwrite)
+    return ObjectCommit(url, generation, overwrite)
+
+
+def _exists_error(url: str) -> StoreExistsError:
+    return StoreExistsError(f"{url}: already exists; pass --overwrite to replace the store there")
+
+
+def _current(url: str) -> str | None:
+    """Generation that counts at `url`; None where no romzarr store of this format is."""
+    try:
+        return layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
+    except (FileNotFoundError, StoreError):
+        return None
+
+
+class LocalCommit:
+    """Commit by `os.rename` and `os.replace`, everything on disk before either.
+
+    Parameters
+    ----------
+    path : Path
+        The store, absolute and with links resolved.
+    generation : str
+        Name of the new generation.
+    overwrite : bool
+        Whether a store at `path` may be replaced.
+    """
+
+    def __init__(self, path: Path, generation: str, overwrite: bool) -> None:
+        self.path, self.generation, self.overwrite = path, generation, overwrite
+        self._staging = _staging(path, generation)
+        self._lock: int | None = None
+        self._parents: list[Path] = []
+
+    @property
+    def url(self) -> str:
+        return str(self._staging / "store" / self.generation)
+
+    def begin(self) -> None:
+        if not self.path.name:
+            raise StoreError(f"{self.path}: the root of a file system cannot be a store")
+        self._check_destination()
+        self._make_parents()
+        _sweep(self.path)
+        self._take_lock()
+        Path(self.url).mkdir(parents=True)
+
+    def _take_lock(self) -> None:
+        lock = self._staging / "lock"
+        # Another writer's sweep may hold the lock for a moment, and remove it unless it was
+        # ours first; then the folder is made again.
+        while not lock.exists():
+            if self._lock is not None:
+                os.close(self._lock)
+            self._staging.mkdir(exist_ok=True)
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            # Without locks in this file system nobody will take the writer for dead.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _check_destination(self) -> bool:
+        """Whether a store has to be replaced."""
+        if not self.path.exists():
+            return False
+        if not self.overwrite:
+            raise _exists_error(str(self.path))
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return False
+        if _replaceable(str(self.path)):
+            return True
+        raise StoreError(
+            f"{self.path}: exists and is not a romzarr store, so --overwrite does not replace "
+            "it; remove it yourself or choose another destination"
+        )
+
+    def _make_parents(self) -> None:
+        missing = [p for p in (self.path.parent, *self.path.parent.parents) if not p.exists()]
+        for parent in reversed(missing):
+            parent.mkdir(exist_ok=True)
+            self._parents.append(parent)
+
+    def publish(self, root: bytes) -> None:
+        built = self._staging / "store"
+        _flush_tree(built)
+        if self._check_destination():
+            self._replace(built, root)
+        else:
+            self._appear(built, root)
+        _remove_superseded(self.path)
+
+    def _appear(self, built: Path, root: bytes) -> None:
+        _write_flushed(built / layout.ROOT, root)
+        _flush(built)
+        try:
+            # Succeeds only where nothing or an empty folder is.
+            os.rename(built, self.path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _exists_error(str(self.path)) from error
+            raise
+        _flush(self.path.parent)
+
+    def _replace(self, built: Path, root: bytes) -> None:
+        prepared = self._staging / layout.ROOT
+        _write_flushed(prepared, root)
+        os.rename(built / self.generation, self.path / self.generation)
+        _flush(self.path)
+        os.replace(prepared, self.path / layout.ROOT)
+        _flush(self.path)
+
+    def abort(self) -> None:
+        if self._lock is None and not self._staging.exists():
+            self._remove_parents()
+            return
+        _discard(self.path, self.generation)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        for parent in reversed(self._parents):
+            # A published store, or anybody's file, keeps its folder.
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def _staging(path: Path, generation: str) -> Path:
+    return path.with_name(f".{path.name}.partial-{generation}")
+
+
+def _replaceable(url: str) -> bool:
+    """Whether a romzarr store of any format lies at `url`."""
+    try:
+        layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
+    except layout.OtherFormatError:
+        return True
+    except (FileNotFoundError, StoreError):
+        return False
+    return True
+
+
+def _sweep(path: Path) -> None:
+    """Remove what crashed writers of `path` left, and nothing of writers still alive."""
+    prefix = f".{path.name}.partial-"
+    for staging in path.parent.glob(f"{_glob_escaped(prefix)}*"):
+        generation = staging.name.removeprefix(prefix)
+        if layout.GENERATION.fullmatch(generation):
+            with _claimed(staging) as dead:
+                if dead:
+                    _discard(path, generation)
+    _remove_superseded(path)
+
+
+def _glob_escaped(text: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+@contextlib.contextmanager
+def _claimed(staging: Path) -> Iterator[bool]:
+    """Whether the writer of `staging` is dead; it cannot come to life inside the context."""
+    try:
+        lock = os.open(staging / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Gone, or its writer is about to create the lock, which takes it microseconds.
+        yield staging.exists() and _age(staging) > timedelta(minutes=1)
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        dead = False
+    else:
+        dead = True
+    try:
+        yield dead
+    finally:
+        os.close(lock)
+
+
+def _age(path: Path) -> timedelta:
+    return datetime.now(UTC) - datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _discard(path: Path, generation: str) -> None:
+    """Remove a staging folder, and its generation where it was moved in but never counted."""
+    if (path / generation).is_dir() and _current(str(path)) not in (None, generation):
+        shutil.rmtree(path / generation, ignore_errors=True)
+    shutil.rmtree(_staging(path, generation), ignore_errors=True)
+
+
+def _remove_superseded(path: Path) -> None:
+    """Remove generations of `path` that do not count and that no writer is about to commit.
+
+    The order matters where several writers race: candidates are listed first, their writers
+    looked at second, and what counts is read last, so that a generation committed meanwhile
+    is either seen as alive or seen to count.
+    """
+    if _current(str(path)) is None:
+        return
+    candidates = [entry for entry in path.iterdir() if layout.GENERATION.fullmatch(entry.name)]
+    dead = [entry for entry in candidates if _has_no_writer(path, entry.name)]
+    counts = _current(str(path))
+    for entry in dead:
+        if counts is not None and entry.name != counts:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _has_no_writer(path: Path, generation: str) -> bool:
+    staging = _staging(path, generation)
+    if not staging.exists():
+        return True
+    with _claimed(staging) as dead:
+        return dead
+
+
+def _flush_tree(folder: Path) -> None:
+    """Bring every file and folder below `folder` to the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _flush(Path(parent, name))
+        _flush(Path(parent))
+
+
+def _flush(path: Path) -> None:
+    with _descriptor(path) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_flushed(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class ObjectCommit:
+    """Commit by one PUT of the root metadata, which object stores do in one step.
+
+    Parameters
+    ----------
+    url : str
+        The store, with its scheme.
+    generation, overwrite
+        As for `LocalCommit`.
+    """
+
+    def __init__(self, url: str, generation: str, overwrite: bool) -> None:
+        self._root, self.generation, self.overwrite = url, generation, overwrite
+        try:
+            self._fs, self._path = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"{url}: no access to this kind of URL: {error}") from error
+
+    @property
+    def url(self) -> str:
+        return layout.joined(self._root, self.generation)
+
+    def begin(self) -> None:
+        names = self._names()
+        if layout.ROOT in names and not self.overwrite:
+            raise _exists_error(self._root)
+        others = {n for n in names if not layout.GENERATION.fullmatch(n)}
+        if others and not _replaceable(self._root):
+            raise StoreError(
+                f"{self._root}: holds other data ({min(others)!r}); choose another destination"
+            )
+
+    def _names(self) -> set[str]:
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self._path, detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
+
+    def publish(self, root: bytes) -> None:
+        before = _current(self._root)
+        self._fs.pipe_file(f"{self._path}/{layout.ROOT}", root)
+        oldest = (datetime.now(UTC) - _ABANDONED).strftime("%Y%m%dT%H%M%S")
+        for name in self._names():
+            abandoned = bool(layout.GENERATION.fullmatch(name)) and name < oldest
+            if name != self.generation and (name == before or abandoned):
+                self._remove(name)
+
+    def abort(self) -> None:
+        if _current(self._root) != self.generation:
+            self._remove(self.generation)
+
+    def _remove(self, name: str) -> None:
+        self._fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(f"{self._path}/{name}", recursive=True)
