@@ -1,0 +1,199 @@
+"""Arguments of the command line, and the help that goes with them."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+
+from flows import commands
+
+SOURCES = """\
+SOURCE is a Zarr archive (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file whose
+rows are variables and whose columns are time steps. STORE is the folder of the result; open it
+in Python with xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
+
+TOP = """\
+a first try:
+  romzarr demo                            a flow computed here, compressed, verified and drawn
+the usual way:
+  romzarr compress run.zarr run.romzarr   error at most 1e-2 of every variable's fluctuation
+  romzarr verify run.romzarr run.zarr     recompute the error from the source
+  romzarr info run.romzarr                what is in the store
+  romzarr COMMAND --help                  more on one command
+
+exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or settings
+"""
+
+COMPRESS = """\
+examples:
+  romzarr compress run.zarr run.romzarr --tolerance 1e-3
+  romzarr compress run.nc run.romzarr --variables u,v --weights cos_latitude
+  romzarr compress s3://bucket/run.zarr run.romzarr --cluster tcp://10.0.0.1:8786
+  romzarr compress run.zarr run.romzarr --config config.yaml --json > report.json
+
+Flags win over the file. Every setting and its default: config.yaml of the project.
+"""
+
+VERIFY = """\
+Exit status 1 if the error of any variable is above the tolerance of the store.
+
+examples:
+  romzarr verify run.romzarr run.zarr
+  romzarr verify run.romzarr run.zarr --json --cluster local
+"""
+
+RECONSTRUCT = """\
+examples:
+  romzarr reconstruct run.romzarr again.zarr
+  romzarr reconstruct run.romzarr part.zarr --start 100 --stop 200    snapshots 100 to 199
+"""
+
+Subparsers = argparse._SubParsersAction
+Parser = argparse.ArgumentParser
+
+
+def parser() -> Parser:
+    """The parser of ``romzarr``; each command leaves the function to call in ``run``."""
+    top = Parser(
+        prog="romzarr",
+        description="Compress simulation archives into a POD basis and a sparse model of its\n"
+        "coefficients, within an error bound that is kept.",
+        epilog=TOP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"romzarr {version('romzarr')}")
+    subparsers = top.add_subparsers(metavar="COMMAND", required=True)
+    add_compress(subparsers)
+    add_info(subparsers)
+    add_verify(subparsers)
+    add_reconstruct(subparsers)
+    add_equations(subparsers)
+    add_demo(subparsers)
+    return top
+
+
+def add_command(
+    subparsers: Subparsers[Parser], name: str, does: str, *, more: str = "", epilog: str = ""
+) -> Parser:
+    return subparsers.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.\n\n{more}".strip(),
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_where(command: Parser) -> None:
+    """Options of every command that computes."""
+    command.add_argument("--config", metavar="FILE", help="settings; without it the defaults hold")
+    command.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="threads (in this process), local (processes on this machine), or the address of "
+        "a Dask scheduler, tcp://host:port",
+    )
+
+
+def add_json(command: Parser) -> None:
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
+
+
+def add_overwrite(command: Parser, what: str) -> None:
+    command.add_argument("--overwrite", action="store_true", help=f"replace {what} if it exists")
+
+
+def rank(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def names(text: str) -> list[str] | str:
+    return text if text == "all" else [name.strip() for name in text.split(",")]
+
+
+def add_compress(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers, "compress", "compress an archive", more=SOURCES, epilog=COMPRESS
+    )
+    command.set_defaults(run=commands.compress)
+    command.add_argument("source", metavar="SOURCE")
+    command.add_argument("store", metavar="STORE")
+    command.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="largest L2 error of every variable relative to its fluctuation about its mean in "
+        "time, above 0 and below 1 (default 1e-2: 99.99 %% of the variance is kept)",
+    )
+    command.add_argument(
+        "--variables", type=names, metavar="U,V", help="names, joined by commas (default all)"
+    )
+    command.add_argument(
+        "--max-rank", type=rank, metavar="N", help="largest number of POD modes (default auto)"
+    )
+    command.add_argument(
+        "--weights", metavar="W", help="none, cos_latitude, or a variable that holds weights"
+    )
+    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_overwrite(command, "STORE")
+    add_json(command)
+    add_where(command)
+
+
+def add_info(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(subparsers, "info", "say what is in a store")
+    command.set_defaults(run=commands.info)
+    command.add_argument("store", metavar="STORE")
+    add_json(command)
+
+
+def add_verify(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers, "verify", "recompute the error of a store from its source", epilog=VERIFY
+    )
+    command.set_defaults(run=commands.verify)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("source", metavar="SOURCE")
+    add_json(command)
+    add_where(command)
+
+
+def add_reconstruct(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers, "reconstruct", "decode a store into a Zarr archive", epilog=RECONSTRUCT
+    )
+    command.set_defaults(run=commands.reconstruct)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("out", metavar="OUT.zarr")
+    command.add_argument("--start", type=int, metavar="I", help="first snapshot (default 0)")
+    command.add_argument("--stop", type=int, metavar="J", help="one past the last snapshot")
+    add_overwrite(command, "OUT.zarr")
+    add_where(command)
+
+
+def add_equations(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers, "equations", "print the equations found for the POD coefficients"
+    )
+    command.set_defaults(run=commands.equations)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("--latex", action="store_true", help="as LaTeX")
+
+
+def add_demo(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers,
+        "demo",
+        "compute a cylinder wake, compress it, verify it and draw a picture",
+        more="The flow takes under a minute; it is kept in the directory for the next time.",
+    )
+    command.set_defaults(run=commands.demo)
+    command.add_argument(
+        "--directory",
+        default="romzarr-demo",
+        metavar="DIR",
+        help="folder of the results (default romzarr-demo)",
+    )
+    add_where(command)

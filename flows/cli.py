@@ -1,0 +1,61 @@
+"""The command ``romzarr``: arguments in, exit status out.
+
+Status 0: done. 1: a bound is broken, or the job failed. 2: wrong usage or settings.
+Results go to standard output, messages and progress to standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from flows.arguments import parser
+from pipeline.errors import ConfigError, PipelineError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+# Errors of distributed that end a job for reasons outside this program; by name, so that
+# commands without workers need not import it.
+CLUSTER_FAILURES = ("KilledWorker", "CommClosedError", "FutureCancelledError")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = parser().parse_args(arguments)
+    # force: a second call in one process logs to the standard error of its own time.
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", force=True
+    )
+    for name in ("flows", "pipeline"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: what is left must not fail at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ConfigError as error:
+        return complain(str(error), USAGE)
+    except PipelineError as error:
+        return complain(str(error), FAILED)
+    except (OSError, MemoryError) as error:
+        return complain(f"{type(error).__name__}: {error}", FAILED)
+    except Exception as error:
+        if type(error).__name__ not in CLUSTER_FAILURES:
+            raise
+        return complain(f"{type(error).__name__}: {error}", FAILED)
+    return status
+
+
+def complain(message: str, status: int) -> int:
+    print(f"romzarr: error: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What each command does: settings, workers, one operation of `pipeline`, a table or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pipeline
+from flows.cluster import connect
+from flows.tables import compression_table, info_table, verify_table
+from pipeline.config import Config, load_config
+
+# Flags that win over the file, and the settings they stand for.
+SETTINGS = {
+    "tolerance": "compression.tolerance",
+    "max_rank": "compression.max_rank",
+    "variables": "archive.variables",
+    "weights": "archive.weights",
+    "time": "archive.time",
+    "cluster": "cluster.kind",
+}
+
+
+def settings(options: Namespace) -> Config:
+    """The settings of a command: its file, with the flags that were given laid over it."""
+    given = {
+        key: getattr(options, flag)
+        for flag, key in SETTINGS.items()
+        if getattr(options, flag, None) is not None
+    }
+    return load_config(options.config, given)
+
+
+@contextmanager
+def working(config: Config) -> Iterator[None]:
+    """Have Dask work where the settings say, and show how far it is."""
+    # Dask comes only now: `romzarr --help` and `romzarr info` do without it.
+    from flows.progress import shown
+
+    with connect(config.cluster) as workers, shown(workers):
+        yield
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    json.dump(values, sys.stdout, indent=2, allow_nan=False)
+    print()
+
+
+def compress(options: Namespace) -> int:
+    config = settings(options)
+    with working(config):
+        report = pipeline.compress(
+            options.source, options.store, config=config, overwrite=options.overwrite
+        ).to_dict()
+    if options.json:
+        print_json(report)
+    else:
+        print(compression_table(report, options.source, options.store))
+    return 0
+
+
+def info(options: Namespace) -> int:
+    facts = pipeline.info(options.store).to_dict()
+    if options.json:
+        print_json(facts)
+    else:
+        print(info_table(facts, options.store))
+    return 0
+
+
+def verify(options: Namespace) -> int:
+    config = settings(options)
+    with working(config):
+        report = pipeline.verify(options.store, options.source, config=config)
+    if options.json:
+        print_json(report.to_dict())
+    else:
+        print(verify_table(report.to_dict(), options.store))
+    return 0 if report.ok else 1
+
+
+def reconstruct(options: Namespace) -> int:
+    with working(settings(options)):
+        pipeline.reconstruct(
+            options.store,
+            options.out,
+            start=options.start,
+            stop=options.stop,
+            overwrite=options.overwrite,
+        )
+    print(f"{options.store} decoded into {options.out}", file=sys.stderr)
+    return 0
+
+
+def equations(options: Namespace) -> int:
+    found = pipeline.equations(options.store)
+    print(found.latex() if options.latex else found.text())
+    return 0
+
+
+def demo(options: Namespace) -> int:
+    # The demonstration brings a solver and matplotlib, which no other command needs.
+    from flows.demo.run import run
+
+    config = settings(options)
+    with working(config):
+        return run(options.directory, config)
