@@ -1,0 +1,115 @@
+"""What an archive holds, before anything is read from it but its metadata and times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from pipeline.archive.checks import select
+from pipeline.archive.provider import Piece, Provider, digest_of
+from pipeline.archive.time_axis import time_axis
+from pipeline.archive.weights import weights_of
+from pipeline.contracts import ArchivedVariable, TimeAxis
+from pipeline.encoding import encoding_to_json
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An opened archive.
+
+    ``name`` is its path or URL without credentials. ``variables`` are to be compressed;
+    ``carried`` has all coordinates and the data variables that go over unchanged, lazily:
+    it may hold open files and the credentials of this process, so it has no place in a task.
+    ``order`` names all data variables as the archive orders them. ``attrs``, ``encoding``
+    (of the dataset), ``variable_attrs`` and ``variable_encoding`` (of the variables to be
+    compressed, by name) are strict JSON; `pipeline.encoding.encoding_from_json` restores each.
+    ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
+    metadata, times or what is stored for a variable change.
+    """
+
+    name: str
+    variables: tuple[ArchivedVariable, ...]
+    time: TimeAxis
+    carried: xr.Dataset
+    order: tuple[str, ...]
+    attrs: Mapping[str, Any]
+    encoding: Mapping[str, Any]
+    variable_attrs: Mapping[str, Mapping[str, Any]]
+    variable_encoding: Mapping[str, Mapping[str, Any]]
+    raw_bytes: int
+    fingerprint: str
+
+
+def archive_from(
+    provider: Provider, time: str, variables: str | Sequence[str], weights: str
+) -> Archive:
+    """Check what `provider` offers and describe it; reads no values of any variable."""
+    dataset = provider.dataset
+    axis = time_axis(dataset, time, provider.name)
+    chosen = select(dataset, axis.dim, variables, provider.name)
+    pieces = {
+        name: provider.piece(name, dataset.variables[name].dims.index(axis.dim))
+        for name in chosen.compressed
+    }
+    compressed = tuple(
+        _variable(dataset, name, axis.dim, piece, weights, provider.name)
+        for name, piece in pieces.items()
+    )
+    kept = {*chosen.compressed, *chosen.carried}
+    return Archive(
+        name=provider.name,
+        variables=compressed,
+        time=axis,
+        carried=dataset.drop_vars((*chosen.compressed, *chosen.left_out)),
+        order=tuple(str(name) for name in dataset.data_vars if name in kept),
+        attrs=encoding_to_json(_text_keys(dataset.attrs)),
+        encoding=encoding_to_json(_text_keys(dataset.encoding)),
+        variable_attrs={
+            name: encoding_to_json(_text_keys(dataset.variables[name].attrs)) for name in pieces
+        },
+        variable_encoding={
+            name: encoding_to_json(_text_keys(dataset.variables[name].encoding)) for name in pieces
+        },
+        raw_bytes=sum(variable.nbytes for variable in compressed),
+        fingerprint=_fingerprint(dataset, axis, pieces),
+    )
+
+
+def _variable(
+    dataset: xr.Dataset, name: str, time_dim: str, piece: Piece, weights: str, archive: str
+) -> ArchivedVariable:
+    variable = dataset.variables[name]
+    dims = tuple(str(dim) for dim in variable.dims)
+    return ArchivedVariable(
+        name=name,
+        dims=dims,
+        shape=variable.shape,
+        dtype=variable.dtype,
+        chunks=piece.chunks,
+        time_axis=dims.index(time_dim),
+        source=piece.source,
+        weights=weights_of(dataset, name, time_dim, weights, archive),
+    )
+
+
+def _fingerprint(dataset: xr.Dataset, axis: TimeAxis, pieces: Mapping[str, Piece]) -> str:
+    described = {
+        name: [list(map(str, v.dims)), list(v.shape), str(v.dtype), encoding_to_json(v.attrs)]
+        for name, v in dataset.variables.items()
+        if name in pieces or name in dataset.coords
+    }
+    parts: list[str | bytes] = [json.dumps(described, sort_keys=True), axis.values.tobytes()]
+    # The first time too: an axis counts from it, so a shifted record has the same values.
+    if axis.dim in dataset.coords:
+        parts.append(str(dataset[axis.dim].values[0]))
+    for name, piece in sorted(pieces.items()):
+        parts += [name, piece.digest]
+    return digest_of(parts)
+
+
+def _text_keys(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in mapping.items()}

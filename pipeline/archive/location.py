@@ -1,0 +1,104 @@
+"""Where an archive lies: local paths and URLs, without secrets, and the Zarr stores there.
+
+Credentials never enter a task graph. Tasks carry the path or URL alone, and every process
+builds its own store from its own environment (``AWS_ACCESS_KEY_ID``, fsspec's and obstore's
+configuration). A URL that holds a secret is therefore refused.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
+
+from pipeline.errors import ArchiveError
+
+_OBSTORE_SCHEMES = frozenset({"s3", "s3a", "gs", "az", "adl", "abfs", "abfss"})
+_SECRET_PARAMETERS = ("sig", "signature", "token", "credential", "key", "password", "secret")
+
+
+def is_url(location: str) -> bool:
+    return "://" in location
+
+
+def normalised(source: str | os.PathLike[str]) -> str:
+    """Absolute path or URL of `source`.
+
+    Raises
+    ------
+    ArchiveError
+        If a local path does not exist, or a URL holds a password or a signature.
+    """
+    location = os.fspath(source)
+    if location.startswith("file://"):
+        location = location.removeprefix("file://")
+    if is_url(location):
+        _refuse_secrets(location)
+        return location.rstrip("/")
+    path = os.path.abspath(os.path.expanduser(location))
+    if not os.path.exists(path):
+        raise ArchiveError(f"archive {location!r}: there is no such file or folder; check the path")
+    return path
+
+
+def redacted(location: str) -> str:
+    """`location` without user, password, query and fragment: safe to store and to print."""
+    if not is_url(location):
+        return location
+    parts = urlsplit(location)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _refuse_secrets(url: str) -> None:
+    parts = urlsplit(url)
+    parameters = [name.casefold() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    found = [name for name in parameters if any(word in name for word in _SECRET_PARAMETERS)]
+    if ":" in parts.netloc.rpartition("@")[0]:
+        found.insert(0, "user:password")
+    if found:
+        raise ArchiveError(
+            f"archive {redacted(url)!r}: the URL holds {found[0]}, which would travel in every "
+            "task and log; take it out and put credentials into the environment of the workers "
+            "(AWS_ACCESS_KEY_ID ..., ~/.netrc, fsspec or obstore configuration)"
+        )
+
+
+def open_store(location: str) -> Store:
+    """Read-only Zarr store at `location`, with the credentials of this process."""
+    if not is_url(location):
+        if os.path.isfile(location):
+            return ZipStore(location, mode="r")
+        return LocalStore(location, read_only=True)
+    scheme = urlsplit(location).scheme
+    if scheme in _OBSTORE_SCHEMES and importlib.util.find_spec("obstore"):
+        return _object_store(location)
+    try:
+        return FsspecStore.from_url(location, read_only=True)
+    except ImportError as error:
+        raise ArchiveError(
+            f"archive {location!r}: nothing installed reads {scheme}:// URLs ({error}); "
+            "install obstore or the fsspec package for it"
+        ) from error
+
+
+def _object_store(url: str) -> Store:
+    # obstore is optional: it reads small chunks several times faster than fsspec does.
+    from obstore.store import from_url
+
+    # Plain http endpoints (MinIO, a cluster's own storage) come from the environment.
+    return ObjectStore(from_url(url, client_options={"allow_http": True}), read_only=True)
+
+
+@lru_cache(maxsize=32)
+def process_store(location: str) -> Store:
+    """The store of `location` in this process, opened once."""
+    return open_store(location)
+
+
+def suffix(location: str) -> str:
+    return Path(urlsplit(location).path if is_url(location) else location).suffix.casefold()

@@ -1,0 +1,81 @@
+"""Opening whatever is to be compressed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import xarray as xr
+
+from pipeline.archive.archive import Archive, archive_from
+from pipeline.archive.csv_table import read_csv
+from pipeline.archive.file_source import FileArchive
+from pipeline.archive.location import is_url, normalised, redacted, suffix
+from pipeline.archive.memory_source import MemoryArchive, memory_archive
+from pipeline.archive.provider import Provider
+from pipeline.archive.zarr_archive import MissingChunks, ZarrArchive
+
+_CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
+_ZARR = frozenset({".zarr", ".zip"})
+_NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
+
+
+def open_archive(
+    source: str | os.PathLike[str] | xr.Dataset | xr.DataArray,
+    *,
+    time: str = "auto",
+    variables: Literal["all"] | Sequence[str] = "all",
+    weights: str = "none",
+    missing_chunks: MissingChunks = "error",
+) -> Archive:
+    """Open an archive and check all that can be checked without reading its values.
+
+    Parameters
+    ----------
+    source : path, URL, xarray.Dataset or xarray.DataArray
+        A Zarr group (v2 or v3), a NetCDF file, a CSV file whose rows are variables, or data
+        that is open already. URLs go through obstore where it is installed and knows the
+        scheme, else through fsspec; credentials come from the environment.
+    time : str, default "auto"
+        Dim or coordinate of time; see `pipeline.archive.time_axis.time_axis`.
+    variables : "all" or sequence of str
+        Data variables to compress. Others that change in time and are floating-point are
+        left out; all else is carried over.
+    weights : str, default "none"
+        Also "cos(latitude)", or the name of a coordinate or variable.
+    missing_chunks : {"error", "fill"}
+        Whether chunks missing from a Zarr store are refused or read as the fill value. A
+        place without any chunk at any time is read as the fill value in either case.
+
+    Returns
+    -------
+    Archive
+
+    Raises
+    ------
+    ArchiveError
+        If the archive cannot be opened, or holds something that cannot be compressed.
+    ChunkError
+        If a chunk is missing.
+    """
+    return archive_from(_provider(source, missing_chunks), time, variables, weights)
+
+
+def _provider(
+    source: str | os.PathLike[str] | xr.Dataset | xr.DataArray, missing_chunks: MissingChunks
+) -> Provider:
+    if isinstance(source, xr.Dataset):
+        return memory_archive(source)
+    if isinstance(source, xr.DataArray):
+        return memory_archive(source.to_dataset(name=source.name or "data"))
+    location = normalised(source)
+    kind = suffix(location)
+    if os.path.isdir(location) or kind in _ZARR:
+        return ZarrArchive.open(location, missing_chunks)
+    if kind in _CSV:
+        return MemoryArchive(redacted(location), read_csv(location))
+    # A local file of another suffix can only be NetCDF; its first bytes will tell.
+    if kind in _NETCDF or not is_url(location):
+        return FileArchive(location)
+    return ZarrArchive.open(location, missing_chunks)
