@@ -27,7 +27,7 @@ exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or set
 COMPRESS = """\
 examples:
   romzarr compress run.zarr run.romzarr --tolerance 1e-3
-  romzarr compress run.nc run.romzarr --variables u,v --weights cos_latitude
+  romzarr compress run.nc run.romzarr --variables u,v --weights "cos(latitude)"
   romzarr compress s3://bucket/run.zarr run.romzarr --cluster tcp://10.0.0.1:8786
   romzarr compress run.zarr run.romzarr --config config.yaml --json > report.json
 
@@ -134,7 +134,7 @@ def add_compress(subparsers: Subparsers[Parser]) -> None:
         "--max-rank", type=rank, metavar="N", help="largest number of POD modes (default auto)"
     )
     command.add_argument(
-        "--weights", metavar="W", help="none, cos_latitude, or a variable that holds weights"
+        "--weights", metavar="W", help="none, cos(latitude), or a variable that holds weights"
     )
     command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
     add_overwrite(command, "STORE")

@@ -158,7 +158,7 @@ class ArchiveConfig(Section):
         "all", one_of("all") | texts("a list of different variable names", least=1)
     )
     weights: str = setting(
-        "none", one_of("none", "cos_latitude") | text("the name of a variable that holds weights")
+        "none", one_of("none", "cos(latitude)") | text("the name of a variable that holds weights")
     )
     missing_chunks: Literal["error", "fill"] = setting("error", one_of("error", "fill"))
 
@@ -176,7 +176,7 @@ class WeakFormConfig(Section):
     """Test functions and the blocks of time over which the weak system is built."""
 
     test_function: str = setting(
-        "bell", one_of("bell") | text("an expression in s that vanishes at s = -1 and s = 1")
+        "bell", text("'bell', 'bell(q)', or an expression in s that vanishes at -1 and 1")
     )
     support: float | Auto = setting(AUTO, automatic | positive)
     spacing: float | Auto = setting(AUTO, automatic | positive)
@@ -192,7 +192,7 @@ class LibraryConfig(Section):
     interactions: bool = setting(True, boolean())
     frequencies: int = setting(1, integer(1, 100))
     expressions: tuple[str, ...] = setting(
-        (), texts("a list of different expressions in a0, a1, ...", least=0)
+        (), texts("a list of different expressions in a1, a2, ...", least=0)
     )
     modes: int | Auto = setting(AUTO, automatic | integer(1))
     max_terms: int = setting(300, integer(1))

@@ -152,9 +152,9 @@ def test_sections_made_in_python_are_checked_too():
     with pytest.raises(ConfigError, match=r"compression\.tolerance: found 1"):
         CompressionConfig(tolerance=1)
     with pytest.raises(ConfigError, match="give expressions exactly when"):
-        LibraryConfig(expressions=("sin(a0)",))
-    assert LibraryConfig(kind="fourier+symbolic", expressions=["sin(a0)"]).expressions == (
-        "sin(a0)",
+        LibraryConfig(expressions=("sin(a1)",))
+    assert LibraryConfig(kind="fourier+symbolic", expressions=["sin(a1)"]).expressions == (
+        "sin(a1)",
     )
 
 
