@@ -121,14 +121,13 @@ class RowBlock:
 class TimeFactor:
     """Time part of a factorisation, and what it cost.
 
-    ``start`` is the first snapshot, ``right`` (m, k); ``energy`` holds, by variable and in
-    its own units squared, the (k,) squared norms of the rows, and ``discarded`` what the
-    cuts so far have dropped.
+    ``start`` is the first snapshot, ``right`` (m, k). By variable, in its own units squared:
+    ``gram`` (k, k) the inner products of the rows, ``discarded`` what the cuts dropped.
     """
 
     start: int
     right: Matrix
-    energy: Mapping[int, Matrix]
+    gram: Mapping[int, Matrix]
     discarded: Mapping[int, float]
     defect: Defect | None = None
     bytes_read: int = 0
@@ -144,7 +143,7 @@ class TimeFactor:
 
 def panels(points: int, height: int) -> Iterator[slice]:
     """Ranges of points such that a (height, range) panel fits a core's cache."""
-    width = int(np.clip(2**18 // max(height, 1), 512, 8192))
+    width = int(np.clip(2**19 // max(height, 1), 512, 8192))
     for start in range(0, points, width):
         yield slice(start, min(start + width, points))
 
@@ -269,56 +268,83 @@ def factor_block(
         return _defective(values, _find_defect(values, place), place)
     kept = kept_columns(energy[None, :], np.array([energy.sum()]), cut, attempt.rounding)
     right = _without_constant(right[:, :kept])
-    rows = _project(values, valid, right, attempt)
-    own = {place.variable: energy[:kept]}
+    rows = _project(values, mean, float(energy.sum()), valid, right, attempt)
+    own = {place.variable: np.diag(energy[:kept])}
     discarded = {place.variable: float(energy[kept:].sum())}
     return RowBlock(mean, rows, valid), TimeFactor(place.start, right, own, discarded)
-
-
-def _centred_panels(
-    values: Floats, valid: Mask | None, mean: Matrix, dtype: np.dtype[Any]
-) -> Iterator[tuple[slice, Floats]]:
-    """Panels of anomalies, their means written into `mean` on the way.
-
-    The first snapshot is subtracted before anything is rounded, so a large offset costs no
-    accuracy and a constant point comes out exactly constant.
-    """
-    for span in panels(values.shape[1], len(values)):
-        panel = _anomalies(values, valid, span, dtype)
-        offset = panel.mean(axis=0)
-        panel -= offset
-        first = values[0, span] if valid is None else np.where(valid[span], values[0, span], 0)
-        mean[span] = first + offset.astype(np.float64)
-        yield span, panel
-
-
-def _anomalies(values: Floats, valid: Mask | None, span: slice, dtype: np.dtype[Any]) -> Floats:
-    """Differences from the first snapshot on a panel of points, 0 where masked."""
-    panel = np.subtract(values[:, span], values[0, span], dtype=np.result_type(values, dtype))
-    if valid is not None:
-        panel[:, ~valid[span]] = 0
-    return panel.astype(dtype, copy=False)
 
 
 def _decompose(
     values: Floats, valid: Mask | None, weights: Floats | None, precision: Precision
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Mean (n,), energies (K,) and directions in time (m, K) of a block."""
+    """Mean (n,), energies (K,) and directions in time (m, K) of a block about its mean.
+
+    Anomalies are taken from the first snapshot before anything is rounded, so a large
+    offset costs no accuracy and a constant point comes out exactly constant. What is left
+    of the mean goes in the small space, unless it outweighs the fluctuation.
+    """
+    m = len(values)
+    mean, product = _product_about(values, values[0], valid, weights, precision)
+    right, shares, offset = _centred_spectrum(product, m, precision)
+    if offset > 10 * shares.sum():
+        mean, product = _product_about(values, mean, valid, weights, precision)
+        right, shares, _ = _centred_spectrum(product, m, precision)
+    return mean, shares, right
+
+
+def _product_about(
+    values: Floats,
+    reference: Floats,
+    valid: Mask | None,
+    weights: Floats | None,
+    precision: Precision,
+) -> tuple[Matrix, Matrix]:
+    """Mean (n,) of a block and the inner product of its differences from `reference`."""
     m, n = values.shape
     mean = np.empty(n)
-    centred = _centred_panels(values, valid, mean, precision.products)
-    if n < m:
-        panel = np.concatenate([rows.astype(np.float64) for _, rows in centred], axis=1)
-        panel *= 1.0 if weights is None else np.sqrt(weights)
-        if not np.isfinite(panel).all():
-            return mean, np.array([np.nan]), np.zeros((m, 1))
-        right, sigma, _ = scipy.linalg.svd(panel, full_matrices=False, check_finite=False)
-        return mean, sigma**2, right
-    product = inner_product(centred, m, weights, precision)
+    average = np.full(m, 1 / m, precision.products)
+
+    def anomalies() -> Iterator[tuple[slice, Floats]]:
+        for span in panels(n, m):
+            panel = _anomalies(values, reference, valid, span, precision.products)
+            mean[span] = average @ panel
+            yield span, panel
+
+    product = inner_product(anomalies(), m, weights, precision)
+    return mean + (reference if valid is None else np.where(valid, reference, 0)), product
+
+
+def _centred_spectrum(
+    product: Matrix, m: int, precision: Precision
+) -> tuple[Matrix, Matrix, float]:
+    """Directions and energies after removal of the mean, and the energy of the mean."""
     if not np.isfinite(product).all():
-        return mean, np.array([np.nan]), np.zeros((m, 1))
-    right, shares = spectrum({0: product}, {0: 1.0}, precision)
-    return mean, shares[0], right
+        return np.zeros((m, 1)), np.array([np.nan]), 0.0
+    constant = product.sum(axis=1)
+    if precision.householder:
+        offset = float(constant @ constant) / m
+        centred = product - product.mean(axis=1, keepdims=True)
+    else:
+        offset = float(constant.sum()) / m
+        centred = product - product.mean(axis=0) - product.mean(axis=1, keepdims=True)
+        centred += product.mean()
+    right, shares = spectrum({0: centred}, {0: 1.0}, precision)
+    return right, shares[0], offset
+
+
+def _anomalies(
+    values: Floats,
+    reference: Floats,
+    valid: Mask | None,
+    span: slice,
+    dtype: np.dtype[Any],
+) -> Floats:
+    """Differences from `reference` on a panel of points, 0 where masked."""
+    wide = np.result_type(values, dtype)
+    panel = np.subtract(values[:, span], reference[span], dtype=wide, casting="same_kind")
+    if valid is not None:
+        panel[:, ~valid[span]] = 0
+    return panel.astype(dtype, copy=False)
 
 
 def _without_constant(right: Matrix) -> Matrix:
@@ -328,12 +354,27 @@ def _without_constant(right: Matrix) -> Matrix:
     return np.asarray(np.linalg.qr(right - right.mean(axis=0))[0])
 
 
-def _project(values: Floats, valid: Mask | None, right: Matrix, precision: Precision) -> Floats:
-    """Rows right^T X. `right` is orthogonal to the constant, so any reference will do."""
+def _project(
+    values: Floats,
+    mean: Matrix,
+    energy: float,
+    valid: Mask | None,
+    right: Matrix,
+    precision: Precision,
+) -> Floats:
+    """Rows right^T X. `right` is orthogonal to the constant, so any reference will do.
+
+    None at all is fastest; it costs digits where the values are large beside the
+    fluctuation, of norm ``sqrt(energy)``.
+    """
+    dtype = np.result_type(precision.products, precision.rows)
+    turn = np.ascontiguousarray(right.T, dtype)
+    offset = len(values) * float(mean @ mean)
+    if valid is None and values.dtype == dtype and offset <= 100 * energy:
+        return (turn @ values).astype(precision.rows, copy=False)
     rows = np.empty((right.shape[1], values.shape[1]), precision.rows)
-    turn = np.ascontiguousarray(right.T, np.result_type(precision.products, precision.rows))
     for span in panels(values.shape[1], len(values)):
-        rows[:, span] = turn @ _anomalies(values, valid, span, turn.dtype)
+        rows[:, span] = turn @ _anomalies(values, values[0], valid, span, dtype)
     return rows
 
 
@@ -356,7 +397,7 @@ def _defective(values: Floats, defect: Defect | None, place: Place) -> tuple[Row
     m, n = values.shape
     variable = place.variable
     factor = TimeFactor(
-        place.start, np.zeros((m, 0)), {variable: np.zeros(0)}, {variable: 0.0}, defect
+        place.start, np.zeros((m, 0)), {variable: np.zeros((0, 0))}, {variable: 0.0}, defect
     )
     return RowBlock(np.zeros(n), np.zeros((0, n), values.dtype)), factor
 
@@ -398,8 +439,7 @@ def merge_in_space(
     """Joint time factor of the row blocks of one time block.
 
     Only the small factors are needed: the rows of a part are orthogonal in the weighted
-    inner product, with squared norms ``energy``, so the stack of ``sqrt(energy) right^T``
-    has the joint right singular vectors.
+    inner product, so the stack of their norms times ``right^T`` has the joint right singular vectors.
 
     Parameters
     ----------
@@ -414,17 +454,17 @@ def merge_in_space(
     stacks: dict[int, list[Matrix]] = {}
     discarded: dict[int, float] = {}
     for variable, factor in parts:
-        norms = np.sqrt(factor.energy[variable])
+        norms = np.sqrt(factor.gram[variable].diagonal())
         stacks.setdefault(variable, []).append(norms[:, None] * factor.right.T)
         discarded[variable] = discarded.get(variable, 0.0) + factor.discarded[variable]
     small = {v: np.vstack(stack) for v, stack in stacks.items()}
-    right, energy, lost = _joint_columns(
+    right, gram, lost = _joint_columns(
         small, scales, cut, replace(precision, householder=True), first.snapshots
     )
     return TimeFactor(
         first.start,
         _without_constant(right),
-        energy,
+        gram,
         {v: discarded[v] + lost[v] for v in discarded},
         min(defects, key=lambda d: d.time) if defects else None,
         sum(f.bytes_read for _, f in parts),
@@ -470,7 +510,7 @@ def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, floa
     energy: dict[int, float] = {}
     snapshots: dict[int, set[tuple[int, int]]] = {}
     for variable, factor in samples:
-        own = float(factor.energy[variable].sum()) + factor.discarded[variable]
+        own = float(np.trace(factor.gram[variable])) + factor.discarded[variable]
         energy[variable] = energy.get(variable, 0.0) + own
         snapshots.setdefault(variable, set()).add((factor.start, factor.snapshots))
     return {
@@ -557,7 +597,7 @@ def merge_factors(
     turn : (K, k) the directions kept, for `merge_rows`
     """
     found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
-    turn, energy, lost = _joint_columns(
+    turn, gram, lost = _joint_columns(
         products, scales, cut, precision, sum(f.snapshots for f in factors)
     )
     offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
@@ -568,7 +608,7 @@ def merge_factors(
     merged = TimeFactor(
         factors[0].start,
         np.vstack(pieces),
-        energy,
+        gram,
         {v: lost.get(v, 0.0) + sum(f.discarded.get(v, 0.0) for f in factors) for v in products},
         min(found, key=lambda d: d.time) if found else None,
         sum(f.bytes_read for f in factors),
@@ -584,7 +624,7 @@ def _joint_columns(
     precision: Precision,
     snapshots: int,
 ) -> tuple[Matrix, dict[int, Matrix], dict[int, float]]:
-    """Directions kept, and the energies they keep and lose of each variable."""
+    """Directions kept, the inner products they keep and the energy they lose by variable."""
     turn, own = spectrum(products, scales, precision)
     scale = np.array([scales[v] for v in products])
     shares = own * scale[:, None]
@@ -594,9 +634,13 @@ def _joint_columns(
         # lose a share of that average, not only of the little it does here.
         totals = np.maximum(totals, snapshots / 4)
     kept = kept_columns(shares, totals, cut, precision.rounding)
-    energy = {v: own[i, :kept] for i, v in enumerate(products)}
     lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
-    return turn[:, :kept], energy, lost
+    turn = turn[:, :kept]
+    if precision.householder:
+        gram = {v: (r @ turn).T @ (r @ turn) for v, r in products.items()}
+    else:
+        gram = {v: turn.T @ g @ turn for v, g in products.items()}
+    return turn, gram, lost
 
 
 def merge_in_time(

@@ -1,0 +1,320 @@
+"""Which samples of a(t) to keep so that a model rebuilds the others within a bound.
+
+Between two kept samples the model is integrated from the first; what it misses at the
+second is taken off along the way, in proportion to the time passed. So errors cannot grow
+past a sample, no model at all means straight lines, and a useless model costs samples but
+never the bound: what counts is the error of exactly what the decoder will compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.contracts import BlockSpan, Floats, LatentCode
+from pipeline.numerics.integrate import Dynamics, runge_kutta_step, trajectories
+
+Matrix = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+STRAIGHT_LINE = -1
+# First attempt at the length of a segment, in snapshots.
+FIRST_HORIZON = 4
+# Numbers one batch of candidate segments may hold.
+BATCH_SIZE = 2**24
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far rebuilt coefficients may be off.
+
+    Variable v sees the error d of one snapshot as ``|roots[v] @ d|**2``, with roots
+    (V, r, r), and may see ``allowed[v]`` summed over the record.
+    """
+
+    roots: Matrix
+    allowed: Matrix
+
+    def squared_errors(self, difference: Matrix) -> Matrix:
+        """Squared errors (V,) of differences (m, r), summed over snapshots."""
+        return np.array([np.sum((difference @ root.T) ** 2) for root in self.roots])
+
+    def met_by(self, difference: Matrix) -> bool:
+        return bool(np.all(self.squared_errors(difference) <= self.allowed))
+
+
+# --- decoding -----------------------------------------------------------------------------
+
+
+def rebuild(code: LatentCode, models: Sequence[Dynamics], times: Matrix, span: BlockSpan) -> Matrix:
+    """Coefficients of the snapshots of `span` from the samples kept around them.
+
+    Parameters
+    ----------
+    code : LatentCode
+    models : sequence of Dynamics
+        For their leading modes; the others are interpolated linearly.
+    times : (m,) float64
+        Times of all snapshots of the record.
+    span : BlockSpan
+        Not empty.
+
+    Returns
+    -------
+    (len(span), r) float64
+    """
+    first = int(np.searchsorted(code.index, span.start, side="right")) - 1
+    last = int(np.searchsorted(code.index, span.stop - 1, side="left"))
+    index = code.index[first : last + 1]
+    samples = code.samples[first : last + 1].astype(np.float64)
+    rebuilt = np.empty((index[-1] - index[0] + 1, samples.shape[1]))
+    rebuilt[index - index[0]] = samples
+    gaps = np.flatnonzero(np.diff(index) > 1)
+    which = code.block_model[index[:-1] // code.block_steps]
+    for model in np.unique(which[gaps]):
+        mine = gaps[which[gaps] == model]
+        f = None if model == STRAIGHT_LINE else models[model]
+        _fill_gaps(rebuilt, index, samples, mine, f, times, code.substeps)
+    return rebuilt[span.start - index[0] : span.stop - index[0]]
+
+
+def _fill_gaps(
+    rebuilt: Matrix,
+    index: Index,
+    samples: Matrix,
+    gaps: Index,
+    f: Dynamics | None,
+    times: Matrix,
+    substeps: int,
+) -> None:
+    """Write the snapshots between samples `gaps` and `gaps + 1` into `rebuilt`."""
+    lengths = np.diff(index)[gaps]
+    batch = max(1, BATCH_SIZE // (int(lengths.max()) * samples.shape[1]))
+    for i in range(0, len(gaps), batch):
+        some, longest = gaps[i : i + batch], int(lengths[i : i + batch].max())
+        start, length = index[some], lengths[i : i + batch]
+        open_end = _predict(samples[some], f, times, start, longest, substeps)
+        miss = samples[some + 1] - open_end[np.arange(len(some)), length - 1]
+        step = np.arange(1, longest + 1)
+        inside = step[None, :] < length[:, None]
+        share = _elapsed(times, start, step) / (times[start + length] - times[start])[:, None]
+        closed = open_end + share[:, :, None] * miss[:, None, :]
+        rebuilt[(start[:, None] + step - index[0])[inside]] = closed[inside]
+
+
+def _elapsed(times: Matrix, start: Index, step: Index) -> Matrix:
+    """Time (S, H) from snapshots `start` to those `step` later, within the record."""
+    later: Matrix = times[np.minimum(start[:, None] + step, len(times) - 1)]
+    return later - times[start][:, None]
+
+
+def _predict(
+    samples: Matrix,
+    f: Dynamics | None,
+    times: Matrix,
+    start: Index,
+    steps: int,
+    substeps: int,
+) -> Matrix:
+    """Model states (S, steps, r) after samples (S, r); modes without a model stand still."""
+    predicted = np.repeat(samples[:, None, :], steps, axis=1)
+    if f is not None:
+        path = trajectories(f, samples[:, : f.modes], times, start, substeps)
+        for step, states in zip(range(steps), path, strict=False):
+            predicted[:, step, : f.modes] = states
+    return predicted
+
+
+# --- encoding -----------------------------------------------------------------------------
+
+
+def keep_samples(
+    a: Matrix,
+    times: Matrix,
+    models: Sequence[Dynamics],
+    tolerances: Tolerances,
+    *,
+    block_steps: int,
+    dtype: np.dtype[np.floating],
+    block_models: NDArray[np.int16] | None = None,
+) -> LatentCode:
+    """Keep few enough samples of a(t) to be small and enough to stay within the bound.
+
+    Greedy and block by block: the next sample kept is the farthest for which all
+    snapshots in between stay under an allowance per snapshot. The allowance starts at the
+    mean and is raised while the whole record stays within ``tolerances.allowed`` (snapshots
+    at and near samples use less than the mean).
+
+    Parameters
+    ----------
+    a : (m, r) float64
+    times : (m,) float64
+    models : sequence of Dynamics
+        Candidates; each time block takes the one that keeps fewest samples, or none.
+    tolerances : Tolerances
+    block_steps : int
+        Snapshots per time block; each block starts with a kept sample.
+    dtype : float32 or float64
+        Of the samples kept.
+    block_models : (blocks,) int16, optional
+        Candidate of each block where it is already decided.
+
+    Returns
+    -------
+    LatentCode
+        Whose rebuilt coefficients were checked against `a`; every sample is kept where
+        nothing less is within the bound.
+    """
+    kept = a.astype(dtype).astype(np.float64)
+    substeps = choose_substeps(kept, times, models)
+    encoder = _Encoder(a, kept, times, models, tolerances, block_steps, substeps)
+    best: LatentCode | None = None
+    for allowance in (1.0, 2.0, 4.0, 8.0):
+        code = encoder.encode(allowance, block_models)
+        code = replace(code, samples=a[code.index].astype(dtype))
+        if not encoder.stays_within(code):
+            break
+        best = code
+        if code.kept == len(encoder.block_starts()) + 1:
+            break
+    return best or keep_everything(a, block_steps, dtype)
+
+
+def keep_everything(a: Matrix, block_steps: int, dtype: np.dtype[np.floating]) -> LatentCode:
+    """Code that needs no model: all snapshots are samples."""
+    blocks = np.full(-(-len(a) // block_steps), STRAIGHT_LINE, np.int16)
+    return LatentCode(np.arange(len(a)), a.astype(dtype), block_steps, blocks, 1)
+
+
+def choose_substeps(a: Matrix, times: Matrix, models: Sequence[Dynamics]) -> int:
+    """Fewest Runge-Kutta steps a snapshot after which halving them changes little."""
+    some = np.unique(np.linspace(0, len(a) - 2, min(len(a) - 1, 500)).astype(int))
+    dt = times[some + 1] - times[some]
+    scale = np.linalg.norm(a.std(axis=0))
+    chosen = 1
+    for f in models:
+        states = a[some][:, : f.modes]
+        for substeps in (1, 2, 4, 8):
+            coarse = runge_kutta_step(f, states, dt, substeps)
+            with np.errstate(all="ignore"):
+                change = np.nanmedian(
+                    np.abs(coarse - runge_kutta_step(f, states, dt, 2 * substeps))
+                )
+            if not change > 1e-6 * scale:
+                break
+        chosen = max(chosen, substeps if change <= 1e-6 * scale else 1)
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """The greedy search over segments, all time blocks at once."""
+
+    a: Matrix
+    kept: Matrix
+    times: Matrix
+    models: Sequence[Dynamics]
+    tolerances: Tolerances
+    block_steps: int
+    substeps: int
+
+    def block_starts(self) -> Index:
+        return np.arange(0, len(self.a), self.block_steps)
+
+    def encode(self, allowance: float, block_models: NDArray[np.int16] | None) -> LatentCode:
+        """Code at `allowance` times the mean error per snapshot, best candidate per block."""
+        starts = self.block_starts()
+        limits = allowance * self.tolerances.allowed / len(self.a)
+        candidates = range(STRAIGHT_LINE, len(self.models))
+        indices = {c: self._all_blocks(c, limits) for c in candidates}
+        if block_models is None:
+            counts = np.array([[len(block) for block in indices[c]] for c in candidates])
+            block_models = (np.argmin(counts, axis=0) + STRAIGHT_LINE).astype(np.int16)
+        chosen = [indices[int(c)][b] for b, c in enumerate(block_models)]
+        index = np.unique(np.concatenate([starts, *chosen, [len(self.a) - 1]]))
+        samples = self.kept[index]
+        return LatentCode(index, samples, self.block_steps, block_models, self.substeps)
+
+    def stays_within(self, code: LatentCode) -> bool:
+        """Whether the rebuilt record is within the bound, even if a decoder rounds otherwise.
+
+        The samples are shaken by 1e-12 of their size: where a model amplifies that to
+        anything near the bound, the answer is no.
+        """
+        span = BlockSpan(0, len(self.a))
+        difference = rebuild(code, self.models, self.times, span) - self.a
+        if not np.isfinite(difference).all() or not self.tolerances.met_by(difference):
+            return False
+        shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
+        other = replace(code, samples=code.samples.astype(np.float64) * shaken)
+        drift = rebuild(other, self.models, self.times, span) - self.a - difference
+        margin = replace(self.tolerances, allowed=1e-6 * self.tolerances.allowed)
+        return bool(np.isfinite(drift).all()) and margin.met_by(drift)
+
+    def _all_blocks(self, candidate: int, limits: Matrix) -> list[Index]:
+        """Samples kept in each block by one candidate, in batches that fit memory."""
+        starts = self.block_starts()
+        ends = np.minimum(starts + self.block_steps, len(self.a) - 1)
+        batch = max(1, BATCH_SIZE // (self.block_steps**2 * len(limits)))
+        f = None if candidate == STRAIGHT_LINE else self.models[candidate]
+        blocks: list[Index] = []
+        for i in range(0, len(starts), batch):
+            blocks += self._some_blocks(f, starts[i : i + batch], ends[i : i + batch], limits)
+        return blocks
+
+    def _some_blocks(
+        self, f: Dynamics | None, starts: Index, ends: Index, limits: Matrix
+    ) -> list[Index]:
+        """Greedy search in several blocks at once; returns the samples kept in each."""
+        kept: list[list[int]] = [[int(start)] for start in starts]
+        position = starts.copy()
+        horizon = np.full(len(starts), FIRST_HORIZON)
+        while (active := np.flatnonzero(position < ends)).size:
+            reach = np.minimum(horizon[active], (ends - position)[active])
+            length = self._longest(f, position[active], reach, limits)
+            grow = (length == reach) & (position[active] + reach < ends[active])
+            horizon[active[grow]] *= 2
+            done = active[~grow]
+            position[done] += length[~grow]
+            horizon[done] = np.maximum(FIRST_HORIZON, 2 * length[~grow])
+            for block in done:
+                kept[block].append(int(position[block]))
+        return [np.array(block[:-1] if len(block) > 1 else block) for block in kept]
+
+    def _longest(self, f: Dynamics | None, start: Index, reach: Index, limits: Matrix) -> Index:
+        """Longest segment (S,) from each start, up to `reach`, with all inside in the limits."""
+        steps = int(reach.max())
+        step = np.arange(1, steps + 1)
+        at = np.minimum(start[:, None] + step, len(self.a) - 1)
+        open_end = _predict(self.kept[start], f, self.times, start, steps, self.substeps)
+        with np.errstate(all="ignore"):
+            ok = self._segments_within(
+                open_end - self.a[at], self.kept[at] - open_end, start, step, limits
+            )
+        ok[:, 0] = True
+        ok &= step <= reach[:, None]
+        longest: Index = steps - np.argmax(ok[:, ::-1], axis=1)
+        return longest
+
+    def _segments_within(
+        self, error: Matrix, miss: Matrix, start: Index, step: Index, limits: Matrix
+    ) -> NDArray[np.bool_]:
+        """Whether the segment that ends at each step keeps all before it in the limits.
+
+        `error` (S, H, r) of the open-ended prediction, `miss` (S, H, r) of its end: closed
+        at step e, snapshot t has the error ``error[t] + share(t, e) miss[e]``.
+        """
+        elapsed = _elapsed(self.times, start, step)
+        share = elapsed[:, :, None] / np.where(elapsed > 0, elapsed, np.inf)[:, None, :]
+        inside = step[:, None] < step[None, :]
+        ok = np.ones((len(start), len(step)), bool)
+        for root, limit in zip(self.tolerances.roots, limits, strict=True):
+            e, c = error @ root.T, miss @ root.T
+            squared = np.sum(e * e, axis=2)[:, :, None]
+            squared = squared + 2 * share * (e @ np.swapaxes(c, 1, 2))
+            squared += share**2 * np.sum(c * c, axis=2)[:, None, :]
+            ok &= np.all((squared <= limit) | ~inside, axis=1)
+        return ok
