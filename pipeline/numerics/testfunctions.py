@@ -26,14 +26,12 @@ MAX_SEGMENTS = 8
 class TestFunction(Protocol):
     """psi and its derivative on [-1, 1]; zero at both ends."""
 
-    __test__ = False  # not a pytest class
-
     def __call__(self, s: Vector) -> Vector: ...
 
     def derivative(self, s: Vector) -> Vector: ...
 
     def spec(self) -> str:
-        """Text from which `test_function_from_spec` makes this function again."""
+        """Text from which `parse_test_function` makes this function again."""
         ...
 
 
@@ -94,7 +92,7 @@ class SymbolicTestFunction:
         return self.expression.text
 
 
-def test_function_from_spec(text: str, half_width: int) -> TestFunction:
+def parse_test_function(text: str, half_width: int) -> TestFunction:
     """Test function of a config file: ``bell``, ``bell(8)`` or an expression in s.
 
     ``half_width`` is the radius of the support in samples, from which ``bell`` alone
@@ -107,9 +105,6 @@ def test_function_from_spec(text: str, half_width: int) -> TestFunction:
     if found := re.fullmatch(r"\s*bell\(\s*(\d{1,4})\s*\)\s*", text):
         return Bell(int(found[1]))
     return SymbolicTestFunction.parse(text)
-
-
-test_function_from_spec.__test__ = False  # type: ignore[attr-defined]
 
 
 def bell_order(half_width: float) -> int:

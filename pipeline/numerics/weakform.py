@@ -41,7 +41,7 @@ from pipeline.numerics.testfunctions import (
     bell_order,
     choose_support,
     exact_weights,
-    test_function_from_spec,
+    parse_test_function,
     trapezoid_weights,
 )
 
@@ -128,7 +128,7 @@ def plan_windows(
     if support != "auto":
         length = _positive("weak_form.support", support, float(times[-1] - times[0]))
         width = max(2, round(length / mean))
-    psi = test_function_from_spec(test_function, max(width // 2, 1))
+    psi = parse_test_function(test_function, max(width // 2, 1))
     stride = max(1, int(width / (4 * math.sqrt(2 * bell_order(width / 2) + 3))))
     if spacing != "auto":
         between = _positive("weak_form.spacing", spacing, float(times[-1] - times[0]))
