@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from pipeline.errors import ArchiveError
@@ -72,7 +73,9 @@ def open_store(location: str) -> Store:
     """Read-only Zarr store at `location`, with the credentials of this process."""
     if not is_url(location):
         if os.path.isfile(location):
-            return ZipStore(location, mode="r")
+            # Opened here: zarr 3.1 does not open one that a wrapper reads.
+            opened: Store = sync(ZipStore.open(location, mode="r"))
+            return opened
         return LocalStore(location, read_only=True)
     scheme = urlsplit(location).scheme
     if scheme in _OBSTORE_SCHEMES and importlib.util.find_spec("obstore"):
