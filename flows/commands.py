@@ -7,12 +7,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pipeline
 from flows.cluster import connect
 from flows.tables import compression_table, info_table, verify_table
 from pipeline.config import Config, load_config
+from pipeline.errors import PipelineError
 
 # Flags that win over the file, and the settings they stand for.
 SETTINGS = {
@@ -79,7 +81,7 @@ def verify(options: Namespace) -> int:
     if options.json:
         print_json(report.to_dict())
     else:
-        print(verify_table(report.to_dict(), options.store))
+        print(verify_table(report.to_dict(), options.source, options.store))
     return 0 if report.ok else 1
 
 
@@ -103,9 +105,13 @@ def equations(options: Namespace) -> int:
 
 
 def demo(options: Namespace) -> int:
-    # The demonstration brings a solver and matplotlib, which no other command needs.
-    from flows.demo.run import run
-
+    try:
+        # It brings a solver and matplotlib, which no other command needs.
+        from flows.demo.run import run
+    except ModuleNotFoundError as error:
+        raise PipelineError(
+            f"the demo draws a picture and needs {error.name}: pip install 'romzarr[plot]'"
+        ) from error
     config = settings(options)
     with working(config):
-        return run(options.directory, config)
+        return run(Path(options.directory), config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Facts = Mapping[str, Any]
@@ -77,13 +77,46 @@ def with_advice(text: str, report: Facts) -> str:
     return f"{text}\n\n{report['advice']}" if report.get("advice") else text
 
 
-def verify_table(report: Facts, store: str) -> str:
-    outcome = "holds its bound" if report["ok"] else "BREAKS ITS BOUND"
-    return table(f"{store} {outcome}", error_rows(report["relative_l2_error"], report["tolerance"]))
+def verify_table(report: Facts, source: str, store: str) -> str:
+    outcome = "keeps its bound" if report["ok"] else "BREAKS ITS BOUND"
+    problems = [("problem", problem) for problem in report["problems"]]
+    rows = [
+        *error_rows(report["relative_l2_error"], report["tolerance"]),
+        *([("largest error", report["worst"])] if report["worst"] else []),
+        *problems,
+        ("time", f"{report['seconds']:.1f} s"),
+    ]
+    return table(f"{store} {outcome} against {source}", rows)
 
 
-def info_table(facts: Facts, store: str) -> str:
-    return table(store, ((name.replace("_", " "), plain(value)) for name, value in facts.items()))
+def info_table(info: Facts, store: str) -> str:
+    rows = [
+        *error_rows(info["relative_l2_error"], info["tolerance"]),
+        ("error measured by", info["error_measured_by"]),
+        ("rank", f"{info['rank']} POD modes"),
+        ("energy by mode", energies(info["energy_by_mode"])),
+        ("model", f"{info['nonzero_terms']} terms"),
+        ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
+        *size_rows(info),
+        *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
+        *continued("variable", [f"{k}: {plain(v)}" for k, v in info["variables"].items()]),
+        *continued("time", [plain(info["time"])]),
+        *continued("source", [f"{k}: {plain(v)}" for k, v in info["source"].items()]),
+        ("written with", plain(info["versions"])),
+        ("format", str(info["format"])),
+    ]
+    return with_advice(table(store, rows), info)
+
+
+def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:
+    """Rows of one fact that takes several lines."""
+    return [("" if i else name, line) for i, line in enumerate(lines)]
+
+
+def energies(shares: Sequence[float], most: int = 6) -> str:
+    """Shares of the leading modes, in per cent."""
+    leading = ", ".join(f"{100 * share:.3g}" for share in shares[:most])
+    return f"{leading}{' ...' if len(shares) > most else ''} %" if shares else "none"
 
 
 def plain(value: Any) -> str:
@@ -91,5 +124,5 @@ def plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {plain(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value))
+        return " x ".join(map(plain, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
