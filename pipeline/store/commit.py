@@ -21,6 +21,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -263,7 +264,13 @@ def _discard(path: Path, generation: str) -> None:
     """Remove a staging folder, and its generation where it was moved in but never counted."""
     if (path / generation).is_dir() and _current(str(path)) not in (None, generation):
         shutil.rmtree(path / generation, ignore_errors=True)
-    shutil.rmtree(_staging(path, generation), ignore_errors=True)
+    staging = _staging(path, generation)
+    for _ in range(10):
+        shutil.rmtree(staging, ignore_errors=True)
+        # After a failure, writes under way in other threads may bring the folder back.
+        time.sleep(0.01)
+        if not staging.exists():
+            break
 
 
 def _remove_superseded(path: Path) -> None:

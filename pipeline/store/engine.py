@@ -31,6 +31,9 @@ class DecodedArray(BackendArray):
         self.shape, self.dtype = variable.shape, variable.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
+            # The adapter would only split negative steps, and fails on empty ones.
+            return self._decode(key.tuple)
         support = indexing.IndexingSupport.OUTER
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._decode)
 
@@ -90,7 +93,7 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         variables = dict(_carried(store, options).variables)
         variables |= {name: _lazy(store, v) for name, v in store.variables.items()}
         facts = Fields(store.facts, store.url)
-        order = [name for name in facts.names("order") if name in variables]
+        order: list[Any] = [name for name in facts.names("order") if name in variables]
         # Coordinates need not be named in the order; they come last then.
         order += [name for name in variables if name not in order]
         dataset = xr.Dataset({name: variables[name] for name in order if name not in dropped})
@@ -127,6 +130,8 @@ def _carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
             raise StoreError(f"{store.url}: coordinates/{name} is missing")
         document = beyond.fields(name).document
         variable = dataset.variables[name]
+        if document.get("dtype") == "object" and variable.dtype.kind == "T":
+            dataset[name] = variable = variable.astype(object)
         variable.encoding = _restored(document, "encoding")
         if "attrs" in document and options["decode_times"]:
             variable.attrs = _restored(document, "attrs")

@@ -153,9 +153,9 @@ def _subdivided(
     """Split the leading dims first, so that the trailing ones stay contiguous."""
     chunk = [n if p == 0 else p for n, p in zip(shape, periods or [0] * len(shape), strict=True)]
     for axis in range(len(shape)):
-        target = max(1.0, wanted / math.prod(chunk[axis + 1 :]))
-        if chunk[axis] <= target:
+        if math.prod(chunk) <= wanted:
             break
+        target = max(1.0, wanted / math.prod(chunk[axis + 1 :]))
         if periods and periods[axis]:
             divisors = [d for d in range(1, chunk[axis] + 1) if chunk[axis] % d == 0]
             chunk[axis] = min(divisors, key=lambda d: abs(math.log(d / target)))

@@ -299,8 +299,7 @@ class CoefficientStore:
 
     def _finite(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         values = self.read(path, rows)
-        if not np.isfinite(values).all():
-            raise StoreError(f"{self.url}: {path} holds NaN or infinity; the store is damaged")
+        _check_finite(values, f"{self.url}: {path}")
         return values
 
     def _latent_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -325,8 +324,17 @@ class CoefficientStore:
             if self.rank:
                 modes = self._array(f"{path}/modes")
                 basis[:-1] = self._selected(f"{path}/modes", modes, (slice(None), *selection))
+                _check_finite(basis[:-1], f"{self.url}: {path}/modes")
             basis[-1] = self._selected(f"{path}/mean", self._array(f"{path}/mean"), selection)
         return basis
+
+
+def _check_finite(values: Floats, where: str) -> None:
+    # A sum is not finite where a value is not, and needs no array of its own. It may overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(values.sum())
+    if suspicious and not np.isfinite(values).all():
+        raise StoreError(f"{where} holds NaN or infinity; the store is damaged")
 
 
 def _right_hand_side(library: Library, xi: NDArray[np.float64]) -> Callable[[Floats], Floats]:

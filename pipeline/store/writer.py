@@ -333,6 +333,9 @@ def _compacted(store: Store, key: str) -> Any:
         for name, value in json.loads(buffer.to_bytes()).items()
         if value or name not in ("attributes", "storage_transformers", "consolidated_metadata")
     }
+    if document["node_type"] == "array":
+        # The separator "/" is the default.
+        document["chunk_key_encoding"] = {"name": "default"}
     _put(store, key, layout.compact_json(document))
     return document
 
@@ -360,8 +363,10 @@ def _uniform_step(times: NDArray[np.float64]) -> float | None:
 def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
     """What Zarr metadata do not give back: the source's encoding, attributes of other types."""
     attrs = encoding_to_json(variable.attrs)
-    kept = {"encoding": encoding_to_json(variable.encoding)}
-    return kept if attrs == variable.attrs else kept | {"attrs": attrs}
+    kept: dict[str, Any] = {"encoding": encoding_to_json(variable.encoding)}
+    if variable.dtype.kind == "O":
+        kept["dtype"] = "object"
+    return kept if _plain(variable.attrs) and attrs == variable.attrs else kept | {"attrs": attrs}
 
 
 def _prepared(array: xr.DataArray) -> xr.DataArray:

@@ -1,0 +1,305 @@
+"""What is written comes back, whole or indexed, and reading touches what it needs."""
+
+import pickle
+import time
+import warnings
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.contracts import BlockSpan
+from pipeline.errors import StoreError
+from pipeline.store import reader
+from pipeline.store.engine import RomzarrBackendEntrypoint
+from pipeline.store.reader import CheckedStore, open_store
+
+
+def opened(path, **options):
+    return xr.open_dataset(path, engine=RomzarrBackendEntrypoint, **options)
+
+
+@st.composite
+def examples(draw, make):
+    space = draw(st.permutations(["z", "y", "x"]))[: draw(st.integers(0, 3))]
+    dims = {}
+    for name in ("u", "V w/%")[: draw(st.integers(1, 2))]:
+        dims[name] = tuple(draw(st.permutations(["time", *space])))
+    sizes = {d: draw(st.integers(1, 12)) for d in ("z", "y", "x")} | {
+        "time": draw(st.integers(1, 30))
+    }
+    cuts = {d: draw(st.integers(1, n)) for d, n in sizes.items()}
+    chunk_lengths = {
+        d: (c,) * (sizes[d] // c) + ((sizes[d] % c,) if sizes[d] % c else ())
+        for d, c in cuts.items()
+    }
+    return make(
+        dims=dims,
+        sizes=sizes,
+        dtype=draw(st.sampled_from(["<f4", "<f8", ">f4"])),
+        rank=draw(st.integers(0, 4)),
+        chunk_lengths=chunk_lengths,
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+def indexers(n):
+    return st.one_of(
+        st.integers(-n, n - 1),
+        st.slices(n),
+        st.lists(st.integers(-n, n - 1), min_size=1, max_size=5).map(np.array),
+    )
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_lazy_indexing_equals_indexing_the_dataset_that_was_written(
+    data, make, write, tmp_path_factory
+):
+    example = data.draw(examples(make))
+    path = tmp_path_factory.mktemp("store") / "a.romzarr"
+    write(example, path)
+
+    with opened(path) as dataset:
+        assert list(dataset.variables) == list(example.dataset.variables)
+        assert list(dataset.data_vars) == list(example.dataset.data_vars)
+        for name, expected in example.dataset.data_vars.items():
+            lazy = dataset[name]
+            assert lazy.dims == expected.dims
+            assert lazy.dtype == expected.dtype
+            key = {d: data.draw(indexers(n)) for d, n in lazy.sizes.items()}
+            # Sums of at most 5 terms below 100 round to a few units in the last place.
+            tolerance = {"rtol": 0, "atol": 500 * np.finfo(lazy.dtype).eps}
+            np.testing.assert_allclose(
+                lazy.isel(key).values, expected.isel(key).values, **tolerance
+            )
+            np.testing.assert_allclose(lazy.values, expected.values, **tolerance)
+
+
+def test_vectorized_and_label_indexing_work(small):
+    example, path = small
+    dataset = opened(path)
+    points = {d: xr.DataArray([0, 3, 5], dims="point") for d in ("y", "x")}
+    np.testing.assert_allclose(
+        dataset["v"].isel(points), example.dataset["v"].isel(points), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        dataset["u"].sel(time=4.5).isel(x=-1), example.dataset["u"].sel(time=4.5).isel(x=-1),
+        rtol=1e-6,
+    )  # fmt: skip
+
+
+def test_attributes_and_chunks_come_back(make, write, tmp_path):
+    chunks = {"time": (5, 5, 5, 5), "y": (4, 2), "x": (8,)}
+    example = make(chunk_lengths=chunks)
+    example.dataset["u"].encoding = {"_FillValue": np.float32("nan"), "chunks": (5, 4, 8)}
+    example.dataset.encoding = {"unlimited_dims": {"time"}}
+    write(example, tmp_path / "s")
+
+    dataset = opened(tmp_path / "s", chunks={})
+    assert dataset["u"].attrs == {"units": "m/s"}
+    assert dataset.attrs["title"] == "made up"
+    np.testing.assert_array_equal(dataset.attrs["levels"], [1, 2])
+    assert dataset.encoding["unlimited_dims"] == {"time"}
+    assert dataset["u"].encoding["chunks"] == (5, 4, 8)
+    assert dataset["u"].chunks == ((5, 5, 5, 5), (4, 2), (8,))
+    np.testing.assert_allclose(
+        dataset["v"].compute(scheduler="threads"), example.dataset["v"], rtol=1e-6
+    )
+
+
+def test_task_graphs_are_small_and_hold_no_open_store(small):
+    _, path = small
+    lazy = opened(path, chunks={})["u"]
+    # No values, no group, no file system: only where the store is and what the variable is.
+    assert len(pickle.dumps(opened(path)["u"].variable)) < 4000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy)), lazy)
+
+
+def carried_dataset():
+    times = cftime.num2date(
+        np.arange(20) * 30, "days since 2000-01-01", "360_day", has_year_zero=True
+    )
+    hours = np.arange(20) * np.timedelta64(6, "h")
+    carried = xr.Dataset(
+        {
+            "mask": (("y", "x"), np.arange(48).reshape(6, 8) % 3 == 0),
+            "crs": ((), 0, {"grid_mapping_name": "latitude_longitude"}),
+            "time_bnds": (("time", "bnds"), np.stack([times, times], axis=1)),
+            "count": ("time", np.arange(20, dtype="i2"), {"missing": np.nan, "n": np.int8(3)}),
+        },
+        coords={
+            "time": ("time", times, {"bounds": "time_bnds", "standard_name": "time"}),
+            "lat": (("y", "x"), np.random.default_rng(0).random((6, 8))),
+            "level": 850.0,
+            "station": ("x", np.array(list("abcdefgh"))),
+            "label": ("y", np.array(["one", "two", "three", "4", "", "ü"], dtype=object)),
+            "valid": ("time", np.datetime64("2000-01-01", "ns") + hours),
+            "lag": ("y", np.arange(6) * np.timedelta64(1, "D").astype("m8[ns]")),
+        },
+    )  # fmt: skip
+    carried["time"].encoding = {
+        "units": "days since 2000-01-01", "calendar": "360_day", "dtype": np.dtype("int32"),
+    }  # fmt: skip
+    carried["lat"].encoding = {"scale_factor": 1e-9, "dtype": np.dtype("i4"), "zlib": True,
+                               "_FillValue": np.int32(-1), "chunksizes": (6, 8)}  # fmt: skip
+    carried["mask"] = carried["mask"].chunk({"y": (1, 3, 2), "x": 5})
+    return carried
+
+
+def test_whatever_is_carried_over_comes_back(make, write, tmp_path):
+    carried = carried_dataset()
+    example = make(carried=carried)
+    write(example, tmp_path / "s")
+
+    dataset = opened(tmp_path / "s")
+    assert set(dataset.coords) == set(example.dataset.coords)
+    assert list(dataset.variables) == list(example.dataset.variables)
+    for name in set(carried.variables) - {"lat"}:
+        assert dataset[name].dtype == carried[name].dtype, name
+        xr.testing.assert_identical(dataset[name].variable, carried[name].variable)
+    np.testing.assert_allclose(dataset["lat"], carried["lat"], atol=1e-9)
+    assert dataset["time"].encoding == carried["time"].encoding
+    assert dataset["lat"].encoding["chunksizes"] == (6, 8)
+    raw = opened(tmp_path / "s", decode_times=False)
+    assert raw["time"].dtype == np.int32
+
+
+def test_an_archive_without_coordinates_comes_back_without(make, write, tmp_path):
+    example = make(carried=xr.Dataset())
+    write(example, tmp_path / "s")
+    assert not opened(tmp_path / "s").coords
+
+
+def test_dropped_variables_are_not_there(small):
+    assert set(opened(small[1], drop_variables="u").variables) == {"v", "time"}
+
+
+@pytest.fixture
+def chunk_reads(monkeypatch):
+    """Keys of the chunks that are read."""
+    keys = []
+    checked = CheckedStore._checked
+
+    def recorded(self, key, chunk):
+        if "/c/" in key:
+            keys.append(key)
+        return checked(self, key, chunk)
+
+    monkeypatch.setattr(CheckedStore, "_checked", recorded)
+    return keys
+
+
+def test_reading_a_corner_reads_one_chunk_of_modes(make, write, tmp_path, chunk_reads):
+    sizes = {"time": 4, "y": 256, "x": 1024}
+    example = make({"u": ("y", "time", "x")}, sizes, "float32", rank=8, carried=xr.Dataset())
+    write(example, tmp_path / "s")
+
+    dataset = opened(tmp_path / "s")
+    assert not [k for k in chunk_reads if k.startswith("basis/")]
+    dataset["u"].isel(time=1, y=slice(200, 202), x=5).load()
+    modes = [k for k in chunk_reads if "/modes/" in k]
+    assert len(modes) == 1
+    assert open_store(tmp_path / "s").group["basis/u/modes"].nchunks == 8
+    chunk_reads.clear()
+    dataset["u"].isel(time=1, y=[255, 0]).load()
+    assert len([k for k in chunk_reads if "/modes/" in k]) == 2
+
+
+def test_only_latent_rows_around_the_wanted_snapshots_are_rebuilt(
+    make, write, tmp_path, chunk_reads, monkeypatch
+):
+    sizes = {"time": 200_000, "x": 2}
+    example = make({"u": ("time", "x")}, sizes, rank=4, carried=xr.Dataset(), block_steps=100)
+    write(example, tmp_path / "s")
+    spans = []
+    rebuild = reader.rebuild
+
+    def recorded(code, models, times, span):
+        spans.append((span.start, span.stop, code.kept))
+        return rebuild(code, models, times, span)
+
+    monkeypatch.setattr(reader, "rebuild", recorded)
+    values = opened(tmp_path / "s")["u"].isel(time=[199_000, 7, 5]).values
+    np.testing.assert_allclose(values, example.dataset["u"].isel(time=[199_000, 7, 5]), rtol=1e-6)
+    assert spans == [(5, 8, 3), (199_000, 199_001, 1)]
+    assert sorted(k for k in chunk_reads if "samples" in k) == [
+        "latent/samples/c/0/0",
+        "latent/samples/c/6/0",
+    ]
+
+
+def test_a_span_of_latent_coefficients_is_what_was_kept(small):
+    example, path = small
+    store = open_store(path)
+    np.testing.assert_allclose(store.latent(BlockSpan(5, 9)), example.latent[5:9], rtol=1e-14)
+    assert store.latent(BlockSpan(5, 5)).shape == (0, 3)
+    with pytest.raises(IndexError):
+        store.latent(BlockSpan(5, 21))
+
+
+@pytest.mark.parametrize("piece", ["modes", "mean", "samples", "time"])
+def test_missing_chunks_are_errors_and_never_zeros(small, piece):
+    _, path = small
+    chunk = next(p for p in path.rglob("c/**/*") if p.is_file() and f"/{piece}/" in p.as_posix())
+    chunk.unlink()
+    with pytest.raises(StoreError, match=f"{piece}/c.*missing"):
+        opened(path).load()
+
+
+@pytest.mark.parametrize("piece", ["modes", "mean", "samples", "steps", "time"])
+def test_damaged_chunks_are_named(small, piece):
+    _, path = small
+    chunk = next(p for p in path.rglob("c/**/*") if p.is_file() and f"/{piece}/" in p.as_posix())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 4
+    chunk.write_bytes(content)
+    with pytest.raises(StoreError, match=f"{piece}/c.*damaged"):
+        opened(path).load()
+
+
+def test_a_store_replaced_under_a_reader_says_so(make, write, small):
+    _, path = small
+    lazy = pickle.loads(pickle.dumps(opened(path)["u"].variable))
+    write(make(seed=1), path, overwrite=True)
+    with pytest.raises(StoreError, match="was replaced since it was opened"):
+        lazy.load()
+
+
+def test_opening_guesses_the_engine(small, tmp_path):
+    entrypoint = RomzarrBackendEntrypoint()
+    assert entrypoint.guess_can_open(small[1])
+    assert not entrypoint.guess_can_open(tmp_path)
+    assert not entrypoint.guess_can_open(b"CDF")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        xr.Dataset({"a": 1}).to_zarr(tmp_path / "other.zarr", consolidated=False)
+    assert not entrypoint.guess_can_open(tmp_path / "other.zarr")
+
+
+def test_the_fixed_part_is_small(make, write, tmp_path):
+    sizes = {"time": 300, "y": 160, "x": 72}
+    carried = xr.Dataset(coords={d: np.arange(n) * 0.1 for d, n in sizes.items()})
+    dims = {"u": ("time", "y", "x"), "v": ("time", "y", "x")}
+    example = make(dims, sizes, rank=9, carried=carried, block_steps=100)
+    write(example, tmp_path / "s")
+    files = [p for p in (tmp_path / "s").rglob("*") if p.is_file()]
+    fixed = sum(p.stat().st_size for p in files if p.name == "zarr.json" or "/model/" in str(p))
+    assert fixed < 13_000  # leaves 3 kB for configuration and provenance
+    assert open_store(tmp_path / "s").stored_bytes() == sum(p.stat().st_size for p in files)
+
+
+def test_opening_and_reading_one_snapshot_takes_less_than_50_ms(make, write, tmp_path):
+    sizes = {"time": 300, "y": 160, "x": 72}
+    example = make({"u": ("time", "y", "x"), "v": ("time", "y", "x")}, sizes, rank=9)
+    write(example, tmp_path / "s")
+    seconds = []
+    for number in range(5):
+        reader._opened.cache_clear()
+        start = time.perf_counter()
+        opened(tmp_path / "s")["u"].isel(time=number).load()
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
