@@ -85,7 +85,7 @@ def _pack(value: Any) -> Any:
             return int(value)
         case float():
             return float(value) if math.isfinite(value) else _tagged("float", repr(float(value)))
-        case np.dtype():
+        case np.dtype() if value.kind in _NUMERIC_KINDS + "SU":
             return _tagged("dtype", value.str)
         case type() if value is str:
             return _tagged("dtype", "str")
@@ -148,7 +148,7 @@ def _unpack_dtype(value: Any, where: str) -> Any:
     if value == "str":
         return str
     dtype = np.dtype(str(value))
-    if dtype.kind not in _NUMERIC_KINDS + "SUTO" or dtype.names is not None:
+    if dtype.kind not in _NUMERIC_KINDS + "SU":
         raise StoreError(f"encoding {where!r}: dtype {value!r} is not allowed; use a plain one")
     return dtype
 
@@ -166,9 +166,13 @@ def _unpack_array(value: Any, where: str) -> np.ndarray[Any, Any]:
     if dtype is str or dtype.kind not in _NUMERIC_KINDS:
         raise StoreError(f"encoding {where!r}: an array of dtype {value['dtype']!r} is not allowed")
     data = value["data"]
-    flat = np.frombuffer(bytes.fromhex(data), dtype) if isinstance(data, str) else np.array(data)
+    flat = (
+        np.frombuffer(bytes.fromhex(data), dtype).copy()
+        if isinstance(data, str)
+        else np.array(data, dtype)
+    )
     # The shape allocates nothing: reshape refuses one that the data does not fill.
-    return flat.astype(dtype).reshape(value["shape"])
+    return flat.reshape(value["shape"])
 
 
 def _unpack_scalar(value: Any, where: str) -> np.generic:

@@ -80,8 +80,9 @@ def _wanted(dataset: xr.Dataset, variables: str | Sequence[str], archive: str) -
     wanted = (variables,) if isinstance(variables, str) else tuple(variables)
     for name in wanted:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            hint = f"; nearest is {nearest[0]!r}" if nearest else ""
+            folded = {candidate.casefold(): candidate for candidate in known}
+            nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.0)
+            hint = f"; nearest is {folded[nearest[0]]!r}" if nearest else ""
             raise ArchiveError(
                 f"archive {archive!r}: archive.variables names {name!r}, which is not a data "
                 f"variable of it{hint}; they are {', '.join(map(repr, known)) or 'none'}"

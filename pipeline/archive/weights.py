@@ -68,7 +68,9 @@ def _refuse_bad(values: Floats, weights: str, archive: str) -> None:
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
-        problem = f"{weights!r} is {values[place]!r} at {place} ({int(bad.sum())} such points)"
+        problem = (
+            f"{weights!r} is {float(values[place])!r} at {place} ({int(bad.sum())} such points)"
+        )
     elif not values.any():
         problem = f"{weights!r} is zero everywhere"
     else:

@@ -59,6 +59,9 @@ class ZarrArchive:
                 f"{type(error).__name__}: {error}; give the path of a group that xarray wrote, "
                 "or a NetCDF (.nc) or CSV (.csv) file"
             ) from error
+        if not consolidated:
+            # zarr names the members as its requests return, in another order each time.
+            raw = raw[sorted(raw.variables)]
         return cls(location, store, raw, missing_chunks)
 
     @property

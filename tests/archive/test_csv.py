@@ -1,0 +1,105 @@
+"""CSV files: rows are variables, columns are time steps."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from pipeline.archive import open_archive
+from pipeline.archive.csv_table import read_csv
+from pipeline.errors import ArchiveError
+
+VALUES = np.random.default_rng(0).standard_normal((3, 6))
+
+
+def saved(folder, text, name="a.csv"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def table(header, labels, corner="time", delimiter=",", values=VALUES):
+    rows = [[repr(float(value)) for value in row] for row in values]
+    if labels:
+        rows = [[label, *row] for label, row in zip(labels, rows, strict=True)]
+    if header:
+        rows.insert(0, [corner, *header] if labels else list(header))
+    return "\n".join(delimiter.join(row) for row in rows) + "\n"
+
+
+NUMBERS = [f"{0.1 * i:.1f}" for i in range(6)]
+DATES = [f"2001-01-{day:02d}" for day in range(1, 7)]
+
+
+@given(
+    header=st.sampled_from([None, NUMBERS, DATES]),
+    labels=st.sampled_from([None, ["u", "v", "wind speed"], ["1", "2", "x3"]]),
+    corner=st.sampled_from(["time", "", "t (s)", "Date", "# time [s]"]),
+    delimiter=st.sampled_from([",", ";", "\t", "|", ", "]),
+)
+@settings(deadline=None, max_examples=60)
+def test_header_labels_and_delimiter_are_found(tmp_path_factory, header, labels, corner, delimiter):
+    text = table(header, labels, corner, delimiter)
+    dataset = read_csv(saved(tmp_path_factory.mktemp("csv"), text))
+    if labels:
+        assert list(dataset.data_vars) == labels
+        assert_array_equal(np.stack([dataset[name].values for name in labels]), VALUES)
+    else:
+        assert dataset.x.dims == ("row", "time")
+        assert_array_equal(dataset.x.values, VALUES)
+    if header is None:
+        assert "time" not in dataset.coords
+    elif header is DATES:
+        assert_array_equal(dataset.time.values, np.array(DATES, "datetime64[ns]"))
+    else:
+        assert_array_equal(dataset.time.values, np.array(NUMBERS, float))
+        if labels and corner.endswith(("(s)", "[s]")):
+            assert dataset.time.attrs["units"] == "s"
+
+
+def test_white_space_blank_lines_and_a_byte_order_mark_are_understood(tmp_path):
+    text = "\ufefftime 0 1 2 3 4\n\nu  1 2 3 4 nan\n"
+    dataset = read_csv(saved(tmp_path, text))
+    assert_array_equal(dataset.u.values, [1, 2, 3, 4, np.nan])
+
+
+def test_a_matrix_of_ramps_has_no_header(tmp_path):
+    dataset = read_csv(saved(tmp_path, "0,1,2,3,4\n0,2,4,6,8\n"))
+    assert dataset.x.shape == (2, 5)
+
+
+def test_a_csv_file_is_an_archive(tmp_path, read_all):
+    archive = open_archive(saved(tmp_path, table(DATES, ["u", "v", "w"])))
+    assert [variable.name for variable in archive.variables] == ["u", "v", "w"]
+    assert [variable.dims for variable in archive.variables] == [("time",)] * 3
+    assert archive.time.units == "d"
+    assert_array_equal(np.stack([read_all(v) for v in archive.variables]), VALUES)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time,0,1,2,3,4\nu,1,2,3,4,5\nv,1,2,3,4\n", "line 3, column 6: the row has 5 cells"),
+        ("time,0,1,2,3,4\n\nu,1,2,3,4,5,6\n", "line 3, column 7: the row has 7 cells and line 1"),
+        ("time,0,1,2,3,4\nu,1,2,x,4,5\n", "line 2, column 4: 'x' is not a number"),
+        ("u,1,2,3,4,5\nv,1,2,,4,5\n", "line 2, column 4: '' is not a number"),
+        ("time,0,1,two,3,4\nu,1,2,3,4,5\n", "line 1, column 4: 'two' is not a number"),
+        ("time,2001-01-01,2001-02-31\nu,1,2\n", "line 1: a date is wrong"),
+        ("u,1,2,3,4,5\nu,1,2,3,4,5\n", "line 2, column 1: label 'u' .*line 1 has it too"),
+        ("x,1,2,3,4,5\ntime,1,2,3,4,5\n", "line 2, column 1: label 'time' .*it is the axis"),
+        ("", "holds no rows"),
+        ("time,0,1,2,3,4\n", "a row of times and no rows of values"),
+        ("time,0,1,2\nu,1,2,3\n", "3 snapshots along 'time'"),
+        ("time,0,1,1,3,4\nu,1,2,3,4,5\n", r"time\[2\] = 1.0 duplicates"),
+    ],
+)
+def test_damaged_tables_are_refused_by_line_and_column(tmp_path, text, message):
+    with pytest.raises(ArchiveError, match=message):
+        open_archive(saved(tmp_path, text))
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x81" * 20)
+    with pytest.raises(ArchiveError, match="not CSV text in UTF-8"):
+        open_archive(tmp_path / "a.csv")
