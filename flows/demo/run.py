@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
 from pathlib import Path
 
@@ -76,11 +77,15 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
 
 def summary(report: CompressionReport, store: Path, picture: Path) -> str:
     """The result in words."""
-    rest = report.snapshots - report.kept_samples
+    coded = (
+        f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes, "
+        f"{report.kept_samples} samples of their coefficients and a model of "
+        f"{report.nonzero_terms} terms that rebuilds the other "
+        f"{report.snapshots - report.kept_samples}. The store takes {size(report.stored_bytes)} "
+        f"in place of {size(report.raw_bytes)}; a longer record adds samples, not modes."
+    )
     return f"""\
-{report.snapshots} snapshots of a vortex street were written as {report.rank} POD modes, {report.kept_samples} samples of
-their coefficients and a model of {report.nonzero_terms} terms that rebuilds the other {rest}.
-The store takes {size(report.stored_bytes)} in place of {size(report.raw_bytes)}; a longer record adds samples, not modes.
+{textwrap.fill(coded, 90)}
 
 picture:    {picture}
 equations:  romzarr equations {store}
