@@ -189,6 +189,13 @@ def keep_everything(a: Matrix, block_steps: int, dtype: np.dtype[np.floating]) -
     return LatentCode(np.arange(len(a)), a.astype(dtype), block_steps, blocks, 1)
 
 
+def keep_nothing(snapshots: int, dtype: np.dtype[np.floating]) -> LatentCode:
+    """Code of a record without modes: first and last snapshot, with no coefficients."""
+    index = np.array([0, snapshots - 1])
+    blocks = np.full(1, STRAIGHT_LINE, np.int16)
+    return LatentCode(index, np.zeros((2, 0), dtype), snapshots, blocks, 1)
+
+
 def choose_substeps(a: Matrix, times: Matrix, models: Sequence[Dynamics]) -> int:
     """Fewest Runge-Kutta steps a snapshot after which halving them changes little."""
     some = np.unique(np.linspace(0, len(a) - 2, min(len(a) - 1, 500)).astype(int))

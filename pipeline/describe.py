@@ -1,0 +1,159 @@
+"""What a store says about itself, and its equations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.compress import advice
+from pipeline.numerics.library import library_from_spec
+from pipeline.reports import StoreInfo
+from pipeline.store.reader import CoefficientStore, open_store
+
+Matrix = NDArray[np.float64]
+
+
+def info(store: str | os.PathLike[str]) -> StoreInfo:
+    """Facts of a coefficient store; reads metadata and a few small arrays.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or it is damaged or not understood.
+    """
+    opened = open_store(store)
+    facts, stored = opened.facts, opened.stored_bytes()
+    ratio = facts["raw_bytes"] / stored
+    energy = opened.singular_values**2
+    return StoreInfo(
+        relative_l2_error=facts["relative_l2_error"],
+        error_measured_by=facts["error_measured_by"],
+        tolerance=facts["tolerance"],
+        rank=opened.rank,
+        nonzero_terms=facts["nonzero_terms"],
+        kept_samples=len(opened.index) if opened.rank else 0,
+        snapshots=opened.snapshots,
+        raw_bytes=facts["raw_bytes"],
+        stored_bytes=stored,
+        compression_ratio=ratio,
+        bytes_by_part=_bytes_by_part(opened, stored),
+        variables={
+            name: {"dims": list(v.dims), "shape": list(v.shape), "dtype": v.dtype.name}
+            for name, v in opened.variables.items()
+        },
+        time=facts["time"],
+        energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
+        model=facts["model"] | {"terms": _term_counts(opened)},
+        source=facts["source"],
+        versions=facts["versions"],
+        format=opened.format,
+        advice=advice(ratio, opened.rank, opened.snapshots),
+    )
+
+
+def _term_counts(opened: CoefficientStore) -> list[int]:
+    return [int(np.count_nonzero(xi)) for xi in opened.coefficients]
+
+
+def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:
+    """Bytes of each group of the store; "metadata" is all that is in none of them."""
+    fs, root = fsspec.core.url_to_fs(f"{opened.url}/{opened.generation}")
+    parts = {
+        part: int(fs.du(f"{root}/{part}")) for part in ("basis", "latent", "model", "coordinates")
+    }
+    return parts | {"metadata": stored - sum(parts.values())}
+
+
+@dataclass(frozen=True)
+class Equations:
+    """The sparse model of a store, ``da/dt = Theta(a) Xi``, to be read by people.
+
+    ``coefficients`` (p, q) of the pooled model, ``names`` and ``symbols`` its p terms in
+    plain text and LaTeX, ``share`` (r,) each mode's part of the energy kept, ``size`` (q,)
+    the standard deviation of each coefficient.
+    """
+
+    coefficients: Matrix
+    names: tuple[str, ...]
+    symbols: tuple[str, ...]
+    share: Matrix
+    residual: tuple[float, ...]
+    time_units: str
+    dependent: tuple[str, ...]
+
+    def text(self) -> str:
+        """One equation a line, after what the modes are and before what was left out."""
+        if not self.coefficients.size:
+            return "No model: every variable is constant in time."
+        unit = f" (time in {self.time_units})" if self.time_units not in ("", "1") else ""
+        lines = [
+            f"Equations of the leading {len(self.residual)} of {len(self.share)} POD coefficients{unit}"
+        ]
+        lines.append(
+            "energy of each mode: "
+            + ", ".join(f"a{k + 1} {_percent(share)}" for k, share in enumerate(self.share[:12]))
+            + (", ..." if len(self.share) > 12 else "")
+        )
+        lines.append("")
+        for k in range(len(self.residual)):
+            right = _sum(self.coefficients[:, k], self.names) or "0"
+            lines.append(f"a{k + 1}' = {right}    [residual {_percent(self.residual[k])}]")
+        if self.dependent:
+            lines += ["", "left out, because the data cannot tell them apart from others:"]
+            lines += [f"  {words}" for words in self.dependent]
+        return "\n".join(lines)
+
+    def latex(self) -> str:
+        """An ``align*`` environment."""
+        lines = [
+            rf"\dot a_{{{k + 1}}} &= " + (_sum(self.coefficients[:, k], self.symbols, r"\,") or "0")
+            for k in range(self.coefficients.shape[1])
+        ]
+        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _sum(coefficients: Matrix, names: tuple[str, ...], times: str = " ") -> str:
+    """Terms as a signed sum, largest coefficients as they come in the library."""
+    text = ""
+    for value, name in zip(coefficients, names, strict=True):
+        if value != 0:
+            sign = " - " if value < 0 else " + "
+            text += sign + (f"{abs(value):.4g}" + (f"{times}{name}" if name != "1" else ""))
+    text = text.strip()
+    return "-" + text[2:] if text.startswith("- ") else text.removeprefix("+ ")
+
+
+def equations(store: str | os.PathLike[str]) -> Equations:
+    """The pooled sparse model of a coefficient store.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or it is damaged or not understood.
+    """
+    opened = open_store(store)
+    facts: Mapping[str, Any] = opened.facts
+    energy = opened.singular_values**2
+    share = energy / max(float(energy.sum()), np.finfo(float).tiny)
+    if not len(opened.coefficients):
+        return Equations(np.zeros((0, 0)), (), (), share, (), facts["time"]["units"], ())
+    library = library_from_spec(facts["library"])
+    return Equations(
+        coefficients=opened.coefficients[0],
+        names=library.names(),
+        symbols=library.latex(),
+        share=share,
+        residual=tuple(facts["model"]["residual"]),
+        time_units=facts["time"]["units"],
+        dependent=tuple(facts["model"]["dependent"]),
+    )

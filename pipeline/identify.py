@@ -1,0 +1,208 @@
+"""From a(t) to a sparse model and the samples it needs: the stage between POD and store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.chunked.systems import weak_factors
+from pipeline.config import Config, LibraryConfig
+from pipeline.contracts import BlockSpan, LatentCode, SparseModel, TriangularFactor
+from pipeline.errors import ConfigError
+from pipeline.numerics.integrate import Dynamics
+from pipeline.numerics.library import (
+    ConcatenatedLibrary,
+    FourierLibrary,
+    Library,
+    PolynomialLibrary,
+    SymbolicLibrary,
+)
+from pipeline.numerics.sampling import Tolerances, keep_samples, rebuild
+from pipeline.numerics.stlsq import stlsq
+from pipeline.numerics.weakform import WindowPlan, merge_factors, plan_windows
+
+Matrix = NDArray[np.float64]
+
+# Snapshots a block of kept samples spans: short enough to decode a time range cheaply and
+# to keep chaos from amplifying rounding, long enough that its first sample is no burden.
+CODE_BLOCK = 256
+# Time blocks of the weak form are multiples of it, and this long unless given.
+WEAK_BLOCK = 16 * CODE_BLOCK
+# Triangular factors may take up this share of the bytes of the basis, or this many bytes.
+FACTOR_SHARE, FACTOR_BYTES = 0.02, 2048
+
+
+@dataclass(frozen=True)
+class LatentModel:
+    """Models of a(t), the triangular factors they rest on, and the samples kept.
+
+    ``models[0]`` is pooled over the record; further ones belong to single time blocks.
+    ``squared_error`` (V,) is what the coefficients miss, exactly as they will be decoded.
+    """
+
+    library: Library
+    plan: WindowPlan
+    block_steps: int
+    factors: tuple[TriangularFactor, ...]
+    models: tuple[SparseModel, ...]
+    code: LatentCode
+    squared_error: Matrix
+
+
+def make_library(settings: LibraryConfig, states: int) -> Library:
+    """Feature library of `states` modes as the settings ask."""
+    makers = {
+        "polynomial": lambda: PolynomialLibrary(states, settings.degree, settings.interactions),
+        "fourier": lambda: FourierLibrary(states, settings.frequencies),
+        "symbolic": lambda: SymbolicLibrary(states, settings.expressions),
+    }
+    parts = [makers[kind]() for kind in settings.kinds]
+    return parts[0] if len(parts) == 1 else ConcatenatedLibrary(tuple(parts))
+
+
+def choose_library(settings: LibraryConfig, rank: int, factor_bytes: float) -> Library:
+    """Library of the leading modes: all of them, or as many as terms and bytes allow.
+
+    Raises
+    ------
+    ConfigError
+        If ``library.modes`` is given and exceeds the rank or ``library.max_terms``.
+    """
+    if settings.modes != "auto":
+        if settings.modes > rank:
+            raise ConfigError(
+                f"library.modes: found {settings.modes}, but the POD has {rank} modes; lower it"
+            )
+        library = make_library(settings, settings.modes)
+        if library.size > settings.max_terms:
+            raise ConfigError(
+                f"library.max_terms: {settings.modes} modes make {library.size} terms, allowed "
+                f"are {settings.max_terms}; lower library.modes or raise library.max_terms"
+            )
+        return library
+    if settings.expressions:
+        return make_library(settings, rank)
+    states = 1
+    while states < rank:
+        size = make_library(settings, states + 1).size
+        if size > settings.max_terms or 2 * (size + states + 1) ** 2 > factor_bytes:
+            break
+        states += 1
+    return make_library(settings, states)
+
+
+def identify(
+    a: Matrix,
+    times: Matrix,
+    tolerances: Tolerances,
+    config: Config,
+    *,
+    basis_bytes: int,
+    dtype: np.dtype[Any],
+) -> LatentModel:
+    """Find a sparse model of a(t) and the samples to keep. Runs Dask.
+
+    Parameters
+    ----------
+    a : (m, r) float64, r >= 1
+    times : (m,) float64
+    tolerances : Tolerances
+        How far the coefficients may be off.
+    config : Config
+    basis_bytes : int
+        Bytes of the modes: what is kept for the model stays small beside them.
+    dtype : float32 or float64
+        Of the samples.
+    """
+    factor_bytes = max(FACTOR_BYTES, FACTOR_SHARE * basis_bytes)
+    library = choose_library(config.library, a.shape[1], factor_bytes)
+    weak = config.weak_form
+    modelled = a[:, : library.states]
+    plan = plan_windows(
+        times,
+        modelled,
+        test_function=weak.test_function,
+        support=weak.support,
+        spacing=weak.spacing,
+    )
+    block = _weak_block(len(a), library, factor_bytes, weak.block_steps)
+    factors = weak_factors(modelled, times, library, plan, block)
+    models = [_fit(merge_factors(factors), library, config)]
+    if len(factors) > 1:
+        own = [_fit(factor, library, config) for factor in factors]
+        models, block_models = _worth_keeping(
+            a, times, tolerances, library, models[0], own, block, dtype
+        )
+    else:
+        block_models = None
+    dynamics = [Dynamics(library, model.coefficients) for model in models]
+    code = keep_samples(
+        a,
+        times,
+        dynamics,
+        tolerances,
+        block_steps=CODE_BLOCK,
+        dtype=dtype,
+        block_models=block_models,
+    )
+    missed = tolerances.squared_errors(rebuild(code, dynamics, times, BlockSpan(0, len(a))) - a)
+    return LatentModel(library, plan, block, tuple(factors), tuple(models), code, missed)
+
+
+def _weak_block(snapshots: int, library: Library, factor_bytes: float, given: int | str) -> int:
+    """Snapshots per time block, a multiple of the code's: few enough that factors stay small."""
+    if given == "auto":
+        one = 2 * (library.size + library.states) ** 2
+        blocks = max(1, int(factor_bytes // one))
+        steps = max(WEAK_BLOCK, -(-snapshots // blocks))
+    else:
+        steps = int(given)
+    return -(-steps // CODE_BLOCK) * CODE_BLOCK
+
+
+def _fit(factor: TriangularFactor, library: Library, config: Config) -> SparseModel:
+    regression = config.sparse_regression
+    return stlsq(
+        factor,
+        threshold=None if regression.threshold == "auto" else regression.threshold,
+        ridge=regression.ridge,
+        max_iterations=regression.max_iterations,
+        names=library.names(),
+    )
+
+
+def _worth_keeping(
+    a: Matrix,
+    times: Matrix,
+    tolerances: Tolerances,
+    library: Library,
+    pooled: SparseModel,
+    own: Sequence[SparseModel],
+    block: int,
+    dtype: np.dtype[Any],
+) -> tuple[list[SparseModel], NDArray[np.int16]]:
+    """Models whose samples saved outweigh their own bytes, and the model of each code block."""
+    models, choices = [pooled], []
+    for number, start in enumerate(range(0, len(a), block)):
+        stop = min(start + block, len(a))
+        share = replace(tolerances, allowed=tolerances.allowed * (stop - start) / len(a))
+        candidates = [Dynamics(library, m.coefficients) for m in (pooled, own[number])]
+        codes = [
+            keep_samples(
+                a[start:stop], times[start:stop], some, share, block_steps=CODE_BLOCK, dtype=dtype
+            )
+            for some in (candidates[:1], candidates)
+        ]
+        saved = (codes[0].kept - codes[1].kept) * a.shape[1] * dtype.itemsize
+        if saved > 10 * own[number].nonzero_terms:
+            choice = codes[1].block_model.copy()
+            choice[choice == 1] = len(models)
+            models.append(own[number])
+        else:
+            choice = codes[0].block_model
+        choices.append(choice)
+    return models, np.concatenate(choices)

@@ -1,0 +1,104 @@
+"""How the error of a variable is split between truncation, coding and rounding.
+
+Truncation and coding of a(t) are orthogonal (the modes are), so their squares add;
+rounding is bounded and subtracted from the bound before anything else is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import AccuracyError
+
+Matrix = NDArray[np.float64]
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+# Share of the tolerance that is never spent: what the sums of this accounting round off,
+# and the little that cuts of space blocks may add beyond their squares.
+RESERVE = 2e-3
+# Arithmetic is good enough when its rounding takes up less than this share of the bound.
+ROUNDING_SHARE = 5e-3
+
+
+@dataclass(frozen=True)
+class VariableNorms:
+    """Norms over the record, in the variable's own units: of the fluctuation and the mean."""
+
+    name: str
+    fluctuation: float
+    mean: float
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """What may be spent, and the arithmetic that leaves it.
+
+    ``allowed`` (V,) squared error of truncation and coding together; ``basis`` dtype of
+    stored modes and means and of the decoder's arithmetic; ``samples`` dtype of kept samples.
+    """
+
+    allowed: Matrix
+    basis: np.dtype[Any]
+    samples: np.dtype[Any]
+
+
+def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorBudget:
+    """Choose the arithmetic of the store and what it leaves to truncation and coding.
+
+    Raises
+    ------
+    AccuracyError
+        If rounding in float64 alone could break the bound.
+    """
+    single = all(_fits(variable, tolerance, FLOAT32) for variable in variables)
+    basis = FLOAT32 if single else FLOAT64
+    samples = FLOAT32 if _unit(FLOAT32) <= ROUNDING_SHARE * tolerance else FLOAT64
+    allowed = [_allowed(variable, tolerance, basis, samples) for variable in variables]
+    for variable, error in zip(variables, allowed, strict=True):
+        if error < 0:
+            raise AccuracyError(
+                f"variable {variable.name!r}: tolerance {tolerance:g} of a fluctuation of norm "
+                f"{variable.fluctuation:.3g} about a mean of norm {variable.mean:.3g} is below "
+                f"the rounding of float64; raise compression.tolerance"
+            )
+    return ErrorBudget(np.array(allowed) ** 2, basis, samples)
+
+
+def _unit(dtype: np.dtype[Any]) -> float:
+    """Unit roundoff."""
+    return float(np.finfo(dtype).eps) / 2
+
+
+def _decoding(variable: VariableNorms, basis: np.dtype[Any]) -> float:
+    """Bound on the rounding of stored mean, stored modes, their products and the sum."""
+    return _unit(basis) * (2 * variable.mean + 10 * variable.fluctuation)
+
+
+def _fits(variable: VariableNorms, tolerance: float, basis: np.dtype[Any]) -> bool:
+    if variable.fluctuation == 0:
+        # A constant is stored exactly, in its own dtype.
+        return variable.dtype.itemsize <= basis.itemsize
+    return _decoding(variable, basis) <= ROUNDING_SHARE * tolerance * variable.fluctuation
+
+
+def _allowed(
+    variable: VariableNorms, tolerance: float, basis: np.dtype[Any], samples: np.dtype[Any]
+) -> float:
+    """Error left to truncation and coding (negative: rounding alone is too much)."""
+    if variable.fluctuation == 0:
+        return 0.0
+    whole = (1 - RESERVE) * tolerance * variable.fluctuation
+    inner = _decoding(variable, basis) + _unit(samples) * variable.fluctuation
+    if variable.dtype.itemsize >= basis.itemsize:
+        return whole - inner
+    # The decoded value is rounded to the variable's dtype. The source is on that grid, so
+    # rounding moves a value by no more than its distance from the source, and by no more
+    # than half a unit in the last place.
+    norm = float(np.hypot(variable.mean, variable.fluctuation))
+    return max(whole - inner - _unit(variable.dtype) * norm, whole / 2 - inner)

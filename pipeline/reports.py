@@ -1,0 +1,82 @@
+"""What the operations return: frozen values that print as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class Report:
+    """Base of the reports."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class CompressionReport(Report):
+    """What one compression did.
+
+    ``relative_l2_error`` maps each variable, and "largest", to its fluctuation-relative
+    error; ``bytes_read`` counts bytes fetched from storage and ``chunks_read`` the chunks
+    of the archive they came in; ``cpu_seconds`` are of this process alone.
+    """
+
+    relative_l2_error: Mapping[str, float]
+    tolerance: float
+    rank: int
+    nonzero_terms: int
+    kept_samples: int
+    snapshots: int
+    raw_bytes: int
+    stored_bytes: int
+    compression_ratio: float
+    seconds: float
+    cpu_seconds: float
+    bytes_read: int
+    chunks_read: int
+    advice: str
+
+
+@dataclass(frozen=True)
+class VerifyReport(Report):
+    """Errors measured against the source.
+
+    ``worst`` says in words where the largest pointwise error of the worst variable lies;
+    ``problems`` names what is lost or broken, and is empty when ``ok``.
+    """
+
+    ok: bool
+    relative_l2_error: Mapping[str, float]
+    largest_pointwise_error: Mapping[str, float]
+    tolerance: float
+    worst: str
+    problems: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StoreInfo(Report):
+    """What a store says about itself."""
+
+    relative_l2_error: Mapping[str, float]
+    error_measured_by: str
+    tolerance: float
+    rank: int
+    nonzero_terms: int
+    kept_samples: int
+    snapshots: int
+    raw_bytes: int
+    stored_bytes: int
+    compression_ratio: float
+    bytes_by_part: Mapping[str, int]
+    variables: Mapping[str, Any]
+    time: Mapping[str, Any]
+    energy_by_mode: tuple[float, ...]
+    model: Mapping[str, Any]
+    source: Mapping[str, Any]
+    versions: Mapping[str, str]
+    format: int
+    advice: str

@@ -1,0 +1,270 @@
+"""Measure the error of a store against its source, by a path that shares nothing with POD."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from pipeline.archive import Archive, open_archive
+from pipeline.chunked.plan import PODPlan, SpaceBlock, leaf_region, plan_pod
+from pipeline.config import Config
+from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock
+from pipeline.errors import StoreError
+from pipeline.reports import VerifyReport
+from pipeline.store.reader import CoefficientStore, open_store
+
+Matrix = NDArray[np.float64]
+Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
+
+
+def verify(
+    store: str | os.PathLike[str], source: Source, *, config: Config | None = None
+) -> VerifyReport:
+    """Decode a store and measure its error against the source, block by block.
+
+    Reads the whole archive once, on the current Dask scheduler or cluster; memory for a
+    few blocks per worker. The settings ``archive`` of the store are used, so weights and
+    variables are those it was made with.
+
+    Parameters
+    ----------
+    store : path or URL
+    source : path, URL, Dataset or DataArray
+        What the store was made from.
+    config : Config, optional
+        Only ``archive.missing_chunks`` of it is used.
+
+    Returns
+    -------
+    VerifyReport
+        ``ok`` is False when a bound is broken, or something was lost or changed.
+
+    Raises
+    ------
+    ArchiveError, StoreError
+        If either side cannot be read.
+    """
+    began = time.perf_counter()
+    opened = open_store(store)
+    archive = _as_stored(opened, source, config or Config())
+    problems = _missing(opened, archive, os.fspath(store))
+    tolerance = float(opened.facts["tolerance"])
+    plan = plan_pod(archive.variables)
+    with threadpool_limits(1, user_api="blas"):
+        rows = _compare(archive, plan, opened)
+    errors, pointwise, places = {}, {}, {}
+    for number, variable in enumerate(archive.variables):
+        mine = [
+            (row, sums) for row, sums in zip(plan.rows, rows, strict=True) if row.variable == number
+        ]
+        errors[variable.name] = _relative([sums for _, sums in mine])
+        row, worst = max(mine, key=lambda pair: pair[1].largest)
+        pointwise[variable.name] = worst.largest
+        places[variable.name] = _place(archive, variable, row, worst)
+        problems += [
+            f"variable {variable.name!r}: NaN differs at {_place(archive, variable, row, sums, True)}"
+            for row, sums in mine
+            if sums.mask_at is not None
+        ][:1]
+        if not errors[variable.name] <= tolerance:
+            problems.append(
+                f"variable {variable.name!r}: error {errors[variable.name]:.4e} is above the "
+                f"tolerance {tolerance:g}; largest at {places[variable.name]}"
+            )
+    name = max(errors, key=lambda v: errors[v])
+    return VerifyReport(
+        ok=not problems,
+        relative_l2_error=errors | {"largest": errors[name]},
+        largest_pointwise_error=pointwise,
+        tolerance=tolerance,
+        worst=f"{name}: {pointwise[name]:.4g} at {places[name]}",
+        problems=tuple(problems),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:
+    """The source, opened with the settings the store was made with."""
+    made = opened.facts["config"].get("archive", {})
+    return open_archive(
+        source,
+        time=made.get("time", "auto"),
+        variables=made.get("variables", "all"),
+        weights=made.get("weights", "none"),
+        missing_chunks=config.archive.missing_chunks,
+    )
+
+
+def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str]:
+    """What the store lacks or holds differently, from metadata and coordinates."""
+    for variable in archive.variables:
+        stored = opened.variables.get(variable.name)
+        if stored is None or stored.shape != variable.shape or stored.dims != variable.dims:
+            raise StoreError(
+                f"{store} was not made from {archive.name}: variable {variable.name!r} is "
+                f"{dict(zip(variable.dims, variable.shape, strict=True))} there and "
+                f"{'missing' if stored is None else dict(zip(stored.dims, stored.shape, strict=True))}"
+                f" in the store; verify against the archive the store was made from"
+            )
+    decoded = xr.open_dataset(store, engine="romzarr", chunks={})
+    problems = [
+        f"variable {v.name!r}: dtype {decoded[v.name].dtype}, was {v.dtype}"
+        for v in archive.variables
+        if decoded[v.name].dtype != v.dtype
+    ]
+    for name, carried in archive.carried.variables.items():
+        if name not in decoded.variables:
+            problems.append(f"{name!r} was lost")
+        elif not carried.equals(decoded.variables[name]):
+            problems.append(f"{name!r} differs from the source")
+    return problems
+
+
+# --- comparison by blocks -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the snapshots of one space block.
+
+    ``shift`` (n,) sums and ``square`` weighted sum of squares of the differences from the
+    stored mean; ``error`` weighted squared error; ``weights`` (n,) or None; ``largest``
+    pointwise error, at snapshot and flat point ``largest_at``; ``mask_at`` where NaN differs.
+    """
+
+    snapshots: int
+    shift: Matrix
+    square: float
+    error: float
+    weights: Floats | None
+    largest: float
+    largest_at: tuple[int, int]
+    mask_at: tuple[int, int] | None
+
+    @property
+    def fluctuation(self) -> float:
+        """Weighted squared fluctuation about the temporal mean."""
+        weights = 1.0 if self.weights is None else self.weights
+        return max(self.square - float(np.sum(weights * self.shift**2)) / self.snapshots, 0.0)
+
+
+def _compare(archive: Archive, plan: PODPlan, opened: CoefficientStore) -> list[Sums]:
+    """Sums of every space block; one task a block of the archive, one a space block."""
+    tasks: list[Delayed] = []
+    for row, spans in zip(plan.rows, plan.leaves, strict=True):
+        variable = archive.variables[row.variable]
+        leaves = [span for block in spans for span in block]
+        parts = [_leaf(archive, variable, row, span, opened) for span in leaves]
+        tasks.append(delayed(_added, pure=False)(parts))
+    return list(dask.compute(*tasks))
+
+
+def _leaf(
+    archive: Archive,
+    variable: ArchivedVariable,
+    row: SpaceBlock,
+    span: BlockSpan,
+    opened: CoefficientStore,
+) -> Delayed:
+    task = variable.source.task(leaf_region(variable, row.region, span))
+    graph = dict(variable.source.graph())
+    key = f"verify-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
+    block = Delayed(key, graph | {key: task})
+    weights = None if variable.weights is None else variable.weights[row.region].ravel()
+    return delayed(_compared, pure=False)(
+        block, variable.name, variable.time_axis, row.region, span, weights,
+        opened.url, opened.generation,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def _store(url: str, generation: str) -> CoefficientStore:
+    return open_store(url, generation)
+
+
+def _compared(
+    block: ReadBlock,
+    name: str,
+    time_axis: int,
+    region: tuple[slice, ...],
+    span: BlockSpan,
+    weights: Floats | None,
+    url: str,
+    generation: str,
+) -> Sums:
+    """Task: compare one block of the archive with what the store decodes there."""
+    opened = _store(url, generation)
+    decoded = opened.decode(name, slice(span.start, span.stop), region)
+    x, y = (
+        np.moveaxis(values, time_axis, 0).reshape(len(span), -1).astype(np.float64)
+        for values in (block.values, decoded)
+    )
+    mean = opened.decode_mean(name, region).reshape(-1).astype(np.float64)
+    missing = np.isnan(x)
+    differs = missing != np.isnan(y)
+    at = np.unravel_index(int(np.argmax(differs)), x.shape) if differs.any() else None
+    difference = np.where(missing, 0.0, x - y)
+    anomaly = np.where(missing, 0.0, x - np.nan_to_num(mean))
+    scale = 1.0 if weights is None else weights
+    where = np.unravel_index(int(np.nanargmax(np.abs(difference))), x.shape) if x.size else (0, 0)
+    return Sums(
+        snapshots=len(span),
+        shift=anomaly.sum(axis=0),
+        square=float(np.sum(scale * anomaly**2)),
+        error=float(np.sum(scale * difference**2)),
+        weights=weights,
+        largest=float(np.abs(difference[where])) if x.size else 0.0,
+        largest_at=(span.start + int(where[0]), int(where[1])),
+        mask_at=None if at is None else (span.start + int(at[0]), int(at[1])),
+    )
+
+
+def _added(parts: Sequence[Sums]) -> Sums:
+    """Task: sums of one space block over all its snapshots."""
+    worst = max(parts, key=lambda part: part.largest)
+    masks = [part.mask_at for part in parts if part.mask_at is not None]
+    return Sums(
+        snapshots=sum(part.snapshots for part in parts),
+        shift=np.sum([part.shift for part in parts], axis=0),
+        square=sum(part.square for part in parts),
+        error=sum(part.error for part in parts),
+        weights=parts[0].weights,
+        largest=worst.largest,
+        largest_at=worst.largest_at,
+        mask_at=min(masks) if masks else None,
+    )
+
+
+def _relative(sums: Sequence[Sums]) -> float:
+    """Fluctuation-relative error; of a constant variable, the error itself."""
+    error = float(np.sqrt(sum(part.error for part in sums)))
+    fluctuation = float(np.sqrt(sum(part.fluctuation for part in sums)))
+    return error / fluctuation if fluctuation else error
+
+
+def _place(
+    archive: Archive, variable: ArchivedVariable, row: SpaceBlock, sums: Sums, mask: bool = False
+) -> str:
+    """A snapshot and a point in words."""
+    snapshot, point = sums.mask_at if mask and sums.mask_at else sums.largest_at
+    dim = archive.time.dim
+    words = [f"{dim}={snapshot}"]
+    if dim in archive.carried.coords:
+        words[0] += f" ({archive.carried[dim].values[snapshot]})"
+    within: tuple[Any, ...] = np.unravel_index(point, row.shape) if row.shape else ()
+    words += [
+        f"{d}={int(i) + part.start}"
+        for d, i, part in zip(variable.space_dims, within, row.region, strict=True)
+    ]
+    return ", ".join(words)
