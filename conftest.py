@@ -1,12 +1,12 @@
 """Names that the examples in docstrings may use."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
+from _pytest.doctest import DoctestItem
 
 
 @pytest.fixture(autouse=True)
-def names_for_examples(doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
+def names_for_examples(request: pytest.FixtureRequest) -> None:
     """``tmp``: an empty folder of the example's own."""
-    doctest_namespace["tmp"] = tmp_path
+    if isinstance(request.node, DoctestItem):
+        namespace = request.getfixturevalue("doctest_namespace")
+        namespace["tmp"] = request.getfixturevalue("tmp_path")

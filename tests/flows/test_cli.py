@@ -59,18 +59,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(operations, tmp_
     calls = operations.replace("compress", REPORT)
     path = tmp_path / "config.yaml"
     path.write_text("compression: {tolerance: 0.5, max_rank: 9}\nlibrary: {degree: 3}\n")
-    flags = [
-        "--tolerance",
-        "1e-3",
-        "--variables",
-        "u,v",
-        "--weights",
-        "area",
-        "--time",
-        "t",
-        "--cluster",
-        "threads",
-    ]
+    flags = ["--tolerance", "1e-3", "--variables", "u,v", "--weights", "area", "--time", "t"]
     assert main(["compress", "a.zarr", "b.romzarr", "--config", str(path), *flags]) == 0
     expected = load_config(
         None,

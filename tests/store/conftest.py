@@ -1,8 +1,5 @@
 """A store of known content, built without any of the numerics."""
 
-import importlib.util
-import sys
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-
-if importlib.util.find_spec("pipeline.numerics.sampling") is None:
-    stand_in: Any = types.ModuleType("pipeline.numerics.sampling")
-    stand_in.rebuild = lambda code, models, times, span: np.stack(
-        [
-            np.interp(np.arange(span.start, span.stop), code.index, column)
-            for column in np.asarray(code.samples, float).T
-        ],
-        axis=1,
-    )
-    sys.modules["pipeline.numerics.sampling"] = stand_in
 
 from pipeline.contracts import LatentCode, TimeAxis
 from pipeline.encoding import encoding_to_json

@@ -303,3 +303,8 @@ def test_opening_and_reading_one_snapshot_takes_less_than_50_ms(make, write, tmp
         opened(tmp_path / "s")["u"].isel(time=number).load()
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.05
+
+
+def test_xarray_finds_the_engine_by_itself(small):
+    example, path = small
+    np.testing.assert_allclose(xr.open_dataset(path)["u"], example.dataset["u"], rtol=1e-6)
