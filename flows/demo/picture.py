@@ -130,8 +130,7 @@ def draw_coefficients(ax: Axes, wake: Wake) -> None:
         ax.plot(wake.times[wake.kept], scaled[wake.kept, j], "o", ms=3, color=colour)
     ax.plot([], [], "o", ms=3, color=INK, label="kept sample")
     ax.set(
-        title=f"POD coefficients: {len(wake.kept)} of {len(wake.times)} samples kept, "
-        "the model fills in the rest",
+        title=f"POD coefficients: {len(wake.kept)} of {len(wake.times)} samples kept",
         xlabel="time (D/U)",
         ylabel=r"$a_j$ / max $|a_1|$",
         xlim=(wake.times[0], wake.times[-1]),

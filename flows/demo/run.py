@@ -68,21 +68,28 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
         times=coded.times,
         coefficients=coded.latent(BlockSpan(0, coded.snapshots)),
         kept=coded.index,
-        equations=pipeline.equations(str(store)).text().splitlines(),
+        equations=equation_lines(str(store)),
         title=f"{original.attrs['title']}: {size(report.raw_bytes)} in "
         f"{size(report.stored_bytes)}, {report.compression_ratio:.3g} times smaller, "
         f"relative error {report.relative_l2_error['largest']:.2g}",
     )
 
 
+def equation_lines(store: str) -> list[str]:
+    """The equations alone, without the remarks around them."""
+    lines = pipeline.equations(store).text().splitlines()
+    return [line.split("    [")[0] for line in lines if "' = " in line]
+
+
 def summary(report: CompressionReport, store: Path, picture: Path) -> str:
     """The result in words."""
+    rebuilt = report.snapshots - report.kept_samples
     coded = (
-        f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes, "
-        f"{report.kept_samples} samples of their coefficients and a model of "
-        f"{report.nonzero_terms} terms that rebuilds the other "
-        f"{report.snapshots - report.kept_samples}. The store takes {size(report.stored_bytes)} "
-        f"in place of {size(report.raw_bytes)}; a longer record adds samples, not modes."
+        f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes and "
+        f"{report.kept_samples} samples of their coefficients; a model of {report.nonzero_terms} "
+        + (f"terms rebuilds the other {rebuilt}. " if rebuilt else "terms saved no sample here. ")
+        + f"The store takes {size(report.stored_bytes)} in place of {size(report.raw_bytes)}; "
+        "a longer record adds samples, not modes."
     )
     return f"""\
 {textwrap.fill(coded, 90)}

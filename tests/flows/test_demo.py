@@ -1,0 +1,55 @@
+"""The demonstration from end to end on a coarse flow, and what its picture shows."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from numpy.testing import assert_allclose
+from PIL import Image
+
+from flows.demo import run as demo
+from flows.demo.cylinder import CylinderFlow
+from flows.demo.picture import LINE_WIDTH, LINES, fitted, singular_values
+from pipeline.config import Config
+
+COARSE = CylinderFlow(reynolds=60.0, cells=6, spin_up=20.0)
+
+
+def test_the_demo_solves_compresses_verifies_and_draws(tmp_path, capsys, monkeypatch):
+    assert demo.run(tmp_path, Config(), flow=COARSE, snapshots=60) == 0
+    out = capsys.readouterr().out
+    for words in ("POD modes", "keeps its bound", "compression ratio", "cylinder.png"):
+        assert words in out
+    with Image.open(tmp_path / "cylinder.png") as picture:
+        assert picture.size > (1000, 700)
+        shades = np.unique(np.asarray(picture.convert("L")))
+    assert len(shades) > 50  # neither blank nor black
+
+    def solve_again(*arguments, **keywords):
+        raise AssertionError("the flow was computed a second time")
+
+    monkeypatch.setattr(demo, "write_archive", solve_again)
+    assert demo.run(tmp_path, Config(), flow=COARSE, snapshots=60) == 0
+
+
+def test_singular_values_are_those_of_the_scaled_archive():
+    rng = np.random.default_rng(5)
+    u, v = rng.standard_normal((9, 4, 5)), 1e3 * rng.standard_normal((9, 4, 5))
+    u[:, 1, 2] = np.nan
+    archive = xr.Dataset({"u": (("time", "y", "x"), u), "v": (("time", "y", "x"), v)})
+    scaled = []
+    for values in (np.nan_to_num(u), v):
+        fluctuation = (values - values.mean(axis=0)).reshape(9, -1)
+        scaled.append(fluctuation / np.linalg.norm(fluctuation))
+    expected = np.linalg.svd(np.hstack(scaled), compute_uv=False)
+    assert_allclose(singular_values(archive), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("terms", [1, 12])
+def test_equations_fit_their_panel(count, terms):
+    equations = [f"a{k}' = " + " + ".join(["1.234 a1 a2"] * terms) for k in range(count)]
+    lines = fitted(equations)
+    assert len(lines) <= LINES + 1
+    assert max(map(len, lines)) <= LINE_WIDTH
+    left = sum(line.startswith("a") for line in lines)
+    assert left == count or lines[-1] == f"... and {count - left} more: romzarr equations STORE"
