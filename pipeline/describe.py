@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.compress import advice
 from pipeline.numerics.library import library_from_spec
 from pipeline.reports import StoreInfo
+from pipeline.store.layout import FORMAT
 from pipeline.store.reader import CoefficientStore, open_store
 
 Matrix = NDArray[np.float64]
@@ -52,7 +53,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         model=facts["model"] | {"terms": _term_counts(opened)},
         source=facts["source"],
         versions=facts["versions"],
-        format=opened.format,
+        format=FORMAT,
         advice=advice(ratio, opened.rank, opened.snapshots),
     )
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
+import numcodecs.abc
 import xarray as xr
 
 from pipeline.errors import ConfigError, StoreError, StoreExistsError
+from pipeline.store.reader import open_store
 
 
 def reconstruct(
@@ -43,7 +46,7 @@ def reconstruct(
         If the store is damaged or `out` cannot be written.
     """
     dataset = xr.open_dataset(store, engine="romzarr", chunks={})
-    dim = _time_dim(store)
+    dim = open_store(store).facts["time"]["dim"]
     chosen = dataset.isel({dim: slice(start, stop)})
     if chosen.sizes[dim] == 0:
         raise ConfigError(
@@ -51,13 +54,14 @@ def reconstruct(
             f"{dataset.sizes[dim]}"
         )
     target = Path(out)
-    if target.exists() and not (
-        overwrite and (target / "zarr.json").exists() | (target / ".zgroup").exists()
-    ):
+    if target.exists() and not (overwrite and _is_zarr(target)):
         raise StoreExistsError(f"{target} exists; pass --overwrite to replace a Zarr archive there")
     staged = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    version: Literal[2, 3] = 2 if _has_v2_codecs(chosen) else 3
     try:
-        _writable(chosen).to_zarr(staged, mode="w", consolidated=None, align_chunks=True)
+        chosen.to_zarr(
+            staged, mode="w", zarr_format=version, consolidated=version == 2, align_chunks=True
+        )
         if target.exists():
             shutil.rmtree(target)
         staged.rename(target)
@@ -67,12 +71,15 @@ def reconstruct(
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _time_dim(store: str | os.PathLike[str]) -> str:
-    from pipeline.store.reader import open_store
-
-    return str(open_store(store).facts["time"]["dim"])
+def _is_zarr(target: Path) -> bool:
+    return any((target / name).exists() for name in ("zarr.json", ".zgroup"))
 
 
-def _writable(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset with encodings of the format it is written in."""
-    return dataset
+def _has_v2_codecs(dataset: xr.Dataset) -> bool:
+    """Whether the encodings name codecs that only Zarr v2 knows."""
+    codecs = (
+        codec
+        for variable in dataset.variables.values()
+        for codec in variable.encoding.get("compressors") or ()
+    )
+    return any(isinstance(codec, numcodecs.abc.Codec) for codec in codecs)

@@ -139,7 +139,7 @@ class Sums:
     """Sums over the snapshots of one space block.
 
     ``shift`` (n,) sums and ``square`` weighted sum of squares of the differences from the
-    stored mean; ``error`` weighted squared error; ``weights`` (n,) or None; ``largest``
+    first decoded snapshot; ``error`` weighted squared error; ``weights`` (n,) or None; ``largest``
     pointwise error, at snapshot and flat point ``largest_at``; ``mask_at`` where NaN differs.
     """
 
@@ -210,12 +210,13 @@ def _compared(
         np.moveaxis(values, time_axis, 0).reshape(len(span), -1).astype(np.float64)
         for values in (block.values, decoded)
     )
-    mean = opened.decode_mean(name, region).reshape(-1).astype(np.float64)
+    # Any snapshot both sides of time see alike will do to shift the sums by.
+    reference = opened.decode(name, 0, region).reshape(-1).astype(np.float64)
     missing = np.isnan(x)
     differs = missing != np.isnan(y)
     at = np.unravel_index(int(np.argmax(differs)), x.shape) if differs.any() else None
     difference = np.where(missing, 0.0, x - y)
-    anomaly = np.where(missing, 0.0, x - np.nan_to_num(mean))
+    anomaly = np.where(missing, 0.0, x - np.nan_to_num(reference))
     scale = 1.0 if weights is None else weights
     where = np.unravel_index(int(np.nanargmax(np.abs(difference))), x.shape) if x.size else (0, 0)
     return Sums(
