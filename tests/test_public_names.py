@@ -1,0 +1,18 @@
+"""The operations are functions of `pipeline`, in whatever order they are first used."""
+
+import subprocess
+import sys
+
+import pytest
+
+OPERATIONS = ("compress", "verify", "reconstruct", "info", "equations")
+
+
+@pytest.mark.parametrize("first", OPERATIONS)
+def test_every_operation_can_be_called_after_any_other(first):
+    # A submodule that is imported hides a function of the same name in its package.
+    script = (
+        f"import pipeline; pipeline.{first}\n"
+        f"for name in {OPERATIONS}: assert callable(getattr(pipeline, name)), name\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
