@@ -131,8 +131,12 @@ class LocalCommit:
         while not lock.exists():
             if self._lock is not None:
                 os.close(self._lock)
+                self._lock = None
             self._staging.mkdir(exist_ok=True)
-            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            with contextlib.suppress(FileNotFoundError):
+                self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            if self._lock is None:
+                continue
             # Without locks in this file system nobody will take the writer for dead.
             with contextlib.suppress(OSError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -241,8 +245,7 @@ def _claimed(staging: Path) -> Iterator[bool]:
     try:
         lock = os.open(staging / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        # Gone, or its writer is about to create the lock, which takes it microseconds.
-        yield staging.exists() and _age(staging) > timedelta(minutes=1)
+        yield _abandoned_without_lock(staging)
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,6 +259,15 @@ def _claimed(staging: Path) -> Iterator[bool]:
         os.close(lock)
 
 
+def _abandoned_without_lock(staging: Path) -> bool:
+    # Empty, it is one whose writer died before it made the lock; a writer that lives makes
+    # the folder again. Not empty, it was brought back by a write under way in a failed
+    # writer's thread, or is one that somebody is just removing.
+    with contextlib.suppress(OSError):
+        staging.rmdir()
+    return staging.exists() and _age(staging) > timedelta(minutes=1)
+
+
 def _age(path: Path) -> timedelta:
     return datetime.now(UTC) - datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
@@ -266,6 +278,8 @@ def _discard(path: Path, generation: str) -> None:
         shutil.rmtree(path / generation, ignore_errors=True)
     staging = _staging(path, generation)
     for _ in range(10):
+        # The lock goes last: a folder that is not wholly removed must be known as left over.
+        shutil.rmtree(staging / "store", ignore_errors=True)
         shutil.rmtree(staging, ignore_errors=True)
         # After a failure, writes under way in other threads may bring the folder back.
         time.sleep(0.01)

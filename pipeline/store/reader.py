@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,7 +21,8 @@ from zarr.storage import WrapperStore
 
 from pipeline.contracts import BlockSpan, Floats, LatentCode
 from pipeline.errors import StoreError
-from pipeline.numerics.library import Library, library_from_spec
+from pipeline.numerics.integrate import Dynamics
+from pipeline.numerics.library import library_from_spec
 from pipeline.numerics.sampling import rebuild
 from pipeline.store import layout
 from pipeline.store.layout import ArrayLayout, Fields
@@ -173,7 +174,7 @@ class CoefficientStore:
         return times
 
     @cached_property
-    def models(self) -> tuple[Callable[[Floats], Floats], ...]:
+    def models(self) -> tuple[Dynamics, ...]:
         """Right-hand sides da/dt of the stored models."""
         if not len(self.coefficients):
             return ()
@@ -183,20 +184,24 @@ class CoefficientStore:
                 f"{self.url}: model/coefficients has {self.coefficients.shape[1]} terms, the "
                 f"library {library.size}"
             )
-        return tuple(_right_hand_side(library, xi) for xi in self.coefficients)
+        return tuple(Dynamics(library, xi) for xi in self.coefficients)
 
     @cached_property
     def index(self) -> NDArray[np.int64]:
         """Numbers of the snapshots whose coefficients are kept."""
         index: NDArray[np.int64] = np.cumsum(self.read("latent/steps"), dtype=np.int64)
-        if not (
-            len(index)
-            and index[0] == 0
-            and index[-1] == self.snapshots - 1
-            and (np.diff(index) > 0).all()
+        ends = np.array([0, self.snapshots - 1])
+        starts = np.arange(0, self.snapshots, self.facts["latent"]["block_steps"])
+        increasing = (np.diff(index) > 0).all()
+        # Every block starts anew, which bounds what decoding one snapshot can cost.
+        if (
+            not increasing
+            or index[[0, -1]].tolist() != ends.tolist()
+            or (not np.isin(starts, index, assume_unique=True).all())
         ):
             raise StoreError(
-                f"{self.url}: latent/steps must lead from snapshot 0 to {self.snapshots - 1}"
+                f"{self.url}: latent/steps must lead from snapshot 0 to {ends[1]} by way of the "
+                "first snapshot of every block"
             )
         return index
 
@@ -261,9 +266,7 @@ class CoefficientStore:
         values = _combined(latent, basis, stored.time_axis, stored.dtype)
         indexers = list(space_indexers)
         indexers.insert(stored.time_axis, time_indexer)
-        return values[
-            tuple(0 if isinstance(i, int | np.integer) else slice(None) for i in indexers)
-        ]
+        return _without_ints(values, indexers)
 
     def read(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Array `path` of the generation, or some of its rows.
@@ -314,18 +317,33 @@ class CoefficientStore:
             ]
         )
 
+    def decode_mean(self, variable: str, space_indexers: Sequence[Indexer]) -> Floats:
+        """Temporal mean of `variable`, places as in `decode`; NaN at masked points."""
+        stored = self.variables[variable]
+        places = [
+            _positions(indexer, n)
+            for indexer, n in zip(space_indexers, stored.space_shape, strict=True)
+        ]
+        mean = self._mean(stored, [wanted for wanted, _ in places])
+        return _without_ints(_taken(mean[None], [back for _, back in places])[0], space_indexers)
+
+    def _mean(self, stored: StoredVariable, wanted: Sequence[NDArray[np.int64]]) -> Floats:
+        path = f"basis/{stored.group}/mean"
+        if not all(map(len, wanted)):
+            return np.empty([len(positions) for positions in wanted], self.facts["arithmetic"])
+        mean: Floats = self._selected(path, self._array(path), tuple(map(_narrowed, wanted)))
+        return mean
+
     def _basis(self, stored: StoredVariable, wanted: Sequence[NDArray[np.int64]]) -> Floats:
         """Modes, and the mean as the last of them, at the wanted points: (r + 1, ...)."""
         shape = (self.rank + 1, *(len(positions) for positions in wanted))
         basis = np.empty(shape, self.facts["arithmetic"])
-        if basis.size:
-            selection = tuple(map(_narrowed, wanted))
-            path = f"basis/{stored.group}"
-            if self.rank:
-                modes = self._array(f"{path}/modes")
-                basis[:-1] = self._selected(f"{path}/modes", modes, (slice(None), *selection))
-                _check_finite(basis[:-1], f"{self.url}: {path}/modes")
-            basis[-1] = self._selected(f"{path}/mean", self._array(f"{path}/mean"), selection)
+        if basis.size and self.rank:
+            path = f"basis/{stored.group}/modes"
+            selection = (slice(None), *map(_narrowed, wanted))
+            basis[:-1] = self._selected(path, self._array(path), selection)
+            _check_finite(basis[:-1], f"{self.url}: {path}")
+        basis[-1] = self._mean(stored, wanted)
         return basis
 
 
@@ -335,10 +353,6 @@ def _check_finite(values: Floats, where: str) -> None:
         suspicious = not np.isfinite(values.sum())
     if suspicious and not np.isfinite(values).all():
         raise StoreError(f"{where} holds NaN or infinity; the store is damaged")
-
-
-def _right_hand_side(library: Library, xi: NDArray[np.float64]) -> Callable[[Floats], Floats]:
-    return lambda a: library.evaluate(a) @ xi
 
 
 def _positions(indexer: Indexer, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -357,6 +371,12 @@ def _narrowed(positions: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     """A slice where the positions are contiguous: Zarr reads those much faster."""
     first, last = int(positions[0]), int(positions[-1])
     return slice(first, last + 1) if last - first + 1 == len(positions) else positions
+
+
+def _without_ints(values: NDArray[Any], indexers: Sequence[Indexer]) -> NDArray[Any]:
+    """Drop the dims that were indexed by an int."""
+    key = (0 if isinstance(i, int | np.integer) else slice(None) for i in indexers)
+    return values[tuple(key)]
 
 
 def _taken(basis: Floats, backs: Sequence[NDArray[np.int64]]) -> Floats:

@@ -308,3 +308,13 @@ def test_opening_and_reading_one_snapshot_takes_less_than_50_ms(make, write, tmp
 def test_xarray_finds_the_engine_by_itself(small):
     example, path = small
     np.testing.assert_allclose(xr.open_dataset(path)["u"], example.dataset["u"], rtol=1e-6)
+
+
+def test_the_mean_is_read_like_the_variable(small):
+    example, path = small
+    store = open_store(path)
+    expected = example.means["v"]
+    np.testing.assert_array_equal(store.decode_mean("v", (slice(None), slice(None))), expected)
+    places = (slice(4, None, -2), np.array([7, 0, 7]))
+    np.testing.assert_array_equal(store.decode_mean("v", places), expected[4::-2][:, [7, 0, 7]])
+    assert store.decode_mean("v", (3, slice(0, 0))).shape == (0,)

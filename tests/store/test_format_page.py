@@ -1,0 +1,39 @@
+"""The page that describes the format is right: its snippet decodes, its list is complete."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from pipeline.store import layout
+
+PAGE = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+
+
+def test_the_snippet_decodes_a_store_without_romzarr(small):
+    example, path = small
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    for name in example.modes:
+        scope = {"store": path, "name": name}
+        exec(snippet, scope)
+        assert scope["values"].dtype == example.dataset[name].dtype
+        np.testing.assert_allclose(scope["values"], example.dataset[name], rtol=1e-6)
+
+
+def test_every_array_and_fact_of_a_store_is_described(small):
+    _, path = small
+    root = zarr.open_group(path, mode="r")
+    generation = root[root.attrs["romzarr"]["generation"]]
+    described = set(re.findall(r"STORE/<id>/(\w+/[\w<>/]+?) ", PAGE))
+    for array, _ in generation.members(max_depth=None):
+        generic = re.sub(r"basis/[^/]+/", "basis/<group>/", array)
+        is_array = isinstance(generation[array], zarr.Array)
+        assert not is_array or generic in described or array.startswith("coordinates/"), array
+    for fact in set(generation.attrs["romzarr"]) - {"tolerance"}:
+        assert f"`{fact}`" in PAGE, fact
+
+
+def test_the_version_on_the_page_is_the_one_written():
+    assert f"format {layout.FORMAT}\n" in PAGE
+    assert len(PAGE.splitlines()) <= 80
