@@ -31,6 +31,7 @@ POLL_SECONDS = 0.5
 
 
 class Display(Protocol):
+    def restart(self) -> None: ...
     def update(self, done: int, total: int) -> None: ...
     def close(self) -> None: ...
 
@@ -40,8 +41,10 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self.began = time.monotonic()
-        self.next = self.began
+        self.restart()
+
+    def restart(self) -> None:
+        self.began = self.next = time.monotonic()
 
     def update(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -61,6 +64,9 @@ class LogLines:
     """A line in the log every few seconds, none for work that is over before."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
         self.began = time.monotonic()
         self.next = self.began + LOG_SECONDS
 
@@ -80,6 +86,9 @@ class SchedulerInProcess(Callback):
     def __init__(self, display: Display) -> None:
         super().__init__()
         self.display = display
+
+    def _start(self, dsk: Any) -> None:
+        self.display.restart()
 
     def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
         done = len(state["finished"])
@@ -107,6 +116,8 @@ def asking(client: Client, display: Display) -> Iterator[None]:
                 # What is wrong with the cluster is the job's to report.
                 log.debug("no counts from the scheduler", exc_info=True)
                 continue
+            if not most:
+                display.restart()
             most = max(most, left) if left else 0
             display.update(most - left, most)
 

@@ -99,13 +99,23 @@ def info_table(info: Facts, store: str) -> str:
         ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
         *size_rows(info),
         *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
-        *continued("variable", [f"{k}: {plain(v)}" for k, v in info["variables"].items()]),
+        *continued("variable", [f"{k}: {shape(v)}" for k, v in info["variables"].items()]),
         *continued("time", [plain(info["time"])]),
         *continued("source", [f"{k}: {plain(v)}" for k, v in info["source"].items()]),
         ("written with", plain(info["versions"])),
         ("format", str(info["format"])),
     ]
     return with_advice(table(store, rows), info)
+
+
+def shape(variable: Facts) -> str:
+    """Dims with their lengths, and the dtype.
+
+    >>> shape({"dims": ["time", "x"], "shape": [240, 192], "dtype": "float32"})
+    'time 240, x 192; float32'
+    """
+    dims = zip(variable["dims"], variable["shape"], strict=True)
+    return f"{', '.join(f'{dim} {length}' for dim, length in dims)}; {variable['dtype']}"
 
 
 def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:
@@ -124,5 +134,5 @@ def plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {plain(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
-        return " x ".join(map(plain, value))
+        return ", ".join(map(plain, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

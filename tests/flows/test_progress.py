@@ -40,6 +40,15 @@ def test_a_log_gets_plain_lines(caplog, monkeypatch):
     assert stream.getvalue() == ""
 
 
+def test_every_computation_has_its_own_clock(caplog, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with caplog.at_level(logging.INFO), progress.shown(Workers("threads"), io.StringIO()):
+        clock[0] = 1000.0  # work that is not Dask's
+        work(4).compute(scheduler="sync")
+    assert caplog.messages == []
+
+
 def test_short_work_logs_nothing(caplog):
     with caplog.at_level(logging.INFO), progress.shown(Workers("threads"), io.StringIO()):
         work(4).compute(scheduler="sync")
