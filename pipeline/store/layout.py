@@ -34,7 +34,7 @@ MAX_METADATA_BYTES = 1 << 26
 MAX_SNAPSHOTS = 1 << 31
 GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
-_CODECS = frozenset({"bytes", "blosc", "crc32c", "vlen-utf8", "vlen-bytes"})
+_SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _VARIABLE_LENGTH = frozenset({"string", "variable_length_bytes"})
 _FIXED_LENGTH = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
 _SIZES = {
@@ -352,8 +352,13 @@ def _check_codecs(node: Fields) -> None:
         Fields(codec, node.where).text("name")
         for codec in (listed if isinstance(listed, list) else ())
     ]
-    if not set(names) <= _CODECS or names[1:] != ["blosc", "crc32c"]:
-        raise StoreError(f"{node.where}: codecs must be bytes, blosc, crc32c, found {names}")
+    if names[:1] == ["transpose"]:
+        names = names[1:]
+    if len(names) != 3 or names[0] not in _SERIALIZERS or names[1:] != ["blosc", "crc32c"]:
+        raise StoreError(
+            f"{node.where}: codecs must be bytes, blosc, crc32c (transpose may come first), "
+            f"found {names}"
+        )
 
 
 def _data_type(node: Fields) -> tuple[str, int | None]:

@@ -268,6 +268,16 @@ class CoefficientStore:
         indexers.insert(stored.time_axis, time_indexer)
         return _without_ints(values, indexers)
 
+    def decode_mean(self, variable: str, space_indexers: Sequence[Indexer]) -> Floats:
+        """Temporal mean of `variable`, places as in `decode`; NaN at masked points."""
+        stored = self.variables[variable]
+        places = [
+            _positions(indexer, n)
+            for indexer, n in zip(space_indexers, stored.space_shape, strict=True)
+        ]
+        mean = self._mean(stored, [wanted for wanted, _ in places])
+        return _without_ints(_taken(mean[None], [back for _, back in places])[0], space_indexers)
+
     def read(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Array `path` of the generation, or some of its rows.
 
@@ -316,16 +326,6 @@ class CoefficientStore:
                 for run in np.split(rows, cuts)
             ]
         )
-
-    def decode_mean(self, variable: str, space_indexers: Sequence[Indexer]) -> Floats:
-        """Temporal mean of `variable`, places as in `decode`; NaN at masked points."""
-        stored = self.variables[variable]
-        places = [
-            _positions(indexer, n)
-            for indexer, n in zip(space_indexers, stored.space_shape, strict=True)
-        ]
-        mean = self._mean(stored, [wanted for wanted, _ in places])
-        return _without_ints(_taken(mean[None], [back for _, back in places])[0], space_indexers)
 
     def _mean(self, stored: StoredVariable, wanted: Sequence[NDArray[np.int64]]) -> Floats:
         path = f"basis/{stored.group}/mean"
