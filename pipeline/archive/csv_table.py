@@ -56,6 +56,8 @@ def read_csv(location: str) -> xr.Dataset:
             rows = _rows(file)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ArchiveError(f"archive {name!r} is not CSV text in UTF-8: {error}") from error
+    except OSError as error:
+        raise ArchiveError(f"archive {name!r} cannot be read: {error}; check the path") from error
     if not rows:
         raise ArchiveError(f"archive {name!r} holds no rows; give rows of variables over time")
     _refuse_ragged(rows, name)

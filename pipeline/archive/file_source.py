@@ -214,7 +214,7 @@ class FileArchive:
         system, path = fsspec.url_to_fs(self.location)
         size = system.size(path)
         starts = [size * i // _SAMPLES for i in range(_SAMPLES)]
-        pieces = (system.cat_file(path, start, start + _SAMPLE_BYTES) for start in starts)
+        pieces = (system.cat_file(path, start=start, end=start + _SAMPLE_BYTES) for start in starts)
         return digest_of([str(size), *pieces])
 
 

@@ -36,7 +36,8 @@ def open_archive(
     source : path, URL, xarray.Dataset or xarray.DataArray
         A Zarr group (v2 or v3), a NetCDF file, a CSV file whose rows are variables, or data
         that is open already. URLs go through obstore where it is installed and knows the
-        scheme, else through fsspec; credentials come from the environment.
+        scheme, else through fsspec; credentials come from the environment. Data that is open
+        already is read by whoever opened it: chunks that are missing there go unnoticed.
     time : str, default "auto"
         Dim or coordinate of time; see `pipeline.archive.time_axis.time_axis`.
     variables : "all" or sequence of str

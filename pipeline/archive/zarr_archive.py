@@ -59,6 +59,12 @@ class ZarrArchive:
                 f"{type(error).__name__}: {error}; give the path of a group that xarray wrote, "
                 "or a NetCDF (.nc) or CSV (.csv) file"
             ) from error
+        if not raw.variables:
+            raise ArchiveError(
+                f"archive {redacted(location)!r} is a Zarr group without arrays; give the path "
+                "of the group that holds them, or call zarr.consolidate_metadata() on it if its "
+                "server lists no files"
+            )
         if not consolidated:
             # zarr names the members as its requests return, in another order each time.
             raw = raw[sorted(raw.variables)]

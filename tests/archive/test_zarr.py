@@ -1,8 +1,12 @@
 """Zarr archives: what tasks read is what xarray reads, and nothing is missed in silence."""
 
+import functools
 import os
 import pickle
 import shutil
+import threading
+import warnings
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -97,10 +101,11 @@ def stored_sizes(path, grid, region):
 @pytest.mark.parametrize("consolidated", [True, False])
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_consolidated_or_not_is_the_same_archive(tmp_path, read_all, consolidated, zarr_format):
-    if consolidated and zarr_format == 3:
-        pytest.skip("consolidated metadata is no part of the Zarr v3 specification")
     dataset = sample()
-    dataset.to_zarr(tmp_path / "a.zarr", consolidated=consolidated, zarr_format=zarr_format)
+    with warnings.catch_warnings():
+        # zarr warns whoever writes them that they are no part of the v3 specification yet.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        dataset.to_zarr(tmp_path / "a.zarr", consolidated=consolidated, zarr_format=zarr_format)
     archive = open_archive(tmp_path / "a.zarr")
     assert_array_equal(read_all(archive.variables[0]), dataset.u.values)
     assert archive.name == str(tmp_path / "a.zarr")
@@ -291,3 +296,53 @@ def test_a_zip_file_is_a_store(tmp_path, read_all):
     path = chunked(tmp_path)
     archive = shutil.make_archive(str(tmp_path / "a.zarr"), "zip", path)
     assert_array_equal(read_all(open_archive(archive).variables[0]), sample().u.values)
+
+
+def test_parts_of_a_shard_are_counted_and_their_loss_is_noticed(tmp_path):
+    path = chunked(tmp_path, shards=(4, 6, 6))
+    (variable,) = open_archive(path).variables
+    part = (slice(0, 2), slice(0, 3), slice(0, 6))
+    block = variable.source.reader.read(part)
+    assert_array_equal(block.values, sample().u.values[part])
+    assert block.chunks_read == 1
+    assert 0 < block.bytes_read < (path / "u/c/0/0/0").stat().st_size
+    (path / "u/c/0/0/0").unlink()
+    with pytest.raises(ChunkError, match="'u/c/0/0/0'"):
+        variable.source.reader.read(part)
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    """A web server that lists no folders and writes no log."""
+
+    def list_directory(self, path):
+        self.send_error(404)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web_folder(tmp_path):
+    pytest.importorskip("aiohttp", reason="http:// through fsspec needs aiohttp")
+    handler = functools.partial(SilentHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield tmp_path, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_chunks_on_a_server_that_lists_nothing_are_asked_for_one_by_one(web_folder, read_all):
+    folder, url = web_folder
+    dataset = sample()
+    encoding = {"u": {"chunks": (2, 5, 6)}}
+    options = {"consolidated": True, "zarr_format": 2, "encoding": encoding}
+    dataset.to_zarr(folder / "a.zarr", **options)
+    assert_array_equal(read_all(open_archive(f"{url}/a.zarr").variables[0]), dataset.u.values)
+    (folder / "a.zarr/u/2.0.0").unlink()
+    with pytest.raises(ChunkError, match=r"chunk 'u/2\.0\.0' of archive 'http://.* is missing"):
+        open_archive(f"{url}/a.zarr")
+    written(dataset, folder, "b.zarr")
+    with pytest.raises(ArchiveError, match=r"consolidate_metadata\(\)"):
+        open_archive(f"{url}/b.zarr")
