@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri, dtrtrs
 
 from pipeline.contracts import SparseModel, TriangularFactor
 from pipeline.numerics.weakform import canonical_r
@@ -55,15 +55,18 @@ class _Problem:
         if not chosen:
             empty = np.zeros(0)
             return _Fit(chosen, empty, float(self.y @ self.y) + self.rest, empty)
-        a, y = self.a[:, chosen], self.y
+        both = np.column_stack([self.a[:, chosen], self.y])
         if self.ridge > 0:
-            a = np.concatenate([a, math.sqrt(self.ridge) * np.eye(len(chosen))])
-            y = np.concatenate([y, np.zeros(len(chosen))])
-        q, r = np.linalg.qr(a)
-        projection = q.T @ y
-        values = solve_triangular(r, projection, check_finite=False)
-        inverse = solve_triangular(r, np.eye(len(chosen)), check_finite=False)
-        losses = np.abs(values) / np.linalg.norm(inverse, axis=1)
+            penalty = math.sqrt(self.ridge) * np.eye(len(chosen), len(chosen) + 1)
+            both = np.concatenate([both, penalty])
+        k = len(chosen)
+        triangle: Matrix = np.asarray(np.linalg.qr(both, mode="r"))
+        r, projection = triangle[:k, :k], triangle[:k, k]
+        values, singular = dtrtrs(r, projection)
+        if singular:
+            values = np.linalg.lstsq(r, projection, rcond=None)[0]
+        inverse, singular = dtrtri(r)
+        losses = np.zeros(k) if singular else np.abs(values) / np.linalg.norm(inverse, axis=1)
         left = self.y - self.a[:, chosen] @ values
         return _Fit(chosen, values, float(left @ left) + self.rest, losses)
 
@@ -116,7 +119,6 @@ def stlsq(
         return _empty(p, states, threshold, "no window fits the record")
     r = without_noise(factor).r
     free, dependent = _independent_columns(r[:, :p], labels)
-    scale = np.linalg.norm(r[:, :p], axis=0)
     coefficients = np.zeros((p, states))
     smallest, condition, iterations, reasons = math.inf, 1.0, 0, []
     for j in range(states):
@@ -124,23 +126,18 @@ def stlsq(
         if size == 0.0 or not free:
             reasons.append("zero right side" if size == 0.0 else "no independent terms")
             continue
-        problem = _Problem(
-            r[:p, free] / scale[free],
-            r[:p, p + j] / size,
-            float(np.sum((r[p:, p + j] / size) ** 2)),
-            ridge,
+        fit, rounds, reason = _search(
+            _problem(r, free, p, j, ridge), threshold, max_iterations, factor.windows, states, free
         )
-        if threshold is None:
-            fit, rounds, reason = _chosen_terms(problem, factor.windows, states, free)
-        else:
-            fit, rounds, reason = _thresholded(problem, threshold, max_iterations)
         reasons.append(reason)
         iterations = max(iterations, rounds)
         if fit.columns:
+            kept = [free[c] for c in fit.columns]
+            fit, span = _refit(factor, kept, j, ridge)
             smallest = min(smallest, float(np.min(np.abs(fit.values))))
-            condition = max(condition, float(np.linalg.cond(problem.a[:, fit.columns])))
-            kept = np.array(free)[list(fit.columns)]
-            coefficients[kept, j] = fit.values * size / scale[kept]
+            condition = max(condition, span)
+            size = float(np.linalg.norm(factor.r[:, p + j]))
+            coefficients[kept, j] = fit.values * size / np.linalg.norm(factor.r[:, kept], axis=0)
     return SparseModel(
         coefficients=coefficients,
         threshold=threshold if threshold is not None else (smallest if smallest < 1e300 else 0.0),
@@ -150,6 +147,59 @@ def stlsq(
         condition=condition,
         dependent=dependent,
     )
+
+
+def _problem(
+    r: Matrix, columns: Sequence[int], terms: int, equation: int, ridge: float
+) -> _Problem:
+    """Equation `equation` with the library's `columns`, scaled."""
+    a, y = r[:, list(columns)], r[:, terms + equation]
+    size = float(np.linalg.norm(y))
+    return _Problem(
+        a[:terms] / np.linalg.norm(a, axis=0),
+        y[:terms] / size,
+        float(np.sum((y[terms:] / size) ** 2)),
+        ridge,
+    )
+
+
+def _search(
+    problem: _Problem,
+    threshold: float | None,
+    max_iterations: int,
+    windows: int,
+    states: int,
+    free: list[int],
+) -> tuple[_Fit, int, str]:
+    if threshold is None:
+        return _chosen_terms(problem, windows, states, free)
+    return _thresholded(problem, threshold, max_iterations)
+
+
+def _refit(
+    factor: TriangularFactor, kept: list[int], equation: int, ridge: float
+) -> tuple[_Fit, float]:
+    """Fit of the terms `kept` and the condition of their columns.
+
+    The noise is taken out of these columns alone: in the whole library some directions
+    may hold nothing but noise, and what is kept of them would leak into the terms.
+    """
+    columns = [*kept, factor.terms + equation]
+    alone = TriangularFactor(
+        _triangle(factor.r[:, columns]),
+        len(kept),
+        factor.windows,
+        None if factor.noise is None else _triangle(factor.noise[:, columns]),
+    )
+    scale = np.linalg.norm(alone.r, axis=0)
+    r = without_noise(alone).r / scale
+    k = len(kept)
+    problem = _Problem(r[:k, :k], r[:k, k], float(r[k, k] ** 2), ridge)
+    return problem.fit(range(k)), float(np.linalg.cond(problem.a))
+
+
+def _triangle(columns: Matrix) -> Matrix:
+    return canonical_r(columns)[: columns.shape[1]]
 
 
 def _check_settings(threshold: float | None, ridge: float, max_iterations: int) -> None:
@@ -299,6 +349,7 @@ def _forward(problem: _Problem) -> list[_Fit]:
     left, residual = problem.a.copy(), problem.y.copy()
     chosen: list[int] = []
     fits = []
+    none = np.zeros(0)  # coefficients are not needed to compare these sets
     for _ in range(min(problem.a.shape[1], LONGEST_FORWARD)):
         size = np.sum(left * left, axis=0)
         usable = size > RANK_TOLERANCE**2
@@ -311,5 +362,6 @@ def _forward(problem: _Problem) -> list[_Fit]:
         left -= np.outer(direction, direction @ left)
         residual -= direction * (direction @ residual)
         chosen.append(best)
-        fits.append(problem.fit(sorted(chosen)))
+        energy = float(residual @ residual) + problem.rest
+        fits.append(_Fit(tuple(sorted(chosen)), none, energy, none))
     return fits

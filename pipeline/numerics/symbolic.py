@@ -152,7 +152,7 @@ def _folded(tree: Node, text: str) -> Node:
         return tree
     with np.errstate(all="ignore"):
         try:
-            value = float(_evaluate(tree, {}))
+            value = float(_evaluate(tree, {})) + 0.0  # never -0.0: 1 / -(0) is 1 / 0
         except (OverflowError, ZeroDivisionError):
             value = math.inf
     if not abs(value) <= MAX_NUMBER:

@@ -265,13 +265,24 @@ def _corner(amplitude: Vector) -> int:
     total = np.cumsum(amplitude)
     total /= total[-1]
     n = len(total)
+    k = np.arange(1, n)  # the corner is at k, the last point at n
     x = np.arange(1, n + 1, dtype=float)
-    candidates = np.unique(np.geomspace(1, max(n - 1, 1), 200).round().astype(int))
-    errors = [
-        np.sum((np.interp(x, [0.0, k, n], [0.0, total[k - 1], 1.0]) - total) ** 2)
-        for k in candidates
-    ]
-    return int(candidates[int(np.argmin(errors))])
+    rise = total[:-1] / k
+    # Sums of (total - slope * x)^2 up to k, and of (1 - total - slope * (n - x))^2 beyond.
+    left = (
+        np.cumsum(total**2)[:-1]
+        - 2 * rise * np.cumsum(total * x)[:-1]
+        + rise**2 * np.cumsum(x**2)[:-1]
+    )
+    rest, back = 1.0 - total, n - x
+    fall = rest[:-1] / (n - k)
+    right = (
+        np.sum(rest**2)
+        - np.cumsum(rest**2)[:-1]
+        - 2 * fall * (np.sum(rest * back) - np.cumsum(rest * back)[:-1])
+        + fall**2 * (np.sum(back**2) - np.cumsum(back**2)[:-1])
+    )
+    return int(k[np.argmin(left + right)]) if n > 1 else 1
 
 
 def _radius(frequency: float) -> float:
