@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flows.arguments import parser
 from pipeline.errors import ConfigError, PipelineError
@@ -24,14 +25,9 @@ CLUSTER_FAILURES = ("KilledWorker", "CommClosedError", "FutureCancelledError")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = parser().parse_args(arguments)
-    # force: a second call in one process logs to the standard error of its own time.
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", force=True
-    )
-    for name in ("flows", "pipeline"):
-        logging.getLogger(name).setLevel(logging.INFO)
     try:
-        status: int = options.run(options)
+        with logging_to_stderr():
+            status: int = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return complain("interrupted", INTERRUPTED)
@@ -50,6 +46,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return complain(f"{type(error).__name__}: {error}", FAILED)
     return status
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Show what this program logs, and warnings of others, while a command runs."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    for name in ("flows", "pipeline"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 def complain(message: str, status: int) -> int:
