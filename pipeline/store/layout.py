@@ -292,33 +292,76 @@ def parse_root(raw: bytes, url: str) -> str:
     return generation
 
 
-def parse_generation(raw: bytes, url: str) -> tuple[Fields, dict[str, ArrayLayout]]:
-    """Facts and array layouts in the metadata of a generation, checked array by array.
+def parse_facts(raw: bytes, url: str) -> Fields:
+    """Facts in the metadata of the generation at `url`."""
+    return Fields(_parsed(raw, joined(url, ROOT)), url).fields("attributes").fields(KEY)
+
+
+def array_paths(facts: Fields) -> list[str]:
+    """Arrays that a generation with these facts has, or may have (the last).
+
+    Raises
+    ------
+    StoreError
+        If a name in the facts would lead out of the generation.
+    """
+    variables = facts.fields("variables")
+    groups = [variables.fields(name).text("group") for name in variables]
+    for group in groups:
+        if segment(group, ()) != group:
+            raise StoreError(f"{variables.where}: {_shown(group)} is no name of a group")
+    carried = list(facts.fields("carried"))
+    for name in carried:
+        if "\\" in name or "\0" in name or {"", ".", ".."} & set(name.split("/")):
+            raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable")
+    latent = ["steps", "samples", "block_model"]
+    latent += ["times"] if facts.fields("time").document.get("step") is None else []
+    return [
+        "basis/singular_values",
+        *(f"basis/{group}/{array}" for group in groups for array in ("mean", "modes")),
+        *(f"latent/{array}" for array in latent),
+        *(f"coordinates/{name}" for name in carried),
+        "model/coefficients",
+        "model/factors",
+    ]
+
+
+def parse_array(raw: bytes, url: str) -> tuple[Any, ArrayLayout]:
+    """Metadata of the array at `url`, and the layout they describe, checked.
 
     Raises
     ------
     StoreError
         If a piece is missing, of the wrong JSON type, not allowed or absurdly large.
     """
-    document = Fields(_parsed(raw, joined(url, ROOT)), url)
-    nodes = document.fields("consolidated_metadata").fields("metadata")
-    arrays = {}
-    for path in nodes:
-        if not _plain_path(path):
-            raise StoreError(f"{url}: {_shown(path)} is no path of an array")
-        node = nodes.fields(path)
-        if node.text("node_type") == "array":
-            arrays[path] = _array_layout(node)
-    return document.fields("attributes").fields(KEY), arrays
+    document = _parsed(raw, url)
+    node = Fields(document, url)
+    if node.text("node_type") != "array":
+        raise StoreError(f"{url}: is not an array")
+    return document, _array_layout(node)
 
 
-def _plain_path(path: str) -> bool:
-    return "\\" not in path and "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
+def group_document(facts: Any = None) -> dict[str, Any]:
+    """Metadata of a group, with `facts` as our attribute."""
+    group: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
+    return group if facts is None else group | {"attributes": {KEY: facts}}
+
+
+def consolidated(arrays: Mapping[str, Any]) -> bytes:
+    """Metadata of a group that holds these arrays, for Zarr to open without reading more."""
+    parents = {path.rpartition("/")[0] for path in arrays}
+    parents |= {parent.rpartition("/")[0] for parent in parents}
+    nodes = {parent: group_document() for parent in sorted(parents - {""})} | dict(arrays)
+    inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
+    return compact_json(group_document() | {"consolidated_metadata": inline})
 
 
 def _parsed(raw: bytes, where: str) -> Any:
+    def refused(constant: str) -> None:
+        raise ValueError(f"{constant} is no number in JSON")
+
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_constant=refused)
     # A deeply nested document exhausts the stack of the parser.
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where}: not JSON: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import struct
@@ -16,7 +17,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
 from pipeline.contracts import BlockSpan, Floats, LatentCode
@@ -48,21 +50,27 @@ class CheckedStore(WrapperStore[Store]):
     url : str
     sizes : mapping of str to int or None
         Decoded bytes of every chunk for the path of each array; None if strings vary.
+    metadata : bytes, optional
+        What the group is opened with: all metadata that were checked.
     """
 
-    def __init__(self, url: str, sizes: Mapping[str, int | None]) -> None:
+    def __init__(
+        self, url: str, sizes: Mapping[str, int | None], metadata: bytes | None = None
+    ) -> None:
         super().__init__(layout.zarr_store(url))
-        self.url, self.sizes = url, sizes
+        self.url, self.sizes, self._metadata = url, sizes, metadata
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CheckedStore, (self.url, self.sizes)
 
     def _with_store(self, store: Store) -> CheckedStore:
-        return CheckedStore(self.url, self.sizes)
+        return CheckedStore(self.url, self.sizes, self._metadata)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        if key == layout.ROOT and self._metadata is not None:
+            return prototype.buffer.from_bytes(self._metadata)
         return self._checked(key, await self._store.get(key, prototype, byte_range))
 
     def get_sync(
@@ -458,12 +466,44 @@ def _opened(url: str, generation: str) -> CoefficientStore:
         raw = layout.read_bytes(layout.joined(place, layout.ROOT))
     except FileNotFoundError as error:
         raise StoreError(f"{place}: the generation that the store names is missing") from error
-    facts, arrays = layout.parse_generation(raw, place)
+    facts = layout.parse_facts(raw, place)
+    documents = _array_documents(place, layout.array_paths(facts))
+    parsed = {
+        path: layout.parse_array(content, layout.joined(place, path))
+        for path, content in documents.items()
+    }
+    arrays = {path: array for path, (_, array) in parsed.items()}
     rank, snapshots = _check_latent(facts, arrays)
     variables = _variables(facts, arrays, rank, snapshots)
     sizes = {path: array.chunk_bytes for path, array in arrays.items()}
-    group = zarr.open_group(CheckedStore(place, sizes), mode="r", use_consolidated=True)
+    metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
+    store = CheckedStore(place, sizes, metadata)
+    try:
+        group = zarr.open_group(store, mode="r", use_consolidated=True)
+    # Zarr parses what was not checked here, such as fill values, and fails in many ways.
+    except Exception as error:
+        raise StoreError(f"{place}: metadata of an array cannot be used: {error}") from error
     return CoefficientStore(url, generation, facts.document, variables, rank, snapshots, group)
+
+
+def _array_documents(place: str, paths: Sequence[str]) -> dict[str, bytes]:
+    """Metadata files of those arrays that exist, fetched side by side."""
+    store = layout.zarr_store(place)
+
+    async def fetched() -> list[Buffer | None]:
+        prototype = default_buffer_prototype()
+        keys = [layout.joined(path, layout.ROOT) for path in paths]
+        return await asyncio.gather(*(store.get(key, prototype) for key in keys))
+
+    try:
+        contents = sync(fetched())
+    except OSError as error:
+        raise StoreError(f"{place}: metadata cannot be read: {error}") from error
+    return {
+        path: content.to_bytes()
+        for path, content in zip(paths, contents, strict=True)
+        if content is not None
+    }
 
 
 def _check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout]) -> tuple[int, int]:
@@ -514,16 +554,13 @@ def _variable(name: str, fields: Fields) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     if len(dims) != len(shape) or not dims:
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}")
-    group = fields.text("group")
-    if layout.segment(group, ()) != group:
-        raise StoreError(f"{fields.where}: {group!r} is no name of a group")
     return StoredVariable(
         name=name,
         dims=dims,
         shape=shape,
         dtype=layout.float_dtype(fields.text("dtype"), fields.where),
         time_axis=fields.integer("time_axis", 0, len(dims) - 1),
-        group=group,
+        group=fields.text("group"),
         chunks=_chunks(fields, shape),
         attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
         encoding=fields.fields("encoding").document if "encoding" in fields.document else {},

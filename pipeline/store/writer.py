@@ -261,7 +261,9 @@ class StoreWriter:
         merged = self._merged(facts)
         with _reported(self.target):
             self._finish(merged)
-            root = _group_document({"format": layout.FORMAT, "generation": self._commit.generation})
+            root = layout.group_document(
+                {"format": layout.FORMAT, "generation": self._commit.generation}
+            )
             self._commit.publish(layout.compact_json(root))
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,24 +316,15 @@ class StoreWriter:
                 array[...] = values
 
     def _finish(self, facts: Mapping[str, Any]) -> None:
-        """Check that every chunk is there and gather all metadata in the generation's own."""
+        """Check that every chunk is there, and make the metadata small."""
         keys = sorted(collect_aiterator(self._store.list()))
-        documents = {
-            key.removesuffix(layout.ROOT).rstrip("/"): _compacted(self._store, key)
-            for key in keys
-            if key == layout.ROOT or key.endswith(f"/{layout.ROOT}")
-        }
-        documents.pop("")
-        for path, document in documents.items():
-            if document["node_type"] == "array":
-                _check_complete(path, document, keys)
-        consolidated = {"kind": "inline", "must_understand": False, "metadata": documents}
-        generation = _group_document(facts) | {"consolidated_metadata": consolidated}
-        _put(self._store, layout.ROOT, layout.compact_json(generation))
-
-
-def _group_document(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": {layout.KEY: facts}}
+        for key in keys:
+            path = key.removesuffix(layout.ROOT).rstrip("/")
+            if key == layout.joined(path, layout.ROOT):
+                document = _compacted(self._store, key)
+                if document["node_type"] == "array":
+                    _check_complete(path, document, keys)
+        _put(self._store, layout.ROOT, layout.compact_json(layout.group_document(facts)))
 
 
 def _compacted(store: Store, key: str) -> Any:

@@ -288,7 +288,7 @@ def test_the_fixed_part_is_small(make, write, tmp_path):
     write(example, tmp_path / "s")
     files = [p for p in (tmp_path / "s").rglob("*") if p.is_file()]
     fixed = sum(p.stat().st_size for p in files if p.name == "zarr.json" or "/model/" in str(p))
-    assert fixed < 13_000  # leaves 3 kB for configuration and provenance
+    assert fixed < 9_000  # leaves 7 kB for configuration, provenance and a larger model
     assert open_store(tmp_path / "s").stored_bytes() == sum(p.stat().st_size for p in files)
 
 
