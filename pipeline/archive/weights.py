@@ -61,7 +61,7 @@ def weights_of(
         )
     values = np.asarray(found.values, dtype=np.float64)
     _refuse_bad(values, weights, archive)
-    return np.asarray(xr.Variable(found.dims, values).set_dims(space).transpose(*space).values)
+    return np.asarray(xr.Variable(found.dims, values).set_dims(space).values)
 
 
 def _refuse_bad(values: Floats, weights: str, archive: str) -> None:
