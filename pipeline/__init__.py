@@ -6,7 +6,9 @@ The method behind them lies in `numerics` (arrays in, arrays out) and `chunked` 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,3 +46,16 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """A package whose operations keep their names when modules of the same name are imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds every submodule in its package: `pipeline.compress` would be
+        # the module for whoever imports it before asking for the function.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -25,7 +25,7 @@ from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.errors import AccuracyError, ArchiveError
 from pipeline.identify import LatentModel, identify
 from pipeline.numerics.budget import ErrorBudget, VariableNorms, split_budget
-from pipeline.numerics.pod import Defect, RowBlock, TimeFactor
+from pipeline.numerics.factors import Defect, RowBlock, TimeFactor
 from pipeline.numerics.sampling import Tolerances, keep_nothing
 from pipeline.numerics.truncation import rank_within
 from pipeline.reports import CompressionReport

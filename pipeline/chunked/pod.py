@@ -19,8 +19,10 @@ from dask.highlevelgraph import HighLevelGraph
 
 from pipeline.chunked.plan import PODPlan, leaf_region, plan_pod
 from pipeline.contracts import ArchivedVariable, Floats, ReadBlock
-from pipeline.numerics import pod
-from pipeline.numerics.pod import Child, Defect, Matrix, Place, Precision, RowBlock, TimeFactor
+from pipeline.numerics import merge
+from pipeline.numerics.factors import Defect, Place, RowBlock, TimeFactor
+from pipeline.numerics.inner_products import Matrix, Precision, add_products, choose_precision
+from pipeline.numerics.pod import factor_block
 from pipeline.numerics.truncation import Cut, tree_cut
 
 Key = tuple[str, int, int]
@@ -70,7 +72,7 @@ def decompose(
         chunk or several.
     """
     plan = plan or plan_pod(variables)
-    precision = precision or pod.choose_precision([v.dtype for v in variables], tolerance)
+    precision = precision or choose_precision([v.dtype for v in variables], tolerance)
     cut = tree_cut(tolerance, rank, plan.levels)
     graph: Graph = {}
     for variable in variables:
@@ -134,10 +136,8 @@ class _Builder:
         return key if key in self.graph else None
 
     def _merge(self, row: int, keys: list[Any]) -> tuple[Any, ...]:
-        variable = self.plan.rows[row].variable
-        return (
-            merge_pairs, keys, variable, self._weights(row), self.cut, self.precision, row,
-        )  # fmt: skip
+        place = Place(self.plan.rows[row].variable, row, 0)
+        return (merge_pairs, keys, self._weights(row), self.cut, self.precision, place)
 
     def _groups(self, width: int) -> list[range]:
         arity = self.plan.arity
@@ -217,6 +217,8 @@ class _Builder:
 
 # --- tasks --------------------------------------------------------------------------------
 
+Factored = tuple[RowBlock, TimeFactor]
+
 
 def read_and_factor(
     block: ReadBlock,
@@ -225,35 +227,32 @@ def read_and_factor(
     cut: Cut,
     precision: Precision,
     place: Place,
-) -> tuple[RowBlock, TimeFactor]:
+) -> Factored:
     """Leaf: snapshots by rows, factored about their mean."""
     values = np.moveaxis(block.values, time_axis, 0)
     if values.dtype.itemsize < 4:
         values = values.astype(np.float32)
     values = values.reshape(len(values), -1)
-    rows, factor = pod.factor_block(values, weights, cut, precision, place)
+    rows, factor = factor_block(values, weights, cut, precision, place)
     factor = replace(factor, bytes_read=block.bytes_read, chunks_read=block.chunks_read)
     return rows, factor
 
 
 def merge_pairs(
-    pairs: Sequence[tuple[RowBlock, TimeFactor]],
-    variable: int,
+    pairs: Sequence[Factored],
     weights: Floats | None,
     cut: Cut,
     precision: Precision,
-    row: int,
-) -> tuple[RowBlock, TimeFactor]:
+    place: Place,
+) -> Factored:
     """Merge consecutive time blocks of one space block."""
     blocks, factors = zip(*pairs, strict=True)
-    return pod.merge_in_time(
-        blocks, factors, variable, weights, {variable: 1.0}, cut, precision, row
-    )
+    return merge.merge_in_time(blocks, factors, weights, cut, precision, place)
 
 
 def scales_from(variables: Sequence[int], factors: Sequence[TimeFactor]) -> dict[int, float]:
     """Scale of each variable from its sampled leaves."""
-    return pod.estimate_scales(list(zip(variables, factors, strict=True)))
+    return merge.estimate_scales(list(zip(variables, factors, strict=True)))
 
 
 def join_rows(
@@ -265,33 +264,33 @@ def join_rows(
 ) -> TimeFactor:
     """Merge the space blocks of one time block."""
     parts = list(zip(variables, factors, strict=True))
-    return pod.merge_in_space(parts, scales, cut, precision)
+    return merge.merge_in_space(parts, scales, cut, precision)
 
 
 def _children(
-    parts: Sequence[RowBlock | tuple[RowBlock, TimeFactor]], factors: Sequence[TimeFactor]
-) -> list[Child]:
+    blocks: Sequence[RowBlock | Factored], factors: Sequence[TimeFactor]
+) -> list[merge.Child]:
     """Children of a merge; those that are leaves still have columns of their own."""
-    children = []
-    for part, joint in zip(parts, factors, strict=True):
-        block, mix = (
-            (part, None) if isinstance(part, RowBlock) else (part[0], pod.joint_mix(part[1], joint))
-        )
-        children.append(Child(block, joint.start, joint.snapshots, mix))
-    return children
+    seen = []
+    for block, joint in zip(blocks, factors, strict=True):
+        if isinstance(block, RowBlock):
+            seen.append(block)
+        else:
+            seen.append(merge.onto_joint(*block, joint))
+    return merge.children_of(seen, factors)
 
 
 def product_of(
-    parts: Sequence[RowBlock | tuple[RowBlock, TimeFactor]],
+    blocks: Sequence[RowBlock | Factored],
     factors: Sequence[TimeFactor],
     weights: Floats | None,
     precision: Precision,
     row: int,
 ) -> tuple[Matrix, Defect | None]:
     """Inner product of the columns of consecutive time blocks on one space block."""
-    children = _children(parts, factors)
-    product = pod.merge_product(children, weights, precision)
-    return product, pod.mask_defect(children, row)
+    children = _children(blocks, factors)
+    product = merge.merge_product(children, weights, precision)
+    return product, merge.mask_defect(children, row)
 
 
 def merge_joint(
@@ -306,16 +305,16 @@ def merge_joint(
     grouped: dict[int, list[Matrix]] = {}
     for variable, (product, _) in zip(variables, products, strict=True):
         grouped.setdefault(variable, []).append(product)
-    sums = {v: pod.add_products(parts, precision) for v, parts in grouped.items()}
+    sums = {v: add_products(parts, precision) for v, parts in grouped.items()}
     defects = [defect for _, defect in products]
-    return pod.merge_factors(factors, sums, scales, cut, precision, defects)
+    return merge.merge_factors(factors, sums, scales, cut, precision, defects)
 
 
 def rows_of(
-    parts: Sequence[RowBlock | tuple[RowBlock, TimeFactor]],
+    blocks: Sequence[RowBlock | Factored],
     factors: Sequence[TimeFactor],
     merged: tuple[TimeFactor, Matrix],
     precision: Precision,
 ) -> RowBlock:
     """Rows of the merged time block on one space block."""
-    return pod.merge_rows(_children(parts, factors), merged[1], precision)
+    return merge.merge_rows(_children(blocks, factors), merged[1], precision)

@@ -1,219 +1,50 @@
-"""Proper orthogonal decomposition of blocks, and its merging over space and time.
+"""Proper orthogonal decomposition of one block of one variable.
 
-A block of snapshots X (m snapshots of n points, snapshots by rows) is kept as
-``X ~ 1 mean^T + right rows``:
-
-* ``right`` (m, k): orthonormal columns, each orthogonal to the constant;
-* ``rows`` (k, n): ``right^T X``, the POD modes times their singular values;
-* ``mean`` (n,): the temporal mean.
-
-The rows live in the units of the variable. Weights and the scale of the variable enter in
-the inner product alone, so points of zero weight are reconstructed like all others.
-
-Every cut drops columns of an orthonormal ``right``, and later merges only rotate the kept
-ones; so the energies of all cuts add exactly (Pythagoras in the space of snapshots). This
+Every cut drops columns of an orthonormal time factor, and merges only rotate the columns
+kept; so the energies of all cuts add exactly (Pythagoras in the space of snapshots). This
 is hierarchical approximate POD [1]_ with its error known rather than estimated.
 
 References
 ----------
 .. [1] C. Himpe, T. Leibner, S. Rave, "Hierarchical approximate proper orthogonal
    decomposition", SIAM J. Sci. Comput. 40 (2018) A3267-A3292, Algorithm 1, Theorem 3.2.
-.. [2] L. Sirovich, "Turbulence and the dynamics of coherent structures", Quart. Appl.
-   Math. 45 (1987) 561-571. The method of snapshots (Gram kernels).
-.. [3] J. Demmel, L. Grigori, M. Hoemmen, J. Langou, "Communication-optimal parallel and
-   sequential QR and LU factorizations", SIAM J. Sci. Comput. 34 (2012) A206-A239
-   (Householder kernels, one panel of points after the other).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from pipeline.contracts import Floats
 from pipeline.errors import ArchiveError
+from pipeline.numerics.factors import Defect, Mask, Place, RowBlock, TimeFactor
+from pipeline.numerics.inner_products import (
+    DOUBLE,
+    RANGE,
+    Precision,
+    inner_product,
+    panels,
+    spectrum,
+)
+from pipeline.numerics.merge import merge_in_time, without_constant
 from pipeline.numerics.truncation import Cut, kept_columns
 
 Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # Snapshots factored together at most: beyond this the square of their number costs more
 # than factoring halves and merging them does.
 SNAPSHOTS_AT_ONCE = 256
-# Squares of smaller or larger fluctuations leave the range of the dtype of the products.
-RANGE = {np.dtype(np.float32): (1e-15, 1e15), np.dtype(np.float64): (1e-140, 1e140)}
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How a POD is computed.
-
-    ``products``: dtype of the panel products that are summed into float64 Gram matrices;
-    ``rows``: dtype in which rows are kept; ``householder``: QR instead of Gram matrices,
-    for singular values below about 1e-8 of the first, which squaring would lose.
-    """
-
-    products: np.dtype[Any]
-    rows: np.dtype[Any]
-    householder: bool = False
-
-    @property
-    def rounding(self) -> float:
-        """Energies under this share of the largest are rounding."""
-        return 1e-30 if self.householder else 1e-15
-
-
-DOUBLE = Precision(np.dtype(np.float64), np.dtype(np.float64))
-
-
-def choose_precision(dtypes: Sequence[np.dtype[Any]], tolerance: float | None) -> Precision:
-    """Cheapest arithmetic whose rounding stays far below `tolerance`.
-
-    Products of float32 panels summed in float64 are good to about 1e-7 of the energy, hence
-    to errors of 5e-3; float64 Gram matrices to about 1e-15 of the energy, hence to 1e-5;
-    below that Householder QR. Without a tolerance (a rank is given) float64 input asks for
-    Householder QR and float32 input for float64 Gram matrices.
-    """
-    f4, f8 = np.dtype(np.float32), np.dtype(np.float64)
-    double = any(dtype.itemsize > 4 for dtype in dtypes)
-    if tolerance is None:
-        return Precision(f8, f8, householder=True) if double else Precision(f8, f4)
-    if tolerance >= 5e-3:
-        return Precision(f4, f4)
-    if tolerance >= 1e-3:
-        return Precision(f8, f4)
-    return Precision(f8, f8, householder=tolerance < 1e-5)
-
-
-@dataclass(frozen=True)
-class Defect:
-    """First place at which the data cannot be compressed.
-
-    ``kind`` is "inf", or "appears" / "vanishes" for NaN that comes and goes; ``time`` the
-    snapshot of the record, ``row`` the row block, ``point`` the flat index in it.
-    """
-
-    time: int
-    kind: str
-    row: int
-    point: int
-
-
-@dataclass(frozen=True)
-class RowBlock:
-    """Space part of a factorisation: mean (n,) float64 and rows (k, n).
-
-    ``valid`` marks points that hold numbers (None: all do); the others are 0 here.
-    """
-
-    mean: Matrix
-    rows: Floats
-    valid: Mask | None = None
-
-
-@dataclass(frozen=True)
-class TimeFactor:
-    """Time part of a factorisation, and what it cost.
-
-    ``start`` is the first snapshot, ``right`` (m, k). By variable, in its own units squared:
-    ``gram`` (k, k) the inner products of the rows, ``discarded`` what the cuts dropped.
-    """
-
-    start: int
-    right: Matrix
-    gram: Mapping[int, Matrix]
-    discarded: Mapping[int, float]
-    defect: Defect | None = None
-    bytes_read: int = 0
-    chunks_read: int = 0
-
-    @property
-    def snapshots(self) -> int:
-        return len(self.right)
-
-
-# --- inner products over panels of points -------------------------------------------------
-
-
-def panels(points: int, height: int) -> Iterator[slice]:
-    """Ranges of points such that a (height, range) panel fits a core's cache."""
-    width = int(np.clip(2**19 // max(height, 1), 512, 8192))
-    for start in range(0, points, width):
-        yield slice(start, min(start + width, points))
-
-
-def inner_product(
-    rows: Iterable[tuple[slice, Floats]],
-    height: int,
-    weights: Floats | None,
-    precision: Precision,
-) -> Matrix:
-    """Gram matrix P P^T, or R with R^T R = P P^T, of P (height, n) given by panels."""
-    total = np.zeros((0 if precision.householder else height, height))
-    for span, panel in rows:
-        if precision.householder:
-            root = 1.0 if weights is None else np.sqrt(weights[span])
-            total = _r_factor(np.vstack([total, (panel * root).T]))
-        elif weights is None:
-            total += panel @ panel.T
-        else:
-            total += (panel * weights[span].astype(panel.dtype)) @ panel.T
-    return total
-
-
-def _r_factor(matrix: Matrix) -> Matrix:
-    """R of a QR factorisation, without the checks and copies of NumPy's."""
-    r: Matrix = scipy.linalg.qr(matrix, mode="r", overwrite_a=True, check_finite=False)[0]
-    return r[: min(matrix.shape)]
-
-
-def add_products(products: Sequence[Matrix], precision: Precision) -> Matrix:
-    """Inner product of a union of points: Gram matrices add, R factors stack."""
-    if precision.householder:
-        return _r_factor(np.vstack(products))
-    return np.sum(products, axis=0)
-
-
-def spectrum(
-    products: Mapping[int, Matrix], scales: Mapping[int, float], precision: Precision
-) -> tuple[Matrix, Matrix]:
-    """Directions of the joint inner product, and the energy of each in every variable.
-
-    Returns
-    -------
-    directions : (K, K') orthonormal columns, largest joint energy first
-    shares : (V, K') energies in each variable's own units squared, in the order of `products`
-    """
-    if precision.householder:
-        stacked = np.vstack([np.sqrt(scales[v]) * r for v, r in products.items()])
-        directions = scipy.linalg.svd(stacked, full_matrices=False, check_finite=False)[2].T
-        shares = [np.sum((r @ directions) ** 2, axis=0) for r in products.values()]
-    else:
-        joint = np.sum([scales[v] * gram for v, gram in products.items()], axis=0)
-        directions = scipy.linalg.eigh(joint, check_finite=False)[1][:, ::-1]
-        shares = [
-            np.maximum(np.einsum("ij,ij->j", directions, gram @ directions), 0.0)
-            for gram in products.values()
-        ]
-    return np.ascontiguousarray(directions), np.array(shares)
-
-
-# --- one block of one variable ------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a block lies: variable number, row block number, first snapshot."""
-
-    variable: int
-    row: int
-    start: int
+# Directions in time are sought on one point in so many (odd, so that a stride through a
+# grid of even rows meets every column), where that leaves enough points a snapshot.
+STRIDE = 7
+POINTS_A_SNAPSHOT = 8
+# They are sought more sharply than needed, since the points left out may hold a little more.
+SHARPNESS = 1.5
 
 
 def factor_block(
@@ -247,6 +78,12 @@ def factor_block(
         return _factor_pieces(values, weights, cut, precision, place)
     missing = np.isnan(values[0])
     valid = ~missing if missing.any() else None
+    if valid is not None and not np.isnan(values[:, missing]).all():
+        return _defective(values, _find_defect(values, place), place)
+    if not precision.householder and values.shape[1] >= STRIDE * POINTS_A_SNAPSHOT * len(values):
+        factored = _factor_sketched(values, valid, weights, cut, precision, place)
+        if factored is not None:
+            return factored
     doubled = replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
     for attempt in (precision, doubled):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -259,19 +96,83 @@ def factor_block(
         defect = _find_defect(values, place)
         if defect is not None:
             return _defective(values, defect, place)
-        if np.nanmax(np.abs(values - values[0]), initial=0.0) > 0:
+        # Points of weight zero may do what they like.
+        counted = slice(None) if weights is None else weights > 0
+        if np.nanmax(np.abs(values - values[0])[:, counted], initial=0.0) > 0:
             raise ArchiveError(
                 f"variable {place.variable}: fluctuations of norm {norm:g} cannot be squared in "
                 f"float64; multiply the variable by a power of ten before compressing"
             )
-    if valid is not None and not np.isnan(values[:, missing]).all():
-        return _defective(values, _find_defect(values, place), place)
     kept = kept_columns(energy[None, :], np.array([energy.sum()]), cut, attempt.rounding)
-    right = _without_constant(right[:, :kept])
+    # No more directions than these are orthogonal to the constant; the next is rounding.
+    kept = min(kept, len(values) - 1)
+    right = without_constant(right[:, :kept])
     rows = _project(values, mean, float(energy.sum()), valid, right, attempt)
     own = {place.variable: np.diag(energy[:kept])}
     discarded = {place.variable: float(energy[kept:].sum())}
     return RowBlock(mean, rows, valid), TimeFactor(place.start, right, own, discarded)
+
+
+def _factor_sketched(
+    values: Floats,
+    valid: Mask | None,
+    weights: Floats | None,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+) -> tuple[RowBlock, TimeFactor] | None:
+    """POD with directions found on some of the points, if it stays within the cut on all.
+
+    Any orthonormal directions give a valid factorisation, and what they miss is known
+    exactly from two norms; so a sketch can only cost a few columns more, and where it
+    misses too much (None) all points are used.
+    """
+    m, n = values.shape
+    mean = np.empty(n)
+    average = np.full(m, 1 / m, precision.products)
+    sketch = np.zeros((m, m))
+    energy = offset = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for span in panels(n, m):
+            panel = anomalies_on(values, values[0], valid, span, precision.products)
+            shift = average @ panel
+            mean[span] = shift
+            scaled = (
+                panel if weights is None else panel * np.sqrt(weights[span]).astype(panel.dtype)
+            )
+            some = np.ascontiguousarray(scaled[:, ::STRIDE])
+            sketch += some @ some.T
+            energy += float(np.vdot(scaled, scaled))
+            offset += float(np.vdot(shift if weights is None else weights[span] * shift, shift))
+    total = energy - m * offset
+    smallest, largest = RANGE[precision.products]
+    # A mean far from the first snapshot would drown the fluctuation in rounding.
+    if not smallest < total**0.5 < largest or energy > 10 * total:
+        return None
+    directions, seen, _ = centred_spectrum(sketch, m, precision)
+    sharp = cut.split(SHARPNESS)
+    kept = kept_columns(seen[None, :], np.array([seen.sum()]), sharp, precision.rounding)
+    right = without_constant(directions[:, : min(kept, m - 1)])
+    first = values[0] if valid is None else np.where(valid, values[0], 0)
+    mean += first
+    rows = _project(values, mean, total, valid, right, precision)
+    gram = inner_product(_row_panels(rows), len(rows), weights, precision)
+    missed = max(total - float(np.trace(gram)), 0.0)
+    if missed > cut.share * (total if cut.rank is None else _tail(gram, cut.rank)):
+        return None
+    lost = {place.variable: missed}
+    return RowBlock(mean, rows, valid), TimeFactor(place.start, right, {place.variable: gram}, lost)
+
+
+def _row_panels(rows: Floats) -> Iterator[tuple[slice, Floats]]:
+    for span in panels(rows.shape[1], len(rows)):
+        yield span, rows[:, span]
+
+
+def _tail(gram: Matrix, rank: int) -> float:
+    """Energy that the best approximation of `rank` loses of rows with inner products `gram`."""
+    energy = np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
+    return float(energy[rank:].sum())
 
 
 def _decompose(
@@ -285,10 +186,10 @@ def _decompose(
     """
     m = len(values)
     mean, product = _product_about(values, values[0], valid, weights, precision)
-    right, shares, offset = _centred_spectrum(product, m, precision)
+    right, shares, offset = centred_spectrum(product, m, precision)
     if offset > 10 * shares.sum():
         mean, product = _product_about(values, mean, valid, weights, precision)
-        right, shares, _ = _centred_spectrum(product, m, precision)
+        right, shares, _ = centred_spectrum(product, m, precision)
     return mean, shares, right
 
 
@@ -306,7 +207,7 @@ def _product_about(
 
     def anomalies() -> Iterator[tuple[slice, Floats]]:
         for span in panels(n, m):
-            panel = _anomalies(values, reference, valid, span, precision.products)
+            panel = anomalies_on(values, reference, valid, span, precision.products)
             mean[span] = average @ panel
             yield span, panel
 
@@ -314,9 +215,7 @@ def _product_about(
     return mean + (reference if valid is None else np.where(valid, reference, 0)), product
 
 
-def _centred_spectrum(
-    product: Matrix, m: int, precision: Precision
-) -> tuple[Matrix, Matrix, float]:
+def centred_spectrum(product: Matrix, m: int, precision: Precision) -> tuple[Matrix, Matrix, float]:
     """Directions and energies after removal of the mean, and the energy of the mean."""
     if not np.isfinite(product).all():
         return np.zeros((m, 1)), np.array([np.nan]), 0.0
@@ -332,7 +231,7 @@ def _centred_spectrum(
     return right, shares[0], offset
 
 
-def _anomalies(
+def anomalies_on(
     values: Floats,
     reference: Floats,
     valid: Mask | None,
@@ -345,13 +244,6 @@ def _anomalies(
     if valid is not None:
         panel[:, ~valid[span]] = 0
     return panel.astype(dtype, copy=False)
-
-
-def _without_constant(right: Matrix) -> Matrix:
-    """Orthonormal columns orthogonal to the constant, to rounding of the projection."""
-    if not right.size:
-        return right
-    return np.asarray(np.linalg.qr(right - right.mean(axis=0))[0])
 
 
 def _project(
@@ -374,7 +266,7 @@ def _project(
         return (turn @ values).astype(precision.rows, copy=False)
     rows = np.empty((right.shape[1], values.shape[1]), precision.rows)
     for span in panels(values.shape[1], len(values)):
-        rows[:, span] = turn @ _anomalies(values, values[0], valid, span, dtype)
+        rows[:, span] = turn @ anomalies_on(values, values[0], valid, span, dtype)
     return rows
 
 
@@ -399,7 +291,9 @@ def _defective(values: Floats, defect: Defect | None, place: Place) -> tuple[Row
     factor = TimeFactor(
         place.start, np.zeros((m, 0)), {variable: np.zeros((0, 0))}, {variable: 0.0}, defect
     )
-    return RowBlock(np.zeros(n), np.zeros((0, n), values.dtype)), factor
+    # With its mask, or merging would take the block for one where NaN comes and goes.
+    valid = ~np.isnan(values[0])
+    return RowBlock(np.zeros(n), np.zeros((0, n), values.dtype), valid), factor
 
 
 def _factor_pieces(
@@ -414,251 +308,5 @@ def _factor_pieces(
         )
         for a, b in pairwise(bounds)
     ]
-    scales = {place.variable: 1.0}
-    return merge_in_time(
-        [f[0] for f in factors],
-        [f[1] for f in factors],
-        place.variable,
-        weights,
-        scales,
-        cut.split(2),
-        precision,
-        place.row,
-    )
-
-
-# --- merging ------------------------------------------------------------------------------
-
-
-def merge_in_space(
-    parts: Sequence[tuple[int, TimeFactor]],
-    scales: Mapping[int, float],
-    cut: Cut,
-    precision: Precision,
-) -> TimeFactor:
-    """Joint time factor of the row blocks of one time block.
-
-    Only the small factors are needed: the rows of a part are orthogonal in the weighted
-    inner product, so the stack of their norms times ``right^T`` has the joint right singular vectors.
-
-    Parameters
-    ----------
-    parts : sequence of (variable, TimeFactor)
-        One per row block, over the same snapshots.
-    scales : mapping from variable to the factor on its energies
-    cut : Cut
-    precision : Precision
-    """
-    defects = [f.defect for _, f in parts if f.defect is not None]
-    first = parts[0][1]
-    stacks: dict[int, list[Matrix]] = {}
-    discarded: dict[int, float] = {}
-    for variable, factor in parts:
-        norms = np.sqrt(factor.gram[variable].diagonal())
-        stacks.setdefault(variable, []).append(norms[:, None] * factor.right.T)
-        discarded[variable] = discarded.get(variable, 0.0) + factor.discarded[variable]
-    small = {v: np.vstack(stack) for v, stack in stacks.items()}
-    right, gram, lost = _joint_columns(
-        small, scales, cut, replace(precision, householder=True), first.snapshots
-    )
-    return TimeFactor(
-        first.start,
-        _without_constant(right),
-        gram,
-        {v: discarded[v] + lost[v] for v in discarded},
-        min(defects, key=lambda d: d.time) if defects else None,
-        sum(f.bytes_read for _, f in parts),
-        sum(f.chunks_read for _, f in parts),
-    )
-
-
-@dataclass(frozen=True)
-class Child:
-    """One time block's share of a merge in time, in one row block.
-
-    ``mix`` (k, k_joint) turns its rows into those of the time block's joint columns (None
-    where the row block's own columns are the joint ones).
-    """
-
-    block: RowBlock
-    start: int
-    snapshots: int
-    mix: Matrix | None = None
-
-    def panel(self, span: slice, mean: Matrix, dtype: np.dtype[Any]) -> Floats:
-        """Rows of the joint columns on a panel of points, then that of the shifted mean.
-
-        About the common mean the block is ``[rows; sqrt(m) (own mean - mean)]`` seen
-        through the orthonormal columns ``[right, 1 / sqrt(m)]``.
-        """
-        rows = self.block.rows[:, span].astype(dtype, copy=False)
-        if self.mix is not None:
-            rows = self.mix.T.astype(dtype) @ rows
-        shift = self.snapshots**0.5 * (self.block.mean[span] - mean[span])
-        return np.vstack([rows, shift.astype(dtype)[None, :]])
-
-    @property
-    def height(self) -> int:
-        return (len(self.block.rows) if self.mix is None else self.mix.shape[1]) + 1
-
-
-def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
-    """Reciprocal mean square of each variable, from a few blocks of it.
-
-    Any positive scale is valid; this one weighs variables of different units alike.
-    """
-    energy: dict[int, float] = {}
-    snapshots: dict[int, set[tuple[int, int]]] = {}
-    for variable, factor in samples:
-        own = float(np.trace(factor.gram[variable])) + factor.discarded[variable]
-        energy[variable] = energy.get(variable, 0.0) + own
-        snapshots.setdefault(variable, set()).add((factor.start, factor.snapshots))
-    return {
-        v: sum(m for _, m in snapshots[v]) / energy[v] if energy[v] > 0 else 1.0 for v in energy
-    }
-
-
-def joint_mix(own: TimeFactor, joint: TimeFactor) -> Matrix:
-    """What turns a row block's own rows into the rows of the joint columns."""
-    return own.right.T @ joint.right
-
-
-def common_mean(children: Sequence[Child]) -> Matrix:
-    """Temporal mean of the union, formed from differences so that offsets cost nothing."""
-    total = sum(child.snapshots for child in children)
-    first = children[0].block.mean
-    shift = sum(c.snapshots / total * (c.block.mean - first) for c in children[1:])
-    return first + shift if len(children) > 1 else first
-
-
-def merge_product(
-    children: Sequence[Child], weights: Floats | None, precision: Precision
-) -> Matrix:
-    """Inner product of the columns of all children about their common mean, on one row block."""
-    precision = _wide_enough(children, precision)
-    mean = common_mean(children)
-    height = sum(child.height for child in children)
-
-    def stacked() -> Iterator[tuple[slice, Floats]]:
-        for span in panels(len(mean), height):
-            yield span, np.vstack([c.panel(span, mean, precision.products) for c in children])
-
-    return inner_product(stacked(), height, weights, precision)
-
-
-def merge_rows(children: Sequence[Child], turn: Matrix, precision: Precision) -> RowBlock:
-    """Mean and rows of the union, for the columns that `turn` (K, k) has chosen."""
-    precision = _wide_enough(children, precision)
-    mean = common_mean(children)
-    rows = np.empty((turn.shape[1], len(mean)), precision.rows)
-    transposed = np.ascontiguousarray(turn.T, precision.rows)
-    for span in panels(len(mean), len(turn)):
-        stacked = np.vstack([c.panel(span, mean, precision.rows) for c in children])
-        rows[:, span] = transposed @ stacked
-    return RowBlock(mean, rows, children[0].block.valid)
-
-
-def _wide_enough(children: Sequence[Child], precision: Precision) -> Precision:
-    """`precision`, in float64 where a leaf had to leave float32 for its range."""
-    kept = np.result_type(*(c.block.rows for c in children))
-    if kept == precision.rows or kept.itemsize <= 4:
-        return precision
-    return replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
-
-
-def mask_defect(children: Sequence[Child], row: int) -> Defect | None:
-    """First change of the mask from one time block to the next."""
-    for before, after in pairwise(children):
-        old, new = before.block.valid, after.block.valid
-        if old is None and new is None:
-            continue
-        n = len(before.block.mean)
-        old = np.ones(n, bool) if old is None else old
-        new = np.ones(n, bool) if new is None else new
-        if (changed := old != new).any():
-            point = int(np.argmax(changed))
-            return Defect(after.start, "vanishes" if new[point] else "appears", row, point)
-    return None
-
-
-def merge_factors(
-    factors: Sequence[TimeFactor],
-    products: Mapping[int, Matrix],
-    scales: Mapping[int, float],
-    cut: Cut,
-    precision: Precision,
-    defects: Sequence[Defect | None] = (),
-) -> tuple[TimeFactor, Matrix]:
-    """Time factor of consecutive time blocks from the inner products of their columns.
-
-    Returns
-    -------
-    TimeFactor
-    turn : (K, k) the directions kept, for `merge_rows`
-    """
-    found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
-    turn, gram, lost = _joint_columns(
-        products, scales, cut, precision, sum(f.snapshots for f in factors)
-    )
-    offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
-    pieces = []
-    for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
-        constant = turn[b - 1] / factor.snapshots**0.5
-        pieces.append(factor.right @ turn[a : b - 1] + constant)
-    merged = TimeFactor(
-        factors[0].start,
-        np.vstack(pieces),
-        gram,
-        {v: lost.get(v, 0.0) + sum(f.discarded.get(v, 0.0) for f in factors) for v in products},
-        min(found, key=lambda d: d.time) if found else None,
-        sum(f.bytes_read for f in factors),
-        sum(f.chunks_read for f in factors),
-    )
-    return merged, turn
-
-
-def _joint_columns(
-    products: Mapping[int, Matrix],
-    scales: Mapping[int, float],
-    cut: Cut,
-    precision: Precision,
-    snapshots: int,
-) -> tuple[Matrix, dict[int, Matrix], dict[int, float]]:
-    """Directions kept, the inner products they keep and the energy they lose by variable."""
-    turn, own = spectrum(products, scales, precision)
-    scale = np.array([scales[v] for v in products])
-    shares = own * scale[:, None]
-    totals = shares.sum(axis=1)
-    if len(totals) > 1:
-        # Scaled variables have unit variance on average. One that is quiet for a while may
-        # lose a share of that average, not only of the little it does here.
-        totals = np.maximum(totals, snapshots / 4)
-    kept = kept_columns(shares, totals, cut, precision.rounding)
-    lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
-    turn = turn[:, :kept]
-    if precision.householder:
-        gram = {v: (r @ turn).T @ (r @ turn) for v, r in products.items()}
-    else:
-        gram = {v: turn.T @ g @ turn for v, g in products.items()}
-    return turn, gram, lost
-
-
-def merge_in_time(
-    blocks: Sequence[RowBlock],
-    factors: Sequence[TimeFactor],
-    variable: int,
-    weights: Floats | None,
-    scales: Mapping[int, float],
-    cut: Cut,
-    precision: Precision,
-    row: int,
-) -> tuple[RowBlock, TimeFactor]:
-    """Merge consecutive time blocks of a single row block in one step."""
-    children = [
-        Child(block, factor.start, factor.snapshots)
-        for block, factor in zip(blocks, factors, strict=True)
-    ]
-    defect = mask_defect(children, row)
-    product = merge_product(children, weights, precision)
-    factor, turn = merge_factors(factors, {variable: product}, scales, cut, precision, [defect])
-    return merge_rows(children, turn, precision), factor
+    blocks, parts = zip(*factors, strict=True)
+    return merge_in_time(blocks, parts, weights, cut.split(2), precision, place)

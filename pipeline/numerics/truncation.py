@@ -33,7 +33,7 @@ class Cut:
     share: float
     rank: int | None = None
 
-    def split(self, parts: int) -> Cut:
+    def split(self, parts: float) -> Cut:
         """The cut of each of `parts` levels that together stay within this one."""
         return replace(self, share=self.share / parts)
 

@@ -1,0 +1,299 @@
+"""Merging of factored blocks: over the space blocks of one time, and over time.
+
+Only the small factors decide what is kept; rows follow by one rotation. See
+pipeline/numerics/factors.py for what a factored block is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from pipeline.contracts import Floats
+from pipeline.numerics.factors import Defect, Place, RowBlock, TimeFactor
+from pipeline.numerics.inner_products import (
+    DOUBLE,
+    Precision,
+    inner_product,
+    panels,
+    spectrum,
+)
+from pipeline.numerics.truncation import Cut, kept_columns
+
+Matrix = NDArray[np.float64]
+
+
+def merge_in_space(
+    parts: Sequence[tuple[int, TimeFactor]],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+) -> TimeFactor:
+    """Joint time factor of the row blocks of one time block.
+
+    Only the small factors are needed: with the inner products G of the rows of each part,
+    the stack of ``G^(1/2) right^T`` has the joint right singular vectors.
+
+    Parameters
+    ----------
+    parts : sequence of (variable, TimeFactor)
+        One per row block, over the same snapshots.
+    scales : mapping from variable to the factor on its energies
+    cut : Cut
+    precision : Precision
+    """
+    defects = [f.defect for _, f in parts if f.defect is not None]
+    first = parts[0][1]
+    stacks: dict[int, list[Matrix]] = {}
+    discarded: dict[int, float] = {}
+    for variable, factor in parts:
+        stacks.setdefault(variable, []).append(_root(factor.gram[variable]) @ factor.right.T)
+        discarded[variable] = discarded.get(variable, 0.0) + factor.discarded[variable]
+    small = {v: np.vstack(stack) for v, stack in stacks.items()}
+    right, gram, lost = _joint_columns(
+        small, scales, cut, replace(precision, householder=True), first.snapshots
+    )
+    return TimeFactor(
+        first.start,
+        without_constant(right),
+        gram,
+        {v: discarded[v] + lost[v] for v in discarded},
+        min(defects, key=lambda d: d.time) if defects else None,
+        sum(f.bytes_read for _, f in parts),
+        sum(f.chunks_read for _, f in parts),
+    )
+
+
+def _root(gram: Matrix) -> Matrix:
+    """Square root R of a Gram matrix, ``R^T R = G``; exact for diagonal ones."""
+    if np.array_equal(gram, np.diag(gram.diagonal())):
+        return np.diag(np.sqrt(gram.diagonal()))
+    energy, turn = np.linalg.eigh(gram)
+    return np.asarray(np.sqrt(np.maximum(energy, 0.0))[:, None] * turn.T)
+
+
+@dataclass(frozen=True)
+class Child:
+    """One time block's share of a merge over time, in one row block.
+
+    About the common mean it is ``[rows; sqrt(m) (own mean - mean)]`` seen through the
+    orthonormal columns ``[right, 1 / sqrt(m)]`` of its time factor.
+    """
+
+    block: RowBlock
+    start: int
+    snapshots: int
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Rows of all children and shifts of their means, about the common mean.
+
+    ``expand`` (K_own, K) turns the stacked rows into the columns of all time factors, one
+    after the other, each followed by its constant.
+    """
+
+    children: Sequence[Child]
+    mean: Matrix
+    shifts: Sequence[Matrix | None]
+    expand: Matrix
+
+    def panels(self, dtype: np.dtype[np.floating]) -> Iterator[tuple[slice, Floats]]:
+        """The stacked rows (K_own, ...) on one panel of points after the other."""
+        for span in panels(len(self.mean), max(len(self.expand), 1)):
+            parts = []
+            for child, shift in zip(self.children, self.shifts, strict=True):
+                parts.append(child.block.rows[:, span].astype(dtype, copy=False))
+                if shift is not None:
+                    parts.append(shift[None, span].astype(dtype))
+            yield span, np.vstack(parts)
+
+
+def _stacked(children: Sequence[Child]) -> _Stack:
+    mean = common_mean(children)
+    shifts: list[Matrix | None] = []
+    blocks: list[Matrix] = []
+    for child in children:
+        shift = child.snapshots**0.5 * (child.block.mean - mean)
+        moved = bool(shift.any())
+        shifts.append(shift if moved else None)
+        mix = np.eye(len(child.block.rows)) if child.block.mix is None else child.block.mix
+        blocks += [mix, np.ones((int(moved), 1))]
+    return _Stack(children, mean, shifts, scipy.linalg.block_diag(*blocks))
+
+
+def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
+    """Reciprocal mean square of each variable, from a few blocks of it.
+
+    Any positive scale is valid; this one weighs variables of different units alike.
+    """
+    energy: dict[int, float] = {}
+    snapshots: dict[int, set[tuple[int, int]]] = {}
+    for variable, factor in samples:
+        own = float(np.trace(factor.gram[variable])) + factor.discarded[variable]
+        energy[variable] = energy.get(variable, 0.0) + own
+        snapshots.setdefault(variable, set()).add((factor.start, factor.snapshots))
+    return {
+        v: sum(m for _, m in snapshots[v]) / energy[v] if energy[v] > 0 else 1.0 for v in energy
+    }
+
+
+def onto_joint(block: RowBlock, own: TimeFactor, joint: TimeFactor) -> RowBlock:
+    """A row block with columns of its own, seen through the joint columns of its time."""
+    return replace(block, mix=own.right.T @ joint.right)
+
+
+def common_mean(children: Sequence[Child]) -> Matrix:
+    """Temporal mean of the union, formed from differences so that offsets cost nothing."""
+    total = sum(child.snapshots for child in children)
+    first = children[0].block.mean
+    shift = sum(c.snapshots / total * (c.block.mean - first) for c in children[1:])
+    return first + shift if len(children) > 1 else first
+
+
+def merge_product(
+    children: Sequence[Child], weights: Floats | None, precision: Precision
+) -> Matrix:
+    """Inner product of the columns of all children about their common mean, on one row block."""
+    precision = _wide_enough(children, precision)
+    stack = _stacked(children)
+    product = inner_product(stack.panels(precision.products), len(stack.expand), weights, precision)
+    if precision.householder:
+        return product @ stack.expand
+    return stack.expand.T @ product @ stack.expand
+
+
+def merge_rows(children: Sequence[Child], turn: Matrix, precision: Precision) -> RowBlock:
+    """Mean and rows of the union, for the columns that `turn` (K, k) has chosen."""
+    precision = _wide_enough(children, precision)
+    stack = _stacked(children)
+    rotation = np.ascontiguousarray((stack.expand @ turn).T, precision.rows)
+    rows = np.empty((turn.shape[1], len(stack.mean)), precision.rows)
+    for span, panel in stack.panels(precision.rows):
+        rows[:, span] = rotation @ panel
+    return RowBlock(stack.mean, rows, children[0].block.valid)
+
+
+def _wide_enough(children: Sequence[Child], precision: Precision) -> Precision:
+    """`precision`, in float64 where a leaf had to leave float32 for its range."""
+    kept = np.result_type(*(c.block.rows for c in children))
+    if kept == precision.rows or kept.itemsize <= 4:
+        return precision
+    return replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
+
+
+def mask_defect(children: Sequence[Child], row: int) -> Defect | None:
+    """First change of the mask from one time block to the next."""
+    for before, after in pairwise(children):
+        old, new = before.block.valid, after.block.valid
+        if old is None and new is None:
+            continue
+        n = len(before.block.mean)
+        old = np.ones(n, bool) if old is None else old
+        new = np.ones(n, bool) if new is None else new
+        if (changed := old != new).any():
+            point = int(np.argmax(changed))
+            return Defect(after.start, "vanishes" if new[point] else "appears", row, point)
+    return None
+
+
+def merge_factors(
+    factors: Sequence[TimeFactor],
+    products: Mapping[int, Matrix],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+    defects: Sequence[Defect | None] = (),
+) -> tuple[TimeFactor, Matrix]:
+    """Time factor of consecutive time blocks from the inner products of their columns.
+
+    Returns
+    -------
+    TimeFactor
+    turn : (K, k) the directions kept, for `merge_rows`
+    """
+    found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
+    turn, gram, lost = _joint_columns(
+        products, scales, cut, precision, sum(f.snapshots for f in factors)
+    )
+    offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
+    pieces = []
+    for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
+        constant = turn[b - 1] / factor.snapshots**0.5
+        pieces.append(factor.right @ turn[a : b - 1] + constant)
+    merged = TimeFactor(
+        factors[0].start,
+        np.vstack(pieces),
+        gram,
+        {v: lost.get(v, 0.0) + sum(f.discarded.get(v, 0.0) for f in factors) for v in products},
+        min(found, key=lambda d: d.time) if found else None,
+        sum(f.bytes_read for f in factors),
+        sum(f.chunks_read for f in factors),
+    )
+    return merged, turn
+
+
+def _joint_columns(
+    products: Mapping[int, Matrix],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+    snapshots: int,
+) -> tuple[Matrix, dict[int, Matrix], dict[int, float]]:
+    """Directions kept, the inner products they keep and the energy they lose by variable."""
+    turn, own = spectrum(products, scales, precision)
+    scale = np.array([scales[v] for v in products])
+    shares = own * scale[:, None]
+    totals = shares.sum(axis=1)
+    if len(totals) > 1:
+        # Scaled variables have unit variance on average. One that is quiet for a while may
+        # lose a share of that average, not only of the little it does here.
+        totals = np.maximum(totals, snapshots / 4)
+    kept = kept_columns(shares, totals, cut, precision.rounding)
+    lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
+    turn = turn[:, :kept]
+    if precision.householder:
+        gram = {v: (r @ turn).T @ (r @ turn) for v, r in products.items()}
+    else:
+        gram = {v: turn.T @ g @ turn for v, g in products.items()}
+    return turn, gram, lost
+
+
+def merge_in_time(
+    blocks: Sequence[RowBlock],
+    factors: Sequence[TimeFactor],
+    weights: Floats | None,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+) -> tuple[RowBlock, TimeFactor]:
+    """Merge consecutive time blocks of a single space block in one step."""
+    children = children_of(blocks, factors)
+    product = merge_product(children, weights, precision)
+    scales = {place.variable: 1.0}
+    defects = [mask_defect(children, place.row)]
+    joint = {place.variable: product}
+    factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
+    return merge_rows(children, turn, precision), factor
+
+
+def children_of(blocks: Sequence[RowBlock], factors: Sequence[TimeFactor]) -> list[Child]:
+    """Children of a merge over time, on one row block."""
+    return [
+        Child(block, factor.start, factor.snapshots)
+        for block, factor in zip(blocks, factors, strict=True)
+    ]
+
+
+def without_constant(right: Matrix) -> Matrix:
+    """Orthonormal columns orthogonal to the constant, to rounding of the projection."""
+    if not right.size:
+        return right
+    q, r = np.linalg.qr(right - right.mean(axis=0))
+    # QR may flip columns, and the inner products that belong to them would not know.
+    return np.asarray(q * np.copysign(1.0, r.diagonal()))
