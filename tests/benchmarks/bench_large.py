@@ -9,7 +9,7 @@ import argparse
 import json
 import shutil
 import time
-from functools import partial
+from importlib import import_module
 from typing import Any
 
 from tests.benchmarks.archives import Recipe, archive, recipe_arguments, recipe_from
@@ -44,8 +44,8 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
     import dask
     from distributed import Client, LocalCluster
 
-    import pipeline.compress
     from pipeline.archive import open_archive
+    from pipeline.compress import factor_archive
     from pipeline.config import Config, with_values
 
     path = str(archive(recipe))
@@ -57,11 +57,11 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
         Client(cluster) as client,
     ):
         # Imports and connections of the workers are not measured.
-        client.run(lambda: __import__("pipeline.compress"))
+        client.run(_import_all)
         client.run(reset_peak)
         before = client.run(spent)
         wall, cpu = time.perf_counter(), time.process_time()
-        pod = pipeline.compress.factor_archive(open_archive(path), config)
+        pod = factor_archive(open_archive(path), config)
         modes = [dask.delayed(_mode_bytes, pure=False)(b, pod.turn) for b in pod.blocks]
         basis_bytes = sum(dask.compute(*modes))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -83,6 +83,10 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
         }
 
 
+def _import_all() -> None:
+    import_module("pipeline.compress")
+
+
 def _mode_bytes(block: Any, turn: Any) -> int:
     return int((turn.T.astype(block.rows.dtype) @ block.rows).nbytes)
 
@@ -94,13 +98,11 @@ def _spilled(dask_worker: Any) -> int:
 
 
 def _tasks(path: str, tolerance: float) -> int:
-    from dask.base import collections_to_dsk
-
     from pipeline.archive import open_archive
     from pipeline.chunked.pod import decompose
 
     lazy = decompose(open_archive(path).variables, tolerance=tolerance)
-    return len(collections_to_dsk([lazy.factor, *lazy.blocks]))
+    return len(lazy.factor.__dask_graph__())
 
 
 def measure(recipe: Recipe, tolerance: float, workers: int, limit: int, keep: bool) -> Record:
@@ -135,24 +137,13 @@ def report(recipes: tuple[Recipe, ...], tolerance: float, workers: int, limit: i
             rows.append((recipe.name, recipe.raw_bytes / 1e9, found["failed"], *[None] * 9))
             continue
         first = first or found
-        cpu = partial(_per_byte, key="worker_cpu")
-        wall = partial(_per_byte, key="seconds")
-        rows.append(
-            (
-                recipe.name,
-                recipe.raw_bytes / 1e9,
-                found["seconds"],
-                found["worker_cpu"],
-                wall(found) / wall(first),
-                cpu(found) / cpu(first),
-                round(found["worker_peak"] / MB),
-                round(found["worker_before"] / MB),
-                round(found["spilled"] / MB),
-                found["restarts"],
-                found["rank"],
-                found["tasks_per_chunk"],
-            )  # fmt: skip
-        )
+        ratios = [
+            _per_byte(found, key) / _per_byte(first, key) for key in ("seconds", "worker_cpu")
+        ]
+        sizes = [round(found[k] / MB) for k in ("worker_peak", "worker_before", "spilled")]
+        last = (found["restarts"], found["rank"], found["tasks_per_chunk"])
+        costs = (found["raw_bytes"] / 1e9, found["seconds"], found["worker_cpu"])
+        rows.append((recipe.name, *costs, *ratios, *sizes, *last))
     return "\n\n".join(
         [
             f"## Larger than memory: {workers} worker processes of {limit / MB:.0f} MB",

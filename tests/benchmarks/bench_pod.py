@@ -116,14 +116,12 @@ def romzarr_compress(case: Case) -> Work:
     # All that the measured part imports by itself.
     import xarray as xr
 
-    import pipeline.archive
-    import pipeline.compress
-    import pipeline.store.engine
+    from pipeline.compress import compress
 
     def work() -> Found:
         folder = tempfile.mkdtemp(prefix="romzarr-bench-")
         store = Path(folder) / "store.romzarr"
-        report = pipeline.compress.compress(case.path, store, tolerance=case.tolerance)
+        report = compress(case.path, store, tolerance=case.tolerance)
         decoded = xr.open_dataset(store, engine="romzarr")["u"]
         return Found(report.rank, True, lambda steps: decoded[steps].values)
 
