@@ -94,7 +94,8 @@ class Equations:
             return "No model: every variable is constant in time."
         unit = f" (time in {self.time_units})" if self.time_units not in ("", "1") else ""
         lines = [
-            f"Equations of the leading {len(self.residual)} of {len(self.share)} POD coefficients{unit}"
+            f"Equations of the leading {len(self.residual)} of {len(self.share)} POD "
+            f"coefficients{unit}"
         ]
         lines.append(
             "energy of each mode: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,9 +55,10 @@ class LatentModel:
 
 def make_library(settings: LibraryConfig, states: int) -> Library:
     """Feature library of `states` modes as the settings ask."""
-    makers = {
+    frequencies = tuple(float(k) for k in range(1, settings.frequencies + 1))
+    makers: dict[str, Callable[[], Library]] = {
         "polynomial": lambda: PolynomialLibrary(states, settings.degree, settings.interactions),
-        "fourier": lambda: FourierLibrary(states, settings.frequencies),
+        "fourier": lambda: FourierLibrary(states, frequencies),
         "symbolic": lambda: SymbolicLibrary(states, settings.expressions),
     }
     parts = [makers[kind]() for kind in settings.kinds]

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-import numcodecs.abc
 import xarray as xr
 
 from pipeline.errors import ConfigError, StoreError, StoreExistsError
@@ -82,4 +81,4 @@ def _has_v2_codecs(dataset: xr.Dataset) -> bool:
         for variable in dataset.variables.values()
         for codec in variable.encoding.get("compressors") or ()
     )
-    return any(isinstance(codec, numcodecs.abc.Codec) for codec in codecs)
+    return any(type(codec).__module__.startswith("numcodecs") for codec in codecs)

@@ -72,11 +72,8 @@ def verify(
         row, worst = max(mine, key=lambda pair: pair[1].largest)
         pointwise[variable.name] = worst.largest
         places[variable.name] = _place(archive, variable, row, worst)
-        problems += [
-            f"variable {variable.name!r}: NaN differs at {_place(archive, variable, row, sums, True)}"
-            for row, sums in mine
-            if sums.mask_at is not None
-        ][:1]
+        masks = [_place(archive, variable, r, s, True) for r, s in mine if s.mask_at is not None]
+        problems += [f"variable {variable.name!r}: NaN differs at {at}" for at in masks[:1]]
         if not errors[variable.name] <= tolerance:
             problems.append(
                 f"variable {variable.name!r}: error {errors[variable.name]:.4e} is above the "
@@ -110,12 +107,12 @@ def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str
     """What the store lacks or holds differently, from metadata and coordinates."""
     for variable in archive.variables:
         stored = opened.variables.get(variable.name)
-        if stored is None or stored.shape != variable.shape or stored.dims != variable.dims:
+        if stored is None or (stored.dims, stored.shape) != (variable.dims, variable.shape):
+            there = "missing" if stored is None else _sizes(stored.dims, stored.shape)
             raise StoreError(
                 f"{store} was not made from {archive.name}: variable {variable.name!r} is "
-                f"{dict(zip(variable.dims, variable.shape, strict=True))} there and "
-                f"{'missing' if stored is None else dict(zip(stored.dims, stored.shape, strict=True))}"
-                f" in the store; verify against the archive the store was made from"
+                f"{_sizes(variable.dims, variable.shape)} there and {there} in the store; verify "
+                f"against the archive the store was made from"
             )
     decoded = xr.open_dataset(store, engine="romzarr", chunks={})
     problems = [
@@ -129,6 +126,10 @@ def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str
         elif not carried.equals(decoded.variables[name]):
             problems.append(f"{name!r} differs from the source")
     return problems
+
+
+def _sizes(dims: Sequence[str], shape: Sequence[int]) -> str:
+    return " x ".join(f"{dim} {size}" for dim, size in zip(dims, shape, strict=True))
 
 
 # --- comparison by blocks -----------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.contracts import BlockSpan, Floats, LatentCode
+from pipeline.contracts import BlockSpan, LatentCode
 from pipeline.numerics.integrate import Dynamics, runge_kutta_step, trajectories
 
 Matrix = NDArray[np.float64]

@@ -1,0 +1,224 @@
+"""POD of an archive: the tree, the rank, and the arithmetic that keep the bound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import dask
+import numpy as np
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from pipeline.archive import Archive
+from pipeline.chunked.plan import PODPlan, SpaceBlock
+from pipeline.chunked.pod import decompose
+from pipeline.config import Config
+from pipeline.contracts import ArchivedVariable, Floats
+from pipeline.errors import AccuracyError, ArchiveError
+from pipeline.numerics.budget import ErrorBudget, VariableNorms, split_budget
+from pipeline.numerics.factors import Defect, RowBlock, TimeFactor
+from pipeline.numerics.sampling import Tolerances
+from pipeline.numerics.truncation import rank_within
+
+Matrix = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ArchivePOD:
+    """The POD of an archive, cut to its rank; the modes are still where they were computed.
+
+    ``turn`` (K, r) makes the modes from the rows of ``blocks``; ``a`` (m, r) the
+    coefficients; ``gram`` (V, r, r) inner products of the modes in every variable's own
+    units; ``lost`` (V,) squared error of all cuts; ``norms`` of the variables.
+    """
+
+    plan: PODPlan
+    blocks: tuple[Delayed, ...]
+    turn: Matrix
+    sigma: Matrix
+    a: Matrix
+    gram: Matrix
+    lost: Matrix
+    norms: tuple[VariableNorms, ...]
+    budget: ErrorBudget
+    bytes_read: int
+    chunks_read: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.sigma)
+
+
+def factor_archive(archive: Archive, config: Config) -> ArchivePOD:
+    """POD of the archive at the smallest rank that meets the tolerance. Runs Dask.
+
+    Scales of the variables are estimated on the way. Should the estimate prove too far off
+    for the bound, the archive is read again with the exact ones.
+    """
+    factor, blocks, plan = _run_tree(archive, config, None)
+    try:
+        return _cut(archive, config, factor, blocks, plan)
+    except AccuracyError:
+        if len(archive.variables) == 1 or _rank_needed(config):
+            raise
+    totals = _totals(archive, factor)
+    scales = {v: len(factor.right) / e if e > 0 else 1.0 for v, e in enumerate(totals)}
+    log.warning("scales of the variables were estimated badly: reading the archive once more")
+    again, blocks, plan = _run_tree(archive, config, scales)
+    again = replace(
+        again,
+        bytes_read=again.bytes_read + factor.bytes_read,
+        chunks_read=again.chunks_read + factor.chunks_read,
+    )
+    return _cut(archive, config, again, blocks, plan)
+
+
+def _rank_needed(config: Config) -> bool:
+    return config.compression.max_rank != "auto"
+
+
+def _run_tree(
+    archive: Archive, config: Config, scales: Mapping[int, float] | None
+) -> tuple[TimeFactor, tuple[Delayed, ...], PODPlan]:
+    lazy = decompose(archive.variables, tolerance=config.compression.tolerance, scales=scales)
+    # Persisted together, the modes stay where they are, and the factor comes here.
+    factor, *blocks = dask.persist(lazy.factor, *lazy.blocks)
+    (result,) = dask.compute(factor)
+    if result.defect is not None:
+        raise _defect_error(archive, lazy.plan, result.defect)
+    return result, tuple(blocks), lazy.plan
+
+
+def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
+    """Squared fluctuation (V,) of every variable."""
+    return np.array(
+        [np.trace(factor.gram[v]) + factor.discarded[v] for v in range(len(archive.variables))]
+    )
+
+
+def _cut(
+    archive: Archive,
+    config: Config,
+    factor: TimeFactor,
+    blocks: tuple[Delayed, ...],
+    plan: PODPlan,
+) -> ArchivePOD:
+    """Choose rank and arithmetic from the small factors."""
+    norms = _norms(archive, plan, blocks, _totals(archive, factor))
+    budget = split_budget(norms, config.compression.tolerance)
+    numbers = range(len(archive.variables))
+    gram = np.array([factor.gram[v] for v in numbers])
+    totals = _totals(archive, factor)
+    turn = _principal_axes(gram, totals, config.compression.tolerance)
+    gram = turn.T @ gram @ turn
+    discarded = np.array([factor.discarded[v] for v in numbers])
+    shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+    limit = config.compression.max_rank
+    names = [variable.name for variable in archive.variables]
+    rank = rank_within(shares, discarded, budget.allowed, None if limit == "auto" else limit, names)
+    sigma = np.sqrt(_scales(totals) @ shares[:, :rank])
+    turn = turn[:, :rank] / sigma
+    return ArchivePOD(
+        plan=plan,
+        blocks=blocks,
+        turn=turn,
+        sigma=sigma,
+        a=factor.right @ turn * sigma**2,
+        gram=gram[:, :rank, :rank] / (sigma[:, None] * sigma),
+        lost=discarded + shares[:, rank:].sum(axis=1),
+        norms=norms,
+        budget=budget,
+        bytes_read=factor.bytes_read,
+        chunks_read=factor.chunks_read,
+    )
+
+
+def _scales(totals: Matrix) -> Matrix:
+    """Factor on each variable's energy in the inner product of the record: alike, if several."""
+    if len(totals) == 1:
+        return np.ones(1)
+    return np.array([1 / total if total > 0 else 0.0 for total in totals])
+
+
+def _principal_axes(gram: Matrix, totals: Matrix, tolerance: float) -> Matrix:
+    """Rotation (K, K) from the tree's columns, found with estimated scales, to the exact modes.
+
+    Gram matrices cannot resolve what the tightest tolerances keep; there the tree's own
+    columns, which are as good a basis, stay.
+    """
+    if len(totals) == 1 or tolerance < 1e-5:
+        return np.eye(gram.shape[1])
+    joint = np.einsum("v,vij->ij", _scales(totals), gram)
+    return np.ascontiguousarray(np.linalg.eigh(joint)[1][:, ::-1])
+
+
+def _norms(
+    archive: Archive, plan: PODPlan, blocks: Sequence[Delayed], totals: Matrix
+) -> tuple[VariableNorms, ...]:
+    squares = np.zeros(len(archive.variables))
+    parts = dask.compute(
+        *(
+            delayed(_mean_square, pure=False)(block, _row_weights(archive.variables, row))
+            for block, row in zip(blocks, plan.rows, strict=True)
+        )
+    )
+    for part, row in zip(parts, plan.rows, strict=True):
+        squares[row.variable] += part
+    m = len(archive.time.values)
+    return tuple(
+        VariableNorms(v.name, float(total**0.5), float((m * square) ** 0.5), v.dtype)
+        for v, total, square in zip(archive.variables, totals, squares, strict=True)
+    )
+
+
+def _mean_square(block: RowBlock, weights: Floats | None) -> float:
+    return float(np.sum(block.mean**2 if weights is None else weights * block.mean**2))
+
+
+def _row_weights(variables: Sequence[ArchivedVariable], row: SpaceBlock) -> Floats | None:
+    weights = variables[row.variable].weights
+    return None if weights is None else np.ascontiguousarray(weights[row.region]).ravel()
+
+
+def _defect_error(archive: Archive, plan: PODPlan, defect: Defect) -> ArchiveError:
+    """Say where the data cannot be compressed, and what to do about it."""
+    row = plan.rows[defect.row]
+    variable = archive.variables[row.variable]
+    within = np.unravel_index(defect.point, row.shape) if row.shape else ()
+    place = ", ".join(
+        f"{dim}={int(i) + part.start}"
+        for dim, i, part in zip(variable.space_dims, within, row.region, strict=True)
+    )
+    where = f"{archive.name}: variable {variable.name!r} at {_when(archive, defect.time)}"
+    where += f", {place}" if place else ""
+    if defect.kind == "inf":
+        return ArchiveError(
+            f"{where}: found an infinite value, allowed are finite values, and NaN where it is "
+            f"NaN at all times; repair the value or leave the variable out"
+        )
+    found, before = ("NaN", "a number") if defect.kind == "appears" else ("a number", "NaN")
+    return ArchiveError(
+        f"{where}: found {found} where the snapshots before have {before}; NaN must not come and "
+        f"go: fill the gaps, or leave the variable out"
+    )
+
+
+def _when(archive: Archive, index: int) -> str:
+    dim = archive.time.dim
+    label = f"{dim} index {index}"
+    if dim in archive.carried.coords:
+        label += f" ({archive.carried[dim].values[index]})"
+    return label
+
+
+def coding_tolerances(pod: ArchivePOD) -> Tolerances:
+    """What coding of a(t) may still lose, after the cuts, as seen by each variable."""
+    roots = []
+    for gram in pod.gram:
+        values, vectors = np.linalg.eigh(gram)
+        roots.append(np.sqrt(np.maximum(values, 0))[:, None] * vectors.T)
+    return Tolerances(np.array(roots), np.maximum(pod.budget.allowed - pod.lost, 0.0))
