@@ -56,11 +56,11 @@ def merge_in_space(
         discarded[variable] = discarded.get(variable, 0.0) + factor.discarded[variable]
     small = {v: np.vstack(stack) for v, stack in stacks.items()}
     right, gram, lost = _joint_columns(
-        small, scales, cut, replace(precision, householder=True), first.snapshots
+        small, scales, cut, replace(precision, householder=True), np.ones(first.snapshots)
     )
     return TimeFactor(
         first.start,
-        without_constant(right),
+        right,
         gram,
         {v: discarded[v] + lost[v] for v in discarded},
         min(defects, key=lambda d: d.time) if defects else None,
@@ -218,9 +218,10 @@ def merge_factors(
     turn : (K, k) the directions kept, for `merge_rows`
     """
     found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
-    turn, gram, lost = _joint_columns(
-        products, scales, cut, precision, sum(f.snapshots for f in factors)
+    constant = np.concatenate(
+        [np.append(np.zeros(f.right.shape[1]), f.snapshots**0.5) for f in factors]
     )
+    turn, gram, lost = _joint_columns(products, scales, cut, precision, constant)
     offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
     pieces = []
     for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
@@ -243,9 +244,13 @@ def _joint_columns(
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
-    snapshots: int,
+    constant: Matrix,
 ) -> tuple[Matrix, dict[int, Matrix], dict[int, float]]:
-    """Directions kept, the inner products they keep and the energy they lose by variable."""
+    """Directions kept, the inner products they keep and the energy they lose by variable.
+
+    `constant` is what the constant 1 is in the columns of `products`; the directions are
+    orthogonal to it.
+    """
     turn, own = spectrum(products, scales, precision)
     scale = np.array([scales[v] for v in products])
     shares = own * scale[:, None]
@@ -253,10 +258,10 @@ def _joint_columns(
     if len(totals) > 1:
         # Scaled variables have unit variance on average. One that is quiet for a while may
         # lose a share of that average, not only of the little it does here.
-        totals = np.maximum(totals, snapshots / 4)
+        totals = np.maximum(totals, constant @ constant / 4)
     kept = kept_columns(shares, totals, cut, precision.rounding)
     lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
-    turn = turn[:, :kept]
+    turn = orthogonal_to(constant, turn[:, : min(kept, len(turn) - 1)])
     if precision.householder:
         gram = {v: (r @ turn).T @ (r @ turn) for v, r in products.items()}
     else:
@@ -292,8 +297,12 @@ def children_of(blocks: Sequence[RowBlock], factors: Sequence[TimeFactor]) -> li
 
 def without_constant(right: Matrix) -> Matrix:
     """Orthonormal columns orthogonal to the constant, to rounding of the projection."""
-    if not right.size:
-        return right
-    q, r = np.linalg.qr(right - right.mean(axis=0))
+    return orthogonal_to(np.ones(len(right)), right)
+
+
+def orthogonal_to(vector: Matrix, columns: Matrix) -> Matrix:
+    """Orthonormal columns orthogonal to `vector`, where they already were up to rounding."""
+    along = np.outer(vector, vector @ columns) / (vector @ vector)
+    q, r = np.linalg.qr(columns - along)
     # QR may flip columns, and the inner products that belong to them would not know.
     return np.asarray(q * np.copysign(1.0, r.diagonal()))
