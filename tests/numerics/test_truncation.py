@@ -1,0 +1,98 @@
+"""Where to cut, against a search over all ranks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from pipeline.errors import AccuracyError
+from pipeline.numerics.truncation import (
+    RANK_SHARE,
+    TREE_SHARE,
+    Cut,
+    kept_columns,
+    rank_within,
+    tails,
+    tree_cut,
+)
+from tests.strategies import seeds
+
+
+def energies(seed, variables, columns):
+    rng = np.random.default_rng(seed)
+    shares = 10 ** rng.uniform(-12, 0, (variables, columns))
+    return shares[:, np.argsort(-shares.sum(axis=0))]
+
+
+@given(seed=seeds, variables=st.integers(1, 3), columns=st.integers(1, 12),
+       share=st.sampled_from([0.0, 1e-6, 1e-2, 0.5]))  # fmt: skip
+def test_a_cut_keeps_the_fewest_columns_within_every_variables_share(
+    seed, variables, columns, share
+):
+    shares = energies(seed, variables, columns)
+    totals = shares.sum(axis=1)
+    kept = kept_columns(shares, totals, Cut(share), 0.0)
+    fits = [
+        all(shares[v, k:].sum() <= share * totals[v] * (1 + 1e-12) for v in range(variables))
+        for k in range(columns + 1)
+    ]
+    assert kept == fits.index(True)
+
+
+@given(seed=seeds, columns=st.integers(1, 12), rank=st.integers(1, 15))
+def test_a_cut_by_rank_drops_a_share_of_what_that_rank_loses(seed, columns, rank):
+    shares = energies(seed, 1, columns)
+    kept = kept_columns(shares, shares.sum(axis=1), Cut(1e-3, rank), 0.0)
+    assert kept >= min(rank, columns)
+    assert shares[0, kept:].sum() <= 1e-3 * shares[0, min(rank, columns) :].sum() * (1 + 1e-12)
+
+
+def test_columns_of_rounding_go_even_where_nothing_may_be_dropped():
+    assert kept_columns(np.array([[1.0, 1e-3, 1e-17]]), np.array([1.001]), Cut(0.0), 1e-15) == 2
+    assert kept_columns(np.zeros((2, 3)), np.zeros(2), Cut(0.0), 1e-15) == 0
+    assert kept_columns(np.zeros((1, 0)), np.zeros(1), Cut(0.1), 1e-15) == 0
+
+
+@given(levels=st.integers(1, 9), tolerance=st.floats(1e-12, 0.9), rank=st.integers(1, 50))
+def test_the_levels_of_a_tree_together_stay_within_their_share(levels, tolerance, rank):
+    assert_allclose(levels * tree_cut(tolerance, None, levels).share, TREE_SHARE * tolerance**2)
+    by_rank = tree_cut(None, rank, levels)
+    assert_allclose(levels * by_rank.share, RANK_SHARE)
+    assert by_rank.rank == rank
+    # Twice a share of the error, squared, is what the optimum may be missed by: one thousandth.
+    assert (1 + RANK_SHARE) ** 0.5 <= 1.001
+
+
+@given(seed=seeds, variables=st.integers(1, 3), columns=st.integers(1, 12))
+def test_the_rank_is_the_smallest_that_serves_every_variable(seed, variables, columns):
+    shares = energies(seed, variables, columns)
+    discarded = 1e-9 * shares.sum(axis=1)
+    allowed = 1e-4 * shares.sum(axis=1)
+    names = ["u", "v", "w"]
+    rank = rank_within(shares, discarded, allowed, None, names)
+    left = shares[:, rank:].sum(axis=1) + discarded
+    assert (left <= allowed * (1 + 1e-12)).all()
+    if rank:
+        assert (shares[:, rank - 1 :].sum(axis=1) + discarded > allowed * (1 - 1e-12)).any()
+
+
+def test_tails_are_sums_to_the_end():
+    assert_allclose(tails(np.array([[3.0, 2.0, 1.0]])), [[6, 3, 1, 0]])
+
+
+def test_a_rank_that_is_too_small_is_refused_with_the_rank_that_is_needed():
+    shares = np.array([[1.0, 0.0, 0.0], [1.0, 0.1, 0.1]])
+    with pytest.raises(AccuracyError, match=r"'v'.*needs 3 modes.*max_rank is 2.*raise max_rank"):
+        rank_within(
+            np.array([[1.0, 0.0, 0.0], [1.0, 0.1, 0.1]]),
+            np.zeros(2),
+            np.full(2, 1e-3),
+            2,
+            ["u", "v"],
+        )
+
+
+def test_a_tree_that_dropped_too_much_is_found_out():
+    with pytest.raises(AccuracyError, match=r"'u'.*dropped energy 2.000e-03, more"):
+        rank_within(np.array([[1.0, 0.5]]), np.array([2e-3]), np.array([1e-3]), None, ["u"])
