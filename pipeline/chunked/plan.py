@@ -5,6 +5,7 @@ Integers only: a plan is a value that can be printed and tested before anything 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -117,8 +118,9 @@ def _grouped(boundaries: Sequence[int], snapshot_bytes: int, limit: int) -> tupl
 def _within(
     boundaries: Sequence[int], block: BlockSpan, snapshot_bytes: int, limit: int
 ) -> tuple[BlockSpan, ...]:
-    inside = [b for b in boundaries if block.start <= b <= block.stop]
-    return _grouped(inside, snapshot_bytes, limit)
+    # By bisection: a record may have 10^5 boundaries, and as many blocks that ask.
+    first, last = bisect_left(boundaries, block.start), bisect_right(boundaries, block.stop)
+    return _grouped(boundaries[first:last], snapshot_bytes, limit)
 
 
 def _space_regions(variable: ArchivedVariable, snapshots: int, target: int) -> list[Region]:
