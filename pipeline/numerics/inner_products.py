@@ -12,7 +12,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Precision:
         return 1e-30 if self.householder else 1e-15
 
 
+# Numbers of a block below which float64 products cost next to nothing.
+SMALL = 2**20
 DOUBLE = Precision(np.dtype(np.float64), np.dtype(np.float64))
 
 
@@ -66,6 +68,11 @@ def choose_precision(dtypes: Sequence[np.dtype[Any]], tolerance: float | None) -
     if tolerance >= 1e-3:
         return Precision(f8, f4)
     return Precision(f8, f8, householder=tolerance < 1e-5)
+
+
+def affordable(precision: Precision, numbers: int) -> Precision:
+    """`precision` for a block of so many numbers: products in float64 where it is small."""
+    return replace(precision, products=DOUBLE.products) if numbers <= SMALL else precision
 
 
 def panels(points: int, height: int) -> Iterator[slice]:

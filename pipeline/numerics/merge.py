@@ -19,6 +19,7 @@ from pipeline.numerics.factors import Defect, Place, RowBlock, TimeFactor
 from pipeline.numerics.inner_products import (
     DOUBLE,
     Precision,
+    affordable,
     inner_product,
     panels,
     spectrum,
@@ -160,8 +161,8 @@ def merge_product(
     children: Sequence[Child], weights: Floats | None, precision: Precision
 ) -> Matrix:
     """Inner product of the columns of all children about their common mean, on one row block."""
-    precision = _wide_enough(children, precision)
     stack = _stacked(children)
+    precision = affordable(_wide_enough(children, precision), len(stack.expand) * len(stack.mean))
     product = inner_product(stack.panels(precision.products), len(stack.expand), weights, precision)
     if precision.householder:
         return product @ stack.expand

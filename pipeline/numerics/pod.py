@@ -27,6 +27,7 @@ from pipeline.numerics.inner_products import (
     DOUBLE,
     RANGE,
     Precision,
+    affordable,
     inner_product,
     panels,
     spectrum,
@@ -76,6 +77,7 @@ def factor_block(
     """
     if min(values.shape) > SNAPSHOTS_AT_ONCE:
         return _factor_pieces(values, weights, cut, precision, place)
+    precision = affordable(precision, values.size)
     missing = np.isnan(values[0])
     valid = ~missing if missing.any() else None
     if valid is not None and not np.isnan(values[:, missing]).all():

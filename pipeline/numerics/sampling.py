@@ -207,9 +207,9 @@ def choose_substeps(a: Matrix, times: Matrix, models: Sequence[Dynamics]) -> int
         for substeps in (1, 2, 4, 8):
             coarse = runge_kutta_step(f, states, dt, substeps)
             with np.errstate(all="ignore"):
-                change = np.nanmedian(
-                    np.abs(coarse - runge_kutta_step(f, states, dt, 2 * substeps))
-                )
+                change = np.abs(coarse - runge_kutta_step(f, states, dt, 2 * substeps))
+            # A state that has left the finite numbers has not converged.
+            change = np.median(np.where(np.isnan(change), np.inf, change))
             if not change > 1e-6 * scale:
                 break
         chosen = max(chosen, substeps if change <= 1e-6 * scale else 1)
