@@ -82,7 +82,6 @@ def test_tails_are_sums_to_the_end():
 
 
 def test_a_rank_that_is_too_small_is_refused_with_the_rank_that_is_needed():
-    shares = np.array([[1.0, 0.0, 0.0], [1.0, 0.1, 0.1]])
     with pytest.raises(AccuracyError, match=r"'v'.*needs 3 modes.*max_rank is 2.*raise max_rank"):
         rank_within(
             np.array([[1.0, 0.0, 0.0], [1.0, 0.1, 0.1]]),
