@@ -45,8 +45,8 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
     from distributed import Client, LocalCluster
 
     from pipeline.archive import open_archive
-    from pipeline.compress import factor_archive
     from pipeline.config import Config, with_values
+    from pipeline.factor import factor_archive
 
     path = str(archive(recipe))
     config = with_values(Config(), {"compression.tolerance": tolerance})
@@ -84,7 +84,7 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
 
 
 def _import_all() -> None:
-    import_module("pipeline.compress")
+    import_module("pipeline.factor")
 
 
 def _mode_bytes(block: Any, turn: Any) -> int:

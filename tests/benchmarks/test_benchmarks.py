@@ -74,6 +74,8 @@ def test_oracle_and_errors_agree_with_an_svd():
 @pytest.mark.parametrize("rank", [0, 6])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_pod_methods_find_what_they_are_asked_for(method, rank, capsys):
+    if method in (bench_pod.NOT_OF_A_RANK if rank else bench_pod.NOT_OF_A_TOLERANCE):
+        pytest.skip("takes only a tolerance, or only a rank")
     bench_pod.main(["--method", method, "--rank", str(rank), *smallest(bench_pod)])
     found = json.loads(capsys.readouterr().out)
     assert found["seconds"] > 0
@@ -82,7 +84,7 @@ def test_pod_methods_find_what_they_are_asked_for(method, rank, capsys):
     # The store spends what the cuts leave of the tolerance on samples; the POD does not.
     if rank == 0:
         assert found["error"] <= 1e-2 * 1.001
-    elif method == "romzarr POD":
+    elif method.startswith("romzarr"):
         assert found["rank"] == rank
         assert found["over_optimum"] < 1e-3
 
