@@ -304,13 +304,21 @@ def markdown(found: dict[str, Record]) -> str:
             rows.append((name, record["failed"], *[None] * 8))
             continue
         wall, cpu = record["seconds"], record["cpu_seconds"]
-        ratios = [cpu / read["cpu_seconds"], wall / ours["seconds"], cpu / ours["cpu_seconds"]]
+        ratios = [
+            _ratio(cpu, read, "cpu_seconds"),
+            _ratio(wall, ours, "seconds"),
+            _ratio(cpu, ours, "cpu_seconds"),
+        ]
         quality = [None] * 3
         if "rank" in record:
             error, excess = record["error"], record["over_optimum"]
             quality = [record["rank"], f"{error:.4e}", f"{excess:+.1e}"]
         rows.append((name, wall, cpu, *ratios, round(record["peak_bytes"] / MB), *quality))
     return table(header, rows)
+
+
+def _ratio(value: float, of: Record, key: str) -> float | None:
+    return value / of[key] if key in of else None
 
 
 def report(recipe: Recipe, threads: int, repetitions: int, rank: int, tolerance: float) -> str:
