@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.archive import Archive, open_archive
 from pipeline.config import Config, with_values
 from pipeline.errors import AccuracyError
-from pipeline.factor import ArchivePOD, coding_tolerances, factor_archive
+from pipeline.factor import ArchivePOD, factor_archive
 from pipeline.identify import LatentModel, identify
 from pipeline.reports import CompressionReport
 from pipeline.store.reader import open_store
@@ -132,7 +132,7 @@ def _model(archive: Archive, pod: ArchivePOD, config: Config) -> LatentModel | N
     return identify(
         pod.a,
         archive.time.values,
-        coding_tolerances(pod),
+        pod.tolerances,
         config,
         basis_bytes=pod.rank * points * pod.budget.basis.itemsize,
         dtype=pod.budget.samples,
@@ -140,15 +140,15 @@ def _model(archive: Archive, pod: ArchivePOD, config: Config) -> LatentModel | N
 
 
 def _relative_errors(pod: ArchivePOD, model: LatentModel | None) -> dict[str, float]:
-    """Achieved error of every variable, and the largest.
+    """Bound on the error of every variable, and the largest.
 
-    Sums of squares of what each cut dropped and of what the decoded coefficients miss;
-    rounding of the output is bounded by the budget and not in it.
+    Made of what the cuts dropped and of what the decoded coefficients miss, both known
+    (`Tolerances`), and of bounds on rounding.
     """
-    coding = np.zeros(len(pod.norms)) if model is None else model.squared_error
+    coded = pod.tolerances.errors(np.zeros_like(pod.a)) if model is None else model.errors
     errors = {
-        norm.name: float(np.sqrt(lost + coded)) / norm.fluctuation if norm.fluctuation else 0.0
-        for norm, lost, coded in zip(pod.norms, pod.lost, coding, strict=True)
+        norm.name: pod.budget.with_rounding(norm, float(apart + error)) / (norm.fluctuation or 1)
+        for norm, apart, error in zip(pod.norms, pod.apart, coded, strict=True)
     }
     return errors | {"largest": max(errors.values())}
 

@@ -32,8 +32,8 @@ class ArchivePOD:
     """The POD of an archive, cut to its rank; the modes are still where they were computed.
 
     ``turn`` (K, r) makes the modes from the rows of ``blocks``; ``a`` (m, r) the
-    coefficients; ``gram`` (V, r, r) inner products of the modes in every variable's own
-    units; ``lost`` (V,) squared error of all cuts; ``norms`` of the variables.
+    coefficients. ``norms`` are those of the variables, ``apart`` (V,) the norms dropped in
+    single space blocks, and ``tolerances`` what is left for the coefficients.
     """
 
     plan: PODPlan
@@ -41,8 +41,8 @@ class ArchivePOD:
     turn: Matrix
     sigma: Matrix
     a: Matrix
-    gram: Matrix
-    lost: Matrix
+    apart: Matrix
+    tolerances: Tolerances
     norms: tuple[VariableNorms, ...]
     budget: ErrorBudget
     bytes_read: int
@@ -96,7 +96,10 @@ def _run_tree(
 def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
     """Squared fluctuation (V,) of every variable."""
     return np.array(
-        [np.trace(factor.gram[v]) + factor.discarded[v] for v in range(len(archive.variables))]
+        [
+            np.trace(factor.gram[v]) + factor.discarded[v] + factor.apart.get(v, 0.0)
+            for v in range(len(archive.variables))
+        ]
     )
 
 
@@ -108,33 +111,54 @@ def _cut(
     plan: PODPlan,
 ) -> ArchivePOD:
     """Choose rank and arithmetic from the small factors."""
-    norms = _norms(archive, plan, blocks, _totals(archive, factor))
+    totals = _totals(archive, factor)
+    norms = _norms(archive, plan, blocks, totals)
     budget = split_budget(norms, config.compression.tolerance)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
-    totals = _totals(archive, factor)
     turn = _principal_axes(gram, totals, config.compression.tolerance)
     gram = turn.T @ gram @ turn
     discarded = np.array([factor.discarded[v] for v in numbers])
+    apart = np.array([factor.apart.get(v, 0.0) for v in numbers])
     shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
     limit = config.compression.max_rank
-    names = [variable.name for variable in archive.variables]
-    rank = rank_within(shares, discarded, budget.allowed, None if limit == "auto" else limit, names)
+    rank = rank_within(
+        shares,
+        discarded,
+        apart,
+        budget.allowed,
+        None if limit == "auto" else limit,
+        [variable.name for variable in archive.variables],
+    )
     sigma = np.sqrt(_scales(totals) @ shares[:, :rank])
-    turn = turn[:, :rank] / sigma
+    tolerances = Tolerances(
+        roots=_roots(gram[:, :rank, :rank] / (sigma[:, None] * sigma)),
+        allowed=np.maximum(budget.allowed - np.sqrt(apart), 0.0),
+        tree=np.sqrt(discarded),
+        truncation=np.sqrt(shares[:, rank:].sum(axis=1)),
+        rest=factor.right @ turn[:, rank:],
+        mixed=gram[:, :rank, rank:] / sigma[:, None],
+    )
     return ArchivePOD(
         plan=plan,
         blocks=blocks,
-        turn=turn,
+        turn=turn[:, :rank] / sigma,
         sigma=sigma,
-        a=factor.right @ turn * sigma**2,
-        gram=gram[:, :rank, :rank] / (sigma[:, None] * sigma),
-        lost=discarded + shares[:, rank:].sum(axis=1),
+        a=factor.right @ turn[:, :rank] * sigma,
+        apart=np.sqrt(apart),
+        tolerances=tolerances,
         norms=norms,
         budget=budget,
         bytes_read=factor.bytes_read,
         chunks_read=factor.chunks_read,
     )
+
+
+def _roots(gram: Matrix) -> Matrix:
+    """Matrices (V, r, r) with ``roots[v].T @ roots[v] = gram[v]``."""
+    values, vectors = np.linalg.eigh(gram)
+    roots: Matrix = np.sqrt(np.maximum(values, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
+    return roots
 
 
 def _scales(totals: Matrix) -> Matrix:
@@ -145,12 +169,12 @@ def _scales(totals: Matrix) -> Matrix:
 
 
 def _principal_axes(gram: Matrix, totals: Matrix, tolerance: float) -> Matrix:
-    """Rotation (K, K) from the tree's columns, found with estimated scales, to the exact modes.
+    """Rotation (K, K) from the tree's columns, found with estimated scales, to the modes.
 
     Gram matrices cannot resolve what the tightest tolerances keep; there the tree's own
     columns, which are as good a basis, stay.
     """
-    if len(totals) == 1 or tolerance < 1e-5:
+    if tolerance < 1e-5:
         return np.eye(gram.shape[1])
     joint = np.einsum("v,vij->ij", _scales(totals), gram)
     return np.ascontiguousarray(np.linalg.eigh(joint)[1][:, ::-1])
@@ -213,12 +237,3 @@ def _when(archive: Archive, index: int) -> str:
     if dim in archive.carried.coords:
         label += f" ({archive.carried[dim].values[index]})"
     return label
-
-
-def coding_tolerances(pod: ArchivePOD) -> Tolerances:
-    """What coding of a(t) may still lose, after the cuts, as seen by each variable."""
-    roots = []
-    for gram in pod.gram:
-        values, vectors = np.linalg.eigh(gram)
-        roots.append(np.sqrt(np.maximum(values, 0))[:, None] * vectors.T)
-    return Tolerances(np.array(roots), np.maximum(pod.budget.allowed - pod.lost, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class LatentModel:
     """Models of a(t), the triangular factors they rest on, and the samples kept.
 
     ``models[0]`` is pooled over the record; further ones belong to single time blocks.
-    ``squared_error`` (V,) is what the coefficients miss, exactly as they will be decoded.
+    ``errors`` (V,) bounds the error with the coefficients exactly as they will be decoded.
     """
 
     library: Library
@@ -50,7 +50,7 @@ class LatentModel:
     factors: tuple[TriangularFactor, ...]
     models: tuple[SparseModel, ...]
     code: LatentCode
-    squared_error: Matrix
+    errors: Matrix
 
 
 def make_library(settings: LibraryConfig, states: int) -> Library:
@@ -150,8 +150,8 @@ def identify(
         dtype=dtype,
         block_models=block_models,
     )
-    missed = tolerances.squared_errors(rebuild(code, dynamics, times, BlockSpan(0, len(a))) - a)
-    return LatentModel(library, plan, block, tuple(factors), tuple(models), code, missed)
+    errors = tolerances.errors(rebuild(code, dynamics, times, BlockSpan(0, len(a))) - a)
+    return LatentModel(library, plan, block, tuple(factors), tuple(models), code, errors)
 
 
 def _weak_block(snapshots: int, library: Library, factor_bytes: float, given: int | str) -> int:
@@ -190,7 +190,7 @@ def _worth_keeping(
     models, choices = [pooled], []
     for number, start in enumerate(range(0, len(a), block)):
         stop = min(start + block, len(a))
-        share = replace(tolerances, allowed=tolerances.allowed * (stop - start) / len(a))
+        share = tolerances.part(BlockSpan(start, stop))
         candidates = [Dynamics(library, m.coefficients) for m in (pooled, own[number])]
         codes = [
             keep_samples(

@@ -95,7 +95,7 @@ def facts(
     return {
         "tolerance": config.compression.tolerance,
         "relative_l2_error": dict(errors),
-        "error_measured_by": "exact sums of squares of all cuts and of the decoded coefficients",
+        "error_measured_by": "bound from the norms of all cuts and of what the coefficients miss",
         "rank": pod.rank,
         "nonzero_terms": model.models[0].nonzero_terms if model else 0,
         "raw_bytes": archive.raw_bytes,

@@ -25,6 +25,10 @@ from pipeline.numerics.inner_products import Matrix, Precision, add_products, ch
 from pipeline.numerics.pod import factor_block
 from pipeline.numerics.truncation import Cut, tree_cut
 
+# Where there are several space blocks, what is dropped in each alone is this much less: it
+# adds to the error in full, not in squares.
+APART = 10
+
 Key = tuple[str, int, int]
 Graph = dict[Any, Any]
 
@@ -72,16 +76,20 @@ def decompose(
         chunk or several.
     """
     plan = plan or plan_pod(variables)
-    precision = precision or choose_precision([v.dtype for v in variables], tolerance)
+    alone = len(plan.rows) == 1
+    sharpest = tolerance if tolerance is None or alone else tolerance / APART**0.5
+    precision = precision or choose_precision([v.dtype for v in variables], sharpest)
+    precision = replace(precision, sketch=alone and not precision.householder)
     cut = tree_cut(tolerance, rank, plan.levels)
+    own_cut = cut if alone else cut.split(APART)
     graph: Graph = {}
     for variable in variables:
         graph.update(variable.source.graph())
     # One name for all keys of a run; results are never shared with another run.
     token = tokenize(plan, cut, precision, [str(v) for v in variables], np.random.bytes(8))
-    builder = _Builder(graph, token, plan, variables, cut, precision)
+    builder = _Builder(graph, token, plan, variables, cut, own_cut, precision)
     builder.add_leaves()
-    if len(plan.rows) == 1:
+    if alone:
         factor, blocks = builder.add_single_row()
     else:
         factor, blocks = builder.add_rows(scales)
@@ -92,13 +100,14 @@ def decompose(
 
 @dataclass
 class _Builder:
-    """Adds the tasks of one POD to `graph`."""
+    """Adds the tasks of one POD to `graph`; `own_cut` is that of single space blocks."""
 
     graph: Graph
     token: str
     plan: PODPlan
     variables: Sequence[ArchivedVariable]
     cut: Cut
+    own_cut: Cut
     precision: Precision
 
     def key(self, name: str, *numbers: int) -> Any:
@@ -118,7 +127,7 @@ class _Builder:
                         variable.source.task(leaf_region(variable, row.region, span)),
                         variable.time_axis,
                         self._weights(row.number),
-                        self.cut,
+                        self.own_cut,
                         self.precision,
                         Place(row.variable, row.number, span.start),
                     )
@@ -137,7 +146,7 @@ class _Builder:
 
     def _merge(self, row: int, keys: list[Any]) -> tuple[Any, ...]:
         place = Place(self.plan.rows[row].variable, row, 0)
-        return (merge_pairs, keys, self._weights(row), self.cut, self.precision, place)
+        return (merge_pairs, keys, self._weights(row), self.own_cut, self.precision, place)
 
     def _groups(self, width: int) -> list[range]:
         arity = self.plan.arity

@@ -1,6 +1,6 @@
 """How the error of a variable is split between truncation, coding and rounding.
 
-Truncation and coding of a(t) are orthogonal (the modes are), so their squares add;
+How the errors of truncation and coding add up is said in pipeline/numerics/sampling.py;
 rounding is bounded and subtracted from the bound before anything else is spent.
 """
 
@@ -18,8 +18,7 @@ from pipeline.errors import AccuracyError
 Matrix = NDArray[np.float64]
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-# Share of the tolerance that is never spent: what the sums of this accounting round off,
-# and the little that cuts of space blocks may add beyond their squares.
+# Share of the tolerance that is never spent: what the sums of this accounting round off.
 RESERVE = 2e-3
 # Arithmetic is good enough when its rounding takes up less than this share of the bound.
 ROUNDING_SHARE = 5e-3
@@ -39,13 +38,22 @@ class VariableNorms:
 class ErrorBudget:
     """What may be spent, and the arithmetic that leaves it.
 
-    ``allowed`` (V,) squared error of truncation and coding together; ``basis`` dtype of
+    ``allowed`` (V,) error of truncation and coding together; ``basis`` dtype of
     stored modes and means and of the decoder's arithmetic; ``samples`` dtype of kept samples.
     """
 
     allowed: Matrix
     basis: np.dtype[Any]
     samples: np.dtype[Any]
+
+    def with_rounding(self, variable: VariableNorms, error: float) -> float:
+        """Bound on the error of decoded values, where truncation and coding make `error`."""
+        if variable.fluctuation == 0:
+            return error
+        inner = error + _inner(variable, self.basis, self.samples)
+        if variable.dtype.itemsize >= self.basis.itemsize:
+            return inner
+        return min(inner + _last(variable), 2 * inner)
 
 
 def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorBudget:
@@ -67,7 +75,7 @@ def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorB
                 f"{variable.fluctuation:.3g} about a mean of norm {variable.mean:.3g} is below "
                 f"the rounding of float64; raise compression.tolerance"
             )
-    return ErrorBudget(np.array(allowed) ** 2, basis, samples)
+    return ErrorBudget(np.array(allowed), basis, samples)
 
 
 def _unit(dtype: np.dtype[Any]) -> float:
@@ -94,11 +102,21 @@ def _allowed(
     if variable.fluctuation == 0:
         return 0.0
     whole = (1 - RESERVE) * tolerance * variable.fluctuation
-    inner = _decoding(variable, basis) + _unit(samples) * variable.fluctuation
+    inner = _inner(variable, basis, samples)
     if variable.dtype.itemsize >= basis.itemsize:
         return whole - inner
-    # The decoded value is rounded to the variable's dtype. The source is on that grid, so
-    # rounding moves a value by no more than its distance from the source, and by no more
-    # than half a unit in the last place.
-    norm = float(np.hypot(variable.mean, variable.fluctuation))
-    return max(whole - inner - _unit(variable.dtype) * norm, whole / 2 - inner)
+    return max(whole - inner - _last(variable), whole / 2 - inner)
+
+
+def _inner(variable: VariableNorms, basis: np.dtype[Any], samples: np.dtype[Any]) -> float:
+    """Rounding of all that is stored and of the arithmetic on it."""
+    return _decoding(variable, basis) + _unit(samples) * variable.fluctuation
+
+
+def _last(variable: VariableNorms) -> float:
+    """Rounding of the decoded value to the variable's dtype.
+
+    No more than half a unit in the last place; and, because the source is on that grid, it
+    moves a value by no more than its distance from the source.
+    """
+    return _unit(variable.dtype) * float(np.hypot(variable.mean, variable.fluctuation))

@@ -14,7 +14,7 @@ the inner product alone, so points of zero weight are reconstructed like all oth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,13 +59,17 @@ class TimeFactor:
     """Time part of a factorisation, and what it cost.
 
     ``start`` is the first snapshot, ``right`` (m, k). By variable, in its own units squared:
-    ``gram`` (k, k) the inner products of the rows, ``discarded`` what the cuts dropped.
+    ``gram`` (k, k) the inner products of the rows; ``discarded`` what the cuts dropped;
+    ``apart`` what they dropped in single space blocks, before these were joined. All cuts
+    since then are orthogonal in time, and their energies add. What was dropped apart need
+    not be orthogonal to them: there the norms add.
     """
 
     start: int
     right: Matrix
     gram: Mapping[int, Matrix]
     discarded: Mapping[int, float]
+    apart: Mapping[int, float] = field(default_factory=dict)
     defect: Defect | None = None
     bytes_read: int = 0
     chunks_read: int = 0

@@ -51,10 +51,10 @@ def merge_in_space(
     defects = [f.defect for _, f in parts if f.defect is not None]
     first = parts[0][1]
     stacks: dict[int, list[Matrix]] = {}
-    discarded: dict[int, float] = {}
+    apart: dict[int, float] = {}
     for variable, factor in parts:
         stacks.setdefault(variable, []).append(_root(factor.gram[variable]) @ factor.right.T)
-        discarded[variable] = discarded.get(variable, 0.0) + factor.discarded[variable]
+        apart[variable] = apart.get(variable, 0.0) + factor.discarded[variable]
     small = {v: np.vstack(stack) for v, stack in stacks.items()}
     right, gram, lost = _joint_columns(
         small, scales, cut, replace(precision, householder=True), np.ones(first.snapshots)
@@ -63,7 +63,8 @@ def merge_in_space(
         first.start,
         right,
         gram,
-        {v: discarded[v] + lost[v] for v in discarded},
+        lost,
+        apart,
         min(defects, key=lambda d: d.time) if defects else None,
         sum(f.bytes_read for _, f in parts),
         sum(f.chunks_read for _, f in parts),
@@ -232,7 +233,8 @@ def merge_factors(
         factors[0].start,
         np.vstack(pieces),
         gram,
-        {v: lost.get(v, 0.0) + sum(f.discarded.get(v, 0.0) for f in factors) for v in products},
+        {v: lost[v] + sum(f.discarded[v] for f in factors) for v in products},
+        {v: sum(f.apart.get(v, 0.0) for f in factors) for v in products},
         min(found, key=lambda d: d.time) if found else None,
         sum(f.bytes_read for f in factors),
         sum(f.chunks_read for f in factors),

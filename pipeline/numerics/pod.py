@@ -25,7 +25,6 @@ from pipeline.errors import ArchiveError
 from pipeline.numerics.factors import Defect, Mask, Place, RowBlock, TimeFactor
 from pipeline.numerics.inner_products import (
     DOUBLE,
-    RANGE,
     Precision,
     affordable,
     inner_product,
@@ -82,7 +81,7 @@ def factor_block(
     valid = ~missing if missing.any() else None
     if valid is not None and not np.isnan(values[:, missing]).all():
         return _defective(values, _find_defect(values, place), place)
-    if not precision.householder and values.shape[1] >= STRIDE * POINTS_A_SNAPSHOT * len(values):
+    if precision.sketch and values.shape[1] >= STRIDE * POINTS_A_SNAPSHOT * len(values):
         factored = _factor_sketched(values, valid, weights, cut, precision, place)
         if factored is not None:
             return factored
@@ -91,7 +90,7 @@ def factor_block(
         with np.errstate(over="ignore", invalid="ignore"):
             mean, energy, right = _decompose(values, valid, weights, attempt)
         norm = float(energy.sum()) ** 0.5
-        smallest, largest = RANGE[attempt.products]
+        smallest, largest = attempt.range
         if smallest < norm < largest:
             break
     else:
@@ -147,7 +146,7 @@ def _factor_sketched(
             energy += float(np.vdot(scaled, scaled))
             offset += float(np.vdot(shift if weights is None else weights[span] * shift, shift))
     total = energy - m * offset
-    smallest, largest = RANGE[precision.products]
+    smallest, largest = precision.range
     # A mean far from the first snapshot would drown the fluctuation in rounding.
     if not smallest < total**0.5 < largest or energy > 10 * total:
         return None
@@ -158,7 +157,7 @@ def _factor_sketched(
     first = values[0] if valid is None else np.where(valid, values[0], 0)
     mean += first
     rows = _project(values, mean, total, valid, right, precision)
-    gram = inner_product(_row_panels(rows), len(rows), weights, precision)
+    gram = inner_product(_row_panels(rows, precision), len(rows), weights, precision)
     missed = max(total - float(np.trace(gram)), 0.0)
     if missed > cut.share * (total if cut.rank is None else _tail(gram, cut.rank)):
         return None
@@ -166,9 +165,9 @@ def _factor_sketched(
     return RowBlock(mean, rows, valid), TimeFactor(place.start, right, {place.variable: gram}, lost)
 
 
-def _row_panels(rows: Floats) -> Iterator[tuple[slice, Floats]]:
+def _row_panels(rows: Floats, precision: Precision) -> Iterator[tuple[slice, Floats]]:
     for span in panels(rows.shape[1], len(rows)):
-        yield span, rows[:, span]
+        yield span, rows[:, span].astype(precision.products, copy=False)
 
 
 def _tail(gram: Matrix, rank: int) -> float:
@@ -291,7 +290,11 @@ def _defective(values: Floats, defect: Defect | None, place: Place) -> tuple[Row
     m, n = values.shape
     variable = place.variable
     factor = TimeFactor(
-        place.start, np.zeros((m, 0)), {variable: np.zeros((0, 0))}, {variable: 0.0}, defect
+        place.start,
+        np.zeros((m, 0)),
+        {variable: np.zeros((0, 0))},
+        {variable: 0.0},
+        defect=defect,
     )
     # With its mask, or merging would take the block for one where NaN comes and goes.
     valid = ~np.isnan(values[0])

@@ -29,21 +29,63 @@ BATCH_SIZE = 2**24
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far rebuilt coefficients may be off.
+    """How far rebuilt coefficients may be off, beside what POD has cut already.
 
-    Variable v sees the error d of one snapshot as ``|roots[v] @ d|**2``, with roots
-    (V, r, r), and may see ``allowed[v]`` summed over the record.
+    The error of variable v is that of the tree of cuts T, of the truncation R, and of the
+    coding L, whose difference d(t) it sees as ``roots[v] @ d``. T and R are orthogonal in
+    time. The modes of all variables together are orthogonal, but not their parts in each:
+    R and L meet in the product ``P = -2 <d(t), mixed[v] rest(t)>``, known exactly. T and L
+    may meet in anything. So the square of the whole is at most
+
+        T^2 + R^2 + L^2 + P + 2 T L.
+
+    Attributes
+    ----------
+    roots : (V, r, r)
+    allowed : (V,) error that all of it may make
+    tree, truncation : (V,) the norms T and R
+    rest : (m, k) coefficients of the modes that were cut off
+    mixed : (V, r, k) inner products of modes kept and modes cut off
     """
 
     roots: Matrix
     allowed: Matrix
+    tree: Matrix
+    truncation: Matrix
+    rest: Matrix
+    mixed: Matrix
 
-    def squared_errors(self, difference: Matrix) -> Matrix:
-        """Squared errors (V,) of differences (m, r), summed over snapshots."""
+    def coding(self, difference: Matrix) -> Matrix:
+        """Squared error L^2 (V,) of differences (m, r), summed over snapshots."""
         return np.array([np.sum((difference @ root.T) ** 2) for root in self.roots])
 
+    def errors(self, difference: Matrix) -> Matrix:
+        """Bound on the error (V,) with the coefficients off by `difference` (m, r)."""
+        coding = self.coding(difference)
+        meeting = np.einsum("rk,vrk->v", difference.T @ self.rest, self.mixed)
+        squared = self.tree**2 + self.truncation**2 + coding - 2 * meeting
+        bound: Matrix = np.sqrt(np.maximum(squared + 2 * self.tree * np.sqrt(coding), 0.0))
+        return bound
+
     def met_by(self, difference: Matrix) -> bool:
-        return bool(np.all(self.squared_errors(difference) <= self.allowed))
+        return bool(np.all(self.errors(difference) <= self.allowed))
+
+    def for_coding(self) -> Matrix:
+        """Squared error L^2 (V,) that fills the bound where P is nothing."""
+        room = np.maximum(self.allowed**2 - self.truncation**2, 0.0)
+        squares: Matrix = np.maximum(np.sqrt(room) - self.tree, 0.0) ** 2
+        return squares
+
+    def part(self, span: BlockSpan) -> Tolerances:
+        """Tolerances of the snapshots of `span` alone, by their share of the record."""
+        share = (len(span) / len(self.rest)) ** 0.5
+        return replace(
+            self,
+            allowed=self.allowed * share,
+            tree=self.tree * share,
+            truncation=self.truncation * share,
+            rest=self.rest[span.start : span.stop],
+        )
 
 
 # --- decoding -----------------------------------------------------------------------------
@@ -145,7 +187,7 @@ def keep_samples(
 
     Greedy and block by block: the next sample kept is the farthest for which all
     snapshots in between stay under an allowance per snapshot. The allowance starts at the
-    mean and is raised while the whole record stays within ``tolerances.allowed`` (snapshots
+    mean and is raised while the whole record stays within the tolerances (snapshots
     at and near samples use less than the mean).
 
     Parameters
@@ -234,7 +276,7 @@ class _Encoder:
     def encode(self, allowance: float, block_models: NDArray[np.int16] | None) -> LatentCode:
         """Code at `allowance` times the mean error per snapshot, best candidate per block."""
         starts = self.block_starts()
-        limits = allowance * self.tolerances.allowed / len(self.a)
+        limits = allowance * self.tolerances.for_coding() / len(self.a)
         candidates = range(STRAIGHT_LINE, len(self.models))
         indices = {c: self._all_blocks(c, limits) for c in candidates}
         if block_models is None:
@@ -258,8 +300,8 @@ class _Encoder:
         shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
         other = replace(code, samples=code.samples.astype(np.float64) * shaken)
         drift = rebuild(other, self.models, self.times, span) - self.a - difference
-        margin = replace(self.tolerances, allowed=1e-6 * self.tolerances.allowed)
-        return bool(np.isfinite(drift).all()) and margin.met_by(drift)
+        margin = 1e-6 * self.tolerances.for_coding()
+        return bool(np.isfinite(drift).all() and np.all(self.tolerances.coding(drift) <= margin))
 
     def _all_blocks(self, candidate: int, limits: Matrix) -> list[Index]:
         """Samples kept in each block by one candidate, in batches that fit memory."""

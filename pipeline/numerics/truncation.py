@@ -75,15 +75,21 @@ def kept_columns(shares: Matrix, totals: Matrix, cut: Cut, rounding: float) -> i
 
 
 def rank_within(
-    shares: Matrix, discarded: Matrix, allowed: Matrix, max_rank: int | None, names: list[str]
+    shares: Matrix,
+    discarded: Matrix,
+    apart: Matrix,
+    allowed: Matrix,
+    max_rank: int | None,
+    names: list[str],
 ) -> int:
-    """Smallest rank whose truncation keeps every variable within its squared error.
+    """Smallest rank whose truncation keeps every variable within its error.
 
     Parameters
     ----------
     shares : (V, k) energy of mode c in variable v
-    discarded : (V,) energy dropped by the tree
-    allowed : (V,) squared error that truncation and tree together may leave
+    discarded : (V,) energy dropped by the tree, orthogonal to the modes in time
+    apart : (V,) energy dropped besides, whose norm adds
+    allowed : (V,) error that truncation and tree together may leave
     max_rank : int or None
     names : variable names, for messages
 
@@ -92,12 +98,12 @@ def rank_within(
     AccuracyError
         If no rank, or none up to `max_rank`, meets the bound.
     """
-    error = tails(shares) + discarded[:, None]
+    error = np.sqrt(tails(shares) + discarded[:, None]) + np.sqrt(apart)[:, None]
     within = np.all(error <= allowed[:, None], axis=0)
     if not within.any():
-        worst = int(np.argmax(discarded - allowed))
+        worst = int(np.argmax(error[:, -1] - allowed))
         raise AccuracyError(
-            f"variable {names[worst]!r}: the POD tree dropped energy {discarded[worst]:.3e}, "
+            f"variable {names[worst]!r}: the POD tree leaves an error of {error[worst, -1]:.3e}, "
             f"more than the {allowed[worst]:.3e} that the tolerance allows in all"
         )
     rank = int(np.argmax(within))
