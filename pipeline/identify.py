@@ -34,6 +34,8 @@ CODE_BLOCK = 256
 WEAK_BLOCK = 16 * CODE_BLOCK
 # Triangular factors may take up this share of the bytes of the basis, or this many bytes.
 FACTOR_SHARE, FACTOR_BYTES = 0.02, 2048
+# What a nonzero coefficient takes up: eight bytes and its place among zeros.
+TERM_BYTES = 10
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ def identify(
 ) -> LatentModel:
     """Find a sparse model of a(t) and the samples to keep. Runs Dask.
 
+    Unless a support is given, test functions of two radii are tried: that of the spectrum
+    as a whole, and that of the mode with the highest frequencies, which the first may not
+    see. The model that stores smaller stays.
+
     Parameters
     ----------
     a : (m, r) float64, r >= 1
@@ -121,25 +127,48 @@ def identify(
     """
     factor_bytes = max(FACTOR_BYTES, FACTOR_SHARE * basis_bytes)
     library = choose_library(config.library, a.shape[1], factor_bytes)
+    block = _weak_block(len(a), library, factor_bytes, config.weak_form.block_steps)
     weak = config.weak_form
-    modelled = a[:, : library.states]
-    plan = plan_windows(
-        times,
-        modelled,
-        test_function=weak.test_function,
-        support=weak.support,
-        spacing=weak.spacing,
-    )
-    block = _weak_block(len(a), library, factor_bytes, weak.block_steps)
-    factors = weak_factors(modelled, times, library, plan, block)
+    plans: list[WindowPlan] = []
+    for support in ("auto", "finest") if weak.support == "auto" else (weak.support,):
+        plan = plan_windows(
+            times,
+            a[:, : library.states],
+            test_function=weak.test_function,
+            support=support,
+            spacing=weak.spacing,
+        )
+        if all(plan.width != other.width for other in plans):
+            plans.append(plan)
+    found = [_model_from(a, times, tolerances, config, library, p, block, dtype) for p in plans]
+    return min(found, key=_bytes)
+
+
+def _bytes(model: LatentModel) -> int:
+    """Bytes of samples and terms."""
+    terms = sum(each.nonzero_terms for each in model.models)
+    return model.code.samples.nbytes + TERM_BYTES * terms
+
+
+def _model_from(
+    a: Matrix,
+    times: Matrix,
+    tolerances: Tolerances,
+    config: Config,
+    library: Library,
+    plan: WindowPlan,
+    block: int,
+    dtype: np.dtype[Any],
+) -> LatentModel:
+    """Models from one choice of test functions, and the samples they need."""
+    factors = weak_factors(a[:, : library.states], times, library, plan, block)
     models = [_fit(merge_factors(factors), library, config)]
+    block_models = None
     if len(factors) > 1:
         own = [_fit(factor, library, config) for factor in factors]
         models, block_models = _worth_keeping(
             a, times, tolerances, library, models[0], own, block, dtype
         )
-    else:
-        block_models = None
     dynamics = [Dynamics(library, model.coefficients) for model in models]
     code = keep_samples(
         a,
@@ -199,7 +228,7 @@ def _worth_keeping(
             for some in (candidates[:1], candidates)
         ]
         saved = (codes[0].kept - codes[1].kept) * a.shape[1] * dtype.itemsize
-        if saved > 10 * own[number].nonzero_terms:
+        if saved > TERM_BYTES * own[number].nonzero_terms:
             choice = codes[1].block_model.copy()
             choice[choice == 1] = len(models)
             models.append(own[number])

@@ -192,12 +192,14 @@ def _cardinal_functions(
 class TimeScales:
     """What the spectrum of a(t) says: all in samples, so for uniform time.
 
-    ``half_width`` is the radius of the test functions. ``noise`` (q,) is the standard
+    ``half_width`` is the radius of the test functions, ``finest`` that of the coefficient
+    with the highest frequencies alone. ``noise`` (q,) is the standard
     deviation of white noise in each coefficient, zero if the record is `resolved` too
     coarsely to tell noise from signal.
     """
 
     half_width: int
+    finest: int
     noise: Vector
     resolved: bool
 
@@ -231,20 +233,21 @@ def choose_support(a: Matrix) -> TimeScales:
     largest = max(2, min(samples // 8, (samples - 1) // 2))
     no_noise = np.zeros(a.shape[1])
     if samples < 16:
-        return TimeScales(largest, no_noise, False)
+        return TimeScales(largest, largest, no_noise, False)
     length = min(samples, SEGMENT)
     while True:
         power = _mean_spectrum(a, length)
         corners = [_corner(np.sqrt(p)) for p in power.T if p.any()]
         if not corners:  # every coefficient is constant
-            return TimeScales(largest, no_noise, False)
+            return TimeScales(largest, largest, no_noise, False)
         corner = float(np.median(corners))
         if corner >= 16 or length == samples:
             break
         length = min(4 * length, samples)  # a slow process, finely sampled
-    radius = _radius(corner / length)
+    radii = [_radius(k / length) for k in (corner, max(corners))]
+    half_width, finest = (int(np.clip(round(radius), 2, largest)) for radius in radii)
     noise, resolved = _white_noise(power, length)
-    return TimeScales(int(np.clip(round(radius), 2, largest)), noise, resolved)
+    return TimeScales(half_width, finest, noise, resolved)
 
 
 def _mean_spectrum(a: Matrix, length: int) -> Matrix:

@@ -48,7 +48,7 @@ def tree_cut(tolerance: float | None, rank: int | None, levels: int) -> Cut:
 def tails(energy: Matrix) -> Matrix:
     """Sums of the last entries along the last axis: (..., k) -> (..., k + 1), last one 0."""
     sums = np.cumsum(energy[..., ::-1], axis=-1)[..., ::-1]
-    return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)
+    return np.concatenate([sums, np.zeros((*energy.shape[:-1], 1))], axis=-1)
 
 
 def kept_columns(shares: Matrix, totals: Matrix, cut: Cut, rounding: float) -> int:

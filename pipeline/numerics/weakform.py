@@ -104,7 +104,8 @@ def plan_windows(
         ``bell``, ``bell(8)``, or an expression in s.
     support, spacing : float or "auto"
         Length of a window, and time between the starts of windows, in the unit of `times`.
-        ``auto`` takes the support from the spectrum (`choose_support`), and for the spacing
+        ``auto`` takes the support from the spectrum (`choose_support`), ``finest`` that of
+        the coefficient with the highest frequencies; ``auto`` takes for the spacing
         half a standard deviation of the bell, beyond which more windows hold nothing new.
 
     Raises
@@ -124,8 +125,8 @@ def plan_windows(
     uniform = bool(np.max(np.abs(steps - mean)) <= rounding and drift <= 1e-3 * mean)
     regular = a if uniform else _on_regular_times(times, a)
     scales = choose_support(regular)
-    width = 2 * scales.half_width
-    if support != "auto":
+    width = 2 * (scales.finest if support == "finest" else scales.half_width)
+    if support not in ("auto", "finest"):
         length = _positive("weak_form.support", support, float(times[-1] - times[0]))
         width = max(2, round(length / mean))
     psi = parse_test_function(test_function, max(width // 2, 1))
