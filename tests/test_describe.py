@@ -1,0 +1,124 @@
+"""What a store says about itself is true, and equations can be read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import sympy
+import xarray as xr
+from numpy.testing import assert_allclose
+
+import pipeline
+from pipeline.errors import StoreError
+from pipeline.store.reader import open_store
+from tests.oracles import files_below
+from tests.systems_of_odes import LORENZ
+
+
+def lifted(states: np.ndarray, times: np.ndarray, points: int = 200) -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.standard_normal((points, states.shape[1])))[0]
+    return xr.Dataset(
+        {"u": (("time", "x"), states @ q.T)}, {"time": ("time", times, {"units": "s"})}
+    )
+
+
+@pytest.fixture(scope="module")
+def lorenz(tmp_path_factory):
+    times, states = LORENZ.record(3000)
+    source = lifted(states, times)
+    store = tmp_path_factory.mktemp("describe") / "store"
+    return source, store, pipeline.compress(source, store, tolerance=1e-3)
+
+
+def test_bytes_add_up_to_what_lies_on_the_disk(lorenz):
+    _, store, report = lorenz
+    info = pipeline.info(store)
+    on_disk = sum(os.path.getsize(path) for path in files_below(store))
+    assert info.stored_bytes == report.stored_bytes == on_disk
+    assert sum(info.bytes_by_part.values()) == on_disk
+    assert min(info.bytes_by_part.values()) > 0
+    assert info.compression_ratio == info.raw_bytes / on_disk
+
+
+def test_info_repeats_the_report_and_is_strict_json(lorenz):
+    source, store, report = lorenz
+    info = pipeline.info(store)
+    told = json.loads(json.dumps(info.to_dict(), allow_nan=False))
+    for name in (
+        "relative_l2_error",
+        "tolerance",
+        "rank",
+        "nonzero_terms",
+        "kept_samples",
+        "raw_bytes",
+    ):
+        assert told[name] == getattr(report, name)
+    assert told["raw_bytes"] == source.u.nbytes
+    assert_allclose(sum(info.energy_by_mode), 1)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_energy_of_modes_is_that_of_an_svd(lorenz):
+    source, store, report = lorenz
+    rows = source.u.values - source.u.values.mean(axis=0)
+    energy = np.linalg.svd(rows, compute_uv=False)[: report.rank] ** 2
+    assert_allclose(pipeline.info(store).energy_by_mode, energy / energy.sum(), rtol=1e-6)
+
+
+def test_equations_as_text_and_latex_are_the_model_that_is_integrated(lorenz):
+    """Both are parsed by SymPy, which knows nothing of the library."""
+    _, store, report = lorenz
+    equations = pipeline.equations(store)
+    f = open_store(store).models[0]
+    a = np.random.default_rng(0).standard_normal((5, report.rank))
+    lines = [line for line in equations.text().splitlines() if "' =" in line]
+    symbols = sympy.symbols(f"a1:{report.rank + 1}")
+    expected = f(a)
+    for k, line in enumerate(lines):
+        terms = re.sub(r"(?<=[0-9]) (?=a)", "*", line.split("=")[1].split("[")[0])
+        right = sympy.lambdify(symbols, sympy.sympify(terms.replace("^", "**")))
+        values = [float(right(*row)) for row in a]
+        assert_allclose(values, expected[:, k], rtol=2e-3, atol=1e-3 * np.abs(expected[:, k]).max())
+    latex = equations.latex()
+    assert latex.count(r"\dot a_") == report.rank
+    assert latex.startswith(r"\begin{align*}")
+    assert "in s" in equations.text()
+
+
+def test_a_store_without_modes_has_no_equations(tmp_path):
+    still = xr.Dataset({"u": (("time", "x"), np.ones((20, 5)))}, {"time": np.arange(20.0)})
+    report = pipeline.compress(still, tmp_path / "still", tolerance=1e-2)
+    assert (report.rank, report.kept_samples, report.nonzero_terms) == (0, 0, 0)
+    assert "constant in time" in pipeline.equations(tmp_path / "still").text()
+    assert pipeline.info(tmp_path / "still").energy_by_mode == ()
+    decoded = xr.open_dataset(tmp_path / "still", engine="romzarr")
+    xr.testing.assert_identical(decoded, still)
+
+
+def test_data_that_no_basis_compresses_is_told_so(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = xr.Dataset(
+        {"u": (("time", "x"), rng.standard_normal((60, 50)))}, {"time": np.arange(60.0)}
+    )
+    report = pipeline.compress(noise, tmp_path / "noise", tolerance=1e-3)
+    assert report.compression_ratio < 1
+    assert "LARGER" in report.advice
+    assert "Do not" in report.advice
+    assert pipeline.info(tmp_path / "noise").advice == report.advice
+
+
+def test_a_good_ratio_needs_no_advice(lorenz):
+    _, _, report = lorenz
+    assert report.compression_ratio > 3
+    assert report.advice == ""
+
+
+@pytest.mark.parametrize("operation", [pipeline.info, pipeline.equations])
+def test_no_store_is_said_by_name(tmp_path, operation):
+    with pytest.raises(StoreError, match=r"nowhere.*no romzarr store"):
+        operation(tmp_path / "nowhere")

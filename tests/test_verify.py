@@ -1,0 +1,132 @@
+"""`verify` measures what xarray measures, and finds what was changed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from numpy.testing import assert_allclose
+
+import pipeline
+from pipeline.errors import StoreError
+from tests.oracles import decaying_matrix, decoded_errors
+
+
+def generation(store: Path) -> Path:
+    name = json.loads((store / "zarr.json").read_text())["attributes"]["romzarr"]["generation"]
+    return store / name
+
+
+@pytest.fixture
+def source() -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    u = 5 + decaying_matrix(rng, 90, 12 * 15, 3, rank=12).reshape(90, 12, 15)
+    v = np.moveaxis(decaying_matrix(rng, 90, 15, 2, rank=6), 0, 1).astype(np.float32)
+    u[:, :2, 3] = np.nan
+    return xr.Dataset(
+        {"u": (("time", "y", "x"), u, {"units": "m/s"}), "v": (("x", "time"), v)},
+        {
+            "time": np.datetime64("2001-01-01", "ns") + np.arange(90) * np.timedelta64(1, "D"),
+            "x": np.arange(15) * 0.5,
+            "area": (("y", "x"), 1 + rng.random((12, 15))),
+        },
+    )
+
+
+@pytest.fixture
+def store(source, tmp_path) -> Path:
+    pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 7}, {"time": -1, "x": 4}, {"time": 1}])
+def test_errors_are_those_of_xarray_arithmetic(source, store, chunks):
+    decoded = xr.open_dataset(store, engine="romzarr")
+    errors = decoded_errors(source, decoded)
+    report = pipeline.verify(store, source if chunks is None else source.chunk(chunks))
+    assert report.ok
+    assert report.problems == ()
+    for name, error in errors.items():
+        assert_allclose(report.relative_l2_error[name], error, rtol=1e-8)
+        largest = float(np.abs(source[name] - decoded[name]).max())
+        assert_allclose(report.largest_pointwise_error[name], largest, rtol=1e-6)
+    assert report.relative_l2_error["largest"] == max(
+        report.relative_l2_error[name] for name in errors
+    )
+    worst = max(errors, key=errors.__getitem__)
+    difference = np.abs(source[worst] - decoded[worst])
+    place = difference.argmax(...)
+    assert report.worst.startswith(f"{worst}: ")
+    for dim, at in place.items():
+        assert re.search(rf"\b{dim}={int(at)}\b", report.worst)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_errors_are_weighted_as_the_store_was_made(source, tmp_path):
+    pipeline.compress(source[["u"]], tmp_path / "weighted", tolerance=1e-2, weights="area")
+    decoded = xr.open_dataset(tmp_path / "weighted", engine="romzarr")
+    expected = decoded_errors(source[["u"]], decoded, {"u": source.area})["u"]
+    report = pipeline.verify(tmp_path / "weighted", source[["u"]])
+    assert_allclose(report.relative_l2_error["u"], expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("variable", ["u", "v"])
+def test_a_tampered_sample_is_found_with_variable_time_and_place(source, store, variable):
+    """Written through Zarr, so that every checksum of the store is right."""
+    group = zarr.open_group(generation(store), mode="r+", use_consolidated=False)
+    samples, steps = group["latent/samples"], group["latent/steps"][...]
+    index = np.cumsum(steps, dtype=np.int64)
+    k = int(np.argmin(np.abs(index - 45)))
+    row = samples[k]
+    row[0] += 3 * np.abs(samples[:, 0]).max()
+    samples[k] = row
+    report = pipeline.verify(store, source)
+    assert not report.ok
+    found = [words for words in report.problems if f"variable '{variable}'" in words]
+    assert len(found) == 1
+    date = np.datetime_as_string(source.time.values[index[k]], unit="D")
+    assert "above the tolerance 0.01" in found[0]
+    assert f"time={index[k]} ({date}" in found[0]
+    assert re.search(r"\bx=\d+", found[0])
+
+
+def test_a_tampered_mode_is_found_where_it_is(source, store):
+    group = zarr.open_group(generation(store), mode="r+", use_consolidated=False)
+    modes = group["basis/u/modes"]
+    modes[0, 7, 11] = modes[0, 7, 11] + 50 * np.abs(modes[0]).max()
+    report = pipeline.verify(store, source)
+    assert not report.ok
+    (problem,) = report.problems
+    assert "variable 'u'" in problem
+    assert problem.endswith("y=7, x=11")
+
+
+def test_a_mask_that_differs_is_found_where_it_is(source, store):
+    source["u"][:, 5, 6] = np.nan
+    report = pipeline.verify(store, source)
+    assert not report.ok
+    assert any(re.search(r"'u': NaN differs at time=0 .*y=5, x=6", p) for p in report.problems)
+
+
+def test_changed_coordinates_are_found(source, store):
+    report = pipeline.verify(store, source.assign_coords(x=source.x + 1))
+    assert not report.ok
+    assert any("'x' differs" in problem for problem in report.problems)
+
+
+def test_another_source_is_found_out(source, store):
+    report = pipeline.verify(store, source.copy(data={"u": source.u * 1.1, "v": source.v}))
+    assert not report.ok
+    assert any("'u'" in problem and "above" in problem for problem in report.problems)
+
+
+def test_a_source_of_another_shape_is_refused(source, store):
+    with pytest.raises(StoreError, match="was not made from"):
+        pipeline.verify(store, source.isel(x=slice(3)))
+    with pytest.raises(StoreError, match=r"'w' is .* and missing in the store"):
+        pipeline.verify(store, source.assign(w=source.v))
