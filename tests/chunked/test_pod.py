@@ -110,10 +110,14 @@ def assert_tree_holds(lazy, factor, blocks, variables, eps):
         assert_allclose(factor.gram[number], gram, rtol=0, atol=eps * total)
         error = weighted_norm(x - mean - factor.right @ rows, weights) ** 2
         # Never more than accounted for; rounding of Gram matrices may count as error.
-        assert error <= factor.discarded[number] * (1 + 1e-3) + eps * total
-        assert_allclose(error, factor.discarded[number], rtol=1e-3, atol=1e3 * eps * total)
-        whole = np.trace(factor.gram[number]) + factor.discarded[number]
-        assert_allclose(whole, total, rtol=1e-3 * error / total + 1e3 * eps if total else 0)
+        discarded, apart = factor.discarded[number], factor.apart.get(number, 0.0)
+        most = (np.sqrt(discarded) + np.sqrt(apart)) ** 2
+        assert error <= most * (1 + 1e-9) + eps * total
+        least = (np.sqrt(discarded) - np.sqrt(apart)) ** 2
+        assert error >= least * (1 - 1e-9) - 1e3 * eps * total
+        whole = np.trace(factor.gram[number]) + discarded + apart
+        meeting = 2 * np.sqrt(discarded * apart) / total if total else 0.0
+        assert_allclose(whole, total, rtol=meeting + 1e3 * eps)
 
 
 @given(data=st.data(), decades=st.integers(0, 14), seed=seeds)
@@ -185,7 +189,8 @@ def test_the_error_of_the_tree_is_the_error_it_accounts_for(
         assert covered == np.prod(variable.shape)
         total = np.trace(factor.gram[number]) + factor.discarded[number]
         if len(variables) == 1:
-            assert factor.discarded[number] <= 0.021 * tolerance**2 * total + 1e-13 * total
+            dropped = factor.discarded[number] + factor.apart.get(number, 0.0)
+            assert dropped <= 0.021 * tolerance**2 * total + 1e-13 * total
 
 
 def made_up(kind, m, n, rng):
