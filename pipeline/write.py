@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.archive import Archive
 from pipeline.chunked.plan import PODPlan, SpaceBlock
 from pipeline.config import Config
-from pipeline.contracts import ArchivedVariable
+from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.factor import ArchivePOD
 from pipeline.identify import LatentModel
 from pipeline.numerics.factors import RowBlock
@@ -76,12 +76,18 @@ def write_model(
     code = keep_nothing(len(pod.a), pod.budget.samples) if model is None else model.code
     writer.write_latent(code, archive.time)
     if model is not None:
-        # Single precision: regression forgives it, and the factors weigh half.
-        factors = np.array([factor.r for factor in model.factors], np.float32)
+        factors = _narrowed(np.array([factor.r for factor in model.factors]))
         writer.write_model(np.array([m.coefficients for m in model.models]), factors)
     else:
         writer.write_model(np.zeros((0, 0, 0)))
     writer.write_coordinates(archive.carried)
+
+
+def _narrowed(factors: Matrix) -> Floats:
+    """Single precision where its range allows it: regression forgives it, and it weighs half."""
+    sizes = np.abs(factors[factors != 0])
+    inside = sizes.max(initial=1.0) < 1e30 and sizes.min(initial=1.0) > 1e-30
+    return factors.astype(np.float32) if inside else factors
 
 
 def facts(
