@@ -1,9 +1,8 @@
-"""Weak systems of time blocks on Dask, and the models found from them."""
+"""Weak systems of time blocks on Dask."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,12 @@ from dask.base import compute
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from pipeline.contracts import BlockSpan, SparseModel, TriangularFactor
+from pipeline.contracts import BlockSpan, TriangularFactor
 from pipeline.numerics.library import Library
-from pipeline.numerics.stlsq import stlsq
-from pipeline.numerics.weakform import WindowPlan, merge_factors, triangular_factor
+from pipeline.numerics.weakform import WindowPlan, triangular_factor
 
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Identification:
-    """A model of the whole record, one of each time block, and the triangles they rest on."""
-
-    pooled: SparseModel
-    blocks: tuple[SparseModel, ...]
-    pooled_factor: TriangularFactor
-    block_factors: tuple[TriangularFactor, ...]
 
 
 def time_blocks(snapshots: int, block_steps: int) -> list[BlockSpan]:
@@ -73,20 +61,3 @@ def weak_factors(
     does not depend on `block_steps` beyond rounding.
     """
     return list(compute(*weak_tasks(a, times, library, plan, block_steps), **scheduling))
-
-
-def identify(
-    factors: Sequence[TriangularFactor],
-    *,
-    threshold: float | None = None,
-    ridge: float = 0.0,
-    names: Sequence[str] | None = None,
-) -> Identification:
-    """Models of the whole record and of each block, from the triangles of the blocks."""
-    pooled_factor = merge_factors(factors)
-    return Identification(
-        pooled=stlsq(pooled_factor, threshold=threshold, ridge=ridge, names=names),
-        blocks=tuple(stlsq(f, threshold=threshold, ridge=ridge, names=names) for f in factors),
-        pooled_factor=pooled_factor,
-        block_factors=tuple(factors),
-    )
