@@ -59,7 +59,7 @@ def decaying_matrix(
     rng: np.random.Generator, m: int, n: int, decades: float, rank: int | None = None
 ) -> Matrix:
     """(m, n) of zero temporal mean whose singular values fall evenly over `decades`."""
-    rank = min(m - 1, n) if rank is None else rank
+    rank = min(m - 1, n, *([] if rank is None else [rank]))
     a = rng.standard_normal((m, rank))
     left = np.linalg.qr(a - a.mean(axis=0))[0]
     right = np.linalg.qr(rng.standard_normal((n, rank)))[0]

@@ -21,7 +21,13 @@ from pipeline.config import CompressionConfig, Config
 from pipeline.errors import AccuracyError
 from pipeline.numerics.truncation import TREE_SHARE
 from pipeline.store.reader import open_store
-from tests.oracles import assert_same_but_values, compressed_names, decaying_matrix, decoded_errors
+from tests.oracles import (
+    assert_same_but_values,
+    compressed_names,
+    decaying_matrix,
+    decoded_errors,
+    fluctuation,
+)
 from tests.strategies import datasets, seeds
 
 varied = settings(
@@ -45,7 +51,7 @@ def compressed(source: xr.Dataset, folder: Path, **options):
 
 
 @given(source=datasets(), tolerance=st.sampled_from([0.5, 0.1, 1e-2, 1e-3, 1e-4, 1e-6]))
-@settings(varied, max_examples=80)
+@settings(varied, max_examples=50)
 def test_the_bound_holds_and_the_rest_comes_back_as_it_was(tmp_path, source, tolerance):
     report, decoded = compressed(source, tmp_path, tolerance=tolerance)
     assert_same_but_values(source, decoded)
@@ -83,8 +89,10 @@ def test_the_error_reported_is_the_error_measured(
     error = decoded_errors(source, decoded)["u"]
     told = report.relative_l2_error["u"]
     assert error <= told <= tolerance
-    # A bound, but a close one: what the tree drops may meet what coding misses.
-    assert told <= error + (TREE_SHARE**0.5 + 0.01) * tolerance
+    # A bound, but a close one: what the tree drops may meet what coding misses, and the
+    # output may be rounded by half a unit in the last place everywhere.
+    last = np.finfo(dtype).eps * np.linalg.norm(offset + rows) / np.linalg.norm(fluctuation(rows))
+    assert told <= error + (TREE_SHARE**0.5 + 0.01) * tolerance + last
 
 
 @given(data=st.data(), tolerance=st.sampled_from([1e-1, 1e-3]), seed=seeds)
