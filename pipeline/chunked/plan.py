@@ -16,9 +16,11 @@ from pipeline.contracts import ArchivedVariable, BlockSpan, Region
 
 # A leaf reads chunks of about this many bytes together: enough work for a task, and few
 # enough that a worker of 1 GiB holds its input, its decompression buffers and some rows.
-LEAF_BYTES = 32 * 2**20
+LEAF_BYTES = 16 * 2**20
 LEAF_SNAPSHOTS = 256
-ARITY = 4
+# Time blocks that merge at a time: as many as fit `MERGE_BYTES` if each has this many rows.
+ARITY, USUAL_ROWS = 4, 64
+MERGE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES
         for region in _space_regions(variable, longest, leaf_bytes // 4):
             rows.append(SpaceBlock(len(rows), number, region))
             leaves.append(spans)
-    return PODPlan(tuple(rows), time_blocks, tuple(leaves))
+    most = max(4 * int(np.prod(row.shape, dtype=np.int64)) for row in rows)
+    arity = int(np.clip(MERGE_BYTES // (USUAL_ROWS * most), 2, ARITY))
+    return PODPlan(tuple(rows), time_blocks, tuple(leaves), arity)
 
 
 def leaf_region(variable: ArchivedVariable, space: Region, span: BlockSpan) -> Region:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
-from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
@@ -86,7 +86,7 @@ def decompose(
     for variable in variables:
         graph.update(variable.source.graph())
     # One name for all keys of a run; results are never shared with another run.
-    token = tokenize(plan, cut, precision, [str(v) for v in variables], np.random.bytes(8))
+    token = uuid4().hex
     builder = _Builder(graph, token, plan, variables, cut, own_cut, precision)
     builder.add_leaves()
     if alone:
@@ -181,13 +181,22 @@ class _Builder:
             self.graph[self.key("joint", t)] = (
                 join_rows, own, owners, scale, self.cut, self.precision,
             )  # fmt: skip
+        if len(times) == 1:
+            return self._add_single_time(owners)
         joints = [self.key("joint", t) for t in times]
         blocks = [[self.key("block", i, t) for t in times] for i in rows]
         level = 0
-        while len(joints) > 1 or level == 0:
+        while len(joints) > 1:
             level += 1
             joints, blocks = self._add_level(level, joints, blocks, owners, scale)
         return joints[0], [row[0] for row in blocks]
+
+    def _add_single_time(self, owners: list[int]) -> tuple[Any, list[Any]]:
+        """Rows of the joint columns, where all snapshots lie in one time block."""
+        joint = self.key("joint", 0)
+        for i in range(len(owners)):
+            self.graph[self.key("rows", i)] = (joint_rows, self.key("block", i, 0), joint)
+        return joint, [self.key("rows", i) for i in range(len(owners))]
 
     def _add_scales(self, scales: Mapping[int, float] | None, owners: list[int]) -> Any:
         key = self.key("scales")
@@ -274,6 +283,14 @@ def join_rows(
     """Merge the space blocks of one time block."""
     parts = list(zip(variables, factors, strict=True))
     return merge.merge_in_space(parts, scales, cut, precision)
+
+
+def joint_rows(factored: Factored, joint: TimeFactor) -> RowBlock:
+    """Rows of the joint columns on one space block."""
+    block = merge.onto_joint(*factored, joint)
+    assert block.mix is not None
+    rows = block.mix.T.astype(block.rows.dtype) @ block.rows
+    return RowBlock(block.mean, rows, block.valid)
 
 
 def _children(

@@ -65,12 +65,13 @@ def choose_precision(dtypes: Sequence[np.dtype[Any]], tolerance: float | None) -
     Products of float32 panels summed in float64 are good to about 1e-7 of the energy, hence
     to errors of 5e-3; float64 Gram matrices to about 1e-15 of the energy, hence to 1e-5;
     below that Householder QR. Without a tolerance (a rank is given) float64 input asks for
-    Householder QR and float32 input for float64 Gram matrices.
+    Householder QR; float32 input is taken to be good to its own precision, and singular values
+    below about 3e-4 of the first are lost: give a precision where they matter.
     """
     f4, f8 = np.dtype(np.float32), np.dtype(np.float64)
     double = any(dtype.itemsize > 4 for dtype in dtypes)
     if tolerance is None:
-        return Precision(f8, f8, householder=True) if double else Precision(f8, f4)
+        return Precision(f8, f8, householder=True) if double else Precision(f4, f4)
     if tolerance >= 5e-3:
         return Precision(f4, f4)
     if tolerance >= 1e-3:

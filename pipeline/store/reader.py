@@ -31,6 +31,8 @@ from pipeline.store.layout import ArrayLayout, Fields
 
 Indexer = int | slice | NDArray[np.integer[Any]]
 # Snapshots this far apart are decoded as separate spans.
+# Modes that an open store keeps decoded.
+_REMEMBERED_BYTES = 64 * 2**20
 _LARGEST_GAP = 256
 # Values a temporary of another type than the result's may hold.
 _SLAB_VALUES = 1 << 21
@@ -154,6 +156,7 @@ class CoefficientStore:
     rank: int
     snapshots: int
     group: zarr.Group = field(repr=False)
+    _recent: dict[Any, Floats] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def singular_values(self) -> NDArray[np.float64]:
@@ -343,16 +346,36 @@ class CoefficientStore:
         return mean
 
     def _basis(self, stored: StoredVariable, wanted: Sequence[NDArray[np.int64]]) -> Floats:
-        """Modes, and the mean as the last of them, at the wanted points: (r + 1, ...)."""
+        """Modes, and the mean as the last of them, at the wanted points: (r + 1, ...).
+
+        Those of contiguous places are remembered: whoever reads a variable block by block
+        in time asks for the same ones every time.
+        """
+        if not all(len(positions) for positions in wanted):
+            return np.empty((self.rank + 1, *map(len, wanted)), self.facts["arithmetic"])
+        places = tuple(map(_narrowed, wanted))
+        key = (stored.group, str(places)) if all(isinstance(p, slice) for p in places) else None
+        if key in self._recent:
+            return self._recent[key]
         shape = (self.rank + 1, *(len(positions) for positions in wanted))
         basis = np.empty(shape, self.facts["arithmetic"])
-        if basis.size and self.rank:
+        if self.rank:
             path = f"basis/{stored.group}/modes"
-            selection = (slice(None), *map(_narrowed, wanted))
-            basis[:-1] = self._selected(path, self._array(path), selection)
+            basis[:-1] = self._selected(path, self._array(path), (slice(None), *places))
             _check_finite(basis[:-1], f"{self.url}: {path}")
         basis[-1] = self._mean(stored, wanted)
+        basis.flags.writeable = False
+        if key is not None:
+            self._remember(key, basis)
         return basis
+
+    def _remember(self, key: Any, basis: Floats) -> None:
+        """Keep `basis` for the next reader, within `_REMEMBERED_BYTES`."""
+        held = sum(each.nbytes for each in list(self._recent.values()))
+        if held + basis.nbytes > _REMEMBERED_BYTES:
+            self._recent.clear()
+        if basis.nbytes <= _REMEMBERED_BYTES:
+            self._recent[key] = basis
 
 
 def _check_finite(values: Floats, where: str) -> None:

@@ -54,7 +54,7 @@ def test_every_value_is_in_one_leaf_and_no_chunk_is_split(shapes, snapshots, lea
 
 def test_small_chunks_share_a_leaf_within_its_limits():
     """10 snapshots of 10 kB a chunk: leaves take 256 snapshots in time, then space."""
-    plan = plan_pod([variable(((10,) * 100, (2500,) * 4), 0)])
+    plan = plan_pod([variable(((10,) * 100, (2500,) * 4), 0)], 2**25)
     assert max(len(block) for block in plan.time_blocks) == 250 <= LEAF_SNAPSHOTS
     sizes = [4 * 250 * int(np.prod(row.shape)) for row in plan.rows]
     assert max(sizes) <= 2**25

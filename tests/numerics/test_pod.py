@@ -294,7 +294,7 @@ def test_blocks_in_space_merge_into_the_whole(scales, householder, seed):
         (["f4"], 1e-3, False, "f8"),
         (["f8"], 1e-10, True, "f8"),
         (["f8", "f4"], None, True, "f8"),
-        (["f4"], None, False, "f8"),
+        (["f4"], None, False, "f4"),
     ],
 )
 def test_arithmetic_follows_the_accuracy_asked_for(dtypes, tolerance, householder, products):
