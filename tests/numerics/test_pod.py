@@ -12,7 +12,7 @@ from pipeline.errors import ArchiveError
 from pipeline.numerics.factors import Place
 from pipeline.numerics.inner_products import DOUBLE, Precision, choose_precision
 from pipeline.numerics.merge import estimate_scales, merge_in_space, merge_in_time, onto_joint
-from pipeline.numerics.pod import SNAPSHOTS_AT_ONCE, factor_block
+from pipeline.numerics.pod import POINTS_A_SNAPSHOT, SNAPSHOTS_AT_ONCE, STRIDE, factor_block
 from pipeline.numerics.truncation import Cut
 from tests.oracles import decaying_matrix, fluctuation, singular_values, weighted_norm
 from tests.strategies import chunkings, seeds
@@ -119,6 +119,33 @@ def test_large_offsets_and_extreme_units_cost_no_digits(precision, offset, scale
     error = np.linalg.norm((exact - rebuilt(block, factor)) / size) ** 2
     assert_allclose(error, factor.discarded[0] / size**2, atol=1e-9)
     assert factor.discarded[0] <= 1e-6 * size**2
+
+
+@pytest.mark.parametrize("hidden", [0.0, 1e-8, 1e-6, 1e-4, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("share", [1e-7, 1e-5])
+@pytest.mark.parametrize("m", [8, 40])
+def test_what_a_sketch_of_the_points_cannot_see_is_kept_or_accounted_for(
+    hidden, weighted, share, m
+):
+    """A share `hidden` of the energy lies between the points that a stride would look at."""
+    rng = np.random.default_rng(0)
+    n = STRIDE * POINTS_A_SNAPSHOT * m + 7
+    t = np.linspace(0, 1, m)
+    rows = np.outer(np.sin(3 * t), rng.standard_normal(n))
+    between = rng.standard_normal(n)
+    between[::STRIDE] = 0
+    extra = np.outer(np.cos(9 * t), between)
+    rows += extra * np.sqrt(hidden) * np.linalg.norm(rows) / np.linalg.norm(extra)
+    rows = (rows + 20).astype(np.float32)
+    weights = rng.random(n) if weighted else None
+    precision = choose_precision([rows.dtype], 1e-2)
+    block, factor = factor_block(rows, weights, Cut(share), precision, HERE)
+    exact = rows.astype(np.float64)
+    total = weighted_norm(fluctuation(exact), weights) ** 2
+    error = weighted_norm(exact - rebuilt(block, factor), weights) ** 2
+    assert error <= factor.discarded[0] * (1 + 1e-6) + 1e-9 * total
+    assert factor.discarded[0] <= share * total * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("precision", [SINGLE, DOUBLE, HOUSEHOLDER])
