@@ -28,6 +28,8 @@ MAX_DEGREE = 16
 MAX_FREQUENCIES = 64
 MAX_EXPRESSIONS = 256
 MAX_PARTS = 16
+# Up to so many states a call costs more than its arithmetic.
+FEW_STATES = 64
 
 
 class Library(Protocol):
@@ -131,6 +133,8 @@ class PolynomialLibrary:
         self, a: Matrix, columns: Columns | None = None, *, variance: Matrix | None = None
     ) -> Matrix:
         a = _checked_states(a, self.states)
+        if variance is None and len(a) <= FEW_STATES:
+            return self._at_few(a, columns)
         wanted = range(self.size) if columns is None else [int(c) for c in columns]
         if variance is not None and np.any(variance):
             table = self._unbiased_columns(a, variance, wanted)
@@ -139,6 +143,22 @@ class PolynomialLibrary:
         values = np.empty((len(a), len(wanted)))
         for k, c in enumerate(wanted):
             values[:, k] = table[c]
+        return values
+
+    @cached_property
+    def _padded(self) -> NDArray[np.intp]:
+        """The coefficients of each term (p, degree), filled up with that of the constant."""
+        width = max(self.degree, 1)
+        filled = [(*term, *[self.states] * (width - len(term))) for term in self.factors]
+        return np.array(filled, dtype=np.intp)
+
+    def _at_few(self, a: Matrix, columns: Columns | None) -> Matrix:
+        """Terms at a few states, in as few calls as can be: an integrator asks often."""
+        index = self._padded if columns is None else self._padded[columns]
+        extended = np.concatenate([a, np.ones((len(a), 1))], axis=1)
+        values = extended.take(index[:, 0], axis=1)
+        for factor in index.T[1:]:
+            values *= extended.take(factor, axis=1)
         return values
 
     def _product_columns(self, a: Matrix, wanted: Sequence[int]) -> dict[int, Matrix]:

@@ -211,7 +211,7 @@ def keep_samples(
         nothing less is within the bound.
     """
     kept = a.astype(dtype).astype(np.float64)
-    substeps = choose_substeps(kept, times, models)
+    substeps = choose_substeps(kept, times, models, _step_accuracy(a, tolerances))
     encoder = _Encoder(a, kept, times, models, tolerances, block_steps, substeps)
     best: LatentCode | None = None
     for allowance in (1.0, 2.0, 4.0, 8.0):
@@ -238,8 +238,19 @@ def keep_nothing(snapshots: int, dtype: np.dtype[np.floating]) -> LatentCode:
     return LatentCode(index, np.zeros((2, 0), dtype), snapshots, blocks, 1)
 
 
-def choose_substeps(a: Matrix, times: Matrix, models: Sequence[Dynamics]) -> int:
-    """Fewest Runge-Kutta steps a snapshot after which halving them changes little."""
+def _step_accuracy(a: Matrix, tolerances: Tolerances) -> float:
+    """Share of a(t) that one step may be off: little of what coding may lose."""
+    share = tolerances.for_coding() / np.maximum(tolerances.coding(a), np.finfo(float).tiny)
+    return float(np.clip(3e-3 * np.sqrt(share.min()), 1e-12, 1e-3))
+
+
+def choose_substeps(
+    a: Matrix, times: Matrix, models: Sequence[Dynamics], accuracy: float = 1e-6
+) -> int:
+    """Fewest Runge-Kutta steps a snapshot after which halving them changes little.
+
+    Little is the share `accuracy` of the standard deviation of a(t).
+    """
     some = np.unique(np.linspace(0, len(a) - 2, min(len(a) - 1, 500)).astype(int))
     dt = times[some + 1] - times[some]
     scale = np.linalg.norm(a.std(axis=0))
@@ -252,9 +263,9 @@ def choose_substeps(a: Matrix, times: Matrix, models: Sequence[Dynamics]) -> int
                 change = np.abs(coarse - runge_kutta_step(f, states, dt, 2 * substeps))
             # A state that has left the finite numbers has not converged.
             change = np.median(np.where(np.isnan(change), np.inf, change))
-            if not change > 1e-6 * scale:
+            if not change > accuracy * scale:
                 break
-        chosen = max(chosen, substeps if change <= 1e-6 * scale else 1)
+        chosen = max(chosen, substeps if change <= accuracy * scale else 1)
     return chosen
 
 
