@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 
 _DELIMITERS = (",", ";", "\t", "|")
 _CORNER = re.compile(r"\s*(#\s*)?((time|times|date|datetime|timestamp|t)\b.*)?\s*", re.IGNORECASE)
+# What people write above a column of labels, when numbers that increase stand beside it.
+_OVER_LABELS = re.compile(
+    r"\s*(#\s*)?(variable|name|label|quantity|field|signal|channel|sensor|feature|row|id)s?\b.*",
+    re.IGNORECASE,
+)
 _DATE = re.compile(r"\s*\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?)?\s*")
 _UNITS = re.compile(r"[\[(]\s*([^\])]+?)\s*[\])]")
 # Text of evenly spaced times is rounded to a few digits.
@@ -118,11 +123,17 @@ def _is_header(rows: list[Row]) -> bool:
     if len(cells) > 1 and all(_DATE.fullmatch(cell) for cell in cells[1:]):
         return True
     if not _is_number(cells[0]):
-        return _CORNER.fullmatch(cells[0]) is not None
+        if _CORNER.fullmatch(cells[0]):
+            return True
+        return _OVER_LABELS.fullmatch(cells[0]) is not None and _increase(cells[1:])
     if len(rows) < 2 or not all(_is_number(c) for _, row in rows for c in row):
         return False
     # All numbers, no labels: only a row that looks like times, above one that does not.
     return _is_even(cells) and not all(_is_even(row) for _, row in rows[1:])
+
+
+def _increase(cells: list[str]) -> bool:
+    return all(map(_is_number, cells)) and bool((np.diff(np.array(cells, np.float64)) > 0).all())
 
 
 def _is_even(cells: list[str]) -> bool:

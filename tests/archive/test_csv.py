@@ -103,3 +103,15 @@ def test_what_is_no_text_is_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x81" * 20)
     with pytest.raises(ArchiveError, match="not CSV text in UTF-8"):
         open_archive(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("corner", ["name", "Variable", "channel / s", "quantities"])
+def test_increasing_numbers_beside_a_word_for_labels_are_times(tmp_path, corner):
+    dataset = read_csv(saved(tmp_path, f"{corner},0,0.5,2,3,7\np,4,3,2,1,0\nq,0,1,2,3,4\n"))
+    assert list(dataset.data_vars) == ["p", "q"]
+    assert_array_equal(dataset.time.values, [0, 0.5, 2, 3, 7])
+
+
+def test_numbers_that_do_not_increase_are_a_variable_whatever_its_name(tmp_path):
+    dataset = read_csv(saved(tmp_path, "signal,0,3,1,2,5\nq,0,1,2,3,4\n"))
+    assert list(dataset.data_vars) == ["signal", "q"]
