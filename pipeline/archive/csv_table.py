@@ -32,7 +32,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 _CORNER = re.compile(r"\s*(#\s*)?((time|times|date|datetime|timestamp|t)\b.*)?\s*", re.IGNORECASE)
 # What people write above a column of labels, when numbers that increase stand beside it.
 _OVER_LABELS = re.compile(
-    r"\s*(#\s*)?(variable|name|label|quantity|field|signal|channel|sensor|feature|row|id)s?\b.*",
+    r"\s*(#\s*)?(variable|name|label|quantity|quantitie|field|signal|channel|sensor|feature|row|id)s?\b.*",
     re.IGNORECASE,
 )
 _DATE = re.compile(r"\s*\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?)?\s*")
