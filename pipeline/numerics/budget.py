@@ -84,8 +84,8 @@ def _unit(dtype: np.dtype[Any]) -> float:
 
 
 def _decoding(variable: VariableNorms, basis: np.dtype[Any]) -> float:
-    """Bound on the rounding of stored mean, stored modes, their products and the sum."""
-    return _unit(basis) * (2 * variable.mean + 10 * variable.fluctuation)
+    """Rounding of stored mean, modes and their sums, and of the factorisation behind them."""
+    return _unit(basis) * (2 * variable.mean + 20 * variable.fluctuation)
 
 
 def _fits(variable: VariableNorms, tolerance: float, basis: np.dtype[Any]) -> bool:
