@@ -80,7 +80,7 @@ def decompose(
     sharpest = tolerance if tolerance is None or alone else tolerance / APART**0.5
     precision = precision or choose_precision([v.dtype for v in variables], sharpest)
     precision = replace(precision, sketch=alone and not precision.householder)
-    cut = tree_cut(tolerance, rank, plan.levels)
+    cut = tree_cut(tolerance, rank, plan.levels, precision.floor)
     own_cut = cut if alone else cut.split(APART)
     graph: Graph = {}
     for variable in variables:

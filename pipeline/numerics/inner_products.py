@@ -44,6 +44,11 @@ class Precision:
     sketch: bool = False
 
     @property
+    def floor(self) -> float:
+        """Share of the energy that products cannot tell from rounding."""
+        return 1e-7 if self.products.itemsize < 8 else 0.0
+
+    @property
     def range(self) -> tuple[float, float]:
         """Norms whose squares products and rows can hold."""
         return RANGE[min(self.products, self.rows, key=lambda dtype: dtype.itemsize)]

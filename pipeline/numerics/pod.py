@@ -159,7 +159,7 @@ def _factor_sketched(
     rows = _project(values, mean, total, valid, right, precision)
     gram = inner_product(_row_panels(rows, precision), len(rows), weights, precision)
     missed = max(total - float(np.trace(gram)), 0.0)
-    if missed > cut.share * (total if cut.rank is None else _tail(gram, cut.rank)):
+    if missed > (cut.share * total if cut.rank is None else cut.of_rank(_energies(gram))):
         return None
     lost = {place.variable: missed}
     return RowBlock(mean, rows, valid), TimeFactor(place.start, right, {place.variable: gram}, lost)
@@ -170,10 +170,10 @@ def _row_panels(rows: Floats, precision: Precision) -> Iterator[tuple[slice, Flo
         yield span, rows[:, span].astype(precision.products, copy=False)
 
 
-def _tail(gram: Matrix, rank: int) -> float:
-    """Energy that the best approximation of `rank` loses of rows with inner products `gram`."""
-    energy = np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
-    return float(energy[rank:].sum())
+def _energies(gram: Matrix) -> Matrix:
+    """Energies (k,) of rows with inner products `gram`, largest first."""
+    energy: Matrix = np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
+    return energy
 
 
 def _decompose(

@@ -27,22 +27,29 @@ class Cut:
     """Energy that one node of a POD tree may drop.
 
     ``share`` is relative to the node's own energy, or, if `rank` is given, to the energy
-    that the node's own best approximation of that rank would lose.
+    that the node's own best approximation of that rank would lose. There ``floor`` is the
+    share of the node's energy that is below the precision of the arithmetic anyway.
     """
 
     share: float
     rank: int | None = None
+    floor: float = 0.0
 
     def split(self, parts: float) -> Cut:
         """The cut of each of `parts` levels that together stay within this one."""
-        return replace(self, share=self.share / parts)
+        return replace(self, share=self.share / parts, floor=self.floor / parts)
+
+    def of_rank(self, energy: Matrix) -> float:
+        """Energy that may go from a node with column energies (k,), where a rank is given."""
+        tail = tails(energy)
+        return max(self.share * float(tail[min(self.rank or 0, len(energy))]), self.floor * tail[0])
 
 
-def tree_cut(tolerance: float | None, rank: int | None, levels: int) -> Cut:
+def tree_cut(tolerance: float | None, rank: int | None, levels: int, floor: float = 0.0) -> Cut:
     """Cut of each node of a tree of `levels` levels (leaves included)."""
     if tolerance is not None:
         return Cut(TREE_SHARE * tolerance**2 / levels)
-    return Cut(RANK_SHARE / levels, rank)
+    return Cut(RANK_SHARE / levels, rank, floor / levels)
 
 
 def tails(energy: Matrix) -> Matrix:
@@ -67,8 +74,7 @@ def kept_columns(shares: Matrix, totals: Matrix, cut: Cut, rounding: float) -> i
         return 0
     significant = int(np.count_nonzero(joint > rounding * joint[0]))
     if cut.rank is not None:
-        tail = tails(joint)
-        within = tail <= cut.share * tail[min(cut.rank, len(joint))]
+        within = tails(joint) <= cut.of_rank(joint)
     else:
         within = np.all(tails(shares) <= cut.share * totals[:, None], axis=0)
     return min(int(np.argmax(within)), significant)
