@@ -83,6 +83,19 @@ def test_a_block_is_its_mean_its_modes_and_what_was_dropped(
     assert_allclose(rebuilt(block, factor), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("precision", [SINGLE, DOUBLE, HOUSEHOLDER])
+@pytest.mark.parametrize("m", range(2, 24))
+def test_the_constant_is_never_taken_for_a_fluctuation(precision, m):
+    """With all m - 1 fluctuations kept, rounding offers the constant as one more column."""
+    rng = np.random.default_rng(m)
+    n = max(m - 1, 2)
+    rows = 3.0 + np.linalg.qr(rng.standard_normal((m, m)))[0] @ rng.standard_normal((m, n))
+    rows += decaying_matrix(rng, m, n, 0)
+    block, factor = factor_block(rows, None, KEEP_ALL, precision, HERE)
+    assert factor.right.shape[1] <= m - 1
+    assert_allclose(rebuilt(block, factor), rows, atol=1e-5)
+
+
 @given(decades=st.integers(0, 14), weighted=st.booleans(), seed=seeds)
 @settings(deadline=None, max_examples=30)
 def test_householder_factors_resolve_what_squaring_would_lose(decades, weighted, seed):
