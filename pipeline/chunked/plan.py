@@ -81,7 +81,9 @@ def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES
             rows.append(SpaceBlock(len(rows), number, region))
             leaves.append(spans)
     most = max(4 * int(np.prod(row.shape, dtype=np.int64)) for row in rows)
-    arity = int(np.clip(MERGE_BYTES // (USUAL_ROWS * most), 2, ARITY))
+    # Pairs of one space block merge in one task, of several in three: triples keep these few.
+    least = 2 if len(rows) == 1 else 3
+    arity = int(np.clip(MERGE_BYTES // (USUAL_ROWS * most), least, ARITY))
     return PODPlan(tuple(rows), time_blocks, tuple(leaves), arity)
 
 

@@ -29,7 +29,7 @@ MAX_FREQUENCIES = 64
 MAX_EXPRESSIONS = 256
 MAX_PARTS = 16
 # Up to so many states a call costs more than its arithmetic.
-FEW_STATES = 64
+FEW_STATES = 2048
 
 
 class Library(Protocol):
