@@ -14,7 +14,7 @@ from pipeline.archive import Archive, open_archive
 from pipeline.config import Config, with_values
 from pipeline.errors import AccuracyError
 from pipeline.factor import ArchivePOD, factor_archive
-from pipeline.identify import LatentModel, identify
+from pipeline.identify import LatentModel, check_expressions, identify
 from pipeline.reports import CompressionReport
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter
@@ -83,6 +83,7 @@ def compress(
     """
     began, cpu = time.perf_counter(), time.process_time()
     config = _settled(config or Config(), tolerance, variables, weights)
+    check_expressions(config)
     archive = open_archive(
         source,
         time=config.archive.time,

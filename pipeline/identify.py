@@ -23,6 +23,7 @@ from pipeline.numerics.library import (
 )
 from pipeline.numerics.sampling import Tolerances, keep_samples, rebuild
 from pipeline.numerics.stlsq import stlsq
+from pipeline.numerics.testfunctions import parse_test_function
 from pipeline.numerics.weakform import WindowPlan, merge_factors, plan_windows
 
 Matrix = NDArray[np.float64]
@@ -34,6 +35,8 @@ CODE_BLOCK = 256
 WEAK_BLOCK = 16 * CODE_BLOCK
 # Triangular factors may take up this share of the bytes of the basis, or this many bytes.
 FACTOR_SHARE, FACTOR_BYTES = 0.02, 2048
+# Coefficients that expressions may name while their number is not known.
+MOST_MODES = 1000
 # What a nonzero coefficient takes up: eight bytes and its place among zeros.
 TERM_BYTES = 10
 
@@ -53,6 +56,19 @@ class LatentModel:
     models: tuple[SparseModel, ...]
     code: LatentCode
     errors: Matrix
+
+
+def check_expressions(config: Config) -> None:
+    """Refuse test functions and terms that are not allowed, before any work starts.
+
+    Raises
+    ------
+    LibraryError
+        Naming the piece and what is allowed instead. Which modes exist shows only later.
+    """
+    parse_test_function(config.weak_form.test_function, CODE_BLOCK)
+    if config.library.expressions:
+        SymbolicLibrary(MOST_MODES, config.library.expressions)
 
 
 def make_library(settings: LibraryConfig, states: int) -> Library:

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import pipeline
 from pipeline.config import Config, LibraryConfig, SparseRegressionConfig, WeakFormConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, LibraryError
 from pipeline.identify import choose_library, identify, make_library
 from pipeline.numerics.library import PolynomialLibrary
 from pipeline.numerics.sampling import Tolerances
@@ -191,3 +191,17 @@ def test_kinds_are_joined_in_the_order_given():
     assert_allclose(values[:, :3], np.stack(expected, axis=1))
     assert_allclose(values[:, -1], a[:, 0] * np.sin(a[:, 1]))
     assert library.size == len(library.names()) == values.shape[1] > 4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(weak_form=WeakFormConfig(test_function="__import__('os')")),
+        Config(weak_form=WeakFormConfig(test_function="1 + s")),
+        Config(library=LibraryConfig(kind="symbolic", expressions=("a1.real",))),
+    ],
+)
+def test_expressions_are_refused_before_the_archive_is_opened(tmp_path, config):
+    with pytest.raises(LibraryError):
+        pipeline.compress(tmp_path / "nowhere.zarr", tmp_path / "store", config=config)
+    assert not list(tmp_path.iterdir())
