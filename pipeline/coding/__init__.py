@@ -1,0 +1,1 @@
+"""Error-bounded coding of arrays: wavelets, quantisation, and a context-modelled range coder."""
