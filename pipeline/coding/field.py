@@ -32,41 +32,54 @@ def encode_field(values: Floats, step: float, levels: Sequence[int]) -> bytes:
         Levels of the transform per axis (`pipeline.coding.wavelet.depth`); 0 along axes
         without smoothness, such as that of POD modes.
     """
-    c = forward(values.astype(np.float64), levels)
-    q = quantise(c, step)
+    q, head = _quantised(values, step, levels)
     s = np.abs(q)
-    ratio = np.abs(c) / step - s
-    shifts = [float(ratio[p].mean()) if p.any() else 0.0 for p in (s == 1, s > 1)]
-    head = _HEADER.pack(*(int(np.clip(round(128 + 256 * v), 0, 255)) for v in shifts))
     encoder = Encoder()
     traverse(s, levels, encoder)
     encoder.transfer_bits((q[s > 0] < 0).astype(np.int32))
     return head + encoder.finish()
 
 
+def _quantised(values: Floats, step: float, levels: Sequence[int]) -> tuple[Integers, bytes]:
+    c = forward(values.astype(np.float64), levels)
+    q = quantise(c, step)
+    s = np.abs(q)
+    ratio = np.abs(c) / step - s
+    shifts = [float(ratio[p].mean()) if p.any() else 0.0 for p in (s == 1, s > 1)]
+    return q, _HEADER.pack(*(int(np.clip(round(128 + 256 * v), 0, 255)) for v in shifts))
+
+
+def _restored(
+    s: Integers, signs: Integers, head: bytes, step: float, levels: Sequence[int], dtype: Any
+) -> Floats:
+    first, rest = _HEADER.unpack(head)
+    c = s.astype(dtype)
+    c[s == 1] += (first - 128) / 256
+    c[s > 1] += (rest - 128) / 256
+    c *= step
+    c[s > 0] *= 1 - 2 * signs
+    return inverse(c, levels)
+
+
 def decode_field(
     content: bytes, shape: Sequence[int], step: float, levels: Sequence[int], dtype: np.dtype[Any]
 ) -> Floats:
     """Array of `shape` and `dtype` (float32 or float64) from what `encode_field` made of it."""
-    head = _HEADER.unpack_from(content)
     decoder = Decoder(content[_HEADER.size :])
     s = np.zeros(shape, np.int32)
     traverse(s, levels, decoder)
     signs = np.empty(np.count_nonzero(s), np.int32)
     decoder.transfer_bits(signs)
-    c = s.astype(dtype)
-    c[s == 1] += (head[0] - 128) / 256
-    c[s > 1] += (head[1] - 128) / 256
-    c *= step
-    c[s > 0] *= 1 - 2 * signs
-    return inverse(c, levels)
+    return _restored(s, signs, content[: _HEADER.size], step, levels, dtype)
 
 
 def coded_field(
     values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any]
 ) -> Floats:
     """What `decode_field` will give back, without the entropy coding in between."""
-    raise NotImplementedError
+    q, head = _quantised(values, step, levels)
+    s = np.abs(q)
+    return _restored(s, (q[s > 0] < 0).astype(np.int32), head, step, levels, dtype)
 
 
 def quantise(coefficients: Floats, step: float) -> Integers:
