@@ -1,6 +1,6 @@
 """The values that pass between stages, in the order the data flows.
 
-Archive -> PODFactors -> TriangularFactor -> SparseModel -> LatentCode -> store.
+Archive -> PODFactors -> TriangularFactor -> SparseModel -> LatentCode -> CodedLatent -> store.
 
 Symbols: n points in space, m snapshots, r modes, p library terms, q modelled modes (q <= r).
 """
@@ -169,3 +169,21 @@ class LatentCode:
     @property
     def kept(self) -> int:
         return len(self.index)
+
+
+@dataclass(frozen=True)
+class CodedLatent:
+    """A latent code in the bytes that a store keeps of it, and what corrects its error.
+
+    ``code.samples`` are the values that ``sample_bytes`` decode to, each string holding
+    ``sample_rows`` of them; so with ``correction_bytes``, which decode to what has to be
+    added to each of the m snapshots rebuilt from the code (empty: nothing). Both are coded
+    with quantisation step ``step``.
+    """
+
+    code: LatentCode
+    step: float
+    sample_rows: int
+    sample_bytes: tuple[bytes, ...]
+    correction_rows: int = 1
+    correction_bytes: tuple[bytes, ...] = ()

@@ -17,15 +17,17 @@ ALLOWED = {
     "pipeline.config": ("pipeline.errors",),
     "pipeline.encoding": ("pipeline.errors",),
     "pipeline.numerics": BELOW,
-    "pipeline.chunked": (*BELOW, "pipeline.numerics"),
+    "pipeline.coding": BELOW,
+    "pipeline.chunked": (*BELOW, "pipeline.numerics", "pipeline.coding"),
     "pipeline.archive": (*BELOW, "pipeline.numerics", "pipeline.encoding"),
-    "pipeline.store": (*BELOW, "pipeline.numerics", "pipeline.encoding"),
+    "pipeline.store": (*BELOW, "pipeline.numerics", "pipeline.coding", "pipeline.encoding"),
     "pipeline": ("pipeline",),
     "flows": ("pipeline", "flows"),
 }
-# Arrays in, arrays out: no chunks and no files in numerics; no screen in the method.
+# Arrays in, arrays out: no chunks and no files in numerics and coding; no screen in the method.
 FOREIGN = {
     "pipeline.numerics": ("dask", "distributed", "xarray", "zarr", "fsspec", "yaml"),
+    "pipeline.coding": ("dask", "distributed", "xarray", "zarr", "fsspec", "yaml"),
     "pipeline": ("matplotlib", "argparse"),
 }
 
@@ -83,6 +85,8 @@ def test_imports_run_one_way():
     [
         ("pipeline/numerics/pod.py", "import pipeline.config"),
         ("pipeline/numerics/pod.py", "from dask import array"),
+        ("pipeline/coding/field.py", "from pipeline.numerics import pod"),
+        ("pipeline/coding/tiles.py", "import zarr"),
         ("pipeline/store/writer.py", "from pipeline.chunked.plan import Plan"),
         ("pipeline/store/writer.py", "from ..chunked import plan"),
         ("pipeline/archive/reader.py", "def f():\n    from pipeline import store"),

@@ -1,0 +1,125 @@
+"""The Zarr codec of coded arrays: wavelets, one quantisation step, a range coder."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer, NDBuffer
+from zarr.core.common import JSON
+from zarr.registry import register_codec
+
+from pipeline.coding.field import decode_field, encode_field
+from pipeline.coding.wavelet import depth
+from pipeline.errors import PipelineError
+
+NAME = "romzarr.wavelet"
+MAX_LEVELS = 40
+
+
+@dataclass(frozen=True)
+class WaveletCodec(ArrayBytesCodec):
+    """Codes chunks of float32 or float64 with an error of about a quarter of ``step``.
+
+    Parameters
+    ----------
+    step : float
+        Quantisation step of the wavelet coefficients, positive.
+    levels : sequence of int
+        Levels of the transform per axis of a chunk; 0 where an axis is not transformed.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is of another kind or range.
+    """
+
+    is_fixed_size = False
+
+    step: float
+    levels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if type(self.step) is not float or not 0 < self.step < math.inf:
+            raise ValueError(f"{NAME}: 'step' must be positive and finite, found {self.step!r}")
+        if not isinstance(self.levels, tuple) or not all(
+            type(count) is int and 0 <= count <= MAX_LEVELS for count in self.levels
+        ):
+            raise ValueError(
+                f"{NAME}: 'levels' must be integers from 0 to {MAX_LEVELS}, "
+                f"found {str(self.levels)[:80]}"
+            )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, JSON]) -> Self:
+        configuration = data.get("configuration")
+        if not isinstance(configuration, dict) or set(configuration) != {"step", "levels"}:
+            raise ValueError(
+                f"{NAME}: the configuration must be 'step' and 'levels', "
+                f"found {str(configuration)[:80]}"
+            )
+        step, levels = configuration["step"], configuration["levels"]
+        whole = type(step) is int and abs(step) < 1 << 62
+        return cls(
+            step=float(step) if whole else step,
+            levels=tuple(levels) if isinstance(levels, list | tuple) else levels,
+        )
+
+    def to_dict(self) -> dict[str, JSON]:
+        return {"name": NAME, "configuration": {"step": self.step, "levels": list(self.levels)}}
+
+    def check(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
+        """Refuse chunks that are not of `levels`.
+
+        More levels than an axis has would do nothing but cost time, without limit.
+
+        Raises
+        ------
+        ValueError
+            If a chunk of this shape has fewer levels, or `dtype` is not a float of 4 or 8
+            bytes.
+        """
+        most = [depth(length) for length in chunk]
+        if len(self.levels) != len(most) or any(map(int.__gt__, self.levels, most)):
+            raise ValueError(
+                f"{NAME}: 'levels' of chunks {tuple(chunk)} must be at most {most}, "
+                f"found {list(self.levels)}"
+            )
+        if dtype not in (np.dtype("f4"), np.dtype("f8")):
+            raise ValueError(f"{NAME}: codes float32 and float64, not {dtype}")
+
+    def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
+        self.check(getattr(chunk_grid, "chunk_shape", shape), dtype.to_native_dtype())
+
+    # Zarr from 3.2 on calls these two from threads of its own.
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        dtype = chunk_spec.dtype.to_native_dtype()
+        try:
+            values = decode_field(
+                chunk_data.to_bytes(), chunk_spec.shape, self.step, self.levels, dtype
+            )
+        except PipelineError as error:
+            raise ValueError(str(error)) from error
+        return chunk_spec.prototype.nd_buffer.from_ndarray_like(values)  # type: ignore[arg-type]
+
+    def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        content = encode_field(chunk_data.as_numpy_array(), self.step, self.levels)
+        return chunk_spec.prototype.buffer.from_bytes(content)
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
+
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        return await asyncio.to_thread(self._encode_sync, chunk_data, chunk_spec)
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        raise NotImplementedError(f"{NAME}: the size depends on the values")
+
+
+register_codec(NAME, WaveletCodec)
