@@ -1,22 +1,43 @@
-"""Coding of an array within a quantisation step: wavelets, rounding, range coding."""
+"""Coding of an array within a quantisation step: wavelets, rounding, range coding.
+
+A payload is a head of two bytes and a stream of the range coder. The lowest bit of the first
+byte says whether sizes above 2**20 occur; the other seven and the second byte say how far the
+sizes 1, and those above, lie from their multiples of the step on average. An array of zeros is
+the head alone.
+
+Decoding finds the same integers on every machine (see `pipeline.coding.rangecoder`); the values
+are then the same to rounding, and to the bit where the same NumPy runs.
+"""
 
 from __future__ import annotations
 
-import struct
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.coding.contexts import traverse
-from pipeline.coding.rangecoder import Decoder, Encoder, Integers
+from pipeline.coding.rangecoder import NARROW, WIDE, Decoder, Encoder, Integers
 from pipeline.coding.wavelet import forward, inverse
 from pipeline.contracts import Floats
+from pipeline.errors import StoreError
 
 # Coefficients up to this share of a step above a multiple are rounded down: they cost
 # fewer bits than they are worth, and the decoder knows where in its bin one is likely to lie.
 ROUNDING = 0.42
-_HEADER = struct.Struct("<2B")
+# Largest size of narrow coding, which fits all arithmetic into 32 bits, and of any coding.
+_NARROW_SIZE, _LARGEST = 2**20, 2**60
+_HEAD_BYTES = 2
+
+
+class _Coded(NamedTuple):
+    """What a payload says: `sizes` in steps, and which of those above 0 are `negative`."""
+
+    sizes: Integers
+    negative: NDArray[np.int32]
+    head: bytes
 
 
 def encode_field(values: Floats, step: float, levels: Sequence[int]) -> bytes:
@@ -31,57 +52,118 @@ def encode_field(values: Floats, step: float, levels: Sequence[int]) -> bytes:
     levels : sequence of int
         Levels of the transform per axis (`pipeline.coding.wavelet.depth`); 0 along axes
         without smoothness, such as that of POD modes.
+
+    Raises
+    ------
+    ValueError
+        If `step` is not a positive number, or a value is not finite or above 2**60 steps.
     """
-    q, head = _quantised(values, step, levels)
-    s = np.abs(q)
-    encoder = Encoder()
-    traverse(s, levels, encoder)
-    encoder.transfer_bits((q[s > 0] < 0).astype(np.int32))
-    return head + encoder.finish()
-
-
-def _quantised(values: Floats, step: float, levels: Sequence[int]) -> tuple[Integers, bytes]:
-    c = forward(values.astype(np.float64), levels)
-    q = quantise(c, step)
-    s = np.abs(q)
-    ratio = np.abs(c) / step - s
-    shifts = [float(ratio[p].mean()) if p.any() else 0.0 for p in (s == 1, s > 1)]
-    return q, _HEADER.pack(*(int(np.clip(round(128 + 256 * v), 0, 255)) for v in shifts))
-
-
-def _restored(
-    s: Integers, signs: Integers, head: bytes, step: float, levels: Sequence[int], dtype: Any
-) -> Floats:
-    first, rest = _HEADER.unpack(head)
-    c = s.astype(dtype)
-    c[s == 1] += (first - 128) / 256
-    c[s > 1] += (rest - 128) / 256
-    c *= step
-    c[s > 0] *= 1 - 2 * signs
-    return inverse(c, levels)
+    sizes, negative, head = _quantised(values, step, levels)
+    if not len(negative):
+        return head
+    encoder = Encoder(_exponents(head))
+    traverse(sizes, levels, encoder)
+    encoder.transfer_bits(negative)
+    # A stream that is nothing but zeros is empty, but must not be taken for an array of zeros.
+    return head + (encoder.finish() or b"\0")
 
 
 def decode_field(
     content: bytes, shape: Sequence[int], step: float, levels: Sequence[int], dtype: np.dtype[Any]
 ) -> Floats:
-    """Array of `shape` and `dtype` (float32 or float64) from what `encode_field` made of it."""
-    decoder = Decoder(content[_HEADER.size :])
-    s = np.zeros(shape, np.int32)
-    traverse(s, levels, decoder)
-    signs = np.empty(np.count_nonzero(s), np.int32)
-    decoder.transfer_bits(signs)
-    return _restored(s, signs, content[: _HEADER.size], step, levels, dtype)
+    """Array of `shape` and `dtype` (float32 or float64) from what `encode_field` made of it.
+
+    Raises
+    ------
+    StoreError
+        If `content` is not what `encode_field` returns. Not all damage can be found; what is
+        returned is finite.
+    """
+    _check(step, shape, levels)
+    head = bytes(content[:_HEAD_BYTES])
+    if len(head) < _HEAD_BYTES:
+        raise StoreError("a coded array is too short; the store is damaged")
+    sizes: Integers = np.zeros(shape, np.int64 if _is_wide(head) else np.int32)
+    negative = np.zeros(0, np.int32)
+    if len(content) > _HEAD_BYTES:
+        decoder = Decoder(content[_HEAD_BYTES:], _exponents(head))
+        traverse(sizes, levels, decoder)
+        negative = np.empty(np.count_nonzero(sizes), np.int32)
+        decoder.transfer_bits(negative)
+    return _restored(_Coded(sizes, negative, head), step, levels, dtype)
 
 
 def coded_field(
     values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any]
 ) -> Floats:
-    """What `decode_field` will give back, without the entropy coding in between."""
-    q, head = _quantised(values, step, levels)
-    s = np.abs(q)
-    return _restored(s, (q[s > 0] < 0).astype(np.int32), head, step, levels, dtype)
+    """What `decode_field` will give back, to the bit, without the entropy coding in between."""
+    return _restored(_quantised(values, step, levels), step, levels, dtype)
 
 
-def quantise(coefficients: Floats, step: float) -> Integers:
-    q = np.floor(np.abs(coefficients) * (1 / step) + ROUNDING).astype(np.int32)
-    return np.where(coefficients < 0, -q, q)
+def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"a quantisation step must be a positive number, got {step!r}")
+    most = [max(0, length - 1).bit_length() for length in shape]
+    if len(levels) != len(shape) or any(not 0 <= k <= m for k, m in zip(levels, most, strict=True)):
+        raise ValueError(
+            f"levels {tuple(levels)} do not fit the shape {tuple(shape)}; take depth() of each axis"
+        )
+
+
+def _quantised(values: Floats, step: float, levels: Sequence[int]) -> _Coded:
+    _check(step, values.shape, levels)
+    with np.errstate(over="ignore", invalid="ignore"):
+        coefficients = forward(np.ascontiguousarray(values, np.float64).reshape(values.shape), levels)
+        ratios = np.abs(coefficients) / step
+    largest = ratios.max(initial=0.0)
+    if not largest < _LARGEST:
+        raise ValueError(
+            f"values must be finite and below 2**60 steps of {step!r}; the largest wavelet "
+            f"coefficient is {largest:.3g} steps"
+        )
+    wide = bool(largest >= _NARROW_SIZE)
+    sizes: Integers = (ratios + ROUNDING).astype(np.int64 if wide else np.int32)
+    where = np.flatnonzero(sizes)
+    size = sizes.ravel()[where]
+    excess = ratios.ravel()[where] - size
+    one = size == 1
+    first, others = _mean(excess[one]), _mean(excess[~one])
+    head = bytes([2 * _byte(first, 7) + wide, _byte(others, 8)])
+    return _Coded(sizes, (coefficients.ravel()[where] < 0).astype(np.int32), head)
+
+
+def _mean(excess: Floats) -> float:
+    return float(excess.mean()) if len(excess) else 0.0
+
+
+def _byte(excess: float, bits: int) -> int:
+    """A number from -1/2 to 1/2 in so many bits."""
+    half = 1 << (bits - 1)
+    return min(max(round(half + 2 * half * excess), 0), 2 * half - 1)
+
+
+def _excess(byte: int, bits: int) -> float:
+    return byte / (1 << bits) - 0.5
+
+
+def _is_wide(head: bytes) -> bool:
+    return bool(head[0] & 1)
+
+
+def _exponents(head: bytes) -> int:
+    return WIDE if _is_wide(head) else NARROW
+
+
+def _restored(coded: _Coded, step: float, levels: Sequence[int], dtype: np.dtype[Any]) -> Floats:
+    """Values from sizes and signs, the same way for both who codes and who decodes."""
+    coefficients: Floats = np.zeros(coded.sizes.shape, dtype)
+    where = np.flatnonzero(coded.sizes)
+    size = coded.sizes.ravel()[where]
+    first, others = _excess(coded.head[0] >> 1, 7), _excess(coded.head[1], 8)
+    with np.errstate(over="ignore", invalid="ignore"):
+        magnitude = (size + np.where(size == 1, first, others)) * step
+        coefficients.ravel()[where] = np.where(coded.negative, -magnitude, magnitude)
+        values = inverse(coefficients, levels)
+    if not np.isfinite(values).all():
+        raise StoreError(f"a coded array has values beyond {np.dtype(dtype).name}")
+    return values

@@ -1,13 +1,23 @@
 """Range coding of non-negative integers whose size is foretold by a context.
 
 The context of an integer is the number of a bucket of expected sizes. Each bucket keeps
-counts of what it has seen, on both sides alike, from a geometric distribution on, so no
-tables are stored. All arithmetic is of integers or of single IEEE operations, so that every
-machine finds the same counts.
+counts of the symbols it has seen, on both sides alike, from a geometric distribution on, so
+no tables are stored. The counts are integers, and what the package `constriction` does with
+them to place the symbols in its range of integers are single IEEE operations in a fixed
+order: no logarithms, no sums that a processor may reorder. So a decoder on any machine finds
+the counts that the encoder had.
+
+References
+----------
+.. [1] G. N. N. Martin, "Range encoding: an algorithm for removing redundancy from a digitised
+   message", Video and Data Recording Conference, Southampton, 1979.
+.. [2] R. Bamler, "Understanding entropy coding with asymmetric numeral systems (ANS): a
+   statistician's perspective", arXiv:2201.01741 (the package that is used).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import constriction
@@ -16,123 +26,139 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 
-Integers = NDArray[np.int32]
+Integers = NDArray[np.int32] | NDArray[np.int64]
 Buckets = NDArray[np.uint8]
 
-# Expected sizes are given in units of 1 / UNIT; bucket i begins at EDGES[i].
-UNIT = 64
-EDGES = np.array(
-    [0, 1, 3, 5, 8, 12, 18, 26, 36, 50, 70, 96, 130, 180, 250, 350, 500, 700, 1000]
-    + [1400 * 2**k for k in range(22)]
-)
+# Expected sizes are given in units of 1 / UNIT, a number with many divisors, so that most
+# means of a few integers are integers.
+UNIT = 960
+# Bucket i is for what is expected from EDGES[i] on. They grow by a third or so: finer ones would
+# learn more slowly, and within one the best code of the middle costs the ends next to nothing.
+_RISES = (0, 1, 3, 5, 8, 12, 18, 26, 36, 50, 70, 96, 130, 180, 250, 350, 500, 700, 1000, 1400)
+EDGES = np.array([15 * e for e in _RISES] + [15 * 1400 * 2**k for k in range(1, 12)])
 # Sizes below EXACT are symbols of their own; above, symbols are powers of two.
 EXACT = 14
-SYMBOLS = EXACT + 27
+# One more than the largest powers, of narrow and of wide coding: sizes of up to 2**20 and 2**60.
+NARROW, WIDE = 21, 61
+# What one observation counts, in units of the counts.
+_SEEN = 256
 # Observations that the first guess counts as, and after which the past counts half.
-PRIOR_WEIGHT, MEMORY = 8.0, 4096.0
+PRIOR_WEIGHT, MEMORY = 24, 4096
 # Symbols coded with the same counts: at least so many, and a share of those seen.
-LEAST_BATCH, BATCH_SHARE = 24, 0.25
+LEAST_BATCH, BATCH_SHARE = 24, 4
 
 
-def _first_counts() -> NDArray[np.float64]:
+def _first_counts(exponents: int) -> NDArray[np.int64]:
     """Geometric distributions (buckets, symbols), the mean of each bucket its middle."""
-    counts = np.empty((len(EDGES), SYMBOLS))
-    for bucket, low in enumerate(EDGES):
-        high = EDGES[bucket + 1] if bucket + 1 < len(EDGES) else 2 * low
-        mean = max(0.5 * (low + high) / UNIT, 0.004)
-        ratio, left = mean / (1 + mean), 1.0
+    counts = np.ones((len(EDGES), EXACT + exponents), np.int64)
+    highs = [*EDGES[1:], 2 * EDGES[-1]]
+    for row, low, high in zip(counts, EDGES, highs, strict=True):
+        mean = max(0.5 * float(low + high) / UNIT, 0.004)
+        ratio, left = mean / (1 + mean), float(_SEEN * PRIOR_WEIGHT)
         for symbol in range(EXACT):
-            counts[bucket, symbol] = left * (1 - ratio)
+            row[symbol] += round(left * (1 - ratio))
             left *= ratio
-        reach = ratio
-        for symbol in range(EXACT, SYMBOLS):
-            counts[bucket, symbol] = left * (1 - reach)
-            left *= reach
-            reach *= reach
-    counts += 2e-4
-    return counts * (PRIOR_WEIGHT / counts.sum(axis=1, keepdims=True))
+        for symbol in range(EXACT, len(row)):
+            row[symbol] += round(left * (1 - ratio))
+            left *= ratio
+            ratio *= ratio
+    return counts
 
 
-FIRST_COUNTS = _first_counts()
-_BUCKET_OF = np.searchsorted(EDGES, np.arange(1400), side="right").astype(np.uint8) - 1
+_BUCKET_OF = (np.searchsorted(EDGES, np.arange(EDGES[19] + 1), side="right") - 1).astype(np.uint8)
 
 
-def buckets_of(expected: NDArray[np.int64]) -> Buckets:
+def buckets_of(expected: Integers) -> Buckets:
     """Bucket of each expected size, given in units of 1 / `UNIT`."""
-    near: Buckets = _BUCKET_OF[np.minimum(expected, 1399)]
-    if expected.size and expected.max() >= 1400:
-        far = expected >= 1400
+    near: Buckets = _BUCKET_OF.take(expected, mode="clip")
+    if expected.size and expected.max() >= len(_BUCKET_OF):
+        far = expected >= len(_BUCKET_OF)
         near[far] = np.searchsorted(EDGES, expected[far], side="right") - 1
     return near
 
 
 class Coder(Protocol):
-    """Either side of the coding: an encoder reads `values`, a decoder fills them."""
+    """Either side of the coding: an encoder reads the values, a decoder overwrites them."""
 
-    def transfer(self, values: Integers, buckets: Buckets) -> None: ...
+    def transfer(
+        self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: int
+    ) -> None: ...
 
-    def transfer_bits(self, bits: Integers) -> None: ...
+    def transfer_bits(self, bits: NDArray[np.int32]) -> None: ...
 
 
 class _Counts:
-    """What both sides have seen so far."""
+    """What both sides have seen so far, by kind and bucket."""
 
-    def __init__(self) -> None:
-        self.counts = np.concatenate([FIRST_COUNTS,FIRST_COUNTS])
+    def __init__(self, exponents: int) -> None:
+        first = _first_counts(exponents)
+        self.rows = [[row, int(row.sum())] for _ in range(KINDS) for row in first.copy()]
 
-    def batch(self, bucket: int) -> tuple[Any, int]:
-        """Model of the next symbols of a bucket, and how many it is for."""
-        counts = self.counts[bucket]
-        size = max(LEAST_BATCH, int(BATCH_SHARE * counts.sum()))
-        return constriction.stream.model.Categorical(counts, perfect=False), size
+    def batches(self, row: int, start: int, stop: int) -> Iterator[tuple[int, int, Any]]:
+        """Parts of a run with the model of each; what it codes must be told to `saw`."""
+        while start < stop:
+            counts, total = self.rows[row]
+            size = max(LEAST_BATCH, total // (_SEEN * BATCH_SHARE))
+            model = constriction.stream.model.Categorical(
+                counts.astype(np.float64), perfect=False
+            )
+            yield start, min(start + size, stop), model
+            start += size
 
-    def saw(self, bucket: int, symbols: Integers) -> None:
-        self.counts[bucket] += np.bincount(symbols, minlength=SYMBOLS)
-        if self.counts[bucket].sum() > MEMORY:
-            self.counts[bucket] *= 0.5
+    def saw(self, row: int, symbols: NDArray[np.int32]) -> None:
+        counts, total = self.rows[row]
+        counts = counts + np.bincount(symbols, minlength=len(counts)) * _SEEN
+        total += len(symbols) * _SEEN
+        if total > MEMORY * _SEEN:
+            counts = (counts + 1) >> 1
+            total = int(counts.sum())
+        self.rows[row] = [counts, total]
+
+
+# Sorts of integers with counts of their own.
+KINDS = 3
 
 
 def _runs(buckets: Buckets) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
     """Order that sorts by bucket, and (bucket, start, stop) of each run."""
-    order = np.argsort(buckets, kind="stable")
-    ends = np.cumsum(np.bincount(buckets, minlength=2*len(EDGES)))
-    starts = ends - np.diff(ends, prepend=0)
-    filled = np.flatnonzero(ends > starts)
-    return order, [(int(b), int(starts[b]), int(ends[b])) for b in filled]
+    counts = np.bincount(buckets, minlength=len(EDGES))
+    ends = np.cumsum(counts)
+    runs = [(int(b), int(ends[b] - counts[b]), int(ends[b])) for b in np.flatnonzero(counts)]
+    return np.argsort(buckets, kind="stable"), runs
 
 
 class Encoder:
     """Collects integers into a string of bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, exponents: int) -> None:
         self._stream = constriction.stream.queue.RangeEncoder()
-        self._counts = _Counts()
+        self._counts = _Counts(exponents)
 
-    def transfer(self, values: Integers, buckets: Buckets) -> None:
-        """Append `values` (any shape), each foretold by its bucket."""
-        flat, where = values.ravel(), buckets.ravel()
-        order, runs = _runs(where)
-        sizes = flat[order]
-        symbols, large = _symbols(sizes)
-        for bucket, start, stop in runs:
-            while start < stop:
-                model, size = self._counts.batch(bucket)
-                part = symbols[start : min(start + size, stop)]
+    def transfer(
+        self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: int
+    ) -> None:
+        """Append arrays of integers, each integer foretold by its bucket."""
+        order, runs = _runs(_joined(buckets))
+        sizes = _joined(values)[order]
+        symbols = _symbols(sizes)
+        for bucket, first, last in runs:
+            row = kind * len(EDGES) + bucket
+            for start, stop, model in self._counts.batches(row, first, last):
+                part = symbols[start:stop]
                 self._stream.encode(part, model)
-                self._counts.saw(bucket, part)
-                start += len(part)
-        for width in np.unique(symbols[large]) - EXACT if large.any() else ():
-            some = sizes[symbols == EXACT + width]
-            self._put_plain(some - (EXACT - 1) - (1 << int(width)), int(width))
+                self._counts.saw(row, part)
+        for width in _widths(symbols):
+            rest = sizes[symbols == EXACT + width] - (EXACT - 1)
+            self._put_plain(rest - (1 << width), width)
 
-    def transfer_bits(self, bits: Integers) -> None:
+    def transfer_bits(self, bits: NDArray[np.int32]) -> None:
+        """Append bits that nothing foretells."""
         self._put_plain(bits, 1)
 
     def _put_plain(self, numbers: Integers, width: int) -> None:
-        for shift in range(0, width, 16):
-            part = (numbers >> shift) & ((1 << min(16, width - shift)) - 1)
-            model = constriction.stream.model.Uniform(1 << min(16, width - shift))
-            self._stream.encode(part.astype(np.int32), model)
+        for shift, some in _pieces(width):
+            part = (numbers >> shift) & ((1 << some) - 1)
+            self._stream.encode(part.astype(np.int32), constriction.stream.model.Uniform(1 << some))
 
     def finish(self) -> bytes:
         words: bytes = self._stream.get_compressed().astype("<u4").tobytes()
@@ -143,54 +169,82 @@ class Encoder:
 class Decoder:
     """Gives back what an `Encoder` was given, if asked in the same order."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, exponents: int) -> None:
         padded = content + b"\0" * (-len(content) % 4)
         words = np.frombuffer(padded, "<u4").astype(np.uint32)
         self._stream = constriction.stream.queue.RangeDecoder(words)
-        self._counts = _Counts()
+        self._counts = _Counts(exponents)
 
-    def transfer(self, values: Integers, buckets: Buckets) -> None:
-        """Fill `values` with the next integers."""
-        order, runs = _runs(buckets.ravel())
-        symbols = np.empty(buckets.size, np.int32)
-        for bucket, start, stop in runs:
-            while start < stop:
-                model, size = self._counts.batch(bucket)
-                size = min(size, stop - start)
-                part = symbols[start : start + size] = self._decoded(model, size)
-                self._counts.saw(bucket, part)
-                start += size
-        sizes = symbols.copy()
-        for width in np.unique(symbols[symbols >= EXACT]) - EXACT:
+    def transfer(
+        self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: int
+    ) -> None:
+        """Overwrite arrays by the next integers."""
+        order, runs = _runs(_joined(buckets))
+        symbols = np.empty(len(order), np.int32)
+        for bucket, first, last in runs:
+            row = kind * len(EDGES) + bucket
+            for start, stop, model in self._counts.batches(row, first, last):
+                part = self._decoded(model, stop - start)
+                self._counts.saw(row, part)
+                symbols[start:stop] = part
+        sizes = symbols.astype(values[0].dtype, copy=True)
+        for width in _widths(symbols):
             some = symbols == EXACT + width
-            plain = self._plain(int(np.count_nonzero(some)), int(width))
-            sizes[some] = plain + (EXACT - 1) + (1 << int(width))
+            plain = self._plain(np.count_nonzero(some), width)
+            sizes[some] = plain + (EXACT - 1) + (1 << width)
         flat = np.empty_like(sizes)
         flat[order] = sizes
-        values[...] = flat.reshape(values.shape)
+        start = 0
+        for value in values:
+            value[...] = flat[start : start + value.size].reshape(value.shape)
+            start += value.size
 
-    def transfer_bits(self, bits: Integers) -> None:
+    def transfer_bits(self, bits: NDArray[np.int32]) -> None:
+        """Overwrite bits by the next ones."""
         bits[...] = self._plain(len(bits), 1)
 
-    def _plain(self, count: int, width: int) -> Integers:
-        numbers = np.zeros(count, np.int32)
-        for shift in range(0, width, 16):
-            model = constriction.stream.model.Uniform(1 << min(16, width - shift))
-            numbers |= self._decoded(model, count) << shift
+    def _plain(self, count: int, width: int) -> NDArray[np.int64]:
+        numbers = np.zeros(count, np.int64)
+        for shift, some in _pieces(width):
+            part = self._decoded(constriction.stream.model.Uniform(1 << some), count)
+            numbers |= part.astype(np.int64) << shift
         return numbers
 
-    def _decoded(self, model: Any, count: int) -> Integers:
+    def _decoded(self, model: Any, count: int) -> NDArray[np.int32]:
         try:
-            symbols: Integers = self._stream.decode(model, count)
+            symbols: NDArray[np.int32] = self._stream.decode(model, count)
         except AssertionError as error:
             raise StoreError("a coded array does not decode; the store is damaged") from error
         return symbols
 
 
-def _symbols(sizes: Integers) -> tuple[Integers, NDArray[np.bool_]]:
-    large = sizes >= EXACT
-    symbols = np.where(large, 0, sizes)
-    if large.any():
-        exponent = np.frexp((sizes[large] - (EXACT - 1)).astype(np.float64))[1] - 1
-        symbols[large] = EXACT + exponent
-    return symbols.astype(np.int32), large
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0].ravel() if len(arrays) == 1 else np.concatenate([a.ravel() for a in arrays])
+
+
+def _pieces(width: int) -> list[tuple[int, int]]:
+    """Shifts and widths of the parts that a plain number is coded in: 16 bits at a time."""
+    return [(shift, min(16, width - shift)) for shift in range(0, width, 16)]
+
+
+def _symbols(sizes: Integers) -> NDArray[np.int32]:
+    symbols = sizes.astype(np.int32)
+    if sizes.size and sizes.max() >= EXACT:
+        large = np.flatnonzero(sizes >= EXACT)
+        symbols[large] = EXACT - 1 + _lengths(sizes[large] - (EXACT - 1))
+    return symbols
+
+
+def _lengths(numbers: Integers) -> NDArray[np.int32]:
+    """Bits of positive integers below 2**62."""
+    high = numbers >> 31
+    # Exact: what is turned into floats is below 2**31.
+    low = np.frexp((numbers & (2**31 - 1)).astype(np.float64))[1]
+    return np.where(high > 0, 31 + np.frexp(high.astype(np.float64))[1], low)
+
+
+def _widths(symbols: NDArray[np.int32]) -> list[int]:
+    """Powers of two that occur, which are followed by as many plain bits."""
+    if not symbols.size or symbols.max() < EXACT:
+        return []
+    return [int(w) for w in np.flatnonzero(np.bincount(symbols)[EXACT:])]

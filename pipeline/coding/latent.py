@@ -1,0 +1,245 @@
+"""Coding of the coefficients a(t): samples, a model between them, and corrections.
+
+The model is integrated from kept samples, and what it misses is transformed along time,
+quantised and coded. Rounding differences of a decoder are never fed back: the integration
+starts anew from each sample, and corrections only add. Without a model everything is a
+correction, which is plain transform coding; so a model costs nothing where it is no use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coding.rates import position_of, rates
+from pipeline.coding.tiles import coded_rows, encode_rows, tile_rows
+from pipeline.coding.wavelet import depth
+from pipeline.contracts import BlockSpan, CodedLatent, LatentCode
+from pipeline.numerics.integrate import Dynamics
+from pipeline.numerics.sampling import STRAIGHT_LINE, SampleSearch, Tolerances, rebuild
+
+Matrix = NDArray[np.float64]
+BlockModel = NDArray[np.int16]
+
+# How far off, in squares of what is allowed, samples may leave a model to corrections.
+ALLOWANCES = (64.0, 4096.0)
+# A range coder with contexts needs about this share of the bits that `rates` tells.
+CONTEXT_GAIN = 0.8
+# Ratio of one step tried to the next, and how many.
+STEP_RATIO, MOST_STEPS = 2**0.125, 40
+# Share of the squared error that rounding in a decoder may make.
+SHAKEN = 1e-6
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A coded latent state, its bytes, and the coefficients (m, r) it decodes to."""
+
+    coded: CodedLatent
+    a: Matrix
+
+    @property
+    def nbytes(self) -> int:
+        index = 2 * self.coded.code.kept
+        return index + sum(map(len, self.coded.sample_bytes + self.coded.correction_bytes))
+
+
+def code_latent(
+    a: Matrix,
+    times: Matrix,
+    models: Sequence[Dynamics],
+    choices: Sequence[BlockModel],
+    tolerances: Tolerances,
+    step: float,
+    *,
+    block_steps: int,
+) -> Decoded | None:
+    """Code a(t) within the tolerances with few bytes.
+
+    Parameters
+    ----------
+    a : (m, r) float64
+    times : (m,) float64
+    models : sequence of Dynamics
+    choices : sequence of (blocks,) int16
+        Numbers of the models that may serve each block of `block_steps` snapshots, besides
+        none at all.
+    tolerances : Tolerances
+    step : float
+        Step to begin with; what is used is the largest near it that meets the tolerances.
+    block_steps : int
+        Snapshots a block; each starts with a sample.
+
+    Returns
+    -------
+    Decoded, or None
+        If no step meets the tolerances.
+
+    References
+    ----------
+    .. [1] B. P. Russo, M. P. Laiu, R. Archibald, "Streaming compression of scientific data
+       via weak-SINDy", arXiv:2308.14962 (samples and a weak-form model in place of data).
+    """
+    coder = _Coder(a, times, tuple(models), tuple(choices), tolerances, block_steps)
+    found = [coder.at_best_step(plan, step) for plan in coder.plans(step)]
+    usable = [decoded for decoded in found if decoded is not None]
+    return min(usable, key=lambda decoded: decoded.nbytes, default=None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which snapshots are samples, which model follows them, and whether corrections do."""
+
+    index: NDArray[np.int64]
+    block_model: BlockModel
+    substeps: int
+    corrected: bool
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A plan carried out: samples as they were and as they decode, what is left to correct,
+    and all coefficients decoded."""
+
+    plan: _Plan
+    step: float
+    given: LatentCode
+    code: LatentCode
+    left: Matrix
+    rebuilt: Matrix
+
+
+@dataclass(frozen=True)
+class _Coder:
+    a: Matrix
+    times: Matrix
+    models: tuple[Dynamics, ...]
+    choices: tuple[BlockModel, ...]
+    tolerances: Tolerances
+    block_steps: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-len(self.a) // self.block_steps)
+
+    def plans(self, step: float) -> list[_Plan]:
+        """No model; so many samples that nothing is left to correct, with each model and
+        with straight lines; and the best mixture, block by block, of fewer samples."""
+        starts = np.unique(np.append(np.arange(0, len(self.a), self.block_steps), len(self.a) - 1))
+        straight = np.full(self.blocks, STRAIGHT_LINE, np.int16)
+        none = _Plan(starts, straight, 1, True)
+        search = SampleSearch.of(
+            self.a,
+            step * np.round(self.a / step),
+            self.times,
+            self.models,
+            self.tolerances,
+            self.block_steps,
+        )
+        dense, sparse = [_Plan(search.encode(1.0, straight).index, straight, 1, False)], [none]
+        for choice in self.choices:
+            index = search.encode(1.0, choice).index
+            dense.append(_Plan(index, choice, search.substeps, False))
+            sparse.append(_Plan(starts, choice, search.substeps, True))
+            for allowance in ALLOWANCES:
+                index = search.encode(allowance, choice).index
+                sparse.append(_Plan(index, choice, search.substeps, True))
+        return [none, *dense, *([self._mixed(sparse, step)] if self.choices else [])]
+
+    def _mixed(self, plans: Sequence[_Plan], step: float) -> _Plan:
+        """For each block that of the plans which leaves fewest bits."""
+        bits = np.array([self._bits(plan, step) for plan in plans])
+        best = np.argmin(bits, axis=0)
+        number = np.arange(len(self.a)) // self.block_steps
+        kept = np.zeros(len(self.a), bool)
+        kept[plans[0].index] = True
+        for choice in np.unique(best):
+            kept[plans[choice].index] |= best[number[plans[choice].index]] == choice
+        model = np.array([plans[c].block_model[b] for b, c in enumerate(best)], np.int16)
+        return _Plan(np.flatnonzero(kept), model, plans[-1].substeps, True)
+
+    def _bits(self, plan: _Plan, step: float) -> Matrix:
+        """Bits of samples and corrections of every block."""
+        code = self._code(plan, step * np.round(self.a / step))
+        left = self.a - self._rebuilt(code)
+        column = position_of(step, 1.0)
+        modes = self.a.shape[1]
+        bits = np.zeros(self.blocks)
+        for block in range(self.blocks):
+            part = left[block * self.block_steps : (block + 1) * self.block_steps]
+            if not np.isfinite(part).all():
+                bits[block] = np.inf
+                continue
+            found = rates(np.ascontiguousarray(part.T), (0, depth(len(part))), 1.0)
+            bits[block] = CONTEXT_GAIN * found.bits[:, column].sum()
+        size = np.log2(2 + 2 * np.abs(code.samples) / step).sum(axis=1) + 8.0
+        inside = plan.block_model[plan.index // self.block_steps] != STRAIGHT_LINE
+        np.add.at(bits, plan.index // self.block_steps, np.where(inside, size, 0.0))
+        return bits if modes else np.zeros(self.blocks)
+
+    def _code(self, plan: _Plan, values: Matrix) -> LatentCode:
+        """Code with samples `values`, as far as a model, or nothing else, needs them."""
+        samples = values[plan.index]
+        if plan.corrected:
+            modelled = plan.block_model != STRAIGHT_LINE
+            block = plan.index // self.block_steps
+            start = plan.index % self.block_steps == 0
+            needed = modelled[block] | (start & modelled[np.maximum(block - 1, 0)])
+            modes = self.models[0].modes if self.models else 0
+            samples = np.where(needed[:, None] & (np.arange(samples.shape[1]) < modes), samples, 0)
+        return LatentCode(plan.index, samples, self.block_steps, plan.block_model, plan.substeps)
+
+    def _rebuilt(self, code: LatentCode) -> Matrix:
+        with np.errstate(all="ignore"):
+            return rebuild(code, self.models, self.times, BlockSpan(0, len(self.a)))
+
+    def at_best_step(self, plan: _Plan, step: float) -> Decoded | None:
+        """The plan carried out with the largest step near `step` that meets the tolerances."""
+        trial = self._trial(plan, step)
+        ratio = STEP_RATIO if trial is not None else 1 / STEP_RATIO
+        for _ in range(MOST_STEPS):
+            step *= ratio
+            another = self._trial(plan, step)
+            if ratio > 1 and another is None:
+                break
+            if another is not None:
+                trial = another
+                if ratio < 1:
+                    break
+        return None if trial is None else self._encoded(trial)
+
+    def _trial(self, plan: _Plan, step: float) -> _Trial | None:
+        """What decoding would give with one step (None: it is too far off)."""
+        sample_rows = tile_rows(len(plan.index), self.a.shape[1])
+        given = self._code(plan, self.a)
+        samples = coded_rows(given.samples, sample_rows, step, smooth=False)
+        code = replace(given, samples=samples)
+        rebuilt = self._rebuilt(code)
+        if not np.isfinite(rebuilt).all():
+            return None
+        left = self.a - rebuilt
+        if plan.corrected:
+            rebuilt = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, smooth=True)
+        if not self.tolerances.met_by(rebuilt - self.a) or not self._steady(code):
+            return None
+        return _Trial(plan, step, given, code, left, rebuilt)
+
+    def _steady(self, code: LatentCode) -> bool:
+        """Whether rounding in a decoder, as if samples were shaken by 1e-12, stays nothing."""
+        shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
+        drift = self._rebuilt(replace(code, samples=code.samples * shaken)) - self._rebuilt(code)
+        margin = SHAKEN * self.tolerances.for_coding()
+        return bool(np.isfinite(drift).all() and np.all(self.tolerances.coding(drift) <= margin))
+
+    def _encoded(self, trial: _Trial) -> Decoded:
+        rows = tile_rows(trial.code.kept, self.a.shape[1])
+        samples = encode_rows(trial.given.samples, rows, trial.step, smooth=False)
+        coded = CodedLatent(trial.code, trial.step, rows, samples)
+        if trial.plan.corrected:
+            rows = tile_rows(*self.a.shape)
+            corrections = encode_rows(trial.left, rows, trial.step, smooth=True)
+            coded = replace(coded, correction_rows=rows, correction_bytes=corrections)
+        return Decoded(coded, trial.rebuilt)

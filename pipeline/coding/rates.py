@@ -1,0 +1,200 @@
+"""What coding would cost and how far it would be off, for many steps at once.
+
+From histograms of the sizes of wavelet coefficients: one look at the coefficients serves
+all steps, and histograms of tiles add. Bits are those of the best geometric distribution
+of each band, which is what a range coder without contexts would need; they weigh one choice
+against another and promise nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coding.field import ROUNDING
+from pipeline.coding.wavelet import bands, forward
+from pipeline.contracts import Floats
+
+Matrix = NDArray[np.float64]
+
+# Steps per factor of two.
+FINENESS = 4
+STEPS = np.arange(-36 * FINENESS, 8 * FINENESS)
+# Bins of sizes are float32 numbers that agree in all but their last 21 bits: four per
+# factor of two. All below the first bin, and all above the last, count as in it.
+LAST_BITS = 21
+BINS = np.arange(*(np.array([2.0**-52, 2.0**24], np.float32).view(np.int32) >> LAST_BITS))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Squared errors and bits (rows, steps) of coding each row of an array.
+
+    Column g is for the step ``unit * 2**(STEPS[g] / FINENESS)``; squared errors are in the
+    units of the values, squared.
+    """
+
+    errors: Matrix
+    bits: Matrix
+
+    def errors_at(self, position: float) -> Matrix:
+        """Squared error of each row at a (fractional) column."""
+        low = min(int(position), len(STEPS) - 2)
+        share = position - low
+        errors: Matrix = (1 - share) * self.errors[:, low] + share * self.errors[:, low + 1]
+        return errors
+
+    def __add__(self, other: Rates) -> Rates:
+        return Rates(self.errors + other.errors, self.bits + other.bits)
+
+
+def step_of(position: float, unit: float) -> float:
+    """Step at a (fractional) column of `Rates`."""
+    return float(unit * 2 ** ((position + STEPS[0]) / FINENESS))
+
+
+def position_of(step: float, unit: float) -> int:
+    """Nearest column of `Rates` for a step."""
+    place = round(FINENESS * np.log2(step / unit)) - STEPS[0]
+    return int(np.clip(place, 0, len(STEPS) - 1))
+
+
+def rates(values: Floats, levels: Sequence[int], unit: float) -> Rates:
+    """Rates of each row of an array.
+
+    Parameters
+    ----------
+    values : (rows, ...) float
+    levels : sequence of int
+        Of the transform per axis; 0 for the first.
+    unit : float
+        Scale of the steps, positive.
+    """
+    coefficients = forward(values, levels)
+    errors, bits = np.zeros((2, len(values), len(STEPS)))
+    for band in bands(values.shape[1:], levels[1:]):
+        part = coefficients[(slice(None), *band.region)].reshape(len(values), -1)
+        if not part.size:
+            continue
+        counts = _histogram(part, unit)
+        errors += counts @ _ERRORS
+        size = counts @ _SIZE / part.shape[1]
+        bits += part.shape[1] * _geometric_entropy(size) + counts @ _NONZERO
+    return Rates(errors * (unit * 2 ** (STEPS / FINENESS)) ** 2, bits)
+
+
+def _histogram(part: Floats, unit: float) -> Matrix:
+    """Numbers of coefficients (rows, BINS) by size."""
+    sizes = np.abs(part * (1 / unit)).astype(np.float32)
+    place = (sizes.view(np.int32) >> LAST_BITS) - BINS[0]
+    np.clip(place, 0, len(BINS) - 1, out=place)
+    place += len(BINS) * np.arange(len(part), dtype=np.int32)[:, None]
+    counts = np.bincount(place.ravel(), minlength=len(part) * len(BINS))
+    return counts.reshape(len(part), -1).astype(np.float64)
+
+
+def _tables() -> tuple[Matrix, Matrix, Matrix]:
+    """Mean squared error, size and share of nonzeros (BINS, STEPS), in steps."""
+    ends = (np.append(BINS, BINS[-1] + 1).astype(np.int32) << LAST_BITS).view(np.float32)
+    within = (np.arange(16) + 0.5) / 16
+    sizes = ends[:-1, None] + np.diff(ends)[:, None].astype(np.float64) * within
+    y = sizes[:, None, :] / 2.0 ** (STEPS / FINENESS)[None, :, None]
+    q = np.floor(y + ROUNDING)
+    # Beyond many steps, all that is left of a size is where in its bin it lies.
+    error = np.where(y < 2**20, (y - q) ** 2, 1 / 12)
+    return error.mean(axis=2), q.mean(axis=2), (q > 0).mean(axis=2)
+
+
+_ERRORS, _SIZE, _NONZERO = _tables()
+
+
+def _geometric_entropy(mean: Matrix) -> Matrix:
+    """Bits of a geometric distribution of the non-negative integers."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bits = (1 + mean) * np.log2(1 + mean) - mean * np.log2(mean)
+    return np.asarray(np.where(mean > 0, bits, 0.0))
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Rank and position of the common step on the grid of `Rates`, and the bits expected."""
+
+    rank: int
+    position: float
+    bits: float
+
+
+def allocate(
+    fields: Sequence[Rates],
+    latent: Rates,
+    shares: Matrix,
+    energies: Matrix,
+    allowed: Matrix,
+    mode_bits: float,
+) -> Allocation | None:
+    """Rank and common step that meet the error of every variable with fewest bits.
+
+    With orthonormal modes and coefficients, the same step for all coefficients of both is
+    best: the slope of error over bits is then alike everywhere (reverse water-filling; T.
+    Berger, "Rate Distortion Theory", 1971, Section 4.5). What is left is one number, the
+    rank, and for each the step that fills the bound.
+
+    Parameters
+    ----------
+    fields : sequence of Rates, one per variable
+        Row 0 the mean, row k mode k.
+    latent : Rates
+        Row k the coefficient of mode k + 1.
+    shares : (V, K)
+        Squared error of each variable per squared error of each coefficient.
+    energies : (V, K)
+        Squared error of each variable if the mode is left out.
+    allowed : (V,)
+        Squared error.
+    mode_bits : float
+        What a mode costs besides.
+
+    Returns
+    -------
+    Allocation, or None if not even the finest step and the largest rank are enough.
+    """
+    tails = np.cumsum(energies[:, ::-1], axis=1)[:, ::-1]
+    tails = np.concatenate([tails, np.zeros((len(tails), 1))], axis=1)
+    errors = np.array(
+        [
+            np.cumsum(np.concatenate([f.errors[:1], f.errors[1:] + s[:, None] * latent.errors]), 0)
+            for f, s in zip(fields, shares, strict=True)
+        ]
+    )
+    errors += tails[:, :, None]
+    bits = np.sum([f.bits for f in fields], axis=0)
+    bits[1:] += latent.bits + mode_bits
+    bits = np.cumsum(bits, axis=0)
+    best: Allocation | None = None
+    for rank in range(errors.shape[1]):
+        position = min(
+            _last_within(e[rank], limit) for e, limit in zip(errors, allowed, strict=True)
+        )
+        if position < 0:
+            continue
+        cost = float(np.interp(position, np.arange(len(STEPS)), bits[rank]))
+        if best is None or cost < best.bits:
+            best = Allocation(rank, position, cost)
+    return best
+
+
+def _last_within(errors: Matrix, limit: float) -> float:
+    """Largest (fractional) position up to which errors stay within the limit; -1: none."""
+    beyond = np.flatnonzero(errors > limit)
+    if not beyond.size:
+        return len(errors) - 1.0
+    after = int(beyond[0])
+    if after == 0:
+        return -1.0
+    low, high = errors[after - 1], errors[after]
+    if low <= 0 or high <= low:
+        return after - 1.0
+    return after - 1 + float(np.log(limit / low) / np.log(high / low))
