@@ -10,15 +10,16 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
+from pipeline.allocate import CodedFields, allocate_fields
 from pipeline.archive import Archive, open_archive
 from pipeline.config import Config, with_values
 from pipeline.errors import AccuracyError
-from pipeline.factor import ArchivePOD, factor_archive
+from pipeline.factor import factor_archive
 from pipeline.identify import LatentModel, check_expressions, identify
 from pipeline.reports import CompressionReport
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter
-from pipeline.write import facts, write_basis, write_model
+from pipeline.write import facts, write_fields, write_model
 
 Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
 
@@ -98,13 +99,14 @@ def compress(
         threadpool_limits(1, user_api="blas"),
     ):
         pod = factor_archive(archive, config)
-        model = _model(archive, pod, config)
-        errors = _relative_errors(pod, model)
+        coded = allocate_fields(archive, pod)
+        model = _model(archive, coded, config)
+        errors = _relative_errors(coded, model)
         _check_bound(errors, config.compression.tolerance)
-        write_basis(writer, archive, pod)
-        write_model(writer, archive, pod, model)
-        writer.commit(facts(archive, pod, model, errors, config))
-    return _report(archive, pod, model, errors, store, config, began, cpu)
+        write_fields(writer, archive, coded)
+        write_model(writer, archive, coded, model)
+        writer.commit(facts(archive, coded, model, errors, config))
+    return _report(archive, coded, model, errors, store, config, began, cpu)
 
 
 def _settled(
@@ -125,31 +127,32 @@ def _settled(
 # --- model and errors ---------------------------------------------------------------------
 
 
-def _model(archive: Archive, pod: ArchivePOD, config: Config) -> LatentModel | None:
-    """Model and samples (None where all variables are constant)."""
-    if pod.rank == 0:
+def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel | None:
+    """Model and coefficients (None where all variables are constant)."""
+    if coded.rank == 0:
         return None
     points = sum(int(np.prod(v.space_shape)) for v in archive.variables)
     return identify(
-        pod.a,
+        coded.a,
         archive.time.values,
-        pod.tolerances,
+        coded.tolerances,
         config,
-        basis_bytes=pod.rank * points * pod.budget.basis.itemsize,
-        dtype=pod.budget.samples,
+        step=coded.step,
+        basis_bytes=coded.rank * points * coded.pod.budget.basis.itemsize,
     )
 
 
-def _relative_errors(pod: ArchivePOD, model: LatentModel | None) -> dict[str, float]:
+def _relative_errors(coded: CodedFields, model: LatentModel | None) -> dict[str, float]:
     """Bound on the error of every variable, and the largest.
 
-    Made of what the cuts dropped and of what the decoded coefficients miss, both known
-    (`Tolerances`), and of bounds on rounding.
+    Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
+    known (`Tolerances`), and of bounds on rounding.
     """
-    coded = pod.tolerances.errors(np.zeros_like(pod.a)) if model is None else model.errors
+    pod = coded.pod
+    missed = coded.tolerances.errors(np.zeros_like(coded.a)) if model is None else model.errors
     errors = {
         norm.name: pod.budget.with_rounding(norm, float(apart + error)) / (norm.fluctuation or 1)
-        for norm, apart, error in zip(pod.norms, pod.apart, coded, strict=True)
+        for norm, apart, error in zip(pod.norms, pod.apart, missed, strict=True)
     }
     return errors | {"largest": max(errors.values())}
 
@@ -165,7 +168,7 @@ def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:
 
 def _report(
     archive: Archive,
-    pod: ArchivePOD,
+    coded: CodedFields,
     model: LatentModel | None,
     errors: Mapping[str, float],
     store: str | os.PathLike[str],
@@ -177,18 +180,18 @@ def _report(
     return CompressionReport(
         relative_l2_error=dict(errors),
         tolerance=config.compression.tolerance,
-        rank=pod.rank,
+        rank=coded.rank,
         nonzero_terms=model.models[0].nonzero_terms if model else 0,
-        kept_samples=model.code.kept if model else 0,
+        kept_samples=model.latent.coded.code.kept if model else 0,
         snapshots=len(archive.time.values),
         raw_bytes=archive.raw_bytes,
         stored_bytes=stored,
         compression_ratio=archive.raw_bytes / stored,
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu,
-        bytes_read=pod.bytes_read,
-        chunks_read=pod.chunks_read,
-        advice=advice(archive.raw_bytes / stored, pod.rank, len(archive.time.values)),
+        bytes_read=coded.pod.bytes_read,
+        chunks_read=coded.pod.chunks_read,
+        advice=advice(archive.raw_bytes / stored, coded.rank, len(archive.time.values)),
     )
 
 

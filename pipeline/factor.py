@@ -19,42 +19,59 @@ from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.errors import AccuracyError, ArchiveError
 from pipeline.numerics.budget import ErrorBudget, VariableNorms, split_budget
 from pipeline.numerics.factors import Defect, RowBlock, TimeFactor
-from pipeline.numerics.sampling import Tolerances
-from pipeline.numerics.truncation import rank_within
+from pipeline.numerics.truncation import rank_within, tails
 
 Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
+# Share of the squared error that modes may hold which nobody looks at again.
+NEGLIGIBLE = 1e-3
+
 
 @dataclass(frozen=True)
 class ArchivePOD:
-    """The POD of an archive, cut to its rank; the modes are still where they were computed.
+    """The POD of an archive, with all modes that a store of it may need.
 
-    ``turn`` (K, r) makes the modes from the rows of ``blocks``; ``a`` (m, r) the
-    coefficients. ``norms`` are those of the variables, ``apart`` (V,) the norms dropped in
-    single space blocks, and ``tolerances`` what is left for the coefficients.
+    ``turn`` (K', K) makes the K modes, times their singular values, from the rows of
+    ``blocks``. ``right`` (m, K + 1) are their orthonormal coefficients, and last the
+    constant. By variable, in its own units: ``gram`` (V, K, K) the inner products of the
+    modes times singular values, ``dropped`` (V,) the norm of what was cut orthogonally in
+    time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
+    factors on squared errors with which all variables make one inner product.
     """
 
     plan: PODPlan
     blocks: tuple[Delayed, ...]
     turn: Matrix
-    sigma: Matrix
-    a: Matrix
+    right: Matrix
+    gram: Matrix
+    dropped: Matrix
     apart: Matrix
-    tolerances: Tolerances
+    scales: Matrix
     norms: tuple[VariableNorms, ...]
+    masked: tuple[bool, ...]
     budget: ErrorBudget
     bytes_read: int
     chunks_read: int
 
     @property
-    def rank(self) -> int:
-        return len(self.sigma)
+    def modes(self) -> int:
+        return self.turn.shape[1]
+
+    @property
+    def energies(self) -> Matrix:
+        """Energy (V, K) of each mode in each variable."""
+        return np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0.0)
+
+    @property
+    def sigma(self) -> Matrix:
+        """Singular values (K,)."""
+        return np.sqrt(self.scales @ self.energies)
 
 
 def factor_archive(archive: Archive, config: Config) -> ArchivePOD:
-    """POD of the archive at the smallest rank that meets the tolerance. Runs Dask.
+    """POD of the archive, with more modes than the tolerance needs. Runs Dask.
 
     Scales of the variables are estimated on the way. Should the estimate prove too far off
     for the bound, the archive is read again with the exact ones.
@@ -110,9 +127,9 @@ def _cut(
     blocks: tuple[Delayed, ...],
     plan: PODPlan,
 ) -> ArchivePOD:
-    """Choose rank and arithmetic from the small factors."""
+    """Choose arithmetic and the modes that may be of use from the small factors."""
     totals = _totals(archive, factor)
-    norms = _norms(archive, plan, blocks, totals)
+    norms, masked = _norms(archive, plan, blocks, totals)
     budget = split_budget(norms, config.compression.tolerance)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
@@ -122,49 +139,32 @@ def _cut(
     apart = np.array([factor.apart.get(v, 0.0) for v in numbers])
     shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
     limit = config.compression.max_rank
-    rank = rank_within(
-        shares,
-        discarded,
-        apart,
-        budget.allowed,
-        None if limit == "auto" else limit,
-        [variable.name for variable in archive.variables],
-    )
-    sigma = np.sqrt(_scales(totals) @ shares[:, :rank])
-    tolerances = Tolerances(
-        roots=_roots(gram[:, :rank, :rank] / (sigma[:, None] * sigma)),
-        allowed=np.maximum(budget.allowed - np.sqrt(apart), 0.0),
-        tree=np.sqrt(discarded),
-        truncation=np.sqrt(shares[:, rank:].sum(axis=1)),
-        rest=factor.right @ turn[:, rank:],
-        mixed=gram[:, :rank, rank:] / sigma[:, None],
-    )
+    most = len(turn) if limit == "auto" else limit
+    names = [variable.name for variable in archive.variables]
+    rank_within(shares, discarded, apart, budget.allowed, most, names)
+    # Modes beyond these could not change the error, whatever is kept of them.
+    left = tails(shares) <= NEGLIGIBLE * budget.allowed[:, None] ** 2
+    useful = min(int(np.argmax(left.all(axis=0))), most)
+    constant = np.full((len(factor.right), 1), len(factor.right) ** -0.5)
     return ArchivePOD(
         plan=plan,
         blocks=blocks,
-        turn=turn[:, :rank] / sigma,
-        sigma=sigma,
-        a=factor.right @ turn[:, :rank] * sigma,
+        turn=turn[:, :useful],
+        right=np.concatenate([factor.right @ turn[:, :useful], constant], axis=1),
+        gram=gram[:, :useful, :useful],
+        dropped=np.sqrt(discarded + shares[:, useful:].sum(axis=1)),
         apart=np.sqrt(apart),
-        tolerances=tolerances,
+        scales=_scales(totals),
         norms=norms,
+        masked=masked,
         budget=budget,
         bytes_read=factor.bytes_read,
         chunks_read=factor.chunks_read,
     )
 
 
-def _roots(gram: Matrix) -> Matrix:
-    """Matrices (V, r, r) with ``roots[v].T @ roots[v] = gram[v]``."""
-    values, vectors = np.linalg.eigh(gram)
-    roots: Matrix = np.sqrt(np.maximum(values, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
-    return roots
-
-
 def _scales(totals: Matrix) -> Matrix:
-    """Factor on each variable's energy in the inner product of the record: alike, if several."""
-    if len(totals) == 1:
-        return np.ones(1)
+    """Factor on each variable's energy in the inner product of the record: all are alike."""
     return np.array([1 / total if total > 0 else 0.0 for total in totals])
 
 
@@ -182,25 +182,30 @@ def _principal_axes(gram: Matrix, totals: Matrix, tolerance: float) -> Matrix:
 
 def _norms(
     archive: Archive, plan: PODPlan, blocks: Sequence[Delayed], totals: Matrix
-) -> tuple[VariableNorms, ...]:
+) -> tuple[tuple[VariableNorms, ...], tuple[bool, ...]]:
+    """Norms of the variables, and which of them are masked somewhere."""
     squares = np.zeros(len(archive.variables))
+    masked = [False] * len(archive.variables)
     parts = dask.compute(
         *(
             delayed(_mean_square, pure=False)(block, _row_weights(archive.variables, row))
             for block, row in zip(blocks, plan.rows, strict=True)
         )
     )
-    for part, row in zip(parts, plan.rows, strict=True):
+    for (part, some_masked), row in zip(parts, plan.rows, strict=True):
         squares[row.variable] += part
+        masked[row.variable] |= some_masked
     m = len(archive.time.values)
-    return tuple(
+    norms = tuple(
         VariableNorms(v.name, float(total**0.5), float((m * square) ** 0.5), v.dtype)
         for v, total, square in zip(archive.variables, totals, squares, strict=True)
     )
+    return norms, tuple(masked)
 
 
-def _mean_square(block: RowBlock, weights: Floats | None) -> float:
-    return float(np.sum(block.mean**2 if weights is None else weights * block.mean**2))
+def _mean_square(block: RowBlock, weights: Floats | None) -> tuple[float, bool]:
+    square = np.sum(block.mean**2 if weights is None else weights * block.mean**2)
+    return float(square), block.valid is not None
 
 
 def _row_weights(variables: Sequence[ArchivedVariable], row: SpaceBlock) -> Floats | None:

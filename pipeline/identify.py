@@ -1,18 +1,18 @@
-"""From a(t) to a sparse model and the samples it needs: the stage between POD and store."""
+"""From a(t) to a sparse model and the code it allows: the stage between POD and store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.chunked.systems import weak_factors
+from pipeline.coding.latent import Decoded, code_latent
 from pipeline.config import Config, LibraryConfig
-from pipeline.contracts import BlockSpan, LatentCode, SparseModel, TriangularFactor
-from pipeline.errors import ConfigError
+from pipeline.contracts import SparseModel, TriangularFactor
+from pipeline.errors import AccuracyError, ConfigError
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.library import (
     ConcatenatedLibrary,
@@ -21,7 +21,7 @@ from pipeline.numerics.library import (
     PolynomialLibrary,
     SymbolicLibrary,
 )
-from pipeline.numerics.sampling import Tolerances, keep_samples, rebuild
+from pipeline.numerics.sampling import STRAIGHT_LINE, Tolerances
 from pipeline.numerics.stlsq import stlsq
 from pipeline.numerics.testfunctions import parse_test_function
 from pipeline.numerics.weakform import WindowPlan, merge_factors, plan_windows
@@ -54,7 +54,7 @@ class LatentModel:
     block_steps: int
     factors: tuple[TriangularFactor, ...]
     models: tuple[SparseModel, ...]
-    code: LatentCode
+    latent: Decoded
     errors: Matrix
 
 
@@ -120,8 +120,8 @@ def identify(
     tolerances: Tolerances,
     config: Config,
     *,
+    step: float,
     basis_bytes: int,
-    dtype: np.dtype[Any],
 ) -> LatentModel:
     """Find a sparse model of a(t) and the samples to keep. Runs Dask.
 
@@ -136,10 +136,15 @@ def identify(
     tolerances : Tolerances
         How far the coefficients may be off.
     config : Config
+    step : float
+        Quantisation step of the coefficients to begin with.
     basis_bytes : int
         Bytes of the modes: what is kept for the model stays small beside them.
-    dtype : float32 or float64
-        Of the samples.
+
+    Raises
+    ------
+    AccuracyError
+        If no quantisation meets the tolerances.
     """
     factor_bytes = max(FACTOR_BYTES, FACTOR_SHARE * basis_bytes)
     library = choose_library(config.library, a.shape[1], factor_bytes)
@@ -156,14 +161,17 @@ def identify(
         )
         if all(plan.width != other.width for other in plans):
             plans.append(plan)
-    found = [_model_from(a, times, tolerances, config, library, p, block, dtype) for p in plans]
+    found = [_model_from(a, times, tolerances, config, library, p, block, step) for p in plans]
     return min(found, key=_bytes)
 
 
 def _bytes(model: LatentModel) -> int:
-    """Bytes of samples and terms."""
-    terms = sum(each.nonzero_terms for each in model.models)
-    return model.code.samples.nbytes + TERM_BYTES * terms
+    """Bytes of samples, corrections and terms."""
+    return model.latent.nbytes + _term_bytes(model.models)
+
+
+def _term_bytes(models: Sequence[SparseModel]) -> int:
+    return TERM_BYTES * sum(each.nonzero_terms for each in models)
 
 
 def _model_from(
@@ -174,29 +182,47 @@ def _model_from(
     library: Library,
     plan: WindowPlan,
     block: int,
-    dtype: np.dtype[Any],
+    step: float,
 ) -> LatentModel:
-    """Models from one choice of test functions, and the samples they need."""
+    """Models from one choice of test functions, and the code they allow."""
     factors = weak_factors(a[:, : library.states], times, library, plan, block)
-    models = [_fit(merge_factors(factors), library, config)]
-    block_models = None
+    pooled = _fit(merge_factors(factors), library, config)
+    blocks = np.arange(-(-len(a) // CODE_BLOCK))
+    choices = [np.zeros(len(blocks), np.int16)]
+
+    def coded(models: Sequence[SparseModel]) -> LatentModel:
+        dynamics = [Dynamics(library, model.coefficients) for model in models]
+        latent = code_latent(a, times, dynamics, choices, tolerances, step, block_steps=CODE_BLOCK)
+        if latent is None:
+            raise AccuracyError(
+                "no quantisation of the POD coefficients meets the tolerance; raise "
+                "compression.tolerance"
+            )
+        errors = tolerances.errors(latent.a - a)
+        return _used(
+            LatentModel(library, plan, block, tuple(factors), tuple(models), latent, errors)
+        )
+
+    found = [coded([pooled])]
     if len(factors) > 1:
         own = [_fit(factor, library, config) for factor in factors]
-        models, block_models = _worth_keeping(
-            a, times, tolerances, library, models[0], own, block, dtype
-        )
-    dynamics = [Dynamics(library, model.coefficients) for model in models]
-    code = keep_samples(
-        a,
-        times,
-        dynamics,
-        tolerances,
-        block_steps=CODE_BLOCK,
-        dtype=dtype,
-        block_models=block_models,
+        choices.append((1 + blocks * CODE_BLOCK // block).astype(np.int16))
+        found.append(coded([pooled, *own]))
+    return min(found, key=_bytes)
+
+
+def _used(model: LatentModel) -> LatentModel:
+    """Without those models of single blocks that no block uses."""
+    coded = model.latent.coded
+    used = sorted({0, *(int(number) for number in coded.code.block_model if number >= 0)})
+    renumbered = np.full(len(model.models) + 1, STRAIGHT_LINE, np.int16)
+    renumbered[used] = np.arange(len(used))
+    code = replace(coded.code, block_model=renumbered[coded.code.block_model])
+    return replace(
+        model,
+        models=tuple(model.models[number] for number in used),
+        latent=replace(model.latent, coded=replace(coded, code=code)),
     )
-    errors = tolerances.errors(rebuild(code, dynamics, times, BlockSpan(0, len(a))) - a)
-    return LatentModel(library, plan, block, tuple(factors), tuple(models), code, errors)
 
 
 def _weak_block(snapshots: int, library: Library, factor_bytes: float, given: int | str) -> int:
@@ -219,36 +245,3 @@ def _fit(factor: TriangularFactor, library: Library, config: Config) -> SparseMo
         max_iterations=regression.max_iterations,
         names=library.names(),
     )
-
-
-def _worth_keeping(
-    a: Matrix,
-    times: Matrix,
-    tolerances: Tolerances,
-    library: Library,
-    pooled: SparseModel,
-    own: Sequence[SparseModel],
-    block: int,
-    dtype: np.dtype[Any],
-) -> tuple[list[SparseModel], NDArray[np.int16]]:
-    """Models whose samples saved outweigh their own bytes, and the model of each code block."""
-    models, choices = [pooled], []
-    for number, start in enumerate(range(0, len(a), block)):
-        stop = min(start + block, len(a))
-        share = tolerances.part(BlockSpan(start, stop))
-        candidates = [Dynamics(library, m.coefficients) for m in (pooled, own[number])]
-        codes = [
-            keep_samples(
-                a[start:stop], times[start:stop], some, share, block_steps=CODE_BLOCK, dtype=dtype
-            )
-            for some in (candidates[:1], candidates)
-        ]
-        saved = (codes[0].kept - codes[1].kept) * a.shape[1] * dtype.itemsize
-        if saved > TERM_BYTES * own[number].nonzero_terms:
-            choice = codes[1].block_model.copy()
-            choice[choice == 1] = len(models)
-            models.append(own[number])
-        else:
-            choice = codes[0].block_model
-        choices.append(choice)
-    return models, np.concatenate(choices)

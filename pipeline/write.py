@@ -8,78 +8,73 @@ from typing import Any
 
 import dask
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
+from pipeline.allocate import CodedFields
 from pipeline.archive import Archive
-from pipeline.chunked.plan import PODPlan, SpaceBlock
+from pipeline.chunked.fields import write_tile
 from pipeline.config import Config
-from pipeline.contracts import ArchivedVariable, Floats
+from pipeline.contracts import ArchivedVariable, CodedLatent, Floats
 from pipeline.factor import ArchivePOD
 from pipeline.identify import LatentModel
-from pipeline.numerics.factors import RowBlock
 from pipeline.numerics.sampling import keep_nothing
-from pipeline.store.writer import ModesWriter, StoreWriter
+from pipeline.store.writer import StoreWriter
 
 Matrix = NDArray[np.float64]
 
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
 
 
-def write_basis(writer: StoreWriter, archive: Archive, pod: ArchivePOD) -> None:
-    """Modes and means, written by the workers that hold them."""
-    side_by_side: list[Delayed] = []
-    in_turn: list[Delayed] = []
-    aligned = [
-        writer.create_basis(
+def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> None:
+    """Means and modes, coded and written by the workers that hold them."""
+    pod, tasks = coded.pod, []
+    for number, (variable, fields) in enumerate(zip(archive.variables, coded.fields, strict=True)):
+        if fields is None:
+            mean = _gathered_mean(pod, number, variable)
+            writer.write_constant(variable.name, variable.space_dims, mean)
+            continue
+        masked, step = pod.masked[number], coded.steps[number]
+        writer.create_fields(
             variable.name,
             variable.space_dims,
-            _block_lengths(pod.plan, number, variable),
+            variable.space_shape,
+            coded.tiles[number],
+            coded.rank,
+            step,
             pod.budget.basis,
-            pod.rank,
+            masked,
         )
-        for number, variable in enumerate(archive.variables)
-    ]
-    for block, row in zip(pod.blocks, pod.plan.rows, strict=True):
-        name = archive.variables[row.variable].name
-        task = delayed(_write_block, pure=False)(block, pod.turn, row, name, writer.modes)
-        (side_by_side if aligned[row.variable] else in_turn).append(task)
-    dask.compute(*side_by_side)
-    for task in in_turn:
-        task.compute()
-    writer.write_singular_values(pod.sigma)
+        turn = delayed(coded.turn)
+        tasks += fields.map(
+            write_tile, turn, coded.rank, step, writer.fields, variable.name, masked
+        )
+    dask.compute(*tasks)
+    writer.write_singular_values(coded.sigma)
 
 
-def _block_lengths(plan: PODPlan, number: int, variable: ArchivedVariable) -> list[tuple[int, ...]]:
-    """Lengths of the space blocks of a variable, per dim."""
-    regions = [row.region for row in plan.rows if row.variable == number]
-    return [
-        tuple(b - a for a, b in sorted({(r[d].start, r[d].stop) for r in regions}))
-        for d in range(len(variable.space_dims))
-    ]
-
-
-def _write_block(
-    block: RowBlock, turn: Matrix, row: SpaceBlock, variable: str, writer: ModesWriter
-) -> None:
-    """Task: turn the rows of one space block into modes and write them."""
-    mean, modes = block.mean.copy(), turn.T @ block.rows
-    if block.valid is not None:
-        mean[~block.valid] = np.nan
-    shape = row.shape
-    writer.write(variable, row.region, mean.reshape(shape), modes.reshape(-1, *shape))
+def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> Floats:
+    """Mean of a constant variable, exactly, NaN where it is masked."""
+    mean = np.empty(variable.space_shape, variable.dtype)
+    rows = [row for row in pod.plan.rows if row.variable == number]
+    for row, block in zip(rows, dask.compute(*(pod.blocks[r.number] for r in rows)), strict=True):
+        part = block.mean if block.valid is None else np.where(block.valid, block.mean, np.nan)
+        mean[row.region] = part.reshape(row.shape)
+    return mean
 
 
 def write_model(
-    writer: StoreWriter, archive: Archive, pod: ArchivePOD, model: LatentModel | None
+    writer: StoreWriter, archive: Archive, coded: CodedFields, model: LatentModel | None
 ) -> None:
-    code = keep_nothing(len(pod.a), pod.budget.samples) if model is None else model.code
-    writer.write_latent(code, archive.time)
-    if model is not None:
+    """Coefficients, models and coordinates."""
+    if model is None:
+        nothing = CodedLatent(keep_nothing(len(archive.time.values)), 1.0, 1, ())
+        writer.write_latent(nothing, archive.time)
+        writer.write_model(np.zeros((0, 0, 0)))
+    else:
+        writer.write_latent(model.latent.coded, archive.time)
         factors = _narrowed(np.array([factor.r for factor in model.factors]))
         writer.write_model(np.array([m.coefficients for m in model.models]), factors)
-    else:
-        writer.write_model(np.zeros((0, 0, 0)))
     writer.write_coordinates(archive.carried)
 
 
@@ -92,7 +87,7 @@ def _narrowed(factors: Matrix) -> Floats:
 
 def facts(
     archive: Archive,
-    pod: ArchivePOD,
+    coded: CodedFields,
     model: LatentModel | None,
     errors: Mapping[str, float],
     config: Config,
@@ -102,10 +97,10 @@ def facts(
         "tolerance": config.compression.tolerance,
         "relative_l2_error": dict(errors),
         "error_measured_by": "bound from the norms of all cuts and of what the coefficients miss",
-        "rank": pod.rank,
+        "rank": coded.rank,
         "nonzero_terms": model.models[0].nonzero_terms if model else 0,
         "raw_bytes": archive.raw_bytes,
-        "arithmetic": pod.budget.basis.name,
+        "arithmetic": coded.pod.budget.basis.name,
         "variables": {
             variable.name: {
                 "dims": list(variable.dims),

@@ -120,10 +120,14 @@ def _geometric_entropy(mean: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Rank and position of the common step on the grid of `Rates`, and the bits expected."""
+    """Rank, positions of the steps on the grid of `Rates`, and the bits expected.
+
+    ``latent`` is the position for the coefficients, ``fields`` (V,) those for the fields.
+    """
 
     rank: int
-    position: float
+    latent: float
+    fields: tuple[float, ...]
     bits: float
 
 
@@ -135,12 +139,13 @@ def allocate(
     allowed: Matrix,
     mode_bits: float,
 ) -> Allocation | None:
-    """Rank and common step that meet the error of every variable with fewest bits.
+    """Rank and steps that meet the error of every variable with fewest bits.
 
-    With orthonormal modes and coefficients, the same step for all coefficients of both is
-    best: the slope of error over bits is then alike everywhere (reverse water-filling; T.
-    Berger, "Rate Distortion Theory", 1971, Section 4.5). What is left is one number, the
-    rank, and for each the step that fills the bound.
+    With orthonormal modes and coefficients one step for all coefficients that serve a bound
+    is best: the slope of error over bits is then alike everywhere (reverse water-filling;
+    T. Berger, "Rate Distortion Theory", 1971, Section 4.5). Each variable has a bound of
+    its own, and so a step of its own for its fields; what is left are the rank and the step
+    of the coefficients, which all are tried.
 
     Parameters
     ----------
@@ -163,38 +168,27 @@ def allocate(
     """
     tails = np.cumsum(energies[:, ::-1], axis=1)[:, ::-1]
     tails = np.concatenate([tails, np.zeros((len(tails), 1))], axis=1)
-    errors = np.array(
-        [
-            np.cumsum(np.concatenate([f.errors[:1], f.errors[1:] + s[:, None] * latent.errors]), 0)
-            for f, s in zip(fields, shares, strict=True)
-        ]
-    )
-    errors += tails[:, :, None]
-    bits = np.sum([f.bits for f in fields], axis=0)
-    bits[1:] += latent.bits + mode_bits
-    bits = np.cumsum(bits, axis=0)
+    errors = [np.maximum.accumulate(np.cumsum(f.errors, axis=0), axis=1) for f in fields]
+    bits = [np.cumsum(f.bits, axis=0) for f in fields]
     best: Allocation | None = None
-    for rank in range(errors.shape[1]):
-        position = min(
-            _last_within(e[rank], limit) for e, limit in zip(errors, allowed, strict=True)
-        )
-        if position < 0:
-            continue
-        cost = float(np.interp(position, np.arange(len(STEPS)), bits[rank]))
-        if best is None or cost < best.bits:
-            best = Allocation(rank, position, cost)
+    for rank in range(1, len(latent.errors) + 1):
+        cost = latent.bits[:rank].sum(axis=0) + rank * mode_bits
+        places = []
+        for v, limit in enumerate(allowed):
+            room = limit - tails[v, rank] - shares[v, :rank] @ latent.errors[:rank]
+            places.append(_last_within(errors[v][rank], room))
+            cost = cost + np.interp(places[v], np.arange(len(STEPS)), bits[v][rank])
+        cost = np.where(np.min(places, axis=0) < 0, np.inf, cost)
+        column = int(np.argmin(cost))
+        if cost[column] < (best.bits if best else np.inf):
+            positions = tuple(float(place[column]) for place in places)
+            best = Allocation(rank, float(column), positions, float(cost[column]))
     return best
 
 
-def _last_within(errors: Matrix, limit: float) -> float:
-    """Largest (fractional) position up to which errors stay within the limit; -1: none."""
-    beyond = np.flatnonzero(errors > limit)
-    if not beyond.size:
-        return len(errors) - 1.0
-    after = int(beyond[0])
-    if after == 0:
-        return -1.0
-    low, high = errors[after - 1], errors[after]
-    if low <= 0 or high <= low:
-        return after - 1.0
-    return after - 1 + float(np.log(limit / low) / np.log(high / low))
+def _last_within(errors: Matrix, limits: Matrix) -> Matrix:
+    """Last (fractional) position at which growing errors are within each limit; -1: none."""
+    tiny = np.finfo(np.float64).tiny
+    logarithms = np.log(np.maximum(errors, tiny)) + 1e-9 * np.arange(len(errors))
+    place = np.interp(np.log(np.maximum(limits, tiny)), logarithms, np.arange(len(errors)))
+    return np.where(limits < errors[0], -1.0, place)

@@ -38,19 +38,18 @@ class VariableNorms:
 class ErrorBudget:
     """What may be spent, and the arithmetic that leaves it.
 
-    ``allowed`` (V,) error of truncation and coding together; ``basis`` dtype of
-    stored modes and means and of the decoder's arithmetic; ``samples`` dtype of kept samples.
+    ``allowed`` (V,) error of truncation and coding together; ``basis`` dtype of decoded
+    fields and of the decoder's arithmetic.
     """
 
     allowed: Matrix
     basis: np.dtype[Any]
-    samples: np.dtype[Any]
 
     def with_rounding(self, variable: VariableNorms, error: float) -> float:
         """Bound on the error of decoded values, where truncation and coding make `error`."""
         if variable.fluctuation == 0:
             return error
-        inner = error + _inner(variable, self.basis, self.samples)
+        inner = error + _decoding(variable, self.basis)
         if variable.dtype.itemsize >= self.basis.itemsize:
             return inner
         return min(inner + _last(variable), 2 * inner)
@@ -66,8 +65,7 @@ def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorB
     """
     single = all(_fits(variable, tolerance, FLOAT32) for variable in variables)
     basis = FLOAT32 if single else FLOAT64
-    samples = FLOAT32 if _unit(FLOAT32) <= ROUNDING_SHARE * tolerance else FLOAT64
-    allowed = [_allowed(variable, tolerance, basis, samples) for variable in variables]
+    allowed = [_allowed(variable, tolerance, basis) for variable in variables]
     for variable, error in zip(variables, allowed, strict=True):
         if error < 0:
             raise AccuracyError(
@@ -75,7 +73,7 @@ def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorB
                 f"{variable.fluctuation:.3g} about a mean of norm {variable.mean:.3g} is below "
                 f"the rounding of float64; raise compression.tolerance"
             )
-    return ErrorBudget(np.array(allowed), basis, samples)
+    return ErrorBudget(np.array(allowed), basis)
 
 
 def _unit(dtype: np.dtype[Any]) -> float:
@@ -84,7 +82,7 @@ def _unit(dtype: np.dtype[Any]) -> float:
 
 
 def _decoding(variable: VariableNorms, basis: np.dtype[Any]) -> float:
-    """Rounding of stored mean, modes and their sums, and of the factorisation behind them."""
+    """Rounding of decoded mean, modes and their sums, and of the factorisation behind them."""
     return _unit(basis) * (2 * variable.mean + 20 * variable.fluctuation)
 
 
@@ -95,22 +93,15 @@ def _fits(variable: VariableNorms, tolerance: float, basis: np.dtype[Any]) -> bo
     return _decoding(variable, basis) <= ROUNDING_SHARE * tolerance * variable.fluctuation
 
 
-def _allowed(
-    variable: VariableNorms, tolerance: float, basis: np.dtype[Any], samples: np.dtype[Any]
-) -> float:
+def _allowed(variable: VariableNorms, tolerance: float, basis: np.dtype[Any]) -> float:
     """Error left to truncation and coding (negative: rounding alone is too much)."""
     if variable.fluctuation == 0:
         return 0.0
     whole = (1 - RESERVE) * tolerance * variable.fluctuation
-    inner = _inner(variable, basis, samples)
+    inner = _decoding(variable, basis)
     if variable.dtype.itemsize >= basis.itemsize:
         return whole - inner
     return max(whole - inner - _last(variable), whole / 2 - inner)
-
-
-def _inner(variable: VariableNorms, basis: np.dtype[Any], samples: np.dtype[Any]) -> float:
-    """Rounding of all that is stored and of the arithmetic on it."""
-    return _decoding(variable, basis) + _unit(samples) * variable.fluctuation
 
 
 def _last(variable: VariableNorms) -> float:

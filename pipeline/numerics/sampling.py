@@ -173,69 +173,11 @@ def _predict(
 # --- encoding -----------------------------------------------------------------------------
 
 
-def keep_samples(
-    a: Matrix,
-    times: Matrix,
-    models: Sequence[Dynamics],
-    tolerances: Tolerances,
-    *,
-    block_steps: int,
-    dtype: np.dtype[np.floating],
-    block_models: NDArray[np.int16] | None = None,
-) -> LatentCode:
-    """Keep few enough samples of a(t) to be small and enough to stay within the bound.
-
-    Greedy and block by block: the next sample kept is the farthest for which all
-    snapshots in between stay under an allowance per snapshot. The allowance starts at the
-    mean and is raised while the whole record stays within the tolerances (snapshots
-    at and near samples use less than the mean).
-
-    Parameters
-    ----------
-    a : (m, r) float64
-    times : (m,) float64
-    models : sequence of Dynamics
-        Candidates; each time block takes the one that keeps fewest samples, or none.
-    tolerances : Tolerances
-    block_steps : int
-        Snapshots per time block; each block starts with a kept sample.
-    dtype : float32 or float64
-        Of the samples kept.
-    block_models : (blocks,) int16, optional
-        Candidate of each block where it is already decided.
-
-    Returns
-    -------
-    LatentCode
-        Whose rebuilt coefficients were checked against `a`; every sample is kept where
-        nothing less is within the bound.
-    """
-    kept = a.astype(dtype).astype(np.float64)
-    substeps = choose_substeps(kept, times, models, _step_accuracy(a, tolerances))
-    encoder = _Encoder(a, kept, times, models, tolerances, block_steps, substeps)
-    best: LatentCode | None = None
-    for allowance in (1.0, 2.0, 4.0, 8.0):
-        code = encoder.encode(allowance, block_models)
-        code = replace(code, samples=a[code.index].astype(dtype))
-        if not encoder.stays_within(code):
-            break
-        best = code
-        if code.kept == len(encoder.block_starts()) + 1:
-            break
-    return best or keep_everything(a, block_steps, dtype)
-
-
-def keep_everything(a: Matrix, block_steps: int, dtype: np.dtype[np.floating]) -> LatentCode:
-    """Code that needs no model: all snapshots are samples."""
-    blocks = np.full(-(-len(a) // block_steps), STRAIGHT_LINE, np.int16)
-    return LatentCode(np.arange(len(a)), a.astype(dtype), block_steps, blocks, 1)
-
-
-def keep_nothing(snapshots: int, dtype: np.dtype[np.floating]) -> LatentCode:
+def keep_nothing(snapshots: int) -> LatentCode:
     """Code of a record without modes: first and last snapshot, with no coefficients."""
     index = np.array([0, snapshots - 1])
     blocks = np.full(1, STRAIGHT_LINE, np.int16)
-    return LatentCode(index, np.zeros((2, 0), dtype), snapshots, blocks, 1)
+    return LatentCode(index, np.zeros((2, 0)), snapshots, blocks, 1)
 
 
 def _step_accuracy(a: Matrix, tolerances: Tolerances) -> float:
@@ -270,8 +212,26 @@ def choose_substeps(
 
 
 @dataclass(frozen=True)
-class _Encoder:
-    """The greedy search over segments, all time blocks at once."""
+class SampleSearch:
+    """Greedy search for the samples to keep, all time blocks at once.
+
+    Block by block, the next sample is the farthest for which all snapshots in between stay
+    under an allowance per snapshot.
+
+    Attributes
+    ----------
+    a : (m, r) float64
+    kept : (m, r) float64
+        What the decoder will see where a sample is kept.
+    times : (m,) float64
+    models : sequence of Dynamics
+        Candidates; `STRAIGHT_LINE` is always one more.
+    tolerances : Tolerances
+    block_steps : int
+        Snapshots per time block; each block starts with a kept sample.
+    substeps : int
+        Runge-Kutta steps a snapshot (`choose_substeps`).
+    """
 
     a: Matrix
     kept: Matrix
@@ -281,42 +241,43 @@ class _Encoder:
     block_steps: int
     substeps: int
 
-    def block_starts(self) -> Index:
-        return np.arange(0, len(self.a), self.block_steps)
+    @classmethod
+    def of(
+        cls,
+        a: Matrix,
+        kept: Matrix,
+        times: Matrix,
+        models: Sequence[Dynamics],
+        tolerances: Tolerances,
+        block_steps: int,
+    ) -> SampleSearch:
+        """Search with as many substeps as the tolerances ask for."""
+        substeps = choose_substeps(kept, times, models, _step_accuracy(a, tolerances))
+        return cls(a, kept, times, models, tolerances, block_steps, substeps)
 
     def encode(self, allowance: float, block_models: NDArray[np.int16] | None) -> LatentCode:
-        """Code at `allowance` times the mean error per snapshot, best candidate per block."""
-        starts = self.block_starts()
+        """Samples that leave at most `allowance` times the mean error per snapshot.
+
+        With the models of `block_models` (blocks,), or in each block the candidate that
+        keeps fewest.
+        """
+        starts = np.arange(0, len(self.a), self.block_steps)
         limits = allowance * self.tolerances.for_coding() / len(self.a)
-        candidates = range(STRAIGHT_LINE, len(self.models))
+        if block_models is None:
+            candidates = list(range(STRAIGHT_LINE, len(self.models)))
+        else:
+            candidates = sorted({int(c) for c in block_models})
         indices = {c: self._all_blocks(c, limits) for c in candidates}
         if block_models is None:
             counts = np.array([[len(block) for block in indices[c]] for c in candidates])
             block_models = (np.argmin(counts, axis=0) + STRAIGHT_LINE).astype(np.int16)
         chosen = [indices[int(c)][b] for b, c in enumerate(block_models)]
         index = np.unique(np.concatenate([starts, *chosen, [len(self.a) - 1]]))
-        samples = self.kept[index]
-        return LatentCode(index, samples, self.block_steps, block_models, self.substeps)
-
-    def stays_within(self, code: LatentCode) -> bool:
-        """Whether the rebuilt record is within the bound, even if a decoder rounds otherwise.
-
-        The samples are shaken by 1e-12 of their size: where a model amplifies that to
-        anything near the bound, the answer is no.
-        """
-        span = BlockSpan(0, len(self.a))
-        difference = rebuild(code, self.models, self.times, span) - self.a
-        if not np.isfinite(difference).all() or not self.tolerances.met_by(difference):
-            return False
-        shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
-        other = replace(code, samples=code.samples.astype(np.float64) * shaken)
-        drift = rebuild(other, self.models, self.times, span) - self.a - difference
-        margin = 1e-6 * self.tolerances.for_coding()
-        return bool(np.isfinite(drift).all() and np.all(self.tolerances.coding(drift) <= margin))
+        return LatentCode(index, self.kept[index], self.block_steps, block_models, self.substeps)
 
     def _all_blocks(self, candidate: int, limits: Matrix) -> list[Index]:
         """Samples kept in each block by one candidate, in batches that fit memory."""
-        starts = self.block_starts()
+        starts = np.arange(0, len(self.a), self.block_steps)
         ends = np.minimum(starts + self.block_steps, len(self.a) - 1)
         batch = max(1, BATCH_SIZE // (self.block_steps**2 * len(limits)))
         f = None if candidate == STRAIGHT_LINE else self.models[candidate]

@@ -1,0 +1,172 @@
+"""How the error is spent: rank and quantisation step, and what they leave to the coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dask
+import numpy as np
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from pipeline.archive import Archive
+from pipeline.chunked.fields import LazyFields, lazy_fields, summed, tile_products, tile_rates
+from pipeline.coding.rates import Rates, allocate, rates, step_of
+from pipeline.coding.tiles import tile_shape
+from pipeline.coding.wavelet import depth
+from pipeline.errors import AccuracyError
+from pipeline.factor import ArchivePOD
+from pipeline.numerics.sampling import Tolerances
+
+Matrix = NDArray[np.float64]
+
+# Bits of a mode besides its fields and coefficients: its singular value.
+MODE_BITS = 64.0
+# Share of the squared error planned for the coefficients that they must be left with.
+LEAST_SHARE = 0.7
+# Steps are lowered at most so often, to so much of what they were.
+MOST_ATTEMPTS, LOWERED = 12, 0.96
+
+
+@dataclass(frozen=True)
+class CodedFields:
+    """Rank and steps of the fields, and what is known of their error.
+
+    ``fields`` are the tiles of each variable that is not constant (None else); ``steps``
+    (V,) the quantisation steps in its units; ``a`` (m, r) the coefficients, which are left
+    ``tolerances``; ``step`` is that of the coefficients.
+    """
+
+    pod: ArchivePOD
+    rank: int
+    fields: tuple[LazyFields | None, ...]
+    tiles: tuple[tuple[int, ...], ...]
+    steps: tuple[float, ...]
+    step: float
+    a: Matrix
+    tolerances: Tolerances
+
+    @property
+    def sigma(self) -> Matrix:
+        return self.pod.sigma[: self.rank]
+
+    @property
+    def turn(self) -> Matrix:
+        return self.pod.turn[:, : self.rank]
+
+
+def allocate_fields(archive: Archive, pod: ArchivePOD) -> CodedFields:
+    """Rank and steps with which a store is smallest within the bound. Runs Dask.
+
+    They come from `pipeline.coding.rates.allocate`. Then all fields are
+    coded on trial, and what is lost is measured, with every inner product that the bound
+    needs; should that leave too little to the coefficients, steps are lowered.
+
+    Raises
+    ------
+    AccuracyError
+        If no step leaves the coefficients anything.
+    """
+    tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
+    lazy = tuple(
+        lazy_fields(pod.plan, pod.blocks, number, variable, tile) if norm.fluctuation > 0 else None
+        for number, (variable, tile, norm) in enumerate(
+            zip(archive.variables, tiles, pod.norms, strict=True)
+        )
+    )
+    units = np.array([norm.fluctuation for norm in pod.norms])
+    live = [v for v, fields in enumerate(lazy) if fields is not None]
+    if not live:
+        return _coded(lazy, tiles, pod, 0, 1.0, np.zeros(len(lazy)))
+    found, latent = _rates(lazy, pod, units), _latent_rates(pod)
+    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
+    energies, sigma = pod.energies[live], pod.sigma
+    chosen = allocate(found, latent, energies / sigma**2, energies, allowed[live], MODE_BITS)
+    if chosen is None:
+        raise _no_room(archive)
+    of_coefficients = latent.errors_at(chosen.latent)[: chosen.rank]
+    planned = (energies / sigma**2)[:, : chosen.rank] @ of_coefficients
+    steps = np.zeros(len(lazy))
+    steps[live] = [step_of(p, unit) for p, unit in zip(chosen.fields, units[live], strict=True)]
+    for _ in range(MOST_ATTEMPTS):
+        coded = _coded(lazy, tiles, pod, chosen.rank, step_of(chosen.latent, 1.0), steps)
+        short = coded.tolerances.for_coding()[live] < LEAST_SHARE * planned
+        if not short.any():
+            return coded
+        steps[np.array(live)[short]] *= LOWERED
+    raise _no_room(archive)
+
+
+def _coded(
+    lazy: tuple[LazyFields | None, ...],
+    tiles: tuple[tuple[int, ...], ...],
+    pod: ArchivePOD,
+    rank: int,
+    step: float,
+    steps: Matrix,
+) -> CodedFields:
+    """Fields coded on trial with their `steps`; `step` is that of the coefficients."""
+    tolerances = _tolerances(lazy, pod, rank, steps)
+    a = pod.right[:, :rank] * pod.sigma[:rank]
+    return CodedFields(pod, rank, lazy, tiles, tuple(steps.tolist()), step, a, tolerances)
+
+
+def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD, units: Matrix) -> list[Rates]:
+    """Rates of the mean and all modes of each variable that is not constant."""
+    turn = delayed(pod.turn)
+    found: tuple[Rates, ...] = dask.compute(
+        *(
+            summed(fields.map(tile_rates, turn, unit))
+            for fields, unit in zip(lazy, units, strict=True)
+            if fields is not None
+        )
+    )
+    return list(found)
+
+
+def _latent_rates(pod: ArchivePOD) -> Rates:
+    """Rates of the coefficients of all modes, as if no model foretold them."""
+    a = pod.right[:, : pod.modes] * pod.sigma
+    return rates(np.ascontiguousarray(a.T), (0, depth(len(a))), 1.0)
+
+
+def _tolerances(
+    lazy: Sequence[LazyFields | None], pod: ArchivePOD, rank: int, steps: Matrix
+) -> Tolerances:
+    """What the coefficients may be off, with the fields as they will be decoded."""
+    turn, dtype = delayed(pod.turn), pod.budget.basis
+    found = iter(
+        dask.compute(
+            *(
+                summed(fields.map(tile_products, turn, rank, step, dtype))
+                for fields, step in zip(lazy, steps.tolist(), strict=True)
+                if fields is not None
+            )
+        )
+    )
+    size = pod.modes + 1 + rank
+    products = np.array([np.zeros((size, size)) if f is None else next(found) for f in lazy])
+    sigma, lost = pod.sigma[:rank], pod.modes + 1
+    return Tolerances(
+        roots=_roots(products[:, lost:, lost:] / (sigma[:, None] * sigma)),
+        allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0),
+        tree=pod.dropped,
+        truncation=np.sqrt(np.trace(products[:, :lost, :lost], axis1=1, axis2=2)),
+        rest=pod.right,
+        mixed=products[:, lost:, :lost] / sigma[:, None],
+    )
+
+
+def _roots(gram: Matrix) -> Matrix:
+    """Matrices (V, r, r) with ``roots[v].T @ roots[v] = gram[v]``."""
+    values, vectors = np.linalg.eigh(gram)
+    roots: Matrix = np.sqrt(np.maximum(values, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
+    return roots
+
+
+def _no_room(archive: Archive) -> AccuracyError:
+    names = ", ".join(repr(variable.name) for variable in archive.variables)
+    return AccuracyError(
+        f"variables {names}: no quantisation step keeps the tolerance; raise compression.tolerance"
+    )
