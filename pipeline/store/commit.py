@@ -87,9 +87,10 @@ def _exists_error(url: str) -> StoreExistsError:
 def _current(url: str) -> str | None:
     """Generation that counts at `url`; None where no romzarr store of this format is."""
     try:
-        return layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
+        root = layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except (FileNotFoundError, StoreError):
         return None
+    return root.generation
 
 
 class LocalCommit:

@@ -1,4 +1,4 @@
-"""Format 1 of the coefficient store: names, codecs, chunk shapes, and what a reader may trust.
+"""Format 2 of the coefficient store: names, codecs, chunk shapes, and what a reader may trust.
 
 FORMAT.md describes the same in prose. Everything read from a store passes the checks here
 before an array is allocated or a codec runs.
@@ -12,10 +12,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
+import google_crc32c
 import numpy as np
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
@@ -23,13 +23,16 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import StoreError
+from pipeline.store.codec import NAME, WaveletCodec
 
-FORMAT = 1
+FORMAT = 2
 KEY = "romzarr"
 ROOT = "zarr.json"
 CHUNK_BYTES = 1 << 20
 # A chunk that claims to be larger is taken for an attack on memory.
 MAX_CHUNK_BYTES = 1 << 31
+# Decoding takes some 40 bytes for each value of a coded chunk.
+MAX_CODED_VALUES = 1 << 27
 MAX_METADATA_BYTES = 1 << 26
 MAX_SNAPSHOTS = 1 << 31
 GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
@@ -42,8 +45,6 @@ _SIZES = {
     **{f"float{8 * size}": size for size in (2, 4, 8)},
     **{"bool": 1, "complex64": 8, "complex128": 16},
 }
-
-Chunks = Sequence[Sequence[int]]
 
 
 def codecs(shuffle: bool = True) -> tuple[BytesBytesCodec, ...]:
@@ -102,66 +103,28 @@ def compact_json(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-# --- chunk shapes -------------------------------------------------------------------------
+def checksum(content: bytes) -> int:
+    """CRC32C of `content`."""
+    value: int = google_crc32c.value(content)
+    return value
 
 
-def basis_chunks(space_chunks: Chunks, rank: int, itemsize: int) -> tuple[int, ...]:
-    """Chunk shape in space of a basis array, about 1 MiB with all modes together.
+def checked(content: bytes, expected: int, where: str) -> bytes:
+    """`content`, unless its checksum is another.
 
-    Parameters
-    ----------
-    space_chunks : sequence of sequence of int
-        Chunk lengths of the archive per space dim, as dask.array has them.
-    rank : int
-        Modes that lie together in one chunk (1 for the mean field).
-    itemsize : int
-        Bytes of one number.
-
-    Returns
-    -------
-    tuple of int
-        Where the archive's grid allows it, every boundary of the archive's chunks is one of
-        these chunks (`aligned`), so that each space block can be written by a task of its
-        own. A grid so ragged or fine that chunks would fall below 1/16 MiB is ignored.
+    Raises
+    ------
+    StoreError
+        If it is: the message names the place.
     """
-    wanted = max(1, CHUNK_BYTES // max(1, rank * itemsize))
-    periods = [_period(lengths) for lengths in space_chunks]
-    shape = _subdivided([max(1, sum(lengths)) for lengths in space_chunks], periods, wanted)
-    whole = math.prod(sum(lengths) for lengths in space_chunks)
-    if math.prod(shape) < min(wanted, whole) / 16:
-        return _subdivided([max(1, sum(lengths)) for lengths in space_chunks], None, wanted)
-    return shape
+    if checksum(content) != expected:
+        raise StoreError(f"{where}: is damaged (its checksum does not fit)")
+    return content
 
 
-def aligned(space_chunks: Chunks, chunk: Sequence[int]) -> bool:
-    """Whether no two blocks of the archive's space grid touch one chunk of shape `chunk`."""
-    return all(
-        boundary % length == 0
-        for lengths, length in zip(space_chunks, chunk, strict=True)
-        for boundary in list(accumulate(lengths))[:-1]
-    )
-
-
-def _period(lengths: Sequence[int]) -> int:
-    """Greatest chunk length that meets every inner boundary (0: there is none to meet)."""
-    return math.gcd(*list(accumulate(lengths))[:-1])
-
-
-def _subdivided(
-    shape: Sequence[int], periods: Sequence[int] | None, wanted: int
-) -> tuple[int, ...]:
-    """Split the leading dims first, so that the trailing ones stay contiguous."""
-    chunk = [n if p == 0 else p for n, p in zip(shape, periods or [0] * len(shape), strict=True)]
-    for axis in range(len(shape)):
-        if math.prod(chunk) <= wanted:
-            break
-        target = max(1.0, wanted / math.prod(chunk[axis + 1 :]))
-        if periods and periods[axis]:
-            divisors = [d for d in range(1, chunk[axis] + 1) if chunk[axis] % d == 0]
-            chunk[axis] = min(divisors, key=lambda d: abs(math.log(d / target)))
-        else:
-            chunk[axis] = math.ceil(shape[axis] / math.ceil(shape[axis] / target))
-    return tuple(chunk)
+def with_checksum(payload: bytes) -> bytes:
+    """A chunk as the codec crc32c makes it of its payload."""
+    return payload + checksum(payload).to_bytes(4, "little")
 
 
 def row_chunk(rows: int, row_bytes: int) -> int:
@@ -184,23 +147,31 @@ class OtherFormatError(StoreError):
     """A romzarr store, but of a format that this version does not read."""
 
 
+class Root(NamedTuple):
+    """What the root metadata say: the generation that counts, and its metadata's checksum."""
+
+    generation: str
+    checksum: int
+
+
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Shape, Zarr data type and chunk shape of an array, as its metadata claim."""
+    """What the metadata of an array claim.
+
+    ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets
+    or else compressed by blosc.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     chunk: tuple[int, ...]
     itemsize: int | None
+    coded: bool
 
     @property
     def chunk_bytes(self) -> int | None:
         """Decoded bytes of every chunk; None where strings have no fixed length."""
         return None if self.itemsize is None else math.prod(self.chunk) * self.itemsize
-
-    @property
-    def chunks(self) -> int:
-        return math.prod(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
 
 
 class Fields:
@@ -265,8 +236,14 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def parse_root(raw: bytes, url: str) -> str:
-    """Generation that the root metadata of a store name.
+def root_document(generation: str, metadata: bytes) -> bytes:
+    """Root metadata that make a generation with these metadata count."""
+    facts = {"format": FORMAT, "generation": generation, "checksum": checksum(metadata)}
+    return compact_json(group_document(facts))
+
+
+def parse_root(raw: bytes, url: str) -> Root:
+    """What the root metadata of a store name.
 
     Raises
     ------
@@ -275,21 +252,25 @@ def parse_root(raw: bytes, url: str) -> str:
     """
     document = _parsed(raw, joined(url, ROOT))
     try:
-        facts = Fields(document, url).fields("attributes").fields(KEY)
+        node = Fields(document, url)
+        facts = node.fields("attributes").fields(KEY)
+        node.integer("zarr_format", 3, 3)
+        if node.text("node_type") != "group":
+            raise StoreError(f"{url}: is not a group")
     except StoreError as error:
         raise StoreError(
-            f"{url}: a Zarr group, but not a romzarr store (no {KEY!r} attribute)"
+            f"{url}: not a romzarr store, which is a Zarr group with an attribute {KEY!r}"
         ) from error
     version = facts.integer("format", 1, 1 << 31)
     if version != FORMAT:
         raise OtherFormatError(
             f"{url}: written in format {version}, this romzarr reads format {FORMAT}; "
-            "use a newer romzarr"
+            f"use {'a newer' if version > FORMAT else 'an older'} romzarr"
         )
     generation = facts.text("generation")
     if not GENERATION.fullmatch(generation):
         raise StoreError(f"{url}: {_shown(generation)} is no name of a generation")
-    return generation
+    return Root(generation, facts.integer("checksum", 0, (1 << 32) - 1))
 
 
 def parse_facts(raw: bytes, url: str) -> Fields:
@@ -297,8 +278,8 @@ def parse_facts(raw: bytes, url: str) -> Fields:
     return Fields(_parsed(raw, joined(url, ROOT)), url).fields("attributes").fields(KEY)
 
 
-def array_paths(facts: Fields) -> list[str]:
-    """Arrays that a generation with these facts has, or may have (the last).
+def array_paths(facts: Fields) -> dict[str, int]:
+    """Arrays that a generation with these facts has, and the checksums of their metadata.
 
     Raises
     ------
@@ -314,20 +295,28 @@ def array_paths(facts: Fields) -> list[str]:
     for name in carried:
         if "\\" in name or "\0" in name or {"", ".", ".."} & set(name.split("/")):
             raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable")
-    latent = ["steps", "samples", "block_model"]
-    latent += ["times"] if facts.fields("time").document.get("step") is None else []
-    return [
+    known = [
         "basis/singular_values",
-        *(f"basis/{group}/{array}" for group in groups for array in ("mean", "modes")),
-        *(f"latent/{array}" for array in latent),
+        *(f"basis/{group}/{array}" for group in groups for array in ("fields", "mask")),
+        *(f"latent/{array}" for array in ("steps", "samples", "corrections")),
+        *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),
         "model/coefficients",
         "model/factors",
     ]
+    listed = facts.fields("arrays")
+    # Arrays that a later version adds are left alone.
+    return {path: listed.integer(path, 0, (1 << 32) - 1) for path in known if path in listed}
 
 
-def parse_array(raw: bytes, url: str) -> tuple[Any, ArrayLayout]:
-    """Metadata of the array at `url`, and the layout they describe, checked.
+def is_coded(path: str) -> bool:
+    """Whether the array at `path` of a generation is coded by wavelets."""
+    fields = path.startswith("basis/") and path.endswith("/fields")
+    return fields or path in ("latent/samples", "latent/corrections")
+
+
+def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:
+    """Metadata of the array at `url`, `coded` or not, and the layout they describe, checked.
 
     Raises
     ------
@@ -338,7 +327,7 @@ def parse_array(raw: bytes, url: str) -> tuple[Any, ArrayLayout]:
     node = Fields(document, url)
     if node.text("node_type") != "array":
         raise StoreError(f"{url}: is not an array")
-    return document, _array_layout(node)
+    return document, _array_layout(node, coded)
 
 
 def group_document(facts: Any = None) -> dict[str, Any]:
@@ -367,7 +356,7 @@ def _parsed(raw: bytes, where: str) -> Any:
         raise StoreError(f"{where}: not JSON: {error}") from error
 
 
-def _array_layout(node: Fields) -> ArrayLayout:
+def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     grid = node.fields("chunk_grid")
     if grid.text("name") != "regular":
         raise StoreError(f"{node.where}: the chunk grid must be regular")
@@ -377,31 +366,34 @@ def _array_layout(node: Fields) -> ArrayLayout:
     )
     if len(shape) != len(chunk):
         raise StoreError(f"{node.where}: chunks {chunk} do not fit shape {shape}")
-    _check_codecs(node)
     dtype, itemsize = _data_type(node)
-    layout = ArrayLayout(shape, dtype, chunk, itemsize)
+    _check_codecs(node, chunk, dtype, coded)
+    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded)
     if (layout.chunk_bytes or math.prod(chunk)) > MAX_CHUNK_BYTES:
         raise StoreError(f"{node.where}: chunks {chunk} of {dtype} exceed {MAX_CHUNK_BYTES} bytes")
+    if coded and math.prod(chunk) > MAX_CODED_VALUES:
+        raise StoreError(f"{node.where}: coded chunks {chunk} exceed {MAX_CODED_VALUES} values")
     return layout
 
 
-def _check_codecs(node: Fields) -> None:
+def _check_codecs(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool) -> None:
     if node.document.get("storage_transformers"):
         raise StoreError(f"{node.where}: storage transformers are not allowed")
     if node.fields("chunk_key_encoding").text("name") != "default":
         raise StoreError(f"{node.where}: the chunk key encoding must be 'default'")
     listed = node.document.get("codecs")
-    names = [
-        Fields(codec, node.where).text("name")
-        for codec in (listed if isinstance(listed, list) else ())
-    ]
-    if names[:1] == ["transpose"]:
-        names = names[1:]
-    if len(names) != 3 or names[0] not in _SERIALIZERS or names[1:] != ["blosc", "crc32c"]:
-        raise StoreError(
-            f"{node.where}: codecs must be bytes, blosc, crc32c (transpose may come first), "
-            f"found {names}"
-        )
+    codecs = [Fields(c, node.where) for c in (listed if isinstance(listed, list) else ())]
+    names = [codec.text("name") for codec in codecs]
+    if coded:
+        if names != [NAME, "crc32c"]:
+            raise StoreError(f"{node.where}: codecs must be {NAME}, crc32c; found {names}")
+        try:
+            codec = WaveletCodec.from_dict(dict(codecs[0].document))
+            codec.check(chunk, np.dtype(dtype if dtype in _SIZES else "O"))
+        except ValueError as error:
+            raise StoreError(f"{node.where}: {error}") from error
+    elif len(names) != 3 or names[0] not in _SERIALIZERS or names[1:] != ["blosc", "crc32c"]:
+        raise StoreError(f"{node.where}: codecs must be bytes, blosc, crc32c; found {names}")
 
 
 def _data_type(node: Fields) -> tuple[str, int | None]:

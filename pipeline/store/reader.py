@@ -3,111 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import fsspec
-import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import WrapperStore
 
-from pipeline.contracts import BlockSpan, Floats, LatentCode
+from pipeline.coding.tiles import region_of
+from pipeline.contracts import BlockSpan, Floats, LatentCode, Region
 from pipeline.errors import StoreError
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.library import library_from_spec
 from pipeline.numerics.sampling import rebuild
 from pipeline.store import layout
-from pipeline.store.layout import ArrayLayout, Fields
+from pipeline.store.checked import CheckedStore
+from pipeline.store.indexing import Indexer, Positions, as_asked, combine, pieces, points, positions
+from pipeline.store.layout import ArrayLayout, Fields, Root
+from pipeline.store.memory import TileMemory
 
-Indexer = int | slice | NDArray[np.integer[Any]]
+# Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
+# time wants each of its tiles again for every block; a tile takes up to 64 MiB.
+_REMEMBERED_BYTES = 256 * 2**20
 # Snapshots this far apart are decoded as separate spans.
-# Modes that an open store keeps decoded.
-_REMEMBERED_BYTES = 64 * 2**20
 _LARGEST_GAP = 256
-# Values a temporary of another type than the result's may hold.
-_SLAB_VALUES = 1 << 21
-# Rows of this many values make a BLAS call worth its overhead.
-_LEAST_ROW = 32
-_BLOSC_HEADER = struct.Struct("<4B3I")
-
-
-class CheckedStore(WrapperStore[Store]):
-    """Zarr store whose chunks are complete, undamaged and of the size they should have.
-
-    Zarr takes a missing chunk for zeros, and a codec believes the size that a chunk claims.
-    Pickles hold the URL only: every process uses its own credentials.
-
-    Parameters
-    ----------
-    url : str
-    sizes : mapping of str to int or None
-        Decoded bytes of every chunk for the path of each array; None if strings vary.
-    metadata : bytes, optional
-        What the group is opened with: all metadata that were checked.
-    """
-
-    def __init__(
-        self, url: str, sizes: Mapping[str, int | None], metadata: bytes | None = None
-    ) -> None:
-        super().__init__(layout.zarr_store(url))
-        self.url, self.sizes, self._metadata = url, sizes, metadata
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CheckedStore, (self.url, self.sizes)
-
-    def _with_store(self, store: Store) -> CheckedStore:
-        return CheckedStore(self.url, self.sizes, self._metadata)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        if key == layout.ROOT and self._metadata is not None:
-            return prototype.buffer.from_bytes(self._metadata)
-        return self._checked(key, await self._store.get(key, prototype, byte_range))
-
-    def get_sync(
-        self,
-        key: str,
-        *,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        # Exists from zarr 3.2 on, and only there anything calls it.
-        store: Any = self._store
-        return self._checked(key, store.get_sync(key, prototype=prototype, byte_range=byte_range))
-
-    def _checked(self, key: str, chunk: Buffer | None) -> Buffer | None:
-        path = key.split("/c/")[0].removesuffix("/c")
-        if path == key:
-            return chunk
-        if chunk is None:
-            raise StoreError(f"{self.url}/{key}: chunk is missing; the store is damaged")
-        self._check_chunk(key, chunk.to_bytes(), self.sizes.get(path))
-        return chunk
-
-    def _check_chunk(self, key: str, content: bytes, expected: int | None) -> None:
-        payload, checksum = content[:-4], content[-4:]
-        if len(payload) < _BLOSC_HEADER.size or (
-            google_crc32c.value(payload).to_bytes(4, "little") != checksum
-        ):
-            raise StoreError(f"{self.url}/{key}: chunk is damaged (its checksum does not fit)")
-        *_, decoded, _, encoded = _BLOSC_HEADER.unpack_from(payload)
-        fits = decoded == expected if expected is not None else decoded <= layout.MAX_CHUNK_BYTES
-        if encoded != len(payload) or not fits:
-            raise StoreError(
-                f"{self.url}/{key}: chunk claims {encoded} bytes that decode to {decoded}, has "
-                f"{len(payload)} and should decode to {expected}"
-            )
 
 
 @dataclass(frozen=True)
@@ -145,6 +70,7 @@ class CoefficientStore:
         All JSON facts (FORMAT.md).
     variables : mapping of str to StoredVariable
     rank, snapshots : int
+    arrays : mapping of str to ArrayLayout
     group : zarr.Group
         The generation; its arrays are read through `CheckedStore`.
     """
@@ -155,12 +81,19 @@ class CoefficientStore:
     variables: Mapping[str, StoredVariable]
     rank: int
     snapshots: int
+    arrays: Mapping[str, ArrayLayout] = field(repr=False)
     group: zarr.Group = field(repr=False)
-    _recent: dict[Any, Floats] = field(default_factory=dict, repr=False, compare=False)
+    _tiles: TileMemory = field(
+        default_factory=lambda: TileMemory(_REMEMBERED_BYTES), repr=False, compare=False
+    )
 
     @cached_property
     def singular_values(self) -> NDArray[np.float64]:
-        return self._finite("basis/singular_values")
+        values = self._finite("basis/singular_values")
+        # Fields are divided by them.
+        if not (values > 0).all():
+            raise StoreError(f"{self.url}: basis/singular_values are not all positive")
+        return values
 
     @cached_property
     def coefficients(self) -> NDArray[np.float64]:
@@ -170,7 +103,7 @@ class CoefficientStore:
     @cached_property
     def factors(self) -> Floats | None:
         """Triangular factors R of every time block, where they are kept."""
-        return self._finite("model/factors") if "model/factors" in self.group else None
+        return self._finite("model/factors") if "model/factors" in self.arrays else None
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -232,7 +165,7 @@ class CoefficientStore:
             last = int(np.searchsorted(self.index, span.stop - 1, "left")) + 1
         return LatentCode(
             index=self.index[first:last],
-            samples=self._finite("latent/samples", slice(first, last)),
+            samples=self._rows("latent/samples", first, last),
             block_steps=self.facts["latent"]["block_steps"],
             block_model=self._block_model,
             substeps=self.facts["latent"]["substeps"],
@@ -244,7 +177,13 @@ class CoefficientStore:
             raise IndexError(f"{span} is not within the {self.snapshots} snapshots of {self.url}")
         if not len(span) or not self.rank:
             return np.zeros((len(span), self.rank))
-        return rebuild(self.code(span), self.models, self.times, span)
+        return rebuild(self.code(span), self.models, self.times, span) + self.corrections(span)
+
+    def corrections(self, span: BlockSpan) -> NDArray[np.float64]:
+        """What is added to the coefficients rebuilt for `span`, (len(span), r)."""
+        if "latent/corrections" not in self.arrays:
+            return np.zeros((len(span), self.rank))
+        return self._rows("latent/corrections", span.start, span.stop)
 
     def decode(
         self, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
@@ -262,32 +201,43 @@ class CoefficientStore:
         Returns
         -------
         ndarray, dims in the variable's order, its own dtype
-            Only the chunks of modes that hold a wanted point are read, and only the latent
+            Only the tiles that hold a wanted point are decoded, and only the latent
             coefficients around the wanted snapshots are rebuilt.
         """
         stored = self.variables[variable]
-        rows, back = _positions(time_indexer, stored.shape[stored.time_axis])
-        latent = self._latent_rows(rows)[back]
-        places = [
-            _positions(indexer, n)
-            for indexer, n in zip(space_indexers, stored.space_shape, strict=True)
-        ]
-        basis = self._basis(stored, [wanted for wanted, _ in places])
-        basis = _taken(basis, [back for _, back in places])
-        values = _combined(latent, basis, stored.time_axis, stored.dtype)
+        axis = stored.time_axis
+        rows, back = positions(time_indexer, stored.shape[axis])
+        weights = self._weights(rows)[back]
+        wanted, backs = _places(stored, space_indexers)
+        shape = [len(places) for places in wanted]
+        values = np.empty((*shape[:axis], len(weights), *shape[axis:]), stored.dtype)
+        for region, fields in self._fields(stored, wanted):
+            out = values[(*region[:axis], slice(None), *region[axis:])]
+            combine(weights, fields, axis, out)
+        backs.insert(axis, np.arange(len(weights)))
         indexers = list(space_indexers)
-        indexers.insert(stored.time_axis, time_indexer)
-        return _without_ints(values, indexers)
+        indexers.insert(axis, time_indexer)
+        return as_asked(values, backs, indexers)
 
-    def decode_mean(self, variable: str, space_indexers: Sequence[Indexer]) -> Floats:
-        """Temporal mean of `variable`, places as in `decode`; NaN at masked points."""
+    def mean(self, variable: str, space_indexers: Sequence[Indexer] | None = None) -> Floats:
+        """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points."""
         stored = self.variables[variable]
-        places = [
-            _positions(indexer, n)
-            for indexer, n in zip(space_indexers, stored.space_shape, strict=True)
-        ]
-        mean = self._mean(stored, [wanted for wanted, _ in places])
-        return _without_ints(_taken(mean[None], [back for _, back in places])[0], space_indexers)
+        indexers = space_indexers or [slice(None)] * len(stored.space_shape)
+        wanted, backs = _places(stored, indexers)
+        values = np.empty([len(places) for places in wanted], self.facts["arithmetic"])
+        for region, fields in self._fields(stored, wanted):
+            values[region] = fields[0] * self._mean_weight
+        return as_asked(values, backs, indexers)
+
+    def modes(self, variable: str) -> Floats:
+        """POD modes phi_k in the variable's units, (r, *space); 0 at masked points."""
+        stored = self.variables[variable]
+        wanted, _ = _places(stored, [slice(None)] * len(stored.space_shape))
+        values = np.empty((self.rank, *stored.space_shape), self.facts["arithmetic"])
+        sigma = self.singular_values.reshape(-1, *[1] * len(stored.space_shape))
+        for region, fields in self._fields(stored, wanted):
+            values[(slice(None), *region)] = fields[1:] / sigma
+        return values
 
     def read(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Array `path` of the generation, or some of its rows.
@@ -312,13 +262,13 @@ class CoefficientStore:
             raise StoreError(f"{self.url}: {path} is not an array")
         return array
 
-    def _selected(self, path: str, array: zarr.Array[Any], selection: tuple[Any, ...]) -> Any:
+    def _selected(self, path: str, array: zarr.Array[Any], selection: Region) -> Any:
         try:
-            return np.asarray(array.oindex[selection] if selection else array[...])
+            return np.asarray(array[selection or ...])
         except StoreError:
             raise
         # A codec may fail in any way on content that was made to harm.
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+        except Exception as error:
             raise StoreError(f"{self.url}: array {path} cannot be read: {error}") from error
 
     def _finite(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
@@ -338,44 +288,66 @@ class CoefficientStore:
             ]
         )
 
-    def _mean(self, stored: StoredVariable, wanted: Sequence[NDArray[np.int64]]) -> Floats:
-        path = f"basis/{stored.group}/mean"
-        if not all(map(len, wanted)):
-            return np.empty([len(positions) for positions in wanted], self.facts["arithmetic"])
-        mean: Floats = self._selected(path, self._array(path), tuple(map(_narrowed, wanted)))
-        return mean
+    @property
+    def _mean_weight(self) -> float:
+        """What the first field of a variable is multiplied by to give its mean."""
+        return float(self.snapshots**-0.5)
 
-    def _basis(self, stored: StoredVariable, wanted: Sequence[NDArray[np.int64]]) -> Floats:
-        """Modes, and the mean as the last of them, at the wanted points: (r + 1, ...).
+    def _weights(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the fields are multiplied by at increasing snapshot numbers, (len(rows), r + 1)."""
+        weights = np.full((len(rows), self.rank + 1), self._mean_weight)
+        np.divide(self._latent_rows(rows), self.singular_values, out=weights[:, 1:])
+        return weights
 
-        Those of contiguous places are remembered: whoever reads a variable block by block
-        in time asks for the same ones every time.
-        """
-        if not all(len(positions) for positions in wanted):
-            return np.empty((self.rank + 1, *map(len, wanted)), self.facts["arithmetic"])
-        places = tuple(map(_narrowed, wanted))
-        key = (stored.group, str(places)) if all(isinstance(p, slice) for p in places) else None
-        if key in self._recent:
-            return self._recent[key]
-        shape = (self.rank + 1, *(len(positions) for positions in wanted))
-        basis = np.empty(shape, self.facts["arithmetic"])
-        if self.rank:
-            path = f"basis/{stored.group}/modes"
-            basis[:-1] = self._selected(path, self._array(path), (slice(None), *places))
-            _check_finite(basis[:-1], f"{self.url}: {path}")
-        basis[-1] = self._mean(stored, wanted)
-        basis.flags.writeable = False
-        if key is not None:
-            self._remember(key, basis)
-        return basis
+    def _fields(
+        self, stored: StoredVariable, wanted: Sequence[Positions]
+    ) -> Iterator[tuple[Region, Floats]]:
+        """Fields at the wanted points, tile by tile, and where they go among all of them."""
+        path = f"basis/{stored.group}/fields"
+        for tile, inside, region in pieces(wanted, self.arrays[path].chunk[1:]):
+            values = self._tiles.get((path, tile), partial(self._masked, stored, tile))
+            yield region, points(values, inside)
 
-    def _remember(self, key: Any, basis: Floats) -> None:
-        """Keep `basis` for the next reader, within `_REMEMBERED_BYTES`."""
-        held = sum(each.nbytes for each in list(self._recent.values()))
-        if held + basis.nbytes > _REMEMBERED_BYTES:
-            self._recent.clear()
-        if basis.nbytes <= _REMEMBERED_BYTES:
-            self._recent[key] = basis
+    def _masked(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
+        """One tile of fields; where nothing is, the mean is NaN and so is every sum."""
+        path, mask_path = (f"basis/{stored.group}/{name}" for name in ("fields", "mask"))
+        fields = self._decoded(path, (0, *tile))
+        if mask_path in self.arrays:
+            region = region_of(tile, stored.space_shape, self.arrays[path].chunk[1:])
+            mask = self._selected(mask_path, self._array(mask_path), region)
+            fields[0][mask] = np.nan
+            fields[1:, mask] = 0
+        return fields
+
+    def _rows(self, path: str, start: int, stop: int) -> NDArray[np.float64]:
+        """Rows of a coded table."""
+        if not self.rank or start >= stop:
+            return np.zeros((max(0, stop - start), self.rank))
+        length = self.arrays[path].chunk[0]
+        first = start // length
+        chunks = [
+            self._tiles.get((path, number), partial(self._decoded, path, (number, 0)))
+            for number in range(first, -(-stop // length))
+        ]
+        rows: NDArray[np.float64] = np.concatenate(chunks)
+        return rows[start - first * length : stop - first * length]
+
+    def _decoded(self, path: str, index: tuple[int, ...]) -> Floats:
+        """One chunk of a coded array, cut off where the array ends."""
+        array = self.arrays[path]
+        values: Floats = self._selected(
+            path, self._array(path), region_of(index, array.shape, array.chunk)
+        )
+        _check_finite(values, f"{self.url}: {path}")
+        return values
+
+
+def _places(
+    stored: StoredVariable, space_indexers: Sequence[Indexer]
+) -> tuple[list[Positions], list[Positions]]:
+    """Increasing positions per space dim, and how to take the result from them."""
+    found = [positions(i, n) for i, n in zip(space_indexers, stored.space_shape, strict=True)]
+    return [wanted for wanted, _ in found], [back for _, back in found]
 
 
 def _check_finite(values: Floats, where: str) -> None:
@@ -384,75 +356,6 @@ def _check_finite(values: Floats, where: str) -> None:
         suspicious = not np.isfinite(values.sum())
     if suspicious and not np.isfinite(values).all():
         raise StoreError(f"{where} holds NaN or infinity; the store is damaged")
-
-
-def _positions(indexer: Indexer, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Increasing positions that `indexer` touches, and how to take its result from them."""
-    if isinstance(indexer, slice):
-        asked = np.arange(*indexer.indices(n))
-    else:
-        asked = np.atleast_1d(np.asarray(indexer, dtype=np.int64))
-        if ((asked < -n) | (asked >= n)).any():
-            raise IndexError(f"index {asked.min()} to {asked.max()} is out of range for length {n}")
-        asked = np.where(asked < 0, asked + n, asked)
-    return np.unique(asked, return_inverse=True)
-
-
-def _narrowed(positions: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """A slice where the positions are contiguous: Zarr reads those much faster."""
-    first, last = int(positions[0]), int(positions[-1])
-    return slice(first, last + 1) if last - first + 1 == len(positions) else positions
-
-
-def _without_ints(values: NDArray[Any], indexers: Sequence[Indexer]) -> NDArray[Any]:
-    """Drop the dims that were indexed by an int."""
-    key = (0 if isinstance(i, int | np.integer) else slice(None) for i in indexers)
-    return values[tuple(key)]
-
-
-def _taken(basis: Floats, backs: Sequence[NDArray[np.int64]]) -> Floats:
-    for axis, back in enumerate(backs, start=1):
-        if not np.array_equal(back, np.arange(basis.shape[axis])):
-            basis = np.take(basis, back, axis=axis)
-    return basis
-
-
-def _combined(
-    latent: NDArray[np.float64], basis: Floats, time_axis: int, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """``mean + sum_k a_k(t) phi_k`` with time as dim `time_axis`, by one matrix product.
-
-    The mean is the last row of `basis` and meets a coefficient of 1, so that the result is
-    written once. A result of another dtype is made in slabs of time.
-    """
-    space = basis.shape[1:]
-    before, after = math.prod(space[:time_axis]), math.prod(space[time_axis:])
-    weights = np.ones((len(latent), latent.shape[1] + 1), basis.dtype)
-    weights[:, :-1] = latent
-    out = np.empty((before, len(latent), after), dtype)
-    rows = len(latent)
-    if out.dtype != basis.dtype:
-        rows = max(1, _SLAB_VALUES // max(1, before * after))
-    for start in range(0, len(latent) if out.size else 0, max(1, rows)):
-        slab = slice(start, start + rows)
-        _multiply(weights[slab], basis.reshape(len(basis), before, after), out[:, slab])
-    return out.reshape(*space[:time_axis], len(latent), *space[time_axis:])
-
-
-def _multiply(weights: Floats, basis: Floats, out: NDArray[Any]) -> None:
-    """``out[i, t, j] = sum_k weights[t, k] basis[k, i, j]`` with few and large BLAS calls."""
-    modes, before, after = basis.shape
-    if before > 1 and after < _LEAST_ROW:
-        flat = basis.reshape(modes, before * after)
-        if after == 1 and out.dtype == basis.dtype:
-            np.matmul(flat.T, weights.T, out=out[:, :, 0])
-        else:
-            product = (flat.T @ weights.T).reshape(before, after, len(weights))
-            out[...] = product.transpose(0, 2, 1)
-    elif out.dtype == basis.dtype:
-        np.matmul(weights, basis.transpose(1, 0, 2), out=out)
-    else:
-        out[...] = np.matmul(weights, basis.transpose(1, 0, 2))
 
 
 def open_store(target: str | os.PathLike[str], generation: str | None = None) -> CoefficientStore:
@@ -473,60 +376,64 @@ def open_store(target: str | os.PathLike[str], generation: str | None = None) ->
     """
     url = layout.normalised(target)
     try:
-        current = layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
+        root = layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except FileNotFoundError as error:
         raise StoreError(f"{url}: there is no romzarr store") from error
-    if generation is not None and generation != current:
+    if generation is not None and generation != root.generation:
         raise StoreError(f"{url}: the store was replaced since it was opened; open it again")
-    return _opened(url, current)
+    return _opened(url, root)
 
 
 # Generations never change, so an open one stays right; tasks of one process share it.
 @lru_cache(maxsize=16)
-def _opened(url: str, generation: str) -> CoefficientStore:
-    place = layout.joined(url, generation)
+def _opened(url: str, root: Root) -> CoefficientStore:
+    place = layout.joined(url, root.generation)
+    where = layout.joined(place, layout.ROOT)
     try:
-        raw = layout.read_bytes(layout.joined(place, layout.ROOT))
+        raw = layout.read_bytes(where)
     except FileNotFoundError as error:
         raise StoreError(f"{place}: the generation that the store names is missing") from error
-    facts = layout.parse_facts(raw, place)
-    documents = _array_documents(place, layout.array_paths(facts))
+    facts = layout.parse_facts(layout.checked(raw, root.checksum, where), place)
     parsed = {
-        path: layout.parse_array(content, layout.joined(place, path))
-        for path, content in documents.items()
+        path: layout.parse_array(content, layout.joined(place, path), layout.is_coded(path))
+        for path, content in _array_documents(place, layout.array_paths(facts)).items()
     }
     arrays = {path: array for path, (_, array) in parsed.items()}
     rank, snapshots = _check_latent(facts, arrays)
     variables = _variables(facts, arrays, rank, snapshots)
-    sizes = {path: array.chunk_bytes for path, array in arrays.items()}
     metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
-    store = CheckedStore(place, sizes, metadata)
+    store = CheckedStore(place, arrays, metadata)
     try:
         group = zarr.open_group(store, mode="r", use_consolidated=True)
     # Zarr parses what was not checked here, such as fill values, and fails in many ways.
     except Exception as error:
         raise StoreError(f"{place}: metadata of an array cannot be used: {error}") from error
-    return CoefficientStore(url, generation, facts.document, variables, rank, snapshots, group)
+    generation = root.generation
+    return CoefficientStore(
+        url, generation, facts.document, variables, rank, snapshots, arrays, group
+    )
 
 
-def _array_documents(place: str, paths: Sequence[str]) -> dict[str, bytes]:
-    """Metadata files of those arrays that exist, fetched side by side."""
+def _array_documents(place: str, checksums: Mapping[str, int]) -> dict[str, bytes]:
+    """Metadata files of arrays, fetched side by side and checked."""
     store = layout.zarr_store(place)
 
     async def fetched() -> list[Buffer | None]:
         prototype = default_buffer_prototype()
-        keys = [layout.joined(path, layout.ROOT) for path in paths]
+        keys = [layout.joined(path, layout.ROOT) for path in checksums]
         return await asyncio.gather(*(store.get(key, prototype) for key in keys))
 
     try:
         contents = sync(fetched())
     except OSError as error:
         raise StoreError(f"{place}: metadata cannot be read: {error}") from error
-    return {
-        path: content.to_bytes()
-        for path, content in zip(paths, contents, strict=True)
-        if content is not None
-    }
+    documents = {}
+    for (path, checksum), content in zip(checksums.items(), contents, strict=True):
+        where = layout.joined(place, path, layout.ROOT)
+        if content is None:
+            raise StoreError(f"{where}: is missing; the store is damaged")
+        documents[path] = layout.checked(content.to_bytes(), checksum, where)
+    return documents
 
 
 def _check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout]) -> tuple[int, int]:
@@ -541,7 +448,9 @@ def _check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout]) -> tuple[int
     (kept,) = _shape(arrays, "latent/steps", "uint", 1, facts.where)
     if not 1 <= kept <= snapshots:
         raise StoreError(f"{facts.where}: latent/steps keeps {kept} of {snapshots} snapshots")
-    _agree(arrays, "latent/samples", "float", (kept, rank), facts.where)
+    _agree(arrays, "latent/samples", "float64", (kept, rank), facts.where)
+    if "latent/corrections" in arrays:
+        _agree(arrays, "latent/corrections", "float64", (snapshots, rank), facts.where)
     blocks = -(-snapshots // block_steps)
     _agree(arrays, "latent/block_model", "int", (blocks,), facts.where)
     _, _, modelled = _shape(arrays, "model/coefficients", "float64", 3, facts.where)
@@ -567,9 +476,10 @@ def _variables(
                 f"{facts.where}: {variable.name!r} has {variable.shape[variable.time_axis]} "
                 f"snapshots, the store {snapshots}"
             )
-        path = f"basis/{variable.group}"
-        _agree(arrays, f"{path}/mean", "float", variable.space_shape, facts.where)
-        _agree(arrays, f"{path}/modes", "float", (rank, *variable.space_shape), facts.where)
+        path, space = f"basis/{variable.group}", variable.space_shape
+        _agree(arrays, f"{path}/fields", facts.text("arithmetic"), (rank + 1, *space), facts.where)
+        if f"{path}/mask" in arrays:
+            _agree(arrays, f"{path}/mask", "bool", space, facts.where)
     return variables
 
 
@@ -624,3 +534,7 @@ def _agree(
     found = _shape(arrays, path, dtype, len(shape), where)
     if found != shape:
         raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
+    # All fields of a place, and all coefficients of a snapshot, lie in one chunk.
+    chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
+    if arrays[path].coded and chunk[whole] != max(1, shape[whole]):
+        raise StoreError(f"{where}: array {path} of shape {shape} is cut into chunks {chunk}")

@@ -1,7 +1,8 @@
-"""Writes one generation of a coefficient store: basis, latent samples, model, coordinates.
+"""Writes one generation of a coefficient store: fields, latent samples, model, coordinates.
 
-Basis arrays are created by the driver and filled by tasks on any machine that sees the same
-path or URL; everything else is small and written by the driver.
+Fields are created by the driver and filled by tasks on any machine that sees the same path or
+URL; everything else is small and written by the driver. What is coded comes as bytes: whoever
+codes knows what it costs, and nothing is coded twice.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.codecs import TransposeCodec
+from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
 
-from pipeline.contracts import Floats, LatentCode, Region, TimeAxis
+from pipeline.coding.tiles import field_levels, grid, row_levels
+from pipeline.contracts import CodedLatent, Floats, Region, TimeAxis
 from pipeline.encoding import encoding_to_json
 from pipeline.errors import StoreError
 from pipeline.store import layout
+from pipeline.store.codec import WaveletCodec
 from pipeline.store.commit import committer
 
 # A chunk that is not there is damage, so a chunk full of zeros has to be there.
@@ -41,53 +44,72 @@ _PACKING_KEYS = frozenset(
 
 
 @dataclass(frozen=True)
-class ModesWriter:
-    """Writes blocks of modes from any process; holds no open file and no credentials.
+class FieldsWriter:
+    """Writes tiles of fields from any process; holds no open file and no credentials.
 
-    ``url`` is the generation, ``groups`` the path segment of each variable.
+    ``url`` is the generation, ``groups`` the path segment of each variable, ``grids`` the
+    number of its tiles along each dim of space.
     """
 
     url: str
     groups: Mapping[str, str]
+    grids: Mapping[str, tuple[int, ...]]
 
-    def write(self, variable: str, space_region: Region, mean: Floats, modes: Floats) -> None:
-        """Put `mean` and `modes` of one space region in place; doing so twice changes nothing.
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
+        """Put one tile in place; doing so twice changes nothing.
 
         Parameters
         ----------
         variable : str
-            Name given to `StoreWriter.create_basis`.
-        space_region : tuple of slice
-            One slice per space dim. Tasks that run side by side need regions that share no
-            chunk (`layout.aligned`).
-        mean : ndarray, shape of the region
-            NaN at masked points.
-        modes : ndarray, shape (r, *region)
-            0 at masked points.
+            Name given to `StoreWriter.create_fields`.
+        index : tuple of int
+            Place of the tile in the grid, as `pipeline.coding.tiles.tiles` yields it.
+        content : bytes
+            What `pipeline.coding.tiles.encode_tile` made of all fields there.
 
         Raises
         ------
         StoreError
-            If shapes do not fit, or the file system refuses (full disk).
+            If there is no such tile, or the file system refuses (full disk).
         """
+        tiles = self.grids[variable]
+        path = f"basis/{self.groups[variable]}/fields"
+        if len(index) != len(tiles) or not all(
+            0 <= i < n for i, n in zip(index, tiles, strict=True)
+        ):
+            raise StoreError(f"{path}: tile {index} does not fit a grid of {tiles} tiles")
         store = layout.zarr_store(self.url, read_only=False)
         with _reported(self.url):
-            for name, region, values in (
-                ("mean", space_region, mean),
-                ("modes", (slice(None), *space_region), modes),
-            ):
-                path = f"basis/{self.groups[variable]}/{name}"
-                array = zarr.open_array(store, path=path, mode="r+").with_config(_WRITE_ALL)
-                expected = tuple(
-                    len(range(*s.indices(n))) for s, n in zip(region, array.shape, strict=True)
+            _put_chunk(store, path, (0, *index), content)
+
+    def write_mask(self, variable: str, region: Region, mask: NDArray[np.bool_]) -> None:
+        """Put the mask of one region in place (True: nothing is there).
+
+        Parameters
+        ----------
+        variable : str
+        region : tuple of slice
+            Tasks that run side by side need regions made of whole tiles.
+        mask : ndarray of bool, shape of the region
+
+        Raises
+        ------
+        StoreError
+            If shapes do not fit, or the file system refuses.
+        """
+        path = f"basis/{self.groups[variable]}/mask"
+        store = layout.zarr_store(self.url, read_only=False)
+        with _reported(self.url):
+            array = zarr.open_array(store, path=path, mode="r+").with_config(_WRITE_ALL)
+            expected = tuple(
+                len(range(*s.indices(n))) for s, n in zip(region, array.shape, strict=True)
+            )
+            if mask.shape != expected or mask.dtype != bool:
+                raise StoreError(
+                    f"{path}: a mask of {mask.dtype} {mask.shape} does not fit region {region} "
+                    f"of shape {expected}"
                 )
-                if values.shape != expected:
-                    raise StoreError(
-                        f"{path}: values of shape {values.shape} do not fit region {region} of "
-                        f"shape {expected}"
-                    )
-                if values.size:
-                    array[region] = values
+            array[region] = mask
 
 
 class StoreWriter:
@@ -115,6 +137,7 @@ class StoreWriter:
         self.target = layout.normalised(target)
         self._commit = committer(target, overwrite, [os.fspath(place) for place in forbid])
         self._groups: dict[str, str] = {}
+        self._grids: dict[str, tuple[int, ...]] = {}
         self._facts: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -138,76 +161,92 @@ class StoreWriter:
         self._commit.abort()
 
     @property
-    def modes(self) -> ModesWriter:
-        """What tasks need to fill the basis arrays created so far."""
-        return ModesWriter(self._commit.url, dict(self._groups))
+    def fields(self) -> FieldsWriter:
+        """What tasks need to fill the arrays created so far."""
+        return FieldsWriter(self._commit.url, dict(self._groups), dict(self._grids))
 
-    def create_basis(
+    def create_fields(
         self,
         variable: str,
         space_dims: Sequence[str],
-        space_chunks: layout.Chunks,
-        dtype: np.dtype[Any] | type[np.floating[Any]],
+        space_shape: Sequence[int],
+        tile: Sequence[int],
         rank: int,
-    ) -> bool:
-        """Create the mean and the modes of `variable`.
+        step: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+        masked: bool,
+    ) -> None:
+        """Create the fields of `variable`: ``sqrt(m) * mean``, then each ``sigma_k phi_k``.
 
         Parameters
         ----------
         variable : str
         space_dims : sequence of str
             Dims without time, in the variable's order.
-        space_chunks : sequence of sequence of int
-            Chunk lengths of the archive per space dim; blocks of modes will be written so.
-        dtype : float32 or float64
+        space_shape : sequence of int
+        tile : sequence of int
+            Lengths of a tile (`pipeline.coding.tiles.tile_shape`).
         rank : int
-
-        Returns
-        -------
-        bool
-            Whether the space blocks may be written side by side; else one after another.
+        step : float
+            Quantisation step of all fields.
+        dtype : float32 or float64
+            What the fields are decoded to.
+        masked : bool
+            Whether the variable has points without values; its mask has to be written then.
         """
-        dtype = np.dtype(dtype)
-        shape = tuple(sum(lengths) for lengths in space_chunks)
-        chunk = layout.basis_chunks(space_chunks, rank, dtype.itemsize)
-        alike = layout.aligned(space_chunks, chunk)
-        mean_chunk = layout.basis_chunks(space_chunks, 1, dtype.itemsize)
-        if alike and not layout.aligned(space_chunks, mean_chunk):
-            mean_chunk = chunk
         group = layout.segment(variable, list(self._groups.values()))
+        shape, tile = tuple(space_shape), tuple(tile)
+        levels = field_levels(tile)
         with _reported(self.target):
             zarr.create_group(self._store, path=f"basis/{group}")
-            self._create(f"basis/{group}/mean", shape, mean_chunk, dtype, space_dims)
             self._create(
-                f"basis/{group}/modes",
-                (rank, *shape),
-                (max(1, rank), *chunk),
-                dtype,
-                ("mode", *space_dims),
+                f"basis/{group}/fields",
+                (rank + 1, *shape),
+                (rank + 1, *tile),
+                np.dtype(dtype),
+                ("field", *space_dims),
+                WaveletCodec(float(step), levels),
             )
+            if masked:
+                self._create(f"basis/{group}/mask", shape, tile, np.dtype(bool), space_dims)
         self._groups[variable] = group
-        return alike
+        self._grids[variable] = grid(shape, tile)
 
     def write_singular_values(self, values: NDArray[np.float64]) -> None:
         """Write sigma (r,), largest first."""
         self._write("basis/singular_values", values, ("mode",))
 
-    def write_latent(self, code: LatentCode, time: TimeAxis) -> None:
-        """Write the kept samples of a(t) and the times they are integrated over."""
+    def write_latent(self, coded: CodedLatent, time: TimeAxis) -> None:
+        """Write what a(t) is rebuilt from and the times it is integrated over."""
+        code = coded.code
         steps = np.diff(code.index, prepend=0)
         width = np.min_scalar_type(int(steps.max(initial=0)))
-        row_bytes = code.samples.dtype.itemsize * max(1, code.samples.shape[1])
-        rows = layout.row_chunk(code.kept, row_bytes)
         self._write("latent/steps", steps.astype(width), ("kept",))
-        # A mode's samples resemble one another more than those of other modes: 6 % smaller.
-        self._write("latent/samples", code.samples, ("kept", "mode"), rows, by_column=True)
+        rank, snapshots = code.samples.shape[1], len(time.values)
+        self._write_coded(
+            "latent/samples",
+            ("kept", "mode"),
+            (code.kept, rank),
+            WaveletCodec(float(coded.step), row_levels(coded.sample_rows, smooth=False)),
+            coded.sample_rows,
+            coded.sample_bytes,
+        )
+        if coded.correction_bytes:
+            self._write_coded(
+                "latent/corrections",
+                (time.dim, "mode"),
+                (snapshots, rank),
+                WaveletCodec(float(coded.step), row_levels(coded.correction_rows, smooth=True)),
+                coded.correction_rows,
+                coded.correction_bytes,
+            )
         self._write("latent/block_model", code.block_model, ("block",))
         step = _uniform_step(time.values)
         if step is None:
             self._write("latent/times", time.values, (time.dim,))
         self._facts["time"] = {"dim": time.dim, "units": time.units, "step": step}
         self._facts["latent"] = {
-            "snapshots": len(time.values),
+            "snapshots": snapshots,
             "block_steps": code.block_steps,
             "substeps": code.substeps,
         }
@@ -260,11 +299,8 @@ class StoreWriter:
         """
         merged = self._merged(facts)
         with _reported(self.target):
-            self._finish(merged)
-            root = layout.group_document(
-                {"format": layout.FORMAT, "generation": self._commit.generation}
-            )
-            self._commit.publish(layout.compact_json(root))
+            metadata = self._finish(merged)
+            self._commit.publish(layout.root_document(self._commit.generation, metadata))
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         variables = {
@@ -277,58 +313,69 @@ class StoreWriter:
     def _create(
         self,
         path: str,
-        shape: tuple[int, ...],
-        chunk: tuple[int, ...],
+        shape: Sequence[int],
+        chunk: Sequence[int],
         dtype: np.dtype[Any],
         dims: Sequence[str],
-        by_column: bool = False,
+        coding: WaveletCodec | None = None,
     ) -> zarr.Array[Any]:
         return zarr.create_array(
             self._store,
             name=path,
-            shape=shape,
-            chunks=chunk,
+            shape=tuple(shape),
+            chunks=tuple(chunk),
             dtype=dtype,
-            filters=(TransposeCodec(order=(1, 0)),) if by_column else (),
-            compressors=layout.codecs(),
+            filters=(),
+            serializer="auto" if coding is None else coding,
+            compressors=layout.codecs() if coding is None else (Crc32cCodec(),),
             fill_value=0,
             dimension_names=dims,
             config=_WRITE_ALL,
         )
 
-    def _write(
-        self,
-        path: str,
-        values: NDArray[Any],
-        dims: Sequence[str],
-        rows: int | None = None,
-        by_column: bool = False,
-    ) -> None:
-        """Write a whole array in chunks of `rows` rows, each by rows or by columns."""
+    def _write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
+        """Write a whole array in chunks of rows."""
         chunk = tuple(max(1, n) for n in values.shape)
-        row_bytes = values.dtype.itemsize * math.prod(chunk[1:])
-        rows = rows or layout.row_chunk(chunk[0], row_bytes)
+        rows = layout.row_chunk(chunk[0], values.dtype.itemsize * math.prod(chunk[1:]))
         with _reported(self.target):
-            array = self._create(
-                path, values.shape, (rows, *chunk[1:]), values.dtype, dims, by_column
-            )
+            array = self._create(path, values.shape, (rows, *chunk[1:]), values.dtype, dims)
             if values.size:
                 array[...] = values
 
-    def _finish(self, facts: Mapping[str, Any]) -> None:
-        """Check that every chunk is there, and make the metadata small."""
+    def _write_coded(
+        self,
+        path: str,
+        dims: Sequence[str],
+        shape: tuple[int, int],
+        codec: WaveletCodec,
+        rows: int,
+        contents: Sequence[bytes],
+    ) -> None:
+        """Write a table from what `pipeline.coding.tiles.encode_rows` made of it."""
+        chunk = (rows, max(1, shape[1]))
+        with _reported(self.target):
+            self._create(path, shape, chunk, np.dtype(np.float64), dims, codec)
+            for number, content in enumerate(contents):
+                _put_chunk(self._store, path, (number, 0), content)
+
+    def _finish(self, facts: Mapping[str, Any]) -> bytes:
+        """Check that every chunk is there, make the metadata small and write the facts."""
         keys = sorted(collect_aiterator(self._store.list()))
+        checksums = {}
         for key in keys:
             path = key.removesuffix(layout.ROOT).rstrip("/")
             if key == layout.joined(path, layout.ROOT):
-                document = _compacted(self._store, key)
+                document, content = _compacted(self._store, key)
                 if document["node_type"] == "array":
                     _check_complete(path, document, keys)
-        _put(self._store, layout.ROOT, layout.compact_json(layout.group_document(facts)))
+                    checksums[path] = layout.checksum(content)
+        metadata = layout.compact_json(layout.group_document({**facts, "arrays": checksums}))
+        _put(self._store, layout.ROOT, metadata)
+        return metadata
 
 
-def _compacted(store: Store, key: str) -> Any:
-    """Metadata document `key`, rewritten without indents and empty fields."""
+def _compacted(store: Store, key: str) -> tuple[Any, bytes]:
+    """Metadata document `key`, and how it is rewritten without indents and empty fields."""
     buffer = sync(store.get(key, default_buffer_prototype()))
     if buffer is None:
         raise StoreError(f"{key}: vanished while the store was being written")
@@ -340,12 +387,18 @@ def _compacted(store: Store, key: str) -> Any:
     if document["node_type"] == "array":
         # The separator "/" is the default.
         document["chunk_key_encoding"] = {"name": "default"}
-    _put(store, key, layout.compact_json(document))
-    return document
+    content = layout.compact_json(document)
+    _put(store, key, content)
+    return document, content
 
 
 def _put(store: Store, key: str, content: bytes) -> None:
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+
+def _put_chunk(store: Store, path: str, index: Sequence[int], payload: bytes) -> None:
+    key = layout.joined(path, "c", *map(str, index))
+    _put(store, key, layout.with_checksum(payload))
 
 
 def _check_complete(path: str, document: Mapping[str, Any], keys: Sequence[str]) -> None:

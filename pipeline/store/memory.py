@@ -1,0 +1,48 @@
+"""Decoded tiles, kept for whoever asks next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from threading import Lock
+
+from pipeline.contracts import Floats
+
+
+class TileMemory:
+    """Keeps what was decoded, up to a number of bytes; what came first goes first.
+
+    Threads that ask for the same tile at once wait for one of them to decode it.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._kept: dict[Hashable, Floats] = {}
+        self._bytes = 0
+        self._guard = Lock()
+        self._decoding: dict[Hashable, Lock] = {}
+
+    def get(self, key: Hashable, decode: Callable[[], Floats]) -> Floats:
+        """The tile kept under `key`, else what `decode` returns; it must not be written to."""
+        with self._guard:
+            lock = self._decoding.setdefault(key, Lock())
+        with lock:
+            tile = self._kept.get(key)
+            if tile is None:
+                tile = decode()
+                tile.flags.writeable = False
+                self._keep(key, tile)
+        return tile
+
+    def _keep(self, key: Hashable, tile: Floats) -> None:
+        if tile.nbytes > self.limit:
+            return
+        with self._guard:
+            while self._bytes + tile.nbytes > self.limit:
+                self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
+            self._kept[key] = tile
+            self._bytes += tile.nbytes
