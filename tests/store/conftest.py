@@ -9,22 +9,41 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.contracts import LatentCode, TimeAxis
+from pipeline.coding import tiles
+from pipeline.contracts import CodedLatent, LatentCode, TimeAxis
 from pipeline.encoding import encoding_to_json
 from pipeline.numerics.library import PolynomialLibrary
 from pipeline.store.writer import StoreWriter
 
+STEP = 1e-3
+
+
+@dataclass(frozen=True)
+class CodedVariable:
+    """Fields in the bytes of their tiles, and what these decode to."""
+
+    fields: np.ndarray
+    mask: np.ndarray
+    tile: tuple[int, ...]
+    contents: dict[tuple[int, ...], bytes]
+
 
 @dataclass(frozen=True)
 class Example:
-    """Factors of a dataset and the dataset they stand for."""
+    """Coded factors of a dataset and the dataset they stand for."""
 
     latent: np.ndarray
-    means: dict[str, np.ndarray]
-    modes: dict[str, np.ndarray]
+    sigma: np.ndarray
+    coded: CodedLatent
+    variables: dict[str, CodedVariable]
     dataset: xr.Dataset
     chunks: dict[str, tuple[tuple[int, ...], ...]]
-    block_steps: int
+    arithmetic: str
+
+    def mean(self, name: str) -> np.ndarray:
+        variable = self.variables[name]
+        mean = variable.fields[0] / np.sqrt(len(self.latent))
+        return np.where(variable.mask, np.nan, mean)
 
 
 def make_example(
@@ -36,32 +55,86 @@ def make_example(
     seed: int = 0,
     carried: xr.Dataset | None = None,
     block_steps: int = 7,
+    tile_lengths: dict[str, int] | None = None,
+    rows: int = 8,
+    corrected: bool = True,
+    arithmetic: str = "float64",
 ) -> Example:
     dims = dims or {"u": ("time", "y", "x"), "v": ("y", "time", "x")}
     sizes = sizes or {"time": 20, "y": 6, "x": 8}
-    chunk_lengths = chunk_lengths or {}
+    lengths = chunk_lengths or {}
     rng = np.random.default_rng(seed)
-    latent = rng.standard_normal((sizes["time"], rank)) * 2.0 ** -np.arange(rank)
-    means, modes, arrays, chunks = {}, {}, {}, {}
+    raw = rng.standard_normal((sizes["time"], rank)) * 2.0 ** -np.arange(rank)
+    sigma = np.linalg.norm(raw, axis=0)
+    coded, latent = code_latent(raw, block_steps, rows, corrected, rng)
+    variables, arrays, chunks = {}, {}, {}
     for name, order in dims.items():
-        space = [d for d in order if d != "time"]
-        shape = [sizes[d] for d in space]
-        phi = np.asarray(rng.standard_normal((rank, *shape)), dtype)
-        mean = np.asarray(10 + rng.standard_normal(shape), dtype)
-        hidden = np.asarray(rng.random(shape) < 0.1)
-        phi[:, hidden], mean[hidden] = 0, np.nan
-        full = np.tensordot(latent, phi.astype(float), 1) + mean.astype(float)
+        shape = {d: sizes[d] for d in order if d != "time"}
+        fields = rng.standard_normal((rank + 1, *shape.values()))
+        fields[0] += 10
+        scales = np.array([np.sqrt(len(raw)), *sigma])
+        fields *= scales.reshape(-1, *[1] * len(shape))
+        tile = tiles.tile_shape(tuple(shape.values()), rank)
+        tile = tuple((tile_lengths or {}).get(d, n) for d, n in zip(shape, tile, strict=True))
+        mask = np.asarray(rng.random(tuple(shape.values())) < 0.1)
+        variables[name] = code_fields(fields, tile, mask, np.dtype(arithmetic))
+        # The long way round: decoded fields back to modes and mean, then the sum over modes.
+        modes = variables[name].fields / scales.reshape(-1, *[1] * len(shape))
+        full = np.where(mask, np.nan, modes[0] + np.tensordot(latent, modes[1:], 1))
         values = np.moveaxis(full, 0, order.index("time")).astype(dtype)
-        means[name], modes[name], arrays[name] = mean, phi, (order, values, {"units": "m/s"})
-        chunks[name] = tuple(chunk_lengths.get(d, (sizes[d],)) for d in order)
+        arrays[name] = (order, values, {"units": "m/s"})
+        chunks[name] = tuple(lengths.get(d, (sizes[d],)) for d in order)
     dataset = xr.Dataset(arrays, attrs={"title": "made up", "levels": np.array([1, 2])})
     if carried is None:
         carried = xr.Dataset(coords={"time": np.arange(sizes["time"]) * 0.5})
-    return Example(latent, means, modes, dataset.merge(carried), chunks, block_steps)
+    return Example(latent, sigma, coded, variables, dataset.merge(carried), chunks, arithmetic)
 
 
-def space_of(order: tuple[str, ...], chunks: tuple[tuple[int, ...], ...]) -> Any:
-    return [(d, c) for d, c in zip(order, chunks, strict=True) if d != "time"]
+def code_latent(
+    raw: np.ndarray, block_steps: int, rows: int, corrected: bool, rng: np.random.Generator
+) -> tuple[CodedLatent, np.ndarray]:
+    """Samples at every other snapshot, straight lines between them, corrections of what is left."""
+    snapshots, rank = raw.shape
+    starts = np.arange(0, snapshots, block_steps)
+    index = np.unique([*range(0, snapshots, 2), *starts, snapshots - 1])
+    kept = raw[index]
+    samples = tiles.coded_rows(kept, rows, STEP, smooth=False)
+    code = LatentCode(index, samples, block_steps, np.full(len(starts), -1, np.int16), 1)
+    latent = np.stack(
+        [np.interp(np.arange(snapshots), index, column) for column in samples.T]
+        or [np.zeros(snapshots)],
+        axis=1,
+    )[:, :rank]
+    corrections: tuple[bytes, ...] = ()
+    if corrected:
+        left = raw - latent
+        corrections = tiles.encode_rows(left, rows + 1, STEP, smooth=True)
+        latent = latent + tiles.coded_rows(left, rows + 1, STEP, smooth=True)
+    contents = tiles.encode_rows(kept, rows, STEP, smooth=False)
+    return CodedLatent(code, STEP, rows, contents, rows + 1, corrections), latent
+
+
+def code_fields(
+    fields: np.ndarray, tile: tuple[int, ...], mask: np.ndarray, arithmetic: Any
+) -> CodedVariable:
+    contents, coded = {}, np.empty(fields.shape, arithmetic)
+    for index, region in tiles.tiles(mask.shape, tile):
+        part = fields[(slice(None), *region)]
+        contents[index] = tiles.encode_tile(part, tile, STEP)
+        coded[(slice(None), *region)] = tiles.coded_tile(part, tile, STEP, arithmetic)
+    return CodedVariable(coded, mask, tile, contents)
+
+
+def write_fields(writer: StoreWriter, name: str, example: Example) -> None:
+    variable = example.variables[name]
+    dims = [d for d in example.dataset[name].dims if d != "time"]
+    shape, masked = variable.mask.shape, bool(variable.mask.any())
+    rank, arithmetic = len(example.sigma), np.dtype(example.arithmetic)
+    writer.create_fields(name, dims, shape, variable.tile, rank, STEP, arithmetic, masked)
+    for index, region in tiles.tiles(shape, variable.tile):
+        writer.fields.write_tile(name, index, variable.contents[index])
+        if masked:
+            writer.fields.write_mask(name, region, variable.mask[region])
 
 
 def write_example(
@@ -71,40 +144,28 @@ def write_example(
     data = example.dataset
     with StoreWriter(target, overwrite=overwrite) as writer:
         facts: dict[str, Any] = {"variables": {}}
-        for name, modes in example.modes.items():
-            order, dtype = data[name].dims, data[name].dtype
-            space = space_of(order, example.chunks[name])
-            writer.create_basis(name, [d for d, _ in space], [c for _, c in space], dtype, rank)
-            everywhere = tuple(slice(0, n) for n in modes.shape[1:])
-            writer.modes.write(name, everywhere, example.means[name], modes)
+        for name in example.variables:
+            write_fields(writer, name, example)
             facts["variables"][name] = {
-                "dims": list(order),
+                "dims": list(data[name].dims),
                 "shape": list(data[name].shape),
-                "dtype": dtype.str,
-                "time_axis": order.index("time"),
+                "dtype": data[name].dtype.str,
+                "time_axis": data[name].dims.index("time"),
                 "chunks": [c[0] if len(c) == 1 else list(c) for c in example.chunks[name]],
                 "attrs": encoding_to_json(data[name].attrs),
                 "encoding": encoding_to_json(data[name].encoding),
             }
-        writer.write_singular_values(np.linspace(2, 1, rank))
-        blocks = -(-snapshots // example.block_steps)
-        code = LatentCode(
-            index=np.arange(snapshots),
-            samples=example.latent,
-            block_steps=example.block_steps,
-            block_model=np.full(blocks, -1, np.int16),
-            substeps=1,
-        )
-        writer.write_latent(code, TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
+        writer.write_singular_values(example.sigma)
+        writer.write_latent(example.coded, TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
         library = PolynomialLibrary(max(1, rank), 2)
         writer.write_model(np.zeros((1, library.size, rank)))
-        writer.write_coordinates(data.drop_vars(list(example.modes)))
+        writer.write_coordinates(data.drop_vars(list(example.variables)))
         facts |= {
             "order": [str(name) for name in data.variables],
             "attrs": encoding_to_json(data.attrs),
             "encoding": encoding_to_json(data.encoding),
             "library": library.spec(),
-            "arithmetic": "float64",
+            "arithmetic": example.arithmetic,
             "tolerance": 1e-2,
         }
         if before_commit is not None:

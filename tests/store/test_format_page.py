@@ -11,10 +11,10 @@ from pipeline.store import layout
 PAGE = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 
 
-def test_the_snippet_decodes_a_store_without_romzarr(small):
+def test_the_snippet_decodes_a_store_by_zarr_and_the_codec(small):
     example, path = small
     (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    for name in example.modes:
+    for name in example.variables:
         scope = {"store": path, "name": name}
         exec(snippet, scope)
         assert scope["values"].dtype == example.dataset[name].dtype
