@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.archive import Archive
 from pipeline.chunked.fields import LazyFields, lazy_fields, summed, tile_products, tile_rates
-from pipeline.coding.rates import Rates, allocate, rates, step_of
+from pipeline.coding.rates import Allocation, Rates, allocate, rates, step_of
 from pipeline.coding.tiles import tile_shape
 from pipeline.coding.wavelet import depth
 from pipeline.errors import AccuracyError
@@ -35,7 +35,7 @@ class CodedFields:
 
     ``fields`` are the tiles of each variable that is not constant (None else); ``steps``
     (V,) the quantisation steps in its units; ``a`` (m, r) the coefficients, which are left
-    ``tolerances``; ``step`` is that of the coefficients.
+    ``tolerances``; ``step`` is that of the coefficients. ``bits`` is what all should cost.
     """
 
     pod: ArchivePOD
@@ -46,6 +46,7 @@ class CodedFields:
     step: float
     a: Matrix
     tolerances: Tolerances
+    bits: float
 
     @property
     def sigma(self) -> Matrix:
@@ -78,7 +79,7 @@ def allocate_fields(archive: Archive, pod: ArchivePOD) -> CodedFields:
     units = np.array([norm.fluctuation for norm in pod.norms])
     live = [v for v, fields in enumerate(lazy) if fields is not None]
     if not live:
-        return _coded(lazy, tiles, pod, 0, 1.0, np.zeros(len(lazy)))
+        return _coded(lazy, tiles, pod, Allocation(0, 0.0, (), 0.0), np.zeros(len(lazy)))
     found, latent = _rates(lazy, pod, units), _latent_rates(pod)
     allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
     energies, sigma = pod.energies[live], pod.sigma
@@ -90,7 +91,7 @@ def allocate_fields(archive: Archive, pod: ArchivePOD) -> CodedFields:
     steps = np.zeros(len(lazy))
     steps[live] = [step_of(p, unit) for p, unit in zip(chosen.fields, units[live], strict=True)]
     for _ in range(MOST_ATTEMPTS):
-        coded = _coded(lazy, tiles, pod, chosen.rank, step_of(chosen.latent, 1.0), steps)
+        coded = _coded(lazy, tiles, pod, chosen, steps)
         short = coded.tolerances.for_coding()[live] < LEAST_SHARE * planned
         if not short.any():
             return coded
@@ -102,14 +103,22 @@ def _coded(
     lazy: tuple[LazyFields | None, ...],
     tiles: tuple[tuple[int, ...], ...],
     pod: ArchivePOD,
-    rank: int,
-    step: float,
+    chosen: Allocation,
     steps: Matrix,
 ) -> CodedFields:
-    """Fields coded on trial with their `steps`; `step` is that of the coefficients."""
-    tolerances = _tolerances(lazy, pod, rank, steps)
-    a = pod.right[:, :rank] * pod.sigma[:rank]
-    return CodedFields(pod, rank, lazy, tiles, tuple(steps.tolist()), step, a, tolerances)
+    """Fields coded on trial with their `steps`."""
+    rank = chosen.rank
+    return CodedFields(
+        pod=pod,
+        rank=rank,
+        fields=lazy,
+        tiles=tiles,
+        steps=tuple(steps.tolist()),
+        step=step_of(chosen.latent, 1.0),
+        a=pod.right[:, :rank] * pod.sigma[:rank],
+        tolerances=_tolerances(lazy, pod, rank, steps),
+        bits=chosen.bits,
+    )
 
 
 def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD, units: Matrix) -> list[Rates]:

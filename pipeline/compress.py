@@ -131,14 +131,13 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
     """Model and coefficients (None where all variables are constant)."""
     if coded.rank == 0:
         return None
-    points = sum(int(np.prod(v.space_shape)) for v in archive.variables)
     return identify(
         coded.a,
         archive.time.values,
         coded.tolerances,
         config,
         step=coded.step,
-        basis_bytes=coded.rank * points * coded.pod.budget.basis.itemsize,
+        coded_bytes=coded.bits / 8,
     )
 
 

@@ -33,8 +33,9 @@ Matrix = NDArray[np.float64]
 CODE_BLOCK = 256
 # Time blocks of the weak form are multiples of it, and this long unless given.
 WEAK_BLOCK = 16 * CODE_BLOCK
-# Triangular factors may take up this share of the bytes of the basis, or this many bytes.
-FACTOR_SHARE, FACTOR_BYTES = 0.02, 2048
+# Triangular factors may take up this share of the bytes of all else, but no less than the
+# one number and no more than the other: the fixed part of a store stays small.
+FACTOR_SHARE, FACTOR_BYTES = 0.1, (2048, 4096)
 # Coefficients that expressions may name while their number is not known.
 MOST_MODES = 1000
 # What a nonzero coefficient takes up: eight bytes and its place among zeros.
@@ -121,7 +122,7 @@ def identify(
     config: Config,
     *,
     step: float,
-    basis_bytes: int,
+    coded_bytes: float,
 ) -> LatentModel:
     """Find a sparse model of a(t) and the samples to keep. Runs Dask.
 
@@ -138,15 +139,16 @@ def identify(
     config : Config
     step : float
         Quantisation step of the coefficients to begin with.
-    basis_bytes : int
-        Bytes of the modes: what is kept for the model stays small beside them.
+    coded_bytes : float
+        Bytes expected of fields and coefficients: what is kept for the model stays small
+        beside them.
 
     Raises
     ------
     AccuracyError
         If no quantisation meets the tolerances.
     """
-    factor_bytes = max(FACTOR_BYTES, FACTOR_SHARE * basis_bytes)
+    factor_bytes = float(np.clip(FACTOR_SHARE * coded_bytes, *FACTOR_BYTES))
     library = choose_library(config.library, a.shape[1], factor_bytes)
     block = _weak_block(len(a), library, factor_bytes, config.weak_form.block_steps)
     weak = config.weak_form

@@ -47,6 +47,10 @@ class Rates:
         errors: Matrix = (1 - share) * self.errors[:, low] + share * self.errors[:, low + 1]
         return errors
 
+    def bits_at(self, position: float) -> float:
+        """Bits of all rows at a (fractional) column."""
+        return float(np.interp(position, np.arange(len(STEPS)), self.bits.sum(axis=0)))
+
     def __add__(self, other: Rates) -> Rates:
         return Rates(self.errors + other.errors, self.bits + other.bits)
 
@@ -116,6 +120,12 @@ def _geometric_entropy(mean: Matrix) -> Matrix:
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = (1 + mean) * np.log2(1 + mean) - mean * np.log2(mean)
     return np.asarray(np.where(mean > 0, bits, 0.0))
+
+
+def position_within(found: Rates, allowed: float) -> float:
+    """Last (fractional) column at which the squared errors of all rows are within `allowed`."""
+    errors = np.maximum.accumulate(found.errors.sum(axis=0))
+    return max(float(_last_within(errors, np.array(allowed))), 0.0)
 
 
 @dataclass(frozen=True)
