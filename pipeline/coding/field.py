@@ -93,9 +93,7 @@ def decode_field(
     return _restored(_Coded(sizes, negative, head), step, levels, dtype)
 
 
-def coded_field(
-    values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any]
-) -> Floats:
+def coded_field(values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any]) -> Floats:
     """What `decode_field` will give back, to the bit, without the entropy coding in between."""
     return _restored(_quantised(values, step, levels), step, levels, dtype)
 
@@ -113,7 +111,9 @@ def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
 def _quantised(values: Floats, step: float, levels: Sequence[int]) -> _Coded:
     _check(step, values.shape, levels)
     with np.errstate(over="ignore", invalid="ignore"):
-        coefficients = forward(np.ascontiguousarray(values, np.float64).reshape(values.shape), levels)
+        coefficients = forward(
+            np.ascontiguousarray(values, np.float64).reshape(values.shape), levels
+        )
         ratios = np.abs(coefficients) / step
     largest = ratios.max(initial=0.0)
     if not largest < _LARGEST:

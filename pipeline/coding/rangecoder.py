@@ -18,7 +18,9 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import constriction
 import numpy as np
@@ -29,31 +31,46 @@ from pipeline.errors import StoreError
 Integers = NDArray[np.int32] | NDArray[np.int64]
 Buckets = NDArray[np.uint8]
 
+
+class Kind(IntEnum):
+    """Sorts of integers, which have counts of their own: flags, and sizes of coefficients with
+    no known neighbours, with neighbours but no parents, and with both."""
+
+    FLAG = 0
+    ALONE = 1
+    ORPHAN = 2
+    AMONG = 3
+
+
 # Expected sizes are given in units of 1 / UNIT, a number with many divisors, so that most
 # means of a few integers are integers.
 UNIT = 960
-# Bucket i is for what is expected from EDGES[i] on. They grow by a third or so: finer ones would
-# learn more slowly, and within one the best code of the middle costs the ends next to nothing.
-_RISES = (0, 1, 3, 5, 8, 12, 18, 26, 36, 50, 70, 96, 130, 180, 250, 350, 500, 700, 1000, 1400)
-EDGES = np.array([15 * e for e in _RISES] + [15 * 1400 * 2**k for k in range(1, 12)])
-# Sizes below EXACT are symbols of their own; above, symbols are powers of two.
+# Bucket i is for what is expected from EDGES[i] on. They grow by a third or so, and then
+# double: finer ones would learn more slowly, and within one the best code of the middle costs
+# the ends next to nothing.
+_RISES = (0, 1, 3, 5, 8, 12, 18, 26, 36, 50, 70, 96, 130, 180, 250, 350, 500, 700, 1000)
+EDGES = np.array([15 * e for e in _RISES] + [15 * 1400 * 2**k for k in range(37)])
+# Sizes below EXACT are symbols of their own; above, symbols are powers of two, followed by as
+# many plain bits: within a power of two, sizes are about equally likely.
 EXACT = 14
-# One more than the largest powers, of narrow and of wide coding: sizes of up to 2**20 and 2**60.
-NARROW, WIDE = 21, 61
+# Powers of narrow and of wide coding, which reach sizes of 2**20 and 2**60.
+NARROW, WIDE = 20, 60
 # What one observation counts, in units of the counts.
 _SEEN = 256
-# Observations that the first guess counts as, and after which the past counts half.
+# Observations that the first guess counts as: it is good, and must not be forgotten over the
+# first few. After MEMORY the past counts half, as data change on their way to finer scales.
 PRIOR_WEIGHT, MEMORY = 24, 4096
-# Symbols coded with the same counts: at least so many, and a share of those seen.
+# Symbols coded with the same counts: at least so many, and one in BATCH_SHARE of those seen.
 LEAST_BATCH, BATCH_SHARE = 24, 4
 
 
+@lru_cache(maxsize=2)
 def _first_counts(exponents: int) -> NDArray[np.int64]:
     """Geometric distributions (buckets, symbols), the mean of each bucket its middle."""
     counts = np.ones((len(EDGES), EXACT + exponents), np.int64)
     highs = [*EDGES[1:], 2 * EDGES[-1]]
     for row, low, high in zip(counts, EDGES, highs, strict=True):
-        mean = max(0.5 * float(low + high) / UNIT, 0.004)
+        mean = 0.5 * float(low + high) / UNIT
         ratio, left = mean / (1 + mean), float(_SEEN * PRIOR_WEIGHT)
         for symbol in range(EXACT):
             row[symbol] += round(left * (1 - ratio))
@@ -62,9 +79,11 @@ def _first_counts(exponents: int) -> NDArray[np.int64]:
             row[symbol] += round(left * (1 - ratio))
             left *= ratio
             ratio *= ratio
+    counts.flags.writeable = False
     return counts
 
 
+# Looked up below the last of the edges that do not double.
 _BUCKET_OF = (np.searchsorted(EDGES, np.arange(EDGES[19] + 1), side="right") - 1).astype(np.uint8)
 
 
@@ -80,11 +99,11 @@ def buckets_of(expected: Integers) -> Buckets:
 class Coder(Protocol):
     """Either side of the coding: an encoder reads the values, a decoder overwrites them."""
 
-    def transfer(
-        self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: int
-    ) -> None: ...
+    def transfer(self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: Kind) -> None:
+        """Next arrays of integers, each integer foretold by its bucket."""
 
-    def transfer_bits(self, bits: NDArray[np.int32]) -> None: ...
+    def transfer_bits(self, bits: NDArray[np.int32]) -> None:
+        """Next bits, which nothing foretells."""
 
 
 class _Counts:
@@ -92,39 +111,45 @@ class _Counts:
 
     def __init__(self, exponents: int) -> None:
         first = _first_counts(exponents)
-        self.rows = [[row, int(row.sum())] for _ in range(KINDS) for row in first.copy()]
+        self._rows = {
+            (kind, b): (row, int(row.sum())) for kind in Kind for b, row in enumerate(first)
+        }
 
-    def batches(self, row: int, start: int, stop: int) -> Iterator[tuple[int, int, Any]]:
-        """Parts of a run with the model of each; what it codes must be told to `saw`."""
-        while start < stop:
-            counts, total = self.rows[row]
+    def batches(self, kind: Kind, run: _Run) -> Iterator[tuple[slice, Any]]:
+        """Parts of a run and their models; each must be told to `saw` before the next."""
+        start = run.start
+        while start < run.stop:
+            counts, total = self._rows[kind, run.bucket]
             size = max(LEAST_BATCH, total // (_SEEN * BATCH_SHARE))
-            model = constriction.stream.model.Categorical(
-                counts.astype(np.float64), perfect=False
-            )
-            yield start, min(start + size, stop), model
+            model = constriction.stream.model.Categorical(counts.astype(np.float64), perfect=False)
+            yield slice(start, min(start + size, run.stop)), model
             start += size
 
-    def saw(self, row: int, symbols: NDArray[np.int32]) -> None:
-        counts, total = self.rows[row]
+    def saw(self, kind: Kind, bucket: int, symbols: NDArray[np.int32]) -> None:
+        counts, total = self._rows[kind, bucket]
         counts = counts + np.bincount(symbols, minlength=len(counts)) * _SEEN
         total += len(symbols) * _SEEN
         if total > MEMORY * _SEEN:
             counts = (counts + 1) >> 1
             total = int(counts.sum())
-        self.rows[row] = [counts, total]
+        self._rows[kind, bucket] = counts, total
 
 
-# Sorts of integers with counts of their own.
-KINDS = 3
+class _Run(NamedTuple):
+    """Integers of one bucket, among those that are sorted by it."""
+
+    bucket: int
+    start: int
+    stop: int
 
 
-def _runs(buckets: Buckets) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
-    """Order that sorts by bucket, and (bucket, start, stop) of each run."""
+def _sorted_runs(buckets: Buckets) -> tuple[NDArray[np.intp], list[_Run]]:
+    """Order that sorts by bucket, and the run of each."""
     counts = np.bincount(buckets, minlength=len(EDGES))
     ends = np.cumsum(counts)
-    runs = [(int(b), int(ends[b] - counts[b]), int(ends[b])) for b in np.flatnonzero(counts)]
-    return np.argsort(buckets, kind="stable"), runs
+    runs = [_Run(int(b), int(ends[b] - counts[b]), int(ends[b])) for b in np.flatnonzero(counts)]
+    order = np.argsort(buckets, kind="stable") if len(runs) > 1 else np.arange(len(buckets))
+    return order, runs
 
 
 class Encoder:
@@ -134,19 +159,15 @@ class Encoder:
         self._stream = constriction.stream.queue.RangeEncoder()
         self._counts = _Counts(exponents)
 
-    def transfer(
-        self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: int
-    ) -> None:
+    def transfer(self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: Kind) -> None:
         """Append arrays of integers, each integer foretold by its bucket."""
-        order, runs = _runs(_joined(buckets))
+        order, runs = _sorted_runs(_joined(buckets))
         sizes = _joined(values)[order]
         symbols = _symbols(sizes)
-        for bucket, first, last in runs:
-            row = kind * len(EDGES) + bucket
-            for start, stop, model in self._counts.batches(row, first, last):
-                part = symbols[start:stop]
-                self._stream.encode(part, model)
-                self._counts.saw(row, part)
+        for run in runs:
+            for part, model in self._counts.batches(kind, run):
+                self._stream.encode(symbols[part], model)
+                self._counts.saw(kind, run.bucket, symbols[part])
         for width in _widths(symbols):
             rest = sizes[symbols == EXACT + width] - (EXACT - 1)
             self._put_plain(rest - (1 << width), width)
@@ -161,9 +182,19 @@ class Encoder:
             self._stream.encode(part.astype(np.int32), constriction.stream.model.Uniform(1 << some))
 
     def finish(self) -> bytes:
-        words: bytes = self._stream.get_compressed().astype("<u4").tobytes()
-        # The decoder takes missing bytes for zeros.
-        return words.rstrip(b"\0")
+        """All that was coded, in the fewest bytes that a decoder takes for it."""
+        words = self._stream.get_compressed()
+        # What is left to say is any number from `low` on, below `low + span`, modulo 2**64, in
+        # the two words at `done`. Of those that leave the words before as they are, take the
+        # one with the most zeros at its end: the decoder takes missing bytes for zeros.
+        done, (low, span) = self._stream.pos()
+        sealed = int(words[done]) << 32
+        for zeros in range(64, -1, -8):
+            number = -(-low >> zeros) << zeros
+            if number - low < span and (number >= 2**64) == (sealed < low):
+                break
+        head: bytes = words[:done].astype(">u4").tobytes()
+        return (head + (number % 2**64).to_bytes(8, "big")).rstrip(b"\0")
 
 
 class Decoder:
@@ -171,26 +202,22 @@ class Decoder:
 
     def __init__(self, content: bytes, exponents: int) -> None:
         padded = content + b"\0" * (-len(content) % 4)
-        words = np.frombuffer(padded, "<u4").astype(np.uint32)
+        words = np.frombuffer(padded, ">u4").astype(np.uint32)
         self._stream = constriction.stream.queue.RangeDecoder(words)
         self._counts = _Counts(exponents)
 
-    def transfer(
-        self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: int
-    ) -> None:
+    def transfer(self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: Kind) -> None:
         """Overwrite arrays by the next integers."""
-        order, runs = _runs(_joined(buckets))
+        order, runs = _sorted_runs(_joined(buckets))
         symbols = np.empty(len(order), np.int32)
-        for bucket, first, last in runs:
-            row = kind * len(EDGES) + bucket
-            for start, stop, model in self._counts.batches(row, first, last):
-                part = self._decoded(model, stop - start)
-                self._counts.saw(row, part)
-                symbols[start:stop] = part
+        for run in runs:
+            for part, model in self._counts.batches(kind, run):
+                symbols[part] = self._decoded(model, part.stop - part.start)
+                self._counts.saw(kind, run.bucket, symbols[part])
         sizes = symbols.astype(values[0].dtype, copy=True)
         for width in _widths(symbols):
             some = symbols == EXACT + width
-            plain = self._plain(np.count_nonzero(some), width)
+            plain = self._plain(int(np.count_nonzero(some)), width)
             sizes[some] = plain + (EXACT - 1) + (1 << width)
         flat = np.empty_like(sizes)
         flat[order] = sizes
