@@ -58,7 +58,8 @@ def pieces(wanted: Sequence[Positions], tile: Sequence[int]) -> Iterator[Piece]:
 def _runs(places: Positions, length: int) -> Iterator[tuple[int, Positions, slice]]:
     """Number of each tile that holds some of `places`, where in it they lie, which they are."""
     numbers, starts = np.unique(places // length, return_index=True)
-    for number, start, stop in zip(numbers, starts, [*starts[1:], len(places)], strict=True):
+    stops = np.append(starts, len(places))[1:]
+    for number, start, stop in zip(numbers, starts, stops, strict=True):
         yield int(number), places[start:stop] - number * length, slice(int(start), int(stop))
 
 

@@ -315,7 +315,7 @@ class CoefficientStore:
         if mask_path in self.arrays:
             region = region_of(tile, stored.space_shape, self.arrays[path].chunk[1:])
             mask = self._selected(mask_path, self._array(mask_path), region)
-            fields[0][mask] = np.nan
+            fields[:1, mask] = np.nan
             fields[1:, mask] = 0
         return fields
 

@@ -5,6 +5,7 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.store import layout
 
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "singular_values", "ü", "", "u" * 65, ".", "U"])
 def test_names_that_a_file_system_may_not_take_are_replaced(name):
     segment = layout.segment(name, ["u"])
