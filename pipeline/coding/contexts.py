@@ -80,6 +80,8 @@ def traverse(sizes: Integers, levels: Sequence[int], coder: Coder) -> None:
     coder : Coder
         Either side of the range coding.
     """
+    if not sizes.ndim:
+        sizes, levels = sizes.reshape(1), (0,)
     every = [band for band in bands(sizes.shape, levels) if sizes[band.region].size]
     places = {band.scales: band for band in every}
     alive = _alive(sizes, levels, every, coder)
@@ -207,11 +209,11 @@ def _pair_sums(sizes: Integers, lattice: Lattice, axes: tuple[int, ...]) -> Inte
     for axis in axes:
         start = region[axis].start
         region[axis] = slice(lattice.stride - start, None, 2 * lattice.stride)
-    sums = _capped(sizes[tuple(region)])
+    sums = capped(sizes[tuple(region)])
     for axis in axes:
         count = len(range(*lattice.region[axis].indices(sizes.shape[axis])))
         ahead = lattice.region[axis].start == 0
-        sums = np.moveaxis(_both_sides(np.moveaxis(sums, axis, 0), count, ahead), 0, axis)
+        sums = _both_sides(sums.swapaxes(0, axis), count, ahead).swapaxes(0, axis)
     return sums
 
 
@@ -228,7 +230,7 @@ def _both_sides(known: Integers, count: int, ahead: bool) -> Integers:
     return sums
 
 
-def _capped(sizes: Integers) -> Integers:
+def capped(sizes: Integers) -> Integers:
     """Sizes whose sums do not overflow; those of 32 bits are small enough as they are."""
     return sizes if sizes.dtype == np.int32 else np.minimum(sizes, CAP)
 
@@ -245,7 +247,7 @@ def _parents(
         coarser = places.get((*band.scales[:axis], scale - 1, *band.scales[axis + 1 :]))
         if scale < 2 or coarser is None:
             continue
-        parent = _capped(sizes[coarser.region][box])
+        parent = capped(sizes[coarser.region][box])
         length = band.region[axis].stop - band.region[axis].start
         index = np.minimum(np.arange(length) // 2, parent.shape[axis] - 1)
         found.append(parent.take(index, axis=axis))

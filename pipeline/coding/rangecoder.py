@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 
-Integers = NDArray[np.int32] | NDArray[np.int64]
+Integers = NDArray[np.signedinteger[Any]]
 Buckets = NDArray[np.uint8]
 
 
