@@ -36,10 +36,11 @@ from pipeline.contracts import Region
 COARSEST = 4
 # Expected where nothing is known: something small.
 UNKNOWN = 2 * UNIT
-# Share of the neighbours where there are parents too: they are closer.
-NEIGHBOUR = 0.75
+# The parents' part, one in so many, where there are neighbours too: those are closer. What is
+# expected hardly depends on it, from one half to one tenth.
+PARENTS_PART = 4
 # Size of a coefficient as a share of its parent's, as it is of data that is continuous with
-# a kink here and there: half of what the wavelets' width would make of a step.
+# a kink here and there. A third does as well; all of it costs a per cent and a half.
 DECAY = 0.5
 # Sizes above count as this one in sums of them, which then stay within 64 bits.
 CAP = 2**40
@@ -183,12 +184,12 @@ def _step(values: Integers, parents: Integers | None, lattice: Lattice) -> Step:
     view = values[lattice.region]
     above = None if parents is None else parents[lattice.region]
     if lattice.pairs:
-        share = 1.0 if above is None else NEIGHBOUR
+        part = UNIT if above is None else UNIT - UNIT // PARENTS_PART
         expected = _neighbour_sums(values, lattice)
-        expected *= max(1, int(UNIT * share / lattice.neighbours))
+        expected *= max(1, part // lattice.neighbours)
         if above is None:
             return Step(Kind.ORPHAN, view, buckets_of(expected))
-        expected += above // int(1 / (1 - NEIGHBOUR))
+        expected += above // PARENTS_PART
         return Step(Kind.AMONG, view, buckets_of(expected))
     if above is None:
         above = np.broadcast_to(np.array(UNKNOWN), view.shape)
