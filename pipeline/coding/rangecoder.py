@@ -188,7 +188,8 @@ class Encoder:
         # the two words at `done`. Of those that leave the words before as they are, take the
         # one with the most zeros at its end: the decoder takes missing bytes for zeros.
         done, (low, span) = self._stream.pos()
-        sealed = int(words[done]) << 32
+        first, second = [*map(int, words[done:]), 0, 0][:2]
+        sealed = (first << 32) | second
         for zeros in range(64, -1, -8):
             number = -(-low >> zeros) << zeros
             if number - low < span and (number >= 2**64) == (sealed < low):

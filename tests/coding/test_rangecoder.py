@@ -100,6 +100,10 @@ def test_the_shortest_end_is_taken():
     assert np.mean(lengths) < 0.6
 
 
+def test_nothing_takes_no_bytes():
+    assert Encoder(NARROW).finish() == b""
+
+
 @given(seed=seeds)
 def test_buckets_are_where_the_edges_say(seed):
     expected = np.floor(2.0 ** np.random.default_rng(seed).uniform(0, 50, 40)).astype(np.int64) - 1
