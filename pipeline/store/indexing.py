@@ -83,7 +83,9 @@ def as_asked(
     for axis, back in enumerate(backs):
         if not np.array_equal(back, np.arange(values.shape[axis])):
             values = np.take(values, back, axis=axis)
-    return values[tuple(0 if isinstance(i, int | np.integer) else slice(None) for i in indexers)]
+    key = (0 if isinstance(i, int | np.integer) else slice(None) for i in indexers)
+    # The ellipsis keeps an array of what has no dims left.
+    return values[(*key, ...)]
 
 
 def combine(weights: Floats, fields: Floats, time_axis: int, out: NDArray[Any]) -> None:

@@ -297,7 +297,7 @@ def array_paths(facts: Fields) -> dict[str, int]:
             raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable")
     known = [
         "basis/singular_values",
-        *(f"basis/{group}/{array}" for group in groups for array in ("fields", "mask")),
+        *(f"basis/{group}/{array}" for group in groups for array in ("fields", "mask", "mean")),
         *(f"latent/{array}" for array in ("steps", "samples", "corrections")),
         *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),

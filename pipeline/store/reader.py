@@ -207,7 +207,8 @@ class CoefficientStore:
         stored = self.variables[variable]
         axis = stored.time_axis
         rows, back = positions(time_indexer, stored.shape[axis])
-        weights = self._weights(rows)[back]
+        constant = self._is_constant(stored)
+        weights = np.ones((len(back), 1)) if constant else self._weights(rows)[back]
         wanted, backs = _places(stored, space_indexers)
         shape = [len(places) for places in wanted]
         values = np.empty((*shape[:axis], len(weights), *shape[axis:]), stored.dtype)
@@ -224,15 +225,20 @@ class CoefficientStore:
         stored = self.variables[variable]
         indexers = space_indexers or [slice(None)] * len(stored.space_shape)
         wanted, backs = _places(stored, indexers)
-        values = np.empty([len(places) for places in wanted], self.facts["arithmetic"])
+        constant = self._is_constant(stored)
+        dtype = stored.dtype if constant else self.facts["arithmetic"]
+        weight = 1.0 if constant else self._mean_weight
+        values = np.empty([len(places) for places in wanted], dtype)
         for region, fields in self._fields(stored, wanted):
-            values[region] = fields[0] * self._mean_weight
+            values[region] = fields[0] * weight
         return as_asked(values, backs, indexers)
 
     def modes(self, variable: str) -> Floats:
         """POD modes phi_k in the variable's units, (r, *space); 0 at masked points."""
         stored = self.variables[variable]
         wanted, _ = _places(stored, [slice(None)] * len(stored.space_shape))
+        if self._is_constant(stored):
+            return np.zeros((self.rank, *stored.space_shape), self.facts["arithmetic"])
         values = np.empty((self.rank, *stored.space_shape), self.facts["arithmetic"])
         sigma = self.singular_values.reshape(-1, *[1] * len(stored.space_shape))
         for region, fields in self._fields(stored, wanted):
@@ -288,6 +294,10 @@ class CoefficientStore:
             ]
         )
 
+    def _is_constant(self, stored: StoredVariable) -> bool:
+        """Whether the store has the values of all times themselves, and no fields."""
+        return f"basis/{stored.group}/mean" in self.arrays
+
     @property
     def _mean_weight(self) -> float:
         """What the first field of a variable is multiplied by to give its mean."""
@@ -302,11 +312,26 @@ class CoefficientStore:
     def _fields(
         self, stored: StoredVariable, wanted: Sequence[Positions]
     ) -> Iterator[tuple[Region, Floats]]:
-        """Fields at the wanted points, tile by tile, and where they go among all of them."""
-        path = f"basis/{stored.group}/fields"
-        for tile, inside, region in pieces(wanted, self.arrays[path].chunk[1:]):
-            values = self._tiles.get((path, tile), partial(self._masked, stored, tile))
+        """Fields at the wanted points, tile by tile, and where they go among all of them.
+
+        Those of a constant variable are its values, to be taken once.
+        """
+        if self._is_constant(stored):
+            path = f"basis/{stored.group}/mean"
+            tile_shape, load = self.arrays[path].chunk, self._values
+        else:
+            path = f"basis/{stored.group}/fields"
+            tile_shape, load = self.arrays[path].chunk[1:], self._masked
+        for tile, inside, region in pieces(wanted, tile_shape):
+            values = self._tiles.get((path, tile), partial(load, stored, tile))
             yield region, points(values, inside)
+
+    def _values(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
+        """One chunk of a constant variable, (1, ...)."""
+        path = f"basis/{stored.group}/mean"
+        region = region_of(tile, stored.space_shape, self.arrays[path].chunk)
+        values: Floats = self._selected(path, self._array(path), region)[None]
+        return values
 
     def _masked(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
         """One tile of fields; where nothing is, the mean is NaN and so is every sum."""
@@ -477,6 +502,9 @@ def _variables(
                 f"snapshots, the store {snapshots}"
             )
         path, space = f"basis/{variable.group}", variable.space_shape
+        if f"{path}/mean" in arrays:
+            _agree(arrays, f"{path}/mean", variable.dtype.name, space, facts.where)
+            continue
         _agree(arrays, f"{path}/fields", facts.text("arithmetic"), (rank + 1, *space), facts.where)
         if f"{path}/mask" in arrays:
             _agree(arrays, f"{path}/mask", "bool", space, facts.where)

@@ -194,11 +194,10 @@ class StoreWriter:
         masked : bool
             Whether the variable has points without values; its mask has to be written then.
         """
-        group = layout.segment(variable, list(self._groups.values()))
         shape, tile = tuple(space_shape), tuple(tile)
         levels = field_levels(tile)
         with _reported(self.target):
-            zarr.create_group(self._store, path=f"basis/{group}")
+            group = self._new_group(variable)
             self._create(
                 f"basis/{group}/fields",
                 (rank + 1, *shape),
@@ -209,8 +208,29 @@ class StoreWriter:
             )
             if masked:
                 self._create(f"basis/{group}/mask", shape, tile, np.dtype(bool), space_dims)
-        self._groups[variable] = group
         self._grids[variable] = grid(shape, tile)
+
+    def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
+        """Write `variable` as it is at all times, exactly; it gets no fields.
+
+        Parameters
+        ----------
+        variable : str
+        space_dims : sequence of str
+            Dims without time, in the variable's order.
+        mean : ndarray, shape of space
+            NaN at masked points.
+        """
+        with _reported(self.target):
+            group = self._new_group(variable)
+        native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
+        self._write(f"basis/{group}/mean", native, space_dims)
+
+    def _new_group(self, variable: str) -> str:
+        group = layout.segment(variable, list(self._groups.values()))
+        zarr.create_group(self._store, path=f"basis/{group}")
+        self._groups[variable] = group
+        return group
 
     def write_singular_values(self, values: NDArray[np.float64]) -> None:
         """Write sigma (r,), largest first."""
@@ -336,9 +356,11 @@ class StoreWriter:
     def _write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
         """Write a whole array in chunks of rows."""
         chunk = tuple(max(1, n) for n in values.shape)
-        rows = layout.row_chunk(chunk[0], values.dtype.itemsize * math.prod(chunk[1:]))
+        if chunk:
+            rows = layout.row_chunk(chunk[0], values.dtype.itemsize * math.prod(chunk[1:]))
+            chunk = (rows, *chunk[1:])
         with _reported(self.target):
-            array = self._create(path, values.shape, (rows, *chunk[1:]), values.dtype, dims)
+            array = self._create(path, values.shape, chunk, values.dtype, dims)
             if values.size:
                 array[...] = values
 

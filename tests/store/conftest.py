@@ -138,7 +138,11 @@ def write_fields(writer: StoreWriter, name: str, example: Example) -> None:
 
 
 def write_example(
-    example: Example, target: str | Path, overwrite: bool = False, before_commit: Any = None
+    example: Example,
+    target: str | Path,
+    overwrite: bool = False,
+    before_commit: Any = None,
+    constants: dict[str, xr.Variable] | None = None,
 ) -> None:
     snapshots, rank = example.latent.shape
     data = example.dataset
@@ -155,13 +159,21 @@ def write_example(
                 "attrs": encoding_to_json(data[name].attrs),
                 "encoding": encoding_to_json(data[name].encoding),
             }
+        for name, mean in (constants or {}).items():
+            writer.write_constant(name, mean.dims, mean.values)
+            facts["variables"][name] = {
+                "dims": [*mean.dims, "time"],
+                "shape": [*mean.shape, snapshots],
+                "dtype": mean.dtype.str,
+                "time_axis": mean.ndim,
+            }
         writer.write_singular_values(example.sigma)
         writer.write_latent(example.coded, TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
         library = PolynomialLibrary(max(1, rank), 2)
         writer.write_model(np.zeros((1, library.size, rank)))
         writer.write_coordinates(data.drop_vars(list(example.variables)))
         facts |= {
-            "order": [str(name) for name in data.variables],
+            "order": [*(str(name) for name in data.variables), *(constants or {})],
             "attrs": encoding_to_json(data.attrs),
             "encoding": encoding_to_json(data.encoding),
             "library": library.spec(),

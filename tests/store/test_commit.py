@@ -111,7 +111,7 @@ class DiskFullError(Exception):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_full_disk_at_any_write_leaves_what_was(make, write, small, monkeypatch, overwrite):
     example, path = small
-    target = path if overwrite else path.parent / "new"
+    target, other = path if overwrite else path.parent / "new", make(seed=1)
     before = everything(path.parent)
     countdown = [0]
 
@@ -136,7 +136,7 @@ def test_a_full_disk_at_any_write_leaves_what_was(make, write, small, monkeypatc
 
     def write_or_fail(target):
         try:
-            write(make(seed=1), target, overwrite=overwrite)
+            write(other, target, overwrite=overwrite)
         except StoreError as error:
             raise (DiskFullError if "No space left" in str(error) else error) from None
 
@@ -151,7 +151,7 @@ def test_a_full_disk_at_any_write_leaves_what_was(make, write, small, monkeypatc
         assert_holds(path, example)
     # At least one write for each array and group, the metadata, and the moves.
     assert failures > 30
-    assert_holds(target, make(seed=1))
+    assert_holds(target, other)
 
 
 def test_a_store_without_all_its_chunks_is_not_committed(make, write, tmp_path, monkeypatch):

@@ -422,6 +422,25 @@ def test_the_mean_is_read_like_the_variable(small):
     assert store.mean("v", (3, slice(0, 0))).shape == (0,)
 
 
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f8"])
+@pytest.mark.parametrize("space", [(), (6,), (700, 800)])
+def test_constant_variables_come_back_to_the_bit(make, write, tmp_path, dtype, space):
+    mean = np.asarray(np.random.default_rng(0).standard_normal(space)).astype(dtype)
+    mean[tuple(n // 2 for n in space)] = np.nan
+    constant = xr.Variable(tuple("ab"[: len(space)]), mean)
+    example = make(carried=xr.Dataset())
+    write(example, tmp_path / "s", constants={"c": constant})
+
+    dataset, store = opened(tmp_path / "s"), open_store(tmp_path / "s")
+    assert dataset["c"].dtype == dtype
+    np.testing.assert_array_equal(dataset["c"], np.repeat(mean[..., None], 20, axis=-1))
+    np.testing.assert_array_equal(dataset["c"].isel(time=[3, 1])[..., 1], mean)
+    np.testing.assert_array_equal(store.mean("c"), mean)
+    assert store.mean("c").dtype == dtype
+    np.testing.assert_array_equal(store.modes("c"), np.zeros((3, *space)))
+    np.testing.assert_allclose(dataset["u"], example.dataset["u"], rtol=1e-6)
+
+
 def test_modes_are_the_fields_in_units_of_their_singular_values(small):
     example, path = small
     variable = example.variables["u"]
