@@ -83,7 +83,15 @@ def allocate_fields(archive: Archive, pod: ArchivePOD) -> CodedFields:
     found, latent = _rates(lazy, pod, units), _latent_rates(pod)
     allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
     energies, sigma = pod.energies[live], pod.sigma
-    chosen = allocate(found, latent, energies / sigma**2, energies, allowed[live], MODE_BITS)
+    chosen = allocate(
+        found,
+        latent,
+        energies / sigma**2,
+        energies,
+        allowed[live],
+        pod.dropped[live],
+        MODE_BITS,
+    )
     if chosen is None:
         raise _no_room(archive)
     of_coefficients = latent.errors_at(chosen.latent)[: chosen.rank]

@@ -147,6 +147,7 @@ def allocate(
     shares: Matrix,
     energies: Matrix,
     allowed: Matrix,
+    dropped: Matrix,
     mode_bits: float,
 ) -> Allocation | None:
     """Rank and steps that meet the error of every variable with fewest bits.
@@ -168,7 +169,9 @@ def allocate(
     energies : (V, K)
         Squared error of each variable if the mode is left out.
     allowed : (V,)
-        Squared error.
+        Squared error, of all but what was dropped before.
+    dropped : (V,)
+        Norm of what was dropped before, which the errors of coefficients may meet.
     mode_bits : float
         What a mode costs besides.
 
@@ -185,7 +188,8 @@ def allocate(
         cost = latent.bits[:rank].sum(axis=0) + rank * mode_bits
         places = []
         for v, limit in enumerate(allowed):
-            room = limit - tails[v, rank] - shares[v, :rank] @ latent.errors[:rank]
+            coding = shares[v, :rank] @ latent.errors[:rank]
+            room = limit - tails[v, rank] - coding - 2 * dropped[v] * np.sqrt(coding)
             places.append(_last_within(errors[v][rank], room))
             cost = cost + np.interp(places[v], np.arange(len(STEPS)), bits[v][rank])
         cost = np.where(np.min(places, axis=0) < 0, np.inf, cost)
