@@ -12,7 +12,8 @@ from pipeline.errors import ArchiveError
 from pipeline.numerics.factors import Place
 from pipeline.numerics.inner_products import DOUBLE, Precision, choose_precision
 from pipeline.numerics.merge import estimate_scales, merge_in_space, merge_in_time, onto_joint
-from pipeline.numerics.pod import POINTS_A_SNAPSHOT, SNAPSHOTS_AT_ONCE, STRIDE, factor_block
+from pipeline.numerics.pod import SNAPSHOTS_AT_ONCE, factor_block
+from pipeline.numerics.sketch import POINTS_A_COLUMN, STRIDES
 from pipeline.numerics.truncation import Cut
 from tests.oracles import decaying_matrix, fluctuation, singular_values, weighted_norm
 from tests.strategies import chunkings, seeds
@@ -143,11 +144,11 @@ def test_what_a_sketch_of_the_points_cannot_see_is_kept_or_accounted_for(
 ):
     """A share `hidden` of the energy lies between the points that a stride would look at."""
     rng = np.random.default_rng(0)
-    n = STRIDE * POINTS_A_SNAPSHOT * m + 7
+    n = STRIDES[0] * POINTS_A_COLUMN * m + 7
     t = np.linspace(0, 1, m)
     rows = np.outer(np.sin(3 * t), rng.standard_normal(n))
     between = rng.standard_normal(n)
-    between[::STRIDE] = 0
+    between[:: STRIDES[0]] = 0
     extra = np.outer(np.cos(9 * t), between)
     rows += extra * np.sqrt(hidden) * np.linalg.norm(rows) / np.linalg.norm(extra)
     rows = (rows + 20).astype(np.float32)
