@@ -149,8 +149,8 @@ class _Builder:
         return (merge_pairs, keys, self._weights(row), self.own_cut, self.precision, place)
 
     def _groups(self, width: int) -> list[range]:
-        arity = self.plan.arity
-        return [range(i, min(i + arity, width)) for i in range(0, width, arity)]
+        groups = -(-width // self.plan.arity)
+        return [range(width * i // groups, width * (i + 1) // groups) for i in range(groups)]
 
     def add_single_row(self) -> tuple[Any, list[Any]]:
         """Tree over time for a single space block: each merge is one task."""
