@@ -95,53 +95,47 @@ class Child:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Rows of all children and shifts of their means, about the common mean.
+    """Rows of all children, each followed by the shift of its mean, about the common mean.
 
     ``expand`` (K_own, K) turns the stacked rows into the columns of all time factors, one
     after the other, each followed by its constant.
     """
 
-    children: Sequence[Child]
     mean: Matrix
-    shifts: Sequence[Matrix | None]
+    rows: Sequence[Floats]
+    shifts: Sequence[Matrix]
     expand: Matrix
 
     def panels(self, dtype: np.dtype[np.floating]) -> Iterator[tuple[slice, Floats]]:
         """The stacked rows (K_own, ...) on one panel of points after the other."""
-        for span in panels(len(self.mean), max(len(self.expand), 1)):
-            parts = []
-            for child, shift in zip(self.children, self.shifts, strict=True):
-                parts.append(child.block.rows[:, span].astype(dtype, copy=False))
-                if shift is not None:
-                    parts.append(shift[None, span].astype(dtype))
-            yield span, np.vstack(parts)
+        for span in panels(len(self.mean), len(self.expand)):
+            yield span, self.at(span, dtype)
+
+    def at(self, points: slice, dtype: np.dtype[np.floating]) -> Floats:
+        """The stacked rows at some of the points."""
+        layers = [
+            layer[:, points]
+            for rows, shift in zip(self.rows, self.shifts, strict=True)
+            for layer in (rows, shift[None, :])
+        ]
+        return np.concatenate(layers, dtype=dtype, casting="same_kind")
 
     def shifted(self, weights: Floats | None) -> float:
         """Energy of the shifts."""
-        moved = [shift for shift in self.shifts if shift is not None]
-        return sum(float(np.vdot(s if weights is None else weights * s, s)) for s in moved)
-
-    def at(self, points: slice) -> Matrix:
-        """The stacked rows at a few points."""
-        parts: list[Floats] = []
-        for child, shift in zip(self.children, self.shifts, strict=True):
-            parts.append(child.block.rows[:, points])
-            if shift is not None:
-                parts.append(shift[None, points])
-        return np.vstack(parts, dtype=np.float64)
+        return sum(float(np.vdot(s if weights is None else weights * s, s)) for s in self.shifts)
 
 
 def _stacked(children: Sequence[Child]) -> _Stack:
     mean = common_mean(children)
-    shifts: list[Matrix | None] = []
+    shifts: list[Matrix] = []
     blocks: list[Matrix] = []
     for child in children:
-        shift = child.snapshots**0.5 * (child.block.mean - mean)
-        moved = bool(shift.any())
-        shifts.append(shift if moved else None)
+        shift = child.block.mean - mean
+        shift *= child.snapshots**0.5
+        shifts.append(shift)
         mix = np.eye(len(child.block.rows)) if child.block.mix is None else child.block.mix
-        blocks += [mix, np.ones((int(moved), 1))]
-    return _Stack(children, mean, shifts, scipy.linalg.block_diag(*blocks))
+        blocks += [mix, np.ones((1, 1))]
+    return _Stack(mean, [c.block.rows for c in children], shifts, scipy.linalg.block_diag(*blocks))
 
 
 def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
@@ -337,7 +331,7 @@ def _merge_sketched(
     points = sparse_points(n, columns)
     if points is None:
         return None
-    seen = stack.at(points)
+    seen = stack.at(points, DOUBLE.products)
     product = (seen if weights is None else seen * weights[points]) @ seen.T
     turn, _, _ = _joint_columns(
         {place.variable: stack.expand.T @ product @ stack.expand},

@@ -169,13 +169,15 @@ def _sketched_directions(
     seen = values[:, points].astype(np.float64)
     if valid is not None:
         seen = np.where(valid[points], seen, 0.0)
-    weight = 1.0 if weights is None else weights[points]
     mean = seen.mean(axis=0)
     seen -= mean
-    directions, energy, _ = centred_spectrum((seen * weight) @ seen.T, len(values), precision)
+    if weights is not None:
+        seen *= (root := np.sqrt(weights[points]))
+        mean *= root
+    directions, energy, _ = centred_spectrum(seen @ seen.T, len(values), precision)
     sharp = cut.split(SHARPNESS)
     kept = kept_columns(energy[None, :], np.array([energy.sum()]), sharp, precision.rounding)
-    offset = len(values) * float(np.sum(weight * mean**2))
+    offset = len(values) * float(mean @ mean)
     right = without_constant(directions[:, : min(kept, len(values) - 1)])
     return right, offset > 4 * float(energy.sum())
 
