@@ -72,8 +72,8 @@ def decompose(
     Returns
     -------
     LazyPOD
-        1 + 1/3 tasks a leaf for a single space block, about 3 otherwise; a leaf reads one
-        chunk or several.
+        1 + 1/7 tasks a leaf for a single space block, unless its merges are too large for
+        the memory of one task; about 3 otherwise. A leaf reads one chunk or several.
     """
     plan = plan or plan_pod(variables)
     alone = len(plan.rows) == 1

@@ -34,8 +34,8 @@ class Precision:
     ``products``: dtype of the panel products that are summed into float64 Gram matrices;
     ``rows``: dtype in which rows are kept; ``householder``: QR instead of Gram matrices,
     for singular values below about 1e-8 of the first, which squaring would lose;
-    ``sketch``: directions of a block may be sought on some of its points. What they miss is
-    then orthogonal in time but not in space to what they keep, which merges over space need.
+    ``sketch``: directions of a block or merge may be sought on some of its points. What they
+    miss is orthogonal in time but not in space to what they keep, which merges over space need.
     """
 
     products: np.dtype[Any]
