@@ -25,7 +25,7 @@ RANK_TOLERANCE = 1e-9  # sine of the angle of a column to those before it
 LEAST_SIGNAL = 0.1  # share of a direction's energy that is kept at least, however noisy
 OVERLAP = 8  # neighbouring windows share samples: so many count as one observation
 PRICE = 4  # of one term, in units of log(windows)
-SMALL_RESIDUAL = 3e-3  # below this relative residual more terms are not worth having
+SMALL_RESIDUAL = 1e-7  # of float32 samples: what is smaller is rounding
 LONGEST_FORWARD = 40
 ONE_BY_ONE = 48  # columns above this are eliminated a tenth at a time
 
