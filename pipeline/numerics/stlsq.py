@@ -8,67 +8,38 @@ length one and each right side too, so a coefficient is the term's *contribution
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtri, dtrtrs
 
 from pipeline.contracts import SparseModel, TriangularFactor
 from pipeline.numerics.weakform import canonical_r
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
+Columns = NDArray[np.intp]
 
 RANK_TOLERANCE = 1e-9  # sine of the angle of a column to those before it
 LEAST_SIGNAL = 0.1  # share of a direction's energy that is kept at least, however noisy
 OVERLAP = 8  # neighbouring windows share samples: so many count as one observation
 PRICE = 4  # of one term, in units of log(windows)
 SMALL_RESIDUAL = 1e-7  # of float32 samples: what is smaller is rounding
-LONGEST_FORWARD = 40
+LONGEST_ADDITION = 40
+ADDED_SINE = 1e-6  # as RANK_TOLERANCE, while terms are added: squares lose half the digits
 ONE_BY_ONE = 48  # columns above this are eliminated a tenth at a time
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Least squares on a set of scaled columns."""
-
-    columns: tuple[int, ...]
-    values: Vector
-    residual: float  # squared, relative to ||b||^2
-    losses: Vector  # rise of the residual's norm when one column is taken away
+GROUP_SIZE = 2**18  # numbers held at once; equations in one group share numpy's calls
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """One equation: scaled columns `a` (k, p), scaled right side `y` (k,), `rest` = the
-    squared part of y that no column reaches."""
+    """Scaled columns `a` (k, k), scaled right sides `y` (k, q) of all equations, and `rest`
+    (q,), the squared part of y that no column reaches."""
 
     a: Matrix
-    y: Vector
-    rest: float
-    ridge: float
-
-    def fit(self, columns: Sequence[int]) -> _Fit:
-        chosen = tuple(columns)
-        if not chosen:
-            empty = np.zeros(0)
-            return _Fit(chosen, empty, float(self.y @ self.y) + self.rest, empty)
-        both = np.column_stack([self.a[:, chosen], self.y])
-        if self.ridge > 0:
-            penalty = math.sqrt(self.ridge) * np.eye(len(chosen), len(chosen) + 1)
-            both = np.concatenate([both, penalty])
-        k = len(chosen)
-        triangle: Matrix = np.asarray(np.linalg.qr(both, mode="r"))
-        r, projection = triangle[:k, :k], triangle[:k, k]
-        values, singular = dtrtrs(r, projection)
-        if singular:
-            values = np.linalg.lstsq(r, projection, rcond=None)[0]
-        inverse, singular = dtrtri(r)
-        losses = np.zeros(k) if singular else np.abs(values) / np.linalg.norm(inverse, axis=1)
-        left = self.y - self.a[:, chosen] @ values
-        return _Fit(chosen, values, float(left @ left) + self.rest, losses)
+    y: Matrix
+    rest: Vector
 
 
 def stlsq(
@@ -119,25 +90,26 @@ def stlsq(
         return _empty(p, states, threshold, "no window fits the record")
     r = without_noise(factor).r
     free, dependent = _independent_columns(r[:, :p], labels)
+    live = np.flatnonzero(np.linalg.norm(r[:, p:], axis=0)).tolist() if free else []
     coefficients = np.zeros((p, states))
-    smallest, condition, iterations, reasons = math.inf, 1.0, 0, []
-    for j in range(states):
-        size = float(np.linalg.norm(r[:, p + j]))
-        if size == 0.0 or not free:
-            reasons.append("zero right side" if size == 0.0 else "no independent terms")
-            continue
-        fit, rounds, reason = _search(
-            _problem(r, free, p, j, ridge), threshold, max_iterations, factor.windows, states, free
-        )
-        reasons.append(reason)
-        iterations = max(iterations, rounds)
-        if fit.columns:
-            kept = [free[c] for c in fit.columns]
-            fit, span = _refit(factor, kept, j, ridge)
-            smallest = min(smallest, float(np.min(np.abs(fit.values))))
-            condition = max(condition, span)
-            size = float(np.linalg.norm(factor.r[:, p + j]))
-            coefficients[kept, j] = fit.values * size / np.linalg.norm(factor.r[:, kept], axis=0)
+    smallest, condition, iterations = math.inf, 1.0, 0
+    reasons = ["zero right side" if free else "no independent terms"] * (len(live) < states)
+    if live:
+        problem = _problem(r, free, live, p, ridge)
+        if threshold is None:
+            sets, iterations, reason = _chosen_terms(problem, factor.windows, states, free)
+            reasons.append(reason)
+        else:
+            sets, iterations, outcomes = _thresholded(problem, threshold, max_iterations)
+            reasons += outcomes
+        for j, columns in zip(live, sets, strict=True):
+            if columns:
+                kept = [free[c] for c in columns]
+                values, span = _refit(factor, kept, j, ridge)
+                smallest = min(smallest, float(np.min(np.abs(values))))
+                condition = max(condition, span)
+                size = float(np.linalg.norm(factor.r[:, p + j]))
+                coefficients[kept, j] = values * size / np.linalg.norm(factor.r[:, kept], axis=0)
     return SparseModel(
         coefficients=coefficients,
         threshold=threshold if threshold is not None else (smallest if smallest < 1e300 else 0.0),
@@ -150,36 +122,23 @@ def stlsq(
 
 
 def _problem(
-    r: Matrix, columns: Sequence[int], terms: int, equation: int, ridge: float
+    r: Matrix, columns: list[int], equations: list[int], terms: int, ridge: float
 ) -> _Problem:
-    """Equation `equation` with the library's `columns`, scaled."""
-    a, y = r[:, list(columns)], r[:, terms + equation]
-    size = float(np.linalg.norm(y))
-    return _Problem(
-        a[:terms] / np.linalg.norm(a, axis=0),
-        y[:terms] / size,
-        float(np.sum((y[terms:] / size) ** 2)),
-        ridge,
-    )
-
-
-def _search(
-    problem: _Problem,
-    threshold: float | None,
-    max_iterations: int,
-    windows: int,
-    states: int,
-    free: list[int],
-) -> tuple[_Fit, int, str]:
-    if threshold is None:
-        return _chosen_terms(problem, windows, states, free)
-    return _thresholded(problem, threshold, max_iterations)
+    """The library's `columns` and the `equations`, scaled; of equal least squares, k rows."""
+    a, y = r[:, columns], r[:, [terms + j for j in equations]]
+    a, y = a / np.linalg.norm(a, axis=0), y / np.linalg.norm(y, axis=0)
+    k = len(columns)
+    both = np.concatenate([a, y], axis=1)
+    if ridge > 0:
+        both = np.concatenate([both, math.sqrt(ridge) * np.eye(k, both.shape[1])])
+    triangle: Matrix = np.asarray(np.linalg.qr(both, mode="r"))
+    return _Problem(triangle[:k, :k], triangle[:k, k:], np.sum(triangle[k:, k:] ** 2, axis=0))
 
 
 def _refit(
     factor: TriangularFactor, kept: list[int], equation: int, ridge: float
-) -> tuple[_Fit, float]:
-    """Fit of the terms `kept` and the condition of their columns.
+) -> tuple[Vector, float]:
+    """Contributions of the terms `kept` and the condition of their columns.
 
     The noise is taken out of these columns alone: in the whole library some directions
     may hold nothing but noise, and what is kept of them would leak into the terms.
@@ -192,10 +151,12 @@ def _refit(
         None if factor.noise is None else _triangle(factor.noise[:, columns]),
     )
     scale = np.linalg.norm(alone.r, axis=0)
-    r = without_noise(alone).r / scale
     k = len(kept)
-    problem = _Problem(r[:k, :k], r[:k, k], float(r[k, k] ** 2), ridge)
-    return problem.fit(range(k)), float(np.linalg.cond(problem.a))
+    r = without_noise(alone).r / scale
+    penalty = math.sqrt(ridge) * np.eye(k, k + 1)
+    both = np.concatenate([r, penalty])
+    values, _, _, spectrum = np.linalg.lstsq(both[:, :k], both[:, k], rcond=None)
+    return values, float(spectrum[0] / spectrum[-1])
 
 
 def _triangle(columns: Matrix) -> Matrix:
@@ -287,40 +248,95 @@ def _combination(
     return text + (f" + {more} more" if more else "")
 
 
-def _thresholded(problem: _Problem, threshold: float, max_iterations: int) -> tuple[_Fit, int, str]:
-    fit = problem.fit(range(problem.a.shape[1]))
-    for rounds in range(1, max_iterations + 1):
-        large = [c for c, v in zip(fit.columns, fit.values, strict=True) if abs(v) >= threshold]
-        if len(large) == len(fit.columns):
-            return fit, rounds, "fixed point" if large else "every term below the threshold"
-        fit = problem.fit(large)
-    return fit, max_iterations, "iteration limit"
+def _thresholded(
+    problem: _Problem, threshold: float, max_iterations: int
+) -> tuple[list[list[int]], int, list[str]]:
+    """Columns of each equation, the most rounds that one took, and why each ended."""
+    sets, most, reasons = [], 0, []
+    for y in problem.y.T:
+        columns, rounds, reason = list(range(len(y))), 0, "iteration limit"
+        while rounds < max_iterations:
+            rounds += 1
+            values = np.linalg.lstsq(problem.a[:, columns], y, rcond=None)[0]
+            large = [c for c, v in zip(columns, values, strict=True) if abs(v) >= threshold]
+            if len(large) == len(columns):
+                reason = "fixed point" if large else "every term below the threshold"
+                break
+            columns = large
+        sets.append(columns)
+        most = max(most, rounds)
+        reasons.append(reason)
+    return sets, most, reasons
 
 
 def _chosen_terms(
     problem: _Problem, windows: int, states: int, free: list[int]
-) -> tuple[_Fit, int, str]:
-    """The best set of terms on several paths, by an extended information criterion.
+) -> tuple[list[list[int]], int, str]:
+    """The best set of terms of each equation on several paths, by an information criterion.
 
-    Paths: thresholding one term at a time, that with the smallest loss first, from the whole
-    library and from each smaller one that it contains (the terms up to degree 1, 2, ...:
-    on short or periodic records high degrees mimic low ones); and adding terms one at a
-    time (orthogonal matching pursuit). The criterion is the Bayesian one,
+    Paths: dropping one term at a time, that with the smallest loss first, from each smaller
+    library that the whole contains (the terms up to degree 1, 2, ...: on short or periodic
+    records high degrees mimic low ones) and from the whole; adding one at a time; and
+    dropping again from the best set so found. The criterion is the Bayesian one,
     ``n log(residual) + price * terms * log(windows)``, with the windows counted as
     ``n = windows / OVERLAP`` observations because they share samples, and a price for the size
     of the library after Chen & Chen, "Extended Bayesian information criteria for model
     selection with large model spaces", Biometrika 95 (2008) 759. Its two constants were set on
     Lorenz, Van der Pol, Lotka-Volterra and a linear oscillator at 0 to 10 % noise.
     """
-    fits = _forward(problem)
-    for count in _nested_libraries(free, states):
-        fits += _backward(problem, count)
-    scores = [
-        windows / OVERLAP * math.log(fit.residual + SMALL_RESIDUAL**2)
-        + PRICE * math.log(max(windows, 2)) * len(fit.columns)
-        for fit in fits
-    ]
-    return fits[int(np.argmin(scores))], len(fits), "information criterion"
+    search = _Search(windows / OVERLAP, PRICE * math.log(max(windows, 2)))
+    k, equations = problem.y.shape
+    group = max(1, GROUP_SIZE // k**2)
+    sets: list[list[int]] = []
+    for first in range(0, equations, group):
+        part = slice(first, first + group)
+        some = _Problem(problem.a, problem.y[:, part], problem.rest[part])
+        sets += search.best(some, _nested_libraries(free, states))
+    return sets, search.sets_seen, "information criterion"
+
+
+@dataclass
+class _Search:
+    """The criterion, and how many sets of terms it was asked about."""
+
+    observations: float
+    price: float
+    sets_seen: int = 0
+
+    def best(self, problem: _Problem, libraries: list[int]) -> list[list[int]]:
+        """Columns of each equation."""
+        equations = problem.y.shape[1]
+        scores, sets = np.full(equations, np.inf), [np.zeros(0, np.intp)] * equations
+        for count in libraries:
+            least = self._follow(_elimination(problem, np.arange(count)[None]), scores, sets)
+        # Of the whole library, the last: no set has a smaller residual.
+        most = int(np.max((scores - self._fit(least)) / self.price))
+        before = scores.copy()
+        self._follow(_addition(problem, most), scores, sets)
+        for e in np.flatnonzero(scores < before):
+            one = slice(e, e + 1)
+            alone = _Problem(problem.a, problem.y[:, one], problem.rest[one])
+            found = [sets[e]]
+            self._follow(_elimination(alone, sets[e][None]), scores[one], found)
+            sets[e] = found[0]
+        return [sorted(columns.tolist()) for columns in sets]
+
+    def _fit(self, residual: Vector) -> Vector:
+        fit: Vector = self.observations * np.log(residual + SMALL_RESIDUAL**2)
+        return fit
+
+    def _follow(
+        self, path: Iterable[tuple[Columns, Vector]], scores: Vector, sets: list[Columns]
+    ) -> Vector:
+        """Write what is better on a path into `scores` and `sets`; the path's least residuals."""
+        least = np.full(len(scores), np.inf)
+        for columns, residual in path:
+            self.sets_seen += 1
+            found = self._fit(residual) + self.price * columns.shape[1]
+            least = np.minimum(least, residual)
+            for e in np.flatnonzero(found < scores):
+                scores[e], sets[e] = found[e], columns[e]
+        return least
 
 
 def _nested_libraries(free: list[int], states: int) -> list[int]:
@@ -333,35 +349,84 @@ def _nested_libraries(free: list[int], states: int) -> list[int]:
     return sorted(counts - {0})
 
 
-def _backward(problem: _Problem, count: int) -> list[_Fit]:
-    columns = list(range(count))
-    fits = []
-    while columns:
-        fit = problem.fit(columns)
-        fits.append(fit)
-        drop = 1 if len(columns) <= ONE_BY_ONE else len(columns) // 10
-        least = set(np.argsort(fit.losses, kind="stable")[:drop].tolist())
-        columns = [c for k, c in enumerate(columns) if k not in least]
-    return [*fits, problem.fit(())]
+def _elimination(problem: _Problem, start: Columns) -> Iterator[tuple[Columns, Vector]]:
+    """Fewer and fewer columns (q, m) of each equation, and their squared residuals (q,).
+
+    Row i of the pseudoinverse of some columns is the part of column i that is orthogonal to
+    the others, over its squared length. Hence the coefficients are ``rows @ y``, without
+    column i the norm of the residual is larger by ``|coefficient i| / |row i|`` in quadrature,
+    and the other rows lose their part along row i. That is a step of Gram-Schmidt and squares
+    nothing; but as its rounding stays of the size of the first rows, the rows are made anew
+    whenever half of the columns are gone.
+    """
+    y = problem.y.T[:, :, None]
+    each = np.arange(len(y))[:, None]
+    columns = np.broadcast_to(start, (len(y), start.shape[1]))
+    rows = np.broadcast_to(
+        _pseudoinverse(problem.a, start), (len(y), *start.shape[1:], len(problem.a))
+    )
+    while columns.shape[1]:
+        values = rows @ y
+        left = y - problem.a.T[columns].swapaxes(1, 2) @ values
+        residual = np.sum(left[:, :, 0] ** 2, axis=1) + problem.rest
+        half = columns.shape[1] // 2
+        while columns.shape[1] > half:
+            yield columns, residual
+            m = columns.shape[1]
+            drop = 1 if m <= ONE_BY_ONE else m // 10
+            losses = values[:, :, 0] ** 2 / np.einsum("emk,emk->em", rows, rows)
+            order = np.argsort(losses, axis=1, kind="stable")
+            gone, stay = order[:, :drop], order[:, drop:]
+            away = _orthonormal(rows[each, gone])
+            parts = away @ y
+            residual = residual + np.sum(parts[:, :, 0] ** 2, axis=1)
+            rows, values, columns = rows[each, stay], values[each, stay], columns[each, stay]
+            shared = rows @ away.swapaxes(1, 2)
+            rows -= shared @ away
+            values -= shared @ parts
+        rows = _pseudoinverse(problem.a, columns)
+    yield columns, np.sum(problem.y**2, axis=0) + problem.rest
 
 
-def _forward(problem: _Problem) -> list[_Fit]:
-    left, residual = problem.a.copy(), problem.y.copy()
-    chosen: list[int] = []
-    fits = []
-    none = np.zeros(0)  # coefficients are not needed to compare these sets
-    for _ in range(min(problem.a.shape[1], LONGEST_FORWARD)):
-        size = np.sum(left * left, axis=0)
-        usable = size > RANK_TOLERANCE**2
-        usable[chosen] = False
-        if not usable.any():
-            break
-        gain = np.where(usable, (residual @ left) ** 2 / np.where(usable, size, 1.0), -1.0)
-        best = int(np.argmax(gain))
-        direction = left[:, best] / math.sqrt(size[best])
-        left -= np.outer(direction, direction @ left)
-        residual -= direction * (direction @ residual)
-        chosen.append(best)
-        energy = float(residual @ residual) + problem.rest
-        fits.append(_Fit(tuple(sorted(chosen)), none, energy, none))
-    return fits
+def _pseudoinverse(a: Matrix, columns: Columns) -> Matrix:
+    """Pseudoinverses (e, m, k) of the `columns` (e, m) of `a`."""
+    q, r = np.linalg.qr(a.T[columns].swapaxes(1, 2))
+    inverse: Matrix = np.linalg.solve(r, q.swapaxes(1, 2))
+    return inverse
+
+
+def _orthonormal(rows: Matrix) -> Matrix:
+    """Orthonormal rows that span each of `rows` (e, d, k)."""
+    if rows.shape[1] == 1:
+        return rows / np.linalg.norm(rows, axis=2, keepdims=True)
+    return np.linalg.qr(rows.swapaxes(1, 2))[0].swapaxes(1, 2)
+
+
+def _addition(problem: _Problem, most: int) -> Iterator[tuple[Columns, Vector]]:
+    """More and more columns (q, m) of each equation, up to `most`, and squared residuals (q,).
+
+    Always the column that lowers the residual most: orthogonal least squares after S. Chen,
+    S. A. Billings, W. Luo, "Orthogonal least squares methods and their application to
+    non-linear system identification", Int. J. Control 50 (1989) 1873.
+    """
+    k, equations = problem.y.shape
+    each = np.arange(equations)
+    residual = problem.y.T.copy()
+    sizes = np.tile(np.sum(problem.a**2, axis=0), (equations, 1))  # squared parts of the columns outside the chosen ones
+    basis = np.zeros((equations, 0, k))
+    columns = np.zeros((equations, 0), np.intp)
+    for _ in range(min(most, k, LONGEST_ADDITION)):
+        sizes[sizes < ADDED_SINE**2] = np.inf
+        best = np.argmax((residual @ problem.a) ** 2 / sizes, axis=1)
+        if np.isinf(sizes[each, best]).any():
+            return
+        direction = problem.a.T[best][:, None]
+        for _ in range(2):  # twice is enough (Kahan, Parlett)
+            direction = direction - (direction @ basis.swapaxes(1, 2)) @ basis
+        direction /= np.linalg.norm(direction, axis=2, keepdims=True)
+        basis = np.concatenate([basis, direction], axis=1)
+        columns = np.concatenate([columns, best[:, None]], axis=1)
+        residual -= np.sum(direction[:, 0] * residual, axis=1, keepdims=True) * direction[:, 0]
+        sizes -= (direction[:, 0] @ problem.a) ** 2
+        sizes[each, best] = np.inf
+        yield columns, np.sum(residual**2, axis=1) + problem.rest
