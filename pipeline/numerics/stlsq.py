@@ -35,11 +35,31 @@ GROUP_SIZE = 2**18  # numbers held at once; equations in one group share numpy's
 @dataclass(frozen=True)
 class _Problem:
     """Scaled columns `a` (k, k), scaled right sides `y` (k, q) of all equations, and `rest`
-    (q,), the squared part of y that no column reaches."""
+    (q,), the squared part of y that no column reaches. `noise` (m, k + q) was taken out of
+    the columns and right sides (none of it, if m is 0)."""
 
     a: Matrix
     y: Matrix
     rest: Vector
+    noise: Matrix
+
+    def equations(self, some: slice) -> _Problem:
+        """The problem of some equations."""
+        k = len(self.a)
+        noise = np.concatenate([self.noise[:, :k], self.noise[:, k:][:, some]], axis=1)
+        return _Problem(self.a, self.y[:, some], self.rest[some], noise)
+
+    def noise_of(self, columns: Columns, equation: int) -> float:
+        """Squared residual that the noise of these columns makes in the least-squares fit.
+
+        That of the right side is in its residual already (`without_noise`).
+        """
+        if not len(self.noise):
+            return 0.0
+        values = np.linalg.lstsq(self.a[:, columns], self.y[:, equation], rcond=None)[0]
+        own = self.noise[:, len(self.a) + equation]
+        both = own - self.noise[:, columns] @ values
+        return max(float(both @ both - own @ own), 0.0)
 
 
 def stlsq(
@@ -95,7 +115,7 @@ def stlsq(
     smallest, condition, iterations = math.inf, 1.0, 0
     reasons = ["zero right side" if free else "no independent terms"] * (len(live) < states)
     if live:
-        problem = _problem(r, free, live, p, ridge)
+        problem = _problem(r, factor.noise, free, live, p, ridge)
         if threshold is None:
             sets, iterations, reason = _chosen_terms(problem, factor.windows, states, free)
             reasons.append(reason)
@@ -122,17 +142,28 @@ def stlsq(
 
 
 def _problem(
-    r: Matrix, columns: list[int], equations: list[int], terms: int, ridge: float
+    r: Matrix,
+    noise: Matrix | None,
+    columns: list[int],
+    equations: list[int],
+    terms: int,
+    ridge: float,
 ) -> _Problem:
     """The library's `columns` and the `equations`, scaled; of equal least squares, k rows."""
-    a, y = r[:, columns], r[:, [terms + j for j in equations]]
-    a, y = a / np.linalg.norm(a, axis=0), y / np.linalg.norm(y, axis=0)
+    chosen = [*columns, *(terms + j for j in equations)]
+    both = r[:, chosen]
+    scale = np.linalg.norm(both, axis=0)
+    both = both / scale
     k = len(columns)
-    both = np.concatenate([a, y], axis=1)
     if ridge > 0:
-        both = np.concatenate([both, math.sqrt(ridge) * np.eye(k, both.shape[1])])
+        both = np.concatenate([both, math.sqrt(ridge) * np.eye(k, len(chosen))])
     triangle: Matrix = np.asarray(np.linalg.qr(both, mode="r"))
-    return _Problem(triangle[:k, :k], triangle[:k, k:], np.sum(triangle[k:, k:] ** 2, axis=0))
+    return _Problem(
+        triangle[:k, :k],
+        triangle[:k, k:],
+        np.sum(triangle[k:, k:] ** 2, axis=0),
+        np.zeros((0, len(chosen))) if noise is None else noise[:, chosen] / scale,
+    )
 
 
 def _refit(
@@ -281,62 +312,56 @@ def _chosen_terms(
     ``n log(residual) + price * terms * log(windows)``, with the windows counted as
     ``n = windows / OVERLAP`` observations because they share samples, and a price for the size
     of the library after Chen & Chen, "Extended Bayesian information criteria for model
-    selection with large model spaces", Biometrika 95 (2008) 759. Its two constants were set on
-    Lorenz, Van der Pol, Lotka-Volterra and a linear oscillator at 0 to 10 % noise.
+    selection with large model spaces", Biometrika 95 (2008) 759.
     """
-    search = _Search(windows / OVERLAP, PRICE * math.log(max(windows, 2)))
+    criterion = _Criterion(windows / OVERLAP, PRICE * math.log(max(windows, 2)))
     k, equations = problem.y.shape
     group = max(1, GROUP_SIZE // k**2)
     sets: list[list[int]] = []
+    seen = 0
     for first in range(0, equations, group):
-        part = slice(first, first + group)
-        some = _Problem(problem.a, problem.y[:, part], problem.rest[part])
-        sets += search.best(some, _nested_libraries(free, states))
-    return sets, search.sets_seen, "information criterion"
+        some = problem.equations(slice(first, first + group))
+        found, count = _best_sets(some, _nested_libraries(free, states), criterion)
+        sets += found
+        seen = max(seen, count)
+    return sets, seen, "information criterion"
 
 
-@dataclass
-class _Search:
-    """The criterion, and how many sets of terms it was asked about."""
-
+@dataclass(frozen=True)
+class _Criterion:
     observations: float
     price: float
-    sets_seen: int = 0
 
-    def best(self, problem: _Problem, libraries: list[int]) -> list[list[int]]:
-        """Columns of each equation."""
-        equations = problem.y.shape[1]
-        scores, sets = np.full(equations, np.inf), [np.zeros(0, np.intp)] * equations
-        for count in libraries:
-            least = self._follow(_elimination(problem, np.arange(count)[None]), scores, sets)
-        # Of the whole library, the last: no set has a smaller residual.
-        most = int(np.max((scores - self._fit(least)) / self.price))
-        before = scores.copy()
-        self._follow(_addition(problem, most), scores, sets)
-        for e in np.flatnonzero(scores < before):
-            one = slice(e, e + 1)
-            alone = _Problem(problem.a, problem.y[:, one], problem.rest[one])
-            found = [sets[e]]
-            self._follow(_elimination(alone, sets[e][None]), scores[one], found)
-            sets[e] = found[0]
-        return [sorted(columns.tolist()) for columns in sets]
+    def scores(self, found: list[tuple[Columns, Vector]], floor: Vector) -> Matrix:
+        """Scores (s, q) of sets of terms with their squared residuals; the least is the best."""
+        residuals = np.array([residual for _, residual in found])
+        sizes = np.array([columns.shape[1] for columns, _ in found])
+        scores: Matrix = self.observations * np.log(residuals + floor + SMALL_RESIDUAL**2)
+        return scores + self.price * sizes[:, None]
 
-    def _fit(self, residual: Vector) -> Vector:
-        fit: Vector = self.observations * np.log(residual + SMALL_RESIDUAL**2)
-        return fit
 
-    def _follow(
-        self, path: Iterable[tuple[Columns, Vector]], scores: Vector, sets: list[Columns]
-    ) -> Vector:
-        """Write what is better on a path into `scores` and `sets`; the path's least residuals."""
-        least = np.full(len(scores), np.inf)
-        for columns, residual in path:
-            self.sets_seen += 1
-            found = self._fit(residual) + self.price * columns.shape[1]
-            least = np.minimum(least, residual)
-            for e in np.flatnonzero(found < scores):
-                scores[e], sets[e] = found[e], columns[e]
-        return least
+def _best_sets(
+    problem: _Problem, libraries: list[int], criterion: _Criterion
+) -> tuple[list[list[int]], int]:
+    """Columns of each equation, and how many sets were compared."""
+    equations = problem.y.shape[1]
+    found: list[tuple[Columns, Vector]] = []
+    for count in libraries:
+        whole = len(found)
+        found += _elimination(problem, np.arange(count)[None])
+    scores = criterion.scores(found, np.zeros(equations))
+    # No set has a smaller residual than the whole library.
+    most = np.max((scores.min(axis=0) - scores[whole]) / criterion.price)
+    found += _addition(problem, int(most) + len(problem.a))
+    floor = np.zeros(equations)
+    for _ in range(2):  # the first choice serves to tell how noisy its columns are
+        chosen = np.argmin(criterion.scores(found, floor), axis=0)
+        sets = [found[s][0][e] for e, s in enumerate(chosen)]
+        floor = np.array([problem.noise_of(columns, e) for e, columns in enumerate(sets)])
+    for e, columns in enumerate(sets):
+        path = list(_elimination(problem.equations(slice(e, e + 1)), columns[None]))
+        sets[e] = path[int(np.argmin(criterion.scores(path, floor[e : e + 1])))][0][0]
+    return [sorted(columns.tolist()) for columns in sets], len(found)
 
 
 def _nested_libraries(free: list[int], states: int) -> list[int]:
@@ -412,7 +437,9 @@ def _addition(problem: _Problem, most: int) -> Iterator[tuple[Columns, Vector]]:
     k, equations = problem.y.shape
     each = np.arange(equations)
     residual = problem.y.T.copy()
-    sizes = np.tile(np.sum(problem.a**2, axis=0), (equations, 1))  # squared parts of the columns outside the chosen ones
+    sizes = np.tile(
+        np.sum(problem.a**2, axis=0), (equations, 1)
+    )  # squared parts of the columns outside the chosen ones
     basis = np.zeros((equations, 0, k))
     columns = np.zeros((equations, 0), np.intp)
     for _ in range(min(most, k, LONGEST_ADDITION)):
