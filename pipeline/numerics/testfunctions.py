@@ -18,7 +18,7 @@ Matrix = NDArray[np.float64]
 
 MAX_ORDER = 32
 EDGE_VALUE = 1e-10  # tau of Messenger & Bortz: the bell one sample inside its edge
-SPREAD = 1.4  # tau-hat: the corner lies this many standard deviations into psi's spectrum
+SPREAD = 2.0  # tau-hat: the corner lies this many standard deviations into psi's spectrum
 SEGMENT = 16384
 MAX_SEGMENTS = 8
 
@@ -213,13 +213,11 @@ def choose_support(a: Matrix) -> TimeScales:
 
         log((2m - 1)/m^2) (4 pi^2 k*^2 m^2 - 3 N^2 tauhat^2) - 2 N^2 tauhat^2 log tau = 0
 
-    with tau = 1e-10 and tauhat = 1.4, which puts k* so many standard deviations into the
-    spectrum of the bell. Departures: tauhat is 2 there; narrower windows are more, from which
-    more of the right terms are found, while below 1.4 coefficients of slow equations get less
-    accurate. The spectrum is the mean of tapered segments (Welch), so that m follows the time
-    scale of the data and not the length of the record; the median of k* over the coefficients
-    is used; and m is at most an eighth of the record, so that a short record still holds
-    several independent windows.
+    with tau = 1e-10 and tauhat = 2, which puts k* two standard deviations into the spectrum
+    of the bell. Departures: the spectrum is the mean of tapered segments (Welch), so that m
+    follows the time scale of the data and not the length of the record; the median of k*
+    over the coefficients is used; and m is at most an eighth of the record, so that a short
+    record still holds several independent windows.
 
     White noise is a flat floor of the power spectrum: the least of the mean levels of four
     bands that fill the upper half of the frequencies. It counts as noise if half as many
