@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import StorePath, WrapperStore
+from zarr.storage import MemoryStore, StorePath, WrapperStore
 
 from pipeline.archive.blocks import Chunks, Grid, describe, regular
 from pipeline.archive.location import process_store, redacted
@@ -67,7 +67,8 @@ class _CountingStore(WrapperStore[Store]):
 
 @lru_cache(maxsize=256)
 def _metadata(document: str) -> Any:
-    return json.loads(document)
+    """Metadata of an array, parsed once in a process: as long as reading a small chunk."""
+    return zarr.AsyncArray(json.loads(document), StorePath(MemoryStore())).metadata
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ LEAF_BYTES = 16 * 2**20
 LEAF_SNAPSHOTS = 256
 # Time blocks that merge at a time: as many as fit `MERGE_BYTES` if each has this many rows.
 ARITY, USUAL_ROWS = 4, 64
+# Those of a single space block, whose merges look at few points before they rotate the rows.
+ARITY_ALONE = 8
 MERGE_BYTES = 256 * 2**20
 
 
@@ -67,8 +69,8 @@ def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES
     they are small, along space, from the last dim to the first.
     """
     common = _common_boundaries(variables)
-    largest = max(_largest_chunk(v) for v in variables)
-    time_blocks = _grouped(common, largest, leaf_bytes)
+    snapshot_bytes = max(_largest_chunk(v) for v in variables)
+    time_blocks = _grouped(common, snapshot_bytes, leaf_bytes)
     rows: list[SpaceBlock] = []
     leaves: list[tuple[tuple[BlockSpan, ...], ...]] = []
     for number, variable in enumerate(variables):
@@ -82,8 +84,8 @@ def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES
             leaves.append(spans)
     most = max(4 * int(np.prod(row.shape, dtype=np.int64)) for row in rows)
     # Pairs of one space block merge in one task, of several in three: triples keep these few.
-    least = 2 if len(rows) == 1 else 3
-    arity = int(np.clip(MERGE_BYTES // (USUAL_ROWS * most), least, ARITY))
+    least, largest = (2, ARITY_ALONE) if len(rows) == 1 else (3, ARITY)
+    arity = int(np.clip(MERGE_BYTES // (USUAL_ROWS * most), least, largest))
     return PODPlan(tuple(rows), time_blocks, tuple(leaves), arity)
 
 

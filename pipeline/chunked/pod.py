@@ -72,8 +72,8 @@ def decompose(
     Returns
     -------
     LazyPOD
-        1 + 1/3 tasks a leaf for a single space block, about 3 otherwise; a leaf reads one
-        chunk or several.
+        1 + 1/7 tasks a leaf for a single space block, unless its merges are too large for
+        the memory of one task; about 3 otherwise. A leaf reads one chunk or several.
     """
     plan = plan or plan_pod(variables)
     alone = len(plan.rows) == 1
@@ -149,8 +149,8 @@ class _Builder:
         return (merge_pairs, keys, self._weights(row), self.own_cut, self.precision, place)
 
     def _groups(self, width: int) -> list[range]:
-        arity = self.plan.arity
-        return [range(i, min(i + arity, width)) for i in range(0, width, arity)]
+        groups = -(-width // self.plan.arity)
+        return [range(width * i // groups, width * (i + 1) // groups) for i in range(groups)]
 
     def add_single_row(self) -> tuple[Any, list[Any]]:
         """Tree over time for a single space block: each merge is one task."""

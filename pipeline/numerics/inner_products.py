@@ -34,8 +34,8 @@ class Precision:
     ``products``: dtype of the panel products that are summed into float64 Gram matrices;
     ``rows``: dtype in which rows are kept; ``householder``: QR instead of Gram matrices,
     for singular values below about 1e-8 of the first, which squaring would lose;
-    ``sketch``: directions of a block may be sought on some of its points. What they miss is
-    then orthogonal in time but not in space to what they keep, which merges over space need.
+    ``sketch``: directions of a block or merge may be sought on some of its points. What they
+    miss is orthogonal in time but not in space to what they keep, which merges over space need.
     """
 
     products: np.dtype[Any]
@@ -90,8 +90,11 @@ def affordable(precision: Precision, numbers: int) -> Precision:
 
 
 def panels(points: int, height: int) -> Iterator[slice]:
-    """Ranges of points such that a (height, range) panel fits a core's cache."""
-    width = int(np.clip(2**18 // max(height, 1), 512, 8192))
+    """Ranges of points such that a (height, range) panel fits a core's cache.
+
+    Short ranges also keep sums of squares in float32 exact to 1e-7.
+    """
+    width = int(np.clip(2**17 // max(height, 1), 1024, 8192))
     for start in range(0, points, width):
         yield slice(start, min(start + width, points))
 

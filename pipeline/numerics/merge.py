@@ -24,6 +24,7 @@ from pipeline.numerics.inner_products import (
     panels,
     spectrum,
 )
+from pipeline.numerics.sketch import SHARPNESS, rotated, sparse_points, suffices
 from pipeline.numerics.truncation import Cut, kept_columns
 
 Matrix = NDArray[np.float64]
@@ -94,39 +95,47 @@ class Child:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Rows of all children and shifts of their means, about the common mean.
+    """Rows of all children, each followed by the shift of its mean, about the common mean.
 
     ``expand`` (K_own, K) turns the stacked rows into the columns of all time factors, one
     after the other, each followed by its constant.
     """
 
-    children: Sequence[Child]
     mean: Matrix
-    shifts: Sequence[Matrix | None]
+    rows: Sequence[Floats]
+    shifts: Sequence[Matrix]
     expand: Matrix
 
     def panels(self, dtype: np.dtype[np.floating]) -> Iterator[tuple[slice, Floats]]:
         """The stacked rows (K_own, ...) on one panel of points after the other."""
-        for span in panels(len(self.mean), max(len(self.expand), 1)):
-            parts = []
-            for child, shift in zip(self.children, self.shifts, strict=True):
-                parts.append(child.block.rows[:, span].astype(dtype, copy=False))
-                if shift is not None:
-                    parts.append(shift[None, span].astype(dtype))
-            yield span, np.vstack(parts)
+        for span in panels(len(self.mean), len(self.expand)):
+            yield span, self.at(span, dtype)
+
+    def at(self, points: slice, dtype: np.dtype[np.floating]) -> Floats:
+        """The stacked rows at some of the points."""
+        layers = [
+            layer[:, points]
+            for rows, shift in zip(self.rows, self.shifts, strict=True)
+            for layer in (rows, shift[None, :])
+        ]
+        return np.concatenate(layers, dtype=dtype, casting="same_kind")
+
+    def shifted(self, weights: Floats | None) -> float:
+        """Energy of the shifts."""
+        return sum(float(np.vdot(s if weights is None else weights * s, s)) for s in self.shifts)
 
 
 def _stacked(children: Sequence[Child]) -> _Stack:
     mean = common_mean(children)
-    shifts: list[Matrix | None] = []
+    shifts: list[Matrix] = []
     blocks: list[Matrix] = []
     for child in children:
-        shift = child.snapshots**0.5 * (child.block.mean - mean)
-        moved = bool(shift.any())
-        shifts.append(shift if moved else None)
+        shift = child.block.mean - mean
+        shift *= child.snapshots**0.5
+        shifts.append(shift)
         mix = np.eye(len(child.block.rows)) if child.block.mix is None else child.block.mix
-        blocks += [mix, np.ones((int(moved), 1))]
-    return _Stack(children, mean, shifts, scipy.linalg.block_diag(*blocks))
+        blocks += [mix, np.ones((1, 1))]
+    return _Stack(mean, [c.block.rows for c in children], shifts, scipy.linalg.block_diag(*blocks))
 
 
 def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
@@ -219,27 +228,41 @@ def merge_factors(
     TimeFactor
     turn : (K, k) the directions kept, for `merge_rows`
     """
-    found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
-    constant = np.concatenate(
+    turn, gram, lost = _joint_columns(products, scales, cut, precision, _constant(factors))
+    return _merged(factors, turn, gram, lost, defects), turn
+
+
+def _constant(factors: Sequence[TimeFactor]) -> Matrix:
+    """The constant 1 in the columns of consecutive time blocks, each followed by its constant."""
+    return np.concatenate(
         [np.append(np.zeros(f.right.shape[1]), f.snapshots**0.5) for f in factors]
     )
-    turn, gram, lost = _joint_columns(products, scales, cut, precision, constant)
+
+
+def _merged(
+    factors: Sequence[TimeFactor],
+    turn: Matrix,
+    gram: Mapping[int, Matrix],
+    lost: Mapping[int, float],
+    defects: Sequence[Defect | None],
+) -> TimeFactor:
+    """Time factor of the directions `turn` in the columns of consecutive time blocks."""
+    found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
     offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
     pieces = []
     for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
         constant = turn[b - 1] / factor.snapshots**0.5
         pieces.append(factor.right @ turn[a : b - 1] + constant)
-    merged = TimeFactor(
+    return TimeFactor(
         factors[0].start,
         np.vstack(pieces),
         gram,
-        {v: lost[v] + sum(f.discarded[v] for f in factors) for v in products},
-        {v: sum(f.apart.get(v, 0.0) for f in factors) for v in products},
+        {v: lost[v] + sum(f.discarded[v] for f in factors) for v in gram},
+        {v: sum(f.apart.get(v, 0.0) for f in factors) for v in gram},
         min(found, key=lambda d: d.time) if found else None,
         sum(f.bytes_read for f in factors),
         sum(f.chunks_read for f in factors),
     )
-    return merged, turn
 
 
 def _joint_columns(
@@ -282,12 +305,52 @@ def merge_in_time(
 ) -> tuple[RowBlock, TimeFactor]:
     """Merge consecutive time blocks of a single space block in one step."""
     children = children_of(blocks, factors)
-    product = merge_product(children, weights, precision)
-    scales = {place.variable: 1.0}
     defects = [mask_defect(children, place.row)]
-    joint = {place.variable: product}
+    if precision.sketch:
+        merged = _merge_sketched(children, factors, weights, cut, precision, place, defects)
+        if merged is not None:
+            return merged
+    joint = {place.variable: merge_product(children, weights, precision)}
+    scales = {place.variable: 1.0}
     factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
     return merge_rows(children, turn, precision), factor
+
+
+def _merge_sketched(
+    children: Sequence[Child],
+    factors: Sequence[TimeFactor],
+    weights: Floats | None,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+    defects: Sequence[Defect | None],
+) -> tuple[RowBlock, TimeFactor] | None:
+    """Merge with directions found on some of the points, if it stays within the cut on all."""
+    stack = _stacked(children)
+    n, columns = len(stack.mean), len(stack.expand)
+    points = sparse_points(n, columns)
+    if points is None:
+        return None
+    seen = stack.at(points, DOUBLE.products)
+    product = (seen if weights is None else seen * weights[points]) @ seen.T
+    turn, _, _ = _joint_columns(
+        {place.variable: stack.expand.T @ product @ stack.expand},
+        {place.variable: 1.0},
+        cut.split(SHARPNESS),
+        precision,
+        _constant(factors),
+    )
+    precision = affordable(_wide_enough(children, precision), n * columns)
+    panels = stack.panels(precision.products)
+    rows, gram = rotated(panels, stack.expand @ turn, n, weights, precision)
+    total = sum(float(np.trace(f.gram[place.variable])) for f in factors)
+    total += stack.shifted(weights)
+    missed = total - float(np.trace(gram))
+    if not suffices(missed, total, gram, cut, precision):
+        return None
+    own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
+    factor = _merged(factors, turn, own, lost, defects)
+    return RowBlock(stack.mean, rows, children[0].block.valid), factor
 
 
 def children_of(blocks: Sequence[RowBlock], factors: Sequence[TimeFactor]) -> list[Child]:

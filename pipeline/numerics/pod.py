@@ -32,6 +32,7 @@ from pipeline.numerics.inner_products import (
     spectrum,
 )
 from pipeline.numerics.merge import merge_in_time, without_constant
+from pipeline.numerics.sketch import SHARPNESS, rotated, sparse_points, suffices
 from pipeline.numerics.truncation import Cut, kept_columns
 
 Matrix = NDArray[np.float64]
@@ -39,12 +40,6 @@ Matrix = NDArray[np.float64]
 # Snapshots factored together at most: beyond this the square of their number costs more
 # than factoring halves and merging them does.
 SNAPSHOTS_AT_ONCE = 256
-# Directions in time are sought on one point in so many (odd, so that a stride through a
-# grid of even rows meets every column), where that leaves enough points a snapshot.
-STRIDE = 7
-POINTS_A_SNAPSHOT = 8
-# They are sought more sharply than needed, since the points left out may hold a little more.
-SHARPNESS = 1.5
 
 
 def factor_block(
@@ -81,8 +76,9 @@ def factor_block(
     valid = ~missing if missing.any() else None
     if valid is not None and not np.isnan(values[:, missing]).all():
         return _defective(values, _find_defect(values, place), place)
-    if precision.sketch and values.shape[1] >= STRIDE * POINTS_A_SNAPSHOT * len(values):
-        factored = _factor_sketched(values, valid, weights, cut, precision, place)
+    points = sparse_points(values.shape[1], len(values)) if precision.sketch else None
+    if points is not None:
+        factored = _factor_sketched(values, valid, weights, points, cut, precision, place)
         if factored is not None:
             return factored
     doubled = replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
@@ -118,62 +114,72 @@ def _factor_sketched(
     values: Floats,
     valid: Mask | None,
     weights: Floats | None,
+    points: slice,
     cut: Cut,
     precision: Precision,
     place: Place,
 ) -> tuple[RowBlock, TimeFactor] | None:
-    """POD with directions found on some of the points, if it stays within the cut on all.
-
-    Any orthonormal directions give a valid factorisation, and what they miss is known
-    exactly from two norms; so a sketch can only cost a few columns more, and where it
-    misses too much (None) all points are used.
-    """
+    """POD with directions found on some of the points, if it stays within the cut on all."""
     m, n = values.shape
+    right, far = _sketched_directions(values, valid, weights, points, cut, precision)
+    # Anomalies from the first snapshot, which are exact, where the mean would drown them.
+    direct = valid is None and values.dtype == precision.products and not far
+    reference = None if direct else values[0]
     mean = np.empty(n)
-    average = np.full(m, 1 / m, precision.products)
-    sketch = np.zeros((m, m))
-    energy = offset = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
+    # Not 1 / m, whose rounding would reach the energy of the mean in full.
+    ones = np.ones(m, precision.products)
+    energy = 0.0
+
+    def anomalies() -> Iterator[tuple[slice, Floats]]:
+        nonlocal energy
         for span in panels(n, m):
-            panel = anomalies_on(values, values[0], valid, span, precision.products)
-            shift = average @ panel
-            mean[span] = shift
-            scaled = (
-                panel if weights is None else panel * np.sqrt(weights[span]).astype(panel.dtype)
-            )
-            some = np.ascontiguousarray(scaled[:, ::STRIDE])
-            sketch += some @ some.T
-            energy += float(np.vdot(scaled, scaled))
-            offset += float(np.vdot(shift if weights is None else weights[span] * shift, shift))
-    total = energy - m * offset
+            panel = anomalies_on(values, reference, valid, span, precision.products)
+            mean[span] = ones @ panel
+            scaled = panel if weights is None else panel * weights[span].astype(panel.dtype)
+            energy += float(np.vecdot(scaled, panel).sum(dtype=np.float64))
+            yield span, panel
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows, gram = rotated(anomalies(), right, n, weights, precision)
+        mean /= m
+        offset = m * float(np.vdot(mean if weights is None else weights * mean, mean))
+        total = max(energy - offset, 0.0)
     smallest, largest = precision.range
-    # A mean far from the first snapshot would drown the fluctuation in rounding.
+    # A mean far from the reference would drown the fluctuation in rounding.
     if not smallest < total**0.5 < largest or energy > 10 * total:
         return None
-    directions, seen, _ = centred_spectrum(sketch, m, precision)
-    sharp = cut.split(SHARPNESS)
-    kept = kept_columns(seen[None, :], np.array([seen.sum()]), sharp, precision.rounding)
-    right = without_constant(directions[:, : min(kept, m - 1)])
-    first = values[0] if valid is None else np.where(valid, values[0], 0)
-    mean += first
-    rows = _project(values, mean, total, valid, right, precision)
-    gram = inner_product(_row_panels(rows, precision), len(rows), weights, precision)
-    missed = max(total - float(np.trace(gram)), 0.0)
-    if missed > (cut.share * total if cut.rank is None else cut.of_rank(_energies(gram))):
+    missed = total - float(np.trace(gram))
+    if not suffices(missed, total, gram, cut, precision):
         return None
-    lost = {place.variable: missed}
-    return RowBlock(mean, rows, valid), TimeFactor(place.start, right, {place.variable: gram}, lost)
+    if reference is not None:
+        mean += reference if valid is None else np.where(valid, reference, 0)
+    own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
+    return RowBlock(mean, rows, valid), TimeFactor(place.start, right, own, lost)
 
 
-def _row_panels(rows: Floats, precision: Precision) -> Iterator[tuple[slice, Floats]]:
-    for span in panels(rows.shape[1], len(rows)):
-        yield span, rows[:, span].astype(precision.products, copy=False)
-
-
-def _energies(gram: Matrix) -> Matrix:
-    """Energies (k,) of rows with inner products `gram`, largest first."""
-    energy: Matrix = np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
-    return energy
+def _sketched_directions(
+    values: Floats,
+    valid: Mask | None,
+    weights: Floats | None,
+    points: slice,
+    cut: Cut,
+    precision: Precision,
+) -> tuple[Matrix, bool]:
+    """Directions (m, k) that `points` ask for, and whether the mean far outweighs the rest."""
+    seen = values[:, points].astype(np.float64)
+    if valid is not None:
+        seen = np.where(valid[points], seen, 0.0)
+    mean = seen.mean(axis=0)
+    seen -= mean
+    if weights is not None:
+        seen *= (root := np.sqrt(weights[points]))
+        mean *= root
+    directions, energy, _ = centred_spectrum(seen @ seen.T, len(values), precision)
+    sharp = cut.split(SHARPNESS)
+    kept = kept_columns(energy[None, :], np.array([energy.sum()]), sharp, precision.rounding)
+    offset = len(values) * float(mean @ mean)
+    right = without_constant(directions[:, : min(kept, len(values) - 1)])
+    return right, offset > 4 * float(energy.sum())
 
 
 def _decompose(
@@ -234,16 +240,18 @@ def centred_spectrum(product: Matrix, m: int, precision: Precision) -> tuple[Mat
 
 def anomalies_on(
     values: Floats,
-    reference: Floats,
+    reference: Floats | None,
     valid: Mask | None,
     span: slice,
     dtype: np.dtype[Any],
 ) -> Floats:
-    """Differences from `reference` on a panel of points, 0 where masked."""
-    wide = np.result_type(values, dtype)
-    panel = np.subtract(values[:, span], reference[span], dtype=wide, casting="same_kind")
+    """Differences from `reference` (None: 0) on a panel of points, 0 where masked."""
+    panel = values[:, span]
+    if reference is not None:
+        wide = np.result_type(values, dtype)
+        panel = np.subtract(panel, reference[span], dtype=wide, casting="same_kind")
     if valid is not None:
-        panel[:, ~valid[span]] = 0
+        panel = np.where(valid[span], panel, panel.dtype.type(0))
     return panel.astype(dtype, copy=False)
 
 

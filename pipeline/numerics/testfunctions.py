@@ -253,13 +253,14 @@ def choose_support(a: Matrix) -> TimeScales:
 def _mean_spectrum(a: Matrix, length: int) -> Matrix:
     """Power (frequencies without zero, q) of tapered segments spread over the record."""
     count = int(np.clip(len(a) // length, 1, MAX_SEGMENTS))
-    taper = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 4
+    taper = np.square(0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(length) + 0.5) / length))
     taper /= np.linalg.norm(taper)  # then white noise of variance v has power v
     power = np.zeros((length // 2, a.shape[1]))
     for first in np.linspace(0, len(a) - length, count).astype(int):
         part = a[first : first + length]
         weighted = taper[:, None] * (part - part.mean(axis=0))
-        power += np.abs(np.fft.rfft(weighted, axis=0)[1 : length // 2 + 1]) ** 2
+        waves = np.fft.rfft(weighted, axis=0)[1 : length // 2 + 1]
+        power += waves.real**2 + waves.imag**2
     return power / count
 
 
@@ -267,25 +268,20 @@ def _corner(amplitude: Vector) -> int:
     """Index (from 1) where two chords fit the cumulative amplitude spectrum best."""
     total = np.cumsum(amplitude)
     total /= total[-1]
-    n = len(total)
-    k = np.arange(1, n)  # the corner is at k, the last point at n
-    x = np.arange(1, n + 1, dtype=float)
-    rise = total[:-1] / k
-    # Sums of (total - slope * x)^2 up to k, and of (1 - total - slope * (n - x))^2 beyond.
-    left = (
-        np.cumsum(total**2)[:-1]
-        - 2 * rise * np.cumsum(total * x)[:-1]
-        + rise**2 * np.cumsum(x**2)[:-1]
-    )
-    rest, back = 1.0 - total, n - x
-    fall = rest[:-1] / (n - k)
-    right = (
-        np.sum(rest**2)
-        - np.cumsum(rest**2)[:-1]
-        - 2 * fall * (np.sum(rest * back) - np.cumsum(rest * back)[:-1])
-        + fall**2 * (np.sum(back**2) - np.cumsum(back**2)[:-1])
-    )
-    return int(k[np.argmin(left + right)]) if n > 1 else 1
+    if len(total) == 1:
+        return 1
+    from_the_end = 1.0 - total[-2::-1]
+    misfit = _chord_misfit(total[:-1]) + _chord_misfit(from_the_end)[::-1]
+    return int(np.argmin(misfit)) + 1
+
+
+def _chord_misfit(values: Vector) -> Vector:
+    """Sum of (values - chord)^2 up to each k = 1 ..., for the chord from (0, 0) to k."""
+    k = np.arange(1.0, len(values) + 1)
+    slope = values / k
+    squares = k * (k + 1) * (2 * k + 1) / 6
+    misfit: Vector = np.cumsum(values**2) - 2 * slope * np.cumsum(values * k) + slope**2 * squares
+    return misfit
 
 
 def _radius(frequency: float) -> float:

@@ -244,6 +244,7 @@ NOT_OF_A_TOLERANCE = ("romzarr POD in float32",)
 def child(method: str, recipe: Recipe, rank: int, tolerance: float, threads: int) -> Record:
     """Run one method once; error and optimum are found after the measured part."""
     import dask
+    from dask.base import get_scheduler
 
     prepare, package = METHODS[method]
     if package is not None and find_spec(package) is None:
@@ -255,7 +256,10 @@ def child(method: str, recipe: Recipe, rank: int, tolerance: float, threads: int
     # pyMOR's error is a mean over snapshots, in the units of the data.
     error = float((tails[rank] if rank else tolerance) * np.sqrt(energy.sum() / recipe.snapshots))
     with dask.config.set(scheduler="threads", num_workers=threads):
-        found, cost = measured(prepare(Case(path, rank, tolerance, threads, known, error)))
+        work = prepare(Case(path, rank, tolerance, threads, known, error))
+        # Choosing a scheduler for the first time imports distributed where it is installed.
+        get_scheduler()
+        found, cost = measured(work)
     return cost.record() | ({} if found is None else accuracy(recipe, path, found))
 
 

@@ -89,6 +89,26 @@ def test_threshold_zero_is_least_squares(seed, terms, states):
 
 
 @settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 70), st.integers(1, 9), st.integers(-5, -1))
+def test_planted_terms_are_chosen_for_every_equation(seed, terms, states, decades):
+    """Also where columns are alike, and where many are dropped at once."""
+    rng = np.random.default_rng(seed)
+    windows = 60 * terms
+    g = rng.standard_normal((windows, terms)) + 2 * rng.standard_normal((windows, 1))
+    truth = np.zeros((terms, states))
+    for j in range(states):
+        some = rng.choice(terms, min(3, terms - 1), replace=False)
+        truth[some, j] = rng.choice([-1, 1], len(some)) * rng.uniform(1, 2, len(some))
+    b = g @ truth + 10.0**decades * rng.standard_normal((windows, states))
+    model = stlsq(factor_of(g, b))
+    assert ((model.coefficients != 0) == (truth != 0)).all()
+    for j in range(states):
+        k = np.flatnonzero(truth[:, j])
+        oracle = np.linalg.lstsq(g[:, k], b[:, j], rcond=None)[0]
+        np.testing.assert_allclose(model.coefficients[k, j], oracle, rtol=1e-8)
+
+
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.5))
 def test_what_is_kept_contributes_and_scales_do_not_matter(seed, threshold):
     rng = np.random.default_rng(seed)
@@ -102,6 +122,16 @@ def test_what_is_kept_contributes_and_scales_do_not_matter(seed, threshold):
     scale = 10.0 ** rng.integers(-6, 6, 6)
     scaled = stlsq(factor_of(g * scale, b), threshold=threshold)
     np.testing.assert_allclose(scaled.coefficients * scale[:, None], model.coefficients, atol=1e-8)
+
+
+def test_groups_of_equations_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal((400, 20)) + rng.standard_normal((400, 1))
+    b = g[:, :6] @ rng.standard_normal((6, 7)) + 0.1 * rng.standard_normal((400, 7))
+    together = stlsq(factor_of(g, b)).coefficients
+    monkeypatch.setattr("pipeline.numerics.stlsq.GROUP_SIZE", 2 * 20**2)
+    np.testing.assert_allclose(stlsq(factor_of(g, b)).coefficients, together, atol=1e-12)
+    assert np.count_nonzero(together) < together.size
 
 
 def test_ridge_is_that_of_scaled_columns():
