@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 
+_Categorical = constriction.stream.model.Categorical
 Integers = NDArray[np.signedinteger[Any]]
 Buckets = NDArray[np.uint8]
 
@@ -65,9 +66,9 @@ LEAST_BATCH, BATCH_SHARE = 24, 4
 
 
 @lru_cache(maxsize=2)
-def _first_counts(exponents: int) -> NDArray[np.int64]:
+def _first_counts(exponents: int) -> NDArray[np.float64]:
     """Geometric distributions (buckets, symbols), the mean of each bucket its middle."""
-    counts = np.ones((len(EDGES), EXACT + exponents), np.int64)
+    counts = np.ones((len(EDGES), EXACT + exponents))
     highs = [*EDGES[1:], 2 * EDGES[-1]]
     for row, low, high in zip(counts, EDGES, highs, strict=True):
         mean = 0.5 * float(low + high) / UNIT
@@ -106,41 +107,50 @@ class Coder(Protocol):
         """Next bits, which nothing foretells."""
 
 
-class _Counts:
-    """What both sides have seen so far, by kind and bucket."""
-
-    def __init__(self, exponents: int) -> None:
-        first = _first_counts(exponents)
-        self._rows = {
-            (kind, b): (row, int(row.sum())) for kind in Kind for b, row in enumerate(first)
-        }
-
-    def batches(self, kind: Kind, run: _Run) -> Iterator[tuple[slice, Any]]:
-        """Parts of a run and their models; each must be told to `saw` before the next."""
-        start = run.start
-        while start < run.stop:
-            counts, total = self._rows[kind, run.bucket]
-            size = max(LEAST_BATCH, total // (_SEEN * BATCH_SHARE))
-            model = constriction.stream.model.Categorical(counts.astype(np.float64), perfect=False)
-            yield slice(start, min(start + size, run.stop)), model
-            start += size
-
-    def saw(self, kind: Kind, bucket: int, symbols: NDArray[np.int32]) -> None:
-        counts, total = self._rows[kind, bucket]
-        counts = counts + np.bincount(symbols, minlength=len(counts)) * _SEEN
-        total += len(symbols) * _SEEN
-        if total > MEMORY * _SEEN:
-            counts = (counts + 1) >> 1
-            total = int(counts.sum())
-        self._rows[kind, bucket] = counts, total
-
-
 class _Run(NamedTuple):
     """Integers of one bucket, among those that are sorted by it."""
 
     bucket: int
     start: int
     stop: int
+
+
+class _Counts:
+    """What both sides have seen so far of a kind and bucket: whole numbers, as floats."""
+
+    __slots__ = ("_counts", "_total")
+
+    def __init__(self, first: NDArray[np.float64]) -> None:
+        self._counts = first.copy()
+        self._total = int(first.sum())
+
+    def batches(self, run: _Run) -> Iterator[tuple[slice, Any]]:
+        """Parts of a run and their models; each must be told to `saw` before the next."""
+        start = run.start
+        while start < run.stop:
+            size = max(LEAST_BATCH, self._total // (_SEEN * BATCH_SHARE))
+            # Lazy or not, the model is the same; most are used a few times only.
+            model = _Categorical(self._counts, perfect=False, lazy=True)
+            yield slice(start, min(start + size, run.stop)), model
+            start += size
+
+    def saw(self, symbols: NDArray[np.int32]) -> None:
+        self._counts += np.bincount(symbols, minlength=len(self._counts)) * _SEEN
+        self._total += len(symbols) * _SEEN
+        if self._total > MEMORY * _SEEN:
+            self._counts = (self._counts + 1) // 2
+            self._total = int(self._counts.sum())
+
+
+class _Memory(dict[tuple[Kind, int], _Counts]):
+    """Counts of all kinds and buckets, made when they are first asked for."""
+
+    def __init__(self, exponents: int) -> None:
+        self._first = _first_counts(exponents)
+
+    def __missing__(self, key: tuple[Kind, int]) -> _Counts:
+        self[key] = _Counts(self._first[key[1]])
+        return self[key]
 
 
 def _sorted_runs(buckets: Buckets) -> tuple[NDArray[np.intp], list[_Run]]:
@@ -157,7 +167,7 @@ class Encoder:
 
     def __init__(self, exponents: int) -> None:
         self._stream = constriction.stream.queue.RangeEncoder()
-        self._counts = _Counts(exponents)
+        self._memory = _Memory(exponents)
 
     def transfer(self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: Kind) -> None:
         """Append arrays of integers, each integer foretold by its bucket."""
@@ -165,9 +175,10 @@ class Encoder:
         sizes = _joined(values)[order]
         symbols = _symbols(sizes)
         for run in runs:
-            for part, model in self._counts.batches(kind, run):
+            counts = self._memory[kind, run.bucket]
+            for part, model in counts.batches(run):
                 self._stream.encode(symbols[part], model)
-                self._counts.saw(kind, run.bucket, symbols[part])
+                counts.saw(symbols[part])
         for width in _widths(symbols):
             rest = sizes[symbols == EXACT + width] - (EXACT - 1)
             self._put_plain(rest - (1 << width), width)
@@ -205,16 +216,17 @@ class Decoder:
         padded = content + b"\0" * (-len(content) % 4)
         words = np.frombuffer(padded, ">u4").astype(np.uint32)
         self._stream = constriction.stream.queue.RangeDecoder(words)
-        self._counts = _Counts(exponents)
+        self._memory = _Memory(exponents)
 
     def transfer(self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: Kind) -> None:
         """Overwrite arrays by the next integers."""
         order, runs = _sorted_runs(_joined(buckets))
         symbols = np.empty(len(order), np.int32)
         for run in runs:
-            for part, model in self._counts.batches(kind, run):
-                symbols[part] = self._decoded(model, part.stop - part.start)
-                self._counts.saw(kind, run.bucket, symbols[part])
+            counts = self._memory[kind, run.bucket]
+            for part, model in counts.batches(run):
+                symbols[part] = found = self._decoded(model, part.stop - part.start)
+                counts.saw(found)
         sizes = symbols.astype(values[0].dtype, copy=True)
         for width in _widths(symbols):
             some = symbols == EXACT + width
