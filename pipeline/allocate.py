@@ -33,7 +33,7 @@ MOST_ATTEMPTS, LOWERED = 12, 0.96
 class CodedFields:
     """Rank and steps of the fields, and what is known of their error.
 
-    ``fields`` are the tiles of each variable that is not constant (None else); ``steps``
+    ``fields`` are the tiles of each variable that has fields (None else); ``steps``
     (V,) the quantisation steps in its units; ``a`` (m, r) the coefficients, which are left
     ``tolerances``; ``step`` is that of the coefficients. ``bits`` is what all should cost.
     """
@@ -49,6 +49,15 @@ class CodedFields:
     bits: float
 
     @property
+    def codings(self) -> tuple[str, ...]:
+        """How each variable is coded: "pod", "direct" or "constant"."""
+        others = ("constant" if n.fluctuation == 0 else "direct" for n in self.pod.norms)
+        return tuple(
+            "pod" if fields is not None else other
+            for fields, other in zip(self.fields, others, strict=True)
+        )
+
+    @property
     def sigma(self) -> Matrix:
         return self.pod.sigma[: self.rank]
 
@@ -57,49 +66,99 @@ class CodedFields:
         return self.pod.turn[:, : self.rank]
 
 
-def allocate_fields(archive: Archive, pod: ArchivePOD) -> CodedFields:
+@dataclass(frozen=True)
+class FieldsPlan:
+    """Rank and steps that should meet the bound with fewest bits, before anything is coded.
+
+    ``field_bits`` (V,) is what the fields of each variable should cost, ``bits`` all fields
+    and coefficients together, infinite where nothing meets the bound (``chosen`` None).
+    ``missed`` (r,) is the squared error planned for each coefficient.
+    """
+
+    pod: ArchivePOD
+    fields: tuple[LazyFields | None, ...]
+    tiles: tuple[tuple[int, ...], ...]
+    chosen: Allocation | None
+    missed: Matrix
+    field_bits: Matrix
+
+    @property
+    def bits(self) -> float:
+        return self.chosen.bits if self.chosen else np.inf
+
+    @property
+    def live(self) -> list[int]:
+        """Numbers of the variables that have fields."""
+        return [v for v, fields in enumerate(self.fields) if fields is not None]
+
+
+def plan_fields(
+    archive: Archive, pod: ArchivePOD, without: frozenset[int] = frozenset()
+) -> FieldsPlan:
     """Rank and steps with which a store is smallest within the bound. Runs Dask.
 
-    They come from `pipeline.coding.rates.allocate`. Then all fields are
-    coded on trial, and what is lost is measured, with every inner product that the bound
-    needs; should that leave too little to the coefficients, steps are lowered.
+    Parameters
+    ----------
+    archive : Archive
+    pod : ArchivePOD
+    without : set of int
+        Variables that are to be coded in another way. Constant ones have no fields anyway.
+    """
+    numbers = range(len(archive.variables))
+    live = [v for v in numbers if pod.norms[v].fluctuation > 0 and v not in without]
+    if without:
+        pod = pod.without(without)
+    tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
+    lazy = tuple(
+        lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], tiles[v]) if v in live else None
+        for v in numbers
+    )
+    missed, bits = np.zeros(0), np.zeros(len(lazy))
+    if not live:
+        return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits)
+    found, latent = _rates(lazy, pod), _latent_rates(pod)
+    energies = pod.energies[live]
+    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
+    chosen = allocate(
+        found,
+        latent,
+        energies / pod.sigma**2,
+        energies,
+        allowed[live],
+        pod.dropped[live],
+        MODE_BITS,
+    )
+    if chosen is not None:
+        missed = latent.errors_at(chosen.latent)[: chosen.rank]
+        bits[live] = [
+            Rates(f.errors[: chosen.rank + 1], f.bits[: chosen.rank + 1]).bits_at(place)
+            for f, place in zip(found, chosen.fields, strict=True)
+        ]
+    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits)
+
+
+def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
+    """Code all fields on trial as planned, and measure what is lost. Runs Dask.
+
+    With it comes every inner product that the bound needs; should what is lost leave too
+    little to the coefficients, steps are lowered.
 
     Raises
     ------
     AccuracyError
         If no step leaves the coefficients anything.
     """
-    tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
-    lazy = tuple(
-        lazy_fields(pod.plan, pod.blocks, number, variable, tile) if norm.fluctuation > 0 else None
-        for number, (variable, tile, norm) in enumerate(
-            zip(archive.variables, tiles, pod.norms, strict=True)
-        )
-    )
-    units = np.array([norm.fluctuation for norm in pod.norms])
-    live = [v for v, fields in enumerate(lazy) if fields is not None]
-    if not live:
-        return _coded(lazy, tiles, pod, Allocation(0, 0.0, (), 0.0), np.zeros(len(lazy)))
-    found, latent = _rates(lazy, pod, units), _latent_rates(pod)
-    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
-    energies, sigma = pod.energies[live], pod.sigma
-    chosen = allocate(
-        found,
-        latent,
-        energies / sigma**2,
-        energies,
-        allowed[live],
-        pod.dropped[live],
-        MODE_BITS,
-    )
+    pod, live, chosen = plan.pod, plan.live, plan.chosen
     if chosen is None:
         raise _no_room(archive)
-    of_coefficients = latent.errors_at(chosen.latent)[: chosen.rank]
-    planned = (energies / sigma**2)[:, : chosen.rank] @ of_coefficients
-    steps = np.zeros(len(lazy))
-    steps[live] = [step_of(p, unit) for p, unit in zip(chosen.fields, units[live], strict=True)]
+    steps = np.zeros(len(plan.fields))
+    steps[live] = [
+        step_of(place, pod.norms[v].fluctuation)
+        for place, v in zip(chosen.fields, live, strict=True)
+    ]
+    planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
     for _ in range(MOST_ATTEMPTS):
-        coded = _coded(lazy, tiles, pod, chosen, steps)
+        coded = _coded(plan, chosen, steps)
         short = coded.tolerances.for_coding()[live] < LEAST_SHARE * planned
         if not short.any():
             return coded
@@ -107,35 +166,29 @@ def allocate_fields(archive: Archive, pod: ArchivePOD) -> CodedFields:
     raise _no_room(archive)
 
 
-def _coded(
-    lazy: tuple[LazyFields | None, ...],
-    tiles: tuple[tuple[int, ...], ...],
-    pod: ArchivePOD,
-    chosen: Allocation,
-    steps: Matrix,
-) -> CodedFields:
+def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
     """Fields coded on trial with their `steps`."""
-    rank = chosen.rank
+    pod, rank = plan.pod, chosen.rank
     return CodedFields(
         pod=pod,
         rank=rank,
-        fields=lazy,
-        tiles=tiles,
+        fields=plan.fields,
+        tiles=plan.tiles,
         steps=tuple(steps.tolist()),
         step=step_of(chosen.latent, 1.0),
         a=pod.right[:, :rank] * pod.sigma[:rank],
-        tolerances=_tolerances(lazy, pod, rank, steps),
+        tolerances=_tolerances(plan.fields, pod, rank, steps),
         bits=chosen.bits,
     )
 
 
-def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD, units: Matrix) -> list[Rates]:
-    """Rates of the mean and all modes of each variable that is not constant."""
+def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD) -> list[Rates]:
+    """Rates of the mean and all modes of each variable that has fields."""
     turn = delayed(pod.turn)
     found: tuple[Rates, ...] = dask.compute(
         *(
-            summed(fields.map(tile_rates, turn, unit))
-            for fields, unit in zip(lazy, units, strict=True)
+            summed(fields.map(tile_rates, turn, norm.fluctuation))
+            for fields, norm in zip(lazy, pod.norms, strict=True)
             if fields is not None
         )
     )

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.allocate import CodedFields, allocate_fields
 from pipeline.archive import Archive, open_archive
 from pipeline.config import Config, with_values
+from pipeline.direct import choose_coding, write_direct
 from pipeline.errors import AccuracyError
 from pipeline.factor import factor_archive
 from pipeline.identify import LatentModel, check_expressions, identify
@@ -99,9 +100,11 @@ def compress(
         threadpool_limits(1, user_api="blas"),
     ):
         pod = factor_archive(archive, config)
-        coded = allocate_fields(archive, pod)
+        plan, direct = choose_coding(archive, pod, config.compression.tolerance)
+        coded = allocate_fields(archive, plan)
         model = _model(archive, coded, config)
-        errors = _relative_errors(coded, model)
+        lost = write_direct(writer, archive, pod, direct)
+        errors = _relative_errors(coded, model, lost)
         _check_bound(errors, config.compression.tolerance)
         write_fields(writer, archive, coded)
         write_model(writer, archive, coded, model)
@@ -128,7 +131,7 @@ def _settled(
 
 
 def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel | None:
-    """Model and coefficients (None where all variables are constant)."""
+    """Model and coefficients (None where no variable is coded by POD)."""
     if coded.rank == 0:
         return None
     return identify(
@@ -141,17 +144,22 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
     )
 
 
-def _relative_errors(coded: CodedFields, model: LatentModel | None) -> dict[str, float]:
+def _relative_errors(
+    coded: CodedFields, model: LatentModel | None, lost: Mapping[int, float]
+) -> dict[str, float]:
     """Bound on the error of every variable, and the largest.
 
     Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
-    known (`Tolerances`), and of bounds on rounding.
+    known (`Tolerances`), or of what is `lost` of variables coded without POD; and of bounds
+    on rounding.
     """
     pod = coded.pod
     missed = coded.tolerances.errors(np.zeros_like(coded.a)) if model is None else model.errors
+    missed = pod.apart + missed
+    missed[list(lost)] = list(lost.values())
     errors = {
-        norm.name: pod.budget.with_rounding(norm, float(apart + error)) / (norm.fluctuation or 1)
-        for norm, apart, error in zip(pod.norms, pod.apart, missed, strict=True)
+        norm.name: pod.budget.with_rounding(norm, float(error)) / (norm.fluctuation or 1)
+        for norm, error in zip(pod.norms, missed, strict=True)
     }
     return errors | {"largest": max(errors.values())}
 

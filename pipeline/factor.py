@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import dask
 import numpy as np
@@ -38,7 +39,8 @@ class ArchivePOD:
     constant. By variable, in its own units: ``gram`` (V, K, K) the inner products of the
     modes times singular values, ``dropped`` (V,) the norm of what was cut orthogonally in
     time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
-    factors on squared errors with which all variables make one inner product.
+    factors on squared errors with which all variables make one inner product, ``averages``
+    (V,) their values on average, and ``counted`` (V,) the weight of all their values.
     """
 
     plan: PODPlan
@@ -49,6 +51,8 @@ class ArchivePOD:
     dropped: Matrix
     apart: Matrix
     scales: Matrix
+    averages: Matrix
+    counted: Matrix
     norms: tuple[VariableNorms, ...]
     masked: tuple[bool, ...]
     budget: ErrorBudget
@@ -68,6 +72,35 @@ class ArchivePOD:
     def sigma(self) -> Matrix:
         """Singular values (K,)."""
         return np.sqrt(self.scales @ self.energies)
+
+    @property
+    def series(self) -> Matrix:
+        """What the rows of ``blocks`` are multiplied by to give the snapshots, (m, K')."""
+        return np.asarray(self.right[:, : self.modes] @ self.turn.T)
+
+    def without(self, left_out: frozenset[int]) -> ArchivePOD:
+        """The modes of all other variables alone, as far as they may be of use.
+
+        Of those left out nothing counts any more.
+        """
+        kept = np.array([v not in left_out for v in range(len(self.norms))])
+        scales = np.where(kept, self.scales, 0.0)
+        turn = np.linalg.eigh(np.einsum("v,vij->ij", scales, self.gram))[1][:, ::-1]
+        gram = turn.T @ self.gram @ turn
+        shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+        useful = _useful(shares[kept], self.budget.allowed[kept])
+        dropped = np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1))
+        constant = self.right[:, self.modes :]
+        right = np.concatenate([self.right[:, : self.modes] @ turn[:, :useful], constant], axis=1)
+        return replace(
+            self,
+            turn=self.turn @ turn[:, :useful],
+            right=right,
+            gram=gram[:, :useful, :useful],
+            dropped=np.where(kept, dropped, 0.0),
+            apart=np.where(kept, self.apart, 0.0),
+            scales=scales,
+        )
 
 
 def factor_archive(archive: Archive, config: Config) -> ArchivePOD:
@@ -129,7 +162,8 @@ def _cut(
 ) -> ArchivePOD:
     """Choose arithmetic and the modes that may be of use from the small factors."""
     totals = _totals(archive, factor)
-    norms, masked = _norms(archive, plan, blocks, totals)
+    means = _mean_sums(archive, plan, blocks)
+    norms = _norms(archive, means, totals)
     budget = split_budget(norms, config.compression.tolerance)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
@@ -142,9 +176,7 @@ def _cut(
     most = len(turn) if limit == "auto" else limit
     names = [variable.name for variable in archive.variables]
     rank_within(shares, discarded, apart, budget.allowed, most, names)
-    # Modes beyond these could not change the error, whatever is kept of them.
-    left = tails(shares) <= NEGLIGIBLE * budget.allowed[:, None] ** 2
-    useful = min(int(np.argmax(left.all(axis=0))), most)
+    useful = min(_useful(shares, budget.allowed), most)
     constant = np.full((len(factor.right), 1), len(factor.right) ** -0.5)
     return ArchivePOD(
         plan=plan,
@@ -155,12 +187,20 @@ def _cut(
         dropped=np.sqrt(discarded + shares[:, useful:].sum(axis=1)),
         apart=np.sqrt(apart),
         scales=_scales(totals),
+        averages=np.array([each.total / max(each.points, 1) for each in means]),
+        counted=np.array([len(factor.right) * each.weight for each in means]),
         norms=norms,
-        masked=masked,
+        masked=tuple(each.masked for each in means),
         budget=budget,
         bytes_read=factor.bytes_read,
         chunks_read=factor.chunks_read,
     )
+
+
+def _useful(shares: Matrix, allowed: Matrix) -> int:
+    """Modes that could change the error of some variable, whatever is kept of the others."""
+    left = tails(shares) <= NEGLIGIBLE * allowed[:, None] ** 2
+    return int(np.argmax(left.all(axis=0)))
 
 
 def _scales(totals: Matrix) -> Matrix:
@@ -180,32 +220,60 @@ def _principal_axes(gram: Matrix, totals: Matrix, tolerance: float) -> Matrix:
     return np.ascontiguousarray(np.linalg.eigh(joint)[1][:, ::-1])
 
 
-def _norms(
-    archive: Archive, plan: PODPlan, blocks: Sequence[Delayed], totals: Matrix
-) -> tuple[tuple[VariableNorms, ...], tuple[bool, ...]]:
-    """Norms of the variables, and which of them are masked somewhere."""
-    squares = np.zeros(len(archive.variables))
-    masked = [False] * len(archive.variables)
+class _MeanSums(NamedTuple):
+    """Sums of a temporal mean over points: weighted squares, values, points, weights.
+
+    ``masked`` says whether there are points without values.
+    """
+
+    square: float
+    total: float
+    points: int
+    weight: float
+    masked: bool
+
+    def joined(self, other: _MeanSums) -> _MeanSums:
+        return _MeanSums(
+            self.square + other.square,
+            self.total + other.total,
+            self.points + other.points,
+            self.weight + other.weight,
+            self.masked or other.masked,
+        )
+
+
+def _mean_sums(archive: Archive, plan: PODPlan, blocks: Sequence[Delayed]) -> tuple[_MeanSums, ...]:
+    """Sums of the mean of each variable."""
     parts = dask.compute(
         *(
-            delayed(_mean_square, pure=False)(block, _row_weights(archive.variables, row))
+            delayed(_sums_of_block, pure=False)(block, _row_weights(archive.variables, row))
             for block, row in zip(blocks, plan.rows, strict=True)
         )
     )
-    for (part, some_masked), row in zip(parts, plan.rows, strict=True):
-        squares[row.variable] += part
-        masked[row.variable] |= some_masked
+    found = [_MeanSums(0.0, 0.0, 0, 0.0, False)] * len(archive.variables)
+    for part, row in zip(parts, plan.rows, strict=True):
+        found[row.variable] = found[row.variable].joined(part)
+    return tuple(found)
+
+
+def _sums_of_block(block: RowBlock, weights: Floats | None) -> _MeanSums:
+    mean = block.mean
+    if weights is None:
+        weights = np.ones(len(mean))
+    if block.valid is not None:
+        mean, weights = mean[block.valid], weights[block.valid]
+    square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
+    return _MeanSums(square, float(mean.sum()), len(mean), weight, block.valid is not None)
+
+
+def _norms(
+    archive: Archive, means: Sequence[_MeanSums], totals: Matrix
+) -> tuple[VariableNorms, ...]:
     m = len(archive.time.values)
-    norms = tuple(
-        VariableNorms(v.name, float(total**0.5), float((m * square) ** 0.5), v.dtype)
-        for v, total, square in zip(archive.variables, totals, squares, strict=True)
+    return tuple(
+        VariableNorms(v.name, float(total**0.5), float((m * mean.square) ** 0.5), v.dtype)
+        for v, total, mean in zip(archive.variables, totals, means, strict=True)
     )
-    return norms, tuple(masked)
-
-
-def _mean_square(block: RowBlock, weights: Floats | None) -> tuple[float, bool]:
-    square = np.sum(block.mean**2 if weights is None else weights * block.mean**2)
-    return float(square), block.valid is not None
 
 
 def _row_weights(variables: Sequence[ArchivedVariable], row: SpaceBlock) -> Floats | None:

@@ -30,9 +30,11 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
     """Means and modes, coded and written by the workers that hold them."""
     pod, tasks = coded.pod, []
     for number, (variable, fields) in enumerate(zip(archive.variables, coded.fields, strict=True)):
-        if fields is None:
+        if pod.norms[number].fluctuation == 0:
             mean = _gathered_mean(pod, number, variable)
             writer.write_constant(variable.name, variable.space_dims, mean)
+            continue
+        if fields is None:
             continue
         masked, step = pod.masked[number], coded.steps[number]
         writer.create_fields(
@@ -96,7 +98,7 @@ def facts(
     return {
         "tolerance": config.compression.tolerance,
         "relative_l2_error": dict(errors),
-        "error_measured_by": "bound from the norms of all cuts and of what the coefficients miss",
+        "error_measured_by": "bound from the norms of all cuts and of what coding misses",
         "rank": coded.rank,
         "nonzero_terms": model.models[0].nonzero_terms if model else 0,
         "raw_bytes": archive.raw_bytes,
@@ -107,11 +109,12 @@ def facts(
                 "shape": list(variable.shape),
                 "dtype": variable.dtype.str,
                 "time_axis": variable.time_axis,
+                "coding": coded.codings[number],
                 "chunks": _compact_chunks(variable.chunks),
                 "attrs": archive.variable_attrs[variable.name],
                 "encoding": archive.variable_encoding[variable.name],
             }
-            for variable in archive.variables
+            for number, variable in enumerate(archive.variables)
         },
         "order": list(archive.order),
         "attrs": archive.attrs,

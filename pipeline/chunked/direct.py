@@ -1,34 +1,29 @@
-"""Coding of a variable without POD: tiles of space and time, each read and coded by one task.
+"""Coding of a variable without POD: tiles of time and space, each coded by one task.
 
 Where a spectrum decays slowly, modes cost more than they save, and a wavelet transform of
-the values themselves is the better basis.
+the values themselves is the better basis. The values are rebuilt from the POD, which is on
+the cluster and has dropped only a little: nothing of the archive is read again, and a tile
+need not respect its chunks.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Protocol
-from uuid import uuid4
 
 import numpy as np
-from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from pipeline.coding.field import coded_field, encode_field
-from pipeline.coding.fill import fill_masked
+from pipeline.chunked.fields import gather, pasted
+from pipeline.chunked.plan import PODPlan
 from pipeline.coding.rates import Rates, rates
-from pipeline.coding.tiles import even_length, extended, tiles
-from pipeline.coding.wavelet import depth
-from pipeline.contracts import ArchivedVariable, Floats, ReadBlock, Region
+from pipeline.coding.tiles import coded_values, encode_values, tiles, value_levels, value_tile
+from pipeline.contracts import ArchivedVariable, Floats, Region
+from pipeline.numerics.factors import Mask, RowBlock
 
-# Values of a tile: wavelets gain little beyond, and a worker holds several copies of it.
-TILE_VALUES = 2**22
-# Snapshots of a tile: whoever reads one decodes them all.
-MOST_SNAPSHOTS = 512
+Matrix = NDArray[np.float64]
 
 
 class ValueWriter(Protocol):
@@ -36,139 +31,178 @@ class ValueWriter(Protocol):
 
     def write_values(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
 
+    def write_mask(self, variable: str, region: Region, mask: Mask) -> None: ...
+
 
 @dataclass(frozen=True)
 class ValueTile:
-    """One tile of a variable with time first: its place, its region, and a full tile's shape.
+    """One tile of a variable's values, time first, and what tasks need to make it.
 
-    ``crop`` is the tile within what has to be read of the archive's chunks.
+    ``places`` are where in space its pieces go; ``shape`` is that of a full tile, which
+    ``region`` may not fill at the edge; ``offset`` is taken off the values.
     """
 
     index: tuple[int, ...]
+    region: Region
     shape: tuple[int, ...]
-    crop: Region
-    time_axis: int
+    places: tuple[Region, ...]
     weights: Floats | None
     offset: float
 
+    @property
+    def extent(self) -> tuple[int, ...]:
+        return tuple(s.stop - s.start for s in self.region)
 
-def value_tile(variable: ArchivedVariable) -> tuple[int, ...]:
-    """Shape of the tiles of a variable, time first: chunks of the archive, several if small.
 
-    Chunks join along time first, then along space from the last dim on. Archives with
-    chunks of many lengths are cut evenly instead; chunks are then read more than once.
+@dataclass(frozen=True)
+class LazyValues:
+    """Tiles of one variable whose space blocks are on the cluster.
+
+    ``pieces`` are those of each tile; ``series`` (m, K) is what their rows are multiplied by.
     """
-    chunks = [variable.chunks[variable.time_axis], *variable.space_chunks]
-    lengths = [max(c) for c in chunks]
-    shape = [sum(c) for c in chunks]
-    for axis in (0, *range(len(shape) - 1, 0, -1)):
-        others = int(np.prod(lengths, dtype=np.int64)) // max(lengths[axis], 1)
-        most = max(TILE_VALUES // max(others, 1), 1)
-        if axis == 0:
-            most = min(most, MOST_SNAPSHOTS)
-        if most >= shape[axis]:
-            lengths[axis] = shape[axis]
-        elif len(set(chunks[axis][:-1])) <= 1 and most >= lengths[axis]:
-            lengths[axis] *= most // lengths[axis]
-        elif len(set(chunks[axis][:-1])) > 1:
-            lengths[axis] = even_length(shape[axis], most)
-    return tuple(lengths)
 
+    tiles: tuple[ValueTile, ...]
+    pieces: tuple[tuple[Delayed, ...], ...]
+    series: Delayed
 
-def value_tiles(
-    variable: ArchivedVariable, offset: float
-) -> Iterator[tuple[ValueTile, Region, Region]]:
-    """Tiles of a variable, the region of each (time first), and what of the archive (its own
-    dims, chunk by chunk) has to be read for it."""
-    axis = variable.time_axis
-    shape = (variable.shape[axis], *variable.space_shape)
-    tile = value_tile(variable)
-    chunks = [variable.chunks[axis], *variable.space_chunks]
-    edges = [[0, *accumulate(lengths)] for lengths in chunks]
-    for index, region in tiles(shape, tile):
-        read = [
-            slice(e[bisect_right(e, s.start) - 1], e[bisect_left(e, s.stop)])
-            for e, s in zip(edges, region, strict=True)
+    def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
+        """``function(pieces, series, tile, *args)`` of every tile."""
+        task = delayed(function, pure=False)
+        return [
+            task(list(pieces), self.series, tile, *args)
+            for pieces, tile in zip(self.pieces, self.tiles, strict=True)
         ]
-        crop = tuple(
-            slice(s.start - r.start, s.stop - r.start) for s, r in zip(region, read, strict=True)
-        )
-        weights = None if variable.weights is None else variable.weights[region[1:]]
-        own = (*read[1 : axis + 1], read[0], *read[axis + 1 :])
-        yield ValueTile(index, tile, crop, axis, weights, offset), region, own
 
 
-def lazy_tiles(
+def lazy_values(
+    plan: PODPlan,
+    blocks: Sequence[Delayed],
+    series: Matrix,
+    number: int,
     variable: ArchivedVariable,
-    found: Sequence[tuple[ValueTile, Region]],
-    function: Any,
-    *args: Any,
-) -> list[Delayed]:
-    """``function(block, tile, *args)`` of tiles, given with what is read for each."""
-    token = uuid4().hex
-    graph: dict[Any, Any] = dict(variable.source.graph())
-    keys = []
-    for number, (tile, region) in enumerate(found):
-        keys.append((f"direct-{token}", number))
-        graph[keys[-1]] = (function, variable.source.task(region), tile, *args)
-    layer = HighLevelGraph.from_collections(f"direct-{token}", graph)
-    return [Delayed(key, layer, layer=f"direct-{token}") for key in keys]
+    offset: float,
+    *,
+    most: int | None = None,
+    crop: int | None = None,
+) -> LazyValues:
+    """Tiles of the values of variable `number`.
+
+    Parameters
+    ----------
+    plan, blocks
+        The POD's; `blocks` give a RowBlock for each of ``plan.rows``.
+    series : (m, K) float64
+        What their rows are multiplied by to give the snapshots.
+    number : int
+    variable : ArchivedVariable
+    offset : float
+        Taken off all values.
+    most : int, optional
+        Only so many tiles, spread evenly.
+    crop : int, optional
+        Only the middle of each tile, about so many values.
+    """
+    shape = (variable.shape[variable.time_axis], *variable.space_shape)
+    full = value_tile(shape)
+    chosen = list(tiles(shape, full))
+    if most is not None and most < len(chosen):
+        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
+    rows = [row for row in plan.rows if row.variable == number]
+    cuts: dict[Any, Any] = {}
+    found, pieces = [], []
+    for index, region in chosen:
+        if crop is not None:
+            region = _middle(region, crop)
+        space = region[1:]
+        key = tuple((s.start, s.stop) for s in space)
+        if key not in cuts:
+            cuts[key] = gather(rows, blocks, space)
+        places, parts = cuts[key]
+        weights = None if variable.weights is None else variable.weights[space]
+        found.append(ValueTile(index, region, full, places, weights, offset))
+        pieces.append(parts)
+    return LazyValues(tuple(found), tuple(pieces), delayed(series))
+
+
+def _middle(region: Region, most: int) -> Region:
+    """The middle of a region, its longest axes halved until at most so many values are left."""
+    lengths = [s.stop - s.start for s in region]
+    while np.prod(lengths, dtype=np.int64) > most:
+        longest = int(np.argmax(lengths))
+        lengths[longest] = (lengths[longest] + 1) // 2
+    starts = [(s.start + s.stop - n) // 2 for s, n in zip(region, lengths, strict=True)]
+    return tuple(slice(a, a + n) for a, n in zip(starts, lengths, strict=True))
 
 
 # --- tasks --------------------------------------------------------------------------------
 
 
-def value_rates(block: ReadBlock, tile: ValueTile, unit: float) -> Rates:
-    """Rates of one tile; errors as far as they count."""
-    values, valid = _values(block, tile)
-    found = rates(values[None], (0, *map(depth, values.shape)), unit)
-    weights = np.ones(values.shape[1:]) if tile.weights is None else tile.weights
-    counted = float(np.mean(weights if valid is None else np.where(valid, weights, 0)))
-    return Rates(found.errors * counted, found.bits)
+def value_rates(
+    pieces: Sequence[RowBlock], series: Matrix, tile: ValueTile, unit: float
+) -> tuple[Rates, float]:
+    """Rates of one tile, errors as far as they count, and how much of it counts."""
+    values, valid = _values(pieces, series, tile)
+    found = rates(values[None], (0, *value_levels(values.shape)), unit)
+    counted = _counted(tile, valid)
+    return Rates(found.errors * counted.mean(), found.bits), float(len(values) * counted.sum())
 
 
-def value_error(block: ReadBlock, tile: ValueTile, step: float, dtype: np.dtype[Any]) -> float:
-    """Squared error of one tile once it is coded."""
-    values, valid = _values(block, tile)
-    return _squared_error(values, valid, tile, step, dtype)
+def value_loss(
+    pieces: Sequence[RowBlock],
+    series: Matrix,
+    tile: ValueTile,
+    step: float,
+    dtype: np.dtype[Any],
+) -> Matrix:
+    """Squared error of one tile once it is coded, and how much of it counts."""
+    values, valid = _values(pieces, series, tile)
+    return _loss(values, valid, tile, step, dtype)
 
 
 def write_values(
-    block: ReadBlock,
+    pieces: Sequence[RowBlock],
+    series: Matrix,
     tile: ValueTile,
     step: float,
     dtype: np.dtype[Any],
     writer: ValueWriter,
     variable: str,
-) -> float:
-    """Code one tile and put it into the store; returns its squared error."""
-    values, valid = _values(block, tile)
-    content = encode_field(extended(values, tile.shape), step, tuple(map(depth, tile.shape)))
-    writer.write_values(variable, tile.index, content)
-    return _squared_error(values, valid, tile, step, dtype)
+    masked: bool,
+) -> Matrix:
+    """Code one tile and put it into the store; returns the same.
+
+    Of the tiles that share a part of space, the first in time writes the mask.
+    """
+    values, valid = _values(pieces, series, tile)
+    writer.write_values(variable, tile.index, encode_values(values, tile.shape, step))
+    if masked and tile.index[0] == 0:
+        mask = np.zeros(values.shape[1:], bool) if valid is None else ~valid
+        writer.write_mask(variable, tile.region[1:], mask)
+    return _loss(values, valid, tile, step, dtype)
 
 
-def _squared_error(
-    values: Floats,
-    valid: NDArray[np.bool_] | None,
-    tile: ValueTile,
-    step: float,
-    dtype: np.dtype[Any],
-) -> float:
-    levels = tuple(map(depth, tile.shape))
-    coded = coded_field(extended(values, tile.shape), step, levels, dtype)
-    squares = (coded[tuple(slice(0, n) for n in values.shape)] - values) ** 2
-    in_space = squares.sum(axis=0)
-    if valid is not None:
-        in_space = np.where(valid, in_space, 0.0)
-    return float(np.sum(in_space if tile.weights is None else tile.weights * in_space))
+def _loss(
+    values: Matrix, valid: Mask | None, tile: ValueTile, step: float, dtype: np.dtype[Any]
+) -> Matrix:
+    lost = values - coded_values(values, tile.shape, step, dtype)
+    counted = _counted(tile, valid)
+    squares = np.einsum("t...,t...->...", lost, lost)
+    return np.array([np.sum(counted * squares), len(values) * counted.sum()])
 
 
-def _values(block: ReadBlock, tile: ValueTile) -> tuple[Floats, NDArray[np.bool_] | None]:
-    """Values (time first) about the offset, filled in where masked, and the mask."""
-    values = np.moveaxis(block.values, tile.time_axis, 0)[tile.crop].astype(np.float64)
-    values -= tile.offset
-    missing = np.isnan(values[0])
-    if not missing.any():
-        return values, None
-    return fill_masked(values, ~missing), ~missing
+def _counted(tile: ValueTile, valid: Mask | None) -> Matrix:
+    """Weight of the error at each point of space, 0 where nothing is."""
+    weights = np.ones(tile.extent[1:]) if tile.weights is None else tile.weights
+    return np.asarray(weights if valid is None else np.where(valid, weights, 0.0), np.float64)
+
+
+def _values(
+    pieces: Sequence[RowBlock], series: Matrix, tile: ValueTile
+) -> tuple[Matrix, Mask | None]:
+    """Values about the offset, filled in where masked, and the mask."""
+    some = series[tile.region[0]]
+
+    def snapshots(piece: RowBlock) -> Floats:
+        return piece.mean - tile.offset + some.astype(piece.rows.dtype) @ piece.rows
+
+    return pasted(pieces, tile.places, tile.extent, snapshots)

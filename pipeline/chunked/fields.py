@@ -15,7 +15,7 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from pipeline.chunked.plan import PODPlan
+from pipeline.chunked.plan import PODPlan, SpaceBlock
 from pipeline.coding.fill import fill_masked
 from pipeline.coding.rates import Rates, rates
 from pipeline.coding.tiles import coded_tile, encode_tile, field_levels, tiles
@@ -94,15 +94,21 @@ def lazy_fields(
     rows = [row for row in plan.rows if row.variable == number]
     found, pieces = [], []
     for index, region in tiles(variable.space_shape, tile):
-        here = [(row, box) for row in rows if (box := _overlap(row.region, region)) is not None]
-        places = tuple(_relative(box, region) for _, box in here)
+        places, parts = gather(rows, blocks, region)
         weights = None if variable.weights is None else variable.weights[region]
         snapshots = variable.shape[variable.time_axis]
         found.append(FieldTile(index, region, tile, places, snapshots, weights))
-        pieces.append(
-            tuple(_piece(blocks[row.number], row.region, box, len(here)) for row, box in here)
-        )
+        pieces.append(parts)
     return LazyFields(variable.name, tuple(found), tuple(pieces))
+
+
+def gather(
+    rows: Sequence[SpaceBlock], blocks: Sequence[Delayed], region: Region
+) -> tuple[tuple[Region, ...], tuple[Delayed, ...]]:
+    """Parts of the space blocks `rows` that make up a region, and where in it they go."""
+    here = [(row, box) for row in rows if (box := _overlap(row.region, region)) is not None]
+    pieces = [_piece(blocks[row.number], row.region, box, len(here)) for row, box in here]
+    return tuple(_relative(box, region) for _, box in here), tuple(pieces)
 
 
 def _overlap(a: Region, b: Region) -> Region | None:
@@ -216,15 +222,33 @@ def _fields(
     pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix
 ) -> tuple[Matrix, Mask | None]:
     """Mean and modes (1 + K, *extent) on one tile, filled in where masked, and the mask."""
-    fields = np.empty((turn.shape[1] + 1, *tile.extent))
-    valid = np.ones(tile.extent, bool)
-    for piece, place in zip(pieces, tile.places, strict=True):
-        shape = tuple(s.stop - s.start for s in place)
-        fields[(0, *place)] = (tile.snapshots**0.5 * piece.mean).reshape(shape)
+
+    def stacked(piece: RowBlock) -> Matrix:
         rows = turn.T.astype(piece.rows.dtype) @ piece.rows
-        fields[(slice(1, None), *place)] = rows.reshape(-1, *shape)
+        return np.concatenate([tile.snapshots**0.5 * piece.mean[None], rows], dtype=np.float64)
+
+    return pasted(pieces, tile.places, (turn.shape[1] + 1, *tile.extent), stacked)
+
+
+def pasted(
+    pieces: Sequence[RowBlock],
+    places: Sequence[Region],
+    shape: tuple[int, ...],
+    function: Callable[[RowBlock], Floats],
+) -> tuple[Matrix, Mask | None]:
+    """Array whose trailing axes are space, from ``function(piece)`` (k, n) put in its place.
+
+    With it, where it is valid (None: everywhere); elsewhere it is filled in.
+    """
+    out: Matrix = np.empty(shape)
+    valid: Mask = np.ones(shape[1:], bool)
+    for piece, place in zip(pieces, places, strict=True):
+        extent = tuple(s.stop - s.start for s in place)
+        everywhere = (slice(None), *place)
+        out[everywhere] = function(piece).reshape(-1, *extent)
         if piece.valid is not None:
-            valid[place] = piece.valid.reshape(shape)
+            valid[place] = piece.valid.reshape(extent)
     if valid.all():
-        return fields, None
-    return fill_masked(fields, valid), valid
+        return out, None
+    filled: Matrix = np.asarray(fill_masked(out, valid), np.float64)
+    return filled, valid

@@ -20,6 +20,9 @@ from pipeline.contracts import Floats, Region
 # Values of a tile of fields (all modes together), and the points in space they are cut to:
 # small tiles know little of their neighbours, large ones make reading one point slow.
 FIELD_VALUES, LEAST_POINTS, MOST_POINTS = 1 << 23, 1 << 12, 1 << 18
+# Values of a tile of values coded as they are, and its snapshots where the record is long:
+# whoever reads one snapshot decodes all of them.
+VALUES, MOST_SNAPSHOTS = 1 << 21, 1 << 7
 # Values of a chunk of samples or corrections: whoever reads one snapshot decodes one of each.
 ROW_VALUES = 1 << 17
 
@@ -40,7 +43,17 @@ def tile_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
         As long in all directions where `shape` allows it, which wavelets like best; every
         axis is cut evenly, so that the last tile sticks out by less than one value per tile.
     """
-    points = min(max(FIELD_VALUES // (rank + 1), LEAST_POINTS), MOST_POINTS)
+    return _cube(shape, min(max(FIELD_VALUES // (rank + 1), LEAST_POINTS), MOST_POINTS))
+
+
+def value_tile(shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of the tiles in time and space of values coded as they are, time first."""
+    time = even_length(shape[0], max(MOST_SNAPSHOTS, VALUES // max(1, math.prod(shape[1:]))))
+    return (time, *_cube(shape[1:], max(1, VALUES // time)))
+
+
+def _cube(shape: Sequence[int], points: int) -> tuple[int, ...]:
+    """Lengths of tiles of at most so many points, alike where `shape` allows it."""
     if math.prod(shape) <= points:
         return tuple(shape)
     side = 1
@@ -100,6 +113,11 @@ def field_levels(tile: Sequence[int]) -> tuple[int, ...]:
     return (0, *map(depth, tile))
 
 
+def value_levels(tile: Sequence[int]) -> tuple[int, ...]:
+    """Levels of a tile of values, whose axes are all alike."""
+    return tuple(map(depth, tile))
+
+
 def row_levels(rows: int, smooth: bool) -> tuple[int, int]:
     """Levels of a chunk of rows, which resemble one another if `smooth`."""
     return (depth(rows) if smooth else 0, 0)
@@ -121,6 +139,17 @@ def encode_tile(values: Floats, tile: Sequence[int], step: float) -> bytes:
 def coded_tile(values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any]) -> Floats:
     """What decoding gives back of the `values` that `encode_tile` was given, in their shape."""
     decoded = coded_field(extended(values, tile), step, field_levels(tile), dtype)
+    return decoded[tuple(slice(0, n) for n in values.shape)]
+
+
+def encode_values(values: Floats, tile: Sequence[int], step: float) -> bytes:
+    """Code one tile of values, the part of it that lies within the array."""
+    return encode_field(extended(values, tile), step, value_levels(tile))
+
+
+def coded_values(values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any]) -> Floats:
+    """What decoding gives back of the `values` that `encode_values` was given."""
+    decoded = coded_field(extended(values, tile), step, value_levels(tile), dtype)
     return decoded[tuple(slice(0, n) for n in values.shape)]
 
 

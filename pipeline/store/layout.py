@@ -37,6 +37,8 @@ MAX_METADATA_BYTES = 1 << 26
 MAX_SNAPSHOTS = 1 << 31
 GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+# What a variable may have below basis/.
+_BASIS = ("fields", "mask", "mean", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _VARIABLE_LENGTH = frozenset({"string", "variable_length_bytes"})
 _FIXED_LENGTH = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
@@ -297,7 +299,7 @@ def array_paths(facts: Fields) -> dict[str, int]:
             raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable")
     known = [
         "basis/singular_values",
-        *(f"basis/{group}/{array}" for group in groups for array in ("fields", "mask", "mean")),
+        *(f"basis/{group}/{array}" for group in groups for array in _BASIS),
         *(f"latent/{array}" for array in ("steps", "samples", "corrections")),
         *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),
@@ -311,8 +313,9 @@ def array_paths(facts: Fields) -> dict[str, int]:
 
 def is_coded(path: str) -> bool:
     """Whether the array at `path` of a generation is coded by wavelets."""
-    fields = path.startswith("basis/") and path.endswith("/fields")
-    return fields or path in ("latent/samples", "latent/corrections")
+    if path in ("latent/samples", "latent/corrections"):
+        return True
+    return path.startswith("basis/") and path.endswith(("/fields", "/values"))
 
 
 def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:

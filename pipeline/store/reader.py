@@ -37,7 +37,10 @@ _LARGEST_GAP = 256
 
 @dataclass(frozen=True)
 class StoredVariable:
-    """A variable that the store decodes, as it was in the archive."""
+    """A variable that the store decodes, as it was in the archive.
+
+    ``coding`` is "pod", "direct" (its values, about ``offset``) or "constant".
+    """
 
     name: str
     dims: tuple[str, ...]
@@ -45,6 +48,8 @@ class StoredVariable:
     dtype: np.dtype[Any]
     time_axis: int
     group: str
+    coding: str
+    offset: float
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
@@ -207,25 +212,28 @@ class CoefficientStore:
         stored = self.variables[variable]
         axis = stored.time_axis
         rows, back = positions(time_indexer, stored.shape[axis])
-        constant = self._is_constant(stored)
-        weights = np.ones((len(back), 1)) if constant else self._weights(rows)[back]
         wanted, backs = _places(stored, space_indexers)
-        shape = [len(places) for places in wanted]
-        values = np.empty((*shape[:axis], len(weights), *shape[axis:]), stored.dtype)
-        for region, fields in self._fields(stored, wanted):
-            out = values[(*region[:axis], slice(None), *region[axis:])]
-            combine(weights, fields, axis, out)
-        backs.insert(axis, np.arange(len(weights)))
+        if stored.coding == "direct":
+            values = self._direct(stored, rows, wanted)
+            backs.insert(axis, back)
+        else:
+            values = self._combined(stored, rows, back, wanted)
+            backs.insert(axis, np.arange(len(back)))
         indexers = list(space_indexers)
         indexers.insert(axis, time_indexer)
         return as_asked(values, backs, indexers)
 
     def mean(self, variable: str, space_indexers: Sequence[Indexer] | None = None) -> Floats:
-        """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points."""
+        """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points.
+
+        That of a variable coded without POD is taken over its decoded values.
+        """
         stored = self.variables[variable]
         indexers = space_indexers or [slice(None)] * len(stored.space_shape)
         wanted, backs = _places(stored, indexers)
-        constant = self._is_constant(stored)
+        if stored.coding == "direct":
+            return as_asked(self._direct_mean(stored, wanted), backs, indexers)
+        constant = stored.coding == "constant"
         dtype = stored.dtype if constant else self.facts["arithmetic"]
         weight = 1.0 if constant else self._mean_weight
         values = np.empty([len(places) for places in wanted], dtype)
@@ -234,10 +242,13 @@ class CoefficientStore:
         return as_asked(values, backs, indexers)
 
     def modes(self, variable: str) -> Floats:
-        """POD modes phi_k in the variable's units, (r, *space); 0 at masked points."""
+        """POD modes phi_k in the variable's units, (r, *space); 0 at masked points.
+
+        All 0 where the variable is coded without them.
+        """
         stored = self.variables[variable]
         wanted, _ = _places(stored, [slice(None)] * len(stored.space_shape))
-        if self._is_constant(stored):
+        if stored.coding != "pod":
             return np.zeros((self.rank, *stored.space_shape), self.facts["arithmetic"])
         values = np.empty((self.rank, *stored.space_shape), self.facts["arithmetic"])
         sigma = self.singular_values.reshape(-1, *[1] * len(stored.space_shape))
@@ -294,9 +305,70 @@ class CoefficientStore:
             ]
         )
 
-    def _is_constant(self, stored: StoredVariable) -> bool:
-        """Whether the store has the values of all times themselves, and no fields."""
-        return f"basis/{stored.group}/mean" in self.arrays
+    def _combined(
+        self, stored: StoredVariable, rows: Positions, back: Positions, wanted: Sequence[Positions]
+    ) -> NDArray[Any]:
+        """Values at the snapshots ``rows[back]``, made of fields or of a constant."""
+        axis = stored.time_axis
+        constant = stored.coding == "constant"
+        weights = np.ones((len(back), 1)) if constant else self._weights(rows)[back]
+        shape = [len(places) for places in wanted]
+        values = np.empty((*shape[:axis], len(weights), *shape[axis:]), stored.dtype)
+        for region, fields in self._fields(stored, wanted):
+            out = values[(*region[:axis], slice(None), *region[axis:])]
+            combine(weights, fields, axis, out)
+        return values
+
+    def _direct(
+        self, stored: StoredVariable, rows: Positions, wanted: Sequence[Positions]
+    ) -> NDArray[Any]:
+        """Values of a variable coded without POD at the snapshots `rows`."""
+        shape = [len(places) for places in wanted]
+        shape.insert(stored.time_axis, len(rows))
+        values = np.empty(shape, stored.dtype)
+        out = np.moveaxis(values, stored.time_axis, 0)
+        for region, part in self._parts(stored, rows, wanted):
+            # In float64, then rounded once.
+            np.add(part, stored.offset, out=out[region], dtype=np.float64, casting="same_kind")
+        return values
+
+    def _direct_mean(self, stored: StoredVariable, wanted: Sequence[Positions]) -> Floats:
+        """Temporal mean of a variable coded without POD."""
+        total = np.zeros([len(places) for places in wanted])
+        for region, part in self._parts(stored, np.arange(self.snapshots), wanted):
+            total[region[1:]] += part.sum(axis=0, dtype=np.float64)
+        mean: Floats = total / self.snapshots + stored.offset
+        return mean.astype(self.facts["arithmetic"])
+
+    def _parts(
+        self, stored: StoredVariable, rows: Positions, wanted: Sequence[Positions]
+    ) -> Iterator[tuple[Region, Floats]]:
+        """Values about the offset, time first, at the wanted points, tile by tile."""
+        path = f"basis/{stored.group}/values"
+        for tile, inside, region in pieces((rows, *wanted), self.arrays[path].chunk):
+            values = self._tiles.get((path, tile), partial(self._values_tile, stored, tile))
+            yield region, points(values[None], inside)[0]
+
+    def _values_tile(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
+        """One tile of values about the offset; NaN where nothing is."""
+        path = f"basis/{stored.group}/values"
+        values = self._decoded(path, tile)
+        mask = self._mask(stored, tile[1:], self.arrays[path].chunk[1:])
+        if mask is not None:
+            values[:, mask] = np.nan
+        return values
+
+    def _mask(
+        self, stored: StoredVariable, tile: tuple[int, ...], shape: tuple[int, ...]
+    ) -> NDArray[np.bool_] | None:
+        """Where nothing is in a tile of space; None where all of the variable is valid."""
+        path = f"basis/{stored.group}/mask"
+        if path not in self.arrays:
+            return None
+        mask: NDArray[np.bool_] = self._selected(
+            path, self._array(path), region_of(tile, stored.space_shape, shape)
+        )
+        return mask
 
     @property
     def _mean_weight(self) -> float:
@@ -316,7 +388,7 @@ class CoefficientStore:
 
         Those of a constant variable are its values, to be taken once.
         """
-        if self._is_constant(stored):
+        if stored.coding == "constant":
             path = f"basis/{stored.group}/mean"
             tile_shape, load = self.arrays[path].chunk, self._values
         else:
@@ -335,11 +407,10 @@ class CoefficientStore:
 
     def _masked(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
         """One tile of fields; where nothing is, the mean is NaN and so is every sum."""
-        path, mask_path = (f"basis/{stored.group}/{name}" for name in ("fields", "mask"))
+        path = f"basis/{stored.group}/fields"
         fields = self._decoded(path, (0, *tile))
-        if mask_path in self.arrays:
-            region = region_of(tile, stored.space_shape, self.arrays[path].chunk[1:])
-            mask = self._selected(mask_path, self._array(mask_path), region)
+        mask = self._mask(stored, tile, self.arrays[path].chunk[1:])
+        if mask is not None:
             fields[:1, mask] = np.nan
             fields[1:, mask] = 0
         return fields
@@ -494,7 +565,7 @@ def _variables(
     facts: Fields, arrays: Mapping[str, ArrayLayout], rank: int, snapshots: int
 ) -> dict[str, StoredVariable]:
     listed = facts.fields("variables")
-    variables = {name: _variable(name, listed.fields(name)) for name in listed}
+    variables = {name: _variable(name, listed.fields(name), arrays) for name in listed}
     for variable in variables.values():
         if variable.shape[variable.time_axis] != snapshots:
             raise StoreError(
@@ -502,17 +573,22 @@ def _variables(
                 f"snapshots, the store {snapshots}"
             )
         path, space = f"basis/{variable.group}", variable.space_shape
-        if f"{path}/mean" in arrays:
+        arithmetic = facts.text("arithmetic")
+        if variable.coding == "constant":
             _agree(arrays, f"{path}/mean", variable.dtype.name, space, facts.where)
             continue
-        _agree(arrays, f"{path}/fields", facts.text("arithmetic"), (rank + 1, *space), facts.where)
+        if variable.coding == "direct":
+            _agree(arrays, f"{path}/values", arithmetic, (snapshots, *space), facts.where)
+        else:
+            _agree(arrays, f"{path}/fields", arithmetic, (rank + 1, *space), facts.where)
         if f"{path}/mask" in arrays:
             _agree(arrays, f"{path}/mask", "bool", space, facts.where)
     return variables
 
 
-def _variable(name: str, fields: Fields) -> StoredVariable:
+def _variable(name: str, fields: Fields, arrays: Mapping[str, ArrayLayout]) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
+    coding = _coding(fields.text("group"), arrays)
     if len(dims) != len(shape) or not dims:
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}")
     return StoredVariable(
@@ -522,10 +598,19 @@ def _variable(name: str, fields: Fields) -> StoredVariable:
         dtype=layout.float_dtype(fields.text("dtype"), fields.where),
         time_axis=fields.integer("time_axis", 0, len(dims) - 1),
         group=fields.text("group"),
+        coding=coding,
+        offset=fields.number("offset") if coding == "direct" else 0.0,
         chunks=_chunks(fields, shape),
         attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
         encoding=fields.fields("encoding").document if "encoding" in fields.document else {},
     )
+
+
+def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> str:
+    """How a variable is coded, by the array that holds it."""
+    if f"basis/{group}/mean" in arrays:
+        return "constant"
+    return "direct" if f"basis/{group}/values" in arrays else "pod"
 
 
 def _chunks(fields: Fields, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
@@ -564,5 +649,6 @@ def _agree(
         raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
     # All fields of a place, and all coefficients of a snapshot, lie in one chunk.
     chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
-    if arrays[path].coded and chunk[whole] != max(1, shape[whole]):
+    whole_needed = arrays[path].coded and not path.endswith("/values")
+    if whole_needed and chunk[whole] != max(1, shape[whole]):
         raise StoreError(f"{where}: array {path} of shape {shape} is cut into chunks {chunk}")

@@ -1,8 +1,9 @@
 """Writes one generation of a coefficient store: fields, latent samples, model, coordinates.
 
-Fields are created by the driver and filled by tasks on any machine that sees the same path or
-URL; everything else is small and written by the driver. What is coded comes as bytes: whoever
-codes knows what it costs, and nothing is coded twice.
+Fields, and the values of variables coded without POD, are created by the driver and filled by
+tasks on any machine that sees the same path or URL; everything else is small and written by
+the driver. What is coded comes as bytes: whoever codes knows what it costs, and nothing is
+coded twice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
 
-from pipeline.coding.tiles import field_levels, grid, row_levels
+from pipeline.coding.tiles import field_levels, grid, row_levels, value_levels
 from pipeline.contracts import CodedLatent, Floats, Region, TimeAxis
 from pipeline.encoding import encoding_to_json
 from pipeline.errors import StoreError
@@ -44,43 +45,27 @@ _PACKING_KEYS = frozenset(
 
 
 @dataclass(frozen=True)
-class FieldsWriter:
-    """Writes tiles of fields from any process; holds no open file and no credentials.
+class _TilesWriter:
+    """Writes tiles from any process; holds no open file and no credentials.
 
     ``url`` is the generation, ``groups`` the path segment of each variable, ``grids`` the
-    number of its tiles along each dim of space.
+    number of its tiles along each dim.
     """
 
     url: str
     groups: Mapping[str, str]
     grids: Mapping[str, tuple[int, ...]]
 
-    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
-        """Put one tile in place; doing so twice changes nothing.
-
-        Parameters
-        ----------
-        variable : str
-            Name given to `StoreWriter.create_fields`.
-        index : tuple of int
-            Place of the tile in the grid, as `pipeline.coding.tiles.tiles` yields it.
-        content : bytes
-            What `pipeline.coding.tiles.encode_tile` made of all fields there.
-
-        Raises
-        ------
-        StoreError
-            If there is no such tile, or the file system refuses (full disk).
-        """
+    def _write(self, variable: str, array: str, index: tuple[int, ...], content: bytes) -> None:
         tiles = self.grids[variable]
-        path = f"basis/{self.groups[variable]}/fields"
+        path = f"basis/{self.groups[variable]}/{array}"
         if len(index) != len(tiles) or not all(
             0 <= i < n for i, n in zip(index, tiles, strict=True)
         ):
             raise StoreError(f"{path}: tile {index} does not fit a grid of {tiles} tiles")
         store = layout.zarr_store(self.url, read_only=False)
         with _reported(self.url):
-            _put_chunk(store, path, (0, *index), content)
+            _put_chunk(store, path, index, content)
 
     def write_mask(self, variable: str, region: Region, mask: NDArray[np.bool_]) -> None:
         """Put the mask of one region in place (True: nothing is there).
@@ -89,7 +74,7 @@ class FieldsWriter:
         ----------
         variable : str
         region : tuple of slice
-            Tasks that run side by side need regions made of whole tiles.
+            Of space. Tasks that run side by side need regions made of whole tiles.
         mask : ndarray of bool, shape of the region
 
         Raises
@@ -110,6 +95,52 @@ class FieldsWriter:
                     f"of shape {expected}"
                 )
             array[region] = mask
+
+
+class FieldsWriter(_TilesWriter):
+    """Writes tiles of fields, which are cut along space, and masks."""
+
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
+        """Put one tile in place; doing so twice changes nothing.
+
+        Parameters
+        ----------
+        variable : str
+            Name given to `StoreWriter.create_fields`.
+        index : tuple of int
+            Place of the tile in the grid, as `pipeline.coding.tiles.tiles` yields it.
+        content : bytes
+            What `pipeline.coding.tiles.encode_tile` made of all fields there.
+
+        Raises
+        ------
+        StoreError
+            If there is no such tile, or the file system refuses (full disk).
+        """
+        self._write(variable, "fields", (0, *index), content)
+
+
+class ValuesWriter(_TilesWriter):
+    """Writes tiles of values, which are cut along time and space, and masks."""
+
+    def write_values(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
+        """Put one tile in place; doing so twice changes nothing.
+
+        Parameters
+        ----------
+        variable : str
+            Name given to `StoreWriter.create_values`.
+        index : tuple of int
+            Place of the tile in the grid, time first.
+        content : bytes
+            What `pipeline.coding.tiles.encode_values` made of the values there.
+
+        Raises
+        ------
+        StoreError
+            If there is no such tile, or the file system refuses (full disk).
+        """
+        self._write(variable, "values", index, content)
 
 
 class StoreWriter:
@@ -138,6 +169,7 @@ class StoreWriter:
         self._commit = committer(target, overwrite, [os.fspath(place) for place in forbid])
         self._groups: dict[str, str] = {}
         self._grids: dict[str, tuple[int, ...]] = {}
+        self._offsets: dict[str, float] = {}
         self._facts: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -162,8 +194,13 @@ class StoreWriter:
 
     @property
     def fields(self) -> FieldsWriter:
-        """What tasks need to fill the arrays created so far."""
+        """What tasks need to fill the fields created so far."""
         return FieldsWriter(self._commit.url, dict(self._groups), dict(self._grids))
+
+    @property
+    def values(self) -> ValuesWriter:
+        """What tasks need to fill the values created so far."""
+        return ValuesWriter(self._commit.url, dict(self._groups), dict(self._grids))
 
     def create_fields(
         self,
@@ -208,7 +245,52 @@ class StoreWriter:
             )
             if masked:
                 self._create(f"basis/{group}/mask", shape, tile, np.dtype(bool), space_dims)
+        self._grids[variable] = (1, *grid(shape, tile))
+
+    def create_values(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+        offset: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+        masked: bool,
+    ) -> None:
+        """Create the values of a `variable` that is coded without POD.
+
+        With another step it may be done again: what was written before is dropped.
+
+        Parameters
+        ----------
+        variable : str
+        dims : sequence of str
+            Time, then the others in the variable's order.
+        shape : sequence of int
+        tile : sequence of int
+            Lengths of a tile.
+        step : float
+            Quantisation step.
+        offset : float
+            What is added to the values when they are decoded.
+        dtype : float32 or float64
+            What the values are decoded to.
+        masked : bool
+            Whether the variable has points without values; its mask has to be written then,
+            each part of space once.
+        """
+        shape, tile = tuple(shape), tuple(tile)
+        codec = WaveletCodec(float(step), value_levels(tile))
+        with _reported(self.target):
+            group = self._groups.get(variable) or self._new_group(variable)
+            path = f"basis/{group}"
+            self._create(f"{path}/values", shape, tile, np.dtype(dtype), dims, codec, again=True)
+            if masked:
+                mask = np.dtype(bool)
+                self._create(f"{path}/mask", shape[1:], tile[1:], mask, dims[1:], again=True)
         self._grids[variable] = grid(shape, tile)
+        self._offsets[variable] = float(offset)
 
     def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
         """Write `variable` as it is at all times, exactly; it gets no fields.
@@ -327,6 +409,8 @@ class StoreWriter:
             name: {**variable, "group": self._groups[name]}
             for name, variable in facts["variables"].items()
         }
+        for name, offset in self._offsets.items():
+            variables[name]["offset"] = offset
         time = {**facts.get("time", {}), **self._facts["time"]}
         return {**facts, **self._facts, "time": time, "variables": variables}
 
@@ -338,6 +422,7 @@ class StoreWriter:
         dtype: np.dtype[Any],
         dims: Sequence[str],
         coding: WaveletCodec | None = None,
+        again: bool = False,
     ) -> zarr.Array[Any]:
         return zarr.create_array(
             self._store,
@@ -351,6 +436,7 @@ class StoreWriter:
             fill_value=0,
             dimension_names=dims,
             config=_WRITE_ALL,
+            overwrite=again,
         )
 
     def _write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
