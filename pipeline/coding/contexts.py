@@ -210,7 +210,7 @@ def _step(values: Integers, parents: Integers | None, lattice: Lattice) -> Step:
     above = None if parents is None else parents[lattice.region]
     if lattice.pairs:
         part = UNIT if above is None else UNIT - UNIT // PARENTS_PART
-        expected = _neighbour_sums(values, lattice)
+        expected = _neighbour_sums(values, lattice, view.shape)
         expected *= max(1, part // lattice.neighbours)
         if above is None:
             return Step(Kind.ORPHAN, view, buckets_of(expected))
@@ -221,38 +221,40 @@ def _step(values: Integers, parents: Integers | None, lattice: Lattice) -> Step:
     return Step(Kind.ALONE, view, buckets_of(above))
 
 
-def _neighbour_sums(sizes: Integers, lattice: Lattice) -> Integers:
-    """Sum of the known neighbours of each point of a lattice."""
-    sums = [_pair_sums(sizes, lattice, axes) for axes in lattice.pairs]
-    for other in sums[1:]:
-        sums[0] += other
-    return sums[0]
+def _neighbour_sums(sizes: Integers, lattice: Lattice, shape: tuple[int, ...]) -> Integers:
+    """Sum of the known neighbours of each point of a lattice of that shape."""
+    first, *others = lattice.pairs
+    total = _pair_sums(sizes, lattice, shape, first)
+    for axes in others:
+        total += _pair_sums(sizes, lattice, shape, axes)
+    return total
 
 
-def _pair_sums(sizes: Integers, lattice: Lattice, axes: tuple[int, ...]) -> Integers:
+def _pair_sums(
+    sizes: Integers, lattice: Lattice, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> Integers:
     """Sum of the neighbours of each point on all sides along `axes`."""
     region = list(lattice.region)
     for axis in axes:
-        start = region[axis].start
-        region[axis] = slice(lattice.stride - start, None, 2 * lattice.stride)
+        region[axis] = slice(lattice.stride - region[axis].start, None, 2 * lattice.stride)
     sums = capped(sizes[tuple(region)])
     for axis in axes:
-        count = len(range(*lattice.region[axis].indices(sizes.shape[axis])))
-        ahead = lattice.region[axis].start == 0
-        sums = _both_sides(sums.swapaxes(0, axis), count, ahead).swapaxes(0, axis)
+        sums = _both_sides(sums, axis, shape[axis], 1 if lattice.region[axis].start == 0 else 0)
     return sums
 
 
-def _both_sides(known: Integers, count: int, ahead: bool) -> Integers:
+def _both_sides(known: Integers, axis: int, count: int, ahead: int) -> Integers:
     """Sums of the two of `known` around each of `count` points, the first of which lies `ahead`
     of them all or not; at an end, twice the only one."""
-    left = 1 - ahead
-    sums = np.empty((count, *known.shape[1:]), known.dtype)
-    sums[: 1 - left] = known[: 1 - left]
-    sums[1 - left :] = known[: count - 1 + left]
-    right = known[left : left + count]
-    sums[: len(right)] += right
-    sums[len(right) :] *= 2
+    before = (slice(None),) * axis
+    inner = known.shape[axis] - 1
+    sums = np.empty((*known.shape[:axis], count, *known.shape[axis + 1 :]), known.dtype)
+    lefts, rights = known[(*before, slice(0, inner))], known[(*before, slice(1, None))]
+    np.add(lefts, rights, out=sums[(*before, slice(ahead, ahead + inner))])
+    if ahead:
+        np.multiply(known[(*before, 0, ...)], 2, out=sums[(*before, 0, ...)])
+    if count > ahead + inner:
+        np.multiply(known[(*before, -1, ...)], 2, out=sums[(*before, -1, ...)])
     return sums
 
 
