@@ -214,13 +214,13 @@ def write_tile(
 
 def _fields(
     pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix
-) -> tuple[Matrix, Mask | None]:
+) -> tuple[Floats, Mask | None]:
     """Mean and modes (1 + K, *extent) on one tile, filled in where masked, and the mask."""
-    fields = np.empty((turn.shape[1] + 1, *tile.extent))
-    valid = np.ones(tile.extent, bool)
+    fields: Matrix = np.empty((turn.shape[1] + 1, *tile.extent))
+    valid: Mask = np.ones(tile.extent, bool)
     for piece, place in zip(pieces, tile.places, strict=True):
         shape = tuple(s.stop - s.start for s in place)
-        fields[(0, *place)] = (tile.snapshots**0.5 * piece.mean).reshape(shape)
+        fields[0][place] = (tile.snapshots**0.5 * piece.mean).reshape(shape)
         rows = turn.T.astype(piece.rows.dtype) @ piece.rows
         fields[(slice(1, None), *place)] = rows.reshape(-1, *shape)
         if piece.valid is not None:
