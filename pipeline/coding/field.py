@@ -25,15 +25,12 @@ from pipeline.coding.wavelet import bands, forward
 from pipeline.contracts import Floats, Region
 from pipeline.errors import StoreError
 
-# Rounding down up to this share of a step above a multiple, everywhere, would make the errors
-# that rounding by what bits are worth makes, to some per cent: for those who only estimate.
-ROUNDING = 0.4
 # Squared steps of error that a bit is worth. At high rates a bit more for all divides the
 # error, a twelfth of a squared step, by four: 2 ln(2) / 12 = 0.116. The best is broad about 0.1.
 WORTH = 0.1
 # Least mean size that is believed of a place with nothing but zeros around it. With less,
 # sparse noise, where zeros around say nothing, would be rounded down too eagerly.
-_LEAST_MEAN = 0.1
+LEAST_MEAN = 0.1
 # Mean sizes around a coefficient are told apart in steps of 1 / _FINENESS.
 _FINENESS = 64
 # Largest size of narrow coding, which fits all arithmetic into 32 bits, and of any coding.
@@ -159,9 +156,7 @@ def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
         )
 
 
-def _quantised(
-    values: Floats, step: float, levels: Sequence[int]
-) -> tuple[Integers, _Coded]:
+def _quantised(values: Floats, step: float, levels: Sequence[int]) -> tuple[Integers, _Coded]:
     """Sizes in steps of all coefficients, and what is to be said of them."""
     _check(step, values.shape, levels)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -232,7 +227,7 @@ def _around(sizes: Integers) -> Integers:
 
 def _least_rounded() -> NDArray[np.float32]:
     """Least distance from the middle between two sizes at which the larger is worth its bits."""
-    mean = np.maximum(np.arange(64 * _FINENESS) / _FINENESS, _LEAST_MEAN)
+    mean = np.maximum(np.arange(64 * _FINENESS) / _FINENESS, LEAST_MEAN)
     return np.asarray(0.5 * WORTH * np.log2((1 + mean) / mean), np.float32)
 
 
@@ -270,5 +265,6 @@ def _restored(
     with np.errstate(over="ignore", invalid="ignore"):
         magnitude = (size + np.where(size == 1, first, others)) * step
         values = np.where(coded.negative, -magnitude, magnitude).astype(dtype)
-    places = coded.places.astype(np.int32 if math.prod(shape) < 2**31 else np.int64)
+    small = math.prod(shape) < 2**31
+    places: Integers = coded.places.astype(np.int32 if small else np.int64)
     return Coefficients(tuple(shape), tuple(levels), places, values)
