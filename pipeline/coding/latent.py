@@ -34,7 +34,7 @@ STEP_RATIO, MOST_STEPS = 2**0.125, 40
 # start stays an error all along.
 FINER = 8
 # A model that is more steps off than this is no use, and its corrections no integers.
-MOST_LEFT = 2.0**40
+MOST_LEFT = 2.0**50
 # Share of the squared error that rounding in a decoder may make.
 SHAKEN = 1e-6
 
