@@ -188,7 +188,7 @@ class LibraryConfig(Section):
     """Candidate features of the model."""
 
     kind: str = setting("polynomial", a_kind)
-    degree: int = setting(2, integer(0, 10))
+    degree: int | Auto = setting(AUTO, automatic | integer(0, 10))
     interactions: bool = setting(True, boolean())
     frequencies: int = setting(1, integer(1, 100))
     expressions: tuple[str, ...] = setting(
@@ -238,8 +238,8 @@ class Config:
     Examples
     --------
     >>> config = Config(compression=CompressionConfig(tolerance=1e-3))
-    >>> config.library.degree
-    2
+    >>> config.library.max_terms
+    300
     """
 
     archive: ArchiveConfig = field(default_factory=ArchiveConfig)

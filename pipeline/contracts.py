@@ -177,12 +177,13 @@ class CodedLatent:
 
     ``code.samples`` are the values that ``sample_bytes`` decode to, each string holding
     ``sample_rows`` of them; so with ``correction_bytes``, which decode to what has to be
-    added to each of the m snapshots rebuilt from the code (empty: nothing). Both are coded
-    with quantisation step ``step``.
+    added to each of the m snapshots rebuilt from the code (empty: nothing). They are coded
+    with the quantisation steps ``sample_step`` and ``step``.
     """
 
     code: LatentCode
     step: float
+    sample_step: float
     sample_rows: int
     sample_bytes: tuple[bytes, ...]
     correction_rows: int = 1

@@ -38,6 +38,9 @@ WEAK_BLOCK = 16 * CODE_BLOCK
 FACTOR_SHARE, FACTOR_BYTES = 0.1, (2048, 4096)
 # Coefficients that expressions may name while their number is not known.
 MOST_MODES = 1000
+# Degrees of the monomials tried if none is given, and the share of all bytes that a lower
+# one has to save: equations with products say more about the flow.
+DEGREES, LOWER_SAVES = (2, 1), 0.1
 # What a nonzero coefficient takes up: eight bytes and its place among zeros.
 TERM_BYTES = 10
 
@@ -75,8 +78,9 @@ def check_expressions(config: Config) -> None:
 def make_library(settings: LibraryConfig, states: int) -> Library:
     """Feature library of `states` modes as the settings ask."""
     frequencies = tuple(float(k) for k in range(1, settings.frequencies + 1))
+    degree = DEGREES[0] if settings.degree == "auto" else settings.degree
     makers: dict[str, Callable[[], Library]] = {
-        "polynomial": lambda: PolynomialLibrary(states, settings.degree, settings.interactions),
+        "polynomial": lambda: PolynomialLibrary(states, degree, settings.interactions),
         "fourier": lambda: FourierLibrary(states, frequencies),
         "symbolic": lambda: SymbolicLibrary(states, settings.expressions),
     }
@@ -148,23 +152,18 @@ def identify(
     AccuracyError
         If no quantisation meets the tolerances.
     """
-    factor_bytes = float(np.clip(FACTOR_SHARE * coded_bytes, *FACTOR_BYTES))
-    library = choose_library(config.library, a.shape[1], factor_bytes)
-    block = _weak_block(len(a), library, factor_bytes, config.weak_form.block_steps)
-    weak = config.weak_form
-    plans: list[WindowPlan] = []
-    for support in ("auto", "finest") if weak.support == "auto" else (weak.support,):
-        plan = plan_windows(
-            times,
-            a[:, : library.states],
-            test_function=weak.test_function,
-            support=support,
-            spacing=weak.spacing,
+    plain = code_latent(a, times, (), (), tolerances, step, block_steps=CODE_BLOCK)
+    if plain is None:
+        raise AccuracyError(
+            "no quantisation of the POD coefficients meets the tolerance; raise "
+            "compression.tolerance"
         )
-        if all(plan.width != other.width for other in plans):
-            plans.append(plan)
-    found = [_model_from(a, times, tolerances, config, library, p, block, step) for p in plans]
-    return min(found, key=_bytes)
+    search = _Search(a, times, tolerances, config, step, coded_bytes, plain)
+    best, *lower = [min(search.models(library), key=_bytes) for library in search.libraries()]
+    for model in lower:
+        if _bytes(model) < _bytes(best) - LOWER_SAVES * coded_bytes:
+            best = model
+    return best
 
 
 def _bytes(model: LatentModel) -> int:
@@ -176,41 +175,91 @@ def _term_bytes(models: Sequence[SparseModel]) -> int:
     return TERM_BYTES * sum(each.nonzero_terms for each in models)
 
 
-def _model_from(
-    a: Matrix,
-    times: Matrix,
-    tolerances: Tolerances,
-    config: Config,
-    library: Library,
-    plan: WindowPlan,
-    block: int,
-    step: float,
-) -> LatentModel:
-    """Models from one choice of test functions, and the code they allow."""
-    factors = weak_factors(a[:, : library.states], times, library, plan, block)
-    pooled = _fit(merge_factors(factors), library, config)
-    blocks = np.arange(-(-len(a) // CODE_BLOCK))
-    choices = [np.zeros(len(blocks), np.int16)]
+@dataclass(frozen=True)
+class _Search:
+    """Candidate models, each with the code it allows; ``plain`` is the code without any."""
 
-    def coded(models: Sequence[SparseModel]) -> LatentModel:
-        dynamics = [Dynamics(library, model.coefficients) for model in models]
-        latent = code_latent(a, times, dynamics, choices, tolerances, step, block_steps=CODE_BLOCK)
-        if latent is None:
-            raise AccuracyError(
-                "no quantisation of the POD coefficients meets the tolerance; raise "
-                "compression.tolerance"
+    a: Matrix
+    times: Matrix
+    tolerances: Tolerances
+    config: Config
+    step: float
+    coded_bytes: float
+    plain: Decoded
+
+    @property
+    def factor_bytes(self) -> float:
+        return float(np.clip(FACTOR_SHARE * self.coded_bytes, *FACTOR_BYTES))
+
+    def libraries(self) -> list[Library]:
+        """That of the settings; with monomials of lower degrees, if none is given."""
+        settings, rank = self.config.library, self.a.shape[1]
+        if settings.degree != "auto" or "polynomial" not in settings.kinds:
+            return [choose_library(settings, rank, self.factor_bytes)]
+        return [
+            choose_library(replace(settings, degree=degree), rank, self.factor_bytes)
+            for degree in DEGREES
+        ]
+
+    def models(self, library: Library) -> list[LatentModel]:
+        """Models from all choices of test functions."""
+        weak, found = self.config.weak_form, list[WindowPlan]()
+        for support in ("auto", "finest") if weak.support == "auto" else (weak.support,):
+            plan = plan_windows(
+                self.times,
+                self.a[:, : library.states],
+                test_function=weak.test_function,
+                support=support,
+                spacing=weak.spacing,
             )
-        errors = tolerances.errors(latent.a - a)
-        return _used(
-            LatentModel(library, plan, block, tuple(factors), tuple(models), latent, errors)
-        )
+            if all(plan.width != other.width for other in found):
+                found.append(plan)
+        return [self._model(library, plan) for plan in found]
 
-    found = [coded([pooled])]
-    if len(factors) > 1:
-        own = [_fit(factor, library, config) for factor in factors]
-        choices.append((1 + blocks * CODE_BLOCK // block).astype(np.int16))
-        found.append(coded([pooled, *own]))
-    return min(found, key=_bytes)
+    def _model(self, library: Library, plan: WindowPlan) -> LatentModel:
+        """The pooled model, those of single time blocks, and the smallest code they allow."""
+        block = _weak_block(
+            len(self.a), library, self.factor_bytes, self.config.weak_form.block_steps
+        )
+        factors = weak_factors(self.a[:, : library.states], self.times, library, plan, block)
+        pooled = _fit(merge_factors(factors), library, self.config)
+        blocks = np.arange(-(-len(self.a) // CODE_BLOCK))
+        choices = [np.zeros(len(blocks), np.int16)]
+
+        def coded(models: Sequence[SparseModel]) -> LatentModel:
+            latent = self._code(library, models, choices)
+            errors = self.tolerances.errors(latent.a - self.a)
+            return _used(
+                LatentModel(library, plan, block, tuple(factors), tuple(models), latent, errors)
+            )
+
+        found = [coded([pooled])]
+        if len(factors) > 1:
+            own = [_fit(factor, library, self.config) for factor in factors]
+            choices.append((1 + blocks * CODE_BLOCK // block).astype(np.int16))
+            found.append(coded([pooled, *own]))
+        return min(found, key=_bytes)
+
+    def _code(
+        self,
+        library: Library,
+        models: Sequence[SparseModel],
+        choices: Sequence[NDArray[np.int16]],
+    ) -> Decoded:
+        """The smaller of the codes with the models and without."""
+        dynamics = [Dynamics(library, model.coefficients) for model in models]
+        latent = code_latent(
+            self.a,
+            self.times,
+            dynamics,
+            choices,
+            self.tolerances,
+            self.step,
+            block_steps=CODE_BLOCK,
+        )
+        if latent is None or latent.nbytes >= self.plain.nbytes:
+            return self.plain
+        return latent
 
 
 def _used(model: LatentModel) -> LatentModel:

@@ -70,7 +70,7 @@ def write_model(
 ) -> None:
     """Coefficients, models and coordinates."""
     if model is None:
-        nothing = CodedLatent(keep_nothing(len(archive.time.values)), 1.0, 1, ())
+        nothing = CodedLatent(keep_nothing(len(archive.time.values)), 1.0, 1.0, 1, ())
         writer.write_latent(nothing, archive.time)
         writer.write_model(np.zeros((0, 0, 0)))
     else:

@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
+from pipeline.numerics.integrate import Dynamics
+from pipeline.numerics.library import Library, PolynomialLibrary
+from pipeline.numerics.sampling import Tolerances
+
 Vector = NDArray[np.float64]
 
 
@@ -97,6 +101,34 @@ LINEAR_OSCILLATOR = KnownSystem(
     ({"a2": 1.0}, {"a1": -1.0, "a2": -0.1}),
 )
 SYSTEMS = (LORENZ, VAN_DER_POL, LOTKA_VOLTERRA, LINEAR_OSCILLATOR)
+
+
+def true_model(system: KnownSystem, degree: int = 3) -> Dynamics:
+    """The system itself as a model."""
+    library = PolynomialLibrary(system.states, degree)
+    return Dynamics(library, system.coefficients(library.names()))
+
+
+def dynamics_of(library: Library, *terms: tuple[str, int, float]) -> Dynamics:
+    """Model with the terms ``(name, equation, coefficient)``."""
+    xi = np.zeros((library.size, library.states))
+    for name, equation, value in terms:
+        xi[library.names().index(name), equation] = value
+    return Dynamics(library, xi)
+
+
+def coding_only(roots: Vector, allowed: Vector, snapshots: int) -> Tolerances:
+    """Tolerances where POD has cut nothing; `allowed` (V,) norms."""
+    v, r, _ = roots.shape
+    nothing = np.zeros(v)
+    rest, mixed = np.zeros((snapshots, 0)), np.zeros((v, r, 0))
+    return Tolerances(roots, allowed, nothing, nothing, rest, mixed)
+
+
+def whole_within(a: Vector, tolerance: float) -> Tolerances:
+    """One variable that is the coefficients themselves."""
+    allowed = np.array([tolerance * np.linalg.norm(a - a.mean(axis=0))])
+    return coding_only(np.eye(a.shape[1])[None], allowed, len(a))
 
 
 def with_noise(states: Vector, level: float, seed: int) -> Vector:

@@ -220,7 +220,7 @@ def write_tile(
 
 def _fields(
     pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix
-) -> tuple[Matrix, Mask | None]:
+) -> tuple[Floats, Mask | None]:
     """Mean and modes (1 + K, *extent) on one tile, filled in where masked, and the mask."""
 
     def stacked(piece: RowBlock) -> Matrix:

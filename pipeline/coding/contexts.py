@@ -20,7 +20,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, groupby, product
 from typing import NamedTuple
@@ -48,16 +48,12 @@ CAP = 2**40
 
 class Lattice(NamedTuple):
     """Points ``parity * stride + 2 * stride * i`` per axis; `pairs` are the axes along which
-    (one, or two at once) both neighbours at distance `stride` are known."""
+    (one, or two at once) both neighbours at distance `stride` are known: `neighbours` in all."""
 
     region: Region
     stride: int
     pairs: tuple[tuple[int, ...], ...]
-
-    @property
-    def neighbours(self) -> int:
-        """Number of known neighbours of a point."""
-        return sum(2 ** len(axes) for axes in self.pairs)
+    neighbours: int
 
 
 class Step(NamedTuple):
@@ -68,53 +64,76 @@ class Step(NamedTuple):
     buckets: Buckets
 
 
-def traverse(sizes: Integers, levels: Sequence[int], coder: Coder) -> None:
+class Part(NamedTuple):
+    """Sizes of the part of a band that is not told to be all zeros, and where it lies."""
+
+    band: Band
+    region: Region
+    sizes: Integers
+
+
+def flags_of(sizes: Integers, levels: Sequence[int]) -> Integers:
+    """Whether each band holds anything but zeros: one flag for each index along the axes that
+    are not transformed (each mode), and each scale along the others."""
+    alive = no_flags(sizes.shape, levels)
+    for band in bands(sizes.shape, levels):
+        alive[_flag_of(band, levels)] = sizes[band.region].any(axis=_inner_axes(levels))
+    return alive
+
+
+def no_flags(shape: Sequence[int], levels: Sequence[int]) -> Integers:
+    """Flags that say that there is nothing, for a decoder to overwrite."""
+    axes = _inner_axes(levels)
+    return np.zeros([levels[k] + 1 if k in axes else n for k, n in enumerate(shape)], np.int32)
+
+
+def traverse(
+    alive: Integers,
+    shape: Sequence[int],
+    levels: Sequence[int],
+    coder: Coder,
+    sizes_of: Callable[[Region], Integers],
+) -> list[Part]:
     """Pass the sizes of all coefficients through a coder, in an order both sides know.
 
     Parameters
     ----------
-    sizes : ndarray of int32 or int64
-        Coefficients in steps, without sign. An encoder reads them; a decoder overwrites
-        zeros by them.
+    alive : ndarray of int32
+        `flags_of` the sizes, for an encoder; `no_flags`, which a decoder overwrites.
+    shape : sequence of int
+        Of the array of coefficients, at least one axis.
     levels : sequence of int
         Levels of the transform per axis.
     coder : Coder
         Either side of the range coding.
+    sizes_of : callable
+        Coefficients of a region in steps, without sign, as int32 or int64. An encoder reads
+        them; a decoder overwrites zeros by them.
+
+    Returns
+    -------
+    list of Part
+        All but zeros. It takes no more memory than they do.
     """
-    if not sizes.ndim:
-        sizes, levels = sizes.reshape(1), (0,)
-    every = [band for band in bands(sizes.shape, levels) if sizes[band.region].size]
-    places = {band.scales: band for band in every}
-    alive = _alive(sizes, levels, every, coder)
+    for lattice in lattices(alive.shape):
+        _transfer([_step(alive, None, lattice)._replace(kind=Kind.FLAG)], coder)
+    every = [band for band in bands(shape, levels) if all(s.stop > s.start for s in band.region)]
+    parts: dict[tuple[int, ...], Part | None] = {}
     # Bands of the same total scale are no parents of one another: they go side by side, as
     # few large pieces are coded faster than many small ones.
     for _, group in groupby(every, key=lambda band: sum(band.scales)):
-        walks = [
-            _band_steps(sizes, band, box, places)
-            for band in group
-            if (box := _box(alive[_flag_of(band, levels)], levels)) is not None
-        ]
+        some = {band.scales: _part(band, alive, levels, sizes_of) for band in group}
+        walks = [_steps(part, parts) for part in some.values() if part]
         while steps := [step for walk in walks if (step := next(walk, None))]:
             _transfer(steps, coder)
+        parts |= some
+    return [part for part in parts.values() if part]
 
 
 def _transfer(steps: Sequence[Step], coder: Coder) -> None:
     for kind in sorted({step.kind for step in steps}):
         some = [step for step in steps if step.kind == kind]
         coder.transfer([step.sizes for step in some], [step.buckets for step in some], kind)
-
-
-def _alive(sizes: Integers, levels: Sequence[int], every: list[Band], coder: Coder) -> Integers:
-    """Whether each band holds anything but zeros, passed through the coder: one flag for each
-    index along the axes that are not transformed (each mode), and each scale along the others."""
-    axes = _inner_axes(levels)
-    counts = [n if axis not in axes else levels[axis] + 1 for axis, n in enumerate(sizes.shape)]
-    alive: Integers = np.zeros(counts, np.int32)
-    for band in every:
-        alive[_flag_of(band, levels)] = sizes[band.region].any(axis=axes)
-    for lattice in lattices(alive.shape):
-        _transfer([_step(alive, None, lattice)._replace(kind=Kind.FLAG)], coder)
-    return alive
 
 
 def _inner_axes(levels: Sequence[int]) -> tuple[int, ...]:
@@ -127,22 +146,30 @@ def _flag_of(band: Band, levels: Sequence[int]) -> tuple[slice | int, ...]:
     return tuple(scale if axis in axes else slice(None) for axis, scale in enumerate(band.scales))
 
 
-def _box(alive: Integers, levels: Sequence[int]) -> Region | None:
+def _part(
+    band: Band, alive: Integers, levels: Sequence[int], sizes_of: Callable[[Region], Integers]
+) -> Part | None:
     """The part of a band that its flags leave, from the first alive to the last; None if none."""
-    if not alive.any():
+    flags = np.asarray(alive[_flag_of(band, levels)])
+    if not flags.any():
         return None
-    box = [slice(None)] * len(levels)
+    region = list(band.region)
     outer = [axis for axis in range(len(levels)) if axis not in _inner_axes(levels)]
-    for axis, found in zip(outer, np.argwhere(alive).T, strict=True):
-        box[axis] = slice(int(found.min()), int(found.max()) + 1)
-    return tuple(box)
+    for axis, found in zip(outer, np.nonzero(flags) if outer else (), strict=True):
+        region[axis] = slice(int(found.min()), int(found.max()) + 1)
+    return Part(band, tuple(region), sizes_of(tuple(region)))
+
+
+def lattices(shape: tuple[int, ...]) -> tuple[Lattice, ...]:
+    """Lattices of a band in coding order; together they hold each point once."""
+    # Of longer axes, how long they are makes no difference.
+    return _lattices(tuple(min(length, COARSEST) for length in shape))
 
 
 @lru_cache(maxsize=4096)
-def lattices(shape: tuple[int, ...]) -> tuple[Lattice, ...]:
-    """Lattices of a band in coding order; together they hold each point once."""
+def _lattices(shape: tuple[int, ...]) -> tuple[Lattice, ...]:
     stride = COARSEST
-    found = [Lattice((slice(None, None, stride),) * len(shape), stride, ())]
+    found = [Lattice((slice(None, None, stride),) * len(shape), stride, (), 0)]
     while stride > 1:
         stride //= 2
         found += _between(shape, stride)
@@ -166,18 +193,16 @@ def _between(shape: tuple[int, ...], stride: int) -> Iterator[Lattice]:
             # Farther ones would only blur what the nearest say.
             if pairs:
                 break
-        yield Lattice(region, stride, tuple(tuple(axes[i] for i in pair) for pair in pairs))
+        along = tuple(tuple(axes[i] for i in pair) for pair in pairs)
+        yield Lattice(region, stride, along, len(pairs) * 2**distance)
         done.append(parity)
 
 
-def _band_steps(
-    sizes: Integers, band: Band, box: Region, places: dict[tuple[int, ...], Band]
-) -> Iterator[Step]:
+def _steps(part: Part, parts: Mapping[tuple[int, ...], Part | None]) -> Iterator[Step]:
     """The lattices of a band; each must be known when the next is asked for."""
-    values = sizes[band.region][box]
-    parents = _parents(sizes, band, box, places)
-    for lattice in lattices(values.shape):
-        yield _step(values, parents, lattice)
+    parents = _parents(part, parts)
+    for lattice in lattices(part.sizes.shape):
+        yield _step(part.sizes, parents, lattice)
 
 
 def _step(values: Integers, parents: Integers | None, lattice: Lattice) -> Step:
@@ -185,7 +210,7 @@ def _step(values: Integers, parents: Integers | None, lattice: Lattice) -> Step:
     above = None if parents is None else parents[lattice.region]
     if lattice.pairs:
         part = UNIT if above is None else UNIT - UNIT // PARENTS_PART
-        expected = _neighbour_sums(values, lattice)
+        expected = _neighbour_sums(values, lattice, view.shape)
         expected *= max(1, part // lattice.neighbours)
         if above is None:
             return Step(Kind.ORPHAN, view, buckets_of(expected))
@@ -196,38 +221,40 @@ def _step(values: Integers, parents: Integers | None, lattice: Lattice) -> Step:
     return Step(Kind.ALONE, view, buckets_of(above))
 
 
-def _neighbour_sums(sizes: Integers, lattice: Lattice) -> Integers:
-    """Sum of the known neighbours of each point of a lattice."""
-    sums = [_pair_sums(sizes, lattice, axes) for axes in lattice.pairs]
-    for other in sums[1:]:
-        sums[0] += other
-    return sums[0]
+def _neighbour_sums(sizes: Integers, lattice: Lattice, shape: tuple[int, ...]) -> Integers:
+    """Sum of the known neighbours of each point of a lattice of that shape."""
+    first, *others = lattice.pairs
+    total = _pair_sums(sizes, lattice, shape, first)
+    for axes in others:
+        total += _pair_sums(sizes, lattice, shape, axes)
+    return total
 
 
-def _pair_sums(sizes: Integers, lattice: Lattice, axes: tuple[int, ...]) -> Integers:
+def _pair_sums(
+    sizes: Integers, lattice: Lattice, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> Integers:
     """Sum of the neighbours of each point on all sides along `axes`."""
     region = list(lattice.region)
     for axis in axes:
-        start = region[axis].start
-        region[axis] = slice(lattice.stride - start, None, 2 * lattice.stride)
+        region[axis] = slice(lattice.stride - region[axis].start, None, 2 * lattice.stride)
     sums = capped(sizes[tuple(region)])
     for axis in axes:
-        count = len(range(*lattice.region[axis].indices(sizes.shape[axis])))
-        ahead = lattice.region[axis].start == 0
-        sums = _both_sides(sums.swapaxes(0, axis), count, ahead).swapaxes(0, axis)
+        sums = _both_sides(sums, axis, shape[axis], 1 if lattice.region[axis].start == 0 else 0)
     return sums
 
 
-def _both_sides(known: Integers, count: int, ahead: bool) -> Integers:
+def _both_sides(known: Integers, axis: int, count: int, ahead: int) -> Integers:
     """Sums of the two of `known` around each of `count` points, the first of which lies `ahead`
     of them all or not; at an end, twice the only one."""
-    left = 1 - ahead
-    sums = np.empty((count, *known.shape[1:]), known.dtype)
-    sums[: 1 - left] = known[: 1 - left]
-    sums[1 - left :] = known[: count - 1 + left]
-    right = known[left : left + count]
-    sums[: len(right)] += right
-    sums[len(right) :] *= 2
+    before = (slice(None),) * axis
+    inner = known.shape[axis] - 1
+    sums = np.empty((*known.shape[:axis], count, *known.shape[axis + 1 :]), known.dtype)
+    lefts, rights = known[(*before, slice(0, inner))], known[(*before, slice(1, None))]
+    np.add(lefts, rights, out=sums[(*before, slice(ahead, ahead + inner))])
+    if ahead:
+        np.multiply(known[(*before, 0, ...)], 2, out=sums[(*before, 0, ...)])
+    if count > ahead + inner:
+        np.multiply(known[(*before, -1, ...)], 2, out=sums[(*before, -1, ...)])
     return sums
 
 
@@ -236,26 +263,36 @@ def capped(sizes: Integers) -> Integers:
     return sizes if sizes.dtype == np.int32 else np.minimum(sizes, CAP)
 
 
-def _parents(
-    sizes: Integers, band: Band, box: Region, places: dict[tuple[int, ...], Band]
-) -> Integers | None:
+def _parents(part: Part, parts: Mapping[tuple[int, ...], Part | None]) -> Integers | None:
     """What the next coarser coefficients at the same places lead to expect, if there are any.
 
     The mean parts are none: they do not have the size of details.
     """
-    found = []
-    for axis, scale in enumerate(band.scales):
-        coarser = places.get((*band.scales[:axis], scale - 1, *band.scales[axis + 1 :]))
-        if scale < 2 or coarser is None:
-            continue
-        parent = capped(sizes[coarser.region][box])
-        length = band.region[axis].stop - band.region[axis].start
-        index = np.minimum(np.arange(length) // 2, parent.shape[axis] - 1)
-        found.append(parent.take(index, axis=axis))
+    scales = part.band.scales
+    coarser = {
+        axis: (*scales[:axis], scale - 1, *scales[axis + 1 :])
+        for axis, scale in enumerate(scales)
+        if scale >= 2
+    }
+    found = {axis: parts[above] for axis, above in coarser.items() if above in parts}
     if not found:
         return None
-    weight = int(UNIT * DECAY / len(found))
-    for other in found[1:]:
-        found[0] += other
-    found[0] *= weight
-    return found[0]
+    total = np.zeros(part.sizes.shape, part.sizes.dtype)
+    for axis, parent in found.items():
+        if parent:
+            _add_parent(total, part.region, parent, axis)
+    total *= int(UNIT * DECAY / len(found))
+    return total
+
+
+def _add_parent(total: Integers, region: Region, parent: Part, axis: int) -> None:
+    """Add to `total`, which lies at `region`, the sizes of what is half as fine along `axis`."""
+    into, of = [slice(None)] * total.ndim, [slice(None)] * total.ndim
+    for other, (here, there) in enumerate(zip(region, parent.region, strict=True)):
+        if other != axis:
+            first, last = max(here.start, there.start), min(here.stop, there.stop)
+            into[other] = slice(first - here.start, max(first, last) - here.start)
+            of[other] = slice(first - there.start, max(first, last) - there.start)
+    sizes = capped(parent.sizes[tuple(of)])
+    index = np.minimum(np.arange(total.shape[axis]) // 2, sizes.shape[axis] - 1)
+    total[tuple(into)] += sizes.take(index, axis=axis)

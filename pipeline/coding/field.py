@@ -18,21 +18,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coding.contexts import capped, traverse
+from pipeline.coding.coefficients import Coefficients
+from pipeline.coding.contexts import capped, flags_of, no_flags, traverse
 from pipeline.coding.rangecoder import NARROW, WIDE, Decoder, Encoder, Integers
-from pipeline.coding.wavelet import bands, forward, inverse
-from pipeline.contracts import Floats
+from pipeline.coding.wavelet import bands, forward
+from pipeline.contracts import Floats, Region
 from pipeline.errors import StoreError
 
-# Rounding down up to this share of a step above a multiple, everywhere, would make the errors
-# that rounding by what bits are worth makes, to some per cent: for those who only estimate.
-ROUNDING = 0.4
 # Squared steps of error that a bit is worth. At high rates a bit more for all divides the
 # error, a twelfth of a squared step, by four: 2 ln(2) / 12 = 0.116. The best is broad about 0.1.
 WORTH = 0.1
 # Least mean size that is believed of a place with nothing but zeros around it. With less,
 # sparse noise, where zeros around say nothing, would be rounded down too eagerly.
-_LEAST_MEAN = 0.1
+LEAST_MEAN = 0.1
 # Mean sizes around a coefficient are told apart in steps of 1 / _FINENESS.
 _FINENESS = 64
 # Largest size of narrow coding, which fits all arithmetic into 32 bits, and of any coding.
@@ -41,8 +39,10 @@ _HEAD_BYTES = 2
 
 
 class _Coded(NamedTuple):
-    """What a payload says: `sizes` in steps, and which of those above 0 are `negative`."""
+    """What a payload says: the sizes in steps that are not zero, where in the flat array they
+    are, and which are `negative`."""
 
+    places: NDArray[np.intp]
     sizes: Integers
     negative: NDArray[np.int32]
     head: bytes
@@ -66,14 +66,15 @@ def encode_field(values: Floats, step: float, levels: Sequence[int]) -> bytes:
     ValueError
         If `step` is not a positive number, or a value is not finite or above 2**60 steps.
     """
-    sizes, negative, head = _quantised(values, step, levels)
-    if not len(negative):
-        return head
-    encoder = Encoder(_exponents(head))
-    traverse(sizes, levels, encoder)
-    encoder.transfer_bits(negative)
+    array, coded = _quantised(values, step, levels)
+    if not len(coded.places):
+        return coded.head
+    array, levels = _with_an_axis(array, levels)
+    encoder = Encoder(_exponents(coded.head))
+    traverse(flags_of(array, levels), array.shape, levels, encoder, array.__getitem__)
+    encoder.transfer_bits(coded.negative)
     # A stream that is nothing but zeros is empty, but must not be taken for an array of zeros.
-    return head + (encoder.finish() or b"\0")
+    return coded.head + (encoder.finish() or b"\0")
 
 
 def decode_field(
@@ -87,23 +88,62 @@ def decode_field(
         If `content` is not what `encode_field` returns. Not all damage can be found; what is
         returned is finite.
     """
+    return decode_coefficients(content, shape, step, levels, dtype).array()
+
+
+def decode_coefficients(
+    content: bytes, shape: Sequence[int], step: float, levels: Sequence[int], dtype: np.dtype[Any]
+) -> Coefficients:
+    """The coefficients of what `decode_field` returns: their `array`, to the bit.
+
+    Raises
+    ------
+    StoreError
+        As for `decode_field`; values that are not finite are found by who asks for them.
+    """
     _check(step, shape, levels)
     head = bytes(content[:_HEAD_BYTES])
     if len(head) < _HEAD_BYTES:
         raise StoreError("a coded array is too short; the store is damaged")
-    sizes: Integers = np.zeros(shape, np.int64 if _is_wide(head) else np.int32)
-    negative = np.zeros(0, np.int32)
+    integers = np.dtype(np.int64 if _is_wide(head) else np.int32)
+    places, sizes, negative = np.zeros(0, np.intp), np.zeros(0, integers), np.zeros(0, np.int32)
     if len(content) > _HEAD_BYTES:
         decoder = Decoder(content[_HEAD_BYTES:], _exponents(head))
-        traverse(sizes, levels, decoder)
-        negative = np.empty(np.count_nonzero(sizes), np.int32)
+        places, sizes = _decoded_sizes(decoder, shape, levels, integers)
+        negative = np.empty(len(places), np.int32)
         decoder.transfer_bits(negative)
-    return _restored(_Coded(sizes, negative, head), step, levels, dtype)
+    return _restored(_Coded(places, sizes, negative, head), shape, step, levels, dtype)
 
 
 def coded_field(values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any]) -> Floats:
     """What `decode_field` will give back, to the bit, without the entropy coding in between."""
-    return _restored(_quantised(values, step, levels), step, levels, dtype)
+    _, coded = _quantised(values, step, levels)
+    return _restored(coded, values.shape, step, levels, dtype).array()
+
+
+def _decoded_sizes(
+    decoder: Decoder, shape: Sequence[int], levels: Sequence[int], dtype: np.dtype[Any]
+) -> tuple[NDArray[np.intp], Integers]:
+    """Sizes that are not zero, and where they are in the flat array, which is never made."""
+
+    def zeros(region: Region) -> Integers:
+        return np.zeros([s.stop - s.start for s in region], dtype)
+
+    shape, levels = shape or (1,), levels or (0,)
+    parts = traverse(no_flags(shape, levels), shape, levels, decoder, zeros)
+    places, sizes = [np.zeros(0, np.intp)], [np.zeros(0, dtype)]
+    for part in parts:
+        some = np.nonzero(part.sizes)
+        sizes.append(part.sizes[some])
+        inside = [i + s.start for i, s in zip(some, part.region, strict=True)]
+        places.append(np.ravel_multi_index(inside, tuple(shape)))
+    found = np.concatenate(places)
+    order = np.argsort(found)
+    return found[order], np.concatenate(sizes)[order]
+
+
+def _with_an_axis(sizes: Integers, levels: Sequence[int]) -> tuple[Integers, Sequence[int]]:
+    return (sizes, levels) if sizes.ndim else (sizes.reshape(1), (0,))
 
 
 def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
@@ -116,7 +156,8 @@ def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
         )
 
 
-def _quantised(values: Floats, step: float, levels: Sequence[int]) -> _Coded:
+def _quantised(values: Floats, step: float, levels: Sequence[int]) -> tuple[Integers, _Coded]:
+    """Sizes in steps of all coefficients, and what is to be said of them."""
     _check(step, values.shape, levels)
     with np.errstate(over="ignore", invalid="ignore"):
         coefficients = forward(
@@ -137,7 +178,8 @@ def _quantised(values: Floats, step: float, levels: Sequence[int]) -> _Coded:
     one = size == 1
     first, others = _mean(excess[one]), _mean(excess[~one])
     head = bytes([2 * _byte(first, 7) + wide, _byte(others, 8)])
-    return _Coded(sizes, (coefficients.ravel()[where] < 0).astype(np.int32), head)
+    negative = (coefficients.ravel()[where] < 0).astype(np.int32)
+    return sizes, _Coded(where, size, negative, head)
 
 
 def _rounded(ratios: Floats, levels: Sequence[int], dtype: np.dtype[Any]) -> Integers:
@@ -185,7 +227,7 @@ def _around(sizes: Integers) -> Integers:
 
 def _least_rounded() -> NDArray[np.float32]:
     """Least distance from the middle between two sizes at which the larger is worth its bits."""
-    mean = np.maximum(np.arange(64 * _FINENESS) / _FINENESS, _LEAST_MEAN)
+    mean = np.maximum(np.arange(64 * _FINENESS) / _FINENESS, LEAST_MEAN)
     return np.asarray(0.5 * WORTH * np.log2((1 + mean) / mean), np.float32)
 
 
@@ -214,16 +256,15 @@ def _exponents(head: bytes) -> int:
     return WIDE if _is_wide(head) else NARROW
 
 
-def _restored(coded: _Coded, step: float, levels: Sequence[int], dtype: np.dtype[Any]) -> Floats:
-    """Values from sizes and signs, the same way for both who codes and who decodes."""
-    coefficients: Floats = np.zeros(coded.sizes.shape, dtype)
-    where = np.flatnonzero(coded.sizes)
-    size = coded.sizes.ravel()[where]
+def _restored(
+    coded: _Coded, shape: Sequence[int], step: float, levels: Sequence[int], dtype: np.dtype[Any]
+) -> Coefficients:
+    """Coefficients from sizes and signs, the same way for both who codes and who decodes."""
     first, others = _excess(coded.head[0] >> 1, 7), _excess(coded.head[1], 8)
+    size = coded.sizes
     with np.errstate(over="ignore", invalid="ignore"):
         magnitude = (size + np.where(size == 1, first, others)) * step
-        coefficients.ravel()[where] = np.where(coded.negative, -magnitude, magnitude)
-        values = inverse(coefficients, levels)
-    if not np.isfinite(values).all():
-        raise StoreError(f"a coded array has values beyond {np.dtype(dtype).name}")
-    return values
+        values = np.where(coded.negative, -magnitude, magnitude).astype(dtype)
+    small = math.prod(shape) < 2**31
+    places: Integers = coded.places.astype(np.int32 if small else np.int64)
+    return Coefficients(tuple(shape), tuple(levels), places, values)

@@ -25,11 +25,16 @@ Matrix = NDArray[np.float64]
 BlockModel = NDArray[np.int16]
 
 # How far off, in squares of what is allowed, samples may leave a model to corrections.
-ALLOWANCES = (64.0, 4096.0)
+ALLOWANCES = (16.0, 1024.0)
 # A range coder with contexts needs about this share of the bits that `rates` tells.
 CONTEXT_GAIN = 0.8
 # Ratio of one step tried to the next, and how many.
 STEP_RATIO, MOST_STEPS = 2**0.125, 40
+# Samples from which a model starts are so much finer than corrections: an error at the
+# start stays an error all along.
+FINER = 8
+# A model that is more steps off than this is no use, and its corrections no integers.
+MOST_LEFT = 2.0**50
 # Share of the squared error that rounding in a decoder may make.
 SHAKEN = 1e-6
 
@@ -65,8 +70,8 @@ def code_latent(
     times : (m,) float64
     models : sequence of Dynamics
     choices : sequence of (blocks,) int16
-        Numbers of the models that may serve each block of `block_steps` snapshots, besides
-        none at all.
+        Numbers of the models that may serve each block of `block_steps` snapshots; without
+        any, the coefficients are coded without a model.
     tolerances : Tolerances
     step : float
         Step to begin with; what is used is the largest near it that meets the tolerances.
@@ -84,32 +89,28 @@ def code_latent(
        via weak-SINDy", arXiv:2308.14962 (samples and a weak-form model in place of data).
     """
     coder = _Coder(a, times, tuple(models), tuple(choices), tolerances, block_steps)
-    found = [coder.at_best_step(plan, step) for plan in coder.plans(step)]
-    usable = [decoded for decoded in found if decoded is not None]
-    return min(usable, key=lambda decoded: decoded.nbytes, default=None)
+    return coder.at_best_step(coder.plan(step), step)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which snapshots are samples, which model follows them, and whether corrections do."""
+    """Which snapshots are samples, and which model follows them."""
 
     index: NDArray[np.int64]
     block_model: BlockModel
     substeps: int
-    corrected: bool
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A plan carried out: samples as they were and as they decode, what is left to correct,
-    and all coefficients decoded."""
+    """A plan carried out: samples as `given` and as in the `code` that decodes, what is
+    rebuilt from them, and all coefficients with their corrections."""
 
-    plan: _Plan
     step: float
     given: LatentCode
     code: LatentCode
-    left: Matrix
     rebuilt: Matrix
+    decoded: Matrix
 
 
 @dataclass(frozen=True)
@@ -125,29 +126,21 @@ class _Coder:
     def blocks(self) -> int:
         return -(-len(self.a) // self.block_steps)
 
-    def plans(self, step: float) -> list[_Plan]:
-        """No model; so many samples that nothing is left to correct, with each model and
-        with straight lines; and the best mixture, block by block, of fewer samples."""
+    def plan(self, step: float) -> _Plan:
+        """The best mixture, block by block, of models with few samples and of no model."""
         starts = np.unique(np.append(np.arange(0, len(self.a), self.block_steps), len(self.a) - 1))
-        straight = np.full(self.blocks, STRAIGHT_LINE, np.int16)
-        none = _Plan(starts, straight, 1, True)
-        search = SampleSearch.of(
-            self.a,
-            step * np.round(self.a / step),
-            self.times,
-            self.models,
-            self.tolerances,
-            self.block_steps,
-        )
-        dense, sparse = [_Plan(search.encode(1.0, straight).index, straight, 1, False)], [none]
+        plans = [_Plan(starts, np.full(self.blocks, STRAIGHT_LINE, np.int16), 1)]
+        if self.choices:
+            kept = step * np.round(self.a / step)
+            search = SampleSearch.of(
+                self.a, kept, self.times, self.models, self.tolerances, self.block_steps
+            )
         for choice in self.choices:
-            index = search.encode(1.0, choice).index
-            dense.append(_Plan(index, choice, search.substeps, False))
-            sparse.append(_Plan(starts, choice, search.substeps, True))
+            plans.append(_Plan(starts, choice, search.substeps))
             for allowance in ALLOWANCES:
                 index = search.encode(allowance, choice).index
-                sparse.append(_Plan(index, choice, search.substeps, True))
-        return [none, *dense, *([self._mixed(sparse, step)] if self.choices else [])]
+                plans.append(_Plan(index, choice, search.substeps))
+        return self._mixed(plans, step)
 
     def _mixed(self, plans: Sequence[_Plan], step: float) -> _Plan:
         """For each block that of the plans which leaves fewest bits."""
@@ -159,11 +152,12 @@ class _Coder:
         for choice in np.unique(best):
             kept[plans[choice].index] |= best[number[plans[choice].index]] == choice
         model = np.array([plans[c].block_model[b] for b, c in enumerate(best)], np.int16)
-        return _Plan(np.flatnonzero(kept), model, plans[-1].substeps, True)
+        return _Plan(np.flatnonzero(kept), model, plans[-1].substeps)
 
     def _bits(self, plan: _Plan, step: float) -> Matrix:
         """Bits of samples and corrections of every block."""
-        code = self._code(plan, step * np.round(self.a / step))
+        fine = step / FINER
+        code = self._code(plan, fine * np.round(self.a / fine))
         left = self.a - self._rebuilt(code)
         column = position_of(step, 1.0)
         modes = self.a.shape[1]
@@ -175,21 +169,20 @@ class _Coder:
                 continue
             found = rates(np.ascontiguousarray(part.T), (0, depth(len(part))), 1.0)
             bits[block] = CONTEXT_GAIN * found.bits[:, column].sum()
-        size = np.log2(2 + 2 * np.abs(code.samples) / step).sum(axis=1) + 8.0
+        size = np.log2(2 + 2 * np.abs(code.samples) / fine).sum(axis=1) + 8.0
         inside = plan.block_model[plan.index // self.block_steps] != STRAIGHT_LINE
         np.add.at(bits, plan.index // self.block_steps, np.where(inside, size, 0.0))
         return bits if modes else np.zeros(self.blocks)
 
     def _code(self, plan: _Plan, values: Matrix) -> LatentCode:
-        """Code with samples `values`, as far as a model, or nothing else, needs them."""
+        """Code with samples `values`, as far as a model needs them."""
         samples = values[plan.index]
-        if plan.corrected:
-            modelled = plan.block_model != STRAIGHT_LINE
-            block = plan.index // self.block_steps
-            start = plan.index % self.block_steps == 0
-            needed = modelled[block] | (start & modelled[np.maximum(block - 1, 0)])
-            modes = self.models[0].modes if self.models else 0
-            samples = np.where(needed[:, None] & (np.arange(samples.shape[1]) < modes), samples, 0)
+        modelled = plan.block_model != STRAIGHT_LINE
+        block = plan.index // self.block_steps
+        start = plan.index % self.block_steps == 0
+        needed = modelled[block] | (start & modelled[np.maximum(block - 1, 0)])
+        modes = self.models[0].modes if self.models else 0
+        samples = np.where(needed[:, None] & (np.arange(samples.shape[1]) < modes), samples, 0)
         return LatentCode(plan.index, samples, self.block_steps, plan.block_model, plan.substeps)
 
     def _rebuilt(self, code: LatentCode) -> Matrix:
@@ -209,37 +202,41 @@ class _Coder:
                 trial = another
                 if ratio < 1:
                     break
-        return None if trial is None else self._encoded(trial)
+        return None if trial is None or not self._steady(trial) else self._encoded(trial)
 
     def _trial(self, plan: _Plan, step: float) -> _Trial | None:
         """What decoding would give with one step (None: it is too far off)."""
-        sample_rows = tile_rows(len(plan.index), self.a.shape[1])
         given = self._code(plan, self.a)
-        samples = coded_rows(given.samples, sample_rows, step, smooth=False)
+        rows = tile_rows(given.kept, self.a.shape[1])
+        samples = coded_rows(given.samples, rows, step / FINER, smooth=False)
         code = replace(given, samples=samples)
         rebuilt = self._rebuilt(code)
-        if not np.isfinite(rebuilt).all():
-            return None
         left = self.a - rebuilt
-        if plan.corrected:
-            rebuilt = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, smooth=True)
-        if not self.tolerances.met_by(rebuilt - self.a) or not self._steady(code):
+        if not np.abs(left).max(initial=0.0) < MOST_LEFT * step:
             return None
-        return _Trial(plan, step, given, code, left, rebuilt)
+        decoded = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, smooth=True)
+        if not self.tolerances.met_by(decoded - self.a):
+            return None
+        return _Trial(step, given, code, rebuilt, decoded)
 
-    def _steady(self, code: LatentCode) -> bool:
+    def _steady(self, trial: _Trial) -> bool:
         """Whether rounding in a decoder, as if samples were shaken by 1e-12, stays nothing."""
+        code = trial.code
         shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
-        drift = self._rebuilt(replace(code, samples=code.samples * shaken)) - self._rebuilt(code)
+        drift = self._rebuilt(replace(code, samples=code.samples * shaken)) - trial.rebuilt
         margin = SHAKEN * self.tolerances.for_coding()
         return bool(np.isfinite(drift).all() and np.all(self.tolerances.coding(drift) <= margin))
 
     def _encoded(self, trial: _Trial) -> Decoded:
-        rows = tile_rows(trial.code.kept, self.a.shape[1])
-        samples = encode_rows(trial.given.samples, rows, trial.step, smooth=False)
-        coded = CodedLatent(trial.code, trial.step, rows, samples)
-        if trial.plan.corrected:
-            rows = tile_rows(*self.a.shape)
-            corrections = encode_rows(trial.left, rows, trial.step, smooth=True)
-            coded = replace(coded, correction_rows=rows, correction_bytes=corrections)
-        return Decoded(coded, trial.rebuilt)
+        rows, long = tile_rows(trial.code.kept, self.a.shape[1]), tile_rows(*self.a.shape)
+        fine = trial.step / FINER
+        coded = CodedLatent(
+            code=trial.code,
+            step=trial.step,
+            sample_step=fine,
+            sample_rows=rows,
+            sample_bytes=encode_rows(trial.given.samples, rows, fine, smooth=False),
+            correction_rows=long,
+            correction_bytes=encode_rows(self.a - trial.rebuilt, long, trial.step, smooth=True),
+        )
+        return Decoded(coded, trial.decoded)

@@ -129,9 +129,9 @@ class _Counts:
         start = run.start
         while start < run.stop:
             size = max(LEAST_BATCH, self._total // (_SEEN * BATCH_SHARE))
-            # Lazy or not, the model is the same; most are used a few times only.
-            model = _Categorical(self._counts, perfect=False, lazy=True)
-            yield slice(start, min(start + size, run.stop)), model
+            # Lazy or not, models are the same; most are used for a few integers only.
+            part = slice(start, min(start + size, run.stop))
+            yield part, _Categorical(self._counts, perfect=False, lazy=True)
             start += size
 
     def saw(self, symbols: NDArray[np.int32]) -> None:
@@ -155,9 +155,11 @@ class _Memory(dict[tuple[Kind, int], _Counts]):
 
 def _sorted_runs(buckets: Buckets) -> tuple[NDArray[np.intp], list[_Run]]:
     """Order that sorts by bucket, and the run of each."""
-    counts = np.bincount(buckets, minlength=len(EDGES))
-    ends = np.cumsum(counts)
-    runs = [_Run(int(b), int(ends[b] - counts[b]), int(ends[b])) for b in np.flatnonzero(counts)]
+    runs, stop = [], 0
+    for bucket, count in enumerate(np.bincount(buckets).tolist()):
+        if count:
+            start, stop = stop, stop + count
+            runs.append(_Run(bucket, start, stop))
     order = np.argsort(buckets, kind="stable") if len(runs) > 1 else np.arange(len(buckets))
     return order, runs
 
@@ -179,9 +181,8 @@ class Encoder:
             for part, model in counts.batches(run):
                 self._stream.encode(symbols[part], model)
                 counts.saw(symbols[part])
-        for width in _widths(symbols):
-            rest = sizes[symbols == EXACT + width] - (EXACT - 1)
-            self._put_plain(rest - (1 << width), width)
+        for width, some in _powers(symbols):
+            self._put_plain(sizes[some] - (EXACT - 1 + (1 << width)), width)
 
     def transfer_bits(self, bits: NDArray[np.int32]) -> None:
         """Append bits that nothing foretells."""
@@ -228,10 +229,8 @@ class Decoder:
                 symbols[part] = found = self._decoded(model, part.stop - part.start)
                 counts.saw(found)
         sizes = symbols.astype(values[0].dtype, copy=True)
-        for width in _widths(symbols):
-            some = symbols == EXACT + width
-            plain = self._plain(int(np.count_nonzero(some)), width)
-            sizes[some] = plain + (EXACT - 1) + (1 << width)
+        for width, some in _powers(symbols):
+            sizes[some] = self._plain(len(some), width) + (EXACT - 1 + (1 << width))
         flat = np.empty_like(sizes)
         flat[order] = sizes
         start = 0
@@ -283,8 +282,10 @@ def _lengths(numbers: Integers) -> NDArray[np.int32]:
     return np.where(high > 0, 31 + np.frexp(high.astype(np.float64))[1], low)
 
 
-def _widths(symbols: NDArray[np.int32]) -> list[int]:
-    """Powers of two that occur, which are followed by as many plain bits."""
-    if not symbols.size or symbols.max() < EXACT:
-        return []
-    return [int(w) for w in np.flatnonzero(np.bincount(symbols)[EXACT:])]
+def _powers(symbols: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Powers of two that occur, which are followed by as many plain bits, and where they do."""
+    if symbols.size and symbols.max() >= EXACT:
+        large = np.flatnonzero(symbols >= EXACT)
+        widths = symbols[large] - EXACT
+        for width in np.flatnonzero(np.bincount(widths)).tolist():
+            yield width, large[widths == width]

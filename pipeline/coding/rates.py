@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coding.field import ROUNDING
+from pipeline.coding.field import LEAST_MEAN, WORTH
 from pipeline.coding.wavelet import bands, forward
 from pipeline.contracts import Floats
 
@@ -22,11 +22,13 @@ Matrix = NDArray[np.float64]
 
 # Steps per factor of two.
 FINENESS = 4
-STEPS = np.arange(-36 * FINENESS, 8 * FINENESS)
+STEPS = np.arange(-52 * FINENESS, 8 * FINENESS)
+# Errors of coefficients come back from the transform of an axis with so much of their square.
+NOISE_GAIN = 1.025
 # Bins of sizes are float32 numbers that agree in all but their last 21 bits: four per
 # factor of two. All below the first bin, and all above the last, count as in it.
 LAST_BITS = 21
-BINS = np.arange(*(np.array([2.0**-52, 2.0**24], np.float32).view(np.int32) >> LAST_BITS))
+BINS = np.arange(*(np.array([2.0**-56, 2.0**24], np.float32).view(np.int32) >> LAST_BITS))
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,18 @@ def rates(values: Floats, levels: Sequence[int], unit: float) -> Rates:
         Scale of the steps, positive.
     """
     coefficients = forward(values, levels)
+    gain = NOISE_GAIN ** np.count_nonzero(levels)
     errors, bits = np.zeros((2, len(values), len(STEPS)))
     for band in bands(values.shape[1:], levels[1:]):
         part = coefficients[(slice(None), *band.region)].reshape(len(values), -1)
         if not part.size:
             continue
         counts = _histogram(part, unit)
-        errors += counts @ _ERRORS
-        size = counts @ _SIZE / part.shape[1]
-        bits += part.shape[1] * _geometric_entropy(size) + counts @ _NONZERO
+        narrow, wide = counts @ _TABLES[0], counts @ _TABLES[1]
+        share = (_dead_zone(wide[1] / part.shape[1]) - _NARROW) / (_WIDE - _NARROW)
+        error, size, nonzero = (1 - share) * narrow + share * wide
+        errors += gain * error
+        bits += part.shape[1] * _geometric_entropy(size / part.shape[1]) + nonzero
     return Rates(errors * (unit * 2 ** (STEPS / FINENESS)) ** 2, bits)
 
 
@@ -100,25 +105,41 @@ def _histogram(part: Floats, unit: float) -> Matrix:
     return counts.reshape(len(part), -1).astype(np.float64)
 
 
-def _tables() -> tuple[Matrix, Matrix, Matrix]:
-    """Mean squared error, size and share of nonzeros (BINS, STEPS), in steps."""
+def _tables(dead_zone: float) -> Matrix:
+    """Mean squared error, size and share of nonzeros (3, BINS, STEPS), in steps.
+
+    Sizes up to `dead_zone` steps become 0, all others the nearest multiple. They are taken
+    to lie evenly within their bin; the means are integrals, not sums over some sizes, all of
+    which could be multiples of the step.
+    """
     ends = (np.append(BINS, BINS[-1] + 1).astype(np.int32) << LAST_BITS).view(np.float32)
-    within = (np.arange(16) + 0.5) / 16
-    sizes = ends[:-1, None] + np.diff(ends)[:, None].astype(np.float64) * within
-    y = sizes[:, None, :] / 2.0 ** (STEPS / FINENESS)[None, :, None]
-    q = np.floor(y + ROUNDING)
-    # Beyond many steps, all that is left of a size is where in its bin it lies.
-    error = np.where(y < 2**20, (y - q) ** 2, 1 / 12)
-    return error.mean(axis=2), q.mean(axis=2), (q > 0).mean(axis=2)
+    y = ends[:, None] / 2.0 ** (STEPS / FINENESS)
+    q = np.floor(y + 0.5)
+    # Integrals up to each end of a bin, and what the dead zone changes in them.
+    zeroed = np.clip(y, 0.5, dead_zone)
+    error = q / 12 + (y - q) ** 3 / 3 + (zeroed**2 - zeroed + 0.25)
+    size = q * (q - 1) / 2 + q * (y - q + 0.5) - (zeroed - 0.5)
+    nonzero = np.maximum(y - dead_zone, 0.0)
+    tables: Matrix = np.diff([error, size, nonzero], axis=1) / np.diff(y, axis=0)
+    return tables
 
 
-_ERRORS, _SIZE, _NONZERO = _tables()
+def _dead_zone(mean: Matrix) -> Matrix:
+    """Sizes up to which `pipeline.coding.field` leaves nothing where they are so on average."""
+    mean = np.maximum(mean, LEAST_MEAN)
+    zone: Matrix = 0.5 + 0.5 * WORTH * (1 + np.log2((1 + mean) / mean))
+    return zone
+
+
+_NARROW, _WIDE = 0.5, float(_dead_zone(np.zeros(())))
+_TABLES = np.array([_tables(_NARROW), _tables(_WIDE)])
 
 
 def _geometric_entropy(mean: Matrix) -> Matrix:
     """Bits of a geometric distribution of the non-negative integers."""
+    # Of the form (1 + m) log(1 + m) - m log(m) nothing would be left where m is large.
     with np.errstate(divide="ignore", invalid="ignore"):
-        bits = (1 + mean) * np.log2(1 + mean) - mean * np.log2(mean)
+        bits = np.log2(1 + mean) + mean * np.log1p(1 / mean) / np.log(2)
     return np.asarray(np.where(mean > 0, bits, 0.0))
 
 

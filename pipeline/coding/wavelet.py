@@ -73,11 +73,17 @@ def forward(values: Floats, levels: Sequence[int]) -> Floats:
 def inverse(coefficients: Floats, levels: Sequence[int]) -> Floats:
     """Values from coefficients: undoes `forward` to rounding."""
     out = np.array(coefficients, order="C")
-    for axis, count in enumerate(levels):
-        for block in _blocks(out, axis):
-            for length in reversed(_lengths(out.shape[axis], count)[:-1]):
-                _synthesise(block[:, :length])
+    invert(out, levels)
     return out
+
+
+def invert(coefficients: Floats, levels: Sequence[int]) -> None:
+    """Overwrite a contiguous array of coefficients by the values they are of."""
+    for axis, count in enumerate(levels):
+        lengths = _lengths(coefficients.shape[axis], count)[-2::-1]
+        for block in _blocks(coefficients, axis) if lengths else ():
+            for length in lengths:
+                _synthesise(block[:, :length])
 
 
 def _blocks(array: Floats, axis: int) -> Iterator[Floats]:

@@ -183,7 +183,7 @@ def keep_nothing(snapshots: int) -> LatentCode:
 def _step_accuracy(a: Matrix, tolerances: Tolerances) -> float:
     """Share of a(t) that one step may be off: little of what coding may lose."""
     share = tolerances.for_coding() / np.maximum(tolerances.coding(a), np.finfo(float).tiny)
-    return float(np.clip(3e-3 * np.sqrt(share.min()), 1e-12, 1e-3))
+    return float(np.clip(1e-2 * np.sqrt(share.min()), 1e-12, 1e-3))
 
 
 def choose_substeps(

@@ -329,7 +329,7 @@ class StoreWriter:
             "latent/samples",
             ("kept", "mode"),
             (code.kept, rank),
-            WaveletCodec(float(coded.step), row_levels(coded.sample_rows, smooth=False)),
+            WaveletCodec(float(coded.sample_step), row_levels(coded.sample_rows, smooth=False)),
             coded.sample_rows,
             coded.sample_bytes,
         )
