@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.allocate import CodedFields, allocate_fields
 from pipeline.archive import Archive, open_archive
+from pipeline.choose import choose_coding
 from pipeline.config import Config, with_values
-from pipeline.direct import choose_coding, write_direct
+from pipeline.direct import write_direct
 from pipeline.errors import AccuracyError
 from pipeline.factor import factor_archive
 from pipeline.identify import LatentModel, check_expressions, identify

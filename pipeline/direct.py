@@ -1,40 +1,38 @@
-"""Which variables are coded without POD: what that would cost, and carrying it out."""
+"""Variables that are coded without POD: what that would cost, and carrying it out."""
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.allocate import FieldsPlan, plan_fields
 from pipeline.archive import Archive
 from pipeline.chunked.direct import (
     LazyValues,
     lazy_values,
+    value_bits,
     value_loss,
     value_rates,
     write_values,
 )
-from pipeline.chunked.fields import summed
+from pipeline.chunked.fields import Sample, summed
 from pipeline.coding.rates import Rates, position_within, step_of
-from pipeline.coding.tiles import grid, value_tile
+from pipeline.coding.tiles import VALUES, grid, value_tile
 from pipeline.errors import AccuracyError
 from pipeline.factor import ArchivePOD
-from pipeline.identify import FACTOR_BYTES, FACTOR_SHARE
 from pipeline.store.writer import StoreWriter
 
 Matrix = NDArray[np.float64]
 
-log = logging.getLogger(__name__)
-
-# Tiles that are looked at, and values of each that estimate bits: few enough to cost little
-# beside the POD.
-SAMPLED, CROP = 4, 1 << 18
+# What is looked at to foretell bits, little enough to cost next to nothing beside the POD; what
+# is coded on trial, large enough to know most of its neighbours; and what the step is found
+# with that just meets the error allowed.
+LOOK, TRIAL, WHOLE = Sample(4, 1 << 17), Sample(2, 1 << 20), Sample(4, VALUES)
 # Bits of a tile besides its values: head, end of the stream, checksum.
 TILE_BITS = 80.0
 # The steps tried are around this many times the root of the mean square error allowed.
@@ -42,8 +40,6 @@ UNIT = 2.0**12
 # Steps tried at most, the share of the error allowed that they aim at (less where not all
 # tiles are seen), and how close to it is close enough.
 MOST_STEPS, AIM, AIM_UNSEEN, CLOSE = 8, 0.9995, 0.99, 0.005
-# Gram matrices cannot resolve what the modes of some variables lack of the tightest tolerances.
-TIGHTEST = 1e-5
 
 
 @dataclass(frozen=True)
@@ -51,49 +47,18 @@ class DirectVariable:
     """How variable `number` is coded without POD.
 
     ``allowed`` is the norm of the error that coding may make, beside what the POD dropped;
-    ``step`` the quantisation step that should meet it, ``bits`` what the whole should cost.
+    ``step`` the quantisation step that should meet it, ``bits`` what the whole should cost,
+    which has so many ``tiles``.
     """
 
     number: int
     allowed: float
     step: float
     bits: float
+    tiles: int
 
 
-def choose_coding(
-    archive: Archive, pod: ArchivePOD, tolerance: float
-) -> tuple[FieldsPlan, dict[int, DirectVariable]]:
-    """Fields of the variables that POD makes small, and the plans of all others. Runs Dask.
-
-    Compared are the bits of all variables with POD, of all without, and of those alone
-    without that cost less than their fields do.
-    """
-    whole, direct = plan_fields(archive, pod), _plan_direct(archive, pod)
-    choices = [(whole, frozenset[int]())]
-    cheaper = frozenset(v for v, plan in direct.items() if plan.bits < whole.field_bits[v])
-    if cheaper and len(cheaper) < len(whole.live) and tolerance >= TIGHTEST:
-        choices.append((plan_fields(archive, pod, cheaper), cheaper))
-    if direct and len(direct) == len(whole.live):
-        everything = frozenset(direct)
-        choices.append((plan_fields(archive, pod, everything), everything))
-
-    def bits(choice: tuple[FieldsPlan, frozenset[int]]) -> float:
-        plan, without = choice
-        return plan.bits + _model_bits(plan) + sum(direct[v].bits for v in without)
-
-    fields, without = min(choices, key=bits)
-    log.info("bits expected: %s", [(sorted(c[1]), round(bits(c))) for c in choices])
-    return fields, {v: direct[v] for v in sorted(without)}
-
-
-def _model_bits(plan: FieldsPlan) -> float:
-    """Bits of what is kept for the model of the coefficients, where there are any."""
-    if not plan.live or not np.isfinite(plan.bits):
-        return 0.0
-    return 8 * float(np.clip(FACTOR_SHARE * plan.bits / 8, *FACTOR_BYTES))
-
-
-def _plan_direct(archive: Archive, pod: ArchivePOD) -> dict[int, DirectVariable]:
+def plan_direct(archive: Archive, pod: ArchivePOD) -> dict[int, DirectVariable]:
     """Steps and bits of each variable without POD, from parts of a few tiles.
 
     Without those that are constant, and those for which no step is known to be enough.
@@ -101,7 +66,7 @@ def _plan_direct(archive: Archive, pod: ArchivePOD) -> dict[int, DirectVariable]
     room = pod.budget.allowed - pod.apart - pod.dropped
     units = UNIT * np.sqrt(np.maximum(room, 0.0) ** 2 / np.maximum(pod.counted, 1e-300))
     live = [v for v, norm in enumerate(pod.norms) if norm.fluctuation > 0 and units[v] > 0]
-    samples = [_lazy(archive, pod, v, most=SAMPLED, crop=CROP) for v in live]
+    samples = [_lazy(archive, pod, v, LOOK) for v in live]
     found = dask.compute(
         *(sample.map(value_rates, units[v]) for v, sample in zip(live, samples, strict=True))
     )
@@ -129,11 +94,24 @@ def _planned(
         return None
     place = position_within(rates, allowed)
     shape = (variable.shape[variable.time_axis], *variable.space_shape)
-    seen = sum(int(np.prod(tile.extent, dtype=np.int64)) for tile in sample.tiles)
-    share = seen / int(np.prod(shape, dtype=np.int64))
-    number_of_tiles = int(np.prod(grid(shape, value_tile(shape)), dtype=np.int64))
-    bits = rates.bits_at(place) / share + TILE_BITS * number_of_tiles
-    return DirectVariable(number, room, step_of(place, unit), bits)
+    tiles = math.prod(grid(shape, value_tile(shape)))
+    bits = rates.bits_at(place) / sample.share + TILE_BITS * tiles
+    return DirectVariable(number, room, step_of(place, unit), bits, tiles)
+
+
+def coded_on_trial(
+    archive: Archive, pod: ArchivePOD, plans: Mapping[int, DirectVariable]
+) -> dict[int, DirectVariable]:
+    """The plans, with the bits that a part as coded takes, at a better step. Runs Dask."""
+    tried = {}
+    for number, plan in plans.items():
+        sample = _lazy(archive, pod, number, TRIAL)
+        excess = _excess(pod, plan, _lost(sample, value_loss, plan.step, pod.budget.basis))
+        step = plan.step / float(np.clip(excess, 0.25, 4.0))
+        (bits,) = dask.compute(summed(sample.map(value_bits, step)))
+        total = bits / sample.share + TILE_BITS * plan.tiles
+        tried[number] = replace(plan, step=step, bits=total)
+    return tried
 
 
 def write_direct(
@@ -179,24 +157,29 @@ def _written(writer: StoreWriter, archive: Archive, pod: ArchivePOD, plan: Direc
 
 def _settled(archive: Archive, pod: ArchivePOD, plan: DirectVariable) -> float:
     """Largest step that should be enough, from whole tiles: all of them, if there are few."""
-    sample = _lazy(archive, pod, plan.number, most=SAMPLED)
-    variable = archive.variables[plan.number]
-    shape = (variable.shape[variable.time_axis], *variable.space_shape)
-    seen_all = len(sample.tiles) == np.prod(grid(shape, value_tile(shape)), dtype=np.int64)
-    aim = AIM if seen_all else AIM_UNSEEN
+    sample = _lazy(archive, pod, plan.number, WHOLE)
+    aim = AIM if len(sample.tiles) == plan.tiles else AIM_UNSEEN
     step, best = plan.step, 0.0
     for _ in range(MOST_STEPS):
-        lost, counted = _lost(sample, value_loss, step, pod.budget.basis)
-        share = float((lost / counted * pod.counted[plan.number]) ** 0.5) / plan.allowed
-        if share <= aim:
+        excess = _excess(pod, plan, _lost(sample, value_loss, step, pod.budget.basis))
+        if excess <= aim:
             best = max(best, step)
-            if share >= aim - CLOSE:
+            if excess >= aim - CLOSE:
                 break
-        step *= float(np.clip((aim - CLOSE / 4) / max(share, 1e-9), 0.25, 4.0))
+        step *= float(np.clip((aim - CLOSE / 4) / max(excess, 1e-9), 0.25, 4.0))
     return best or step
 
 
-def _lazy(archive: Archive, pod: ArchivePOD, number: int, **limits: int) -> LazyValues:
+def _excess(pod: ArchivePOD, plan: DirectVariable, loss: Matrix) -> float:
+    """Error of the whole, as far as some tiles show it, by the error allowed."""
+    lost, counted = loss
+    share = counted / pod.counted[plan.number]
+    return float((lost / share) ** 0.5) / plan.allowed if share > 0 else 1.0
+
+
+def _lazy(
+    archive: Archive, pod: ArchivePOD, number: int, sample: Sample | None = None
+) -> LazyValues:
     return lazy_values(
         pod.plan,
         pod.blocks,
@@ -204,7 +187,7 @@ def _lazy(archive: Archive, pod: ArchivePOD, number: int, **limits: int) -> Lazy
         number,
         archive.variables[number],
         float(pod.averages[number]),
-        **limits,
+        sample,
     )
 
 

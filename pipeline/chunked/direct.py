@@ -8,6 +8,7 @@ need not respect its chunks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,8 +17,9 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from pipeline.chunked.fields import gather, pasted
+from pipeline.chunked.fields import Sample, gather, pasted
 from pipeline.chunked.plan import PODPlan
+from pipeline.coding.field import encode_field
 from pipeline.coding.rates import Rates, rates
 from pipeline.coding.tiles import coded_values, encode_values, tiles, value_levels, value_tile
 from pipeline.contracts import ArchivedVariable, Floats, Region
@@ -58,12 +60,14 @@ class ValueTile:
 class LazyValues:
     """Tiles of one variable whose space blocks are on the cluster.
 
-    ``pieces`` are those of each tile; ``series`` (m, K) is what their rows are multiplied by.
+    ``pieces`` are those of each tile; ``series`` (m, K) is what their rows are multiplied by,
+    and ``share`` how much of all values lies in these tiles.
     """
 
     tiles: tuple[ValueTile, ...]
     pieces: tuple[tuple[Delayed, ...], ...]
     series: Delayed
+    share: float
 
     def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
         """``function(pieces, series, tile, *args)`` of every tile."""
@@ -81,9 +85,7 @@ def lazy_values(
     number: int,
     variable: ArchivedVariable,
     offset: float,
-    *,
-    most: int | None = None,
-    crop: int | None = None,
+    sample: Sample | None = None,
 ) -> LazyValues:
     """Tiles of the values of variable `number`.
 
@@ -97,22 +99,17 @@ def lazy_values(
     variable : ArchivedVariable
     offset : float
         Taken off all values.
-    most : int, optional
-        Only so many tiles, spread evenly.
-    crop : int, optional
-        Only the middle of each tile, about so many values.
+    sample : Sample, optional
+        Only parts of a few tiles.
     """
     shape = (variable.shape[variable.time_axis], *variable.space_shape)
     full = value_tile(shape)
-    chosen = list(tiles(shape, full))
-    if most is not None and most < len(chosen):
-        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
     rows = [row for row in plan.rows if row.variable == number]
-    cuts: dict[Any, Any] = {}
+    # Tiles that follow one another in time are made of the same pieces.
+    cuts: dict[Any, tuple[tuple[Region, ...], tuple[Delayed, ...]]] = {}
     found, pieces = [], []
-    for index, region in chosen:
-        if crop is not None:
-            region = _middle(region, crop)
+    regions = list(tiles(shape, full))
+    for index, region in regions if sample is None else sample.of(regions):
         space = region[1:]
         key = tuple((s.start, s.stop) for s in space)
         if key not in cuts:
@@ -121,17 +118,8 @@ def lazy_values(
         weights = None if variable.weights is None else variable.weights[space]
         found.append(ValueTile(index, region, full, places, weights, offset))
         pieces.append(parts)
-    return LazyValues(tuple(found), tuple(pieces), delayed(series))
-
-
-def _middle(region: Region, most: int) -> Region:
-    """The middle of a region, its longest axes halved until at most so many values are left."""
-    lengths = [s.stop - s.start for s in region]
-    while np.prod(lengths, dtype=np.int64) > most:
-        longest = int(np.argmax(lengths))
-        lengths[longest] = (lengths[longest] + 1) // 2
-    starts = [(s.start + s.stop - n) // 2 for s, n in zip(region, lengths, strict=True)]
-    return tuple(slice(a, a + n) for a, n in zip(starts, lengths, strict=True))
+    share = sum(math.prod(tile.extent) for tile in found) / math.prod(shape)
+    return LazyValues(tuple(found), tuple(pieces), delayed(series), share)
 
 
 # --- tasks --------------------------------------------------------------------------------
@@ -145,6 +133,12 @@ def value_rates(
     found = rates(values[None], (0, *value_levels(values.shape)), unit)
     counted = _counted(tile, valid)
     return Rates(found.errors * counted.mean(), found.bits), float(len(values) * counted.sum())
+
+
+def value_bits(pieces: Sequence[RowBlock], series: Matrix, tile: ValueTile, step: float) -> int:
+    """Bits of one tile."""
+    values, _ = _values(pieces, series, tile)
+    return 8 * len(encode_field(values, step, value_levels(values.shape)))
 
 
 def value_loss(

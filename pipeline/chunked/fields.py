@@ -7,6 +7,7 @@ those of the store; a tile is made of the space blocks of the POD that overlap i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,8 +17,9 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from pipeline.chunked.plan import PODPlan, SpaceBlock
+from pipeline.coding.field import encode_field
 from pipeline.coding.fill import fill_masked
-from pipeline.coding.rates import Rates, rates
+from pipeline.coding.rates import Rates, rates, step_of
 from pipeline.coding.tiles import coded_tile, encode_tile, field_levels, tiles
 from pipeline.contracts import ArchivedVariable, Floats, Region
 from pipeline.numerics.factors import Mask, RowBlock
@@ -79,6 +81,7 @@ def lazy_fields(
     number: int,
     variable: ArchivedVariable,
     tile: tuple[int, ...],
+    sample: Sample | None = None,
 ) -> LazyFields:
     """Tiles of variable `number` of the plan.
 
@@ -90,16 +93,44 @@ def lazy_fields(
     variable : ArchivedVariable
     tile : tuple of int
         Points of a tile per space dim.
+    sample : Sample, optional
+        Only parts of a few tiles.
     """
     rows = [row for row in plan.rows if row.variable == number]
     found, pieces = [], []
-    for index, region in tiles(variable.space_shape, tile):
+    regions = list(tiles(variable.space_shape, tile))
+    for index, region in regions if sample is None else sample.of(regions):
         places, parts = gather(rows, blocks, region)
         weights = None if variable.weights is None else variable.weights[region]
         snapshots = variable.shape[variable.time_axis]
         found.append(FieldTile(index, region, tile, places, snapshots, weights))
         pieces.append(parts)
     return LazyFields(variable.name, tuple(found), tuple(pieces))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """At most so many of all tiles, evenly spread, and of each at most so many points."""
+
+    tiles: int
+    points: int
+
+    def of(
+        self, regions: Sequence[tuple[tuple[int, ...], Region]]
+    ) -> list[tuple[tuple[int, ...], Region]]:
+        """Of tiles (place in the grid, region), those taken, cut to their middles."""
+        some = np.linspace(0, len(regions) - 1, min(self.tiles, len(regions))).round().astype(int)
+        return [(regions[i][0], _middle(regions[i][1], self.points)) for i in some]
+
+
+def _middle(region: Region, most: int) -> Region:
+    """The middle of a region, its longest axes halved until at most so many points are left."""
+    lengths = [s.stop - s.start for s in region]
+    while math.prod(lengths) > most:
+        longest = int(np.argmax(lengths))
+        lengths[longest] = (lengths[longest] + 1) // 2
+    starts = [(s.start + s.stop - n) // 2 for s, n in zip(region, lengths, strict=True)]
+    return tuple(slice(a, a + n) for a, n in zip(starts, lengths, strict=True))
 
 
 def gather(
@@ -164,6 +195,16 @@ def tile_rates(pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: 
     weights = np.ones(tile.extent) if tile.weights is None else tile.weights
     counted = float(np.mean(weights if valid is None else np.where(valid, weights, 0)))
     return Rates(found.errors * counted, found.bits)
+
+
+def tile_bits(
+    pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: float, position: float
+) -> Matrix:
+    """Bits of one tile, as its rates have it and as coded."""
+    fields, _ = _fields(pieces, tile, turn)
+    levels = field_levels(tile.extent)
+    content = encode_field(fields, step_of(position, unit), levels)
+    return np.array([rates(fields, levels, unit).bits_at(position), 8 * len(content)])
 
 
 def tile_products(
