@@ -7,6 +7,9 @@ from typing import Any
 
 Facts = Mapping[str, Any]
 
+# How a variable is coded, in words.
+CODINGS = {"pod": "POD modes", "direct": "values, without POD", "constant": "constant, exact"}
+
 
 def size(count: float) -> str:
     """Bytes in the unit that people read.
@@ -109,13 +112,14 @@ def info_table(info: Facts, store: str) -> str:
 
 
 def shape(variable: Facts) -> str:
-    """Dims with their lengths, and the dtype.
+    """Dims with their lengths, the dtype, and how the values are coded.
 
-    >>> shape({"dims": ["time", "x"], "shape": [240, 192], "dtype": "float32"})
-    'time 240, x 192; float32'
+    >>> shape({"dims": ["time", "x"], "shape": [240, 192], "dtype": "float32", "coding": "pod"})
+    'time 240, x 192; float32; POD modes'
     """
     dims = zip(variable["dims"], variable["shape"], strict=True)
-    return f"{', '.join(f'{dim} {length}' for dim, length in dims)}; {variable['dtype']}"
+    lengths = ", ".join(f"{dim} {length}" for dim, length in dims)
+    return f"{lengths}; {variable['dtype']}; {CODINGS[variable['coding']]}"
 
 
 def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:

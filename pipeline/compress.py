@@ -40,7 +40,7 @@ def compress(
 
     Every floating-point variable with the time dim comes back from the store with a
     fluctuation-relative L2 error of at most the tolerance; everything else comes back as it
-    was. Runs on the current Dask scheduler or cluster and reads each chunk once.
+    was. Variables for which POD does not pay are coded as they are. Runs on the current Dask scheduler or cluster and reads each chunk once.
 
     Parameters
     ----------
@@ -199,26 +199,31 @@ def _report(
         cpu_seconds=time.process_time() - cpu,
         bytes_read=coded.pod.bytes_read,
         chunks_read=coded.pod.chunks_read,
-        advice=advice(archive.raw_bytes / stored, coded.rank, len(archive.time.values)),
+        advice=advice(
+            archive.raw_bytes / stored, coded.rank, len(archive.time.values), coded.codings
+        ),
     )
 
 
-def advice(ratio: float, rank: int, snapshots: int) -> str:
+def advice(ratio: float, rank: int, snapshots: int, codings: Sequence[str]) -> str:
     """What to tell somebody about this result; empty where there is nothing to warn of."""
     if ratio >= 3:
         return ""
-    why = (
-        f"the tolerance needs {rank} of at most {snapshots - 1} modes, so the data has no "
-        f"low-dimensional dynamics at this accuracy"
-        if rank > snapshots / 4
-        else f"{snapshots} snapshots are few beside the {rank} modes and what is always stored"
-    )
+    if "direct" in codings:
+        why = (
+            "the data has no low-dimensional dynamics at this accuracy, so values were coded as "
+            "they are, and these are rough"
+        )
+    elif rank > snapshots / 4:
+        why = (
+            f"the tolerance needs {rank} of at most {snapshots - 1} modes, so the data has no "
+            f"low-dimensional dynamics at this accuracy"
+        )
+    else:
+        why = f"{snapshots} snapshots are few beside the {rank} modes and what is always stored"
     if ratio < 1:
         return (
             f"The store is LARGER than the uncompressed data (ratio {ratio:.2f}): {why}. Do not "
             f"use it; keep the archive, use a general compressor, or allow a larger tolerance."
         )
-    return (
-        f"A ratio of {ratio:.2f} is hardly worth it: {why}. A general error-bounded compressor "
-        f"is likely to do better here, or allow a larger tolerance."
-    )
+    return f"A ratio of {ratio:.2f} is hardly worth it: {why}. Allow a larger tolerance."

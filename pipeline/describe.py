@@ -45,7 +45,12 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         compression_ratio=ratio,
         bytes_by_part=_bytes_by_part(opened, stored),
         variables={
-            name: {"dims": list(v.dims), "shape": list(v.shape), "dtype": v.dtype.name}
+            name: {
+                "dims": list(v.dims),
+                "shape": list(v.shape),
+                "dtype": v.dtype.name,
+                "coding": v.coding,
+            }
             for name, v in opened.variables.items()
         },
         time=facts["time"],
@@ -54,7 +59,9 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         source=facts["source"],
         versions=facts["versions"],
         format=FORMAT,
-        advice=advice(ratio, opened.rank, opened.snapshots),
+        advice=advice(
+            ratio, opened.rank, opened.snapshots, [v.coding for v in opened.variables.values()]
+        ),
     )
 
 
@@ -91,7 +98,7 @@ class Equations:
     def text(self) -> str:
         """One equation a line, after what the modes are and before what was left out."""
         if not self.coefficients.size:
-            return "No model: every variable is constant in time."
+            return "No model: every variable is constant in time, or coded without POD."
         unit = f" (time in {self.time_units})" if self.time_units not in ("", "1") else ""
         lines = [
             f"Equations of the leading {len(self.residual)} of {len(self.share)} POD "

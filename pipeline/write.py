@@ -27,14 +27,13 @@ PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy"
 
 
 def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> None:
-    """Means and modes, coded and written by the workers that hold them."""
+    """Means and modes, coded and written by the workers that hold them; constants."""
     pod, tasks = coded.pod, []
     for number, (variable, fields) in enumerate(zip(archive.variables, coded.fields, strict=True)):
-        if pod.norms[number].fluctuation == 0:
-            mean = _gathered_mean(pod, number, variable)
-            writer.write_constant(variable.name, variable.space_dims, mean)
-            continue
         if fields is None:
+            if coded.codings[number] == "constant":
+                mean = _gathered_mean(pod, number, variable)
+                writer.write_constant(variable.name, variable.space_dims, mean)
             continue
         masked, step = pod.masked[number], coded.steps[number]
         writer.create_fields(
