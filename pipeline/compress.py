@@ -40,7 +40,8 @@ def compress(
 
     Every floating-point variable with the time dim comes back from the store with a
     fluctuation-relative L2 error of at most the tolerance; everything else comes back as it
-    was. Variables for which POD does not pay are coded as they are. Runs on the current Dask scheduler or cluster and reads each chunk once.
+    was. Variables for which POD does not pay are coded as they are. Runs on the current Dask
+    scheduler or cluster and reads each chunk once.
 
     Parameters
     ----------
