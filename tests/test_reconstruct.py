@@ -85,7 +85,7 @@ def test_what_exists_is_kept_unless_it_is_zarr_and_may_be_replaced(store, tmp_pa
 
 
 def test_a_damaged_store_leaves_nothing(store, tmp_path):
-    victim = next(path for path in store.rglob("basis/t/modes/c/**/*") if path.is_file())
+    victim = next(path for path in store.rglob("basis/t/fields/c/**/*") if path.is_file())
     victim.write_bytes(victim.read_bytes()[:-5])
     with pytest.raises(StoreError, match="damaged"):
         pipeline.reconstruct(store, tmp_path / "out.zarr")

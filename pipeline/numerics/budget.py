@@ -18,7 +18,10 @@ from pipeline.errors import AccuracyError
 Matrix = NDArray[np.float64]
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-# Share of the tolerance that is never spent: what the sums of this accounting round off.
+# Share of the tolerance that the factorisation, whose arithmetic suits the tolerance and may be
+# narrower than the decoder's, and the sums of this accounting may round off.
+ROUNDED = 9e-4
+# Share that is never spent: that, which rounding of decoded values may double, and a little.
 RESERVE = 2e-3
 # Arithmetic is good enough when its rounding takes up less than this share of the bound.
 ROUNDING_SHARE = 5e-3
@@ -39,17 +42,19 @@ class ErrorBudget:
     """What may be spent, and the arithmetic that leaves it.
 
     ``allowed`` (V,) error of truncation and coding together; ``basis`` dtype of decoded
-    fields and of the decoder's arithmetic.
+    fields and of the decoder's arithmetic; ``tolerance`` what was asked for.
     """
 
     allowed: Matrix
     basis: np.dtype[Any]
+    tolerance: float
 
     def with_rounding(self, variable: VariableNorms, error: float) -> float:
         """Bound on the error of decoded values, where truncation and coding make `error`."""
         if variable.fluctuation == 0:
             return error
-        inner = error + _decoding(variable, self.basis)
+        rounded = ROUNDED * self.tolerance * variable.fluctuation
+        inner = error + _decoding(variable, self.basis) + rounded
         if variable.dtype.itemsize >= self.basis.itemsize:
             return inner
         return min(inner + _last(variable), 2 * inner)
@@ -73,7 +78,7 @@ def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorB
                 f"{variable.fluctuation:.3g} about a mean of norm {variable.mean:.3g} is below "
                 f"the rounding of float64; raise compression.tolerance"
             )
-    return ErrorBudget(np.array(allowed), basis)
+    return ErrorBudget(np.array(allowed), basis, tolerance)
 
 
 def _unit(dtype: np.dtype[Any]) -> float:
@@ -82,7 +87,7 @@ def _unit(dtype: np.dtype[Any]) -> float:
 
 
 def _decoding(variable: VariableNorms, basis: np.dtype[Any]) -> float:
-    """Rounding of decoded mean, modes and their sums, and of the factorisation behind them."""
+    """Rounding of decoded mean, modes and their sums."""
     return _unit(basis) * (2 * variable.mean + 20 * variable.fluctuation)
 
 

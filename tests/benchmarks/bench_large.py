@@ -83,7 +83,7 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
             "worker_after": max(a["now"] for a in after.values()),
             "spilled": sum(spilled.values()),
             "restarts": len(before) - len(before.keys() & after.keys()),
-            "rank": pod.rank,
+            "rank": pod.modes,
             "basis_bytes": basis_bytes,
             "raw_bytes": recipe.raw_bytes,
             "tasks_per_chunk": _tasks(path, tolerance) / recipe.chunk_count,

@@ -89,6 +89,7 @@ def romzarr_pod(case: Case) -> Work:
     from pipeline.archive import open_archive
     from pipeline.config import Config, with_values
     from pipeline.factor import factor_archive
+    from pipeline.numerics.truncation import tails
 
     if case.rank:
         return _of_rank(case, None)
@@ -96,10 +97,14 @@ def romzarr_pod(case: Case) -> Work:
     def work() -> Found:
         config = with_values(Config(), {"compression.tolerance": case.tolerance})
         pod = factor_archive(open_archive(str(case.path)), config)
-        blocks = dask.compute(*pod.blocks)
-        modes = np.hstack([pod.turn.T.astype(b.rows.dtype) @ b.rows for b in blocks])
+        # What `compress` may use are some modes more: coding may spend less on them than they do.
+        left = np.sqrt(tails(pod.energies[0]) + pod.dropped[0] ** 2) + pod.apart[0]
+        rank = int(np.argmax(left <= case.tolerance * pod.norms[0].fluctuation))
+        blocks, turn = dask.compute(*pod.blocks), pod.turn[:, :rank].T
+        # Times the singular values, which the coefficients are without.
+        modes = np.hstack([turn.astype(b.rows.dtype) @ b.rows for b in blocks])
         mean = np.concatenate([b.mean for b in blocks])
-        return Found.of(pod.a, modes, mean, centred=True)
+        return Found.of(pod.right[:, :rank], modes, mean, centred=True)
 
     return work
 

@@ -262,7 +262,7 @@ def test_float32_keeps_its_digits_whatever_the_units_and_offset(offset, scale, c
 def test_a_constant_variable_is_exact_and_leaves_the_others_alone(precision, chunks):
     rng = np.random.default_rng(0)
     still = np.repeat(rng.standard_normal((1, 300)).astype(np.float32), 40, axis=0)
-    moving = decaying_matrix(rng, 40, 300, 3).astype(np.float32)
+    moving = decaying_matrix(rng, 40, 300, 6).astype(np.float32)
     alone = [archived(still, (300,), 0, chunks)]
     both = [*alone, archived(moving, (300,), 0, chunks, name="w")]
     for variables in (alone, both):
