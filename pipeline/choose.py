@@ -2,7 +2,8 @@
 
 Bits that rates foretell are compared first, which costs next to nothing. Only where they do
 not differ widely are parts of the fields and of the values coded on trial: a range coder makes
-more of what is smooth in space and time than of modes, and more than rates know.
+more of what is smooth in space and time than of modes, and more than rates know. The few
+kilobytes that the model takes up are not counted: equations are worth them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from pipeline.archive import Archive
 from pipeline.chunked.fields import Sample, lazy_fields, summed, tile_bits
 from pipeline.direct import DirectVariable, coded_on_trial, plan_direct
 from pipeline.factor import ArchivePOD
-from pipeline.identify import FACTOR_BYTES, FACTOR_SHARE
 
 Matrix = NDArray[np.float64]
 
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 CLEAR = 3.0
 # Tiles of fields coded on trial, and values of them together.
 TILES, VALUES = 2, 1 << 20
-# Bits of what only a store with modes has, besides: metadata of the arrays of the model.
-METADATA_BITS = 8 * 600.0
 # Gram matrices cannot tell what some of the variables alone need at the tightest tolerances.
 TIGHTEST = 1e-5
 
@@ -71,16 +69,12 @@ def _is_open(plan: FieldsPlan, direct: Mapping[int, DirectVariable]) -> bool:
     """Whether some way without POD may be smaller."""
     singly = any(each.bits < CLEAR * plan.field_bits[v] for v, each in direct.items())
     together = sum(each.bits for each in direct.values())
-    foretold = _pod_bits(plan, np.ones(len(plan.fields)))
-    return bool(direct) and (singly or together < CLEAR * foretold)
+    return bool(direct) and (singly or together < CLEAR * plan.bits)
 
 
 def _pod_bits(plan: FieldsPlan, ratios: Matrix) -> float:
-    """Bits of fields, which cost so many times what rates say, coefficients and model."""
-    if not plan.live or plan.chosen is None:
-        return plan.bits
-    bits = plan.bits + float((ratios - 1) @ plan.field_bits)
-    return bits + METADATA_BITS + 8 * float(np.clip(FACTOR_SHARE * bits / 8, *FACTOR_BYTES))
+    """Bits of fields, which cost so many times what rates say, and of coefficients."""
+    return plan.bits + float((ratios - 1) @ plan.field_bits)
 
 
 def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:

@@ -111,7 +111,7 @@ def code_latent(
         corrections = tiles.encode_rows(left, rows + 1, STEP, smooth=True)
         latent = latent + tiles.coded_rows(left, rows + 1, STEP, smooth=True)
     contents = tiles.encode_rows(kept, rows, STEP, smooth=False)
-    return CodedLatent(code, STEP, rows, contents, rows + 1, corrections), latent
+    return CodedLatent(code, STEP, STEP, rows, contents, rows + 1, corrections), latent
 
 
 def code_fields(
