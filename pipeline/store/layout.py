@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -203,10 +204,11 @@ class Fields:
         return value
 
     def number(self, key: str) -> float:
-        value = float(self._get(key, (int, float), "a number"))
-        if not math.isfinite(value):
-            raise StoreError(f"{self.where}: {key!r} must be finite, found {value!r}")
-        return value
+        value = self._get(key, (int, float), "a number")
+        # Integers in JSON have no bounds.
+        if not abs(value) <= sys.float_info.max:
+            raise StoreError(f"{self.where}: {key!r} must be finite, found {_shown(value)}")
+        return float(value)
 
     def integer(self, key: str, low: int, high: int) -> int:
         value: int = self._get(key, int, f"an integer from {low} to {high}")

@@ -328,8 +328,9 @@ class CoefficientStore:
         values = np.empty(shape, stored.dtype)
         out = np.moveaxis(values, stored.time_axis, 0)
         for region, part in self._parts(stored, rows, wanted):
-            # In float64, then rounded once.
-            np.add(part, stored.offset, out=out[region], dtype=np.float64, casting="same_kind")
+            # In float64, then rounded once. Only a store made to harm lets sums overflow.
+            with np.errstate(over="ignore"):
+                np.add(part, stored.offset, out=out[region], dtype=np.float64, casting="same_kind")
         return values
 
     def _direct_mean(self, stored: StoredVariable, wanted: Sequence[Positions]) -> Floats:

@@ -41,8 +41,11 @@ def test_root_metadata_that_are_not_ours_are_refused(raw, message):
 
 def test_what_is_coded_is_known_by_its_path():
     coded = [path for path in PATHS if layout.is_coded(path)]
-    assert coded == ["basis/u/fields", "latent/samples", "latent/corrections"]
+    assert coded == ["basis/u/fields", "basis/u/values", "latent/samples", "latent/corrections"]
 
 
-PATHS = ["basis/u/fields", "basis/u/mask", "latent/samples", "latent/corrections", "latent/steps",
-         "coordinates/fields", "coordinates/basis/fields", "model/factors"]  # fmt: skip
+PATHS = [
+    *(f"basis/u/{name}" for name in ("fields", "values", "mask")),
+    *(f"latent/{name}" for name in ("samples", "corrections", "steps")),
+    *("coordinates/values", "coordinates/basis/fields", "model/factors"),
+]
