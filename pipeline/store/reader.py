@@ -373,7 +373,7 @@ class CoefficientStore:
                 mask = self._selected(mask_path, self._array(mask_path), region)
             inside = tuple(slice(0, part.stop - part.start) for part in region)
             coefficients = self._coefficients(path, (0, *tile))
-            return CodedTile(coefficients, inside, mask, f"{self.url}: {path}")
+            return CodedTile(coefficients, inside, mask, f"{self.url}: array {path}")
 
         return self._tiles.get((stored.group, tile, "coded"), read)
 
@@ -393,7 +393,7 @@ class CoefficientStore:
     def _decoded(self, path: str, index: tuple[int, ...]) -> Floats:
         """One chunk of a coded array, cut off where the array ends."""
         array, coefficients = self.arrays[path], self._coefficients(path, index)
-        with located(f"{self.url}: {path}"):
+        with located(f"{self.url}: array {path} cannot be read"):
             values = coefficients.array()
         region = region_of(index, array.shape, array.chunk)
         values = values[tuple(slice(0, part.stop - part.start) for part in region)]
@@ -411,7 +411,8 @@ class CoefficientStore:
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
             # The checksum at its end was right.
             payload = content.to_bytes()[:-4]
-            return codec.coefficients(payload, self.arrays[path].chunk, array.dtype)
+            with located(f"{self.url}: array {path} cannot be read"):
+                return codec.coefficients(payload, self.arrays[path].chunk, array.dtype)
 
 
 def _places(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -44,6 +44,7 @@ def test_coded_and_decoded_tiles_have_the_same_sums(inside, masked, time_axis):
 
 
 @given(st.lists(st.integers(1, 40), max_size=60))
+@settings(deadline=None)
 def test_decoding_costs_no_more_than_summing_did_however_sums_are_asked_for(asked):
     tile, fields = tile_of(), RANK + 1
     summed = decoded = 0
