@@ -79,12 +79,11 @@ class Coefficients:
         points = math.prod(self.shape[1:])
         ends = np.searchsorted(self.places, points * np.arange(self.shape[0] + 1))
         counts, inside = np.diff(ends), self.places % max(1, points)
-        out = np.empty((len(weights), *self.shape[1:]), self.values.dtype)
+        out = np.empty((len(weights), points), self.values.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             for row, place in zip(weights, out, strict=True):
-                products = np.repeat(row, counts) * self.values
-                place[...] = np.bincount(inside, products, points).reshape(place.shape)
-        return _inverted(out, self.levels)
+                place[:] = np.bincount(inside, np.repeat(row, counts) * self.values, points)
+        return _inverted(out.reshape(len(weights), *self.shape[1:]), self.levels)
 
 
 def _inverted(coefficients: Floats, levels: tuple[int, ...]) -> Floats:

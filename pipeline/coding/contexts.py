@@ -208,17 +208,17 @@ def _steps(part: Part, parts: Mapping[tuple[int, ...], Part | None]) -> Iterator
 def _step(values: Integers, parents: Integers | None, lattice: Lattice) -> Step:
     view = values[lattice.region]
     above = None if parents is None else parents[lattice.region]
-    if lattice.pairs:
-        part = UNIT if above is None else UNIT - UNIT // PARENTS_PART
-        expected = _neighbour_sums(values, lattice, view.shape)
-        expected *= max(1, part // lattice.neighbours)
+    if not lattice.pairs:
         if above is None:
-            return Step(Kind.ORPHAN, view, buckets_of(expected))
-        expected += above // PARENTS_PART
-        return Step(Kind.AMONG, view, buckets_of(expected))
+            above = np.broadcast_to(np.array(UNKNOWN), view.shape)
+        return Step(Kind.ALONE, view, buckets_of(above))
+    expected = _neighbour_sums(values, lattice, view.shape)
     if above is None:
-        above = np.broadcast_to(np.array(UNKNOWN), view.shape)
-    return Step(Kind.ALONE, view, buckets_of(above))
+        expected *= max(1, UNIT // lattice.neighbours)
+        return Step(Kind.ORPHAN, view, buckets_of(expected))
+    expected *= max(1, (UNIT - UNIT // PARENTS_PART) // lattice.neighbours)
+    expected += above // PARENTS_PART
+    return Step(Kind.AMONG, view, buckets_of(expected))
 
 
 def _neighbour_sums(sizes: Integers, lattice: Lattice, shape: tuple[int, ...]) -> Integers:
@@ -239,22 +239,21 @@ def _pair_sums(
         region[axis] = slice(lattice.stride - region[axis].start, None, 2 * lattice.stride)
     sums = capped(sizes[tuple(region)])
     for axis in axes:
-        sums = _both_sides(sums, axis, shape[axis], 1 if lattice.region[axis].start == 0 else 0)
+        sums = _both_sides(sums, axis, shape[axis], int(lattice.region[axis].start == 0))
     return sums
 
 
 def _both_sides(known: Integers, axis: int, count: int, ahead: int) -> Integers:
     """Sums of the two of `known` around each of `count` points, the first of which lies `ahead`
     of them all or not; at an end, twice the only one."""
-    before = (slice(None),) * axis
     inner = known.shape[axis] - 1
     sums = np.empty((*known.shape[:axis], count, *known.shape[axis + 1 :]), known.dtype)
-    lefts, rights = known[(*before, slice(0, inner))], known[(*before, slice(1, None))]
-    np.add(lefts, rights, out=sums[(*before, slice(ahead, ahead + inner))])
+    along, of = sums.swapaxes(0, axis), known.swapaxes(0, axis)
+    np.add(of[:-1], of[1:], out=along[ahead : ahead + inner])
     if ahead:
-        np.multiply(known[(*before, 0, ...)], 2, out=sums[(*before, 0, ...)])
+        np.multiply(of[:1], 2, out=along[:1])
     if count > ahead + inner:
-        np.multiply(known[(*before, -1, ...)], 2, out=sums[(*before, -1, ...)])
+        np.multiply(of[-1:], 2, out=along[-1:])
     return sums
 
 

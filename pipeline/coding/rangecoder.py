@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
@@ -63,6 +63,8 @@ _SEEN = 256
 PRIOR_WEIGHT, MEMORY = 24, 4096
 # Symbols coded with the same counts: at least so many, and one in BATCH_SHARE of those seen.
 LEAST_BATCH, BATCH_SHARE = 24, 4
+# Of each symbol of a batch; none is larger, as what was seen is halved at MEMORY.
+_EACH = np.full(MEMORY, float(_SEEN))
 
 
 @lru_cache(maxsize=2)
@@ -107,61 +109,60 @@ class Coder(Protocol):
         """Next bits, which nothing foretells."""
 
 
-class _Run(NamedTuple):
-    """Integers of one bucket, among those that are sorted by it."""
-
-    bucket: int
-    start: int
-    stop: int
-
-
 class _Counts:
-    """What both sides have seen so far of a kind and bucket: whole numbers, as floats."""
+    """What both sides have seen so far of a kind and bucket: whole numbers, as floats.
 
-    __slots__ = ("_counts", "_total")
+    Attributes
+    ----------
+    batch : int
+        How many symbols to code before `saw` must be told of them.
+    """
+
+    __slots__ = ("_counts", "_total", "batch")
 
     def __init__(self, first: NDArray[np.float64]) -> None:
-        self._counts = first.copy()
-        self._total = int(first.sum())
+        self._counts, self._total, self.batch = first.copy(), int(first.sum()), LEAST_BATCH
 
-    def batches(self, run: _Run) -> Iterator[tuple[slice, Any]]:
-        """Parts of a run and their models; each must be told to `saw` before the next."""
-        start = run.start
-        while start < run.stop:
-            size = max(LEAST_BATCH, self._total // (_SEEN * BATCH_SHARE))
-            # Lazy or not, models are the same; most are used for a few integers only.
-            part = slice(start, min(start + size, run.stop))
-            yield part, _Categorical(self._counts, perfect=False, lazy=True)
-            start += size
+    def model(self) -> Any:
+        # Lazy or not, models are the same; most are used for a few integers only.
+        return _Categorical(self._counts, perfect=False, lazy=True)
 
     def saw(self, symbols: NDArray[np.int32]) -> None:
-        self._counts += np.bincount(symbols, minlength=len(self._counts)) * _SEEN
-        self._total += len(symbols) * _SEEN
+        count, counts = len(symbols), self._counts
+        counts += np.bincount(symbols, _EACH[:count], len(counts))
+        self._total += count * _SEEN
         if self._total > MEMORY * _SEEN:
-            self._counts = (self._counts + 1) // 2
+            self._counts = (counts + 1) // 2
             self._total = int(self._counts.sum())
+        self.batch = max(LEAST_BATCH, self._total // (_SEEN * BATCH_SHARE))
 
 
-class _Memory(dict[tuple[Kind, int], _Counts]):
+class _Memory:
     """Counts of all kinds and buckets, made when they are first asked for."""
 
     def __init__(self, exponents: int) -> None:
         self._first = _first_counts(exponents)
+        self._counts: list[dict[int, _Counts]] = [{} for _ in Kind]
 
-    def __missing__(self, key: tuple[Kind, int]) -> _Counts:
-        self[key] = _Counts(self._first[key[1]])
-        return self[key]
+    def batches(self, kind: Kind, populations: list[int]) -> Iterator[tuple[int, int, _Counts]]:
+        """Ends of the batches of integers that are sorted by bucket, so many of each."""
+        of_kind, stop = self._counts[kind], 0
+        for bucket, population in enumerate(populations):
+            if not population:
+                continue
+            counts = of_kind.get(bucket)
+            if counts is None:
+                counts = of_kind[bucket] = _Counts(self._first[bucket])
+            end = stop + population
+            while stop < end:
+                start, stop = stop, min(stop + counts.batch, end)
+                yield start, stop, counts
 
 
-def _sorted_runs(buckets: Buckets) -> tuple[NDArray[np.intp], list[_Run]]:
-    """Order that sorts by bucket, and the run of each."""
-    runs, stop = [], 0
-    for bucket, count in enumerate(np.bincount(buckets).tolist()):
-        if count:
-            start, stop = stop, stop + count
-            runs.append(_Run(bucket, start, stop))
-    order = np.argsort(buckets, kind="stable") if len(runs) > 1 else np.arange(len(buckets))
-    return order, runs
+def _sorted(buckets: Buckets) -> tuple[NDArray[np.intp], list[int]]:
+    """Order that sorts by bucket, and how many there are of each."""
+    populations = np.bincount(buckets).tolist()
+    return np.argsort(buckets, kind="stable"), populations
 
 
 class Encoder:
@@ -173,14 +174,13 @@ class Encoder:
 
     def transfer(self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: Kind) -> None:
         """Append arrays of integers, each integer foretold by its bucket."""
-        order, runs = _sorted_runs(_joined(buckets))
+        order, populations = _sorted(_joined(buckets))
         sizes = _joined(values)[order]
         symbols = _symbols(sizes)
-        for run in runs:
-            counts = self._memory[kind, run.bucket]
-            for part, model in counts.batches(run):
-                self._stream.encode(symbols[part], model)
-                counts.saw(symbols[part])
+        for start, stop, counts in self._memory.batches(kind, populations):
+            part = symbols[start:stop]
+            self._stream.encode(part, counts.model())
+            counts.saw(part)
         for width, some in _powers(symbols):
             self._put_plain(sizes[some] - (EXACT - 1 + (1 << width)), width)
 
@@ -221,13 +221,12 @@ class Decoder:
 
     def transfer(self, values: Sequence[Integers], buckets: Sequence[Buckets], kind: Kind) -> None:
         """Overwrite arrays by the next integers."""
-        order, runs = _sorted_runs(_joined(buckets))
+        order, populations = _sorted(_joined(buckets))
         symbols = np.empty(len(order), np.int32)
-        for run in runs:
-            counts = self._memory[kind, run.bucket]
-            for part, model in counts.batches(run):
-                symbols[part] = found = self._decoded(model, part.stop - part.start)
-                counts.saw(found)
+        for start, stop, counts in self._memory.batches(kind, populations):
+            part = self._decoded(counts.model(), stop - start)
+            counts.saw(part)
+            symbols[start:stop] = part
         sizes = symbols.astype(values[0].dtype, copy=True)
         for width, some in _powers(symbols):
             sizes[some] = self._plain(len(some), width) + (EXACT - 1 + (1 << width))

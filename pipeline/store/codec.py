@@ -15,7 +15,8 @@ from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON
 from zarr.registry import register_codec
 
-from pipeline.coding.field import decode_field, encode_field
+from pipeline.coding.coefficients import Coefficients
+from pipeline.coding.field import decode_coefficients, encode_field
 from pipeline.coding.wavelet import depth
 from pipeline.errors import PipelineError
 
@@ -94,16 +95,20 @@ class WaveletCodec(ArrayBytesCodec):
         if dtype not in (np.dtype("f4"), np.dtype("f8")):
             raise ValueError(f"{NAME}: codes float32 and float64, not {dtype}")
 
+    def coefficients(
+        self, content: bytes, shape: Sequence[int], dtype: np.dtype[Any]
+    ) -> Coefficients:
+        """Of one chunk, for those who can do without its values."""
+        return decode_coefficients(content, shape, self.step, self.levels, dtype)
+
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         self.check(getattr(chunk_grid, "chunk_shape", shape), dtype.to_native_dtype())
 
     # Zarr from 3.2 on calls these two from threads of its own.
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        dtype = chunk_spec.dtype.to_native_dtype()
+        dtype, shape = chunk_spec.dtype.to_native_dtype(), chunk_spec.shape
         try:
-            values = decode_field(
-                chunk_data.to_bytes(), chunk_spec.shape, self.step, self.levels, dtype
-            )
+            values = self.coefficients(chunk_data.to_bytes(), shape, dtype).array()
         except PipelineError as error:
             raise ValueError(str(error)) from error
         return chunk_spec.prototype.nd_buffer.from_ndarray_like(values)  # type: ignore[arg-type]

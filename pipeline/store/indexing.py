@@ -116,6 +116,13 @@ def combine(weights: Floats, fields: Floats, time_axis: int, out: NDArray[Any]) 
         place[...] = slab.reshape(place.shape)
 
 
+def place(
+    snapshots: Floats, inside: Sequence[slice | Positions], time_axis: int, out: NDArray[Any]
+) -> None:
+    """``out = snapshots`` at the chosen points, with time, the first dim, as dim `time_axis`."""
+    out[...] = np.moveaxis(points(snapshots, inside), 0, time_axis)
+
+
 def _multiply(weights: Floats, fields: Floats, out: Floats) -> None:
     """``out[i, t, j] = sum_k weights[t, k] fields[k, i, j]`` with few and large BLAS calls."""
     count, before, after = fields.shape

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from threading import Lock
+from typing import Any, Protocol, TypeVar
 
-from pipeline.contracts import Floats
+
+class Sized(Protocol):
+    """What says how many bytes it takes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Sized)
 
 
 class TileMemory:
@@ -21,24 +30,27 @@ class TileMemory:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._kept: dict[Hashable, Floats] = {}
+        self._kept: dict[Hashable, Any] = {}
         self._bytes = 0
         self._guard = Lock()
         self._decoding: dict[Hashable, Lock] = {}
 
-    def get(self, key: Hashable, decode: Callable[[], Floats]) -> Floats:
-        """The tile kept under `key`, else what `decode` returns; it must not be written to."""
+    def get(self, key: Hashable, decode: Callable[[], T]) -> T:
+        """The tile kept under `key`, else what `decode` returns; nobody may write to it."""
         with self._guard:
             lock = self._decoding.setdefault(key, Lock())
         with lock:
-            tile = self._kept.get(key)
+            tile: T | None = self.kept(key)
             if tile is None:
                 tile = decode()
-                tile.flags.writeable = False
                 self._keep(key, tile)
         return tile
 
-    def _keep(self, key: Hashable, tile: Floats) -> None:
+    def kept(self, key: Hashable) -> Any:
+        """The tile kept under `key`, None if there is none."""
+        return self._kept.get(key)
+
+    def _keep(self, key: Hashable, tile: Sized) -> None:
         if tile.nbytes > self.limit:
             return
         with self._guard:

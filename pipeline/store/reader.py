@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
+from pipeline.coding.coefficients import Coefficients
 from pipeline.coding.tiles import region_of
 from pipeline.contracts import BlockSpan, Floats, LatentCode, Region
 from pipeline.errors import StoreError
@@ -24,7 +26,9 @@ from pipeline.numerics.library import library_from_spec
 from pipeline.numerics.sampling import rebuild
 from pipeline.store import layout
 from pipeline.store.checked import CheckedStore
-from pipeline.store.indexing import Indexer, Positions, as_asked, combine, pieces, points, positions
+from pipeline.store.codec import WaveletCodec
+from pipeline.store.fields import CodedTile, DecodedTile, FieldTile, Inside, located
+from pipeline.store.indexing import Indexer, Positions, as_asked, pieces, points, positions
 from pipeline.store.layout import ArrayLayout, Fields, Root
 from pipeline.store.memory import TileMemory
 
@@ -237,8 +241,8 @@ class CoefficientStore:
         dtype = stored.dtype if constant else self.facts["arithmetic"]
         weight = 1.0 if constant else self._mean_weight
         values = np.empty([len(places) for places in wanted], dtype)
-        for region, fields in self._fields(stored, wanted):
-            values[region] = fields[0] * weight
+        for region, inside, tile in self._fields(stored, wanted, 1):
+            values[region] = tile.first(inside) * weight
         return as_asked(values, backs, indexers)
 
     def modes(self, variable: str) -> Floats:
@@ -252,7 +256,9 @@ class CoefficientStore:
             return np.zeros((self.rank, *stored.space_shape), self.facts["arithmetic"])
         values = np.empty((self.rank, *stored.space_shape), self.facts["arithmetic"])
         sigma = self.singular_values.reshape(-1, *[1] * len(stored.space_shape))
-        for region, fields in self._fields(stored, wanted):
+        path = f"basis/{stored.group}/fields"
+        for tile, inside, region in pieces(wanted, self.arrays[path].chunk[1:]):
+            fields = points(self._decoded_tile(stored, tile).fields, inside)
             values[(slice(None), *region)] = fields[1:] / sigma
         return values
 
@@ -280,11 +286,16 @@ class CoefficientStore:
         return array
 
     def _selected(self, path: str, array: zarr.Array[Any], selection: Region) -> Any:
-        try:
+        with self._reading(path):
             return np.asarray(array[selection or ...])
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Name the array in what goes wrong, which it may in any way: content may mean harm."""
+        try:
+            yield
         except StoreError:
             raise
-        # A codec may fail in any way on content that was made to harm.
         except Exception as error:
             raise StoreError(f"{self.url}: array {path} cannot be read: {error}") from error
 
@@ -314,9 +325,9 @@ class CoefficientStore:
         weights = np.ones((len(back), 1)) if constant else self._weights(rows)[back]
         shape = [len(places) for places in wanted]
         values = np.empty((*shape[:axis], len(weights), *shape[axis:]), stored.dtype)
-        for region, fields in self._fields(stored, wanted):
+        for region, inside, tile in self._fields(stored, wanted, len(weights)):
             out = values[(*region[:axis], slice(None), *region[axis:])]
-            combine(weights, fields, axis, out)
+            tile.combine(weights, inside, axis, out)
         return values
 
     def _direct(
@@ -356,7 +367,8 @@ class CoefficientStore:
         values = self._decoded(path, tile)
         mask = self._mask(stored, tile[1:], self.arrays[path].chunk[1:])
         if mask is not None:
-            values[:, mask] = np.nan
+            values = np.where(mask, np.array(np.nan, values.dtype), values)
+            values.flags.writeable = False
         return values
 
     def _mask(
@@ -383,38 +395,59 @@ class CoefficientStore:
         return weights
 
     def _fields(
-        self, stored: StoredVariable, wanted: Sequence[Positions]
-    ) -> Iterator[tuple[Region, Floats]]:
-        """Fields at the wanted points, tile by tile, and where they go among all of them.
+        self, stored: StoredVariable, wanted: Sequence[Positions], sums: int
+    ) -> Iterator[tuple[Region, Inside, FieldTile]]:
+        """Tiles of fields, as it pays for that many `sums`, with the wanted points inside each
+        and where these go among all of them.
 
-        Those of a constant variable are its values, to be taken once.
+        Those of a constant variable have its values, to be taken once.
         """
-        if stored.coding == "constant":
-            path = f"basis/{stored.group}/mean"
-            tile_shape, load = self.arrays[path].chunk, self._values
-        else:
-            path = f"basis/{stored.group}/fields"
-            tile_shape, load = self.arrays[path].chunk[1:], self._masked
+        constant = stored.coding == "constant"
+        path = f"basis/{stored.group}/{'mean' if constant else 'fields'}"
+        tile_shape = self.arrays[path].chunk[0 if constant else 1 :]
         for tile, inside, region in pieces(wanted, tile_shape):
-            values = self._tiles.get((path, tile), partial(load, stored, tile))
-            yield region, points(values, inside)
+            if constant:
+                made: FieldTile = self._constant_tile(stored, tile)
+            else:
+                made = self._field_tile(stored, tile, sums)
+            yield region, inside, made
 
-    def _values(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
-        """One chunk of a constant variable, (1, ...)."""
+    def _constant_tile(self, stored: StoredVariable, tile: tuple[int, ...]) -> DecodedTile:
+        """One chunk of a constant variable, as the only field."""
         path = f"basis/{stored.group}/mean"
-        region = region_of(tile, stored.space_shape, self.arrays[path].chunk)
-        values: Floats = self._selected(path, self._array(path), region)[None]
-        return values
 
-    def _masked(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
-        """One tile of fields; where nothing is, the mean is NaN and so is every sum."""
+        def read() -> DecodedTile:
+            region = region_of(tile, stored.space_shape, self.arrays[path].chunk)
+            return DecodedTile(self._selected(path, self._array(path), region)[None])
+
+        return self._tiles.get((path, tile), read)
+
+    def _field_tile(
+        self, stored: StoredVariable, tile: tuple[int, ...], sums: int
+    ) -> DecodedTile | CodedTile:
+        """One tile, decoded if it is already, or if that pays."""
+        decoded: DecodedTile | None = self._tiles.kept((stored.group, tile, "decoded"))
+        if decoded is not None:
+            return decoded
+        coded = self._coded_tile(stored, tile)
+        return self._decoded_tile(stored, tile) if coded.is_worth_decoding(sums) else coded
+
+    def _decoded_tile(self, stored: StoredVariable, tile: tuple[int, ...]) -> DecodedTile:
+        return self._tiles.get(
+            (stored.group, tile, "decoded"), lambda: self._coded_tile(stored, tile).decoded()
+        )
+
+    def _coded_tile(self, stored: StoredVariable, tile: tuple[int, ...]) -> CodedTile:
         path = f"basis/{stored.group}/fields"
-        fields = self._decoded(path, (0, *tile))
-        mask = self._mask(stored, tile, self.arrays[path].chunk[1:])
-        if mask is not None:
-            fields[:1, mask] = np.nan
-            fields[1:, mask] = 0
-        return fields
+
+        def read() -> CodedTile:
+            region = region_of(tile, stored.space_shape, self.arrays[path].chunk[1:])
+            mask = self._mask(stored, tile, self.arrays[path].chunk[1:])
+            inside = tuple(slice(0, part.stop - part.start) for part in region)
+            coefficients = self._coefficients(path, (0, *tile))
+            return CodedTile(coefficients, inside, mask, f"{self.url}: array {path}")
+
+        return self._tiles.get((stored.group, tile, "coded"), read)
 
     def _rows(self, path: str, start: int, stop: int) -> NDArray[np.float64]:
         """Rows of a coded table."""
@@ -431,12 +464,27 @@ class CoefficientStore:
 
     def _decoded(self, path: str, index: tuple[int, ...]) -> Floats:
         """One chunk of a coded array, cut off where the array ends."""
-        array = self.arrays[path]
-        values: Floats = self._selected(
-            path, self._array(path), region_of(index, array.shape, array.chunk)
-        )
-        _check_finite(values, f"{self.url}: {path}")
+        array, coefficients = self.arrays[path], self._coefficients(path, index)
+        with located(f"{self.url}: array {path} cannot be read"):
+            values = coefficients.array()
+        region = region_of(index, array.shape, array.chunk)
+        values = values[tuple(slice(0, part.stop - part.start) for part in region)]
+        values.flags.writeable = False
         return values
+
+    def _coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
+        """What one chunk of a coded array says."""
+        array = self._array(path)
+        # What was opened is of Zarr's third format, and coded by our codec first of all.
+        metadata: Any = array.metadata
+        codec: WaveletCodec = metadata.codecs[0]
+        key = layout.joined(path, metadata.encode_chunk_key(index))
+        with self._reading(path):
+            content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
+            # The checksum at its end was right.
+            payload = content.to_bytes()[:-4]
+            with located(f"{self.url}: array {path} cannot be read"):
+                return codec.coefficients(payload, self.arrays[path].chunk, array.dtype)
 
 
 def _places(

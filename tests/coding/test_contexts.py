@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.coding.contexts import lattices, traverse
+from pipeline.coding.contexts import flags_of, lattices, no_flags, traverse
 from pipeline.coding.rangecoder import NARROW, Decoder, Encoder
 from tests.strategies import seeds
 
-shapes = st.lists(st.integers(1, 13), min_size=0, max_size=3).map(tuple)
+shapes = st.lists(st.integers(1, 13), min_size=1, max_size=3).map(tuple)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple))
@@ -40,16 +40,29 @@ def test_a_decoder_walks_as_the_encoder_did(shape, seed, share, data):
     sizes = (rng.geometric(0.2, shape) * (rng.random(shape) < share)).astype(np.int32)
     before = sizes.copy()
     encoder = Encoder(NARROW)
-    traverse(sizes, levels, encoder)
+    traverse(flags_of(sizes, levels), shape, levels, encoder, sizes.__getitem__)
     assert_array_equal(sizes, before)
-    found = np.zeros(shape, np.int32)
-    traverse(found, levels, Decoder(encoder.finish(), NARROW))
+    found, asked = np.zeros(shape, np.int32), []
+
+    def part(region):
+        asked.append(found[region])
+        return asked[-1]
+
+    decoder = Decoder(encoder.finish(), NARROW)
+    parts = traverse(no_flags(shape, levels), shape, levels, decoder, part)
     assert_array_equal(found, sizes)
+    # Every one is asked for once, and only where there is something.
+    assert sum(some.size for some in asked) <= sizes.size
+    assert all(some.any() for some in asked)
+    again = np.zeros_like(found)
+    for some in parts:
+        again[some.region] += some.sizes
+    assert_array_equal(again, sizes)
 
 
 def bits_of(sizes, levels):
-    encoder = Encoder(NARROW)
-    traverse(sizes.astype(np.int32), levels, encoder)
+    encoder, sizes = Encoder(NARROW), sizes.astype(np.int32)
+    traverse(flags_of(sizes, levels), sizes.shape, levels, encoder, sizes.__getitem__)
     return 8 * len(encoder.finish())
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.coding.contexts import traverse
+from pipeline.coding.contexts import flags_of, traverse
 from pipeline.coding.rangecoder import (
     EDGES,
     EXACT,
@@ -78,7 +78,7 @@ def test_sizes_without_pattern_cost_their_entropy(mean, levels):
     rng = np.random.default_rng(int(100 * mean))
     sizes = (rng.geometric(1 / (1 + mean), (256, 256)) - 1).astype(np.int32)
     encoder = Encoder(NARROW)
-    traverse(sizes, levels, encoder)
+    traverse(flags_of(sizes, levels), sizes.shape, levels, encoder, sizes.__getitem__)
     bits = 8 * len(encoder.finish())
     assert 0.98 < bits / (sizes.size * geometric_entropy(mean)) < 1.03
 
