@@ -35,7 +35,8 @@ class CodedFields:
 
     ``fields`` are the tiles of each variable that has fields (None else); ``steps``
     (V,) the quantisation steps in its units; ``a`` (m, r) the coefficients, which are left
-    ``tolerances``; ``step`` is that of the coefficients. ``bits`` is what all should cost.
+    ``tolerances`` by the variables that have fields; ``step`` is that of the coefficients.
+    ``bits`` is what all should cost.
     """
 
     pod: ArchivePOD
@@ -58,6 +59,11 @@ class CodedFields:
         )
 
     @property
+    def live(self) -> list[int]:
+        """Numbers of the variables that have fields."""
+        return _live(self.fields)
+
+    @property
     def sigma(self) -> Matrix:
         return self.pod.sigma[: self.rank]
 
@@ -70,9 +76,10 @@ class CodedFields:
 class FieldsPlan:
     """Rank and steps that should meet the bound with fewest bits, before anything is coded.
 
-    ``field_bits`` (V,) is what the fields of each variable should cost, ``bits`` all fields
-    and coefficients together, infinite where nothing meets the bound (``chosen`` None).
-    ``missed`` (r,) is the squared error planned for each coefficient.
+    ``field_bits`` (V,) is what the fields of each variable should cost, ``shared_bits`` (V,)
+    its part of what modes cost besides, by its part of their energy; ``bits`` all together,
+    infinite where nothing meets the bound (``chosen`` None). ``missed`` (r,) is the squared
+    error planned for each coefficient.
     """
 
     pod: ArchivePOD
@@ -81,6 +88,7 @@ class FieldsPlan:
     chosen: Allocation | None
     missed: Matrix
     field_bits: Matrix
+    shared_bits: Matrix
 
     @property
     def bits(self) -> float:
@@ -89,7 +97,11 @@ class FieldsPlan:
     @property
     def live(self) -> list[int]:
         """Numbers of the variables that have fields."""
-        return [v for v, fields in enumerate(self.fields) if fields is not None]
+        return _live(self.fields)
+
+
+def _live(fields: Sequence[LazyFields | None]) -> list[int]:
+    return [v for v, each in enumerate(fields) if each is not None]
 
 
 def plan_fields(
@@ -113,9 +125,9 @@ def plan_fields(
         lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], tiles[v]) if v in live else None
         for v in numbers
     )
-    missed, bits = np.zeros(0), np.zeros(len(lazy))
+    missed, bits, shared = np.zeros(0), np.zeros(len(lazy)), np.zeros(len(lazy))
     if not live:
-        return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits)
+        return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
     found, latent = _rates(lazy, pod), _latent_rates(pod)
     energies = pod.energies[live]
     allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
@@ -134,7 +146,10 @@ def plan_fields(
             Rates(f.errors[: chosen.rank + 1], f.bits[: chosen.rank + 1]).bits_at(place)
             for f, place in zip(found, chosen.fields, strict=True)
         ]
-    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits)
+        of_modes = latent.bits[: chosen.rank, round(chosen.latent)] + MODE_BITS
+        parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
+        shared = parts @ of_modes
+    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared)
 
 
 def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
@@ -159,7 +174,7 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
     planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
     for _ in range(MOST_ATTEMPTS):
         coded = _coded(plan, chosen, steps)
-        short = coded.tolerances.for_coding()[live] < LEAST_SHARE * planned
+        short = coded.tolerances.for_coding() < LEAST_SHARE * planned
         if not short.any():
             return coded
         steps[np.array(live)[short]] *= LOWERED
@@ -205,23 +220,20 @@ def _tolerances(
     lazy: Sequence[LazyFields | None], pod: ArchivePOD, rank: int, steps: Matrix
 ) -> Tolerances:
     """What the coefficients may be off, with the fields as they will be decoded."""
-    turn, dtype = delayed(pod.turn), pod.budget.basis
-    found = iter(
-        dask.compute(
-            *(
-                summed(fields.map(tile_products, turn, rank, step, dtype))
-                for fields, step in zip(lazy, steps.tolist(), strict=True)
-                if fields is not None
-            )
+    turn, dtype, live = delayed(pod.turn), pod.budget.basis, _live(lazy)
+    found = dask.compute(
+        *(
+            summed(fields.map(tile_products, turn, rank, step, dtype))
+            for fields, step in zip(lazy, steps.tolist(), strict=True)
+            if fields is not None
         )
     )
-    size = pod.modes + 1 + rank
-    products = np.array([np.zeros((size, size)) if f is None else next(found) for f in lazy])
     sigma, lost = pod.sigma[:rank], pod.modes + 1
+    products = np.array(found).reshape(len(live), lost + rank, lost + rank)
     return Tolerances(
         roots=_roots(products[:, lost:, lost:] / (sigma[:, None] * sigma)),
-        allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0),
-        tree=pod.dropped,
+        allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0)[live],
+        tree=pod.dropped[live],
         truncation=np.sqrt(np.trace(products[:, :lost, :lost], axis1=1, axis2=2)),
         rest=pod.right,
         mixed=products[:, lost:, :lost] / sigma[:, None],

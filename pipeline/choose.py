@@ -39,35 +39,43 @@ def choose_coding(
 ) -> tuple[FieldsPlan, dict[int, DirectVariable]]:
     """Fields of the variables that POD makes small, and the plans of all others. Runs Dask.
 
-    Compared are the bits of all variables with POD, of all without, and of those alone
-    without that cost less than their fields do.
+    Compared are the bits of all variables with POD, of all without, and of ways in between:
+    what saves most without POD is left out of it first, and the modes of the others, which
+    have to hold less then, are looked at anew.
     """
     plan, direct = plan_fields(archive, pod), plan_direct(archive, pod)
     if not _is_open(plan, direct):
         return plan, {}
-    direct = coded_on_trial(archive, pod, direct)
-    ratios = _coded_ratios(archive, plan)
-    choices = [(plan, frozenset[int]())]
-    cheaper = frozenset(v for v in direct if direct[v].bits < ratios[v] * plan.field_bits[v])
-    if cheaper and len(cheaper) < len(plan.live) and tolerance >= TIGHTEST:
-        choices.append((plan_fields(archive, pod, cheaper), cheaper))
-    if len(direct) == len(plan.live):
-        choices.append((plan_fields(archive, pod, frozenset(direct)), frozenset(direct)))
-    costs = [
-        _pod_bits(fields, ratios) + sum(direct[v].bits for v in without)
-        for fields, without in choices
-    ]
-    fields, without = choices[int(np.argmin(costs))]
-    log.info(
-        "bits expected, by variables without POD: %s",
-        {tuple(c[1]): cost for c, cost in zip(choices, costs, strict=True)},
-    )
-    return fields, {v: direct[v] for v in sorted(without)}
+    direct, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
+    choices = {frozenset[int](): plan}
+    while tolerance >= TIGHTEST and (more := _dearer(plan, direct, ratios)):
+        without = frozenset(direct) - frozenset(plan.live) | more
+        choices[without] = plan = plan_fields(archive, pod, without)
+    if set(direct) == set(choices[frozenset()].live):
+        choices[frozenset(direct)] = plan_fields(archive, pod, frozenset(direct))
+    costs = {
+        without: _pod_bits(fields, ratios) + sum(direct[v].bits for v in without)
+        for without, fields in choices.items()
+    }
+    log.info("bits expected, by the variables without POD: %s", costs)
+    best = min(costs, key=lambda without: costs[without])
+    return choices[best], {v: direct[v] for v in sorted(best)}
+
+
+def _dearer(
+    plan: FieldsPlan, direct: Mapping[int, DirectVariable], ratios: Matrix
+) -> frozenset[int]:
+    """Variables that cost more than they would without POD: those that save most."""
+    bits = ratios * plan.field_bits + plan.shared_bits
+    saved = {v: bits[v] - direct[v].bits for v in plan.live if v in direct}
+    most = max(saved.values(), default=0.0)
+    return frozenset(v for v, saving in saved.items() if saving > 0 and saving >= most / 2)
 
 
 def _is_open(plan: FieldsPlan, direct: Mapping[int, DirectVariable]) -> bool:
     """Whether some way without POD may be smaller."""
-    singly = any(each.bits < CLEAR * plan.field_bits[v] for v, each in direct.items())
+    bits = plan.field_bits + plan.shared_bits
+    singly = any(each.bits < CLEAR * bits[v] for v, each in direct.items())
     together = sum(each.bits for each in direct.values())
     return bool(direct) and (singly or together < CLEAR * plan.bits)
 

@@ -155,9 +155,9 @@ def _relative_errors(
     known (`Tolerances`), or of what is `lost` of variables coded without POD; and of bounds
     on rounding.
     """
-    pod = coded.pod
-    missed = coded.tolerances.errors(np.zeros_like(coded.a)) if model is None else model.errors
-    missed = pod.apart + missed
+    pod, missed = coded.pod, np.zeros(len(coded.fields))
+    if model is not None:
+        missed[coded.live] = pod.apart[coded.live] + model.errors
     missed[list(lost)] = list(lost.values())
     errors = {
         norm.name: pod.budget.with_rounding(norm, float(error)) / (norm.fluctuation or 1)
