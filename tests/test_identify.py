@@ -36,7 +36,7 @@ from tests.systems_of_odes import (
     whole_within,
 )
 
-POINTS, NOISE, TOLERANCE = 200, 0.01, 3e-2
+POINTS, NOISE, TOLERANCE = 1000, 0.01, 3e-2
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def found_again(system: KnownSystem, snapshots: int, config: Config, seed: int =
     field = states @ lift.T
     rms = np.sqrt(np.mean((field - field.mean(axis=0)) ** 2))
     field = field + NOISE * rms * rng.standard_normal(field.shape)
-    archive = open_archive(xr.Dataset({"u": (("time", "x"), field)}, {"time": times}))
+    source = xr.Dataset({"u": (("time", "x"), field)}, {"time": times})
+    archive = open_archive(source.chunk(time=256))
     with threadpool_limits(1, user_api="blas"):
         coded = allocate_fields(archive, factor_archive(archive, config))
     if coded.rank != system.states:
