@@ -76,29 +76,27 @@ def test_errors_are_weighted_as_the_store_was_made(source, tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["u", "v"])
-def test_a_tampered_sample_is_found_with_variable_time_and_place(source, store, variable):
+def test_a_tampered_coefficient_is_found_with_variable_time_and_place(source, store, variable):
     """Written through Zarr, so that every checksum of the store is right."""
     group = zarr.open_group(generation(store), mode="r+", use_consolidated=False)
-    samples, steps = group["latent/samples"], group["latent/steps"][...]
-    index = np.cumsum(steps, dtype=np.int64)
-    k = int(np.argmin(np.abs(index - 45)))
-    row = samples[k]
-    row[0] += 3 * np.abs(samples[:, 0]).max()
-    samples[k] = row
+    corrections, at = group["latent/corrections"], 45
+    row = corrections[at]
+    row[0] += 3 * group["basis/singular_values"][0]
+    corrections[at] = row
     report = pipeline.verify(store, source)
     assert not report.ok
     found = [words for words in report.problems if f"variable '{variable}'" in words]
     assert len(found) == 1
-    date = np.datetime_as_string(source.time.values[index[k]], unit="D")
+    date = np.datetime_as_string(source.time.values[at], unit="D")
     assert "above the tolerance 0.01" in found[0]
-    assert f"time={index[k]} ({date}" in found[0]
+    assert f"time={at} ({date}" in found[0]
     assert re.search(r"\bx=\d+", found[0])
 
 
 def test_a_tampered_mode_is_found_where_it_is(source, store):
     group = zarr.open_group(generation(store), mode="r+", use_consolidated=False)
-    modes = group["basis/u/modes"]
-    modes[0, 7, 11] = modes[0, 7, 11] + 50 * np.abs(modes[0]).max()
+    fields = group["basis/u/fields"]
+    fields[1, 7, 11] = fields[1, 7, 11] + 50 * np.abs(fields[1]).max()
     report = pipeline.verify(store, source)
     assert not report.ok
     (problem,) = report.problems

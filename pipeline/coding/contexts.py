@@ -246,15 +246,12 @@ def _pair_sums(
 def _both_sides(known: Integers, axis: int, count: int, ahead: int) -> Integers:
     """Sums of the two of `known` around each of `count` points, the first of which lies `ahead`
     of them all or not; at an end, twice the only one."""
-    inner = known.shape[axis] - 1
-    sums = np.empty((*known.shape[:axis], count, *known.shape[axis + 1 :]), known.dtype)
-    along, of = sums.swapaxes(0, axis), known.swapaxes(0, axis)
-    np.add(of[:-1], of[1:], out=along[ahead : ahead + inner])
-    if ahead:
-        np.multiply(of[:1], 2, out=along[:1])
-    if count > ahead + inner:
-        np.multiply(of[-1:], 2, out=along[-1:])
-    return sums
+    along = known.swapaxes(0, axis)
+    missing = count + 1 - ahead - len(along)
+    if ahead or missing:
+        along = np.concatenate([along[:1]] * ahead + [along] + [along[-1:]] * missing)
+    sums: Integers = along[:-1] + along[1:]
+    return sums.swapaxes(0, axis)
 
 
 def capped(sizes: Integers) -> Integers:

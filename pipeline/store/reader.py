@@ -211,7 +211,8 @@ class CoefficientStore:
         -------
         ndarray, dims in the variable's order, its own dtype
             Only the tiles that hold a wanted point are decoded, and only the latent
-            coefficients around the wanted snapshots are rebuilt.
+            coefficients around the wanted snapshots are rebuilt. Asked for with others, or
+            again, a value may be rounded differently, to the store's arithmetic dtype.
         """
         stored = self.variables[variable]
         axis = stored.time_axis
