@@ -28,7 +28,8 @@ NOISE_GAIN = 1.025
 # Bins of sizes are float32 numbers that agree in all but their last 21 bits: four per
 # factor of two. All below the first bin, and all above the last, count as in it.
 LAST_BITS = 21
-BINS = np.arange(*(np.array([2.0**-56, 2.0**24], np.float32).view(np.int32) >> LAST_BITS))
+SMALLEST, LARGEST = 2.0**-56, 2.0**24
+BINS = np.arange(*(np.array([SMALLEST, LARGEST], np.float32).view(np.int32) >> LAST_BITS))
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def rates(values: Floats, levels: Sequence[int], unit: float) -> Rates:
 
 def _histogram(part: Floats, unit: float) -> Matrix:
     """Numbers of coefficients (rows, BINS) by size."""
-    sizes = np.abs(part * (1 / unit)).astype(np.float32)
+    # What a useless model misses may be beyond float32.
+    sizes = np.minimum(np.abs(part * (1 / unit)), LARGEST).astype(np.float32)
     place = (sizes.view(np.int32) >> LAST_BITS) - BINS[0]
     np.clip(place, 0, len(BINS) - 1, out=place)
     place += len(BINS) * np.arange(len(part), dtype=np.int32)[:, None]
