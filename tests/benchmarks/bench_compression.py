@@ -1,0 +1,446 @@
+"""romzarr beside general error-bounded compressors at the same measured error.
+
+``make bench-compression``, or ``python -m tests.benchmarks.bench_compression``, prints
+Markdown tables for every dataset of ``$ROMZARR_BENCH_DATA`` (by default ../shared/data beside
+the repository) and for a cylinder wake of 3000 snapshots, and draws
+compression_long_record.png. What the peers took is kept in the cache folder: searching their
+settings takes an hour. ``--peers-only`` fills that file and no more.
+
+Error is ``||x - xhat|| / ||x - mean_t x||`` of a variable, measured in float64 on what xarray
+(romzarr) or the codec (peers) returns; bytes are summed over variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tests.benchmarks.archives import cache_folder
+from tests.benchmarks.bench_datasets import compare
+from tests.benchmarks.measure import MB, ROOT, Record, in_child, machine, measured, table
+from tests.benchmarks.peers import PEERS, Array, Field, best
+
+TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
+# Length of the long record, and shorter beginnings of it for the plot at some of the targets.
+LONG = 3000
+LENGTHS = (500, 1000, 2000)
+LENGTH_TARGETS = (1e-2, 1e-3)
+PICTURE = Path(__file__).with_name("compression_long_record.png")
+# A store below this size is also counted without what does not grow with the record.
+SMALL = 5 * MB
+FIXED_LIMIT = 16_000
+# Setting that turns the model off, where the configuration has one.
+MODEL_SWITCH = "compression.model"
+# Part of the key of the cache: to be raised when the search or a codec's use changes.
+RULES = 1
+# TTHRESH in WebAssembly takes a second a megabyte and more memory than it has for this.
+TOO_LONG = {"TTHRESH": 100 * MB}
+
+
+# --- cases --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dataset, or the first `snapshots` of it."""
+
+    path: Path
+    snapshots: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.stem + (f", first {self.snapshots}" if self.snapshots else "")
+
+    def open(self) -> xr.Dataset:
+        dataset = xr.open_dataset(self.path, engine="zarr", consolidated=False, chunks={})
+        return dataset.isel(time=slice(self.snapshots))
+
+    def variables(self) -> dict[str, xr.DataArray]:
+        """What is compressed: every floating-point variable in time, time first."""
+        return {
+            str(name): variable.transpose("time", ...)
+            for name, variable in self.open().data_vars.items()
+            if "time" in variable.dims and variable.dtype.kind == "f"
+        }
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(variable.nbytes for variable in self.variables().values())
+
+    def arguments(self) -> list[str]:
+        return ["--snapshots", str(self.snapshots or 0), "--", str(self.path)]
+
+
+def data_folder() -> Path:
+    given = os.environ.get("ROMZARR_BENCH_DATA")
+    return Path(given) if given else ROOT.parent / "shared" / "data"
+
+
+def long_record(snapshots: int = LONG) -> Path:
+    """The demonstration's cylinder wake, longer; computed once, in some minutes."""
+    from flows.demo.cylinder import write_archive
+
+    path = cache_folder() / f"cylinder-wake-{snapshots}.zarr"
+    if not path.exists():
+        write_archive(path, snapshots=snapshots, block=50)
+    return path
+
+
+# --- children -----------------------------------------------------------------------------
+
+
+def peer_child(name: str, case: Case, target: float) -> Record:
+    """Search a peer's settings for every variable, then encode and decode with them once more."""
+    peer = PEERS[name]
+    total = dict.fromkeys(("seconds", "cpu_seconds", "decode_seconds", "decode_cpu_seconds"), 0.0)
+    stored, largest, settings = 0, 0.0, {}
+    for variable, values in case.variables().items():
+        field = Field.of(values.values, target)
+        try:
+            choice = best(peer, field, target)
+        except ValueError as error:
+            return {"failed": f"{variable}: {error}"}
+        data, encoding = measured(lambda f=field, c=choice: c.encode(peer, f.values))  # type: ignore[misc]
+        decoded, decoding = measured(lambda d=data, c=choice: c.decode(peer, d))  # type: ignore[misc]
+        for key, cost in (("", encoding), ("decode_", decoding)):
+            total[key + "seconds"] += cost.seconds
+            total[key + "cpu_seconds"] += cost.cpu_seconds
+        stored += len(data)
+        largest = max(largest, field.error(decoded))
+        layout = "space first" if choice.space_first else "time first"
+        settings[variable] = f"{choice.mode}, {layout}, {field.values.dtype}"
+    ways = sorted(set(settings.values()))
+    return total | {"bytes": stored, "error": largest, "settings": ways, "raw": case.raw_bytes}
+
+
+def romzarr_child(case: Case, target: float, model: bool) -> Record:
+    """Compress into a temporary store, decode all of it through xarray, and compare."""
+    from pipeline.compress import compress
+    from pipeline.config import KNOWN_KEYS, Config, with_values
+
+    config = Config()
+    if not model:
+        if MODEL_SWITCH not in KNOWN_KEYS:
+            return {"failed": f"skipped: no setting {MODEL_SWITCH!r}"}
+        config = with_values(config, {MODEL_SWITCH: False})
+    source: Any = str(case.path) if case.snapshots is None else case.open()
+    original = case.open()
+    folder = Path(tempfile.mkdtemp(prefix="romzarr-bench-"))
+    store = folder / "store.romzarr"
+    try:
+        report, cost = measured(lambda: compress(source, store, tolerance=target, config=config))
+        decoded, decoding = measured(lambda: xr.open_dataset(store, engine="romzarr").load())
+        error, raw = compare(original, decoded)
+        return cost.record() | parts(store) | {
+            "decode_seconds": decoding.seconds,
+            "decode_cpu_seconds": decoding.cpu_seconds,
+            "error": error,
+            "settings": [f"{report.rank} modes"],
+            "raw": raw,
+        }  # fmt: skip
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def parts(store: Path) -> dict[str, int]:
+    """Bytes of all files of a store; of modes and of coefficients; and all else as fixed."""
+    found = {"bytes": 0, "basis": 0, "latent": 0}
+    for file in store.rglob("*"):
+        if file.is_file():
+            size = file.stat().st_size
+            found["bytes"] += size
+            for part in ("basis", "latent"):
+                # Metadata of arrays does not grow with them.
+                if part in file.relative_to(store).parts and file.name != "zarr.json":
+                    found[part] += size
+    return found | {"fixed": found["bytes"] - found["basis"] - found["latent"]}
+
+
+# --- measuring ----------------------------------------------------------------------------
+
+
+def peer_record(name: str, case: Case, target: float) -> Record:
+    """From the cache, else measured now and kept there; what is not installed is not kept."""
+    peer = PEERS[name]
+    if peer.missing:
+        return {"failed": peer.missing}
+    if case.raw_bytes > TOO_LONG.get(name, math.inf):
+        return {"failed": "skipped: too slow, and more memory than WebAssembly has"}
+    path = cache_folder() / "compression-peers.json"
+    cache: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
+    key = f"{case.name} ({case.raw_bytes} bytes), {name} {peer.version}, {target:g}, rules {RULES}"
+    if key not in cache:
+        found = in_child(
+            __spec__.name, ["--child", name, "--targets", str(target), *case.arguments()]
+        )
+        cache[key] = found
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(cache, indent=1))
+        unfinished.replace(path)
+    return cache[key]
+
+
+def romzarr_record(case: Case, target: float, model: bool = True) -> Record:
+    arguments = ["--child", "romzarr", "--targets", str(target), *case.arguments()]
+    return in_child(__spec__.name, arguments if model else ["--no-model", *arguments])
+
+
+Results = dict[tuple[str, float, str], Record]
+
+
+def measure(
+    cases: Iterable[Case], targets: Sequence[float], names: Sequence[str], say: Callable[[str], None]
+) -> Results:
+    """Every method on every case, by case, target and method."""
+    found: Results = {}
+    for case in cases:
+        for target in targets:
+            for name in names:
+                ours = name == "romzarr"
+                record = romzarr_record(case, target) if ours else peer_record(name, case, target)
+                found[case.name, target, name] = record
+                say(f"{case.name} {target:g} {name}: {_brief(record)}")
+    return found
+
+
+def _brief(record: Record) -> str:
+    if "failed" in record:
+        return str(record["failed"])
+    return f"{record['raw'] / record['bytes']:.4g} times smaller, error {record['error']:.3e}"
+
+
+# --- tables -------------------------------------------------------------------------------
+
+
+def results_table(found: Results) -> str:
+    header = (
+        "dataset", "target", "method", "bytes", "ratio", "error", "encode MB/s", "decode MB/s",
+        "encode CPU s", "decode CPU s", "bytes without fixed part", "settings",
+    )  # fmt: skip
+    return table(header, [_row(*key, record) for key, record in found.items()])
+
+
+def _row(case: str, target: float, name: str, record: Record) -> tuple[Any, ...]:
+    head = (case, f"{target:g}", name)
+    if "failed" in record:
+        return (*head, record["failed"], *[None] * 8)
+    raw = record["raw"]
+    variable = "; ".join(record["settings"])
+    bare = record["bytes"] - record["fixed"] if "fixed" in record and raw < SMALL else None
+    return (
+        *head, record["bytes"], raw / record["bytes"], f"{record['error']:.3e}",
+        raw / MB / record["seconds"], raw / MB / record["decode_seconds"],
+        record["cpu_seconds"], record["decode_cpu_seconds"], bare, variable,
+    )  # fmt: skip
+
+
+def best_peer(found: Results, case: str, target: float) -> tuple[str, int] | None:
+    """The peer with the fewest bytes."""
+    sizes = [
+        (record["bytes"], name)
+        for (c, t, name), record in found.items()
+        if (c, t) == (case, target) and name != "romzarr" and "failed" not in record
+    ]
+    return (min(sizes)[1], min(sizes)[0]) if sizes else None
+
+
+def advantage(found: Results, case: str, target: float, *, fixed: bool = True) -> float | None:
+    """Bytes of the best peer over those of romzarr, with or without its fixed part."""
+    ours, peer = found.get((case, target, "romzarr"), {}), best_peer(found, case, target)
+    if peer is None or "bytes" not in ours:
+        return None
+    return peer[1] / (ours["bytes"] - (0 if fixed else ours["fixed"]))
+
+
+def advantage_table(found: Results, targets: Sequence[float]) -> str:
+    """romzarr beside the best peer, a line a dataset; then the geometric mean."""
+    rows: list[Sequence[Any]] = []
+    cases = list(dict.fromkeys(case for case, _, _ in found))
+    for case in cases:
+        cells = []
+        for target in targets:
+            value, peer = advantage(found, case, target), best_peer(found, case, target)
+            if value is None or peer is None:
+                cells.append("")
+                continue
+            cell = f"{value:.2f} ({peer[0]})"
+            if found[case, target, "romzarr"]["raw"] < SMALL:
+                cell += f", {advantage(found, case, target, fixed=False):.2f} without fixed part"
+            cells.append(cell)
+        rows.append((case, *cells))
+    for title, fixed in (("geometric mean", True), ("geometric mean without fixed part", False)):
+        means = []
+        for target in targets:
+            values = [advantage(found, case, target, fixed=fixed) for case in cases]
+            logs = [math.log(value) for value in values if value is not None]
+            means.append(f"{math.exp(sum(logs) / len(logs)):.3f}" if logs else "")
+        rows.append((title, *means))
+    return table(("dataset", *(f"{target:g}" for target in targets)), rows)
+
+
+def fixed_table(found: Results) -> str:
+    """What every store has, whatever the length of its record."""
+    rows = []
+    for case in dict.fromkeys(case for case, _, _ in found):
+        sizes = [
+            record["fixed"] for (c, _, _), record in found.items() if c == case and "fixed" in record
+        ]
+        if sizes:
+            rows.append((case, max(sizes), "yes" if max(sizes) <= FIXED_LIMIT else "no"))
+    return table(("dataset", "fixed bytes", f"at most {FIXED_LIMIT}"), rows)
+
+
+def model_table(cases: Sequence[Case], targets: Sequence[float], found: Results) -> str:
+    """Bytes of the coefficients with the model beside those without."""
+    rows: list[Sequence[Any]] = []
+    for case in cases:
+        for target in targets:
+            ours = found[case.name, target, "romzarr"]
+            if "failed" in ours:
+                continue
+            without = romzarr_record(case, target, model=False)
+            if "failed" in without:
+                # Without the switch no case has it.
+                if without["failed"].startswith("skipped"):
+                    return str(without["failed"])
+                rows.append((case.name, f"{target:g}", ours["latent"], without["failed"], None))
+                continue
+            share = ours["latent"] / without["latent"] if without["latent"] else None
+            rows.append((case.name, f"{target:g}", ours["latent"], without["latent"], share))
+    return table(("dataset", "target", "latent bytes", "without the model", "quotient"), rows)
+
+
+# --- long record --------------------------------------------------------------------------
+
+
+def lengths_table(found: Results, cases: Sequence[Case], names: Sequence[str]) -> str:
+    rows = [
+        (f"{target:g}", name, *(_ratio(found, case, target, name) for case in cases))
+        for target in LENGTH_TARGETS
+        for name in names
+    ]
+    return table(("target", "method", *(str(c.snapshots or LONG) for c in cases)), rows)
+
+
+def _ratio(found: Results, case: Case, target: float, name: str) -> float | None:
+    record = found.get((case.name, target, name), {})
+    return record["raw"] / record["bytes"] if "bytes" in record else None
+
+
+def draw(found: Results, cases: Sequence[Case], names: Sequence[str], path: Path) -> None:
+    """Ratio against the length of the record, a panel for each target."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(LENGTH_TARGETS), sharey=True)
+    lengths = [case.snapshots or LONG for case in cases]
+    for ax, target in zip(panels, LENGTH_TARGETS, strict=True):
+        for name in names:
+            ratios = [_ratio(found, case, target, name) for case in cases]
+            if any(ratio is not None for ratio in ratios):
+                values = [np.nan if ratio is None else ratio for ratio in ratios]
+                width = 2.2 if name == "romzarr" else 1.3
+                ax.plot(lengths, values, "o-", ms=4, lw=width, color=COLOURS[name], label=name)
+        ax.set(title=f"error {target:g} of the fluctuation", xlabel="snapshots", yscale="log")
+        ax.set_xticks(lengths)
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.grid(alpha=0.25, which="both")
+    panels[0].set_ylabel("raw bytes / stored bytes")
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.suptitle("Cylinder wake: compression against the length of the record", fontsize=12)
+    figure.savefig(path)
+
+
+COLOURS = {
+    "romzarr": "#c0392b",
+    "ZFP": "#888888",
+    "SZ3": "#3c8d5a",
+    "SPERR": "#1f5a99",
+    "TTHRESH": "#7d5ba6",
+    "Tucker": "#d1812c",
+}
+
+
+# --- the page -----------------------------------------------------------------------------
+
+
+def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace) -> str:
+    """Everything, as Markdown; `long` is the long record."""
+    names = [*([] if given.peers_only else ["romzarr"]), *given.peers]
+    cases = [Case(path) for path in (*sources, *([long] if long else []))]
+    found = measure(cases, given.targets, names, given.say)
+    page = ["## Compression at the same measured error", f"{machine()}; {HOW}", results_table(found)]
+    if not given.peers_only:
+        page += ["### romzarr over the best peer", advantage_table(found, given.targets)]
+        page += ["### Fixed part of a store", fixed_table(found)]
+        page += ["### What the model saves", model_table(cases, given.targets, found)]
+    if long:
+        shorter = [Case(long, length) for length in LENGTHS]
+        record = [*shorter, Case(long)]
+        targets = [target for target in LENGTH_TARGETS if target in given.targets]
+        found |= measure(shorter, targets, names, given.say)
+        page += ["### Against the length of the record", lengths_table(found, record, names)]
+        if given.picture:
+            draw(found, record, names, given.picture)
+            page.append(f"![Ratio against the number of snapshots]({given.picture.name})")
+    return "\n\n".join(page)
+
+
+HOW = """one run each. Bytes are all files of a store, or the
+streams of a codec; MB are those of the archive as it is (float64 where it is float64). Peers
+get float32 wherever its rounding is no tenth of the error, NaN replaced by the variable's mean
+(their place is not counted), both orders of the axes and all modes, and values in memory, where
+romzarr reads its archive; the settings with the fewest bytes are shown."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, nargs="?", help="folder of archives")
+    parser.add_argument("--child", choices=("romzarr", *PEERS), help="measure one, here")
+    parser.add_argument("--snapshots", type=int, default=0, help="of the child; 0: all")
+    parser.add_argument("--no-model", action="store_true", help="of the child romzarr")
+    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=tuple(PEERS))
+    parser.add_argument("--peers-only", action="store_true", help="fill the cache of the peers")
+    parser.add_argument("--no-long", action="store_true", help="leave out the long record")
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="where the plot goes")
+    parser.add_argument("--verbose", action="store_true", help="say each result when it is there")
+    given = parser.parse_args(arguments)
+    if given.child:
+        case, target = Case(given.source, given.snapshots or None), given.targets[0]
+        if given.child == "romzarr":
+            print(json.dumps(romzarr_child(case, target, not given.no_model)))
+        else:
+            print("\n" + json.dumps(peer_child(given.child, case, target)))
+        return
+    given.say = _say if given.verbose else lambda line: None
+    folder = given.source or data_folder()
+    sources = sorted(folder.glob("*.zarr"))
+    if not sources:
+        print(f"skipped: no *.zarr in {folder} (set ROMZARR_BENCH_DATA)\n")
+    long = None if given.no_long else long_record()
+    if sources or long:
+        print(report(sources, long, given))
+
+
+def _say(line: str) -> None:
+    import sys
+
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
