@@ -19,7 +19,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import xarray as xr
 from tests.benchmarks.archives import cache_folder
 from tests.benchmarks.bench_datasets import compare
 from tests.benchmarks.measure import MB, ROOT, Record, in_child, machine, measured, table
-from tests.benchmarks.peers import PEERS, Array, Field, best
+from tests.benchmarks.peers import PEERS, Choice, Field, best
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
 # Length of the long record, and shorter beginnings of it for the plot at some of the targets.
@@ -100,28 +101,35 @@ def long_record(snapshots: int = LONG) -> Path:
 # --- children -----------------------------------------------------------------------------
 
 
-def peer_child(name: str, case: Case, target: float) -> Record:
-    """Search a peer's settings for every variable, then encode and decode with them once more."""
+def peer_child(name: str, case: Case, target: float, known: dict[str, Any]) -> Record:
+    """Encode and decode every variable with the best settings: `known` ones, else searched."""
     peer = PEERS[name]
     total = dict.fromkeys(("seconds", "cpu_seconds", "decode_seconds", "decode_cpu_seconds"), 0.0)
-    stored, largest, settings = 0, 0.0, {}
+    stored, largest, choices = 0, 0.0, {}
     for variable, values in case.variables().items():
         field = Field.of(values.values, target)
         try:
-            choice = best(peer, field, target)
+            choice = Choice(**known[variable]) if known else best(peer, field, target)
         except ValueError as error:
-            return {"failed": f"{variable}: {error}"}
-        data, encoding = measured(lambda f=field, c=choice: c.encode(peer, f.values))  # type: ignore[misc]
-        decoded, decoding = measured(lambda d=data, c=choice: c.decode(peer, d))  # type: ignore[misc]
+            return {"failed": f"{variable}: {error}", "raw": case.raw_bytes}
+        data, encoding = measured(partial(choice.encode, peer, field.values))
+        decoded, decoding = measured(partial(choice.decode, peer, data))
         for key, cost in (("", encoding), ("decode_", decoding)):
             total[key + "seconds"] += cost.seconds
             total[key + "cpu_seconds"] += cost.cpu_seconds
         stored += len(data)
         largest = max(largest, field.error(decoded))
-        layout = "space first" if choice.space_first else "time first"
-        settings[variable] = f"{choice.mode}, {layout}, {field.values.dtype}"
-    ways = sorted(set(settings.values()))
-    return total | {"bytes": stored, "error": largest, "settings": ways, "raw": case.raw_bytes}
+        choices[variable] = asdict(choice)
+    ways = sorted(
+        {f"{c['mode']}, {'space' if c['space_first'] else 'time'} first" for c in choices.values()}
+    )
+    return total | {
+        "bytes": stored,
+        "error": largest,
+        "settings": ways,
+        "choices": choices,
+        "raw": case.raw_bytes,
+    }
 
 
 def romzarr_child(case: Case, target: float, model: bool) -> Record:
@@ -170,8 +178,11 @@ def parts(store: Path) -> dict[str, int]:
 # --- measuring ----------------------------------------------------------------------------
 
 
-def peer_record(name: str, case: Case, target: float) -> Record:
-    """From the cache, else measured now and kept there; what is not installed is not kept."""
+def peer_record(name: str, case: Case, target: float, again: bool = False) -> Record:
+    """From the cache, else measured now and kept there with what a codec refused.
+
+    With `again` the settings are those of the cache and the costs are measured now.
+    """
     peer = PEERS[name]
     if peer.missing:
         return {"failed": peer.missing}
@@ -180,10 +191,13 @@ def peer_record(name: str, case: Case, target: float) -> Record:
     path = cache_folder() / "compression-peers.json"
     cache: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
     key = f"{case.name} ({case.raw_bytes} bytes), {name} {peer.version}, {target:g}, rules {RULES}"
-    if key not in cache:
-        found = in_child(
-            __spec__.name, ["--child", name, "--targets", str(target), *case.arguments()]
-        )
+    if key not in cache or (again and "failed" not in cache[key]):
+        known = json.dumps(cache.get(key, {}).get("choices", {}))
+        arguments = ["--child", name, "--targets", str(target), "--known", known]
+        found = in_child(__spec__.name, [*arguments, *case.arguments()])
+        # What ended the process may not do so again.
+        if "raw" not in found:
+            return found
         cache[key] = found
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(cache, indent=1))
@@ -200,15 +214,22 @@ Results = dict[tuple[str, float, str], Record]
 
 
 def measure(
-    cases: Iterable[Case], targets: Sequence[float], names: Sequence[str], say: Callable[[str], None]
+    cases: Iterable[Case],
+    targets: Sequence[float],
+    names: Sequence[str],
+    *,
+    again: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Results:
     """Every method on every case, by case, target and method."""
     found: Results = {}
     for case in cases:
         for target in targets:
             for name in names:
-                ours = name == "romzarr"
-                record = romzarr_record(case, target) if ours else peer_record(name, case, target)
+                if name == "romzarr":
+                    record = romzarr_record(case, target)
+                else:
+                    record = peer_record(name, case, target, again)
                 found[case.name, target, name] = record
                 say(f"{case.name} {target:g} {name}: {_brief(record)}")
     return found
@@ -236,12 +257,11 @@ def _row(case: str, target: float, name: str, record: Record) -> tuple[Any, ...]
     if "failed" in record:
         return (*head, record["failed"], *[None] * 8)
     raw = record["raw"]
-    variable = "; ".join(record["settings"])
     bare = record["bytes"] - record["fixed"] if "fixed" in record and raw < SMALL else None
     return (
         *head, record["bytes"], raw / record["bytes"], f"{record['error']:.3e}",
         raw / MB / record["seconds"], raw / MB / record["decode_seconds"],
-        record["cpu_seconds"], record["decode_cpu_seconds"], bare, variable,
+        record["cpu_seconds"], record["decode_cpu_seconds"], bare, "; ".join(record["settings"]),
     )  # fmt: skip
 
 
@@ -294,7 +314,9 @@ def fixed_table(found: Results) -> str:
     rows = []
     for case in dict.fromkeys(case for case, _, _ in found):
         sizes = [
-            record["fixed"] for (c, _, _), record in found.items() if c == case and "fixed" in record
+            record["fixed"]
+            for (c, _, _), record in found.items()
+            if c == case and "fixed" in record
         ]
         if sizes:
             rows.append((case, max(sizes), "yes" if max(sizes) <= FIXED_LIMIT else "no"))
@@ -381,8 +403,13 @@ def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace
     """Everything, as Markdown; `long` is the long record."""
     names = [*([] if given.peers_only else ["romzarr"]), *given.peers]
     cases = [Case(path) for path in (*sources, *([long] if long else []))]
-    found = measure(cases, given.targets, names, given.say)
-    page = ["## Compression at the same measured error", f"{machine()}; {HOW}", results_table(found)]
+    how = {"again": given.again, "say": given.say}
+    found = measure(cases, given.targets, names, **how)
+    page = [
+        "## Compression at the same measured error",
+        f"{machine()}; {HOW}",
+        results_table(found),
+    ]
     if not given.peers_only:
         page += ["### romzarr over the best peer", advantage_table(found, given.targets)]
         page += ["### Fixed part of a store", fixed_table(found)]
@@ -391,7 +418,7 @@ def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace
         shorter = [Case(long, length) for length in LENGTHS]
         record = [*shorter, Case(long)]
         targets = [target for target in LENGTH_TARGETS if target in given.targets]
-        found |= measure(shorter, targets, names, given.say)
+        found |= measure(shorter, targets, names, **how)
         page += ["### Against the length of the record", lengths_table(found, record, names)]
         if given.picture:
             draw(found, record, names, given.picture)
@@ -416,6 +443,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=tuple(PEERS))
     parser.add_argument("--peers-only", action="store_true", help="fill the cache of the peers")
     parser.add_argument("--no-long", action="store_true", help="leave out the long record")
+    parser.add_argument(
+        "--again", action="store_true", help="measure times again, with the settings of the cache"
+    )
+    parser.add_argument("--known", type=json.loads, default={}, help="of the child: its settings")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where the plot goes")
     parser.add_argument("--verbose", action="store_true", help="say each result when it is there")
     given = parser.parse_args(arguments)
@@ -424,7 +455,7 @@ def main(arguments: list[str] | None = None) -> None:
         if given.child == "romzarr":
             print(json.dumps(romzarr_child(case, target, not given.no_model)))
         else:
-            print("\n" + json.dumps(peer_child(given.child, case, target)))
+            print("\n" + json.dumps(peer_child(given.child, case, target, given.known)))
         return
     given.say = _say if given.verbose else lambda line: None
     folder = given.source or data_folder()

@@ -261,10 +261,11 @@ class Choice:
 
     mode: str
     space_first: bool
-    trial: Trial
+    scale: float
+    size: float
 
     def encode(self, peer: Peer, values: Array) -> bytes:
-        return peer.encode(laid_out(values, self.space_first), self.mode, self.trial.scale)
+        return peer.encode(laid_out(values, self.space_first), self.mode, self.scale)
 
     def decode(self, peer: Peer, data: bytes) -> Array:
         """Time first again, as a view."""
@@ -291,15 +292,15 @@ def best(peer: Peer, field: Field, target: float) -> Choice:
         values = laid_out(field.values, space_first)
         trial = partial(_trial, peer, field, values, mode, space_first)
         first = trial(_guess(peer, field, values, mode, target, found))
-        if found is not None and _hopeless(first, found.trial, target):
+        if found is not None and _hopeless(first, found.size, target):
             continue
         if peer.exact and first.error <= target:
-            return Choice(mode, space_first, first)
+            return Choice(mode, space_first, first.scale, first.size)
         tried = search(trial, first, target, trials)
         failed = next((t.failed for t in tried if t.failed), failed)
         least = smallest(tried, target)
-        if least is not None and (found is None or least.size < found.trial.size):
-            found = Choice(mode, space_first, least)
+        if least is not None and (found is None or least.size < found.size):
+            found = Choice(mode, space_first, least.scale, least.size)
     if found is None:
         raise ValueError(failed)
     return found
@@ -316,14 +317,14 @@ def _guess(
 ) -> float:
     if mode == "rate":
         # As many bits as the other mode took, less the few that this one saves.
-        return values.size / (8 * found.trial.size) if found else 1.0
-    return found.trial.scale if found else peer.guess(target * field.rms, values)
+        return values.size / (8 * found.size) if found else 1.0
+    return found.scale if found else peer.guess(target * field.rms, values)
 
 
-def _hopeless(first: Trial, least: Trial, target: float) -> bool:
+def _hopeless(first: Trial, least: float, target: float) -> bool:
     """Bytes grow about as 1 / error at most, and as its root at least, for any of the codecs."""
     power = 0.5 if first.error > target else 1.0
-    return first.size * (first.error / target) ** power > HOPELESS * least.size
+    return first.size * (first.error / target) ** power > HOPELESS * least
 
 
 def _trial(

@@ -80,10 +80,11 @@ def _ranks(energy: Array, allowed: float) -> tuple[int, ...]:
     least, found = np.inf, kept.shape
     for ranks in itertools.product(*(range(1, size + 1) for size in kept.shape[:-1])):
         rank = int(np.searchsorted(kept[tuple(r - 1 for r in ranks)], needed)) + 1
-        if rank <= kept.shape[-1]:
-            cost = _numbers((*ranks, rank), kept.shape)
+        # Full rank too: it spares the factor.
+        for last in {rank, kept.shape[-1]} if rank <= kept.shape[-1] else ():
+            cost = _numbers((*ranks, last), kept.shape)
             if cost < least:
-                least, found = cost, (*ranks, rank)
+                least, found = cost, (*ranks, last)
     return tuple(found[place] for place in np.argsort(order))
 
 
