@@ -33,7 +33,7 @@ from tests.benchmarks.measure import MB, ROOT, Record, in_child, machine, measur
 from tests.benchmarks.peers import PEERS, Choice, Field, best
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
-# Length of the long record, and shorter beginnings of it for the plot at some of the targets.
+# Length of the long record, and shorter beginnings of it; their targets in the plot.
 LONG = 3000
 LENGTHS = (500, 1000, 2000)
 LENGTH_TARGETS = (1e-2, 1e-3)
@@ -101,15 +101,20 @@ def long_record(snapshots: int = LONG) -> Path:
 # --- children -----------------------------------------------------------------------------
 
 
-def peer_child(name: str, case: Case, target: float, known: dict[str, Any]) -> Record:
-    """Encode and decode every variable with the best settings: `known` ones, else searched."""
+def peer_child(name: str, case: Case, target: float, known: dict[str, Any], exact: bool) -> Record:
+    """Encode and decode every variable with the best settings.
+
+    They are searched: everywhere, or from `known` ones on; those are taken as they are if `exact`.
+    """
     peer = PEERS[name]
     total = dict.fromkeys(("seconds", "cpu_seconds", "decode_seconds", "decode_cpu_seconds"), 0.0)
     stored, largest, choices = 0, 0.0, {}
     for variable, values in case.variables().items():
         field = Field.of(values.values, target)
         try:
-            choice = Choice(**known[variable]) if known else best(peer, field, target)
+            choice = Choice(**known[variable]) if known else None
+            if choice is None or not exact:
+                choice = best(peer, field, target, choice)
         except ValueError as error:
             return {"failed": f"{variable}: {error}", "raw": case.raw_bytes}
         data, encoding = measured(partial(choice.encode, peer, field.values))
@@ -178,10 +183,13 @@ def parts(store: Path) -> dict[str, int]:
 # --- measuring ----------------------------------------------------------------------------
 
 
-def peer_record(name: str, case: Case, target: float, again: bool = False) -> Record:
+def peer_record(
+    name: str, case: Case, target: float, again: bool = False, shorter: Record | None = None
+) -> Record:
     """From the cache, else measured now and kept there with what a codec refused.
 
-    With `again` the settings are those of the cache and the costs are measured now.
+    With `again` the settings are those of the cache and the costs are measured now. Where a
+    `shorter` beginning of the same record is known, its modes and layouts are taken.
     """
     peer = PEERS[name]
     if peer.missing:
@@ -191,9 +199,11 @@ def peer_record(name: str, case: Case, target: float, again: bool = False) -> Re
     path = cache_folder() / "compression-peers.json"
     cache: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
     key = f"{case.name} ({case.raw_bytes} bytes), {name} {peer.version}, {target:g}, rules {RULES}"
-    if key not in cache or (again and "failed" not in cache[key]):
-        known = json.dumps(cache.get(key, {}).get("choices", {}))
+    kept = cache.get(key)
+    if kept is None or (again and "failed" not in kept):
+        known = json.dumps((kept or shorter or {}).get("choices", {}))
         arguments = ["--child", name, "--targets", str(target), "--known", known]
+        arguments += ["--again"] if kept else []
         found = in_child(__spec__.name, [*arguments, *case.arguments()])
         # What ended the process may not do so again.
         if "raw" not in found:
@@ -214,24 +224,26 @@ Results = dict[tuple[str, float, str], Record]
 
 
 def measure(
-    cases: Iterable[Case],
-    targets: Sequence[float],
+    work: Iterable[tuple[Case, float]],
     names: Sequence[str],
     *,
     again: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Results:
-    """Every method on every case, by case, target and method."""
+    """Every method on every case at its target, by case, target and method."""
     found: Results = {}
-    for case in cases:
-        for target in targets:
-            for name in names:
-                if name == "romzarr":
-                    record = romzarr_record(case, target)
-                else:
-                    record = peer_record(name, case, target, again)
-                found[case.name, target, name] = record
-                say(f"{case.name} {target:g} {name}: {_brief(record)}")
+    # By path: beginnings of a record come before all of it.
+    shorter: dict[tuple[Path, float, str], Record] = {}
+    for case, target in work:
+        for name in names:
+            if name == "romzarr":
+                record = romzarr_record(case, target)
+            else:
+                place = (case.path, target, name)
+                record = peer_record(name, case, target, again, shorter.get(place))
+                shorter[place] = record
+            found[case.name, target, name] = record
+            say(f"{case.name} {target:g} {name}: {_brief(record)}")
     return found
 
 
@@ -299,10 +311,11 @@ def advantage_table(found: Results, targets: Sequence[float]) -> str:
                 cell += f", {advantage(found, case, target, fixed=False):.2f} without fixed part"
             cells.append(cell)
         rows.append((case, *cells))
-    for title, fixed in (("geometric mean", True), ("geometric mean without fixed part", False)):
+    small = {case for (case, _, _), record in found.items() if record.get("raw", SMALL) < SMALL}
+    for title, fixed in (("geometric mean", set()), ("without fixed part of small ones", small)):
         means = []
         for target in targets:
-            values = [advantage(found, case, target, fixed=fixed) for case in cases]
+            values = [advantage(found, case, target, fixed=case not in fixed) for case in cases]
             logs = [math.log(value) for value in values if value is not None]
             means.append(f"{math.exp(sum(logs) / len(logs)):.3f}" if logs else "")
         rows.append((title, *means))
@@ -402,9 +415,21 @@ COLOURS = {
 def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace) -> str:
     """Everything, as Markdown; `long` is the long record."""
     names = [*([] if given.peers_only else ["romzarr"]), *given.peers]
-    cases = [Case(path) for path in (*sources, *([long] if long else []))]
-    how = {"again": given.again, "say": given.say}
-    found = measure(cases, given.targets, names, **how)
+    cases, record = [Case(path) for path in sources], []
+    work = [(case, target) for case in cases for target in given.targets]
+    if long:
+        record = [*(Case(long, length) for length in LENGTHS), Case(long)]
+        cases.append(record[-1])
+        # The shortest at all targets: what its search found is where the longest begins.
+        work += [
+            (case, target)
+            for case in record
+            for target in given.targets
+            if target in LENGTH_TARGETS or case in (record[0], record[-1])
+        ]
+    everything = measure(work, names, again=given.again, say=given.say)
+    full = {case.name for case in cases}
+    found = {key: value for key, value in everything.items() if key[0] in full}
     page = [
         "## Compression at the same measured error",
         f"{machine()}; {HOW}",
@@ -414,23 +439,20 @@ def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace
         page += ["### romzarr over the best peer", advantage_table(found, given.targets)]
         page += ["### Fixed part of a store", fixed_table(found)]
         page += ["### What the model saves", model_table(cases, given.targets, found)]
-    if long:
-        shorter = [Case(long, length) for length in LENGTHS]
-        record = [*shorter, Case(long)]
-        targets = [target for target in LENGTH_TARGETS if target in given.targets]
-        found |= measure(shorter, targets, names, **how)
-        page += ["### Against the length of the record", lengths_table(found, record, names)]
-        if given.picture:
-            draw(found, record, names, given.picture)
-            page.append(f"![Ratio against the number of snapshots]({given.picture.name})")
+    if record:
+        title = "### Against the length of the record"
+        page += [title, lengths_table(everything, record, names)]
+        draw(everything, record, names, given.picture)
+        page.append(f"![Ratio against the number of snapshots]({given.picture.name})")
     return "\n\n".join(page)
 
 
-HOW = """one run each. Bytes are all files of a store, or the
-streams of a codec; MB are those of the archive as it is (float64 where it is float64). Peers
-get float32 wherever its rounding is no tenth of the error, NaN replaced by the variable's mean
-(their place is not counted), both orders of the axes and all modes, and values in memory, where
-romzarr reads its archive; the settings with the fewest bytes are shown."""
+HOW = """one run each. Bytes are all files of a store, or the streams of a codec; MB are those
+of the archive as it is (float64 where it is float64). Peers get float32 wherever its rounding is
+no tenth of the error, NaN replaced by the variable's mean (their place is not counted), both
+orders of the axes and all modes, and values in memory, where romzarr reads its archive; the
+settings with the fewest bytes are shown. For the long record modes and layouts are those found
+best for its first 500 snapshots, with scales searched anew."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -455,7 +477,9 @@ def main(arguments: list[str] | None = None) -> None:
         if given.child == "romzarr":
             print(json.dumps(romzarr_child(case, target, not given.no_model)))
         else:
-            print("\n" + json.dumps(peer_child(given.child, case, target, given.known)))
+            print(
+                "\n" + json.dumps(peer_child(given.child, case, target, given.known, given.again))
+            )
         return
     given.say = _say if given.verbose else lambda line: None
     folder = given.source or data_folder()

@@ -277,8 +277,10 @@ def laid_out(values: Array, space_first: bool) -> Array:
     return np.ascontiguousarray(np.moveaxis(values, 0, -1)) if space_first else values
 
 
-def best(peer: Peer, field: Field, target: float) -> Choice:
+def best(peer: Peer, field: Field, target: float, hint: Choice | None = None) -> Choice:
     """The fewest bytes of all modes and layouts at an error of at most `target`.
+
+    With a `hint` its mode and layout alone are tried, from its scale on.
 
     Raises
     ------
@@ -288,10 +290,10 @@ def best(peer: Peer, field: Field, target: float) -> Choice:
     trials = TRIALS_LARGE if peer.slow or field.values.nbytes >= LARGE else TRIALS
     found: Choice | None = None
     failed = "no setting meets the error"
-    for mode, space_first in _ways(peer):
+    for mode, space_first in [(hint.mode, hint.space_first)] if hint else _ways(peer):
         values = laid_out(field.values, space_first)
         trial = partial(_trial, peer, field, values, mode, space_first)
-        first = trial(_guess(peer, field, values, mode, target, found))
+        first = trial(hint.scale if hint else _guess(peer, field, values, mode, target, found))
         if found is not None and _hopeless(first, found.size, target):
             continue
         if peer.exact and first.error <= target:
