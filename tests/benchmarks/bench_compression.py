@@ -442,8 +442,9 @@ def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace
     if record:
         title = "### Against the length of the record"
         page += [title, lengths_table(everything, record, names)]
-        draw(everything, record, names, given.picture)
-        page.append(f"![Ratio against the number of snapshots]({given.picture.name})")
+        if not given.peers_only:
+            draw(everything, record, names, given.picture)
+            page.append(f"![Ratio against the number of snapshots]({given.picture.name})")
     return "\n\n".join(page)
 
 
