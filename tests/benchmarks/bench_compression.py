@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from tests.benchmarks.archives import cache_folder
@@ -377,24 +376,31 @@ def draw(found: Results, cases: Sequence[Case], names: Sequence[str], path: Path
     """Ratio against the length of the record, a panel for each target."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
-    figure = Figure(figsize=(10, 4.8), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10.5, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(LENGTH_TARGETS), sharey=True)
     lengths = [case.snapshots or LONG for case in cases]
     for ax, target in zip(panels, LENGTH_TARGETS, strict=True):
         for name in names:
             ratios = [_ratio(found, case, target, name) for case in cases]
-            if any(ratio is not None for ratio in ratios):
-                values = [np.nan if ratio is None else ratio for ratio in ratios]
-                width = 2.2 if name == "romzarr" else 1.3
-                ax.plot(lengths, values, "o-", ms=4, lw=width, color=COLOURS[name], label=name)
+            values = [(n, r) for n, r in zip(lengths, ratios, strict=True) if r is not None]
+            if not values:
+                continue
+            width = 2.4 if name == "romzarr" else 1.4
+            ax.plot(*zip(*values, strict=True), "o-", ms=4, lw=width, color=COLOURS[name])
+            # Named at its end, with the ratio there.
+            ax.annotate(
+                f"{name} {values[-1][1]:,.0f}", values[-1], (7, 0), textcoords="offset points",
+                va="center", color=COLOURS[name], weight="bold" if name == "romzarr" else None,
+            )  # fmt: skip
         ax.set(title=f"error {target:g} of the fluctuation", xlabel="snapshots", yscale="log")
-        ax.set_xticks(lengths)
+        ax.set(xticks=lengths, xlim=(min(lengths) - 150, max(lengths) * 1.33))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        ax.grid(alpha=0.25, which="both")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.grid(alpha=0.25)
     panels[0].set_ylabel("raw bytes / stored bytes")
-    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.suptitle("Cylinder wake: compression against the length of the record", fontsize=12)
     figure.savefig(path)
 
