@@ -195,8 +195,7 @@ def peer_record(
         return {"failed": peer.missing}
     if case.raw_bytes > TOO_LONG.get(name, math.inf):
         return {"failed": "skipped: too slow, and more memory than WebAssembly has"}
-    path = cache_folder() / "compression-peers.json"
-    cache: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
+    cache = _cached()
     key = f"{case.name} ({case.raw_bytes} bytes), {name} {peer.version}, {target:g}, rules {RULES}"
     kept = cache.get(key)
     if kept is None or (again and "failed" not in kept):
@@ -207,11 +206,21 @@ def peer_record(
         # What ended the process may not do so again.
         if "raw" not in found:
             return found
-        cache[key] = found
-        unfinished = path.with_suffix(".unfinished")
+        # Read again: another run may have added to it meanwhile.
+        cache = _cached() | {key: found}
+        unfinished = _cache_file().with_suffix(".unfinished")
         unfinished.write_text(json.dumps(cache, indent=1))
-        unfinished.replace(path)
+        unfinished.replace(_cache_file())
     return cache[key]
+
+
+def _cached() -> dict[str, Record]:
+    path = _cache_file()
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _cache_file() -> Path:
+    return cache_folder() / "compression-peers.json"
 
 
 def romzarr_record(case: Case, target: float, model: bool = True) -> Record:
@@ -382,7 +391,8 @@ def draw(found: Results, cases: Sequence[Case], names: Sequence[str], path: Path
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(LENGTH_TARGETS), sharey=True)
     lengths = [case.snapshots or LONG for case in cases]
-    for ax, target in zip(panels, LENGTH_TARGETS, strict=True):
+    ends: list[list[tuple[float, int, str]]] = [[] for _ in panels]
+    for ax, target, last in zip(panels, LENGTH_TARGETS, ends, strict=True):
         for name in names:
             ratios = [_ratio(found, case, target, name) for case in cases]
             values = [(n, r) for n, r in zip(lengths, ratios, strict=True) if r is not None]
@@ -390,11 +400,7 @@ def draw(found: Results, cases: Sequence[Case], names: Sequence[str], path: Path
                 continue
             width = 2.4 if name == "romzarr" else 1.4
             ax.plot(*zip(*values, strict=True), "o-", ms=4, lw=width, color=COLOURS[name])
-            # Named at its end, with the ratio there.
-            ax.annotate(
-                f"{name} {values[-1][1]:,.0f}", values[-1], (7, 0), textcoords="offset points",
-                va="center", color=COLOURS[name], weight="bold" if name == "romzarr" else None,
-            )  # fmt: skip
+            last.append((values[-1][1], values[-1][0], name))
         ax.set(title=f"error {target:g} of the fluctuation", xlabel="snapshots", yscale="log")
         ax.set(xticks=lengths, xlim=(min(lengths) - 150, max(lengths) * 1.33))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -402,7 +408,24 @@ def draw(found: Results, cases: Sequence[Case], names: Sequence[str], path: Path
         ax.grid(alpha=0.25)
     panels[0].set_ylabel("raw bytes / stored bytes")
     figure.suptitle("Cylinder wake: compression against the length of the record", fontsize=12)
+    # The places of the panels are known only once they are drawn.
+    figure.draw_without_rendering()
+    for ax, last in zip(panels, ends, strict=True):
+        _name_curves(ax, last)
     figure.savefig(path)
+
+
+def _name_curves(ax: Any, ends: Sequence[tuple[float, int, str]]) -> None:
+    """Each curve's name and last ratio beside its end, apart where curves end together."""
+    below = -math.inf
+    for ratio, length, name in sorted(ends):
+        height = ax.transData.transform((length, ratio))[1] * 72 / ax.figure.dpi
+        shift = max(0.0, below + 13 - height)
+        ax.annotate(
+            f"{name} {ratio:,.0f}", (length, ratio), (7, shift), textcoords="offset points",
+            va="center", color=COLOURS[name], weight="bold" if name == "romzarr" else None,
+        )  # fmt: skip
+        below = height + shift
 
 
 COLOURS = {
