@@ -19,27 +19,34 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from tests.benchmarks.archives import cache_folder
 from tests.benchmarks.bench_datasets import compare
+from tests.benchmarks.compression_tables import (
+    LENGTH_TARGETS,
+    Results,
+    advantage_table,
+    draw,
+    fixed_table,
+    lengths_table,
+    results_table,
+)
 from tests.benchmarks.measure import MB, ROOT, Record, in_child, machine, measured, table
 from tests.benchmarks.peers import PEERS, Choice, Field, best
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
-# Length of the long record, and shorter beginnings of it; their targets in the plot.
+# Length of the long record, and shorter beginnings of it.
 LONG = 3000
 LENGTHS = (500, 1000, 2000)
-LENGTH_TARGETS = (1e-2, 1e-3)
 PICTURE = Path(__file__).with_name("compression_long_record.png")
-# A store below this size is also counted without what does not grow with the record.
-SMALL = 5 * MB
-FIXED_LIMIT = 16_000
 # Setting that turns the model off, where the configuration has one.
 MODEL_SWITCH = "compression.model"
 # Part of the key of the cache: to be raised when the search or a codec's use changes.
@@ -108,6 +115,12 @@ def peer_child(name: str, case: Case, target: float, known: dict[str, Any], exac
     peer = PEERS[name]
     total = dict.fromkeys(("seconds", "cpu_seconds", "decode_seconds", "decode_cpu_seconds"), 0.0)
     stored, largest, choices = 0, 0.0, {}
+    if exact:
+        # The search has done this otherwise: imports are not measured.
+        with suppress(Exception):
+            peer.decode(
+                peer.encode(np.arange(512, dtype=np.float32).reshape(8, 8, 8), peer.modes[0], 1.0)
+            )
     for variable, values in case.variables().items():
         field = Field.of(values.values, target)
         try:
@@ -228,9 +241,6 @@ def romzarr_record(case: Case, target: float, model: bool = True) -> Record:
     return in_child(__spec__.name, arguments if model else ["--no-model", *arguments])
 
 
-Results = dict[tuple[str, float, str], Record]
-
-
 def measure(
     work: Iterable[tuple[Case, float]],
     names: Sequence[str],
@@ -261,89 +271,6 @@ def _brief(record: Record) -> str:
     return f"{record['raw'] / record['bytes']:.4g} times smaller, error {record['error']:.3e}"
 
 
-# --- tables -------------------------------------------------------------------------------
-
-
-def results_table(found: Results) -> str:
-    header = (
-        "dataset", "target", "method", "bytes", "ratio", "error", "encode MB/s", "decode MB/s",
-        "encode CPU s", "decode CPU s", "bytes without fixed part", "settings",
-    )  # fmt: skip
-    return table(header, [_row(*key, record) for key, record in found.items()])
-
-
-def _row(case: str, target: float, name: str, record: Record) -> tuple[Any, ...]:
-    head = (case, f"{target:g}", name)
-    if "failed" in record:
-        return (*head, record["failed"], *[None] * 8)
-    raw = record["raw"]
-    bare = record["bytes"] - record["fixed"] if "fixed" in record and raw < SMALL else None
-    return (
-        *head, record["bytes"], raw / record["bytes"], f"{record['error']:.3e}",
-        raw / MB / record["seconds"], raw / MB / record["decode_seconds"],
-        record["cpu_seconds"], record["decode_cpu_seconds"], bare, "; ".join(record["settings"]),
-    )  # fmt: skip
-
-
-def best_peer(found: Results, case: str, target: float) -> tuple[str, int] | None:
-    """The peer with the fewest bytes."""
-    sizes = [
-        (record["bytes"], name)
-        for (c, t, name), record in found.items()
-        if (c, t) == (case, target) and name != "romzarr" and "failed" not in record
-    ]
-    return (min(sizes)[1], min(sizes)[0]) if sizes else None
-
-
-def advantage(found: Results, case: str, target: float, *, fixed: bool = True) -> float | None:
-    """Bytes of the best peer over those of romzarr, with or without its fixed part."""
-    ours, peer = found.get((case, target, "romzarr"), {}), best_peer(found, case, target)
-    if peer is None or "bytes" not in ours:
-        return None
-    return peer[1] / (ours["bytes"] - (0 if fixed else ours["fixed"]))
-
-
-def advantage_table(found: Results, targets: Sequence[float]) -> str:
-    """romzarr beside the best peer, a line a dataset; then the geometric mean."""
-    rows: list[Sequence[Any]] = []
-    cases = list(dict.fromkeys(case for case, _, _ in found))
-    for case in cases:
-        cells = []
-        for target in targets:
-            value, peer = advantage(found, case, target), best_peer(found, case, target)
-            if value is None or peer is None:
-                cells.append("")
-                continue
-            cell = f"{value:.2f} ({peer[0]})"
-            if found[case, target, "romzarr"]["raw"] < SMALL:
-                cell += f", {advantage(found, case, target, fixed=False):.2f} without fixed part"
-            cells.append(cell)
-        rows.append((case, *cells))
-    small = {case for (case, _, _), record in found.items() if record.get("raw", SMALL) < SMALL}
-    for title, fixed in (("geometric mean", set()), ("without fixed part of small ones", small)):
-        means = []
-        for target in targets:
-            values = [advantage(found, case, target, fixed=case not in fixed) for case in cases]
-            logs = [math.log(value) for value in values if value is not None]
-            means.append(f"{math.exp(sum(logs) / len(logs)):.3f}" if logs else "")
-        rows.append((title, *means))
-    return table(("dataset", *(f"{target:g}" for target in targets)), rows)
-
-
-def fixed_table(found: Results) -> str:
-    """What every store has, whatever the length of its record."""
-    rows = []
-    for case in dict.fromkeys(case for case, _, _ in found):
-        sizes = [
-            record["fixed"]
-            for (c, _, _), record in found.items()
-            if c == case and "fixed" in record
-        ]
-        if sizes:
-            rows.append((case, max(sizes), "yes" if max(sizes) <= FIXED_LIMIT else "no"))
-    return table(("dataset", "fixed bytes", f"at most {FIXED_LIMIT}"), rows)
-
-
 def model_table(cases: Sequence[Case], targets: Sequence[float], found: Results) -> str:
     """Bytes of the coefficients with the model beside those without."""
     rows: list[Sequence[Any]] = []
@@ -362,80 +289,6 @@ def model_table(cases: Sequence[Case], targets: Sequence[float], found: Results)
             share = ours["latent"] / without["latent"] if without["latent"] else None
             rows.append((case.name, f"{target:g}", ours["latent"], without["latent"], share))
     return table(("dataset", "target", "latent bytes", "without the model", "quotient"), rows)
-
-
-# --- long record --------------------------------------------------------------------------
-
-
-def lengths_table(found: Results, cases: Sequence[Case], names: Sequence[str]) -> str:
-    rows = [
-        (f"{target:g}", name, *(_ratio(found, case, target, name) for case in cases))
-        for target in LENGTH_TARGETS
-        for name in names
-    ]
-    return table(("target", "method", *(str(c.snapshots or LONG) for c in cases)), rows)
-
-
-def _ratio(found: Results, case: Case, target: float, name: str) -> float | None:
-    record = found.get((case.name, target, name), {})
-    return record["raw"] / record["bytes"] if "bytes" in record else None
-
-
-def draw(found: Results, cases: Sequence[Case], names: Sequence[str], path: Path) -> None:
-    """Ratio against the length of the record, a panel for each target."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
-    figure = Figure(figsize=(10.5, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(LENGTH_TARGETS), sharey=True)
-    lengths = [case.snapshots or LONG for case in cases]
-    ends: list[list[tuple[float, int, str]]] = [[] for _ in panels]
-    for ax, target, last in zip(panels, LENGTH_TARGETS, ends, strict=True):
-        for name in names:
-            ratios = [_ratio(found, case, target, name) for case in cases]
-            values = [(n, r) for n, r in zip(lengths, ratios, strict=True) if r is not None]
-            if not values:
-                continue
-            width = 2.4 if name == "romzarr" else 1.4
-            ax.plot(*zip(*values, strict=True), "o-", ms=4, lw=width, color=COLOURS[name])
-            last.append((values[-1][1], values[-1][0], name))
-        ax.set(title=f"error {target:g} of the fluctuation", xlabel="snapshots", yscale="log")
-        ax.set(xticks=lengths, xlim=(min(lengths) - 150, max(lengths) * 1.33))
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.grid(alpha=0.25)
-    panels[0].set_ylabel("raw bytes / stored bytes")
-    figure.suptitle("Cylinder wake: compression against the length of the record", fontsize=12)
-    # The places of the panels are known only once they are drawn.
-    figure.draw_without_rendering()
-    for ax, last in zip(panels, ends, strict=True):
-        _name_curves(ax, last)
-    figure.savefig(path)
-
-
-def _name_curves(ax: Any, ends: Sequence[tuple[float, int, str]]) -> None:
-    """Each curve's name and last ratio beside its end, apart where curves end together."""
-    below = -math.inf
-    for ratio, length, name in sorted(ends):
-        height = ax.transData.transform((length, ratio))[1] * 72 / ax.figure.dpi
-        shift = max(0.0, below + 13 - height)
-        ax.annotate(
-            f"{name} {ratio:,.0f}", (length, ratio), (7, shift), textcoords="offset points",
-            va="center", color=COLOURS[name], weight="bold" if name == "romzarr" else None,
-        )  # fmt: skip
-        below = height + shift
-
-
-COLOURS = {
-    "romzarr": "#c0392b",
-    "ZFP": "#888888",
-    "SZ3": "#3c8d5a",
-    "SPERR": "#1f5a99",
-    "TTHRESH": "#7d5ba6",
-    "Tucker": "#d1812c",
-}
 
 
 # --- the page -----------------------------------------------------------------------------
@@ -470,9 +323,10 @@ def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace
         page += ["### What the model saves", model_table(cases, given.targets, found)]
     if record:
         title = "### Against the length of the record"
-        page += [title, lengths_table(everything, record, names)]
+        by_length = {case.snapshots or LONG: case.name for case in record}
+        page += [title, lengths_table(everything, by_length, names)]
         if not given.peers_only:
-            draw(everything, record, names, given.picture)
+            draw(everything, by_length, names, given.picture)
             page.append(f"![Ratio against the number of snapshots]({given.picture.name})")
     return "\n\n".join(page)
 
