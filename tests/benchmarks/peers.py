@@ -26,7 +26,7 @@ Array = NDArray[Any]
 # An error this far below the target is no longer worth another trial.
 CLOSE = 0.01
 # Trials of one mode and layout; of a record as large as LARGE a trial takes a minute.
-TRIALS, TRIALS_LARGE = 12, 6
+TRIALS, TRIALS_LARGE, TRIALS_SLOW = 12, 6, 4
 LARGE = 50_000_000
 # A codec that broke this often at the start is taken for broken on these values.
 BROKEN = 3
@@ -287,7 +287,9 @@ def best(peer: Peer, field: Field, target: float, hint: Choice | None = None) ->
     ValueError
         If no setting meets the target.
     """
-    trials = TRIALS_LARGE if peer.slow or field.values.nbytes >= LARGE else TRIALS
+    trials = TRIALS_LARGE if field.values.nbytes >= LARGE else TRIALS
+    if peer.slow:
+        trials = TRIALS_SLOW
     found: Choice | None = None
     failed = "no setting meets the error"
     for mode, space_first in [(hint.mode, hint.space_first)] if hint else _ways(peer):
