@@ -52,7 +52,7 @@ MODEL_SWITCH = "compression.model"
 # Part of the key of the cache: to be raised when the search or a codec's use changes.
 RULES = 1
 # TTHRESH in WebAssembly takes up to a second a megabyte and trial, and cannot hold the long record.
-TOO_LONG = {"TTHRESH": 30 * MB}
+TOO_LONG = {"TTHRESH": 50 * MB}
 
 
 # --- cases --------------------------------------------------------------------------------
