@@ -8,12 +8,12 @@ BENCH_STAMP := $(VENV)/.romzarr-bench
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench lint format types check clean
+.PHONY: help demo test bench bench-compression lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
-	@echo "make bench   run the benchmarks against the peers"
+	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
@@ -37,6 +37,9 @@ test: $(STAMP)
 
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+
+bench-compression: $(BENCH_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_compression --verbose
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
