@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from threadpoolctl import threadpool_limits
 
 import pipeline
-from pipeline.allocate import allocate_fields
+from pipeline.allocate import allocate_fields, plan_fields
 from pipeline.archive import open_archive
 from pipeline.config import (
     CompressionConfig,
@@ -63,7 +63,7 @@ def found_again(system: KnownSystem, snapshots: int, config: Config, seed: int =
     source = xr.Dataset({"u": (("time", "x"), field)}, {"time": times})
     archive = open_archive(source.chunk(time=256))
     with threadpool_limits(1, user_api="blas"):
-        coded = allocate_fields(archive, factor_archive(archive, config))
+        coded = allocate_fields(archive, plan_fields(archive, factor_archive(archive, config)))
     if coded.rank != system.states:
         return Found(coded.rank, np.inf, np.inf)
     a, tolerances = coded.a, coded.tolerances
