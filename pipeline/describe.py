@@ -19,6 +19,8 @@ from pipeline.store.reader import CoefficientStore, open_store
 
 Matrix = NDArray[np.float64]
 
+ERROR_MEASURED_BY = "bound from the norms of all cuts and of what coding misses"
+
 
 def info(store: str | os.PathLike[str]) -> StoreInfo:
     """Facts of a coefficient store; reads metadata and a few small arrays.
@@ -34,7 +36,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
     energy = opened.singular_values**2
     return StoreInfo(
         relative_l2_error=facts["relative_l2_error"],
-        error_measured_by=facts["error_measured_by"],
+        error_measured_by=ERROR_MEASURED_BY,
         tolerance=facts["tolerance"],
         rank=opened.rank,
         nonzero_terms=facts["nonzero_terms"],

@@ -131,7 +131,8 @@ def write_direct(
 
 
 def _written(writer: StoreWriter, archive: Archive, pod: ArchivePOD, plan: DirectVariable) -> float:
-    variable, masked = archive.variables[plan.number], pod.masked[plan.number]
+    variable, mask = archive.variables[plan.number], pod.masks[plan.number]
+    own = mask == plan.number
     offset, dtype = float(pod.averages[plan.number]), pod.budget.basis
     shape = (variable.shape[variable.time_axis], *variable.space_shape)
     values = _lazy(archive, pod, plan.number)
@@ -145,9 +146,9 @@ def _written(writer: StoreWriter, archive: Archive, pod: ArchivePOD, plan: Direc
             step,
             offset,
             dtype,
-            masked,
+            None if mask is None else archive.variables[mask].name,
         )
-        lost = _lost(values, write_values, step, dtype, writer.values, variable.name, masked)[0]
+        lost = _lost(values, write_values, step, dtype, writer.values, variable.name, own)[0]
         error = float(lost**0.5)
         if error <= plan.allowed:
             return error + float(pod.apart[plan.number] + pod.dropped[plan.number])

@@ -9,10 +9,12 @@ that could run code is refused.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec
@@ -28,6 +30,9 @@ _DROPPED = frozenset({"source"})
 # numcodecs registers a codec that unpickles; whoever writes its name can run anything.
 _REFUSED_CODECS = frozenset({"pickle", "numcodecs.pickle"})
 _NUMERIC_KINDS = "biufcmM"
+Name = TypeVar("Name", bound=Hashable)
+# Stands where an encoding lacks an entry that others share.
+_ABSENT = {_TAG: "absent"}
 
 
 class _NotJSON(Exception):
@@ -69,6 +74,43 @@ def encoding_from_json(document: Mapping[str, Any]) -> dict[str, Any]:
         that can execute code.
     """
     return {str(key): _unpack(value, str(key)) for key, value in document.items()}
+
+
+def share_encodings(
+    encodings: Mapping[Name, Mapping[str, Any]],
+) -> tuple[dict[str, Any], dict[Name, dict[str, Any]]]:
+    """Entries that several encodings have alike, and what sets each of them apart.
+
+    Parameters
+    ----------
+    encodings : mapping of name to mapping
+        Of each variable, as `encoding_to_json` makes them.
+
+    Returns
+    -------
+    shared : dict
+        For each key the value that most encodings give it, if several do.
+    own : dict of name to dict
+        The entries of each encoding that differ from those shared, and a mark where it has
+        no such entry.
+    """
+    values: dict[str, list[str]] = {}
+    for encoding in encodings.values():
+        for key, value in encoding.items():
+            values.setdefault(key, []).append(json.dumps(value))
+    most = {key: Counter(texts).most_common(1)[0] for key, texts in values.items()}
+    shared = {key: json.loads(text) for key, (text, times) in most.items() if times > 1}
+    own = {
+        name: {key: value for key, value in encoding.items() if shared.get(key, _ABSENT) != value}
+        | {key: _ABSENT for key in shared if key not in encoding}
+        for name, encoding in encodings.items()
+    }
+    return shared, own
+
+
+def with_shared(own: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoding that `share_encodings` took apart."""
+    return {key: value for key, value in {**shared, **own}.items() if value != _ABSENT}
 
 
 def _tagged(kind: str, value: Any) -> dict[str, Any]:

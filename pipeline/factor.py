@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dask
 import numpy as np
@@ -13,6 +13,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from pipeline.archive import Archive
+from pipeline.archive.provider import digest_of
 from pipeline.chunked.plan import PODPlan, SpaceBlock
 from pipeline.chunked.pod import decompose
 from pipeline.config import Config
@@ -41,6 +42,8 @@ class ArchivePOD:
     time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
     factors on squared errors with which all variables make one inner product, ``averages``
     (V,) their values on average, and ``counted`` (V,) the weight of all their values.
+    ``masks`` (V,) are the numbers of the first variables that lack values at the same points,
+    None where a variable lacks none or is constant.
     """
 
     plan: PODPlan
@@ -54,7 +57,7 @@ class ArchivePOD:
     averages: Matrix
     counted: Matrix
     norms: tuple[VariableNorms, ...]
-    masked: tuple[bool, ...]
+    masks: tuple[int | None, ...]
     budget: ErrorBudget
     bytes_read: int
     chunks_read: int
@@ -190,7 +193,7 @@ def _cut(
         averages=np.array([each.total / max(each.points, 1) for each in means]),
         counted=np.array([len(factor.right) * each.weight for each in means]),
         norms=norms,
-        masked=tuple(each.masked for each in means),
+        masks=_same_masks(archive, means, totals),
         budget=budget,
         bytes_read=factor.bytes_read,
         chunks_read=factor.chunks_read,
@@ -223,14 +226,14 @@ def _principal_axes(gram: Matrix, totals: Matrix, tolerance: float) -> Matrix:
 class _MeanSums(NamedTuple):
     """Sums of a temporal mean over points: weighted squares, values, points, weights.
 
-    ``masked`` says whether there are points without values.
+    ``mask`` is a digest of which points have no values, empty where all have.
     """
 
     square: float
     total: float
     points: int
     weight: float
-    masked: bool
+    mask: str
 
     def joined(self, other: _MeanSums) -> _MeanSums:
         return _MeanSums(
@@ -238,7 +241,7 @@ class _MeanSums(NamedTuple):
             self.total + other.total,
             self.points + other.points,
             self.weight + other.weight,
-            self.masked or other.masked,
+            digest_of([self.mask, other.mask]) if self.mask or other.mask else "",
         )
 
 
@@ -250,7 +253,7 @@ def _mean_sums(archive: Archive, plan: PODPlan, blocks: Sequence[Delayed]) -> tu
             for block, row in zip(blocks, plan.rows, strict=True)
         )
     )
-    found = [_MeanSums(0.0, 0.0, 0, 0.0, False)] * len(archive.variables)
+    found = [_MeanSums(0.0, 0.0, 0, 0.0, "")] * len(archive.variables)
     for part, row in zip(parts, plan.rows, strict=True):
         found[row.variable] = found[row.variable].joined(part)
     return tuple(found)
@@ -260,10 +263,26 @@ def _sums_of_block(block: RowBlock, weights: Floats | None) -> _MeanSums:
     mean = block.mean
     if weights is None:
         weights = np.ones(len(mean))
+    mask = ""
     if block.valid is not None:
+        mask = digest_of([np.packbits(block.valid).tobytes()])
         mean, weights = mean[block.valid], weights[block.valid]
     square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
-    return _MeanSums(square, float(mean.sum()), len(mean), weight, block.valid is not None)
+    return _MeanSums(square, float(mean.sum()), len(mean), weight, mask)
+
+
+def _same_masks(
+    archive: Archive, means: Sequence[_MeanSums], totals: Matrix
+) -> tuple[int | None, ...]:
+    """For each variable with a mask the first that has the same; both vary in time."""
+    first: dict[Any, int] = {}
+    masks: list[int | None] = []
+    for number, (variable, each, total) in enumerate(
+        zip(archive.variables, means, totals, strict=True)
+    ):
+        same = (variable.space_dims, variable.space_shape, each.mask)
+        masks.append(first.setdefault(same, number) if each.mask and total > 0 else None)
+    return tuple(masks)
 
 
 def _norms(

@@ -15,10 +15,9 @@ from pipeline.allocate import CodedFields
 from pipeline.archive import Archive
 from pipeline.chunked.fields import write_tile
 from pipeline.config import Config
-from pipeline.contracts import ArchivedVariable, CodedLatent, Floats
+from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.factor import ArchivePOD
 from pipeline.identify import LatentModel
-from pipeline.numerics.sampling import keep_nothing
 from pipeline.store.writer import StoreWriter
 
 Matrix = NDArray[np.float64]
@@ -35,7 +34,7 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
                 mean = _gathered_mean(pod, number, variable)
                 writer.write_constant(variable.name, variable.space_dims, mean)
             continue
-        masked, step = pod.masked[number], coded.steps[number]
+        mask, step = pod.masks[number], coded.steps[number]
         writer.create_fields(
             variable.name,
             variable.space_dims,
@@ -44,14 +43,15 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
             coded.rank,
             step,
             pod.budget.basis,
-            masked,
+            None if mask is None else archive.variables[mask].name,
         )
         turn = delayed(coded.turn)
         tasks += fields.map(
-            write_tile, turn, coded.rank, step, writer.fields, variable.name, masked
+            write_tile, turn, coded.rank, step, writer.fields, variable.name, mask == number
         )
     dask.compute(*tasks)
-    writer.write_singular_values(coded.sigma)
+    if coded.rank:
+        writer.write_singular_values(coded.sigma)
 
 
 def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> Floats:
@@ -67,16 +67,13 @@ def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> 
 def write_model(
     writer: StoreWriter, archive: Archive, coded: CodedFields, model: LatentModel | None
 ) -> None:
-    """Coefficients, models and coordinates."""
-    if model is None:
-        nothing = CodedLatent(keep_nothing(len(archive.time.values)), 1.0, 1.0, 1, ())
-        writer.write_latent(nothing, archive.time)
-        writer.write_model(np.zeros((0, 0, 0)))
-    else:
-        writer.write_latent(model.latent.coded, archive.time)
+    """Coordinates; coefficients and models where there are any."""
+    writer.write_coordinates(archive.carried)
+    writer.write_time(archive.time)
+    if model is not None:
+        writer.write_latent(model.latent.coded, archive.time.dim)
         factors = _narrowed(np.array([factor.r for factor in model.factors]))
         writer.write_model(np.array([m.coefficients for m in model.models]), factors)
-    writer.write_coordinates(archive.carried)
 
 
 def _narrowed(factors: Matrix) -> Floats:
@@ -97,7 +94,6 @@ def facts(
     return {
         "tolerance": config.compression.tolerance,
         "relative_l2_error": dict(errors),
-        "error_measured_by": "bound from the norms of all cuts and of what coding misses",
         "rank": coded.rank,
         "nonzero_terms": model.models[0].nonzero_terms if model else 0,
         "raw_bytes": archive.raw_bytes,

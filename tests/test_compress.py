@@ -14,6 +14,7 @@ import xarray as xr
 import pipeline
 from pipeline.config import ArchiveConfig, CompressionConfig, Config
 from pipeline.errors import AccuracyError, ArchiveError, ConfigError, PipelineError
+from pipeline.store.reader import open_store
 from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors, files_below
 
 
@@ -147,6 +148,19 @@ def test_a_variable_that_is_masked_everywhere_comes_back_masked(tmp_path):
     source["land"] = xr.full_like(source.v, np.nan)
     pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
     xr.testing.assert_identical(decoded(tmp_path / "store").land, source.land)
+
+
+def test_variables_that_lack_the_same_points_share_a_mask(tmp_path):
+    source = record()
+    source = source.where(source.x >= 9).assign(w=2 * source.v.where(source.x > 20), p=record().v)
+    pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+    assert max(decoded_errors(source, decoded(tmp_path / "store")).values()) <= 1e-2
+    for name, values in decoded(tmp_path / "store").items():
+        assert (values.isnull() == source[name].isnull()).all()
+    variables = open_store(tmp_path / "store").variables
+    assert {name: each.mask for name, each in variables.items()} == {
+        "u": "u", "v": "u", "w": "w", "p": None,
+    }  # fmt: skip
 
 
 def test_points_without_space_and_points_without_weight(tmp_path):

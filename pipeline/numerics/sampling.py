@@ -173,13 +173,6 @@ def _predict(
 # --- encoding -----------------------------------------------------------------------------
 
 
-def keep_nothing(snapshots: int) -> LatentCode:
-    """Code of a record without modes: first and last snapshot, with no coefficients."""
-    index = np.array([0, snapshots - 1])
-    blocks = np.full(1, STRAIGHT_LINE, np.int16)
-    return LatentCode(index, np.zeros((2, 0)), snapshots, blocks, 1)
-
-
 def _step_accuracy(a: Matrix, tolerances: Tolerances) -> float:
     """Share of a(t) that one step may be off: little of what coding may lose."""
     share = tolerances.for_coding() / np.maximum(tolerances.coding(a), np.finfo(float).tiny)

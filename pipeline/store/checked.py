@@ -75,8 +75,10 @@ class CheckedStore(WrapperStore[Store]):
         payload, checksum = content[:-4], content[-4:]
         layout.checked(payload, int.from_bytes(checksum, "little"), where)
         array = self.arrays[found[1]]
-        if not array.coded:
+        if array.compressed:
             _check_blosc(payload, array.chunk_bytes, where)
+        elif not array.coded and len(payload) != array.chunk_bytes:
+            raise StoreError(f"{where}: chunk has {len(payload)} bytes, not {array.chunk_bytes}")
         return chunk
 
 

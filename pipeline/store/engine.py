@@ -13,7 +13,7 @@ from xarray.backends import BackendArray, BackendEntrypoint, ZarrStore
 from xarray.backends.store import StoreBackendEntrypoint
 from xarray.core import indexing
 
-from pipeline.encoding import encoding_from_json
+from pipeline.encoding import encoding_from_json, with_shared
 from pipeline.errors import StoreError
 from pipeline.store import layout
 from pipeline.store.layout import Fields
@@ -132,7 +132,9 @@ def _carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
         variable = dataset.variables[name]
         if document.get("dtype") == "object" and variable.dtype.kind == "T":
             dataset[name] = variable = variable.astype(object)
-        variable.encoding = _restored(document, "encoding")
+        encoding = beyond.fields(name).fields("encoding").document
+        shared = Fields(store.facts, store.url).fields("shared_encoding").document
+        variable.encoding = encoding_from_json(with_shared(encoding, shared))
         if "attrs" in document and options["decode_times"]:
             variable.attrs = _restored(document, "attrs")
     return dataset

@@ -13,11 +13,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import fsspec
 import google_crc32c
 import numpy as np
+from numcodecs import Blosc
+from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
@@ -25,6 +27,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import StoreError
 from pipeline.store.codec import NAME, WaveletCodec
+
+Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
 FORMAT = 2
 KEY = "romzarr"
@@ -41,6 +45,8 @@ _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # What a variable may have below basis/.
 _BASIS = ("fields", "mask", "mean", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
+_SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+_COMPRESSORS = (["blosc", "crc32c"], ["crc32c"])
 _VARIABLE_LENGTH = frozenset({"string", "variable_length_bytes"})
 _FIXED_LENGTH = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
 _SIZES = {
@@ -50,10 +56,26 @@ _SIZES = {
 }
 
 
-def codecs(shuffle: bool = True) -> tuple[BytesBytesCodec, ...]:
-    """What every chunk passes through: byte shuffle, zstd, and a checksum over the result."""
-    blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle" if shuffle else "noshuffle")
-    return blosc, Crc32cCodec()
+def codecs(shuffle: Shuffle = "shuffle") -> tuple[BytesBytesCodec, ...]:
+    """What a chunk passes through: a shuffle of bytes or bits, zstd, and a checksum."""
+    return BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), Crc32cCodec()
+
+
+def codecs_for(values: NDArray[Any]) -> tuple[BytesBytesCodec, ...]:
+    """Those that make `values` smallest; none but the checksum where zstd does not pay.
+
+    What codecs say of themselves in the metadata counts.
+    """
+    if values.dtype.kind not in "biufc" or values.nbytes > CHUNK_BYTES:
+        return codecs()
+    content = np.ascontiguousarray(values)
+    sizes: dict[Shuffle, int] = {
+        name: len(Blosc("zstd", 5, number).encode(content)) for name, number in _SHUFFLES.items()
+    }
+    best = min(sizes, key=lambda name: sizes[name])
+    blosc, crc = codecs(best)
+    saved = values.nbytes - sizes[best]
+    return (blosc, crc) if saved > len(compact_json(blosc.to_dict())) else (crc,)
 
 
 def is_local(url: str) -> bool:
@@ -130,6 +152,11 @@ def with_checksum(payload: bytes) -> bytes:
     return payload + checksum(payload).to_bytes(4, "little")
 
 
+def since_first(times: NDArray[Any]) -> NDArray[np.float64]:
+    """Times counted from the first; integers subtract exactly before they are rounded."""
+    return (times - times[0]).astype(np.float64)
+
+
 def row_chunk(rows: int, row_bytes: int) -> int:
     """Rows of about 1 MiB, at least one."""
     return max(1, min(rows, CHUNK_BYTES // max(1, row_bytes)))
@@ -161,8 +188,8 @@ class Root(NamedTuple):
 class ArrayLayout:
     """What the metadata of an array claim.
 
-    ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets
-    or else compressed by blosc.
+    ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets,
+    ``compressed`` by blosc, or neither.
     """
 
     shape: tuple[int, ...]
@@ -170,6 +197,7 @@ class ArrayLayout:
     chunk: tuple[int, ...]
     itemsize: int | None
     coded: bool
+    compressed: bool
 
     @property
     def chunk_bytes(self) -> int | None:
@@ -372,8 +400,10 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     if len(shape) != len(chunk):
         raise StoreError(f"{node.where}: chunks {chunk} do not fit shape {shape}")
     dtype, itemsize = _data_type(node)
-    _check_codecs(node, chunk, dtype, coded)
-    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded)
+    names = _codec_names(node, chunk, dtype, coded)
+    if "blosc" not in names and not coded and itemsize is None:
+        raise StoreError(f"{node.where}: strings without a fixed length must be compressed")
+    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded, "blosc" in names)
     if (layout.chunk_bytes or math.prod(chunk)) > MAX_CHUNK_BYTES:
         raise StoreError(f"{node.where}: chunks {chunk} of {dtype} exceed {MAX_CHUNK_BYTES} bytes")
     if coded and math.prod(chunk) > MAX_CODED_VALUES:
@@ -381,7 +411,8 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     return layout
 
 
-def _check_codecs(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool) -> None:
+def _codec_names(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool) -> list[str]:
+    """Names of the codecs, once they are found to be among those allowed."""
     if node.document.get("storage_transformers"):
         raise StoreError(f"{node.where}: storage transformers are not allowed")
     if node.fields("chunk_key_encoding").text("name") != "default":
@@ -397,8 +428,11 @@ def _check_codecs(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool)
             codec.check(chunk, np.dtype(dtype if dtype in _SIZES else "O"))
         except ValueError as error:
             raise StoreError(f"{node.where}: {error}") from error
-    elif len(names) != 3 or names[0] not in _SERIALIZERS or names[1:] != ["blosc", "crc32c"]:
-        raise StoreError(f"{node.where}: codecs must be bytes, blosc, crc32c; found {names}")
+    elif names[:1] == [] or names[0] not in _SERIALIZERS or names[1:] not in _COMPRESSORS:
+        raise StoreError(
+            f"{node.where}: codecs must be bytes, perhaps blosc, and crc32c; found {names}"
+        )
+    return names
 
 
 def _data_type(node: Fields) -> tuple[str, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from zarr.core.sync import sync
 from pipeline.coding.coefficients import Coefficients
 from pipeline.coding.tiles import region_of
 from pipeline.contracts import BlockSpan, Floats, LatentCode, Region
+from pipeline.encoding import with_shared
 from pipeline.errors import StoreError
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.library import library_from_spec
@@ -43,7 +45,8 @@ _LARGEST_GAP = 256
 class StoredVariable:
     """A variable that the store decodes, as it was in the archive.
 
-    ``coding`` is "pod", "direct" (its values, about ``offset``) or "constant".
+    ``coding`` is "pod", "direct" (its values, about ``offset``) or "constant"; ``mask`` the
+    group that has the mask, if there is one.
     """
 
     name: str
@@ -53,6 +56,7 @@ class StoredVariable:
     time_axis: int
     group: str
     coding: str
+    mask: str | None
     offset: float
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
@@ -98,6 +102,8 @@ class CoefficientStore:
 
     @cached_property
     def singular_values(self) -> NDArray[np.float64]:
+        if not self.rank:
+            return np.zeros(0)
         values = self._finite("basis/singular_values")
         # Fields are divided by them.
         if not (values > 0).all():
@@ -107,6 +113,8 @@ class CoefficientStore:
     @cached_property
     def coefficients(self) -> NDArray[np.float64]:
         """Xi of every model, (models, p, q)."""
+        if not self.rank:
+            return np.zeros((0, 0, 0))
         return self._finite("model/coefficients")
 
     @cached_property
@@ -121,9 +129,14 @@ class CoefficientStore:
         if step is not None:
             uniform: NDArray[np.float64] = step * np.arange(self.snapshots)
             return uniform
-        times = self._finite("latent/times")
+        scale, path = self.facts["time"].get("scale"), "latent/times"
+        if scale is not None:
+            path = f"coordinates/{self.facts['time']['dim']}"
+        times: NDArray[np.float64] = self._finite(path)
+        if scale is not None:
+            times = scale * layout.since_first(times)
         if not (np.diff(times) > 0).all():
-            raise StoreError(f"{self.url}: latent/times do not increase")
+            raise StoreError(f"{self.url}: {path} do not increase")
         return times
 
     @cached_property
@@ -376,9 +389,9 @@ class CoefficientStore:
         self, stored: StoredVariable, tile: tuple[int, ...], shape: tuple[int, ...]
     ) -> NDArray[np.bool_] | None:
         """Where nothing is in a tile of space; None where all of the variable is valid."""
-        path = f"basis/{stored.group}/mask"
-        if path not in self.arrays:
+        if stored.mask is None:
             return None
+        path = f"basis/{stored.mask}/mask"
         mask: NDArray[np.bool_] = self._selected(
             path, self._array(path), region_of(tile, stored.space_shape, shape)
         )
@@ -586,10 +599,12 @@ def _check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout]) -> tuple[int
     """Rank and number of snapshots, once everything that depends on them agrees."""
     latent = facts.fields("latent")
     snapshots = latent.integer("snapshots", 1, layout.MAX_SNAPSHOTS)
-    block_steps = latent.integer("block_steps", 1, layout.MAX_SNAPSHOTS)
-    latent.integer("substeps", 1, 1 << 16)
     if facts.text("arithmetic") not in ("float32", "float64"):
         raise StoreError(f"{facts.where}: 'arithmetic' must be 'float32' or 'float64'")
+    if "basis/singular_values" not in arrays:
+        return 0, snapshots
+    block_steps = latent.integer("block_steps", 1, layout.MAX_SNAPSHOTS)
+    latent.integer("substeps", 1, 1 << 16)
     (rank,) = _shape(arrays, "basis/singular_values", "float64", 1, facts.where)
     (kept,) = _shape(arrays, "latent/steps", "uint", 1, facts.where)
     if not 1 <= kept <= snapshots:
@@ -602,20 +617,30 @@ def _check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout]) -> tuple[int
     _, _, modelled = _shape(arrays, "model/coefficients", "float64", 3, facts.where)
     if modelled > rank:
         raise StoreError(f"{facts.where}: models of {modelled} coefficients, but rank {rank}")
-    time = facts.fields("time")
-    time.text("dim")
-    if time.document.get("step") is None:
-        _agree(arrays, "latent/times", "float64", (snapshots,), facts.where)
-    elif time.number("step") <= 0:
-        raise StoreError(f"{time.where}: 'step' must be positive")
+    _check_time(facts.fields("time"), arrays, snapshots)
     return rank, snapshots
+
+
+def _check_time(time: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int) -> None:
+    dim = time.text("dim")
+    told = [key for key in ("step", "scale") if time.document.get(key) is not None]
+    if not told:
+        _agree(arrays, "latent/times", "float64", (snapshots,), time.where)
+    elif time.number(told[0]) <= 0:
+        raise StoreError(f"{time.where}: {told[0]!r} must be positive")
+    if told == ["scale"]:
+        path = f"coordinates/{dim}"
+        if path not in arrays or not re.match("u?int|float", arrays[path].dtype):
+            raise StoreError(f"{time.where}: array {path} is missing, or has no numbers")
+        _agree(arrays, path, arrays[path].dtype, (snapshots,), time.where)
 
 
 def _variables(
     facts: Fields, arrays: Mapping[str, ArrayLayout], rank: int, snapshots: int
 ) -> dict[str, StoredVariable]:
     listed = facts.fields("variables")
-    variables = {name: _variable(name, listed.fields(name), arrays) for name in listed}
+    shared = facts.fields("shared_encoding").document
+    variables = {name: _variable(name, listed.fields(name), arrays, shared) for name in listed}
     for variable in variables.values():
         if variable.shape[variable.time_axis] != snapshots:
             raise StoreError(
@@ -631,12 +656,14 @@ def _variables(
             _agree(arrays, f"{path}/values", arithmetic, (snapshots, *space), facts.where)
         else:
             _agree(arrays, f"{path}/fields", arithmetic, (rank + 1, *space), facts.where)
-        if f"{path}/mask" in arrays:
-            _agree(arrays, f"{path}/mask", "bool", space, facts.where)
+        if variable.mask is not None:
+            _agree(arrays, f"basis/{variable.mask}/mask", "bool", space, facts.where)
     return variables
 
 
-def _variable(name: str, fields: Fields, arrays: Mapping[str, ArrayLayout]) -> StoredVariable:
+def _variable(
+    name: str, fields: Fields, arrays: Mapping[str, ArrayLayout], shared: Mapping[str, Any]
+) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     coding = _coding(fields.text("group"), arrays)
     if len(dims) != len(shape) or not dims:
@@ -649,10 +676,13 @@ def _variable(name: str, fields: Fields, arrays: Mapping[str, ArrayLayout]) -> S
         time_axis=fields.integer("time_axis", 0, len(dims) - 1),
         group=fields.text("group"),
         coding=coding,
+        mask=fields.text("mask") if "mask" in fields.document else None,
         offset=fields.number("offset") if coding == "direct" else 0.0,
         chunks=_chunks(fields, shape),
         attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
-        encoding=fields.fields("encoding").document if "encoding" in fields.document else {},
+        encoding=with_shared(
+            fields.fields("encoding").document if "encoding" in fields.document else {}, shared
+        ),
     )
 
 

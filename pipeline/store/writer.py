@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
@@ -29,7 +30,7 @@ from zarr.core.sync import collect_aiterator, sync
 
 from pipeline.coding.tiles import field_levels, grid, row_levels, value_levels
 from pipeline.contracts import CodedLatent, Floats, Region, TimeAxis
-from pipeline.encoding import encoding_to_json
+from pipeline.encoding import encoding_to_json, share_encodings
 from pipeline.errors import StoreError
 from pipeline.store import layout
 from pipeline.store.codec import WaveletCodec
@@ -170,6 +171,7 @@ class StoreWriter:
         self._groups: dict[str, str] = {}
         self._grids: dict[str, tuple[int, ...]] = {}
         self._offsets: dict[str, float] = {}
+        self._masks: dict[str, str | None] = {}
         self._facts: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -177,8 +179,7 @@ class StoreWriter:
             with _reported(self.target):
                 self._commit.begin()
                 self._store = layout.zarr_store(self._commit.url, read_only=False)
-                for path in ("", "basis", "latent", "model"):
-                    zarr.create_group(self._store, path=path)
+                zarr.create_group(self._store)
         except BaseException:
             self._commit.abort()
             raise
@@ -211,7 +212,7 @@ class StoreWriter:
         rank: int,
         step: float,
         dtype: np.dtype[Any] | type[np.floating[Any]],
-        masked: bool,
+        mask: str | None,
     ) -> None:
         """Create the fields of `variable`: ``sqrt(m) * mean``, then each ``sigma_k phi_k``.
 
@@ -228,8 +229,9 @@ class StoreWriter:
             Quantisation step of all fields.
         dtype : float32 or float64
             What the fields are decoded to.
-        masked : bool
-            Whether the variable has points without values; its mask has to be written then.
+        mask : str, optional
+            Where the variable has points without values, which variable's mask tells them;
+            if its own, that has to be written.
         """
         shape, tile = tuple(space_shape), tuple(tile)
         levels = field_levels(tile)
@@ -243,8 +245,9 @@ class StoreWriter:
                 ("field", *space_dims),
                 WaveletCodec(float(step), levels),
             )
-            if masked:
+            if mask == variable:
                 self._create(f"basis/{group}/mask", shape, tile, np.dtype(bool), space_dims)
+        self._masks[variable] = mask
         self._grids[variable] = (1, *grid(shape, tile))
 
     def create_values(
@@ -256,7 +259,7 @@ class StoreWriter:
         step: float,
         offset: float,
         dtype: np.dtype[Any] | type[np.floating[Any]],
-        masked: bool,
+        mask: str | None,
     ) -> None:
         """Create the values of a `variable` that is coded without POD.
 
@@ -276,9 +279,8 @@ class StoreWriter:
             What is added to the values when they are decoded.
         dtype : float32 or float64
             What the values are decoded to.
-        masked : bool
-            Whether the variable has points without values; its mask has to be written then,
-            each part of space once.
+        mask : str, optional
+            As for fields; each part of space is written once.
         """
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), value_levels(tile))
@@ -286,9 +288,10 @@ class StoreWriter:
             group = self._groups.get(variable) or self._new_group(variable)
             path = f"basis/{group}"
             self._create(f"{path}/values", shape, tile, np.dtype(dtype), dims, codec, again=True)
-            if masked:
-                mask = np.dtype(bool)
-                self._create(f"{path}/mask", shape[1:], tile[1:], mask, dims[1:], again=True)
+            if mask == variable:
+                bits = np.dtype(bool)
+                self._create(f"{path}/mask", shape[1:], tile[1:], bits, dims[1:], again=True)
+        self._masks[variable] = mask
         self._grids[variable] = grid(shape, tile)
         self._offsets[variable] = float(offset)
 
@@ -308,9 +311,14 @@ class StoreWriter:
         native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
         self._write(f"basis/{group}/mean", native, space_dims)
 
+    def _create_group(self, path: str) -> None:
+        with _reported(self.target):
+            zarr.open_group(self._store, path=path, mode="a")
+
     def _new_group(self, variable: str) -> str:
         group = layout.segment(variable, list(self._groups.values()))
-        zarr.create_group(self._store, path=f"basis/{group}")
+        self._create_group("basis")
+        self._create_group(f"basis/{group}")
         self._groups[variable] = group
         return group
 
@@ -318,13 +326,42 @@ class StoreWriter:
         """Write sigma (r,), largest first."""
         self._write("basis/singular_values", values, ("mode",))
 
-    def write_latent(self, coded: CodedLatent, time: TimeAxis) -> None:
-        """Write what a(t) is rebuilt from and the times it is integrated over."""
+    def write_time(self, time: TimeAxis) -> None:
+        """Write the times that a(t) is integrated over, after the coordinates.
+
+        Only what neither a step nor the coordinate of the dim tells is an array of its own.
+        """
+        self._facts["latent"] = {"snapshots": len(time.values)}
+        facts = {"dim": time.dim, "units": time.units, "step": _uniform_step(time.values)}
+        if facts["step"] is None:
+            facts["scale"] = self._scale_of(time)
+            if facts["scale"] is None:
+                self._create_group("latent")
+                self._write("latent/times", time.values, (time.dim,))
+        self._facts["time"] = facts
+
+    def _scale_of(self, time: TimeAxis) -> float | None:
+        """Factor on the stored coordinate, less its first value, that gives the very times."""
+        path = f"coordinates/{time.dim}"
+        if time.dim not in self._facts["carried"]:
+            return None
+        stored = np.asarray(zarr.open_array(self._store, path=path, mode="r")[...])
+        if stored.dtype.kind not in "iuf" or stored.shape != time.values.shape:
+            return None
+        elapsed = layout.since_first(stored)
+        if not elapsed[-1] > 0:
+            return None
+        scale = float(time.values[-1] / elapsed[-1])
+        return scale if np.array_equal(time.values, scale * elapsed) else None
+
+    def write_latent(self, coded: CodedLatent, time_dim: str) -> None:
+        """Write what a(t) is rebuilt from, after the time."""
+        self._create_group("latent")
         code = coded.code
         steps = np.diff(code.index, prepend=0)
         width = np.min_scalar_type(int(steps.max(initial=0)))
         self._write("latent/steps", steps.astype(width), ("kept",))
-        rank, snapshots = code.samples.shape[1], len(time.values)
+        rank, snapshots = code.samples.shape[1], self._facts["latent"]["snapshots"]
         self._write_coded(
             "latent/samples",
             ("kept", "mode"),
@@ -336,25 +373,18 @@ class StoreWriter:
         if coded.correction_bytes:
             self._write_coded(
                 "latent/corrections",
-                (time.dim, "mode"),
+                (time_dim, "mode"),
                 (snapshots, rank),
                 WaveletCodec(float(coded.step), row_levels(coded.correction_rows, smooth=True)),
                 coded.correction_rows,
                 coded.correction_bytes,
             )
         self._write("latent/block_model", code.block_model, ("block",))
-        step = _uniform_step(time.values)
-        if step is None:
-            self._write("latent/times", time.values, (time.dim,))
-        self._facts["time"] = {"dim": time.dim, "units": time.units, "step": step}
-        self._facts["latent"] = {
-            "snapshots": snapshots,
-            "block_steps": code.block_steps,
-            "substeps": code.substeps,
-        }
+        self._facts["latent"] |= {"block_steps": code.block_steps, "substeps": code.substeps}
 
     def write_model(self, coefficients: NDArray[np.float64], factors: Floats | None = None) -> None:
         """Write Xi of every model (models, p, q) and, if kept, R of every time block."""
+        self._create_group("model")
         self._write("model/coefficients", coefficients, ("model", "term", "equation"))
         if factors is not None:
             self._write("model/factors", factors, ("block", "row", "column"))
@@ -411,8 +441,11 @@ class StoreWriter:
         }
         for name, offset in self._offsets.items():
             variables[name]["offset"] = offset
-        time = {**facts.get("time", {}), **self._facts["time"]}
-        return {**facts, **self._facts, "time": time, "variables": variables}
+        for name, home in self._masks.items():
+            if home is not None:
+                variables[name]["mask"] = self._groups[home]
+        merged = {**facts, **self._facts, "variables": variables}
+        return merged | {"shared_encoding": _share(variables, merged["carried"])}
 
     def _create(
         self,
@@ -423,7 +456,10 @@ class StoreWriter:
         dims: Sequence[str],
         coding: WaveletCodec | None = None,
         again: bool = False,
+        compressors: tuple[BytesBytesCodec, ...] | None = None,
     ) -> zarr.Array[Any]:
+        if coding is not None:
+            compressors = (Crc32cCodec(),)
         return zarr.create_array(
             self._store,
             name=path,
@@ -432,7 +468,7 @@ class StoreWriter:
             dtype=dtype,
             filters=(),
             serializer="auto" if coding is None else coding,
-            compressors=layout.codecs() if coding is None else (Crc32cCodec(),),
+            compressors=compressors or layout.codecs(),
             fill_value=0,
             dimension_names=dims,
             config=_WRITE_ALL,
@@ -446,7 +482,8 @@ class StoreWriter:
             rows = layout.row_chunk(chunk[0], values.dtype.itemsize * math.prod(chunk[1:]))
             chunk = (rows, *chunk[1:])
         with _reported(self.target):
-            array = self._create(path, values.shape, chunk, values.dtype, dims)
+            codecs = layout.codecs_for(values)
+            array = self._create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)
             if values.size:
                 array[...] = values
 
@@ -517,6 +554,19 @@ def _check_complete(path: str, document: Mapping[str, Any], keys: Sequence[str])
         raise StoreError(f"{path}: {found} of {expected} chunks were written; the store is dropped")
 
 
+def _share(*documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Take what several encodings have alike out of the documents of variables."""
+    found = {
+        (number, name): document.get("encoding", {})
+        for number, variables in enumerate(documents)
+        for name, document in variables.items()
+    }
+    shared, own = share_encodings(found)
+    for (number, name), encoding in own.items():
+        documents[number][name] = {**documents[number][name], "encoding": encoding}
+    return shared
+
+
 def _uniform_step(times: NDArray[np.float64]) -> float | None:
     """Step h with ``times == h * arange(m)`` to the last bit, where there is one."""
     if len(times) < 2:
@@ -543,7 +593,10 @@ def _prepared(array: xr.DataArray) -> xr.DataArray:
     for key in ("missing_value", "_FillValue"):
         if _is_nan(encoding.get(key)):
             del encoding[key]
-    array.encoding = encoding | {"compressors": layout.codecs(array.dtype.kind not in "OSTU")}
+    codecs = layout.codecs("noshuffle" if array.dtype.kind in "OSTU" else "shuffle")
+    if array.chunks is None and array.nbytes <= layout.CHUNK_BYTES:
+        codecs = layout.codecs_for(array.values)
+    array.encoding = encoding | {"compressors": codecs}
     array.attrs = {k: v for k, v in array.attrs.items() if _plain(v)}
     return array
 

@@ -12,7 +12,12 @@ from hypothesis.extra import numpy as hnp
 from numcodecs import BitRound, Blosc
 
 from pipeline.archive import open_archive
-from pipeline.encoding import encoding_from_json, encoding_to_json
+from pipeline.encoding import (
+    encoding_from_json,
+    encoding_to_json,
+    share_encodings,
+    with_shared,
+)
 from pipeline.errors import StoreError
 
 
@@ -136,3 +141,13 @@ def codec(zarr_format, **config):
 def test_hostile_documents_are_refused(document, message):
     with pytest.raises(StoreError, match=message):
         encoding_from_json(document)
+
+
+@settings(deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3), max_size=4))
+def test_what_encodings_share_is_told_once_and_each_comes_back(encodings):
+    documents = dict(enumerate(map(encoding_to_json, encodings)))
+    shared, own = share_encodings(documents)
+    for name, document in documents.items():
+        assert with_shared(own[name], shared) == document
+    assert share_encodings({"u": {"a": 1}, "v": {"a": 1}}) == ({"a": 1}, {"u": {}, "v": {}})

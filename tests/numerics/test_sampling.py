@@ -13,7 +13,6 @@ from pipeline.numerics.sampling import (
     STRAIGHT_LINE,
     SampleSearch,
     Tolerances,
-    keep_nothing,
     rebuild,
 )
 from tests.strategies import chunkings, seeds
@@ -247,8 +246,3 @@ def test_each_block_takes_the_model_that_serves_it():
     assert_structure(code, joined, 256)
     assert np.linalg.norm(whole(code, models, t) - joined) <= limits.allowed[0]
     assert code.kept < 20
-
-
-def test_a_record_without_modes_keeps_its_ends():
-    nothing = keep_nothing(9)
-    assert (nothing.index.tolist(), nothing.samples.shape) == ([0, 8], (2, 0))

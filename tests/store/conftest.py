@@ -130,7 +130,9 @@ def write_fields(writer: StoreWriter, name: str, example: Example) -> None:
     dims = [d for d in example.dataset[name].dims if d != "time"]
     shape, masked = variable.mask.shape, bool(variable.mask.any())
     rank, arithmetic = len(example.sigma), np.dtype(example.arithmetic)
-    writer.create_fields(name, dims, shape, variable.tile, rank, STEP, arithmetic, masked)
+    writer.create_fields(
+        name, dims, shape, variable.tile, rank, STEP, arithmetic, name if masked else None
+    )
     for index, region in tiles.tiles(shape, variable.tile):
         writer.fields.write_tile(name, index, variable.contents[index])
         if masked:
@@ -168,10 +170,11 @@ def write_example(
                 "time_axis": mean.ndim,
             }
         writer.write_singular_values(example.sigma)
-        writer.write_latent(example.coded, TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
+        writer.write_coordinates(data.drop_vars(list(example.variables)))
+        writer.write_time(TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
+        writer.write_latent(example.coded, "time")
         library = PolynomialLibrary(max(1, rank), 2)
         writer.write_model(np.zeros((1, library.size, rank)))
-        writer.write_coordinates(data.drop_vars(list(example.variables)))
         facts |= {
             "order": [*(str(name) for name in data.variables), *(constants or {})],
             "attrs": encoding_to_json(data.attrs),

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.coding import tiles
-from pipeline.contracts import CodedLatent, TimeAxis
+from pipeline.contracts import TimeAxis
 from pipeline.errors import StoreError
-from pipeline.numerics.sampling import keep_nothing
 from pipeline.store import layout
 from pipeline.store.engine import RomzarrBackendEntrypoint
 from pipeline.store.reader import _opened, open_store
@@ -71,7 +70,7 @@ def create(writer: StoreWriter, values: Values, step: float = STEP) -> None:
     order = ("time", *(d for d in values.dims if d != "time"))
     writer.create_values(
         "u", order, values.decoded.shape, values.tile, step, values.offset,
-        np.dtype(values.arithmetic), bool(values.mask.any()),
+        np.dtype(values.arithmetic), "u" if values.mask.any() else None,
     )  # fmt: skip
 
 
@@ -87,13 +86,8 @@ def fill(writer: StoreWriter, values: Values) -> None:
 def finish(writer: StoreWriter, values: Values, dtype: str) -> None:
     snapshots = len(values.decoded)
     sizes = dict(zip(("time", *(d for d in values.dims if d != "time")), values.decoded.shape))  # noqa: B905
-    writer.write_singular_values(np.zeros(0))
-    writer.write_latent(
-        CodedLatent(keep_nothing(snapshots), 1.0, 1.0, 1, ()),
-        TimeAxis("time", np.arange(snapshots) * 0.5, "s"),
-    )
-    writer.write_model(np.zeros((0, 0, 0)))
     writer.write_coordinates(xr.Dataset())
+    writer.write_time(TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
     facts = {
         "dims": list(values.dims),
         "shape": [sizes[d] for d in values.dims],
