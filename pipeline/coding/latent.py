@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coding.rates import position_of, rates
+from pipeline.coding.rates import bits_of
 from pipeline.coding.tiles import coded_rows, encode_rows, tile_rows
 from pipeline.coding.wavelet import depth
 from pipeline.contracts import BlockSpan, CodedLatent, LatentCode
@@ -137,9 +137,8 @@ class _Coder:
             )
         for choice in self.choices:
             plans.append(_Plan(starts, choice, search.substeps))
-            for allowance in ALLOWANCES:
-                index = search.encode(allowance, choice).index
-                plans.append(_Plan(index, choice, search.substeps))
+            for code in search.encode(ALLOWANCES, choice):
+                plans.append(_Plan(code.index, choice, search.substeps))
         return self._mixed(plans, step)
 
     def _mixed(self, plans: Sequence[_Plan], step: float) -> _Plan:
@@ -159,7 +158,6 @@ class _Coder:
         fine = step / FINER
         code = self._code(plan, fine * np.round(self.a / fine))
         left = self.a - self._rebuilt(code)
-        column = position_of(step, 1.0)
         modes = self.a.shape[1]
         bits = np.zeros(self.blocks)
         for block in range(self.blocks):
@@ -167,8 +165,8 @@ class _Coder:
             if not np.isfinite(part).all():
                 bits[block] = np.inf
                 continue
-            found = rates(np.ascontiguousarray(part.T), (0, depth(len(part))), 1.0)
-            bits[block] = CONTEXT_GAIN * found.bits[:, column].sum()
+            levels = (0, depth(len(part)))
+            bits[block] = CONTEXT_GAIN * bits_of(np.ascontiguousarray(part.T), levels, step)
         size = np.log2(2 + 2 * np.abs(code.samples) / fine).sum(axis=1) + 8.0
         inside = plan.block_model[plan.index // self.block_steps] != STRAIGHT_LINE
         np.add.at(bits, plan.index // self.block_steps, np.where(inside, size, 0.0))

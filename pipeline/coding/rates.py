@@ -80,20 +80,33 @@ def rates(values: Floats, levels: Sequence[int], unit: float) -> Rates:
     unit : float
         Scale of the steps, positive.
     """
+    errors, bits = _at_columns(values, levels, unit, slice(None))
+    return Rates(errors * (unit * 2 ** (STEPS / FINENESS)) ** 2, bits)
+
+
+def bits_of(values: Floats, levels: Sequence[int], step: float) -> float:
+    """Bits of coding an array with one step, as `rates` has them at its nearest column."""
+    column = position_of(step, 1.0)
+    return float(_at_columns(values, levels, 1.0, slice(column, column + 1))[1].sum())
+
+
+def _at_columns(values: Floats, levels: Sequence[int], unit: float, columns: slice) -> Matrix:
+    """Squared errors, in squares of the step, and bits: (2, rows, columns)."""
     coefficients = forward(values, levels)
     gain = NOISE_GAIN ** np.count_nonzero(levels)
-    errors, bits = np.zeros((2, len(values), len(STEPS)))
+    tables = _TABLES[..., columns]
+    errors, bits = found = np.zeros((2, len(values), tables.shape[-1]))
     for band in bands(values.shape[1:], levels[1:]):
         part = coefficients[(slice(None), *band.region)].reshape(len(values), -1)
         if not part.size:
             continue
         counts = _histogram(part, unit)
-        narrow, wide = counts @ _TABLES[0], counts @ _TABLES[1]
+        narrow, wide = counts @ tables[0], counts @ tables[1]
         share = (_dead_zone(wide[1] / part.shape[1]) - _NARROW) / (_WIDE - _NARROW)
         error, size, nonzero = (1 - share) * narrow + share * wide
         errors += gain * error
         bits += part.shape[1] * _geometric_entropy(size / part.shape[1]) + nonzero
-    return Rates(errors * (unit * 2 ** (STEPS / FINENESS)) ** 2, bits)
+    return found
 
 
 def _histogram(part: Floats, unit: float) -> Matrix:

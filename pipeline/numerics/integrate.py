@@ -9,14 +9,55 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.numerics.library import Library
+from pipeline.numerics.library import Library, PolynomialLibrary
 
 Matrix = NDArray[np.float64]
 RightHandSide = Callable[[Matrix], Matrix]
+
+
+class _Polynomial(NamedTuple):
+    """Monomials by degree: an integrator asks often, so in few calls.
+
+    ``constant`` (1, q) and ``linear`` (q, q) are Xi of the lowest degrees; ``products`` the
+    numbers of the coefficients multiplied (degree, p) and Xi (p, q) of each higher one.
+    """
+
+    constant: Matrix
+    linear: Matrix
+    products: tuple[tuple[NDArray[np.intp], Matrix], ...]
+
+    @classmethod
+    def of(cls, library: PolynomialLibrary, coefficients: Matrix) -> _Polynomial:
+        active = np.flatnonzero(coefficients.any(axis=1))
+        factors = [library.factors[term] for term in active]
+        linear, constant = np.zeros((library.states, coefficients.shape[1])), np.zeros(1)
+        products = []
+        for degree in sorted({len(each) for each in factors}):
+            terms = [k for k, each in zip(active, factors, strict=True) if len(each) == degree]
+            states = np.array([library.factors[term] for term in terms], np.intp).T
+            if degree == 0:
+                constant = coefficients[terms]
+            elif degree == 1:
+                linear[states[0]] = coefficients[terms]
+            else:
+                products.append((states, coefficients[terms]))
+        return cls(constant, linear, tuple(products))
+
+    def at(self, a: Matrix) -> Matrix:
+        """Time derivative (w, q) at states (w, q)."""
+        total: Matrix = a @ self.linear
+        total += self.constant
+        for factors, coefficients in self.products:
+            values = a.take(factors[0], axis=1)
+            for more in factors[1:]:
+                values *= a.take(more, axis=1)
+            total += values @ coefficients
+        return total
 
 
 @dataclass(frozen=True)
@@ -31,17 +72,16 @@ class Dynamics:
         return int(self.coefficients.shape[1])
 
     @cached_property
-    def _active(self) -> NDArray[np.intp]:
-        return np.flatnonzero(self.coefficients.any(axis=1))
+    def _function(self) -> RightHandSide:
+        if isinstance(self.library, PolynomialLibrary):
+            return _Polynomial.of(self.library, self.coefficients).at
+        active = np.flatnonzero(self.coefficients.any(axis=1))
+        coefficients = self.coefficients[active]
+        return lambda a: np.asarray(self.library.evaluate(a, active) @ coefficients)
 
     def __call__(self, a: Matrix) -> Matrix:
         """Time derivative (w, q) at states (w, q)."""
-        if not self._active.size:
-            return np.zeros_like(a)
-        with np.errstate(all="ignore"):
-            features = self.library.evaluate(a, self._active)
-            derivative: Matrix = features @ self.coefficients[self._active]
-        return derivative
+        return self._function(a)
 
 
 def runge_kutta_step(f: RightHandSide, a: Matrix, dt: Matrix, substeps: int) -> Matrix:
@@ -52,13 +92,14 @@ def runge_kutta_step(f: RightHandSide, a: Matrix, dt: Matrix, substeps: int) -> 
     gives inf or NaN, without a warning.
     """
     h = dt[:, None] / substeps
+    half, third, sixth = h / 2, h / 3, h / 6
     with np.errstate(all="ignore"):
         for _ in range(substeps):
             k1 = f(a)
-            k2 = f(a + 0.5 * h * k1)
-            k3 = f(a + 0.5 * h * k2)
+            k2 = f(a + half * k1)
+            k3 = f(a + half * k2)
             k4 = f(a + h * k3)
-            a = a + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            a = a + sixth * (k1 + k4) + third * (k2 + k3)
     return a
 
 

@@ -8,7 +8,7 @@ never the bound: what counts is the error of exactly what the decoder will compu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -248,47 +248,70 @@ class SampleSearch:
         substeps = choose_substeps(kept, times, models, _step_accuracy(a, tolerances))
         return cls(a, kept, times, models, tolerances, block_steps, substeps)
 
-    def encode(self, allowance: float, block_models: NDArray[np.int16] | None) -> LatentCode:
-        """Samples that leave at most `allowance` times the mean error per snapshot.
+    def encode(
+        self, allowances: Sequence[float], block_models: NDArray[np.int16] | None
+    ) -> list[LatentCode]:
+        """For each allowance, samples that leave at most it times the mean error per snapshot.
 
         With the models of `block_models` (blocks,), or in each block the candidate that
         keeps fewest.
         """
-        starts = np.arange(0, len(self.a), self.block_steps)
-        limits = allowance * self.tolerances.for_coding() / len(self.a)
+        limits = np.array(allowances)[:, None] * self.tolerances.for_coding() / len(self.a)
         if block_models is None:
             candidates = list(range(STRAIGHT_LINE, len(self.models)))
         else:
             candidates = sorted({int(c) for c in block_models})
         indices = {c: self._all_blocks(c, limits) for c in candidates}
+        return [
+            self._of_blocks({c: found[number] for c, found in indices.items()}, block_models)
+            for number in range(len(allowances))
+        ]
+
+    def _of_blocks(
+        self, indices: Mapping[int, list[Index]], block_models: NDArray[np.int16] | None
+    ) -> LatentCode:
+        """Samples of all blocks from those found with each candidate."""
+        starts = np.arange(0, len(self.a), self.block_steps)
         if block_models is None:
+            candidates = sorted(indices)
             counts = np.array([[len(block) for block in indices[c]] for c in candidates])
             block_models = (np.argmin(counts, axis=0) + STRAIGHT_LINE).astype(np.int16)
         chosen = [indices[int(c)][b] for b, c in enumerate(block_models)]
         index = np.unique(np.concatenate([starts, *chosen, [len(self.a) - 1]]))
         return LatentCode(index, self.kept[index], self.block_steps, block_models, self.substeps)
 
-    def _all_blocks(self, candidate: int, limits: Matrix) -> list[Index]:
-        """Samples kept in each block by one candidate, in batches that fit memory."""
+    def _all_blocks(self, candidate: int, limits: Matrix) -> list[list[Index]]:
+        """For each row of limits, the samples kept in each block by one candidate.
+
+        In batches that fit memory; all limits side by side, which costs little more than one.
+        """
         starts = np.arange(0, len(self.a), self.block_steps)
         ends = np.minimum(starts + self.block_steps, len(self.a) - 1)
-        batch = max(1, BATCH_SIZE // (self.block_steps**2 * len(limits)))
+        batch = max(1, BATCH_SIZE // (self.block_steps**2 * limits.size))
         f = None if candidate == STRAIGHT_LINE else self.models[candidate]
-        blocks: list[Index] = []
+        blocks: list[list[Index]] = [[] for _ in limits]
         for i in range(0, len(starts), batch):
-            blocks += self._some_blocks(f, starts[i : i + batch], ends[i : i + batch], limits)
+            some, count = starts[i : i + batch], len(limits)
+            found = self._some_blocks(
+                f,
+                np.tile(some, count),
+                np.tile(ends[i : i + batch], count),
+                np.repeat(limits, len(some), axis=0),
+            )
+            for number, those in enumerate(blocks):
+                those += found[number * len(some) : (number + 1) * len(some)]
         return blocks
 
     def _some_blocks(
         self, f: Dynamics | None, starts: Index, ends: Index, limits: Matrix
     ) -> list[Index]:
-        """Greedy search in several blocks at once; returns the samples kept in each."""
+        """Greedy search in several blocks at once, each within its limits (S, V)."""
         kept: list[list[int]] = [[int(start)] for start in starts]
         position = starts.copy()
         horizon = np.full(len(starts), FIRST_HORIZON)
         while (active := np.flatnonzero(position < ends)).size:
             reach = np.minimum(horizon[active], (ends - position)[active])
-            length = self._longest(f, position[active], reach, limits)
+            length = self._longest(f, position[active], reach, limits[active])
             grow = (length == reach) & (position[active] + reach < ends[active])
             horizon[active[grow]] *= 2
             done = active[~grow]
@@ -325,10 +348,10 @@ class SampleSearch:
         share = elapsed[:, :, None] / np.where(elapsed > 0, elapsed, np.inf)[:, None, :]
         inside = step[:, None] < step[None, :]
         ok = np.ones((len(start), len(step)), bool)
-        for root, limit in zip(self.tolerances.roots, limits, strict=True):
+        for root, limit in zip(self.tolerances.roots, limits.T, strict=True):
             e, c = error @ root.T, miss @ root.T
             squared = np.sum(e * e, axis=2)[:, :, None]
             squared = squared + 2 * share * (e @ np.swapaxes(c, 1, 2))
             squared += share**2 * np.sum(c * c, axis=2)[:, None, :]
-            ok &= np.all((squared <= limit) | ~inside, axis=1)
+            ok &= np.all((squared <= limit[:, None, None]) | ~inside, axis=1)
         return ok

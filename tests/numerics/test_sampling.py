@@ -34,7 +34,8 @@ def whole(code, models, times):
 def searched(a, times, models, limits, block_steps, allowance=1.0, blocks=None):
     """Greedy code of exact samples, with in each block the best of the models."""
     search = SampleSearch.of(a, a, times, models, limits, block_steps)
-    return search.encode(allowance, blocks)
+    (code,) = search.encode([allowance], blocks)
+    return code
 
 
 def assert_structure(code, a, block_steps):
