@@ -99,6 +99,7 @@ def info_table(info: Facts, store: str) -> str:
         ("rank", f"{info['rank']} POD modes"),
         ("energy by mode", energies(info["energy_by_mode"])),
         ("model", f"{info['nonzero_terms']} terms"),
+        *continued("terms by bytes", bytes_of_terms(info["model"])),
         ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
         *size_rows(info),
         *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
@@ -120,6 +121,28 @@ def shape(variable: Facts) -> str:
     dims = zip(variable["dims"], variable["shape"], strict=True)
     lengths = ", ".join(f"{dim} {length}" for dim, length in dims)
     return f"{lengths}; {variable['dtype']}; {CODINGS[variable['coding']]}"
+
+
+def bytes_of_terms(model: Facts) -> list[str]:
+    """Why the model has the terms it has.
+
+    >>> model = {"bytes": {"model": 1650, "none": 2400}, "tried": [[10, 8, 1700], [10, 6, 1650]]}
+    >>> print("\\n".join(bytes_of_terms(model)))
+    the coefficients take 1.6 kB with the model (terms included), 2.4 kB without
+    8 terms of a library of 10: 1.7 kB
+    6 terms of a library of 10: 1.6 kB
+    """
+    if "bytes" not in model:
+        return []
+    with_it, without = model["bytes"]["model"], model["bytes"]["none"]
+    first = f"the coefficients take {size(with_it)} with the model (terms included), "
+    first += f"{size(without)} without"
+    if with_it > without:
+        first += ": it stays to be read"
+    return [
+        first,
+        *(f"{n} terms of a library of {p}: {size(b)}" for p, n, b in model["tried"]),
+    ]
 
 
 def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +40,24 @@ WEAK_BLOCK = 16 * CODE_BLOCK
 FACTOR_SHARE, FACTOR_BYTES = 0.1, (2048, 4096)
 # Coefficients that expressions may name while their number is not known.
 MOST_MODES = 1000
-# Degrees of the monomials tried if none is given, and the share of all bytes that a lower
-# one has to save: equations with products say more about the flow.
-DEGREES, LOWER_SAVES = (2, 1), 0.1
+# Degrees of the monomials tried if none is given.
+DEGREES = (2, 1)
+# Share of all bytes that a lower degree has to save, as equations with products say more
+# about the flow; and so have other terms than those that statistics find, which are the true
+# ones where there are any.
+WORTHWHILE = 0.1
+# Ratio of one threshold tried to the next, and how many to either side.
+THRESHOLD_RATIO, MOST_THRESHOLDS = 2.0, 12
 # What a nonzero coefficient takes up: eight bytes and its place among zeros.
 TERM_BYTES = 10
+
+
+class Tried(NamedTuple):
+    """A choice of terms: how many of the library's, and the bytes of a(t) with them."""
+
+    library: int
+    terms: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,7 @@ class LatentModel:
 
     ``models[0]`` is pooled over the record; further ones belong to single time blocks.
     ``errors`` (V,) bounds the error with the coefficients exactly as they will be decoded.
+    ``plain_bytes`` is what they take without a model, ``tried`` what other models took.
     """
 
     library: Library
@@ -60,6 +76,13 @@ class LatentModel:
     models: tuple[SparseModel, ...]
     latent: Decoded
     errors: Matrix
+    plain_bytes: int
+    tried: tuple[Tried, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of samples, corrections and terms."""
+        return self.latent.nbytes + TERM_BYTES * sum(each.nonzero_terms for each in self.models)
 
 
 def check_expressions(config: Config) -> None:
@@ -132,7 +155,9 @@ def identify(
 
     Unless a support is given, test functions of two radii are tried: that of the spectrum
     as a whole, and that of the mode with the highest frequencies, which the first may not
-    see. The model that stores smaller stays.
+    see. Unless a threshold is given, thresholds beside the one that statistics suggest are
+    tried too: terms stay if they save more bytes of corrections than they cost. The model
+    that stores smallest stays, unless the difference is not worth mentioning.
 
     Parameters
     ----------
@@ -159,20 +184,36 @@ def identify(
             "compression.tolerance"
         )
     search = _Search(a, times, tolerances, config, step, coded_bytes, plain)
-    best, *lower = [min(search.models(library), key=_bytes) for library in search.libraries()]
+    found = [search.models(library) for library in search.libraries()]
+    best, *lower = [min(models, key=lambda each: each.nbytes) for models in found]
     for model in lower:
-        if _bytes(model) < _bytes(best) - LOWER_SAVES * coded_bytes:
+        if model.nbytes < best.nbytes - WORTHWHILE * coded_bytes:
             best = model
-    return best
+    others = [model for models in found for model in models]
+    if config.sparse_regression.threshold == "auto":
+        others += (beside := search.other_thresholds(best))
+        smallest = min([best, *beside], key=lambda each: each.nbytes)
+        if smallest.nbytes < best.nbytes - WORTHWHILE * coded_bytes:
+            best = smallest
+    return replace(best, tried=tuple(dict.fromkeys(_tried(model) for model in others)))
 
 
-def _bytes(model: LatentModel) -> int:
-    """Bytes of samples, corrections and terms."""
-    return model.latent.nbytes + _term_bytes(model.models)
+def _tried(model: LatentModel) -> Tried:
+    return Tried(model.library.size, model.models[0].nonzero_terms, model.nbytes)
 
 
-def _term_bytes(models: Sequence[SparseModel]) -> int:
-    return TERM_BYTES * sum(each.nonzero_terms for each in models)
+@dataclass(frozen=True)
+class _WeakSystems:
+    """Triangular factors of all time blocks, for one library and one choice of windows."""
+
+    library: Library
+    plan: WindowPlan
+    block_steps: int
+    factors: tuple[TriangularFactor, ...]
+
+    @cached_property
+    def pooled(self) -> TriangularFactor:
+        return merge_factors(self.factors)
 
 
 @dataclass(frozen=True)
@@ -222,23 +263,62 @@ class _Search:
             len(self.a), library, self.factor_bytes, self.config.weak_form.block_steps
         )
         factors = weak_factors(self.a[:, : library.states], self.times, library, plan, block)
-        pooled = _fit(merge_factors(factors), library, self.config)
+        weak = _WeakSystems(library, plan, block, tuple(factors))
+        given = self.config.sparse_regression.threshold
+        return self._fitted(weak, None if given == "auto" else given)
+
+    def other_thresholds(self, best: LatentModel) -> list[LatentModel]:
+        """Models with fewer and with more terms, as long as bytes become fewer."""
+        found = list[LatentModel]()
+        weak = _WeakSystems(best.library, best.plan, best.block_steps, best.factors)
+        for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO):
+            threshold, last = best.models[0].threshold, best
+            for _ in range(MOST_THRESHOLDS):
+                threshold *= ratio
+                pooled = self._fit(weak.pooled, weak.library, threshold)
+                if pooled.nonzero_terms == last.models[0].nonzero_terms:
+                    continue
+                another = self._fitted(weak, threshold)
+                found.append(another)
+                if not pooled.nonzero_terms or another.nbytes >= last.nbytes:
+                    break
+                last = another
+        return found
+
+    def _fitted(self, weak: _WeakSystems, threshold: float | None) -> LatentModel:
+        """The smallest code that models with a threshold allow."""
+        library, factors, block = weak.library, weak.factors, weak.block_steps
+        pooled = self._fit(weak.pooled, library, threshold)
         blocks = np.arange(-(-len(self.a) // CODE_BLOCK))
         choices = [np.zeros(len(blocks), np.int16)]
 
         def coded(models: Sequence[SparseModel]) -> LatentModel:
             latent = self._code(library, models, choices)
             errors = self.tolerances.errors(latent.a - self.a)
-            return _used(
-                LatentModel(library, plan, block, tuple(factors), tuple(models), latent, errors)
-            )
+            model = LatentModel(
+                library, weak.plan, block, factors, tuple(models), latent, errors,
+                self.plain.nbytes, (),
+            )  # fmt: skip
+            return _used(model)
 
         found = [coded([pooled])]
         if len(factors) > 1:
-            own = [_fit(factor, library, self.config) for factor in factors]
+            own = [self._fit(factor, library, threshold) for factor in factors]
             choices.append((1 + blocks * CODE_BLOCK // block).astype(np.int16))
             found.append(coded([pooled, *own]))
-        return min(found, key=_bytes)
+        return min(found, key=lambda each: each.nbytes)
+
+    def _fit(
+        self, factor: TriangularFactor, library: Library, threshold: float | None
+    ) -> SparseModel:
+        regression = self.config.sparse_regression
+        return stlsq(
+            factor,
+            threshold=threshold,
+            ridge=regression.ridge,
+            max_iterations=regression.max_iterations,
+            names=library.names(),
+        )
 
     def _code(
         self,
@@ -285,14 +365,3 @@ def _weak_block(snapshots: int, library: Library, factor_bytes: float, given: in
     else:
         steps = int(given)
     return -(-steps // CODE_BLOCK) * CODE_BLOCK
-
-
-def _fit(factor: TriangularFactor, library: Library, config: Config) -> SparseModel:
-    regression = config.sparse_regression
-    return stlsq(
-        factor,
-        threshold=None if regression.threshold == "auto" else regression.threshold,
-        ridge=regression.ridge,
-        max_iterations=regression.max_iterations,
-        names=library.names(),
-    )

@@ -134,6 +134,8 @@ def _model_facts(model: LatentModel) -> dict[str, Any]:
         "residual": [round(float(r), 6) for r in pooled.residual],
         "stop_reason": pooled.stop_reason,
         "dependent": list(pooled.dependent[:8]),
+        "bytes": {"model": model.nbytes, "none": model.plain_bytes},
+        "tried": [list(each) for each in model.tried],
     }
 
 

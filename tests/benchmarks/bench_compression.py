@@ -47,8 +47,6 @@ TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
 LONG = 3000
 LENGTHS = (500, 1000, 2000)
 PICTURE = Path(__file__).with_name("compression_long_record.png")
-# Setting that turns the model off, where the configuration has one.
-MODEL_SWITCH = "compression.model"
 # Part of the key of the cache: to be raised when the search or a codec's use changes.
 RULES = 1
 # TTHRESH in WebAssembly takes up to a second a megabyte and trial, and cannot hold the long record.
@@ -149,22 +147,16 @@ def peer_child(name: str, case: Case, target: float, known: dict[str, Any], exac
     }
 
 
-def romzarr_child(case: Case, target: float, model: bool) -> Record:
+def romzarr_child(case: Case, target: float) -> Record:
     """Compress into a temporary store, decode all of it through xarray, and compare."""
     from pipeline.compress import compress
-    from pipeline.config import KNOWN_KEYS, Config, with_values
 
-    config = Config()
-    if not model:
-        if MODEL_SWITCH not in KNOWN_KEYS:
-            return {"failed": f"skipped: no setting {MODEL_SWITCH!r}"}
-        config = with_values(config, {MODEL_SWITCH: False})
     source: Any = str(case.path) if case.snapshots is None else case.open()
     original = case.open()
     folder = Path(tempfile.mkdtemp(prefix="romzarr-bench-"))
     store = folder / "store.romzarr"
     try:
-        report, cost = measured(lambda: compress(source, store, tolerance=target, config=config))
+        report, cost = measured(lambda: compress(source, store, tolerance=target))
         decoded, decoding = measured(lambda: xr.open_dataset(store, engine="romzarr").load())
         error, raw = compare(original, decoded)
         return cost.record() | parts(store) | {
@@ -176,6 +168,13 @@ def romzarr_child(case: Case, target: float, model: bool) -> Record:
         }  # fmt: skip
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def dynamics_child(case: Case, target: float) -> Record:
+    from pipeline.archive import open_archive
+    from tests.benchmarks.dynamics import dynamics_record
+
+    return dynamics_record(open_archive(str(case.path)), target)
 
 
 def parts(store: Path) -> dict[str, int]:
@@ -236,9 +235,9 @@ def _cache_file() -> Path:
     return cache_folder() / "compression-peers.json"
 
 
-def romzarr_record(case: Case, target: float, model: bool = True) -> Record:
-    arguments = ["--child", "romzarr", "--targets", str(target), *case.arguments()]
-    return in_child(__spec__.name, arguments if model else ["--no-model", *arguments])
+def our_record(child: str, case: Case, target: float) -> Record:
+    arguments = ["--child", child, "--targets", str(target), *case.arguments()]
+    return in_child(__spec__.name, arguments)
 
 
 def measure(
@@ -255,7 +254,7 @@ def measure(
     for case, target in work:
         for name in names:
             if name == "romzarr":
-                record = romzarr_record(case, target)
+                record = our_record("romzarr", case, target)
             else:
                 place = (case.path, target, name)
                 record = peer_record(name, case, target, again, shorter.get(place))
@@ -271,24 +270,25 @@ def _brief(record: Record) -> str:
     return f"{record['raw'] / record['bytes']:.4g} times smaller, error {record['error']:.3e}"
 
 
-def model_table(cases: Sequence[Case], targets: Sequence[float], found: Results) -> str:
-    """Bytes of the coefficients with the model beside those without."""
+def dynamics_table(cases: Sequence[Case], targets: Sequence[float]) -> str:
+    """Bytes of a(t) with the model, of wavelets without it and of polynomial extrapolation."""
     rows: list[Sequence[Any]] = []
     for case in cases:
         for target in targets:
-            ours = found[case.name, target, "romzarr"]
-            if "failed" in ours:
+            found = our_record("dynamics", case, target)
+            if "failed" in found:
+                rows.append((case.name, f"{target:g}", found["failed"], *[None] * 6))
                 continue
-            without = romzarr_record(case, target, model=False)
-            if "failed" in without:
-                # Without the switch no case has it.
-                if without["failed"].startswith("skipped"):
-                    return str(without["failed"])
-                rows.append((case.name, f"{target:g}", ours["latent"], without["failed"], None))
-                continue
-            share = ours["latent"] / without["latent"] if without["latent"] else None
-            rows.append((case.name, f"{target:g}", ours["latent"], without["latent"], share))
-    return table(("dataset", "target", "latent bytes", "without the model", "quotient"), rows)
+            model, polynomial = found["model"], found["polynomial"]
+            rows.append((
+                case.name, f"{target:g}", model, found["terms"], f"{found['modelled']:.0%}",
+                found["wavelets"], f"{polynomial} (degree {found['degree']})",
+                model / polynomial, model / found["wavelets"],
+            ))  # fmt: skip
+    heads = ("dataset", "target", "a(t) with the model", "of it terms", "blocks modelled",
+             "wavelets alone", "polynomials", "model / polynomials",
+             "model / wavelets")  # fmt: skip
+    return table(heads, rows)
 
 
 # --- the page -----------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def report(sources: Sequence[Path], long: Path | None, given: argparse.Namespace
     if not given.peers_only:
         page += ["### romzarr over the best peer", advantage_table(found, given.targets)]
         page += ["### Fixed part of a store", fixed_table(found)]
-        page += ["### What the model saves", model_table(cases, given.targets, found)]
+        page += ["### What the model saves", dynamics_table(cases, given.targets)]
     if record:
         title = "### Against the length of the record"
         by_length = {case.snapshots or LONG: case.name for case in record}
@@ -342,9 +342,9 @@ best for its first 500 snapshots, with scales searched anew."""
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, nargs="?", help="folder of archives")
-    parser.add_argument("--child", choices=("romzarr", *PEERS), help="measure one, here")
+    children = ("romzarr", "dynamics", *PEERS)
+    parser.add_argument("--child", choices=children, help="measure one, here")
     parser.add_argument("--snapshots", type=int, default=0, help="of the child; 0: all")
-    parser.add_argument("--no-model", action="store_true", help="of the child romzarr")
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=tuple(PEERS))
     parser.add_argument("--peers-only", action="store_true", help="fill the cache of the peers")
@@ -359,7 +359,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.child:
         case, target = Case(given.source, given.snapshots or None), given.targets[0]
         if given.child == "romzarr":
-            print(json.dumps(romzarr_child(case, target, not given.no_model)))
+            print(json.dumps(romzarr_child(case, target)))
+        elif given.child == "dynamics":
+            print(json.dumps(dynamics_child(case, target)))
         else:
             print(
                 "\n" + json.dumps(peer_child(given.child, case, target, given.known, given.again))
