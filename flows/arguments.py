@@ -27,6 +27,8 @@ exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or set
 COMPRESS = """\
 examples:
   romzarr compress run.zarr run.romzarr --tolerance 1e-3
+  romzarr compress run.zarr run.romzarr --max-error u=0.01,v=0.01
+  romzarr compress run.zarr run.romzarr --tolerance 0      lossless
   romzarr compress run.nc run.romzarr --variables u,v --weights "cos(latitude)"
   romzarr compress s3://bucket/run.zarr run.romzarr --cluster tcp://10.0.0.1:8786
   romzarr compress run.zarr run.romzarr --config config.yaml --json > report.json
@@ -109,6 +111,23 @@ def rank(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def bounds(text: str) -> dict[str, float | str]:
+    """Names and bounds; what is no number is left to the settings, which say what is allowed."""
+    found: dict[str, float | str] = {}
+    for part in text.split(","):
+        name, equals, bound = part.rpartition("=")
+        name = name.strip()
+        if not equals or not name or name in found:
+            raise argparse.ArgumentTypeError(
+                f"found {part!r}, allowed are different variables with their bounds, as u=0.01,v=0.02"
+            )
+        try:
+            found[name] = float(bound)
+        except ValueError:
+            found[name] = bound
+    return found
+
+
 def names(text: str) -> list[str] | str:
     return text if text == "all" else [name.strip() for name in text.split(",")]
 
@@ -125,7 +144,14 @@ def add_compress(subparsers: Subparsers[Parser]) -> None:
         type=float,
         metavar="X",
         help="largest L2 error of every variable relative to its fluctuation about its mean in "
-        "time, above 0 and below 1 (default 1e-2: 99.99 %% of the variance is kept)",
+        "time, above 0 and below 1 (default 1e-2: 99.99 %% of the variance is kept); 0 is "
+        "lossless: every bit comes back",
+    )
+    command.add_argument(
+        "--max-error",
+        type=bounds,
+        metavar="U=X,V=Y",
+        help="besides, largest error of every single value of these variables, in their units",
     )
     command.add_argument(
         "--variables", type=names, metavar="U,V", help="names, joined by commas (default all)"

@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
 # Flags that win over the file, and the settings they stand for.
 SETTINGS = {
     "tolerance": "compression.tolerance",
+    "max_error": "compression.max_error",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
     "weights": "archive.weights",

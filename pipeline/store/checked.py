@@ -76,7 +76,7 @@ class CheckedStore(WrapperStore[Store]):
         layout.checked(payload, int.from_bytes(checksum, "little"), where)
         array = self.arrays[found[1]]
         if not array.coded:
-            _check_blosc(payload, array.chunk_bytes, where)
+            _check_blosc(payload, array.packed_bytes, where)
         return chunk
 
 

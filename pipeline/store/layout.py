@@ -25,6 +25,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import StoreError
 from pipeline.store.codec import NAME, WaveletCodec
+from pipeline.store.exact import NAME as EXACT
+from pipeline.store.exact import ExactCodec
 
 FORMAT = 2
 KEY = "romzarr"
@@ -39,7 +41,7 @@ MAX_SNAPSHOTS = 1 << 31
 GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # What a variable may have below basis/.
-_BASIS = ("fields", "mask", "mean", "values")
+_BASIS = ("exact", "fields", "mask", "mean", "residuals", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _VARIABLE_LENGTH = frozenset({"string", "variable_length_bytes"})
 _FIXED_LENGTH = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
@@ -162,7 +164,7 @@ class ArrayLayout:
     """What the metadata of an array claim.
 
     ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets
-    or else compressed by blosc.
+    or else compressed by blosc, which is given ``packed_itemsize`` bytes for each value.
     """
 
     shape: tuple[int, ...]
@@ -170,6 +172,13 @@ class ArrayLayout:
     chunk: tuple[int, ...]
     itemsize: int | None
     coded: bool
+    packed_itemsize: int | None
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """Bytes of every chunk before blosc; None where strings have no fixed length."""
+        size = self.packed_itemsize
+        return None if size is None else math.prod(self.chunk) * size
 
     @property
     def chunk_bytes(self) -> int | None:
@@ -317,7 +326,7 @@ def is_coded(path: str) -> bool:
     """Whether the array at `path` of a generation is coded by wavelets."""
     if path in ("latent/samples", "latent/corrections"):
         return True
-    return path.startswith("basis/") and path.endswith(("/fields", "/values"))
+    return path.startswith("basis/") and path.endswith(("/fields", "/residuals", "/values"))
 
 
 def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:
@@ -372,8 +381,8 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     if len(shape) != len(chunk):
         raise StoreError(f"{node.where}: chunks {chunk} do not fit shape {shape}")
     dtype, itemsize = _data_type(node)
-    _check_codecs(node, chunk, dtype, coded)
-    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded)
+    packed = _check_codecs(node, chunk, dtype, coded)
+    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded, packed or itemsize)
     if (layout.chunk_bytes or math.prod(chunk)) > MAX_CHUNK_BYTES:
         raise StoreError(f"{node.where}: chunks {chunk} of {dtype} exceed {MAX_CHUNK_BYTES} bytes")
     if coded and math.prod(chunk) > MAX_CODED_VALUES:
@@ -381,7 +390,10 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     return layout
 
 
-def _check_codecs(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool) -> None:
+def _check_codecs(
+    node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool
+) -> int | None:
+    """Bytes of what stands for one value, where these are not the values themselves."""
     if node.document.get("storage_transformers"):
         raise StoreError(f"{node.where}: storage transformers are not allowed")
     if node.fields("chunk_key_encoding").text("name") != "default":
@@ -389,16 +401,20 @@ def _check_codecs(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool)
     listed = node.document.get("codecs")
     codecs = [Fields(c, node.where) for c in (listed if isinstance(listed, list) else ())]
     names = [codec.text("name") for codec in codecs]
-    if coded:
-        if names != [NAME, "crc32c"]:
-            raise StoreError(f"{node.where}: codecs must be {NAME}, crc32c; found {names}")
+    if coded and names != [NAME, "crc32c"]:
+        raise StoreError(f"{node.where}: codecs must be {NAME}, crc32c; found {names}")
+    if coded or names == [EXACT, "blosc", "crc32c"]:
+        kind = WaveletCodec if coded else ExactCodec
+        native = np.dtype(dtype if dtype in _SIZES else "O")
         try:
-            codec = WaveletCodec.from_dict(dict(codecs[0].document))
-            codec.check(chunk, np.dtype(dtype if dtype in _SIZES else "O"))
+            codec = kind.from_dict(dict(codecs[0].document))
+            codec.check(chunk, native)
         except ValueError as error:
             raise StoreError(f"{node.where}: {error}") from error
-    elif len(names) != 3 or names[0] not in _SERIALIZERS or names[1:] != ["blosc", "crc32c"]:
+        return codec.itemsize(native) if isinstance(codec, ExactCodec) else None
+    if len(names) != 3 or names[0] not in _SERIALIZERS or names[1:] != ["blosc", "crc32c"]:
         raise StoreError(f"{node.where}: codecs must be bytes, blosc, crc32c; found {names}")
+    return None
 
 
 def _data_type(node: Fields) -> tuple[str, int | None]:
