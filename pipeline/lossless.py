@@ -53,7 +53,7 @@ def packing_of(encoding: Mapping[str, Any]) -> Packing | None:
     if "scale_factor" not in found and "add_offset" not in found:
         return None
     integer = np.dtype(found.get("dtype", np.float64)).name
-    missing = found.get("_FillValue", found.get("missing_value"))
+    missing: Any = found.get("_FillValue", found.get("missing_value"))
     if integer not in PACKABLE or np.size(missing) != 1:
         return None
     return Packing(
@@ -75,8 +75,11 @@ def _written(writer: StoreWriter, variable: ArchivedVariable, packing: Packing |
     if refused:
         # Somewhere the values are not what the archive says they are packed in.
         again = _written(writer, variable, None)
-        return replace(again, bytes_read=again.bytes_read + bytes_read,
-                       chunks_read=again.chunks_read + chunks_read)
+        return replace(
+            again,
+            bytes_read=again.bytes_read + bytes_read,
+            chunks_read=again.chunks_read + chunks_read,
+        )
     return ReadCost(bytes_read, chunks_read)
 
 

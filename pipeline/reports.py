@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -20,8 +20,10 @@ class CompressionReport(Report):
     """What one compression did.
 
     ``relative_l2_error`` maps each variable, and "largest", to its fluctuation-relative
-    error; ``bytes_read`` counts bytes fetched from storage and ``chunks_read`` the chunks
-    of the archive they came in; ``cpu_seconds`` are of this process alone.
+    error; ``largest_pointwise_error`` each variable that has a bound in ``max_error`` to the
+    largest error of a single value, as measured; ``bytes_read`` counts bytes fetched from
+    storage and ``chunks_read`` the chunks of the archive they came in; ``cpu_seconds`` are of
+    this process alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -38,6 +40,8 @@ class CompressionReport(Report):
     bytes_read: int
     chunks_read: int
     advice: str
+    largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
+    max_error: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import accumulate, pairwise, product
 from typing import Any
 from uuid import uuid4
 
@@ -95,7 +95,7 @@ def _segments(lengths: Sequence[int], tile: int) -> list[int]:
     """Edges of the blocks along an axis: of chunks, and of tiles too where these fit."""
     edges = [0, *accumulate(lengths)]
     both = [edge for edge in edges if edge % tile == 0 or edge == edges[-1]]
-    longest = max(b - a for a, b in zip(both, both[1:], strict=False))
+    longest = max(b - a for a, b in pairwise(both))
     return both if longest <= 2 * max(tile, *lengths) else edges
 
 

@@ -77,7 +77,9 @@ def encode_exact(values: Floats, tile: Sequence[int], coding: ExactCoding) -> by
     """
     integers = to_integers(extended(values, tile), coding.axes, coding.packing)
     compressor = Blosc("zstd", LEVEL, SHUFFLES[coding.shuffle])
-    content: bytes = compressor.encode(np.ascontiguousarray(integers, integers.dtype.newbyteorder("<")))
+    content: bytes = compressor.encode(
+        np.ascontiguousarray(integers, integers.dtype.newbyteorder("<"))
+    )
     return content
 
 

@@ -60,15 +60,19 @@ class ErrorBudget:
         return min(inner + _last(variable), 2 * inner)
 
 
-def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorBudget:
+def split_budget(
+    variables: Sequence[VariableNorms], tolerance: float, double: bool = False
+) -> ErrorBudget:
     """Choose the arithmetic of the store and what it leaves to truncation and coding.
+
+    With `double` it is float64, whether the tolerance asks for it or not.
 
     Raises
     ------
     AccuracyError
         If rounding in float64 alone could break the bound.
     """
-    single = all(_fits(variable, tolerance, FLOAT32) for variable in variables)
+    single = not double and all(_fits(variable, tolerance, FLOAT32) for variable in variables)
     basis = FLOAT32 if single else FLOAT64
     allowed = [_allowed(variable, tolerance, basis) for variable in variables]
     for variable, error in zip(variables, allowed, strict=True):

@@ -64,7 +64,7 @@ class ExactCodec(ArrayBytesCodec):
                 )
             whole: Any = packing
             packing = Packing(**whole)
-        return cls(tuple(axes) if isinstance(axes, list | tuple) else axes, packing)  # type: ignore[arg-type]
+        return cls(tuple(axes) if isinstance(axes, list | tuple) else axes, packing)
 
     def to_dict(self) -> dict[str, JSON]:
         configuration: dict[str, JSON] = {"axes": list(self.axes)}

@@ -390,9 +390,7 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     return layout
 
 
-def _check_codecs(
-    node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool
-) -> int | None:
+def _check_codecs(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool) -> int | None:
     """Bytes of what stands for one value, where these are not the values themselves."""
     if node.document.get("storage_transformers"):
         raise StoreError(f"{node.where}: storage transformers are not allowed")

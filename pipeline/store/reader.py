@@ -186,7 +186,9 @@ class CoefficientStore:
     def _shaken(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
         if not self.shaking:
             return samples
-        return samples * (1 + self.shaking * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
+        return (
+            samples * (1 + self.shaking * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
+        )
 
     def latent(self, span: BlockSpan) -> NDArray[np.float64]:
         """POD coefficients a(t) of the snapshots of `span`, (len(span), r)."""
