@@ -119,7 +119,7 @@ def bounds(text: str) -> dict[str, float | str]:
         name = name.strip()
         if not equals or not name or name in found:
             raise argparse.ArgumentTypeError(
-                f"found {part!r}, allowed are different variables with their bounds, as u=0.01,v=0.02"
+                f"found {part!r}, allowed are variables, each once, and bounds: u=0.01,v=0.02"
             )
         try:
             found[name] = float(bound)

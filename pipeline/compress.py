@@ -18,11 +18,11 @@ from pipeline.choose import choose_coding
 from pipeline.config import Config, with_values
 from pipeline.direct import write_direct
 from pipeline.errors import AccuracyError
-from pipeline.factor import Aims, factor_archive
+from pipeline.factor import factor_archive
 from pipeline.identify import LatentModel, check_expressions, identify
 from pipeline.lossless import write_lossless
 from pipeline.reports import CompressionReport
-from pipeline.residuals import aims_of, check_bounds, write_residuals
+from pipeline.residuals import check_bounds, sharpened_by, write_residuals
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter
 from pipeline.write import Coding, coding_of, facts, write_fields, write_model
@@ -135,9 +135,9 @@ class _Result:
 def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
     """Put everything into the store, within the tolerance and bounds on single values."""
     tolerance, bounds = config.compression.tolerance, config.compression.bounds
-    aims = aims_of(archive, bounds, tolerance) if bounds else Aims({}, tolerance)
-    pod = factor_archive(archive, config, aims)
-    plan, direct = choose_coding(archive, pod, aims.tolerance)
+    sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
+    pod = factor_archive(archive, config, sharpened)
+    plan, direct = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
     coded = allocate_fields(archive, plan)
     model = _model(archive, coded, config)
     lost = write_direct(writer, archive, pod, direct)

@@ -104,39 +104,44 @@ class ArchivePOD:
 
 
 @dataclass(frozen=True)
-class Aims:
-    """What is worth more accuracy than the tolerance asks for, because single values have a
-    bound: root of the mean squared error by number of variable, and the relative ``tolerance``
-    that suits the sharpest. Aims may be missed, the tolerance of the settings may not.
+class Sharpened:
+    """What bounds on single values ask of a POD, beyond the tolerance of the settings.
+
+    ``bounds`` (V,) of single values (infinite: none); ``errors`` (V,) the roots of the mean
+    squared errors with which residuals are few, which may be missed; ``tolerance`` the
+    relative error that suits the sharpest.
     """
 
-    errors: Mapping[int, float]
+    bounds: Matrix
+    errors: Matrix
     tolerance: float
 
 
-def factor_archive(archive: Archive, config: Config, aims: Aims | None = None) -> ArchivePOD:
-    """POD of the archive, with more modes than tolerance and aims need. Runs Dask.
+def factor_archive(
+    archive: Archive, config: Config, sharpened: Sharpened | None = None
+) -> ArchivePOD:
+    """POD of the archive, with more modes than the tolerance needs. Runs Dask.
 
     Scales of the variables are estimated on the way. Should the estimate prove too far off
     for the bound, the archive is read again with the exact ones.
     """
-    aims = aims or Aims({}, config.compression.tolerance)
-    factor, blocks, plan = _run_tree(archive, aims, None)
+    tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
+    factor, blocks, plan = _run_tree(archive, tolerance, None)
     try:
-        return _cut(archive, config, aims, factor, blocks, plan)
+        return _cut(archive, config, sharpened, factor, blocks, plan)
     except AccuracyError:
         if len(archive.variables) == 1 or _rank_needed(config):
             raise
     totals = _totals(archive, factor)
     scales = {v: len(factor.right) / e if e > 0 else 1.0 for v, e in enumerate(totals)}
     log.warning("scales of the variables were estimated badly: reading the archive once more")
-    again, blocks, plan = _run_tree(archive, aims, scales)
+    again, blocks, plan = _run_tree(archive, tolerance, scales)
     again = replace(
         again,
         bytes_read=again.bytes_read + factor.bytes_read,
         chunks_read=again.chunks_read + factor.chunks_read,
     )
-    return _cut(archive, config, aims, again, blocks, plan)
+    return _cut(archive, config, sharpened, again, blocks, plan)
 
 
 def _rank_needed(config: Config) -> bool:
@@ -144,9 +149,9 @@ def _rank_needed(config: Config) -> bool:
 
 
 def _run_tree(
-    archive: Archive, aims: Aims, scales: Mapping[int, float] | None
+    archive: Archive, tolerance: float, scales: Mapping[int, float] | None
 ) -> tuple[TimeFactor, tuple[Delayed, ...], PODPlan]:
-    lazy = decompose(archive.variables, tolerance=aims.tolerance, scales=scales)
+    lazy = decompose(archive.variables, tolerance=tolerance, scales=scales)
     # Persisted together, the modes stay where they are, and the factor comes here.
     factor, *blocks = dask.persist(lazy.factor, *lazy.blocks)
     (result,) = dask.compute(factor)
@@ -168,7 +173,7 @@ def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
 def _cut(
     archive: Archive,
     config: Config,
-    aims: Aims,
+    sharpened: Sharpened | None,
     factor: TimeFactor,
     blocks: tuple[Delayed, ...],
     plan: PODPlan,
@@ -177,10 +182,11 @@ def _cut(
     totals = _totals(archive, factor)
     means = _mean_sums(archive, plan, blocks)
     norms = _norms(archive, means, totals)
-    budget = split_budget(norms, config.compression.tolerance, bool(aims.errors))
+    budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
-    turn = _principal_axes(gram, totals, aims.tolerance)
+    tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
+    turn = _principal_axes(gram, totals, tolerance)
     gram = turn.T @ gram @ turn
     discarded = np.array([factor.discarded[v] for v in numbers])
     apart = np.array([factor.apart.get(v, 0.0) for v in numbers])
@@ -190,9 +196,11 @@ def _cut(
     names = [variable.name for variable in archive.variables]
     rank_within(shares, discarded, apart, budget.allowed, most, names)
     counted = np.array([len(factor.right) * each.weight for each in means])
-    if limit == "auto":
-        least = 2 * (np.sqrt(discarded) + np.sqrt(apart))
-        budget = replace(budget, allowed=_aimed_at(budget.allowed, least, counted, aims))
+    if sharpened is not None:
+        budget = replace(budget, bounds=sharpened.bounds)
+    if sharpened is not None and limit == "auto":
+        aims = np.maximum(sharpened.errors * np.sqrt(counted), 2 * np.sqrt(discarded + apart))
+        budget = replace(budget, allowed=np.minimum(budget.allowed, aims))
     useful = min(_useful(shares, budget.allowed), most)
     constant = np.full((len(factor.right), 1), len(factor.right) ** -0.5)
     return ArchivePOD(
@@ -212,14 +220,6 @@ def _cut(
         bytes_read=factor.bytes_read,
         chunks_read=factor.chunks_read,
     )
-
-
-def _aimed_at(allowed: Matrix, least: Matrix, counted: Matrix, aims: Aims) -> Matrix:
-    """Errors (V,) to spend: those allowed, or those aimed at, as far as the tree leaves them."""
-    lowered = allowed.copy()
-    for v, error in aims.errors.items():
-        lowered[v] = min(allowed[v], max(error * counted[v] ** 0.5, least[v]))
-    return np.where(counted > 0, lowered, allowed)
 
 
 def _useful(shares: Matrix, allowed: Matrix) -> int:

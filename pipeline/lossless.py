@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # Values of a tile. Small ones compress badly; whoever reads one point decodes a whole one.
 LEAST, MOST = 1 << 18, 1 << 22
 # Tiles that the ways of coding are tried on, and values of each.
-TRIED, TRIED_VALUES = 3, 1 << 16
+TRIED, TRIED_VALUES = 2, 1 << 18
 
 
 @dataclass(frozen=True)

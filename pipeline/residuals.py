@@ -23,7 +23,7 @@ from pipeline.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
 from pipeline.chunked.residuals import Found, Spread, WriteResiduals, all_joined
 from pipeline.contracts import ArchivedVariable
 from pipeline.errors import AccuracyError, ConfigError
-from pipeline.factor import Aims
+from pipeline.factor import Sharpened
 from pipeline.store.draft import Draft
 from pipeline.store.writer import StoreWriter
 
@@ -31,9 +31,10 @@ Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
-# Root of the mean squared error aimed at, as a share of the bound on single values: few values
-# are off by more then. And the sharpest relative tolerance that is worth it.
-AIM, SHARPEST = 0.35, 1e-5
+# Root of the mean squared error that a POD aims at, as a share of the bound on single values:
+# modes are so cheap that hardly any value should need a residual. And the sharpest relative
+# tolerance that a POD is worth.
+AIM, SHARPEST = 0.18, 1e-5
 # Values of a tile of residuals.
 LEAST, MOST = 1 << 18, 1 << 21
 # Share of the bound that is left for rounding at first; where it is not enough, as much as is.
@@ -63,19 +64,20 @@ def check_bounds(archive: Archive, bounds: Mapping[str, float]) -> None:
             )
 
 
-def aims_of(archive: Archive, bounds: Mapping[str, float], tolerance: float) -> Aims:
-    """Errors in the L2 norm with which bounds on single values cost least. Runs Dask.
+def sharpened_by(archive: Archive, bounds: Mapping[str, float], tolerance: float) -> Sharpened:
+    """The POD with which bounds on single values should cost least. Runs Dask.
 
     Reads a few chunks of each variable that has a bound, for the size of its fluctuation; a
     rough one will do.
     """
-    errors, sharpest = {}, tolerance
-    for number, variable in enumerate(archive.variables):
-        if variable.name in bounds:
-            errors[number] = AIM * bounds[variable.name]
-            if (size := _fluctuation(variable)) > 0:
-                sharpest = min(sharpest, errors[number] / size)
-    return Aims(errors, max(sharpest, min(tolerance, SHARPEST)))
+    given = np.array([bounds.get(variable.name, np.inf) for variable in archive.variables])
+    ratios = [
+        AIM * bound / size
+        for variable, bound in zip(archive.variables, given, strict=True)
+        if np.isfinite(bound) and (size := _fluctuation(variable)) > 0
+    ]
+    sharpest = min(tolerance, max(SHARPEST, min(ratios, default=1.0)))
+    return Sharpened(given, AIM * given, sharpest)
 
 
 def _fluctuation(variable: ArchivedVariable) -> float:

@@ -7,6 +7,7 @@ which is all that foretells them: there is nothing left to transform.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,26 @@ import numpy as np
 from pipeline.coding.field import encode_field
 from pipeline.coding.tiles import extended
 from pipeline.contracts import Floats
+
+
+def residual_bits(ratio: float) -> float:
+    """Bits of a residual, as it is foretold by the error of decoded values.
+
+    Errors are larger in some places than in others, and then have a Laplace distribution
+    rather than a normal one.
+
+    Parameters
+    ----------
+    ratio : float
+        Root of the mean squared error, as a share of half a step.
+    """
+    # Beyond thirty times the error there is nothing.
+    edges = 2 * np.arange(math.ceil(15 * ratio) + 2) + 1
+    beyond = np.exp(-(2**0.5) * edges / ratio)
+    # Of each size but zero; half of them are negative.
+    shares = beyond[:-1] - beyond[1:]
+    zero, others = 1 - beyond[0], shares[shares > 0]
+    return float(-zero * np.log2(max(zero, 1e-300)) - np.sum(others * np.log2(others / 2)))
 
 
 def rounded_residuals(difference: Floats, step: float) -> Floats:
