@@ -37,7 +37,9 @@ Flags win over the file. Every setting and its default: config.yaml of the proje
 """
 
 VERIFY = """\
-Exit status 1 if the error of any variable is above the tolerance of the store.
+Exit status 1 if the error of any variable is above the tolerance of the store, that of a single
+value above its bound, a bit of a lossless store is another, or a file of the store is damaged;
+said are variable, time, place, error and bound, or the file.
 
 examples:
   romzarr verify run.romzarr run.zarr

@@ -55,6 +55,11 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 def compress(options: Namespace) -> int:
     config = settings(options)
+    if config.compression.bounds:
+        # A wrong name is told before any worker starts. Dask comes only now, as below.
+        from pipeline.compress import open_checked
+
+        open_checked(options.source, config)
     with working(config):
         report = pipeline.compress(
             options.source, options.store, config=config, overwrite=options.overwrite

@@ -100,15 +100,7 @@ def compress(
     """
     began, cpu = time.perf_counter(), time.process_time()
     config = _settled(config or Config(), tolerance, max_error, variables, weights)
-    check_expressions(config)
-    archive = open_archive(
-        source,
-        time=config.archive.time,
-        variables=config.archive.variables,
-        weights=config.archive.weights,
-        missing_chunks=config.archive.missing_chunks,
-    )
-    check_bounds(archive, config.compression.bounds)
+    archive = open_checked(source, config)
     forbidden = [source] if isinstance(source, str | os.PathLike) else []
     with (
         StoreWriter(store, overwrite, forbid=forbidden) as writer,
@@ -119,6 +111,25 @@ def compress(
         result = write(writer, archive, config)
         writer.commit(result.facts)
     return _report(archive, result, store, config, began, cpu)
+
+
+def open_checked(source: Source, config: Config) -> Archive:
+    """The archive, once all settings are checked that can be without reading its values.
+
+    Raises
+    ------
+    ArchiveError, ConfigError, LibraryError
+    """
+    check_expressions(config)
+    archive = open_archive(
+        source,
+        time=config.archive.time,
+        variables=config.archive.variables,
+        weights=config.archive.weights,
+        missing_chunks=config.archive.missing_chunks,
+    )
+    check_bounds(archive, config.compression.bounds)
+    return archive
 
 
 @dataclass(frozen=True)

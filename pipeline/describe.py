@@ -50,6 +50,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
                 "shape": list(v.shape),
                 "dtype": v.dtype.name,
                 "coding": v.coding,
+                "corrected": f"basis/{v.group}/residuals" in opened.arrays,
             }
             for name, v in opened.variables.items()
         },
@@ -62,6 +63,8 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         advice=advice(
             ratio, opened.rank, opened.snapshots, [v.coding for v in opened.variables.values()]
         ),
+        max_error=facts.get("max_error", {}),
+        largest_pointwise_error=facts.get("largest_pointwise_error", {}),
     )
 
 

@@ -46,7 +46,7 @@ class CompressionReport(Report):
 
 @dataclass(frozen=True)
 class VerifyReport(Report):
-    """Errors measured against the source.
+    """Errors measured against the source, beside the bounds that they have to keep.
 
     ``worst`` says in words where the largest pointwise error of the worst variable lies;
     ``problems`` names what is lost or broken, and is empty when ``ok``.
@@ -59,6 +59,7 @@ class VerifyReport(Report):
     worst: str
     problems: tuple[str, ...]
     seconds: float
+    max_error: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,5 @@ class StoreInfo(Report):
     versions: Mapping[str, str]
     format: int
     advice: str
+    max_error: Mapping[str, float] = field(default_factory=dict)
+    largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)

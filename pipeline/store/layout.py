@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -352,11 +352,22 @@ def group_document(facts: Any = None) -> dict[str, Any]:
 
 def consolidated(arrays: Mapping[str, Any]) -> bytes:
     """Metadata of a group that holds these arrays, for Zarr to open without reading more."""
-    parents = {path.rpartition("/")[0] for path in arrays}
-    parents |= {parent.rpartition("/")[0] for parent in parents}
-    nodes = {parent: group_document() for parent in sorted(parents - {""})} | dict(arrays)
+    nodes = {parent: group_document() for parent in groups_of(arrays)} | dict(arrays)
     inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
     return compact_json(group_document() | {"consolidated_metadata": inline})
+
+
+def groups_of(arrays: Iterable[str]) -> list[str]:
+    """Paths of the groups that hold arrays at these paths."""
+    parents = {path.rpartition("/")[0] for path in arrays}
+    parents |= {parent.rpartition("/")[0] for parent in parents}
+    return sorted(parents - {""})
+
+
+def check_group(raw: bytes, url: str) -> None:
+    """Refuse metadata of a group that say anything but that it is one."""
+    if _parsed(raw, url) != group_document():
+        raise StoreError(f"{url}: is damaged (a group has no other metadata here)")
 
 
 def _parsed(raw: bytes, where: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from typing import Any
 
 import fsspec
@@ -35,6 +36,8 @@ from pipeline.store.memory import TileMemory
 # Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
 # time wants each of its tiles again for every block; a tile takes up to 64 MiB.
 _REMEMBERED_BYTES = 256 * 2**20
+# Files fetched side by side to be checked.
+_FETCHED = 32
 # Snapshots this far apart are decoded as separate spans.
 _LARGEST_GAP = 256
 
@@ -299,6 +302,28 @@ class CoefficientStore:
         """
         array = self._array(path)
         return self._selected(path, array, (rows,) if array.ndim else ())
+
+    def check_files(self) -> None:
+        """Read every file of the generation, also those that decoding has no use for.
+
+        Raises
+        ------
+        StoreError
+            Naming the first that is missing or damaged.
+        """
+        for path, array in self.arrays.items():
+            grid = (range(-(-n // c)) for n, c in zip(array.shape, array.chunk, strict=True))
+            keys = [self._array(path).metadata.encode_chunk_key(i) for i in product(*grid)]
+            for some in _batched(keys):
+                with self._reading(path):
+                    sync(_fetched(self.group.store, [layout.joined(path, key) for key in some]))
+        place = layout.joined(self.url, self.generation)
+        for group in layout.groups_of(self.arrays):
+            where = layout.joined(place, group, layout.ROOT)
+            try:
+                layout.check_group(layout.read_bytes(where), where)
+            except FileNotFoundError as error:
+                raise StoreError(f"{where}: is missing; the store is damaged") from error
 
     def stored_bytes(self) -> int:
         """Bytes of all files of the store that belong to this generation."""
@@ -576,6 +601,15 @@ def _places(
     """Increasing positions per space dim, and how to take the result from them."""
     found = [positions(i, n) for i, n in zip(space_indexers, stored.space_shape, strict=True)]
     return [wanted for wanted, _ in found], [back for _, back in found]
+
+
+def _batched(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[i : i + _FETCHED] for i in range(0, len(keys), _FETCHED))
+
+
+async def _fetched(store: Any, keys: Sequence[str]) -> None:
+    """Fetch files side by side; a `CheckedStore` checks them."""
+    await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
 
 
 def _check_finite(values: Floats, where: str) -> None:
