@@ -27,6 +27,8 @@ exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or set
 COMPRESS = """\
 examples:
   romzarr compress run.zarr run.romzarr --tolerance 1e-3
+  romzarr compress run.zarr run.romzarr --max-error u=0.01,v=0.01
+  romzarr compress run.zarr run.romzarr --tolerance 0      lossless
   romzarr compress run.nc run.romzarr --variables u,v --weights "cos(latitude)"
   romzarr compress s3://bucket/run.zarr run.romzarr --cluster tcp://10.0.0.1:8786
   romzarr compress run.zarr run.romzarr --config config.yaml --json > report.json
@@ -35,7 +37,9 @@ Flags win over the file. Every setting and its default: config.yaml of the proje
 """
 
 VERIFY = """\
-Exit status 1 if the error of any variable is above the tolerance of the store.
+Exit status 1 if the error of any variable is above the tolerance of the store, that of a single
+value above its bound, a bit of a lossless store is another, or a file of the store is damaged;
+said are variable, time, place, error and bound, or the file.
 
 examples:
   romzarr verify run.romzarr run.zarr
@@ -109,6 +113,23 @@ def rank(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def bounds(text: str) -> dict[str, float | str]:
+    """Names and bounds; what is no number is left to the settings, which say what is allowed."""
+    found: dict[str, float | str] = {}
+    for part in text.split(","):
+        name, equals, bound = part.rpartition("=")
+        name = name.strip()
+        if not equals or not name or name in found:
+            raise argparse.ArgumentTypeError(
+                f"found {part!r}, allowed are variables, each once, and bounds: u=0.01,v=0.02"
+            )
+        try:
+            found[name] = float(bound)
+        except ValueError:
+            found[name] = bound
+    return found
+
+
 def names(text: str) -> list[str] | str:
     return text if text == "all" else [name.strip() for name in text.split(",")]
 
@@ -125,7 +146,14 @@ def add_compress(subparsers: Subparsers[Parser]) -> None:
         type=float,
         metavar="X",
         help="largest L2 error of every variable relative to its fluctuation about its mean in "
-        "time, above 0 and below 1 (default 1e-2: 99.99 %% of the variance is kept)",
+        "time, above 0 and below 1 (default 1e-2: 99.99 %% of the variance is kept); 0 is "
+        "lossless: every bit comes back",
+    )
+    command.add_argument(
+        "--max-error",
+        type=bounds,
+        metavar="U=X,V=Y",
+        help="besides, largest error of every single value of these variables, in their units",
     )
     command.add_argument(
         "--variables", type=names, metavar="U,V", help="names, joined by commas (default all)"

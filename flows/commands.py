@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
 # Flags that win over the file, and the settings they stand for.
 SETTINGS = {
     "tolerance": "compression.tolerance",
+    "max_error": "compression.max_error",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
     "weights": "archive.weights",
@@ -54,6 +55,11 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 def compress(options: Namespace) -> int:
     config = settings(options)
+    if config.compression.bounds:
+        # A wrong name is told before any worker starts. Dask comes only now, as below.
+        from pipeline.compress import open_checked
+
+        open_checked(options.source, config)
     with working(config):
         report = pipeline.compress(
             options.source, options.store, config=config, overwrite=options.overwrite

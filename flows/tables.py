@@ -8,7 +8,12 @@ from typing import Any
 Facts = Mapping[str, Any]
 
 # How a variable is coded, in words.
-CODINGS = {"pod": "POD modes", "direct": "values, without POD", "constant": "constant, exact"}
+CODINGS = {
+    "pod": "POD modes",
+    "direct": "values, without POD",
+    "constant": "constant, exact",
+    "lossless": "values, to the bit",
+}
 
 
 def size(count: float) -> str:
@@ -48,7 +53,23 @@ def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str,
         )
         for i, (name, value) in enumerate(variables.items())
     ]
-    return [*rows, ("tolerance", f"{tolerance:g}")]
+    return [*rows, ("tolerance", f"{tolerance:g}" if tolerance else "0, lossless")]
+
+
+def value_rows(errors: Mapping[str, float], bounds: Mapping[str, float]) -> list[tuple[str, str]]:
+    """The largest error of single values beside its bound, of variables that have one.
+
+    >>> value_rows({"u": 0.0098, "v": 3.0}, {"u": 0.01})
+    [('largest error', 'u  9.800e-03 of at most 0.01')]
+    """
+    width = max((len(name) for name in bounds), default=0)
+    lines = [
+        f"{name:<{width}}  {errors[name]:.3e} of at most {bound:g}"
+        + ("" if errors[name] <= bound else "  ABOVE THE BOUND")
+        for name, bound in bounds.items()
+        if name in errors
+    ]
+    return continued("largest error", lines)
 
 
 def verdict(value: float, tolerance: float) -> str:
@@ -66,6 +87,7 @@ def size_rows(facts: Facts) -> list[tuple[str, str]]:
 def compression_table(report: Facts, source: str, store: str) -> str:
     rows = [
         *error_rows(report["relative_l2_error"], report["tolerance"]),
+        *value_rows(report["largest_pointwise_error"], report["max_error"]),
         ("rank", f"{report['rank']} POD modes"),
         ("model", f"{report['nonzero_terms']} terms"),
         ("kept samples", f"{report['kept_samples']} of {report['snapshots']} snapshots"),
@@ -85,7 +107,8 @@ def verify_table(report: Facts, source: str, store: str) -> str:
     problems = [("problem", problem) for problem in report["problems"]]
     rows = [
         *error_rows(report["relative_l2_error"], report["tolerance"]),
-        *([("largest error", report["worst"])] if report["worst"] else []),
+        *value_rows(report["largest_pointwise_error"], report["max_error"]),
+        *([("worst place", report["worst"])] if report["worst"] else []),
         *problems,
         ("time", f"{report['seconds']:.1f} s"),
     ]
@@ -95,6 +118,7 @@ def verify_table(report: Facts, source: str, store: str) -> str:
 def info_table(info: Facts, store: str) -> str:
     rows = [
         *error_rows(info["relative_l2_error"], info["tolerance"]),
+        *value_rows(info["largest_pointwise_error"], info["max_error"]),
         ("error measured by", info["error_measured_by"]),
         ("rank", f"{info['rank']} POD modes"),
         ("energy by mode", energies(info["energy_by_mode"])),
@@ -120,7 +144,8 @@ def shape(variable: Facts) -> str:
     """
     dims = zip(variable["dims"], variable["shape"], strict=True)
     lengths = ", ".join(f"{dim} {length}" for dim, length in dims)
-    return f"{lengths}; {variable['dtype']}; {CODINGS[variable['coding']]}"
+    residuals = " and residuals" if variable.get("corrected") else ""
+    return f"{lengths}; {variable['dtype']}; {CODINGS[variable['coding']]}{residuals}"
 
 
 def bytes_of_terms(model: Facts) -> list[str]:

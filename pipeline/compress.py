@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,10 +20,12 @@ from pipeline.direct import write_direct
 from pipeline.errors import AccuracyError
 from pipeline.factor import factor_archive
 from pipeline.identify import LatentModel, check_expressions, identify
+from pipeline.lossless import write_lossless
 from pipeline.reports import CompressionReport
+from pipeline.residuals import check_bounds, sharpened_by, write_residuals
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter
-from pipeline.write import facts, write_fields, write_model
+from pipeline.write import Coding, coding_of, facts, write_fields, write_model
 
 Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
 
@@ -31,17 +35,19 @@ def compress(
     store: str | os.PathLike[str],
     *,
     tolerance: float | None = None,
+    max_error: Mapping[str, float] | None = None,
     variables: Sequence[str] | None = None,
     weights: str | None = None,
     config: Config | None = None,
     overwrite: bool = False,
 ) -> CompressionReport:
-    """Compress an archive into a coefficient store within a relative error.
+    """Compress an archive into a coefficient store within bounds on the error.
 
     Every floating-point variable with the time dim comes back from the store with a
     fluctuation-relative L2 error of at most the tolerance; everything else comes back as it
     was. Variables for which POD does not pay are coded as they are. Runs on the current Dask
-    scheduler or cluster and reads each chunk once.
+    scheduler or cluster and reads each chunk once; those of variables with a bound on single
+    values are read twice.
 
     Parameters
     ----------
@@ -49,8 +55,12 @@ def compress(
         Zarr, NetCDF, CSV, or what xarray holds, in memory or lazily.
     store : path or URL
         Where the coefficient store appears, complete or not at all.
-    tolerance : float in (0, 1), optional
-        Bound on ``||x - xhat|| / ||x - mean||`` of every variable.
+    tolerance : float in [0, 1), optional
+        Bound on ``||x - xhat|| / ||x - mean||`` of every variable. 0 is lossless: every bit of
+        the decoded archive comes back, whatever it stands for.
+    max_error : mapping of str to float, optional
+        Besides, bounds on ``|x - xhat|`` of every single value of these variables, in their
+        units. They hold with the rounding of what is read, on any machine.
     variables : sequence of str, optional
         Compress these only.
     weights : str, optional
@@ -68,8 +78,11 @@ def compress(
     ------
     ArchiveError
         If the archive cannot be compressed as it is.
+    ConfigError
+        If ``max_error`` names a variable that is not compressed.
     AccuracyError
-        If ``max_rank`` or the precision of float64 does not allow the tolerance.
+        If ``max_rank`` or the precision of float64 does not allow the tolerance, or that of
+        a variable its ``max_error``.
     StoreExistsError, StoreError
         If the store exists, or cannot be written. Nothing half-written stays behind.
 
@@ -86,7 +99,27 @@ def compress(
     (500,)
     """
     began, cpu = time.perf_counter(), time.process_time()
-    config = _settled(config or Config(), tolerance, variables, weights)
+    config = _settled(config or Config(), tolerance, max_error, variables, weights)
+    archive = open_checked(source, config)
+    forbidden = [source] if isinstance(source, str | os.PathLike) else []
+    with (
+        StoreWriter(store, overwrite, forbid=forbidden) as writer,
+        # Tasks run side by side already; BLAS threads on top would fight for the cores.
+        threadpool_limits(1, user_api="blas"),
+    ):
+        write = _write_lossless if config.compression.tolerance == 0 else _write_lossy
+        result = write(writer, archive, config)
+        writer.commit(result.facts)
+    return _report(archive, result, store, config, began, cpu)
+
+
+def open_checked(source: Source, config: Config) -> Archive:
+    """The archive, once all settings are checked that can be without reading its values.
+
+    Raises
+    ------
+    ArchiveError, ConfigError, LibraryError
+    """
     check_expressions(config)
     archive = open_archive(
         source,
@@ -95,34 +128,86 @@ def compress(
         weights=config.archive.weights,
         missing_chunks=config.archive.missing_chunks,
     )
-    forbidden = [source] if isinstance(source, str | os.PathLike) else []
-    with (
-        StoreWriter(store, overwrite, forbid=forbidden) as writer,
-        # Tasks run side by side already; BLAS threads on top would fight for the cores.
-        threadpool_limits(1, user_api="blas"),
-    ):
-        pod = factor_archive(archive, config)
-        plan, direct = choose_coding(archive, pod, config.compression.tolerance)
-        coded = allocate_fields(archive, plan)
-        model = _model(archive, coded, config)
-        lost = write_direct(writer, archive, pod, direct)
-        errors = _relative_errors(coded, model, lost)
-        _check_bound(errors, config.compression.tolerance)
-        write_fields(writer, archive, coded)
-        write_model(writer, archive, coded, model)
-        writer.commit(facts(archive, coded, model, errors, config))
-    return _report(archive, coded, model, errors, store, config, began, cpu)
+    check_bounds(archive, config.compression.bounds)
+    return archive
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was put into a store, and what reading the archive for it cost."""
+
+    facts: Mapping[str, Any]
+    coding: Coding
+    model: LatentModel | None
+    bytes_read: int
+    chunks_read: int
+
+
+def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
+    """Put everything into the store, within the tolerance and bounds on single values."""
+    tolerance, bounds = config.compression.tolerance, config.compression.bounds
+    sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
+    pod = factor_archive(archive, config, sharpened)
+    plan, direct = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
+    coded = allocate_fields(archive, plan)
+    model = _model(archive, coded, config)
+    lost = write_direct(writer, archive, pod, direct)
+    errors = _relative_errors(coded, model, lost)
+    _check_bound(errors, tolerance)
+    write_fields(writer, archive, coded)
+    write_model(writer, archive, model)
+    coding = coding_of(coded)
+    result = _Result(
+        facts(archive, coding, model, errors, config),
+        coding,
+        model,
+        pod.bytes_read,
+        pod.chunks_read,
+    )
+    return _corrected(writer, archive, result, bounds) if bounds else result
+
+
+def _corrected(
+    writer: StoreWriter, archive: Archive, result: _Result, bounds: Mapping[str, float]
+) -> _Result:
+    """Put residuals into the store, so that single values are within their bounds."""
+    found = write_residuals(writer, archive, result.facts, bounds)
+    return replace(
+        result,
+        facts={**result.facts, "largest_pointwise_error": dict(found.errors)},
+        bytes_read=result.bytes_read + found.bytes_read,
+        chunks_read=result.chunks_read + found.chunks_read,
+    )
+
+
+def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
+    """Put everything into the store to the bit."""
+    cost = write_lossless(writer, archive)
+    write_model(writer, archive, None)
+    names = [variable.name for variable in archive.variables]
+    codings = ("lossless",) * len(names)
+    coding = Coding(codings, 0, "float64")
+    errors = dict.fromkeys([*names, "largest"], 0.0)
+    return _Result(
+        facts(archive, coding, None, errors, config),
+        coding,
+        None,
+        cost.bytes_read,
+        cost.chunks_read,
+    )
 
 
 def _settled(
     config: Config,
     tolerance: float | None,
+    max_error: Mapping[str, float] | None,
     variables: Sequence[str] | None,
     weights: str | None,
 ) -> Config:
     """The configuration with the keywords of a call laid over it."""
     given = {
         "compression.tolerance": tolerance,
+        "compression.max_error": max_error,
         "archive.variables": None if variables is None else tuple(variables),
         "archive.weights": weights,
     }
@@ -177,19 +262,19 @@ def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:
 
 def _report(
     archive: Archive,
-    coded: CodedFields,
-    model: LatentModel | None,
-    errors: Mapping[str, float],
+    result: _Result,
     store: str | os.PathLike[str],
     config: Config,
     began: float,
     cpu: float,
 ) -> CompressionReport:
-    stored = open_store(store).stored_bytes()
+    stored, coding, model = open_store(store).stored_bytes(), result.coding, result.model
     return CompressionReport(
-        relative_l2_error=dict(errors),
+        relative_l2_error=result.facts["relative_l2_error"],
         tolerance=config.compression.tolerance,
-        rank=coded.rank,
+        largest_pointwise_error=result.facts.get("largest_pointwise_error", {}),
+        max_error=result.facts["max_error"],
+        rank=coding.rank,
         nonzero_terms=model.models[0].nonzero_terms if model else 0,
         kept_samples=model.latent.coded.code.kept if model else 0,
         snapshots=len(archive.time.values),
@@ -198,19 +283,19 @@ def _report(
         compression_ratio=archive.raw_bytes / stored,
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu,
-        bytes_read=coded.pod.bytes_read,
-        chunks_read=coded.pod.chunks_read,
-        advice=advice(
-            archive.raw_bytes / stored, coded.rank, len(archive.time.values), coded.codings
-        ),
+        bytes_read=result.bytes_read,
+        chunks_read=result.chunks_read,
+        advice=advice(archive.raw_bytes / stored, coding.rank, len(archive.time.values), coding.of),
     )
 
 
 def advice(ratio: float, rank: int, snapshots: int, codings: Sequence[str]) -> str:
     """What to tell somebody about this result; empty where there is nothing to warn of."""
-    if ratio >= 3:
+    if ratio >= 3 or ("lossless" in codings and ratio >= 1):
         return ""
-    if "direct" in codings:
+    if "lossless" in codings:
+        why = "values are kept to the bit, and these are rough"
+    elif "direct" in codings:
         why = (
             "the data has no low-dimensional dynamics at this accuracy, so values were coded as "
             "they are, and these are rough"

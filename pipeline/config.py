@@ -102,6 +102,17 @@ def number(words: str, inside: Callable[[float], bool], advice: str = "") -> Che
     return Check(words, accept, advice)
 
 
+def bounds(words: str) -> Check:
+    """Names with numbers above 0; none at all is what "none" means."""
+
+    def accept(value: Any) -> dict[str, float]:
+        require(isinstance(value, Mapping) and len(value) > 0)
+        require(all(isinstance(name, str) and name.strip() for name in value))
+        return {str(name): positive.accept(bound) for name, bound in value.items()}
+
+    return Check(words, accept)
+
+
 def boolean() -> Check:
     def accept(value: Any) -> bool:
         require(isinstance(value, bool))
@@ -114,11 +125,12 @@ automatic = one_of(AUTO)
 positive = number("a number above 0", lambda value: value > 0)
 not_negative = number("a number, 0 or more", lambda value: value >= 0)
 a_tolerance = number(
-    "a number above 0 and below 1",
-    lambda value: 0 < value < 1,
+    "0, which is lossless, or a number above 0 and below 1",
+    lambda value: 0 <= value < 1,
     "it is the largest error relative to a variable's fluctuation about its mean in time: "
     "0.01 keeps 99.99 % of the variance",
 )
+some_bounds = bounds("a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}")
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
 a_cluster = one_of("threads", "local") | text(
     "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
@@ -165,10 +177,16 @@ class ArchiveConfig(Section):
 
 @dataclass(frozen=True)
 class CompressionConfig(Section):
-    """The bound that is promised, and the rank."""
+    """The bounds that are promised, and the rank."""
 
     tolerance: float = setting(1e-2, a_tolerance)
+    max_error: Literal["none"] | Mapping[str, float] = setting("none", one_of("none") | some_bounds)
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
+
+    @property
+    def bounds(self) -> Mapping[str, float]:
+        """Largest pointwise error of the variables that have such a bound."""
+        return {} if isinstance(self.max_error, str) else self.max_error
 
 
 @dataclass(frozen=True)

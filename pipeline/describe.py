@@ -19,7 +19,7 @@ from pipeline.store.reader import CoefficientStore, open_store
 
 Matrix = NDArray[np.float64]
 
-ERROR_MEASURED_BY = "bound from the norms of all cuts and of what coding misses"
+MEASURED_BY = "bound from the norms of all cuts and of what coding misses"
 
 
 def info(store: str | os.PathLike[str]) -> StoreInfo:
@@ -36,7 +36,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
     energy = opened.singular_values**2
     return StoreInfo(
         relative_l2_error=facts["relative_l2_error"],
-        error_measured_by=ERROR_MEASURED_BY,
+        error_measured_by=MEASURED_BY if facts["tolerance"] else "every bit is stored",
         tolerance=facts["tolerance"],
         rank=opened.rank,
         nonzero_terms=facts["nonzero_terms"],
@@ -52,6 +52,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
                 "shape": list(v.shape),
                 "dtype": v.dtype.name,
                 "coding": v.coding,
+                "corrected": f"basis/{v.group}/residuals" in opened.arrays,
             }
             for name, v in opened.variables.items()
         },
@@ -64,6 +65,8 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         advice=advice(
             ratio, opened.rank, opened.snapshots, [v.coding for v in opened.variables.values()]
         ),
+        max_error=facts.get("max_error", {}),
+        largest_pointwise_error=facts.get("largest_pointwise_error", {}),
     )
 
 

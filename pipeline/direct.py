@@ -22,6 +22,7 @@ from pipeline.chunked.direct import (
 )
 from pipeline.chunked.fields import Sample, summed
 from pipeline.coding.rates import Rates, position_within, step_of
+from pipeline.coding.residuals import residual_bits
 from pipeline.coding.tiles import VALUES, grid, value_tile
 from pipeline.errors import AccuracyError
 from pipeline.factor import ArchivePOD
@@ -35,6 +36,8 @@ Matrix = NDArray[np.float64]
 LOOK, TRIAL, WHOLE = Sample(4, 1 << 17), Sample(2, 1 << 20), Sample(4, VALUES)
 # Bits of a tile besides its values: head, end of the stream, checksum.
 TILE_BITS = 80.0
+# Errors tried, as shares of a bound on single values.
+RATIOS = 0.8 ** np.arange(1, 10)
 # The steps tried are around this many times the root of the mean square error allowed.
 UNIT = 2.0**12
 # Steps tried at most, the share of the error allowed that they aim at (less where not all
@@ -48,7 +51,8 @@ class DirectVariable:
 
     ``allowed`` is the norm of the error that coding may make, beside what the POD dropped;
     ``step`` the quantisation step that should meet it, ``bits`` what the whole should cost,
-    which has so many ``tiles``.
+    which has so many ``tiles``, and ``residual_bits`` the part of them that residuals should
+    cost where single values have a bound.
     """
 
     number: int
@@ -56,6 +60,7 @@ class DirectVariable:
     step: float
     bits: float
     tiles: int
+    residual_bits: float = 0.0
 
 
 def plan_direct(archive: Archive, pod: ArchivePOD) -> dict[int, DirectVariable]:
@@ -63,7 +68,7 @@ def plan_direct(archive: Archive, pod: ArchivePOD) -> dict[int, DirectVariable]:
 
     Without those that are constant, and those for which no step is known to be enough.
     """
-    room = pod.budget.allowed - pod.apart - pod.dropped
+    room = pod.budget.tolerated - pod.apart - pod.dropped
     units = UNIT * np.sqrt(np.maximum(room, 0.0) ** 2 / np.maximum(pod.counted, 1e-300))
     live = [v for v, norm in enumerate(pod.norms) if norm.fluctuation > 0 and units[v] > 0]
     samples = [_lazy(archive, pod, v, LOOK) for v in live]
@@ -89,14 +94,29 @@ def _planned(
     """Plan of a variable from the rates of a sample and from how much of it counts."""
     variable = archive.variables[number]
     rates = sum((part for part, _ in parts[1:]), parts[0][0])
-    allowed = room**2 * sum(counted for _, counted in parts) / pod.counted[number]
-    if not rates.errors[:, 0].sum() <= allowed or allowed == 0:
-        return None
-    place = position_within(rates, allowed)
+    share = sum(counted for _, counted in parts) / pod.counted[number]
     shape = (variable.shape[variable.time_axis], *variable.space_shape)
     tiles = math.prod(grid(shape, value_tile(shape)))
-    bits = rates.bits_at(place) / sample.share + TILE_BITS * tiles
-    return DirectVariable(number, room, step_of(place, unit), bits, tiles)
+    plans = []
+    for aim, rate in _aims(room, float(pod.budget.bounds[number]), float(pod.counted[number])):
+        allowed = aim**2 * share
+        if rates.errors[:, 0].sum() <= allowed and allowed > 0:
+            place, residuals = position_within(rates, allowed), rate * math.prod(shape)
+            bits = rates.bits_at(place) / sample.share + TILE_BITS * tiles + residuals
+            plans.append(DirectVariable(number, aim, step_of(place, unit), bits, tiles, residuals))
+    return min(plans, key=lambda plan: plan.bits, default=None)
+
+
+def _aims(room: float, bound: float, counted: float) -> list[tuple[float, float]]:
+    """Errors to try, and bits of a residual with each.
+
+    Where single values have a bound, smooth data make it cheaper to have fewer off by more.
+    """
+    most = bound * counted**0.5
+    if not 0 < most < np.inf:
+        return [(room, 0.0)]
+    aims = [min(room, ratio * most) for ratio in RATIOS]
+    return [(aim, residual_bits(aim / most)) for aim in aims if aim > 0]
 
 
 def coded_on_trial(
@@ -109,7 +129,7 @@ def coded_on_trial(
         excess = _excess(pod, plan, _lost(sample, value_loss, plan.step, pod.budget.basis))
         step = plan.step / float(np.clip(excess, 0.25, 4.0))
         (bits,) = dask.compute(summed(sample.map(value_bits, step)))
-        total = bits / sample.share + TILE_BITS * plan.tiles
+        total = bits / sample.share + TILE_BITS * plan.tiles + plan.residual_bits
         tried[number] = replace(plan, step=step, bits=total)
     return tried
 

@@ -106,28 +106,45 @@ class ArchivePOD:
         )
 
 
-def factor_archive(archive: Archive, config: Config) -> ArchivePOD:
+@dataclass(frozen=True)
+class Sharpened:
+    """What bounds on single values ask of a POD, beyond the tolerance of the settings.
+
+    ``bounds`` (V,) of single values (infinite: none); ``errors`` (V,) the roots of the mean
+    squared errors with which residuals are few, which may be missed; ``tolerance`` the
+    relative error that suits the sharpest.
+    """
+
+    bounds: Matrix
+    errors: Matrix
+    tolerance: float
+
+
+def factor_archive(
+    archive: Archive, config: Config, sharpened: Sharpened | None = None
+) -> ArchivePOD:
     """POD of the archive, with more modes than the tolerance needs. Runs Dask.
 
     Scales of the variables are estimated on the way. Should the estimate prove too far off
     for the bound, the archive is read again with the exact ones.
     """
-    factor, blocks, plan = _run_tree(archive, config, None)
+    tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
+    factor, blocks, plan = _run_tree(archive, tolerance, None)
     try:
-        return _cut(archive, config, factor, blocks, plan)
+        return _cut(archive, config, sharpened, factor, blocks, plan)
     except AccuracyError:
         if len(archive.variables) == 1 or _rank_needed(config):
             raise
     totals = _totals(archive, factor)
     scales = {v: len(factor.right) / e if e > 0 else 1.0 for v, e in enumerate(totals)}
     log.warning("scales of the variables were estimated badly: reading the archive once more")
-    again, blocks, plan = _run_tree(archive, config, scales)
+    again, blocks, plan = _run_tree(archive, tolerance, scales)
     again = replace(
         again,
         bytes_read=again.bytes_read + factor.bytes_read,
         chunks_read=again.chunks_read + factor.chunks_read,
     )
-    return _cut(archive, config, again, blocks, plan)
+    return _cut(archive, config, sharpened, again, blocks, plan)
 
 
 def _rank_needed(config: Config) -> bool:
@@ -135,9 +152,9 @@ def _rank_needed(config: Config) -> bool:
 
 
 def _run_tree(
-    archive: Archive, config: Config, scales: Mapping[int, float] | None
+    archive: Archive, tolerance: float, scales: Mapping[int, float] | None
 ) -> tuple[TimeFactor, tuple[Delayed, ...], PODPlan]:
-    lazy = decompose(archive.variables, tolerance=config.compression.tolerance, scales=scales)
+    lazy = decompose(archive.variables, tolerance=tolerance, scales=scales)
     # Persisted together, the modes stay where they are, and the factor comes here.
     factor, *blocks = dask.persist(lazy.factor, *lazy.blocks)
     (result,) = dask.compute(factor)
@@ -159,6 +176,7 @@ def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
 def _cut(
     archive: Archive,
     config: Config,
+    sharpened: Sharpened | None,
     factor: TimeFactor,
     blocks: tuple[Delayed, ...],
     plan: PODPlan,
@@ -167,10 +185,11 @@ def _cut(
     totals = _totals(archive, factor)
     means = _mean_sums(archive, plan, blocks)
     norms = _norms(archive, means, totals)
-    budget = split_budget(norms, config.compression.tolerance)
+    budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
-    turn = _principal_axes(gram, totals, config.compression.tolerance)
+    tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
+    turn = _principal_axes(gram, totals, tolerance)
     gram = turn.T @ gram @ turn
     discarded = np.array([factor.discarded[v] for v in numbers])
     apart = np.array([factor.apart.get(v, 0.0) for v in numbers])
@@ -179,6 +198,12 @@ def _cut(
     most = len(turn) if limit == "auto" else limit
     names = [variable.name for variable in archive.variables]
     rank_within(shares, discarded, apart, budget.allowed, most, names)
+    counted = np.array([len(factor.right) * each.weight for each in means])
+    if sharpened is not None:
+        budget = replace(budget, bounds=sharpened.bounds)
+    if sharpened is not None and limit == "auto":
+        aims = np.maximum(sharpened.errors * np.sqrt(counted), 2 * np.sqrt(discarded + apart))
+        budget = replace(budget, allowed=np.minimum(budget.allowed, aims))
     useful = min(_useful(shares, budget.allowed), most)
     constant = np.full((len(factor.right), 1), len(factor.right) ** -0.5)
     return ArchivePOD(
@@ -191,7 +216,7 @@ def _cut(
         apart=np.sqrt(apart),
         scales=_scales(totals),
         averages=np.array([each.total / max(each.points, 1) for each in means]),
-        counted=np.array([len(factor.right) * each.weight for each in means]),
+        counted=counted,
         norms=norms,
         masks=_same_masks(archive, means, totals),
         budget=budget,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -20,8 +20,10 @@ class CompressionReport(Report):
     """What one compression did.
 
     ``relative_l2_error`` maps each variable, and "largest", to its fluctuation-relative
-    error; ``bytes_read`` counts bytes fetched from storage and ``chunks_read`` the chunks
-    of the archive they came in; ``cpu_seconds`` are of this process alone.
+    error; ``largest_pointwise_error`` each variable that has a bound in ``max_error`` to the
+    largest error of a single value, as measured; ``bytes_read`` counts bytes fetched from
+    storage and ``chunks_read`` the chunks of the archive they came in; ``cpu_seconds`` are of
+    this process alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -38,11 +40,13 @@ class CompressionReport(Report):
     bytes_read: int
     chunks_read: int
     advice: str
+    largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
+    max_error: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class VerifyReport(Report):
-    """Errors measured against the source.
+    """Errors measured against the source, beside the bounds that they have to keep.
 
     ``worst`` says in words where the largest pointwise error of the worst variable lies;
     ``problems`` names what is lost or broken, and is empty when ``ok``.
@@ -55,6 +59,7 @@ class VerifyReport(Report):
     worst: str
     problems: tuple[str, ...]
     seconds: float
+    max_error: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,5 @@ class StoreInfo(Report):
     versions: Mapping[str, str]
     format: int
     advice: str
+    max_error: Mapping[str, float] = field(default_factory=dict)
+    largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)

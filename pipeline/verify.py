@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.archive import Archive, open_archive
 from pipeline.chunked.plan import PODPlan, SpaceBlock, leaf_region, plan_pod
+from pipeline.coding.exact import same_bits
 from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock
 from pipeline.errors import StoreError
@@ -31,11 +32,12 @@ Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
 def verify(
     store: str | os.PathLike[str], source: Source, *, config: Config | None = None
 ) -> VerifyReport:
-    """Decode a store and measure its error against the source, block by block.
+    """Check every file of a store, decode it and measure its error against the source.
 
     Reads the whole archive once, on the current Dask scheduler or cluster; memory for a
-    few blocks per worker. The settings ``archive`` of the store are used, so weights and
-    variables are those it was made with.
+    few blocks per worker. Measured are the bound in the L2 norm, those on single values, and,
+    where a variable is lossless, whether every bit is as it was. The settings ``archive`` of
+    the store are used, so weights and variables are those it was made with.
 
     Parameters
     ----------
@@ -53,13 +55,14 @@ def verify(
     Raises
     ------
     ArchiveError, StoreError
-        If either side cannot be read.
+        If either side cannot be read. A file of the store that is damaged is named.
     """
     began = time.perf_counter()
     opened = open_store(store)
+    opened.check_files()
     archive = _as_stored(opened, source, config or Config())
     problems = _missing(opened, archive, os.fspath(store))
-    tolerance = float(opened.facts["tolerance"])
+    tolerance, bounds = float(opened.facts["tolerance"]), opened.facts.get("max_error", {})
     plan = plan_pod(archive.variables)
     with threadpool_limits(1, user_api="blas"):
         rows = _compare(archive, plan, opened)
@@ -71,9 +74,16 @@ def verify(
         errors[variable.name] = _relative([sums for _, sums in mine])
         row, worst = max(mine, key=lambda pair: pair[1].largest)
         pointwise[variable.name] = worst.largest
-        places[variable.name] = _place(archive, variable, row, worst)
-        masks = [_place(archive, variable, r, s, True) for r, s in mine if s.mask_at is not None]
-        problems += [f"variable {variable.name!r}: NaN differs at {at}" for at in masks[:1]]
+        places[variable.name] = _place(archive, variable, row, worst.largest_at)
+        what = "the value" if opened.variables[variable.name].coding == "lossless" else "NaN"
+        unlike = [_place(archive, variable, r, s.unlike_at) for r, s in mine if s.unlike_at]
+        problems += [f"variable {variable.name!r}: {what} differs at {at}" for at in unlike[:1]]
+        bound = float(bounds.get(variable.name, np.inf))
+        if not worst.largest <= bound:
+            problems.append(
+                f"variable {variable.name!r}: error {worst.largest:.6g} of a single value is above "
+                f"max_error {bound:g}, at {places[variable.name]}"
+            )
         if not errors[variable.name] <= tolerance:
             problems.append(
                 f"variable {variable.name!r}: error {errors[variable.name]:.4e} is above the "
@@ -85,6 +95,7 @@ def verify(
         relative_l2_error=errors | {"largest": errors[name]},
         largest_pointwise_error=pointwise,
         tolerance=tolerance,
+        max_error=dict(bounds),
         worst=f"{name}: {pointwise[name]:.4g} at {places[name]}",
         problems=tuple(problems),
         seconds=time.perf_counter() - began,
@@ -141,7 +152,8 @@ class Sums:
 
     ``shift`` (n,) sums and ``square`` weighted sum of squares of the differences from the
     first decoded snapshot; ``error`` weighted squared error; ``weights`` (n,) or None; ``largest``
-    pointwise error, at snapshot and flat point ``largest_at``; ``mask_at`` where NaN differs.
+    pointwise error, at snapshot and flat point ``largest_at``; ``unlike_at`` where NaN differs,
+    or any bit of what is lossless. Values that are not finite do not count elsewhere.
     """
 
     snapshots: int
@@ -151,7 +163,7 @@ class Sums:
     weights: Floats | None
     largest: float
     largest_at: tuple[int, int]
-    mask_at: tuple[int, int] | None
+    unlike_at: tuple[int, int] | None
 
     @property
     def fluctuation(self) -> float:
@@ -207,17 +219,20 @@ def _compared(
     """Task: compare one block of the archive with what the store decodes there."""
     opened = _store(url, generation)
     decoded = opened.decode(name, slice(span.start, span.stop), region)
-    x, y = (
-        np.moveaxis(values, time_axis, 0).reshape(len(span), -1).astype(np.float64)
+    given, found = (
+        np.moveaxis(values, time_axis, 0).reshape(len(span), -1)
         for values in (block.values, decoded)
     )
+    lossless = opened.variables[name].coding == "lossless"
+    unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
+    at = np.unravel_index(int(np.argmax(unlike)), unlike.shape) if unlike.any() else None
+    x, y = given.astype(np.float64), found.astype(np.float64)
     # Any snapshot both sides of time see alike will do to shift the sums by.
     reference = opened.decode(name, 0, region).reshape(-1).astype(np.float64)
-    missing = np.isnan(x)
-    differs = missing != np.isnan(y)
-    at = np.unravel_index(int(np.argmax(differs)), x.shape) if differs.any() else None
-    difference = np.where(missing, 0.0, x - y)
-    anomaly = np.where(missing, 0.0, x - np.nan_to_num(reference))
+    counted = np.isfinite(x) & np.isfinite(y) if lossless else ~np.isnan(x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        difference = np.where(counted, x - y, 0.0)
+        anomaly = np.where(counted, x - np.where(np.isfinite(reference), reference, 0.0), 0.0)
     scale = 1.0 if weights is None else weights
     where = np.unravel_index(int(np.nanargmax(np.abs(difference))), x.shape) if x.size else (0, 0)
     return Sums(
@@ -228,14 +243,14 @@ def _compared(
         weights=weights,
         largest=float(np.abs(difference[where])) if x.size else 0.0,
         largest_at=(span.start + int(where[0]), int(where[1])),
-        mask_at=None if at is None else (span.start + int(at[0]), int(at[1])),
+        unlike_at=None if at is None else (span.start + int(at[0]), int(at[1])),
     )
 
 
 def _added(parts: Sequence[Sums]) -> Sums:
     """Task: sums of one space block over all its snapshots."""
     worst = max(parts, key=lambda part: part.largest)
-    masks = [part.mask_at for part in parts if part.mask_at is not None]
+    unlike = [part.unlike_at for part in parts if part.unlike_at is not None]
     return Sums(
         snapshots=sum(part.snapshots for part in parts),
         shift=np.sum([part.shift for part in parts], axis=0),
@@ -244,7 +259,7 @@ def _added(parts: Sequence[Sums]) -> Sums:
         weights=parts[0].weights,
         largest=worst.largest,
         largest_at=worst.largest_at,
-        mask_at=min(masks) if masks else None,
+        unlike_at=min(unlike) if unlike else None,
     )
 
 
@@ -256,10 +271,10 @@ def _relative(sums: Sequence[Sums]) -> float:
 
 
 def _place(
-    archive: Archive, variable: ArchivedVariable, row: SpaceBlock, sums: Sums, mask: bool = False
+    archive: Archive, variable: ArchivedVariable, row: SpaceBlock, at: tuple[int, int]
 ) -> str:
-    """A snapshot and a point in words."""
-    snapshot, point = sums.mask_at if mask and sums.mask_at else sums.largest_at
+    """A snapshot and a flat point of a space block in words."""
+    snapshot, point = at
     dim = archive.time.dim
     words = [f"{dim}={snapshot}"]
     if dim in archive.carried.coords:

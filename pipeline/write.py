@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import numpy as np
@@ -23,6 +23,19 @@ from pipeline.store.writer import StoreWriter
 Matrix = NDArray[np.float64]
 
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
+
+
+class Coding(NamedTuple):
+    """How the variables of a store are coded: each `of` them, with what rank and arithmetic."""
+
+    of: tuple[str, ...]
+    rank: int
+    arithmetic: str
+
+
+def coding_of(coded: CodedFields) -> Coding:
+    """Of variables coded by POD, or about as accurately."""
+    return Coding(coded.codings, coded.rank, coded.pod.budget.basis.name)
 
 
 def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> None:
@@ -64,9 +77,7 @@ def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> 
     return mean
 
 
-def write_model(
-    writer: StoreWriter, archive: Archive, coded: CodedFields, model: LatentModel | None
-) -> None:
+def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None) -> None:
     """Coordinates; coefficients and models where there are any."""
     writer.write_coordinates(archive.carried)
     writer.write_time(archive.time)
@@ -85,7 +96,7 @@ def _narrowed(factors: Matrix) -> Floats:
 
 def facts(
     archive: Archive,
-    coded: CodedFields,
+    coding: Coding,
     model: LatentModel | None,
     errors: Mapping[str, float],
     config: Config,
@@ -94,17 +105,18 @@ def facts(
     return {
         "tolerance": config.compression.tolerance,
         "relative_l2_error": dict(errors),
-        "rank": coded.rank,
+        "max_error": dict(config.compression.bounds),
+        "rank": coding.rank,
         "nonzero_terms": model.models[0].nonzero_terms if model else 0,
         "raw_bytes": archive.raw_bytes,
-        "arithmetic": coded.pod.budget.basis.name,
+        "arithmetic": coding.arithmetic,
         "variables": {
             variable.name: {
                 "dims": list(variable.dims),
                 "shape": list(variable.shape),
                 "dtype": variable.dtype.str,
                 "time_axis": variable.time_axis,
-                "coding": coded.codings[number],
+                "coding": coding.of[number],
                 "chunks": _compact_chunks(variable.chunks),
                 "attrs": archive.variable_attrs[variable.name],
                 "encoding": archive.variable_encoding[variable.name],

@@ -120,10 +120,10 @@ class Sample:
     ) -> list[tuple[tuple[int, ...], Region]]:
         """Of tiles (place in the grid, region), those taken, cut to their middles."""
         some = np.linspace(0, len(regions) - 1, min(self.tiles, len(regions))).round().astype(int)
-        return [(regions[i][0], _middle(regions[i][1], self.points)) for i in some]
+        return [(regions[i][0], middle(regions[i][1], self.points)) for i in some]
 
 
-def _middle(region: Region, most: int) -> Region:
+def middle(region: Region, most: int) -> Region:
     """The middle of a region, its longest axes halved until at most so many points are left."""
     lengths = [s.stop - s.start for s in region]
     while math.prod(lengths) > most:

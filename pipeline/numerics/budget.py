@@ -41,11 +41,15 @@ class VariableNorms:
 class ErrorBudget:
     """What may be spent, and the arithmetic that leaves it.
 
-    ``allowed`` (V,) error of truncation and coding together; ``basis`` dtype of decoded
+    ``tolerated`` (V,) error of truncation and coding together; ``allowed`` (V,) what of it POD
+    may make, which is less where single values have ``bounds`` (V,), infinite where they have
+    none: residuals see to these, at a cost. ``basis`` dtype of decoded
     fields and of the decoder's arithmetic; ``tolerance`` what was asked for.
     """
 
+    tolerated: Matrix
     allowed: Matrix
+    bounds: Matrix
     basis: np.dtype[Any]
     tolerance: float
 
@@ -60,17 +64,21 @@ class ErrorBudget:
         return min(inner + _last(variable), 2 * inner)
 
 
-def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorBudget:
+def split_budget(
+    variables: Sequence[VariableNorms], tolerance: float, double: bool = False
+) -> ErrorBudget:
     """Choose the arithmetic of the store and what it leaves to truncation and coding.
+
+    With `double` it is float64, whether the tolerance asks for it or not.
 
     Raises
     ------
     AccuracyError
         If rounding in float64 alone could break the bound.
     """
-    single = all(_fits(variable, tolerance, FLOAT32) for variable in variables)
+    single = not double and all(_fits(variable, tolerance, FLOAT32) for variable in variables)
     basis = FLOAT32 if single else FLOAT64
-    allowed = [_allowed(variable, tolerance, basis) for variable in variables]
+    allowed = np.array([_allowed(variable, tolerance, basis) for variable in variables])
     for variable, error in zip(variables, allowed, strict=True):
         if error < 0:
             raise AccuracyError(
@@ -78,7 +86,7 @@ def split_budget(variables: Sequence[VariableNorms], tolerance: float) -> ErrorB
                 f"{variable.fluctuation:.3g} about a mean of norm {variable.mean:.3g} is below "
                 f"the rounding of float64; raise compression.tolerance"
             )
-    return ErrorBudget(np.array(allowed), basis, tolerance)
+    return ErrorBudget(allowed, allowed, np.full(len(allowed), np.inf), basis, tolerance)
 
 
 def _unit(dtype: np.dtype[Any]) -> float:

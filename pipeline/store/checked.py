@@ -76,7 +76,7 @@ class CheckedStore(WrapperStore[Store]):
         layout.checked(payload, int.from_bytes(checksum, "little"), where)
         array = self.arrays[found[1]]
         if array.compressed:
-            _check_blosc(payload, array.chunk_bytes, where)
+            _check_blosc(payload, array.packed_bytes, where)
         elif not array.coded and len(payload) != array.chunk_bytes:
             raise StoreError(f"{where}: chunk has {len(payload)} bytes, not {array.chunk_bytes}")
         return chunk

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import StoreError
 from pipeline.store.codec import NAME, WaveletCodec
+from pipeline.store.exact import NAME as EXACT
+from pipeline.store.exact import ExactCodec
 
 Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
@@ -43,7 +45,7 @@ MAX_SNAPSHOTS = 1 << 31
 GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # What a variable may have below basis/.
-_BASIS = ("fields", "mask", "mean", "values")
+_BASIS = ("exact", "fields", "mask", "mean", "residuals", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 _COMPRESSORS = (["blosc", "crc32c"], ["crc32c"])
@@ -189,7 +191,7 @@ class ArrayLayout:
     """What the metadata of an array claim.
 
     ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets,
-    ``compressed`` by blosc, or neither.
+    ``compressed`` by blosc, which is given ``packed_itemsize`` bytes for each value, or neither.
     """
 
     shape: tuple[int, ...]
@@ -198,6 +200,13 @@ class ArrayLayout:
     itemsize: int | None
     coded: bool
     compressed: bool
+    packed_itemsize: int | None
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """Bytes of every chunk before blosc; None where strings have no fixed length."""
+        size = self.packed_itemsize
+        return None if size is None else math.prod(self.chunk) * size
 
     @property
     def chunk_bytes(self) -> int | None:
@@ -345,7 +354,7 @@ def is_coded(path: str) -> bool:
     """Whether the array at `path` of a generation is coded by wavelets."""
     if path in ("latent/samples", "latent/corrections"):
         return True
-    return path.startswith("basis/") and path.endswith(("/fields", "/values"))
+    return path.startswith("basis/") and path.endswith(("/fields", "/residuals", "/values"))
 
 
 def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:
@@ -371,11 +380,22 @@ def group_document(facts: Any = None) -> dict[str, Any]:
 
 def consolidated(arrays: Mapping[str, Any]) -> bytes:
     """Metadata of a group that holds these arrays, for Zarr to open without reading more."""
-    parents = {path.rpartition("/")[0] for path in arrays}
-    parents |= {parent.rpartition("/")[0] for parent in parents}
-    nodes = {parent: group_document() for parent in sorted(parents - {""})} | dict(arrays)
+    nodes = {parent: group_document() for parent in groups_of(arrays)} | dict(arrays)
     inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
     return compact_json(group_document() | {"consolidated_metadata": inline})
+
+
+def groups_of(arrays: Iterable[str]) -> list[str]:
+    """Paths of the groups that hold arrays at these paths."""
+    parents = {path.rpartition("/")[0] for path in arrays}
+    parents |= {parent.rpartition("/")[0] for parent in parents}
+    return sorted(parents - {""})
+
+
+def check_group(raw: bytes, url: str) -> None:
+    """Refuse metadata of a group that say anything but that it is one."""
+    if _parsed(raw, url) != group_document():
+        raise StoreError(f"{url}: is damaged (a group has no other metadata here)")
 
 
 def _parsed(raw: bytes, where: str) -> Any:
@@ -400,10 +420,11 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     if len(shape) != len(chunk):
         raise StoreError(f"{node.where}: chunks {chunk} do not fit shape {shape}")
     dtype, itemsize = _data_type(node)
-    names = _codec_names(node, chunk, dtype, coded)
+    names, packed = _check_codecs(node, chunk, dtype, coded)
     if "blosc" not in names and not coded and itemsize is None:
         raise StoreError(f"{node.where}: strings without a fixed length must be compressed")
-    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded, "blosc" in names)
+    compressed = "blosc" in names
+    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded, compressed, packed or itemsize)
     if (layout.chunk_bytes or math.prod(chunk)) > MAX_CHUNK_BYTES:
         raise StoreError(f"{node.where}: chunks {chunk} of {dtype} exceed {MAX_CHUNK_BYTES} bytes")
     if coded and math.prod(chunk) > MAX_CODED_VALUES:
@@ -411,8 +432,11 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     return layout
 
 
-def _codec_names(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool) -> list[str]:
-    """Names of the codecs, once they are found to be among those allowed."""
+def _check_codecs(
+    node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool
+) -> tuple[list[str], int | None]:
+    """Names of the codecs, which have to be among those allowed, and bytes of what stands for
+    one value, where these are not the values themselves."""
     if node.document.get("storage_transformers"):
         raise StoreError(f"{node.where}: storage transformers are not allowed")
     if node.fields("chunk_key_encoding").text("name") != "default":
@@ -420,19 +444,22 @@ def _codec_names(node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool) 
     listed = node.document.get("codecs")
     codecs = [Fields(c, node.where) for c in (listed if isinstance(listed, list) else ())]
     names = [codec.text("name") for codec in codecs]
-    if coded:
-        if names != [NAME, "crc32c"]:
-            raise StoreError(f"{node.where}: codecs must be {NAME}, crc32c; found {names}")
+    if coded and names != [NAME, "crc32c"]:
+        raise StoreError(f"{node.where}: codecs must be {NAME}, crc32c; found {names}")
+    if coded or names == [EXACT, "blosc", "crc32c"]:
+        kind = WaveletCodec if coded else ExactCodec
+        native = np.dtype(dtype if dtype in _SIZES else "O")
         try:
-            codec = WaveletCodec.from_dict(dict(codecs[0].document))
-            codec.check(chunk, np.dtype(dtype if dtype in _SIZES else "O"))
+            codec = kind.from_dict(dict(codecs[0].document))
+            codec.check(chunk, native)
         except ValueError as error:
             raise StoreError(f"{node.where}: {error}") from error
-    elif names[:1] == [] or names[0] not in _SERIALIZERS or names[1:] not in _COMPRESSORS:
+        return names, codec.itemsize(native) if isinstance(codec, ExactCodec) else None
+    if names[:1] == [] or names[0] not in _SERIALIZERS or names[1:] not in _COMPRESSORS:
         raise StoreError(
             f"{node.where}: codecs must be bytes, perhaps blosc, and crc32c; found {names}"
         )
-    return names
+    return names, None
 
 
 def _data_type(node: Fields) -> tuple[str, int | None]:

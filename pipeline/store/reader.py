@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from typing import Any
 
 import fsspec
@@ -37,6 +38,8 @@ from pipeline.store.memory import TileMemory
 # Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
 # time wants each of its tiles again for every block; a tile takes up to 64 MiB.
 _REMEMBERED_BYTES = 256 * 2**20
+# Files fetched side by side to be checked.
+_FETCHED = 32
 # Snapshots this far apart are decoded as separate spans.
 _LARGEST_GAP = 256
 
@@ -45,8 +48,8 @@ _LARGEST_GAP = 256
 class StoredVariable:
     """A variable that the store decodes, as it was in the archive.
 
-    ``coding`` is "pod", "direct" (its values, about ``offset``) or "constant"; ``mask`` the
-    group that has the mask, if there is one.
+    ``coding`` is "pod", "direct" (its values, about ``offset``), "constant" or "lossless";
+    ``mask`` the group that has the mask, if there is one.
     """
 
     name: str
@@ -86,6 +89,8 @@ class CoefficientStore:
     arrays : mapping of str to ArrayLayout
     group : zarr.Group
         The generation; its arrays are read through `CheckedStore`.
+    shaking : float
+        Relative error to put into samples of a(t), to see how much a model amplifies it.
     """
 
     url: str
@@ -96,6 +101,7 @@ class CoefficientStore:
     snapshots: int
     arrays: Mapping[str, ArrayLayout] = field(repr=False)
     group: zarr.Group = field(repr=False)
+    shaking: float = 0.0
     _tiles: TileMemory = field(
         default_factory=lambda: TileMemory(_REMEMBERED_BYTES), repr=False, compare=False
     )
@@ -187,10 +193,17 @@ class CoefficientStore:
             last = int(np.searchsorted(self.index, span.stop - 1, "left")) + 1
         return LatentCode(
             index=self.index[first:last],
-            samples=self._rows("latent/samples", first, last),
+            samples=self._shaken(self._rows("latent/samples", first, last), first),
             block_steps=self.facts["latent"]["block_steps"],
             block_model=self._block_model,
             substeps=self.facts["latent"]["substeps"],
+        )
+
+    def _shaken(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+        if not self.shaking:
+            return samples
+        return (
+            samples * (1 + self.shaking * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
         )
 
     def latent(self, span: BlockSpan) -> NDArray[np.float64]:
@@ -231,7 +244,13 @@ class CoefficientStore:
         axis = stored.time_axis
         rows, back = positions(time_indexer, stored.shape[axis])
         wanted, backs = _places(stored, space_indexers)
-        if stored.coding == "direct":
+        if stored.coding == "lossless":
+            values = self._exact(stored, [*wanted[:axis], rows, *wanted[axis:]])
+            backs.insert(axis, back)
+        elif f"basis/{stored.group}/residuals" in self.arrays:
+            values = self._corrected(stored, rows, wanted)
+            backs.insert(axis, back)
+        elif stored.coding == "direct":
             values = self._direct(stored, rows, wanted)
             backs.insert(axis, back)
         else:
@@ -240,6 +259,14 @@ class CoefficientStore:
         indexers = list(space_indexers)
         indexers.insert(axis, time_indexer)
         return as_asked(values, backs, indexers)
+
+    def predict(
+        self, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
+    ) -> NDArray[np.float64]:
+        """What residuals are added to: as `decode`, of increasing indexers, in float64."""
+        stored = self.variables[variable]
+        rows, _ = positions(time_indexer, stored.shape[stored.time_axis])
+        return self._predicted(stored, rows, _places(stored, space_indexers)[0])
 
     def mean(self, variable: str, space_indexers: Sequence[Indexer] | None = None) -> Floats:
         """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points.
@@ -251,6 +278,8 @@ class CoefficientStore:
         wanted, backs = _places(stored, indexers)
         if stored.coding == "direct":
             return as_asked(self._direct_mean(stored, wanted), backs, indexers)
+        if stored.coding == "lossless":
+            return as_asked(self._exact_mean(stored, wanted), backs, indexers)
         constant = stored.coding == "constant"
         dtype = stored.dtype if constant else self.facts["arithmetic"]
         weight = 1.0 if constant else self._mean_weight
@@ -286,6 +315,28 @@ class CoefficientStore:
         """
         array = self._array(path)
         return self._selected(path, array, (rows,) if array.ndim else ())
+
+    def check_files(self) -> None:
+        """Read every file of the generation, also those that decoding has no use for.
+
+        Raises
+        ------
+        StoreError
+            Naming the first that is missing or damaged.
+        """
+        for path, array in self.arrays.items():
+            grid = (range(-(-n // c)) for n, c in zip(array.shape, array.chunk, strict=True))
+            keys = [self._array(path).metadata.encode_chunk_key(i) for i in product(*grid)]
+            for some in _batched(keys):
+                with self._reading(path):
+                    sync(_fetched(self.group.store, [layout.joined(path, key) for key in some]))
+        place = layout.joined(self.url, self.generation)
+        for group in layout.groups_of(self.arrays):
+            where = layout.joined(place, group, layout.ROOT)
+            try:
+                layout.check_group(layout.read_bytes(where), where)
+            except FileNotFoundError as error:
+                raise StoreError(f"{where}: is missing; the store is damaged") from error
 
     def stored_bytes(self) -> int:
         """Bytes of all files of the store that belong to this generation."""
@@ -330,27 +381,83 @@ class CoefficientStore:
             ]
         )
 
+    def _exact(self, stored: StoredVariable, wanted: Sequence[Positions]) -> NDArray[Any]:
+        """Values of a variable kept to the bit at increasing positions along each dim."""
+        path = f"basis/{stored.group}/exact"
+        array, tile_shape = self._array(path), self.arrays[path].chunk
+        values = np.empty([len(places) for places in wanted], stored.dtype)
+        for tile, inside, region in pieces(wanted, tile_shape):
+            whole = region_of(tile, stored.shape, tile_shape)
+            read = partial(self._selected, path, array, whole)
+            values[region] = points(self._tiles.get((path, tile), read)[None], inside)[0]
+        return values
+
+    def _exact_mean(self, stored: StoredVariable, wanted: Sequence[Positions]) -> Floats:
+        """Temporal mean of a variable kept to the bit; NaN where it ever is."""
+        axis, total = stored.time_axis, np.zeros([len(places) for places in wanted])
+        length = self.arrays[f"basis/{stored.group}/exact"].chunk[axis]
+        for start in range(0, self.snapshots, length):
+            rows = np.arange(start, min(start + length, self.snapshots))
+            values = self._exact(stored, [*wanted[:axis], rows, *wanted[axis:]])
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += values.sum(axis=axis, dtype=np.float64)
+        mean: Floats = total / self.snapshots
+        return mean
+
+    def _predicted(
+        self, stored: StoredVariable, rows: Positions, wanted: Sequence[Positions]
+    ) -> NDArray[np.float64]:
+        """Values without residuals at the snapshots `rows`, not rounded."""
+        wide = np.dtype(np.float64)
+        if stored.coding == "direct":
+            return self._direct(stored, rows, wanted, wide)
+        return self._combined(stored, rows, np.arange(len(rows)), wanted, wide)
+
+    def _corrected(
+        self, stored: StoredVariable, rows: Positions, wanted: Sequence[Positions]
+    ) -> NDArray[Any]:
+        """Values with residuals at the snapshots `rows`, rounded once."""
+        path, axis = f"basis/{stored.group}/residuals", stored.time_axis
+        values = self._predicted(stored, rows, wanted)
+        places = [*wanted[:axis], rows, *wanted[axis:]]
+        for tile, inside, region in pieces(places, self.arrays[path].chunk):
+            coded = self._tiles.get((path, tile), partial(self._coefficients, path, tile))
+            if len(coded.places):
+                with located(f"{self.url}: array {path} cannot be read"):
+                    values[region] += points(coded.array()[None], inside)[0]
+        with np.errstate(over="ignore"):
+            return values.astype(stored.dtype, copy=False)
+
     def _combined(
-        self, stored: StoredVariable, rows: Positions, back: Positions, wanted: Sequence[Positions]
+        self,
+        stored: StoredVariable,
+        rows: Positions,
+        back: Positions,
+        wanted: Sequence[Positions],
+        dtype: np.dtype[Any] | None = None,
     ) -> NDArray[Any]:
         """Values at the snapshots ``rows[back]``, made of fields or of a constant."""
         axis = stored.time_axis
         constant = stored.coding == "constant"
         weights = np.ones((len(back), 1)) if constant else self._weights(rows)[back]
         shape = [len(places) for places in wanted]
-        values = np.empty((*shape[:axis], len(weights), *shape[axis:]), stored.dtype)
+        values = np.empty((*shape[:axis], len(weights), *shape[axis:]), dtype or stored.dtype)
         for region, inside, tile in self._fields(stored, wanted, len(weights)):
             out = values[(*region[:axis], slice(None), *region[axis:])]
             tile.combine(weights, inside, axis, out)
         return values
 
     def _direct(
-        self, stored: StoredVariable, rows: Positions, wanted: Sequence[Positions]
+        self,
+        stored: StoredVariable,
+        rows: Positions,
+        wanted: Sequence[Positions],
+        dtype: np.dtype[Any] | None = None,
     ) -> NDArray[Any]:
         """Values of a variable coded without POD at the snapshots `rows`."""
         shape = [len(places) for places in wanted]
         shape.insert(stored.time_axis, len(rows))
-        values = np.empty(shape, stored.dtype)
+        values = np.empty(shape, dtype or stored.dtype)
         out = np.moveaxis(values, stored.time_axis, 0)
         for region, part in self._parts(stored, rows, wanted):
             # In float64, then rounded once. Only a store made to harm lets sums overflow.
@@ -509,6 +616,15 @@ def _places(
     return [wanted for wanted, _ in found], [back for _, back in found]
 
 
+def _batched(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[i : i + _FETCHED] for i in range(0, len(keys), _FETCHED))
+
+
+async def _fetched(store: Any, keys: Sequence[str]) -> None:
+    """Fetch files side by side; a `CheckedStore` checks them."""
+    await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
+
+
 def _check_finite(values: Floats, where: str) -> None:
     # A sum is not finite where a value is not, and needs no array of its own. It may overflow.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -540,6 +656,11 @@ def open_store(target: str | os.PathLike[str], generation: str | None = None) ->
         raise StoreError(f"{url}: there is no romzarr store") from error
     if generation is not None and generation != root.generation:
         raise StoreError(f"{url}: the store was replaced since it was opened; open it again")
+    return _opened(url, root)
+
+
+def open_draft(url: str, root: Root) -> CoefficientStore:
+    """Open a generation that does not count yet (`pipeline.store.writer.StoreWriter.draft`)."""
     return _opened(url, root)
 
 
@@ -652,6 +773,11 @@ def _variables(
         if variable.coding == "constant":
             _agree(arrays, f"{path}/mean", variable.dtype.name, space, facts.where)
             continue
+        if variable.coding == "lossless":
+            _agree(arrays, f"{path}/exact", variable.dtype.name, variable.shape, facts.where)
+            continue
+        if f"{path}/residuals" in arrays:
+            _agree(arrays, f"{path}/residuals", "float64", variable.shape, facts.where)
         if variable.coding == "direct":
             _agree(arrays, f"{path}/values", arithmetic, (snapshots, *space), facts.where)
         else:
@@ -690,6 +816,8 @@ def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> str:
     """How a variable is coded, by the array that holds it."""
     if f"basis/{group}/mean" in arrays:
         return "constant"
+    if f"basis/{group}/exact" in arrays:
+        return "lossless"
     return "direct" if f"basis/{group}/values" in arrays else "pod"
 
 
@@ -729,6 +857,6 @@ def _agree(
         raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
     # All fields of a place, and all coefficients of a snapshot, lie in one chunk.
     chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
-    whole_needed = arrays[path].coded and not path.endswith("/values")
+    whole_needed = arrays[path].coded and not path.endswith(("/values", "/residuals"))
     if whole_needed and chunk[whole] != max(1, shape[whole]):
         raise StoreError(f"{where}: array {path} of shape {shape} is cut into chunks {chunk}")

@@ -22,12 +22,13 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 from zarr.abc.store import Store
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
 
+from pipeline.coding.exact import LEVEL, ExactCoding
 from pipeline.coding.tiles import field_levels, grid, row_levels, value_levels
 from pipeline.contracts import CodedLatent, Floats, Region, TimeAxis
 from pipeline.encoding import encoding_to_json, share_encodings
@@ -35,6 +36,8 @@ from pipeline.errors import StoreError
 from pipeline.store import layout
 from pipeline.store.codec import WaveletCodec
 from pipeline.store.commit import committer
+from pipeline.store.exact import ExactCodec
+from pipeline.store.layout import Root
 
 # A chunk that is not there is damage, so a chunk full of zeros has to be there.
 _WRITE_ALL: Any = {"write_empty_chunks": True}
@@ -144,6 +147,52 @@ class ValuesWriter(_TilesWriter):
         self._write(variable, "values", index, content)
 
 
+class ExactWriter(_TilesWriter):
+    """Writes tiles of values that are kept to the bit."""
+
+    def write_exact(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
+        """Put one tile in place; doing so twice changes nothing.
+
+        Parameters
+        ----------
+        variable : str
+            Name given to `StoreWriter.create_exact`.
+        index : tuple of int
+            Place of the tile in the grid, dims in the variable's order.
+        content : bytes
+            What `pipeline.coding.exact.encode_exact` made of the values there.
+
+        Raises
+        ------
+        StoreError
+            If there is no such tile, or the file system refuses (full disk).
+        """
+        self._write(variable, "exact", index, content)
+
+
+class ResidualsWriter(_TilesWriter):
+    """Writes tiles of residuals."""
+
+    def write_residuals(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
+        """Put one tile in place; doing so twice changes nothing.
+
+        Parameters
+        ----------
+        variable : str
+            Name given to `StoreWriter.create_residuals`.
+        index : tuple of int
+            Place of the tile in the grid, dims in the variable's order.
+        content : bytes
+            What `pipeline.coding.residuals.encode_residuals` made of those there.
+
+        Raises
+        ------
+        StoreError
+            If there is no such tile, or the file system refuses (full disk).
+        """
+        self._write(variable, "residuals", index, content)
+
+
 class StoreWriter:
     """Context in which a new store is built; it appears at `target` when `commit` returns.
 
@@ -170,6 +219,7 @@ class StoreWriter:
         self._commit = committer(target, overwrite, [os.fspath(place) for place in forbid])
         self._groups: dict[str, str] = {}
         self._grids: dict[str, tuple[int, ...]] = {}
+        self._residual_grids: dict[str, tuple[int, ...]] = {}
         self._offsets: dict[str, float] = {}
         self._masks: dict[str, str | None] = {}
         self._facts: dict[str, Any] = {}
@@ -202,6 +252,16 @@ class StoreWriter:
     def values(self) -> ValuesWriter:
         """What tasks need to fill the values created so far."""
         return ValuesWriter(self._commit.url, dict(self._groups), dict(self._grids))
+
+    @property
+    def exact(self) -> ExactWriter:
+        """What tasks need to fill the values to the bit created so far."""
+        return ExactWriter(self._commit.url, dict(self._groups), dict(self._grids))
+
+    @property
+    def residuals(self) -> ResidualsWriter:
+        """What tasks need to fill the residuals created so far."""
+        return ResidualsWriter(self._commit.url, dict(self._groups), dict(self._residual_grids))
 
     def create_fields(
         self,
@@ -294,6 +354,76 @@ class StoreWriter:
         self._masks[variable] = mask
         self._grids[variable] = grid(shape, tile)
         self._offsets[variable] = float(offset)
+
+    def create_exact(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        dtype: np.dtype[Any],
+        coding: ExactCoding,
+    ) -> None:
+        """Create the values of a `variable` that is kept to the bit.
+
+        With another coding it may be done again: what was written before is dropped.
+
+        Parameters
+        ----------
+        variable : str
+        dims, shape : sequence
+            In the variable's order.
+        tile : sequence of int
+            Lengths of a tile.
+        dtype : dtype
+            Of the variable.
+        coding : ExactCoding
+        """
+        shape, tile, native = tuple(shape), tuple(tile), dtype.newbyteorder("=")
+        codec = None if coding.is_plain else ExactCodec(coding.axes, coding.packing)
+        size, shuffle = coding.itemsize(native), coding.shuffle
+        blosc = BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle=shuffle)  # type: ignore[arg-type]
+        with _reported(self.target):
+            group = self._groups.get(variable) or self._new_group(variable)
+            path = f"basis/{group}/exact"
+            compressors = (blosc, Crc32cCodec())
+            self._create(path, shape, tile, native, dims, codec, True, compressors)
+        self._grids[variable] = grid(shape, tile)
+
+    def create_residuals(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+    ) -> None:
+        """Create what is added to the decoded values of a `variable` that has a group.
+
+        With another step it may be done again: what was written before is dropped.
+
+        Parameters
+        ----------
+        variable : str
+        dims, shape : sequence
+            In the variable's order.
+        tile : sequence of int
+            Lengths of a tile.
+        step : float
+            All residuals are multiples of it.
+        """
+        shape, tile = tuple(shape), tuple(tile)
+        codec = WaveletCodec(float(step), (0,) * len(tile))
+        with _reported(self.target):
+            path = f"basis/{self._groups[variable]}/residuals"
+            self._create(path, shape, tile, np.dtype(np.float64), dims, codec, again=True)
+        self._residual_grids[variable] = grid(shape, tile)
+
+    def drop_residuals(self, variable: str) -> None:
+        """Take the residuals of a `variable` out again, where there are none but zeros."""
+        with _reported(self.target):
+            sync(self._store.delete_dir(f"basis/{self._groups[variable]}/residuals"))
+        del self._residual_grids[variable]
 
     def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
         """Write `variable` as it is at all times, exactly; it gets no fields.
@@ -429,10 +559,20 @@ class StoreWriter:
         StoreError
             If a chunk was never written, or the disk is full: nothing is left behind then.
         """
-        merged = self._merged(facts)
         with _reported(self.target):
-            metadata = self._finish(merged)
+            metadata = self._finish(self._merged(facts))
             self._commit.publish(layout.root_document(self._commit.generation, metadata))
+
+    def draft(self, facts: Mapping[str, Any]) -> tuple[str, Root]:
+        """Complete the generation with `facts`, as `commit` does, without making it the store.
+
+        Returns where it is and its root metadata, for `pipeline.store.draft.Draft` to read
+        what is there so far. More may be written and committed after that.
+        """
+        with _reported(self.target):
+            metadata = self._finish(self._merged(facts))
+        place = self._commit.url.removesuffix(f"/{self._commit.generation}")
+        return place, Root(self._commit.generation, layout.checksum(metadata))
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         variables = {
@@ -444,8 +584,9 @@ class StoreWriter:
         for name, home in self._masks.items():
             if home is not None:
                 variables[name]["mask"] = self._groups[home]
-        merged = {**facts, **self._facts, "variables": variables}
-        return merged | {"shared_encoding": _share(variables, merged["carried"])}
+        carried = dict(self._facts["carried"])
+        shared = {"shared_encoding": _share(variables, carried)}
+        return {**facts, **self._facts, "variables": variables, "carried": carried, **shared}
 
     def _create(
         self,
@@ -454,11 +595,11 @@ class StoreWriter:
         chunk: Sequence[int],
         dtype: np.dtype[Any],
         dims: Sequence[str],
-        coding: WaveletCodec | None = None,
+        coding: ArrayBytesCodec | None = None,
         again: bool = False,
         compressors: tuple[BytesBytesCodec, ...] | None = None,
     ) -> zarr.Array[Any]:
-        if coding is not None:
+        if isinstance(coding, WaveletCodec):
             compressors = (Crc32cCodec(),)
         return zarr.create_array(
             self._store,

@@ -1,0 +1,51 @@
+"""A store before it counts, as its readers will see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.contracts import BlockSpan, Region
+from pipeline.store.layout import Root
+from pipeline.store.reader import CoefficientStore, open_draft
+
+Matrix = NDArray[np.float64]
+
+# Relative error of samples with which a model is tried.
+SHAKING = 1e-12
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What `pipeline.store.writer.StoreWriter.draft` completed; works in any process."""
+
+    url: str
+    root: Root
+
+    def predict(self, variable: str, time_axis: int, region: Region) -> Matrix:
+        """Values of a region, dims in the variable's order, before residuals and rounding."""
+        return _predicted(_opened(self), variable, time_axis, region)
+
+    def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float:
+        """How far `predicted` values move at most where samples of a(t) are off as a reader's
+        rounding may be."""
+        store = _opened(self)
+        modelled = store.rank > 0 and (store.code(BlockSpan(0, 1)).block_model >= 0).any()
+        if store.variables[variable].coding != "pod" or not modelled:
+            return 0.0
+        moved = _predicted(_opened(self, SHAKING), variable, time_axis, region) - predicted
+        return float(np.nanmax(np.abs(moved), initial=0.0))
+
+
+@lru_cache(maxsize=2)
+def _opened(draft: Draft, shaking: float = 0.0) -> CoefficientStore:
+    store = open_draft(draft.url, draft.root)
+    return replace(store, shaking=shaking) if shaking else store
+
+
+def _predicted(store: CoefficientStore, variable: str, time_axis: int, region: Region) -> Matrix:
+    space = region[:time_axis] + region[time_axis + 1 :]
+    return store.predict(variable, region[time_axis], space)
