@@ -226,9 +226,11 @@ def _compared(
     lossless = opened.variables[name].coding == "lossless"
     unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
     at = np.unravel_index(int(np.argmax(unlike)), unlike.shape) if unlike.any() else None
-    x, y = given.astype(np.float64), found.astype(np.float64)
     # Any snapshot both sides of time see alike will do to shift the sums by.
-    reference = opened.decode(name, 0, region).reshape(-1).astype(np.float64)
+    reference = opened.decode(name, 0, region).reshape(-1)
+    # NaN of some payloads are warned of when they are cast.
+    with np.errstate(invalid="ignore"):
+        x, y, reference = (values.astype(np.float64) for values in (given, found, reference))
     counted = np.isfinite(x) & np.isfinite(y) if lossless else ~np.isnan(x)
     with np.errstate(over="ignore", invalid="ignore"):
         difference = np.where(counted, x - y, 0.0)
