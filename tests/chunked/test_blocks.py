@@ -20,7 +20,7 @@ from tests.strategies import grids
 
 @dataclass
 class Source:
-    """Blocks of an array; counts how often each of its chunks is read, and insists on whole ones."""
+    """Blocks of an array, whole chunks only; counts how often each of these is read."""
 
     values: np.ndarray
     chunks: tuple[tuple[int, ...], ...]
