@@ -169,7 +169,8 @@ class Sums:
     def fluctuation(self) -> float:
         """Weighted squared fluctuation about the temporal mean."""
         weights = 1.0 if self.weights is None else self.weights
-        return max(self.square - float(np.sum(weights * self.shift**2)) / self.snapshots, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return max(self.square - float(np.sum(weights * self.shift**2)) / self.snapshots, 0.0)
 
 
 def _compare(archive: Archive, plan: PODPlan, opened: CoefficientStore) -> list[Sums]:
@@ -226,34 +227,49 @@ def _compared(
     lossless = opened.variables[name].coding == "lossless"
     unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
     at = np.unravel_index(int(np.argmax(unlike)), unlike.shape) if unlike.any() else None
-    x, y = given.astype(np.float64), found.astype(np.float64)
     # Any snapshot both sides of time see alike will do to shift the sums by.
-    reference = opened.decode(name, 0, region).reshape(-1).astype(np.float64)
+    first = opened.decode(name, 0, region).reshape(-1)
+    # NaN of some payloads are warned of when they are cast.
+    with np.errstate(invalid="ignore"):
+        x, y, reference = (values.astype(np.float64) for values in (given, found, first))
     counted = np.isfinite(x) & np.isfinite(y) if lossless else ~np.isnan(x)
+    # What is lossless may hold any numbers, also those whose squares are none.
     with np.errstate(over="ignore", invalid="ignore"):
         difference = np.where(counted, x - y, 0.0)
         anomaly = np.where(counted, x - np.where(np.isfinite(reference), reference, 0.0), 0.0)
+        return _sums(difference, anomaly, weights, span, at)
+
+
+def _sums(
+    difference: Matrix,
+    anomaly: Matrix,
+    weights: Floats | None,
+    span: BlockSpan,
+    unlike: tuple[Any, ...] | None,
+) -> Sums:
     scale = 1.0 if weights is None else weights
-    where = np.unravel_index(int(np.nanargmax(np.abs(difference))), x.shape) if x.size else (0, 0)
+    where = np.unravel_index(int(np.nanargmax(np.abs(difference))), difference.shape)
     return Sums(
         snapshots=len(span),
         shift=anomaly.sum(axis=0),
         square=float(np.sum(scale * anomaly**2)),
         error=float(np.sum(scale * difference**2)),
         weights=weights,
-        largest=float(np.abs(difference[where])) if x.size else 0.0,
+        largest=_finite(float(np.abs(difference[where]))),
         largest_at=(span.start + int(where[0]), int(where[1])),
-        unlike_at=None if at is None else (span.start + int(at[0]), int(at[1])),
+        unlike_at=None if unlike is None else (span.start + int(unlike[0]), int(unlike[1])),
     )
 
 
 def _added(parts: Sequence[Sums]) -> Sums:
     """Task: sums of one space block over all its snapshots."""
     worst = max(parts, key=lambda part: part.largest)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shift = np.sum([part.shift for part in parts], axis=0)
     unlike = [part.unlike_at for part in parts if part.unlike_at is not None]
     return Sums(
         snapshots=sum(part.snapshots for part in parts),
-        shift=np.sum([part.shift for part in parts], axis=0),
+        shift=shift,
         square=sum(part.square for part in parts),
         error=sum(part.error for part in parts),
         weights=parts[0].weights,
@@ -267,7 +283,12 @@ def _relative(sums: Sequence[Sums]) -> float:
     """Fluctuation-relative error; of a constant variable, the error itself."""
     error = float(np.sqrt(sum(part.error for part in sums)))
     fluctuation = float(np.sqrt(sum(part.fluctuation for part in sums)))
-    return error / fluctuation if fluctuation else error
+    return _finite(error / fluctuation) if error and fluctuation else _finite(error)
+
+
+def _finite(error: float) -> float:
+    """An error that JSON has a word for."""
+    return error if np.isfinite(error) else float(np.finfo(np.float64).max)
 
 
 def _place(

@@ -48,17 +48,22 @@ def test_the_documented_file_has_every_key_with_a_comment_above_it():
 @given(
     tolerance=st.floats(1e-12, 1, exclude_max=True),
     rank=st.one_of(st.just("auto"), st.integers(1, 10**6)),
+    max_error=st.one_of(
+        st.just("none"),
+        st.dictionaries(st.text("uvNO01", min_size=1), st.floats(1e-300, 1e300), min_size=1),
+    ),
     ridge=st.floats(0, 1e6),
     variables=st.one_of(
         st.just("all"), st.lists(st.text("uvNO01", min_size=1), min_size=1, unique=True)
     ),
 )
 def test_settings_survive_the_round_trip_through_json_and_yaml(
-    tmp_path_factory, tolerance, rank, ridge, variables
+    tmp_path_factory, tolerance, max_error, rank, ridge, variables
 ):
     config = load_config(
         overrides={
             "compression.tolerance": tolerance,
+            "compression.max_error": max_error,
             "compression.max_rank": rank,
             "sparse_regression.ridge": ridge,
             "archive.variables": variables,
@@ -109,9 +114,16 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
         ("compression: {tolerance: !!python/name:os.system }", "not a YAML file"),
         (
             "compression: {tolerance: 1.5}",
-            "compression.tolerance: found 1.5, allowed is a number above 0 and below 1; it is",
+            "tolerance: found 1.5, allowed is 0, .* or a number above 0 and below 1; it is",
         ),
-        ("compression: {tolerance: 0}", "found 0, allowed"),
+        ("compression: {tolerance: -1}", "found -1, allowed"),
+        ("compression: {max_error: 0.1}", "found 0.1, allowed is 'none' or a mapping of variables"),
+        ("compression: {max_error: {u: 0}}", "found {'u': 0}, allowed is"),
+        ("compression: {max_error: {u: big}}", "found {'u': 'big'}, allowed is"),
+        ("compression: {max_error: {u: .inf}}", "found {'u': inf}, allowed is"),
+        ("compression: {max_error: {u: true}}", "found {'u': True}, allowed is"),
+        ("compression: {max_error: {3: 0.1}}", "found {3: 0.1}, allowed is"),
+        ("compression: {max_error: {}}", "found {}, allowed is"),
         ("compression: {tolerance: .nan}", "found nan, allowed"),
         ("compression: {tolerance: '1e-2'}", "found '1e-2', allowed"),
         ("compression: {tolerance: true}", "found True, allowed"),

@@ -53,7 +53,7 @@ def aligned_tile(variable: ArchivedVariable, least: int, most: int) -> Lengths:
 
 def _shortened(length: int) -> int:
     """The longest proper part of which `length` is a small multiple, or about half of it."""
-    parts = next((k for k in (2, 3, 5, 7) if length % k == 0), 0)
+    parts = next((k for k in (2, 3, 5) if length % k == 0), 0)
     return length // parts if parts else even_length(length, -(-length // 2))
 
 

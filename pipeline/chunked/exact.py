@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.chunked.blocks import Tile
 from pipeline.chunked.fields import middle
-from pipeline.coding.exact import ExactCoding, Packing, encode_exact, packs
+from pipeline.coding.exact import QUICK_LEVEL, ExactCoding, Packing, encode_exact, packs
 from pipeline.contracts import ReadBlock
 
 Matrix = NDArray[np.float64]
@@ -25,7 +25,7 @@ class ExactWriter(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """Task: bytes of the middle of a tile in each of some ways (infinite: in none)."""
+    """Task: bytes of the middle of a tile in each of some ways (infinite: not in this one)."""
 
     codings: Sequence[ExactCoding]
     points: int
@@ -37,7 +37,7 @@ class Trial:
     def _size(self, values: Any, coding: ExactCoding) -> float:
         if coding.packing is not None and not packs(values, coding.packing):
             return np.inf
-        return len(encode_exact(values, values.shape, coding))
+        return len(encode_exact(values, values.shape, coding, QUICK_LEVEL))
 
 
 @dataclass(frozen=True)

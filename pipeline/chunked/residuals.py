@@ -98,7 +98,7 @@ class WriteResiduals:
         residuals = rounded_residuals(values - decoded, self.step)
         content = encode_residuals(residuals, tile.shape, self.step)
         self.writer.write_residuals(self.variable, tile.index, content)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             corrected = (decoded + residuals).astype(values.dtype)
         return Found(
             largest=_largest(values),

@@ -672,7 +672,7 @@ def _opened(url: str, root: Root) -> CoefficientStore:
     try:
         raw = layout.read_bytes(where)
     except FileNotFoundError as error:
-        raise StoreError(f"{place}: the generation that the store names is missing") from error
+        raise StoreError(f"{where}: the generation that the store names is missing") from error
     facts = layout.parse_facts(layout.checked(raw, root.checksum, where), place)
     parsed = {
         path: layout.parse_array(content, layout.joined(place, path), layout.is_coded(path))

@@ -1,0 +1,91 @@
+"""One flipped bit in any file of a store is found, and the file is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import pipeline
+from pipeline.errors import PipelineError
+from pipeline.store.reader import _opened, open_store
+from tests.oracles import files_below
+
+# What each store is made with, and an array that only it has.
+STORES = {
+    "pod": ({"variables": ["u"]}, "basis/u/fields"),
+    "direct": ({"variables": ["noise"]}, "basis/noise/values"),
+    "residuals": ({"max_error": {"u": 1e-3, "noise": 0.1}}, "basis/u/residuals"),
+    "lossless": ({"tolerance": 0}, "basis/u/exact"),
+}
+
+
+@pytest.fixture(scope="module")
+def source() -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    t, x = np.linspace(0, 20, 60)[:, None], np.linspace(0, 1, 50)[None, :]
+    u = np.sin(3 * x - t) + np.cos(5 * x + 2 * t)
+    u[30, 20] -= 2
+    u[:, 3] = np.nan
+    return xr.Dataset(
+        {
+            "u": (("time", "x"), u.astype("f4")),
+            "noise": (("time", "x"), rng.standard_normal((60, 50))),
+            "land": (("time", "x"), np.ones((60, 50))),
+            "depth": ("x", x[0]),
+        },
+        {"time": t[:, 0], "x": x[0], "name": ("x", ["abc"] * 50)},
+    )
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_one_flipped_bit_in_any_file_is_found_and_named(kind, source, tmp_path):
+    options, array = STORES[kind]
+    store = tmp_path / "store.romzarr"
+    pipeline.compress(source, store, **options)
+    assert array in open_store(store).arrays
+    assert pipeline.verify(store, source).ok
+    before = xr.open_dataset(store, engine="romzarr").load()
+    rng = np.random.default_rng(1)
+    for name in list(files_below(store)):
+        file = Path(name)
+        content = file.read_bytes()
+        for bit in rng.integers(0, 8 * len(content), 3).tolist():
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(flipped)
+            _opened.cache_clear()
+            # The root says where everything is, and stands for the store.
+            named = str(file.relative_to(store)) if file.parent != store else str(store)
+            with pytest.raises(PipelineError) as caught:
+                pipeline.verify(store, source)
+            assert named in str(caught.value), (named, bit)
+            _opened.cache_clear()
+            try:
+                found = xr.open_dataset(store, engine="romzarr").load()
+            except PipelineError:
+                continue
+            # Whoever does not need the file reads what is right.
+            xr.testing.assert_identical(found, before)
+        file.write_bytes(content)
+    _opened.cache_clear()
+    assert pipeline.verify(store, source).ok
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_file_that_is_gone_is_named(kind, source, tmp_path):
+    options, _ = STORES[kind]
+    store = tmp_path / "store.romzarr"
+    pipeline.compress(source, store, **options)
+    for name in list(files_below(store)):
+        file = Path(name)
+        content = file.read_bytes()
+        file.unlink()
+        _opened.cache_clear()
+        named = str(file.relative_to(store)) if file.parent != store else str(store)
+        with pytest.raises(PipelineError) as caught:
+            pipeline.verify(store, source)
+        assert named in str(caught.value)
+        file.write_bytes(content)
