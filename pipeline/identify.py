@@ -268,8 +268,13 @@ class _Search:
         return self._fitted(weak, None if given == "auto" else given)
 
     def other_thresholds(self, best: LatentModel) -> list[LatentModel]:
-        """Models with fewer and with more terms, as long as bytes become fewer."""
+        """Models with fewer and with more terms, as long as bytes become fewer.
+
+        None where no block uses the best one: other terms will not change that.
+        """
         found = list[LatentModel]()
+        if (best.latent.coded.code.block_model == STRAIGHT_LINE).all():
+            return found
         weak = _WeakSystems(best.library, best.plan, best.block_steps, best.factors)
         for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO):
             threshold, last = best.models[0].threshold, best
