@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.compress import advice
 from pipeline.numerics.library import library_from_spec
+from pipeline.numerics.neural_library import NeuralLibrary
 from pipeline.reports import StoreInfo
 from pipeline.store.layout import FORMAT
 from pipeline.store.reader import CoefficientStore, open_store
@@ -85,7 +86,7 @@ class Equations:
     """The sparse model of a store, ``da/dt = Theta(a) Xi``, to be read by people.
 
     ``coefficients`` (p, q) of the pooled model, ``names`` and ``symbols`` its p terms in
-    plain text and LaTeX, ``share`` (r,) each mode's part of the energy kept, ``size`` (q,)
+    plain text and LaTeX, ``formulas`` what the networks among them stand for, ``share`` (r,) each mode's part of the energy kept, ``size`` (q,)
     the standard deviation of each coefficient.
     """
 
@@ -96,6 +97,7 @@ class Equations:
     residual: tuple[float, ...]
     time_units: str
     dependent: tuple[str, ...]
+    formulas: tuple[str, ...] = ()
 
     def text(self) -> str:
         """One equation a line, after what the modes are and before what was left out."""
@@ -115,6 +117,11 @@ class Equations:
         for k in range(len(self.residual)):
             right = _sum(self.coefficients[:, k], self.names) or "0"
             lines.append(f"a{k + 1}' = {right}    [residual {_percent(self.residual[k])}]")
+        if self.formulas != self.names and self.formulas:
+            lines += ["", "with each network replaced by the formula it was trained to be:"]
+            for k in range(len(self.residual)):
+                right = _sum(self.coefficients[:, k], self.formulas) or "0"
+                lines.append(f"a{k + 1}' = {right}")
         if self.dependent:
             lines += ["", "left out, because the data cannot tell them apart from others:"]
             lines += [f"  {words}" for words in self.dependent]
@@ -167,4 +174,5 @@ def equations(store: str | os.PathLike[str]) -> Equations:
         residual=tuple(facts["model"]["residual"]),
         time_units=facts["time"]["units"],
         dependent=tuple(facts["model"]["dependent"]),
+        formulas=library.formulas() if isinstance(library, NeuralLibrary) else (),
     )
