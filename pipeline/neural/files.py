@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from pipeline.neural.training import Trained
+from pipeline.neural.verdicts import Trained
 from pipeline.numerics.networks import Operator
 
 

@@ -38,6 +38,9 @@ Columns = NDArray[np.intp]
 # bell, see `pipeline.numerics.stlsq`.
 OVERLAP = 8
 MAX_SUPPORTS = 200_000
+# Bits of a step of complexity (`NeuralLibrary.complexity`): a byte. Less lets two terms that
+# noise makes alike share the activation; a term that is right earns hundreds.
+STEP_BITS = 8.0
 BATCH = 4096
 ROUNDING = 1e-6  # relative misfit below which Gram matrices say nothing
 
@@ -135,7 +138,8 @@ def choose(
     candidates : sequence of int
         Terms that may be chosen.
     complexity, errors : (p,)
-        Bits of each term beyond a coefficient's; known error of its values in one window.
+        Steps by which each term is less simple than the identity; known error of its values
+        in one window.
     most : int, optional
         Largest support.
     """
@@ -168,12 +172,12 @@ def choose(
 
 def _supports(candidates: int, most: int | None) -> list[NDArray[np.intp]]:
     """All supports, the empty one first, as arrays (s, k) of equal size k."""
-    found, count = [], 0
-    for k in range((candidates if most is None else most) + 1):
+    found, count = [np.zeros((1, 0), np.intp)], 1
+    for k in range(1, (candidates if most is None else most) + 1):
         count += math.comb(candidates, k)
         if count > MAX_SUPPORTS:
             break
-        found.append(np.array(list(combinations(range(candidates), k)), np.intp).reshape(-1, k))
+        found.append(np.array(list(combinations(range(candidates), k)), np.intp))
     return found
 
 
@@ -222,7 +226,7 @@ class _Scaled:
                 values, misfit = self._fits(some, equation)
                 floor = np.sum(values**2 * self.errors[some], axis=1) + ROUNDING**2
                 data = 0.5 * observations * np.log2(np.maximum(misfit, 0.0) + floor)
-                bits.append(data + price * some.shape[1] + complexity[some].sum(axis=1))
+                bits.append(data + price * some.shape[1] + STEP_BITS * complexity[some].sum(axis=1))
                 tuples += [tuple(row) for row in some.tolist()]
         return _Descriptions(tuples, np.concatenate(bits))
 

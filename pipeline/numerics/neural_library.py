@@ -124,7 +124,7 @@ class NeuralLibrary:
 
     @cached_property
     def complexity(self) -> tuple[float, ...]:
-        """Bits by which a term is less simple than the identity: what decides between equals."""
+        """Steps by which a term is less simple than the identity; they decide between equals."""
         return tuple(self._complexity(term) for term in self.terms)
 
     def _complexity(self, term: Term) -> float:
