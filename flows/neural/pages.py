@@ -27,15 +27,15 @@ def rows(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def spread(values: Matrix) -> str:
-    """Median, and in brackets least and largest; or one number if all are alike.
+    """Mean, and in brackets least and largest; or one number if all are alike.
 
-    >>> spread(np.array([1.0, 2.0, 4.0]))
-    '2 (1 to 4)'
+    >>> spread(np.array([1.0, 2.0, 6.0]))
+    '3 (1 to 6)'
     """
     values = values[np.isfinite(values)]
     if not len(values):
         return "-"
-    low, middle, high = (f"{v:.3g}" for v in (values.min(), np.median(values), values.max()))
+    low, middle, high = (f"{v:.3g}" for v in (values.min(), values.mean(), values.max()))
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
@@ -61,7 +61,7 @@ def run_page(result: RunResult, picture: str) -> str:
     lines += [
         f"{seeds} seeds, noise {result.sigma:g} on the states, {result.cpu_seconds:.1f} s of CPU. "
         f"All equations exactly right in {int(result.exact.sum())} of {seeds} seeds. "
-        "Numbers are medians over seeds, with the least and the largest in brackets.",
+        "Numbers are means over seeds, with the least and the largest in brackets.",
         "",
     ]
     for j in range(q):
@@ -85,7 +85,9 @@ def run_page(result: RunResult, picture: str) -> str:
                 ]
             )
         slots = result.activations.shape[2]
-        heads = ["activation"] if slots == 1 else [f"activation, slot {s + 1}" for s in range(slots)]
+        heads = (
+            ["activation"] if slots == 1 else [f"activation, slot {s + 1}" for s in range(slots)]
+        )
         lines += [
             rows(["term", "truth", "coefficient", *heads, "chosen", "residual it removes"], table),
             "",
@@ -105,7 +107,7 @@ def cures_page(results: Sequence[RunResult], picture: str) -> str:
         table.append(
             [
                 result.title,
-                result.method if len(result.method) < 40 else "states only",
+                "derivatives given" if "derivatives given" in result.method else "states only",
                 f"{int(result.exact.sum())}/{len(result.exact)}",
                 spread(damping),
                 spread(result.least_activation()),
@@ -120,7 +122,7 @@ def cures_page(results: Sequence[RunResult], picture: str) -> str:
         [
             f"# Cures, noise {results[0].sigma:g}",
             "",
-            "Median over seeds (least to largest).",
+            "Means over seeds (least to largest).",
             "",
             rows(head, table),
             "",

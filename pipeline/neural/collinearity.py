@@ -8,7 +8,7 @@ chapter 3; a factor of 10 is its customary limit).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,8 +115,9 @@ def diagnose(
     theta = library.evaluate(a)
     names = library.names()
     if complexity is None:
-        own = isinstance(library, NeuralLibrary)
-        complexity = library.complexity if own else range(library.size)  # type: ignore[union-attr]
+        complexity = (
+            library.complexity if isinstance(library, NeuralLibrary) else range(library.size)
+        )
     sizes = np.linalg.norm(theta, axis=0)
     unit = theta / np.where(sizes > 0, sizes, 1.0)
     exact, kept = _exact(unit, sizes, complexity)
@@ -127,7 +128,7 @@ def diagnose(
         tuple(exact),
         tuple(_alike(library, a, unit, kept)),
         inflation,
-        np.linalg.svd(unit, compute_uv=False),
+        np.asarray(np.linalg.svd(unit, compute_uv=False), np.float64),
         float(np.max(np.abs(a), initial=0.0)),
     )
 
@@ -152,7 +153,9 @@ def _exact(
         others = [k for k in involved if k != gone]
         parts = np.linalg.lstsq(unit[:, others], unit[:, gone], rcond=None)[0]
         misfit = float(np.linalg.norm(unit[:, gone] - unit[:, others] @ parts))
-        scaled = [(k, float(c * sizes[gone] / sizes[k])) for k, c in zip(others, parts, strict=True)]
+        scaled = [
+            (k, float(c * sizes[gone] / sizes[k])) for k, c in zip(others, parts, strict=True)
+        ]
         found.append(Dependence(gone, tuple(scaled), misfit))
     return found, kept
 
@@ -202,7 +205,7 @@ def _stretch(library: Library, a: Matrix, i: int, j: int) -> float:
     return high
 
 
-def _formulas(library: Library):  # type: ignore[no-untyped-def]
+def _formulas(library: Library) -> Callable[[Matrix, int], Matrix]:
     names = tuple(f"a{k + 1}" for k in range(library.states))
 
     def value(a: Matrix, term: int) -> Matrix:

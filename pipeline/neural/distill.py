@@ -67,7 +67,9 @@ def distill(operator: Operator, *, seed: int = 0) -> Distilled:
     for size in range(1, MOST_TERMS + 1):
         for terms in combinations(range(columns.shape[1]), size):
             some = columns[:, terms]
-            exact = np.linalg.lstsq(some[fit], values[fit], rcond=None)[0]
+            exact: Matrix = np.asarray(
+                np.linalg.lstsq(some[fit], values[fit], rcond=None)[0], np.float64
+            )
             for coefficients in (_rounded(exact), exact):
                 r2 = _r_squared(values[held], some[held] @ coefficients)
                 if r2 > best.r_squared:

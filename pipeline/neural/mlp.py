@@ -28,7 +28,10 @@ def initial(key: Any, widths: Sequence[int], scale: float) -> Parameters:
     """Normal weights of standard deviation ``scale / sqrt(inputs)``, biases zero."""
     keys = jax.random.split(key, len(widths) - 1)
     return [
-        {"w": scale / inputs**0.5 * jax.random.normal(k, (inputs, outputs)), "b": jnp.zeros(outputs)}
+        {
+            "w": scale / inputs**0.5 * jax.random.normal(k, (inputs, outputs)),
+            "b": jnp.zeros(outputs),
+        }
         for k, (inputs, outputs) in zip(keys, pairwise(widths), strict=True)
     ]
 

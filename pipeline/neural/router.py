@@ -73,7 +73,10 @@ class RouterSettings:
     prior: float = 0.0
     hidden: int = 0
     dropped: tuple[int, ...] = ()
+    shared: bool = True
+    straight: bool = False
     residual: bool = False
+    logarithm: bool = False
     freeze: float = NEVER
 
 
@@ -160,16 +163,24 @@ def _temperature(settings: RouterSettings, slot: int, share: Any) -> Any:
 
 def _weights(logits: Any, noise: Any, settings: RouterSettings, share: Any) -> Any:
     """Weights (q, slots, p); the second slot avoids what the first has taken."""
-    first = jax.nn.softmax(
-        (logits[:, 0] + noise[:, 0]) / _temperature(settings, 0, share), axis=-1
-    )
+    first = jax.nn.softmax((logits[:, 0] + noise[:, 0]) / _temperature(settings, 0, share), axis=-1)
+    if settings.straight:
+        first = _one_hot(first)
     if settings.slots == 1:
         return first[:, None]
     free = jnp.log(jnp.maximum(1 - first, TINY))
     second = jax.nn.softmax(
         (logits[:, 1] + free + noise[:, 1]) / _temperature(settings, 1, share), axis=-1
     )
+    if settings.straight:
+        second = _one_hot(second)
     return jnp.stack([first, second], axis=1)
+
+
+def _one_hot(weights: Any) -> Any:
+    """The likeliest term alone, with the gradient of the weights."""
+    taken = jax.nn.one_hot(jnp.argmax(weights, axis=-1), weights.shape[-1])
+    return weights + jax.lax.stop_gradient(taken - weights)
 
 
 def _entropy(logits: Any, settings: RouterSettings) -> Any:
@@ -191,9 +202,7 @@ def _entropy(logits: Any, settings: RouterSettings) -> Any:
     return total
 
 
-def _optimise(
-    loss: Any, parameters: Any, rates: Any, settings: RouterSettings, key: Any
-) -> Any:
+def _optimise(loss: Any, parameters: Any, rates: Any, settings: RouterSettings, key: Any) -> Any:
     """Adam with a rate for every leaf; returns the parameters of the last step."""
     adam = optax.scale_by_adam()
 
@@ -219,51 +228,57 @@ def _train_blind(key: Any, g: Any, b: Any, common: Any, settings: RouterSettings
     k1, k2, k3 = jax.random.split(key, 3)
     parameters = {
         "logits": 0.1 * jax.random.normal(k1, (q, slots, p)),
-        "coefficients": 0.1 * jax.random.normal(k2, (q, slots, p)),
+        "coefficients": 0.1 * jax.random.normal(k2, (q, 1 if settings.shared else slots, p)),
     }
     per_slot = jnp.asarray(settings.rate[:slots])[None, :, None]
-    rates = {"logits": per_slot, "coefficients": per_slot}
+    rates = {
+        "logits": per_slot,
+        "coefficients": jnp.max(per_slot) if settings.shared else per_slot,
+    }
     energy = jnp.sum(g**2, axis=0) + 1e-12
     alone = (g.T @ b).T / energy  # least squares of each term on its own, (q, p)
 
     def mixture(weights: Any, coefficients: Any) -> Any:
         return jnp.sum(weights * coefficients, axis=1)  # (q, p)
 
-    def squared(xi: Any, target: Any) -> Any:
-        return jnp.sum((target - g @ xi.T) ** 2)
+    def misfit(xi: Any, target: Any) -> Any:
+        """Mean over equations of the error relative to the target's size."""
+        errors = jnp.sum((target - g @ xi.T) ** 2, axis=0)
+        sizes = jax.lax.stop_gradient(jnp.sum(target**2, axis=0)) + TINY * size
+        if settings.logarithm:
+            return jnp.mean(jnp.log(errors / sizes + TINY))
+        return jnp.mean(errors / sizes)
 
     def loss(v: Any, noise_key: Any, share: Any) -> Any:
         logits = v["logits"] + mask
         noise = jax.random.gumbel(noise_key, logits.shape)
         weights = _weights(logits, noise, settings, share)
-        coefficients = v["coefficients"]
+        coefficients = jnp.broadcast_to(v["coefficients"], (q, slots, p))
         if settings.freeze < 1:
             frozen = share >= settings.freeze
             taken = jax.nn.one_hot(jnp.argmax(logits[:, 0], axis=-1), p)
-            fixed = taken * alone
-            moving = weights[:, 0] * coefficients[:, 0]
-            first = jnp.where(frozen, jax.lax.stop_gradient(fixed), moving)
             away = jax.nn.softmax(
-                (logits[:, 1] - 1e9 * taken + noise[:, 1]) / _temperature(settings, 1, share)
+                (logits[:, 1] - 1e9 * taken + noise[:, 1])
+                / _temperature(settings, 1, share / settings.freeze - 1)
             )
-            second = jnp.where(frozen, 1.0, 0.0) * away * coefficients[:, 1]
-            fit = squared(first + second, b)
+            left = jax.lax.stop_gradient(b - g @ (taken * alone).T)
+            early = misfit(weights[:, 0] * coefficients[:, 0], b)
+            fit = jnp.where(frozen, misfit(away * coefficients[:, 1], left), early)
         elif settings.residual:
             first = weights[:, 0] * coefficients[:, 0]
-            second = weights[:, 1] * coefficients[:, 1]
             left = jax.lax.stop_gradient(b - g @ first.T)
-            fit = squared(first, b) + squared(second, left)
+            fit = misfit(first, b) + misfit(weights[:, 1] * coefficients[:, 1], left)
         else:
-            fit = squared(mixture(weights, coefficients), b)
+            fit = misfit(mixture(weights, coefficients), b)
         penalty = settings.entropy * share * _entropy(logits, settings)
         plain = jax.nn.softmax(logits)
         prior = settings.prior * jnp.sum(plain * complexity) / q
-        return fit / (q * size) + penalty + prior
+        return fit + penalty + prior
 
     v = _optimise(loss, parameters, rates, settings, k3)
     logits = v["logits"] + mask
     activations = jax.nn.softmax(logits)
-    coefficients = v["coefficients"]
+    coefficients = jnp.broadcast_to(v["coefficients"], (q, slots, p))
     if settings.freeze < 1:
         taken = jax.nn.one_hot(jnp.argmax(logits[:, 0], axis=-1), p)
         second = jax.nn.softmax(logits[:, 1] - 1e9 * taken)
@@ -274,7 +289,7 @@ def _train_blind(key: Any, g: Any, b: Any, common: Any, settings: RouterSettings
 
 def _train_looking(key: Any, data: Any, common: Any, settings: RouterSettings) -> Any:
     """One router of one slot whose logits are a network of the state."""
-    complexity, mask = common
+    _, mask = common
     states, features, targets = data
     p, q = features.shape[1], targets.shape[1]
     size = jnp.mean(targets**2)

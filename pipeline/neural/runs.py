@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.contracts import TriangularFactor
 from pipeline.neural.collinearity import diagnose
-from pipeline.neural.selection import Selection, select, weak_system
+from pipeline.neural.selection import Selection, refit, select, weak_system
 from pipeline.neural.systems import OSCILLATOR, Record, System
 from pipeline.numerics.networks import shipped_operators
 from pipeline.numerics.neural_library import NeuralLibrary, default_library, suitable_scales
@@ -236,10 +237,9 @@ def _pointwise(problem: Problem) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     return np.array(factors), states, features, targets
 
 
-def _weak(problem: Problem) -> tuple[Matrix, int]:
-    """Triangles of [G, b] of all seeds."""
-    found = [weak_system(r.states, r.times, problem.library)[0] for r in problem.records]
-    return np.array([factor.r for factor in found]), found[0].windows
+def _weak(problem: Problem) -> list[TriangularFactor]:
+    """Weak systems of all seeds."""
+    return [weak_system(r.states, r.times, problem.library)[0] for r in problem.records]
 
 
 def _routed(
@@ -250,16 +250,25 @@ def _routed(
     settings: dict[str, object],
     *,
     weak: bool = False,
+    steps: bool = False,
+    final: bool = False,
 ) -> RunResult:
+    """A router's outcome on pointwise data, or in weak form.
+
+    With `steps` the prior counts every step of complexity; with `final` the terms that were
+    chosen get the coefficients of a least-squares fit in weak form.
+    """
     # JAX comes only now: everything else here does without it.
     from pipeline.neural.router import RouterSettings, route
 
     started = time.process_time()
     chosen_settings = RouterSettings(**settings)  # type: ignore[arg-type]
-    complexity = np.array([float(len(term.arguments) == 2) for term in problem.library.terms])
+    binary = [float(len(term.arguments) == 2) for term in problem.library.terms]
+    complexity = np.array(problem.library.complexity if steps else binary)
+    systems = _weak(problem) if weak or final else []
     if weak:
-        factors, rows = _weak(problem)
-        routed = route(factors, rows, complexity, chosen_settings)
+        triangles = np.array([factor.r for factor in systems])
+        routed = route(triangles, systems[0].windows, complexity, chosen_settings)
     else:
         factors, states, features, targets = _pointwise(problem)
         routed = route(
@@ -275,13 +284,39 @@ def _routed(
     sizes = np.sqrt(np.mean(problem.clean_features() ** 2, axis=0))[:, None]
     target = np.sqrt(np.mean(problem.records[0].derivatives ** 2, axis=0))
     chosen = np.abs(committed) * sizes / target > NEGLIGIBLE
+    coefficients = routed.equations
+    if final:
+        coefficients = np.array(
+            [refit(factor, own) for factor, own in zip(systems, chosen, strict=True)]
+        )
     return _result(
-        problem, title, expected, method, routed.equations, chosen, routed.activations, started
+        problem, title, expected, method, coefficients, chosen, routed.activations, started
     )
 
 
-FOUR: dict[str, object] = {"slots": 2, "prior": 0.05}
-FIVE: dict[str, object] = {**FOUR, "entropy": 0.02, "conditional": True}
+FOUR: dict[str, object] = {
+    "slots": 2,
+    "prior": 0.05,
+    "shared": False,
+    "straight": True,
+    "end_temperature": (1.0, 1.0),
+}
+FIVE: dict[str, object] = {**FOUR, "entropy": 0.005, "conditional": True}
+SOFT: dict[str, object] = {
+    "slots": 2,
+    "prior": 0.05,
+    "shared": False,
+    "entropy": 0.02,
+    "conditional": True,
+}
+CURED: dict[str, object] = {
+    **SOFT,
+    "prior": 0.2,
+    "logarithm": True,
+    "freeze": 0.5,
+    "start_temperature": (5.0, 1.0),
+    "rate": (0.02, 0.05),
+}
 
 
 def run_looking(problem: Problem) -> RunResult:
@@ -291,8 +326,8 @@ def run_looking(problem: Problem) -> RunResult:
         "2: state-dependent Gumbel-softmax router",
         "Mixes terms softly and loses the damping term.",
         "One slot an equation, logits by a network of the state (32 hidden units), temperature "
-        "annealed from 5 to 0.5; derivatives given.",
-        {"hidden": 32, "end_temperature": (0.5, 0.5), "rate": (5e-3, 5e-3), "steps": 2000},
+        "annealed from 5 to 1; derivatives given.",
+        {"hidden": 32, "end_temperature": (1.0, 1.0), "rate": (5e-3, 5e-3), "steps": 2000},
     )
 
 
@@ -315,8 +350,8 @@ def run_two_slots(problem: Problem) -> RunResult:
         "4: two slots without replacement, complexity prior",
         "Finds both dominant terms; the second slot takes the damping term with an activation "
         "of 0.27 only and a coefficient of about -0.028 for -0.1.",
-        "As 3 with two slots and a prior on binary terms, without the entropy penalty; "
-        "derivatives given.",
+        "Two slots that take one term at a time (straight-through), temperature annealed from 5 "
+        "to 1, a prior on binary terms, no entropy penalty; derivatives given.",
         FOUR,
     )
 
@@ -370,12 +405,30 @@ def beyond(system: System, noise: float = 0.01, seeds: int = 5) -> tuple[Problem
     return problem, replace(result, title=system.name, expected="Exactly the terms of the system.")
 
 
+def run_router(problem: Problem) -> RunResult:
+    """The cured router: in weak form from noisy states alone, by gradients."""
+    dropped = diagnose(problem.library, problem.records[0].states).dropped
+    return _routed(
+        problem,
+        "router: the cured router in weak form",
+        "Exactly v in x', and x and v in v'.",
+        "Dependent terms dropped; logarithm of the weak-form error; prior on every step of "
+        "complexity; slot 1 frozen halfway, slot 2 trained on what it leaves, with temperature "
+        "and rate of its own; coefficients of the committed terms by least squares; states only.",
+        {**CURED, "dropped": dropped},
+        weak=True,
+        steps=True,
+        final=True,
+    )
+
+
 RUNS: dict[str, Callable[[Problem], RunResult]] = {
     "1": run_stlsq,
     "2": run_looking,
     "3": run_entropy,
     "4": run_two_slots,
     "5": run_conditional,
+    "router": run_router,
     "best": run_best,
 }
 
@@ -383,24 +436,35 @@ RUNS: dict[str, Callable[[Problem], RunResult]] = {
 def cures(problem: Problem) -> list[RunResult]:
     """What was proposed against the failures of runs 4 and 5, one after the other."""
     dropped = diagnose(problem.library, problem.records[0].states).dropped
-    drop: dict[str, object] = {**FIVE, "dropped": dropped}
-    own: dict[str, object] = {
-        **drop,
-        "end_temperature": (0.1, 0.1),
-        "start_temperature": (5.0, 1.0),
-        "rate": (0.02, 0.1),
-    }
-    variants: list[tuple[str, dict[str, object], bool]] = [
-        ("run 5 as it is", FIVE, False),
-        ("dependent terms dropped", drop, False),
-        ("slot 2 on the residual of slot 1", {**drop, "residual": True}, False),
-        ("slot 1 frozen, then slot 2 alone", {**drop, "freeze": 0.5}, False),
-        ("temperature and rate per slot", own, False),
-        ("weak-form loss", drop, True),
-        ("weak form, slot 1 frozen, rate per slot", {**own, "freeze": 0.5}, True),
+    drop: dict[str, object] = {**SOFT, "dropped": dropped}
+    residual: dict[str, object] = {**drop, "residual": True}
+    cured: dict[str, object] = {**CURED, "dropped": dropped}
+    own = {key: CURED[key] for key in ("start_temperature", "rate")}
+    # name, settings, weak form, prior on every step of complexity
+    variants: list[tuple[str, dict[str, object], bool, bool]] = [
+        ("run 5 as it is", FIVE, False, False),
+        ("the same, dependent terms dropped", {**FIVE, "dropped": dropped}, False, False),
+        ("soft slots, dependent terms dropped", drop, False, False),
+        ("+ temperature and rate per slot", {**drop, **own}, False, False),
+        ("+ weak-form loss", drop, True, False),
+        ("+ slot 1 frozen, then slot 2 alone", {**drop, "freeze": 0.5}, False, False),
+        ("+ slot 2 on the residual of slot 1", residual, False, False),
+        ("residual, logarithm of the error", {**residual, "logarithm": True}, False, False),
+        ("residual, logarithm, prior on steps", {**residual, "logarithm": True}, False, True),
+        ("frozen, logarithm, prior on steps, per slot", cured, False, True),
+        ("the same in weak form (run router)", cured, True, True),
     ]
     found = [
-        _routed(problem, name, "", "derivatives given" if not weak else "states only", s, weak=weak)
-        for name, s, weak in variants
+        _routed(
+            problem,
+            name,
+            "",
+            "states only" if weak else "derivatives given",
+            settings,
+            weak=weak,
+            steps=steps,
+            final=steps,
+        )
+        for name, settings, weak, steps in variants
     ]
     return [*found, run_best(problem)]

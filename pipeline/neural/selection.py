@@ -76,9 +76,7 @@ class Selection:
     diagnosis: Diagnosis
 
 
-def weak_system(
-    a: Matrix, times: Matrix, library: Library
-) -> tuple[TriangularFactor, WindowPlan]:
+def weak_system(a: Matrix, times: Matrix, library: Library) -> tuple[TriangularFactor, WindowPlan]:
     """Triangle of the weak system of a whole record, with the windows of its spectrum."""
     plan = plan_windows(times, a)
     factor = triangular_factor(a, times, library, plan, BlockSpan(0, len(a)))
@@ -168,6 +166,17 @@ def choose(
         diagnosis.names, coefficients, activations, effects, misfit, bits,
         sum(map(len, supports)), diagnosis,
     )  # fmt: skip
+
+
+def refit(factor: TriangularFactor, support: NDArray[np.bool_]) -> Matrix:
+    """Least-squares coefficients (p, q) of given terms (p, q), without the bias of noise."""
+    p = factor.terms
+    system = _Scaled.of(factor, range(p), np.zeros(p))
+    coefficients = np.zeros(support.shape)
+    for j in range(support.shape[1]):
+        own = tuple(int(k) for k in np.flatnonzero(support[:, j]))
+        coefficients[list(own), j] = system.solution(own, j)[0]
+    return coefficients
 
 
 def _supports(candidates: int, most: int | None) -> list[NDArray[np.intp]]:

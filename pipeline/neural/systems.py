@@ -38,7 +38,7 @@ class System:
 
     def record(self, sigma: float, seed: int) -> Record:
         """The record with Gaussian noise of standard deviation `sigma` on every state."""
-        times = self.step * np.arange(self.samples)
+        times: Vector = np.arange(self.samples) * self.step
         clean = self._clean(times)
         derivatives = np.array([self.right_hand_side(0.0, row) for row in clean])
         noise = np.random.default_rng(seed).standard_normal(clean.shape)
@@ -97,9 +97,7 @@ LOTKA_VOLTERRA = System(
 )
 LORENZ = System(
     "Lorenz",
-    lambda t, a: _array(
-        10 * (a[1] - a[0]), a[0] * (28 - a[2]) - a[1], a[0] * a[1] - 8 / 3 * a[2]
-    ),
+    lambda t, a: _array(10 * (a[1] - a[0]), a[0] * (28 - a[2]) - a[1], a[0] * a[1] - 8 / 3 * a[2]),
     (-8.0, 7.0, 27.0),
     0.005,
     4000,

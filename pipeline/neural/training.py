@@ -96,7 +96,9 @@ def train(
     networks, training, validation = {}, {}, {}
     for group, parameters, (fit, held) in zip(groups, trained, curves, strict=True):
         for k, operation in enumerate(group.operations):
-            own = [jax.tree.map(lambda leaf, k=k, s=s: leaf[k, s], parameters) for s in range(seeds)]
+            own = [
+                jax.tree.map(lambda leaf, k=k, s=s: leaf[k, s], parameters) for s in range(seeds)
+            ]
             networks[operation.name] = [(each, group.scales[k]) for each in own]
             training[operation.name] = np.sqrt(np.asarray(fit[:, k], np.float64)).T
             validation[operation.name] = np.sqrt(np.asarray(held[:, k], np.float64)).T
@@ -181,7 +183,8 @@ def _run(
             new = jax.tree.map(lambda a, b, c: a - rate * (b + c), p, update, shrink)
             return new, moments, value
 
-        parameters, moments, value = jax.vmap(jax.vmap(one))(*state, x, y)
+        each: Any = jax.vmap(jax.vmap(one))
+        parameters, moments, value = each(*state, x, y)
         return (parameters, moments), value
 
     def held(group: _Group, parameters: Any) -> Any:

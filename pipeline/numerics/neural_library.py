@@ -113,9 +113,7 @@ class NeuralLibrary:
                 inner = [Term(k, (i, j)) for i in q for j in q if i <= j]
                 found += [Term(k, (j, j)) for j in q]
                 # In order, so that no monomial comes twice.
-                found += [
-                    Term(k, (i, each)) for each in inner for i in q if i <= each.states[0]
-                ]
+                found += [Term(k, (i, each)) for each in inner for i in q if i <= each.states[0]]
         return tuple(found)
 
     @property
@@ -184,7 +182,9 @@ class NeuralLibrary:
         if not operator.formula:
             return self._name(term)
         inside = [
-            f"{self._formula(each)}/{operator.reach:g}" if isinstance(each, Term) else self._state(each)
+            f"{self._formula(each)}/{operator.reach:g}"
+            if isinstance(each, Term)
+            else self._state(each)
             for each in term.arguments
         ]
         return substituted(operator.formula, inside)
