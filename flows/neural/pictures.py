@@ -87,6 +87,7 @@ def draw_run(result: RunResult, path: Path) -> None:
         if np.isnan(result.activations).all():
             right.text(0.5, 0.5, "no activations", ha="center", transform=right.transAxes)
         for ax in (left, right):
+            ax.set_xlim(-0.6, p - 0.4)
             ax.set_xticks(places, result.names, rotation=40, ha="right", fontsize=8)
     axes[0, 0].legend(frameon=False, fontsize=8)
     if result.activations.shape[2] > 1:
@@ -108,6 +109,7 @@ def draw_cures(results: Sequence[RunResult], path: Path) -> None:
         axes[1].plot(damping, np.full(len(damping), place), ".", color=BLUE, ms=5, alpha=0.6)
     axes[0].set_yticks(places, [result.title for result in results], fontsize=8)
     axes[0].set_xlim(0, len(results[0].exact))
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_xlabel("seeds with both equations right")
     axes[1].axvline(-0.1, color=RED, lw=1)
     axes[1].set_xlabel("damping coefficient (red: truth)")

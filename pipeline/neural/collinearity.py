@@ -21,6 +21,7 @@ from pipeline.numerics.symbolic import parse
 Matrix = NDArray[np.float64]
 
 EXACT = 5e-3  # of a term's size: what networks err by at small arguments, with room
+INVOLVED = 0.05  # share of a term in a singular vector below which it has no part in it
 INFLATED = 10.0  # variance inflation above which a term is hard to tell from the others
 SEPARATE = 0.1  # of a term's size: two terms that differ by it are easily told apart
 LARGEST_STRETCH = 1e3
@@ -75,6 +76,7 @@ class Diagnosis:
         lines = []
         for each in self.exact:
             parts = " + ".join(_times(value, self.names[k]) for k, value in each.parts)
+            parts = parts.replace("+ -", "- ") or "0"
             lines.append(
                 f"{self.names[each.term]} = {parts} to {each.misfit:.1e} of its size: left out, "
                 "as the others say the same more simply"
@@ -139,25 +141,47 @@ def _exact(
     """Dependences, and the terms that remain, by the least singular vector again and again.
 
     A singular value near zero says that the terms in its right singular vector are
-    dependent; the least simple of them goes.
+    dependent. Of those that the others explain, the least simple goes.
     """
     kept = [k for k in range(unit.shape[1]) if sizes[k] > 0]
     found = [Dependence(int(k), (), 0.0) for k in np.flatnonzero(sizes == 0)]
     while len(kept) > 1:
         _, s, vt = np.linalg.svd(unit[:, kept], full_matrices=False)
-        if s[-1] > EXACT:
+        misfits = 1 / np.sqrt(_inflation(unit[:, kept]))
+        involved = [
+            k
+            for k, v, misfit in zip(kept, vt[-1], misfits, strict=True)
+            if abs(v) > INVOLVED and misfit <= EXACT
+        ]
+        if s[-1] > EXACT or not involved:
             break
-        involved = [k for k, v in zip(kept, vt[-1], strict=True) if abs(v) > 0.05]
         gone = max(involved, key=lambda k: (complexity[k], k))
         kept.remove(gone)
-        others = [k for k in involved if k != gone]
-        parts = np.linalg.lstsq(unit[:, others], unit[:, gone], rcond=None)[0]
-        misfit = float(np.linalg.norm(unit[:, gone] - unit[:, others] @ parts))
-        scaled = [
-            (k, float(c * sizes[gone] / sizes[k])) for k, c in zip(others, parts, strict=True)
-        ]
-        found.append(Dependence(gone, tuple(scaled), misfit))
+        found.append(_in_words(unit, sizes, gone, kept, complexity))
     return found, kept
+
+
+def _in_words(
+    unit: Matrix, sizes: Matrix, gone: int, kept: Sequence[int], complexity: Sequence[float]
+) -> Dependence:
+    """Term `gone` as a combination of as few and as simple terms as explain it."""
+    parts = sorted(kept, key=lambda k: (complexity[k], k))
+    values, misfit = _combined(unit, gone, parts)
+    for k in reversed(list(parts)):
+        fewer = [each for each in parts if each != k]
+        trial, left = _combined(unit, gone, fewer)
+        if left <= EXACT:
+            parts, values, misfit = fewer, trial, left
+    scaled = zip(parts, values, strict=True)
+    return Dependence(
+        gone, tuple((k, float(c * sizes[gone] / sizes[k])) for k, c in scaled), misfit
+    )
+
+
+def _combined(unit: Matrix, gone: int, parts: Sequence[int]) -> tuple[Matrix, float]:
+    columns = unit[:, list(parts)]
+    values = np.asarray(np.linalg.lstsq(columns, unit[:, gone], rcond=None)[0], np.float64)
+    return values, float(np.linalg.norm(unit[:, gone] - columns @ values))
 
 
 def _inflation(unit: Matrix) -> Matrix:

@@ -38,7 +38,7 @@ class System:
 
     def record(self, sigma: float, seed: int) -> Record:
         """The record with Gaussian noise of standard deviation `sigma` on every state."""
-        times: Vector = np.arange(self.samples) * self.step
+        times = np.arange(self.samples, dtype=np.float64) * self.step
         clean = self._clean(times)
         derivatives = np.array([self.right_hand_side(0.0, row) for row in clean])
         noise = np.random.default_rng(seed).standard_normal(clean.shape)

@@ -175,7 +175,8 @@ class NeuralLibrary:
 
     def formulas(self) -> tuple[str, ...]:
         """What each term is a network of, in a1, a2, ...; its name if no formula is known."""
-        return tuple(self._formula(term) for term in self.terms)
+        found = (self._formula(term) for term in self.terms)
+        return tuple(f"({text})" if " + " in text or " - " in text else text for text in found)
 
     def _formula(self, term: Term) -> str:
         operator = self.operators[term.operator]
