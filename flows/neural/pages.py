@@ -122,8 +122,9 @@ def cures_page(results: Sequence[RunResult], picture: str) -> str:
         [
             f"# Cures, noise {results[0].sigma:g}",
             "",
-            "Means over seeds (least to largest); lines with + go on from the soft slots. Where the "
-            "prior counts steps, coefficients of the chosen terms come from a weak-form fit.",
+            "Means over seeds (least to largest); lines with + go on from the soft "
+            "slots. Where the prior counts steps, coefficients of the chosen terms come from a "
+            "weak-form fit.",
             "",
             rows(head, table),
             "",

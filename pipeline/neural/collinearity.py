@@ -185,9 +185,13 @@ def _combined(unit: Matrix, gone: int, parts: Sequence[int]) -> tuple[Matrix, fl
 
 
 def _inflation(unit: Matrix) -> Matrix:
-    """1 / (1 - R^2) of each column on the others: squared rows of the pseudoinverse."""
-    inverse = np.linalg.pinv(unit)
-    return np.asarray(np.sum(inverse**2, axis=1))
+    """1 / (1 - R^2) of each column on the others: squared rows of the pseudoinverse.
+
+    Directions that are lost to rounding count with what rounding leaves of them.
+    """
+    _, s, vt = np.linalg.svd(unit, full_matrices=False)
+    s = np.maximum(s, 1e-14 * s[0])
+    return np.asarray(np.sum((vt / s[:, None]) ** 2, axis=0), np.float64)
 
 
 def _alike(library: Library, a: Matrix, unit: Matrix, kept: Sequence[int]) -> list[Likeness]:

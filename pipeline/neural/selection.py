@@ -234,7 +234,7 @@ class _Scaled:
                 some = alike[first : first + BATCH]
                 values, misfit = self._fits(some, equation)
                 floor = np.sum(values**2 * self.errors[some], axis=1) + ROUNDING**2
-                data = 0.5 * observations * np.log2(np.maximum(misfit, 0.0) + floor)
+                data = 0.5 * observations * np.log2(np.maximum(misfit, floor))
                 bits.append(data + price * some.shape[1] + STEP_BITS * complexity[some].sum(axis=1))
                 tuples += [tuple(row) for row in some.tolist()]
         return _Descriptions(tuples, np.concatenate(bits))

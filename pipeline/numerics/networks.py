@@ -248,7 +248,7 @@ def read_operators(data: bytes) -> tuple[Operator, ...]:
     header, body = _header(data)
     try:
         described = json.loads(header.get("__metadata__", {})["operators"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise LibraryError("the file of weights does not describe its operators") from error
     if not isinstance(described, dict) or not 1 <= len(described) <= MAX_OPERATORS:
         raise LibraryError(f"a file of weights holds 1 to {MAX_OPERATORS} operators")
