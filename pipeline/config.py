@@ -195,7 +195,7 @@ class LibraryConfig(Section):
         (), texts("a list of different expressions in a1, a2, ...", least=0)
     )
     operators: tuple[str, ...] = setting(
-        ("identity", "sin", "cos", "add", "mul"), texts("a list of names of operators", least=1)
+        ("identity", "sin", "cos", "mul"), texts("a list of names of operators", least=1)
     )
     nested: tuple[str, ...] = setting((), texts("a list of names of binary operators", least=0))
     weights: str = setting("shipped", text("'shipped' or the path of a file of weights"))

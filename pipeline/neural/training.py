@@ -41,6 +41,7 @@ VALIDATION_POINTS = 400
 TEST_POINTS = 2500
 DENSE_POINTS = {1: 256, 2: 784}
 FINISH_STEPS = 120
+ADAM = optax.scale_by_adam()
 
 
 @dataclass(frozen=True)
@@ -155,56 +156,60 @@ def _run(
     groups: Sequence[_Group], keys: Any, hidden: tuple[int, ...], epochs: int, every: int
 ) -> Any:
     """Parameters of each group (leaves: operations, seeds, ...), and curves (c, g, s)."""
-    adam = optax.scale_by_adam()
-
-    def losses(parameters: Any, group: _Group) -> Any:
-        def loss(p: Any, x: Any, y: Any) -> Any:
-            return jnp.mean((mlp.apply(p, x, group.first.activation)[:, 0] - y) ** 2)
-
-        return loss
-
-    def start(group: _Group, key: Any) -> Any:
-        widths = (group.first.arguments, *hidden, 1)
-        shape = (len(group.operations), group.seeds)
-        each = jax.random.split(key, shape)
-        make = jax.vmap(jax.vmap(lambda k: mlp.initial(k, widths, group.first.initial_scale)))
-        parameters = make(each)
-        return parameters, jax.vmap(jax.vmap(adam.init))(parameters)
-
-    def step(group: _Group, state: Any, epoch: Any) -> Any:
-        x, y = (jnp.asarray(part, jnp.float32) for part in group.samples)
-        rate = RATE * _rate(epoch / epochs)
-        decay = group.first.weight_decay * _decay(epoch / epochs)
-
-        def one(p: Any, moments: Any, x: Any, y: Any) -> Any:
-            value, gradient = jax.value_and_grad(losses(p, group))(p, x, y)
-            update, moments = adam.update(gradient, moments, p)
-            shrink = [{"w": decay * layer["w"], "b": 0.0 * layer["b"]} for layer in p]
-            new = jax.tree.map(lambda a, b, c: a - rate * (b + c), p, update, shrink)
-            return new, moments, value
-
-        each: Any = jax.vmap(jax.vmap(one))
-        parameters, moments, value = each(*state, x, y)
-        return (parameters, moments), value
-
-    def held(group: _Group, parameters: Any) -> Any:
-        x, y = (jnp.asarray(part, jnp.float32) for part in group.validation)
-        over_seeds = jax.vmap(lambda p, x, y: losses(p, group)(p, x, y), in_axes=(0, None, None))
-        return jax.vmap(over_seeds)(parameters, x, y)
 
     def epoch_of_all(states: Any, epoch: Any) -> Any:
-        results = [step(group, s, epoch) for group, s in zip(groups, states, strict=True)]
+        share = epoch / epochs
+        results = [_step(group, s, share) for group, s in zip(groups, states, strict=True)]
         return tuple(r[0] for r in results), tuple(r[1] for r in results)
 
     def piece(states: Any, number: Any) -> Any:
         states, values = jax.lax.scan(epoch_of_all, states, number * every + jnp.arange(every))
         last = tuple(v[-1] for v in values)
-        kept = tuple(held(g, s[0]) for g, s in zip(groups, states, strict=True))
+        kept = tuple(_held(g, s[0]) for g, s in zip(groups, states, strict=True))
         return states, tuple(zip(last, kept, strict=True))
 
-    states = tuple(start(group, key) for group, key in zip(groups, keys, strict=True))
+    states = tuple(_start(group, key, hidden) for group, key in zip(groups, keys, strict=True))
     states, curves = jax.lax.scan(piece, states, jnp.arange(epochs // every))
     return tuple(s[0] for s in states), curves
+
+
+def _start(group: _Group, key: Any, hidden: tuple[int, ...]) -> Any:
+    """Initial parameters and moments of all operations and seeds of a group."""
+    widths = (group.first.arguments, *hidden, 1)
+    keys = jax.random.split(key, (len(group.operations), group.seeds))
+    make = jax.vmap(jax.vmap(lambda k: mlp.initial(k, widths, group.first.initial_scale)))
+    parameters = make(keys)
+    return parameters, jax.vmap(jax.vmap(ADAM.init))(parameters)
+
+
+def _loss(parameters: Any, x: Any, y: Any, activation: str) -> Any:
+    return jnp.mean((mlp.apply(parameters, x, activation)[:, 0] - y) ** 2)
+
+
+def _step(group: _Group, state: Any, share: Any) -> Any:
+    """One step of AdamW for all operations and seeds, and the losses before it."""
+    x, y = (jnp.asarray(part, jnp.float32) for part in group.samples)
+    rate, decay = RATE * _rate(share), group.first.weight_decay * _decay(share)
+
+    def one(p: Any, moments: Any, x: Any, y: Any) -> Any:
+        value, gradient = jax.value_and_grad(_loss)(p, x, y, group.first.activation)
+        update, moments = ADAM.update(gradient, moments, p)
+        shrink = [{"w": decay * layer["w"], "b": 0.0 * layer["b"]} for layer in p]
+        new = jax.tree.map(lambda a, b, c: a - rate * (b + c), p, update, shrink)
+        return new, moments, value
+
+    each: Any = jax.vmap(jax.vmap(one))
+    parameters, moments, value = each(*state, x, y)
+    return (parameters, moments), value
+
+
+def _held(group: _Group, parameters: Any) -> Any:
+    """Losses on the validation samples, (operations, seeds)."""
+    x, y = (jnp.asarray(part, jnp.float32) for part in group.validation)
+    over_seeds = jax.vmap(
+        lambda p, x, y: _loss(p, x, y, group.first.activation), in_axes=(0, None, None)
+    )
+    return jax.vmap(over_seeds)(parameters, x, y)
 
 
 def _rate(share: Any) -> Any:

@@ -9,6 +9,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,23 @@ def training(where: Path, epochs: int, seeds: int) -> str:
     draw_curves(trained, where / "training.png")
     command = f"romzarr neural train --epochs {epochs} --seeds {seeds}"
     return training_page(trained, command, "training.png").split("![")[0]
+
+
+def activations(epochs: int, seeds: int) -> str:
+    """Validation error without the finishing steps, by activation."""
+    from pipeline.neural.training import train
+
+    some = [each for each in OPERATIONS if each.name in ("identity", "add", "mul")]
+    table = []
+    for activation in ("relu", "gelu"):
+        changed = [replace(each, activation=activation) for each in some]
+        trained = train(changed, epochs=epochs, seeds=seeds, finish=False)
+        errors = [
+            spread(np.array([100 * v.error for v in trained.verdicts[each.name]])) for each in some
+        ]
+        table.append([activation, *errors])
+    head = ["activation", *(f"{each.name} %" for each in some)]
+    return "# Activations, errors over the whole range without finishing\n\n" + rows(head, table)
 
 
 def five_runs(where: Path, seeds: int) -> str:
@@ -190,6 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     cases = (("cylinder_nek_pod", 1e-2), ("cylinder_xlb_lbm", 1e-1))
     parts: list[Callable[[], str]] = [
         lambda: training(where, *((200, 1) if small else (20_000, 4))),
+        lambda: activations(*((200, 1) if small else (20_000, 4))),
         lambda: "# Distillation\n\n" + distilled_page([distill(o) for o in shipped_operators()]),
         lambda: five_runs(where, seeds),
         lambda: all_cures(where, seeds),
