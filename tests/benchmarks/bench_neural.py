@@ -90,7 +90,12 @@ def _facts(result: RunResult) -> list[str]:
 def defaults(seeds: int) -> str:
     """The default and the cured router at three levels of noise; and on seeds not seen before."""
     table = []
-    for name, first, count in (("best", 0, seeds), ("router", 0, seeds), ("best", 1000, 5 * seeds)):
+    for name, first, count in (
+        ("best", 0, seeds),
+        ("router", 0, seeds),
+        ("best", 1000, 5 * seeds),
+        ("router", 1000, seeds),
+    ):
         for sigma in (1e-3, 1e-2, 5e-2):
             records = tuple(OSCILLATOR.record(sigma, first + k) for k in range(count))
             problem = Problem(OSCILLATOR, sigma, default_library(2), records)
