@@ -40,7 +40,9 @@ REPORTED = {
 def training(where: Path, epochs: int, seeds: int) -> str:
     from pipeline.neural.training import train
 
-    trained = train(OPERATIONS, epochs=epochs, seeds=seeds)
+    # Finishing takes two minutes, however short the training was.
+    finish = epochs > 1000
+    trained = train(OPERATIONS, epochs=epochs, seeds=seeds, finish=finish)
     draw_curves(trained, where / "training.png")
     command = f"romzarr neural train --epochs {epochs} --seeds {seeds}"
     return training_page(trained, command, "training.png").split("![")[0]
