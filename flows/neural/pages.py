@@ -173,5 +173,5 @@ def training_page(trained: Trained, command: str, picture: str) -> str:
 
 def distilled_page(found: Sequence[Distilled]) -> str:
     """Formulas of networks."""
-    table = [[each.name, each.formula, f"{each.r_squared:.8f}"] for each in found]
-    return rows(["network", "formula", "R^2"], table)
+    table = [[each.name, each.formula, f"{1 - each.r_squared:.1e}"] for each in found]
+    return rows(["network", "formula", "1 - R^2"], table)

