@@ -220,21 +220,28 @@ def _optimise(loss: Any, parameters: Any, rates: Any, settings: RouterSettings, 
     return state[0]
 
 
-def _train_blind(key: Any, g: Any, b: Any, common: Any, settings: RouterSettings) -> Any:
-    """One router that does not look at the state, on the triangle [g, b]."""
-    complexity, mask = common
-    p, q, slots = g.shape[1], b.shape[1], settings.slots
-    size = jnp.mean(jnp.sum(b**2, axis=0))
-    k1, k2, k3 = jax.random.split(key, 3)
+def _start(keys: Any, q: int, p: int, settings: RouterSettings) -> tuple[Any, Any]:
+    """Parameters of a router that does not look at the state, and their learning rates."""
+    slots = settings.slots
     parameters = {
-        "logits": 0.1 * jax.random.normal(k1, (q, slots, p)),
-        "coefficients": 0.1 * jax.random.normal(k2, (q, 1 if settings.shared else slots, p)),
+        "logits": 0.1 * jax.random.normal(keys[0], (q, slots, p)),
+        "coefficients": 0.1 * jax.random.normal(keys[1], (q, 1 if settings.shared else slots, p)),
     }
     per_slot = jnp.asarray(settings.rate[:slots])[None, :, None]
     rates = {
         "logits": per_slot,
         "coefficients": jnp.max(per_slot) if settings.shared else per_slot,
     }
+    return parameters, rates
+
+
+def _train_blind(key: Any, g: Any, b: Any, common: Any, settings: RouterSettings) -> Any:
+    """One router that does not look at the state, on the triangle [g, b]."""
+    complexity, mask = common
+    p, q, slots = g.shape[1], b.shape[1], settings.slots
+    size = jnp.mean(jnp.sum(b**2, axis=0))
+    k1, k2, k3 = jax.random.split(key, 3)
+    parameters, rates = _start((k1, k2), q, p, settings)
     energy = jnp.sum(g**2, axis=0) + 1e-12
     alone = (g.T @ b).T / energy  # least squares of each term on its own, (q, p)
 
