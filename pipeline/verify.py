@@ -60,8 +60,8 @@ def verify(
     began = time.perf_counter()
     opened = open_store(store)
     opened.check_files()
-    archive = _as_stored(opened, source, config or Config())
-    problems = _missing(opened, archive, os.fspath(store))
+    archive = as_stored(opened, source, config or Config())
+    problems = _missing(archive, os.fspath(store))
     tolerance, bounds = float(opened.facts["tolerance"]), opened.facts.get("max_error", {})
     plan = plan_pod(archive.variables)
     with threadpool_limits(1, user_api="blas"):
@@ -102,29 +102,38 @@ def verify(
     )
 
 
-def _as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:
-    """The source, opened with the settings the store was made with."""
+def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:
+    """The source, opened with the settings the store was made with.
+
+    Raises
+    ------
+    ArchiveError
+        If it cannot be opened.
+    StoreError
+        If its variables are others than those of the store.
+    """
     made = opened.facts["config"].get("archive", {})
-    return open_archive(
+    archive = open_archive(
         source,
         time=made.get("time", "auto"),
         variables=made.get("variables", "all"),
         weights=made.get("weights", "none"),
         missing_chunks=config.archive.missing_chunks,
     )
-
-
-def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str]:
-    """What the store lacks or holds differently, from metadata and coordinates."""
     for variable in archive.variables:
         stored = opened.variables.get(variable.name)
         if stored is None or (stored.dims, stored.shape) != (variable.dims, variable.shape):
             there = "missing" if stored is None else _sizes(stored.dims, stored.shape)
             raise StoreError(
-                f"{store} was not made from {archive.name}: variable {variable.name!r} is "
+                f"{opened.url} was not made from {archive.name}: variable {variable.name!r} is "
                 f"{_sizes(variable.dims, variable.shape)} there and {there} in the store; verify "
                 f"against the archive the store was made from"
             )
+    return archive
+
+
+def _missing(archive: Archive, store: str) -> list[str]:
+    """What the store lacks or holds differently, from metadata and coordinates."""
     decoded = xr.open_dataset(store, engine="romzarr", chunks={})
     problems = [
         f"variable {v.name!r}: dtype {decoded[v.name].dtype}, was {v.dtype}"
@@ -203,7 +212,8 @@ def _leaf(
 
 
 @lru_cache(maxsize=4)
-def _store(url: str, generation: str) -> CoefficientStore:
+def opened_once(url: str, generation: str) -> CoefficientStore:
+    """The store, opened once in each process that runs tasks."""
     return open_store(url, generation)
 
 
@@ -218,7 +228,7 @@ def _compared(
     generation: str,
 ) -> Sums:
     """Task: compare one block of the archive with what the store decodes there."""
-    opened = _store(url, generation)
+    opened = opened_once(url, generation)
     decoded = opened.decode(name, slice(span.start, span.stop), region)
     given, found = (
         np.moveaxis(values, time_axis, 0).reshape(len(span), -1)

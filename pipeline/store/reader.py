@@ -288,22 +288,30 @@ class CoefficientStore:
             values[region] = tile.first(inside) * weight
         return as_asked(values, backs, indexers)
 
-    def modes(self, variable: str) -> Floats:
+    def modes(
+        self,
+        variable: str,
+        space_indexers: Sequence[Indexer] | None = None,
+        leading: int | None = None,
+    ) -> Floats:
         """POD modes phi_k in the variable's units, (r, *space); 0 at masked points.
 
-        All 0 where the variable is coded without them.
+        All of them or the `leading` ones, everywhere or as in `decode`. All 0 where the
+        variable is coded without them.
         """
         stored = self.variables[variable]
-        wanted, _ = _places(stored, [slice(None)] * len(stored.space_shape))
-        if stored.coding != "pod":
-            return np.zeros((self.rank, *stored.space_shape), self.facts["arithmetic"])
-        values = np.empty((self.rank, *stored.space_shape), self.facts["arithmetic"])
-        sigma = self.singular_values.reshape(-1, *[1] * len(stored.space_shape))
-        path = f"basis/{stored.group}/fields"
-        for tile, inside, region in pieces(wanted, self.arrays[path].chunk[1:]):
-            fields = points(self._decoded_tile(stored, tile).fields, inside)
-            values[(slice(None), *region)] = fields[1:] / sigma
-        return values
+        indexers = space_indexers or [slice(None)] * len(stored.space_shape)
+        wanted, backs = _places(stored, indexers)
+        count = self.rank if leading is None else min(leading, self.rank)
+        dtype = self.facts["arithmetic"]
+        values = np.zeros((count, *(len(places) for places in wanted)), dtype)
+        if stored.coding == "pod":
+            weights = np.eye(count, self.rank + 1, 1) / np.append(1.0, self.singular_values)
+            for region, inside, tile in self._fields(stored, wanted, count):
+                tile.combine(weights, inside, 0, values[(slice(None), *region)])
+        # Where nothing is, sums are NaN.
+        values[np.isnan(values)] = 0
+        return as_asked(values, [np.arange(count), *backs], [slice(None), *indexers])
 
     def read(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Array `path` of the generation, or some of its rows.
