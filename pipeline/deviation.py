@@ -197,7 +197,7 @@ def _compared(
     corner, (summed, number) = _binned((squares, counted), region, places)
     return _Sums(
         numbers=np.arange(span.start, span.stop),
-        errors=squares.reshape(len(span), -1) @ weight,
+        errors=np.asarray(squares.reshape(len(span), -1) @ weight, np.float64),
         corner=corner,
         squares=summed,
         counted=number,

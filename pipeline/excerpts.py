@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def coefficients(store: CoefficientStore, leading: int) -> Coefficients:
     coded, numbers = store.latent(span), np.arange(span.start, span.stop)
     kept = np.flatnonzero(np.isin(numbers, store.index))
     edges = np.linspace(0, m, PARTS + 1).astype(np.int64) if m > SNAPSHOTS else np.zeros(1, int)
-    ranges = [_range(store, int(a), int(b), k) for a, b in zip(edges, edges[1:], strict=False)]
+    ranges = [_range(store, int(a), int(b), k) for a, b in pairwise(edges)]
     return Coefficients(
         numbers=numbers,
         coded=coded[:, :k],
@@ -106,7 +107,7 @@ def _modelled(
 ) -> Matrix:
     """The pooled model integrated from each kept sample up to the next."""
     found = np.full_like(coded, np.nan)
-    if not store.models or not len(kept):
+    if not len(kept) or not store.coefficients[:1].any():
         return found
     model, substeps = store.models[0], store.facts["latent"]["substeps"]
     lengths = np.diff(kept, append=len(coded))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flows.report import page
 from flows.report.maps import ROW, Panel, field_figure, fitting, loadings_figure
-from flows.report.svg import inline, subscript
+from flows.report.svg import inline, subscript, told_apart
 from pipeline.deviation import Deviation
 from pipeline.excerpts import modes_at, rows_at, snapshot_at
 from pipeline.sections import Axis, Section
@@ -54,14 +54,17 @@ def snapshots_part(
 def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> str:
     """Root of the mean squared error of each variable, those with the same axes in one row."""
     rows: list[list[Panel]] = []
-    for section, found in zip(sections, deviations, strict=False):
+    titles = told_apart([section.title for section in sections], 30)
+    for section, title, found in zip(sections, titles, deviations, strict=False):
         if section.kind == "value" or not found.relative.any():
             continue
-        panel = Panel(section.title, section, found.map, "error", found.map)
+        panel = Panel(title, section, found.map, "error", found.map)
         if not rows or len(rows[-1]) == ROW or not _alike(rows[-1][0].section, section):
             rows.append([])
         rows[-1].append(panel)
-    figures = (inline(field_figure(row), f"error{k}", "error by place") for k, row in enumerate(rows))
+    figures = (
+        inline(field_figure(row), f"error{k}", "error by place") for k, row in enumerate(rows)
+    )
     says = "Root mean square error over time and all dims not shown, in the variable's units."
     return "".join(map(page.figure, figures)) + (page.paragraph(says, "quiet") if rows else "")
 
@@ -84,15 +87,19 @@ def _modes(opened: CoefficientStore, section: Section, number: int) -> str:
     usual = opened.singular_values[:MODES] / np.sqrt(opened.snapshots)
     found = modes_at(opened, section, MODES)
     panels = [
-        Panel(f"mode {k + 1} × usual {subscript(k + 1)}", section, mode * size, "diverging", mode * size)
+        Panel(
+            f"mode {k + 1} times usual {subscript(k + 1)}",
+            section,
+            mode * size,
+            "diverging",
+            mode * size,
+        )
         for k, (mode, size) in enumerate(zip(found, usual, strict=True))
     ]
     return _row(section, field_figure(panels), f"modes{number}", "modes")
 
 
-def _snapshots(
-    opened: CoefficientStore, dataset: xr.Dataset, section: Section, number: int
-) -> str:
+def _snapshots(opened: CoefficientStore, dataset: xr.Dataset, section: Section, number: int) -> str:
     """The first, middle and last snapshot as decoded, in the same colours."""
     time, last = opened.facts["time"]["dim"], opened.snapshots - 1
     numbers = sorted({0, last // 2, last})

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from flows.report.svg import CURVES, GREY, INK, RED, WIDTH, canvas, short, subscript
+from flows.report.svg import CURVES, GREY, INK, RED, WIDTH, canvas, subscript, tick, told_apart
 from pipeline.deviation import Deviation
 from pipeline.excerpts import Coefficients, Spectrum
 from pipeline.sections import Axis
@@ -34,7 +34,9 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
     left.set(title="energy of each mode", xlabel="mode", ylabel="share of the variance")
     counts = np.arange(rank + 1)
     seen = spectrum.left_out > 0
-    right.semilogy(counts[seen], spectrum.left_out[seen], marker=marker, ms=3.5, lw=1, color=CURVES[0])
+    right.semilogy(
+        counts[seen], spectrum.left_out[seen], marker=marker, ms=3.5, lw=1, color=CURVES[0]
+    )
     right.set(
         title="what the leading modes leave out",
         xlabel="number of modes",
@@ -48,10 +50,16 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
         textcoords="offset points", ha="right", va="top",
     )  # fmt: skip
     for axes, first in ((left, 1), (right, 0)):
-        axes.yaxis.set_major_formatter(LogFormatter())
+        plain_powers(axes)
         axes.set_xlim(first - 0.03 * rank - 0.2, rank + 0.03 * rank + 0.2)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
+
+
+def plain_powers(axes: Axes) -> None:
+    """Ticks like 1e-03 on a logarithmic axis: formulas would need fonts of their own."""
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter())
 
 
 def _said(axes: Axes, at: float, value: float, text: str, colour: str) -> None:
@@ -67,7 +75,9 @@ def coefficients_figure(found: Coefficients, time: Axis) -> Figure:
     count, long = found.coded.shape[1], len(found.parts) > 0
     figure = canvas(WIDTH, 1.0 + 1.25 * count)
     widths = (1, 1.6) if long else (1,)
-    axes: Any = figure.subplots(count, len(widths), sharex="col", squeeze=False, width_ratios=widths)
+    axes: Any = figure.subplots(
+        count, len(widths), sharex="col", squeeze=False, width_ratios=widths
+    )
     for k, panels in enumerate(axes):
         if long:
             _draw_range(panels[0], found, time, k)
@@ -88,7 +98,7 @@ def _draw_range(axes: Axes, found: Coefficients, time: Axis, k: int) -> None:
     x = time.values[found.parts[:, 0]]
     axes.fill_between(x, found.lowest[:, k], found.highest[:, k], color=CURVES[0], alpha=0.55, lw=0)
     axes.axvspan(*time.values[found.numbers[[0, -1]]], color=GREY, alpha=0.3, lw=0)
-    _date_ticks(axes)
+    tick(axes.xaxis, time, 6)
 
 
 def _draw_coefficient(axes: Axes, found: Coefficients, time: Axis, k: int) -> None:
@@ -104,15 +114,7 @@ def _draw_coefficient(axes: Axes, found: Coefficients, time: Axis, k: int) -> No
     room = 0.35 * (high - low) or 1.0
     axes.margins(x=0.01)
     axes.set_ylim(low - room, high + room)
-    _date_ticks(axes)
-
-
-def _date_ticks(axes: Axes) -> None:
-    axes.xaxis.get_major_locator().set_params(**_few(axes))
-
-
-def _few(axes: Axes) -> dict[str, Any]:
-    return {} if "Date" in type(axes.xaxis.get_major_locator()).__name__ else {"nbins": 6}
+    tick(axes.xaxis, time, 6)
 
 
 def error_figure(deviations: Sequence[Deviation], tolerance: float, time: Axis) -> Figure:
@@ -120,19 +122,21 @@ def error_figure(deviations: Sequence[Deviation], tolerance: float, time: Axis) 
     figure = canvas(WIDTH, 2.9)
     axes = figure.subplots()
     shown = deviations[:CURVES_SHOWN]
-    for found, colour in zip(shown, CURVES, strict=False):
+    names = told_apart([found.variable for found in shown])
+    for found, name, colour in zip(shown, names, CURVES, strict=False):
         # Blocks that were looked at with gaps between them are not joined by a line.
         numbers, values = _with_gaps(found)
         marker = "." if len(found.numbers) <= MARKED else ""
-        axes.plot(time.values[numbers], values, color=colour, marker=marker, label=short(found.variable))
+        axes.plot(time.values[numbers], values, color=colour, marker=marker, label=name)
     axes.axhline(tolerance, color=RED, lw=1, label=f"tolerance {tolerance:g}, in the mean square")
     positive = np.concatenate([each.relative[each.relative > 0] for each in shown])
     if len(positive) and positive.max() > 30 * positive.min():
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
+        plain_powers(axes)
     else:
         axes.set_ylim(0, 1.15 * max(tolerance, positive.max(initial=0)))
     axes.set(xlabel=time.label, ylabel="error / usual fluctuation")
+    tick(axes.xaxis, time, 8)
     axes.margins(x=0.01)
     figure.legend(loc="outside upper right", ncols=6, fontsize=8.5)
     return figure
@@ -140,4 +144,6 @@ def error_figure(deviations: Sequence[Deviation], tolerance: float, time: Axis) 
 
 def _with_gaps(found: Deviation) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     cuts = np.flatnonzero(np.diff(found.numbers) > 1) + 1
-    return np.insert(found.numbers, cuts, found.numbers[cuts]), np.insert(found.relative, cuts, np.nan)
+    return np.insert(found.numbers, cuts, found.numbers[cuts]), np.insert(
+        found.relative, cuts, np.nan
+    )

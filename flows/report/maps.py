@@ -12,7 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from flows.report.svg import CURVES, GREY, INK, RED, WIDTH, canvas, short, subscript
+from flows.report.svg import (
+    CURVES,
+    GREY,
+    INK,
+    RED,
+    WIDTH,
+    canvas,
+    short,
+    subscript,
+    tick,
+    told_apart,
+)
 from pipeline.sections import Axis, Section
 
 Matrix = NDArray[np.float64]
@@ -53,12 +64,14 @@ def field_figure(panels: Sequence[Panel], columns: int = ROW) -> Figure:
     columns = max(len(panels), columns)
     height = _height(section, WIDTH / columns)
     figure = canvas(WIDTH, height)
-    axes: Any = figure.subplots(1, columns, squeeze=False, sharey=section.kind != "line" or panels[0].scale != "error")
+    axes: Any = figure.subplots(
+        1, columns, squeeze=False, sharey=section.kind != "line" or panels[0].scale != "error"
+    )
     for ax in axes[0, len(panels) :]:
         ax.set_axis_off()
     for number, (ax, panel) in enumerate(zip(axes[0], panels, strict=False)):
         ax.set_title(short(panel.title, 96 // columns))
-        _draw(ax, panel)
+        _draw(ax, panel, wide=columns == 1)
         if number and section.kind in ("map", "scatter"):
             ax.set_ylabel("")
     return figure
@@ -88,11 +101,11 @@ def _drawn_to_scale(section: Section) -> bool:
     return bool(across and 1 / LONGEST <= up / across <= LONGEST)
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw(axes: Axes, panel: Panel, wide: bool) -> None:
     if panel.section.kind == "line":
         _draw_line(axes, panel)
     else:
-        _draw_plane(axes, panel)
+        _draw_plane(axes, panel, wide)
 
 
 def _draw_line(axes: Axes, panel: Panel) -> None:
@@ -100,18 +113,23 @@ def _draw_line(axes: Axes, panel: Panel) -> None:
     axes.plot(axis.values, panel.values, color=RED if panel.scale == "error" else CURVES[0])
     axes.set_xlabel(short(axis.label))
     axes.margins(x=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    tick(axes.xaxis, axis, 5)
     if panel.scale == "error":
         axes.set_ylim(bottom=0)
 
 
-def _draw_plane(axes: Axes, panel: Panel) -> None:
+def _draw_plane(axes: Axes, panel: Panel, wide: bool) -> None:
     across, up = panel.section.axes
     axes.grid(visible=False)
     low, high, extend = limits(panel.range, panel.scale)
-    how = {"cmap": COLOURS[panel.scale], "vmin": low, "vmax": high, "rasterized": True}
+    how: dict[str, Any] = {
+        "cmap": COLOURS[panel.scale],
+        "vmin": low,
+        "vmax": high,
+        "rasterized": True,
+    }
     if panel.section.kind == "scatter":
-        size = float(np.clip(9000 / len(across.values), 0.6, 40))
+        size = float(np.clip(30_000 / len(across.values), 1, 40))
         image: Any = axes.scatter(
             across.values, up.values, c=panel.values, s=size, marker="s", lw=0, **how
         )
@@ -120,9 +138,15 @@ def _draw_plane(axes: Axes, panel: Panel) -> None:
         axes.set_facecolor(f"{GREY}55")
         image = axes.pcolormesh(across.values, up.values, np.ma.masked_invalid(panel.values), **how)
     axes.figure.colorbar(
-        image, ax=axes, location="bottom", extend=extend, shrink=0.9, aspect=25, pad=0.02,
+        image,
+        ax=axes,
+        location="bottom",
+        extend=extend,
+        pad=0.02,
         ticks=MaxNLocator(3),
-    )  # fmt: skip
+        shrink=0.5 if wide else 0.9,
+        aspect=40 if wide else 25,
+    )
     _label(axes, across, up)
     if _drawn_to_scale(panel.section):
         axes.set_aspect("equal")
@@ -131,9 +155,8 @@ def _draw_plane(axes: Axes, panel: Panel) -> None:
 def _label(axes: Axes, across: Axis, up: Axis) -> None:
     axes.set_xlabel(short(across.label, 24))
     axes.set_ylabel(short(up.label, 24))
-    for shown, axis in ((axes.xaxis, across), (axes.yaxis, up)):
-        if axis.values.dtype.kind != "M":
-            shown.set_major_locator(MaxNLocator(4))
+    tick(axes.xaxis, across, 4)
+    tick(axes.yaxis, up, 4)
     if across.down:
         axes.invert_xaxis()
     if up.down and not axes.yaxis_inverted():
@@ -160,8 +183,6 @@ def limits(values: Matrix, scale: Scale) -> tuple[float, float, Any]:
     return low, high, ends.get((bool(below), bool(above)), "neither")
 
 
-
-
 def loadings_figure(names: Sequence[str], correlation: Matrix) -> Figure:
     """Bars of the correlation (variables, k) of each variable with the leading coefficients."""
     count = correlation.shape[1]
@@ -174,7 +195,7 @@ def loadings_figure(names: Sequence[str], correlation: Matrix) -> Figure:
         ax.set(ylim=(-1.05, 1.05))
         ax.set_ylabel(subscript(k + 1), rotation=0, labelpad=12, va="center")
     if len(names) <= NAMED:
-        axes[-1, 0].set_xticks(places, [short(n, 18) for n in names], rotation=40, ha="right")
+        axes[-1, 0].set_xticks(places, told_apart(names, 18), rotation=40, ha="right")
     else:
         axes[-1, 0].set_xlabel("number of the variable")
     return figure

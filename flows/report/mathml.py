@@ -17,6 +17,7 @@ from pipeline.describe import Equations
 
 # Equations typeset, and terms of each: the largest, if there are more.
 EQUATIONS, TERMS = 12, 40
+MINUS = "\N{MINUS SIGN}"
 
 _TOKEN = re.compile(
     r"""\\mathrm\{(?P<name>(?:\\_|[^{}])*)\}
@@ -32,7 +33,9 @@ class _Reader:
     """Tokens of a term, read from the left; every piece becomes one MathML element."""
 
     def __init__(self, latex: str) -> None:
-        found = ((match.lastgroup or "", match[match.lastgroup or 0]) for match in _TOKEN.finditer(latex))
+        found = (
+            (match.lastgroup or "", match[match.lastgroup or 0]) for match in _TOKEN.finditer(latex)
+        )
         self.tokens = deque(token for token in found if token[0] != "blank")
 
     def row(self, end: str = "") -> str:
@@ -83,7 +86,7 @@ class _Reader:
 
 
 def _operator(sign: str) -> str:
-    return f"<mo>{escape('−' if sign == '-' else sign)}</mo>"
+    return f"<mo>{escape(MINUS if sign == '-' else sign)}</mo>"
 
 
 def term(latex: str) -> str:
@@ -102,7 +105,9 @@ def equation_rows(equations: Equations) -> Iterator[str]:
         used = np.flatnonzero(column)
         largest = np.sort(used[np.argsort(-np.abs(column[used]))[:TERMS]])
         left = _math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1)
-        signs = [_signed(float(column[p]), equations.symbols[p], i == 0) for i, p in enumerate(largest)]
+        signs = [
+            _signed(float(column[p]), equations.symbols[p], i == 0) for i, p in enumerate(largest)
+        ]
         more = f"<span>+ {len(used) - len(largest)} more</span>" if len(used) > len(largest) else ""
         right = "".join(signs) + more or "<math><mn>0</mn></math>"
         residual = f'<span class="quiet">residual {100 * equations.residual[k]:.2g} %</span>'
@@ -114,7 +119,7 @@ def _math(letter: str, number: int) -> str:
 
 
 def _signed(value: float, latex: str, first: bool) -> str:
-    sign = "−" if value < 0 else "" if first else "+"
+    sign = MINUS if value < 0 else "" if first else "+"
     mantissa, _, exponent = f"{abs(value):.4g}".partition("e")
     number = f"<mn>{mantissa}</mn>"
     if exponent:

@@ -22,8 +22,9 @@ h2{font-size:1.1rem;margin:2.4rem 0 .5rem;padding-bottom:.25rem;border-bottom:1p
 h3{font-size:.95rem;margin:1.2rem 0 .3rem;font-weight:600;overflow-wrap:anywhere}
 p{margin:.4rem 0;max-width:52rem}.quiet,small{color:var(--quiet);font-size:.87rem}
 a{color:var(--blue)}figure{margin:.6rem 0 0}svg{max-width:100%;height:auto;display:block}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11.5rem,1fr));gap:.6rem;margin:1rem 0}
-.card{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11.5rem,1fr));gap:.6rem;
+margin:1rem 0}.card{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;
+padding:.6rem .8rem}
 .card b{display:block;font-size:1.25rem;font-weight:600;line-height:1.3}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.28rem .7rem .28rem 0;border-bottom:1px solid var(--line);
@@ -74,7 +75,8 @@ def paragraph(text: str, look: str = "") -> str:
 def cards(facts: Iterable[tuple[str, str, str]]) -> str:
     """Figures in large letters: a name, a value and a class that says how it looks."""
     found = "".join(
-        f'<div class="card"><small>{escape(name)}</small><b class="{look}">{escape(value)}</b></div>'
+        f'<div class="card"><small>{escape(name)}</small>'
+        f'<b class="{look}">{escape(value)}</b></div>'
         for name, value, look in facts
     )
     return f'<div class="cards">{found}</div>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from flows.report import page
 from flows.report.fields import error_maps, modes_part, snapshots_part
 from flows.report.figures import coefficients_figure, error_figure, spectrum_figure
 from flows.report.mathml import EQUATIONS, equation_rows
-from flows.report.page import Part, number, paragraph
+from flows.report.page import Cell, Part, number, paragraph
 from flows.report.svg import inline, styled
 from flows.tables import CODINGS, bytes_of_terms, plain, shape, size
 from pipeline.archive.location import redacted
@@ -30,7 +30,7 @@ from pipeline.store.reader import CoefficientStore, open_store
 # Coefficients drawn in time, and variables drawn as fields.
 COEFFICIENTS, VARIABLES = 4, 4
 # Rows of a table; a store of thousands of variables has a page all the same.
-ROWS = 60
+ROWS = 24
 # How much of what is in the store is told by these, in words.
 PARTS = {
     "basis": "modes and values",
@@ -67,7 +67,9 @@ def store_page(store: str, source: str | None, config: Config) -> str:
             Part("Modes", modes_part(shown.opened, shown.sections)),
             Part("Coefficients in time", _coefficients(shown)),
             Part("Equations", _equations(shown)),
-            Part("Snapshots", snapshots_part(shown.opened, shown.dataset, shown.sections, shown.time)),
+            Part(
+                "Snapshots", snapshots_part(shown.opened, shown.dataset, shown.sections, shown.time)
+            ),
             Part("Bytes", _bytes(shown.info)),
             Part("Variables", _variables(shown.info)),
             Part("Provenance", _provenance(shown)),
@@ -108,7 +110,11 @@ def _top(shown: Shown) -> str:
     worst = info.relative_l2_error["largest"]
     good = "good" if worst <= info.tolerance else "bad"
     facts = [
-        ("compression ratio", f"{info.compression_ratio:{',.0f' if info.compression_ratio >= 1000 else '.3g'}}", ""),
+        (
+            "compression ratio",
+            f"{info.compression_ratio:{',.0f' if info.compression_ratio >= 1000 else '.3g'}}",
+            "",
+        ),
         ("archive", size(info.raw_bytes), ""),
         ("store", size(info.stored_bytes), ""),
         ("largest relative error", f"{worst:.3g}" if info.tolerance else "0, lossless", good),
@@ -128,25 +134,30 @@ def _top(shown: Shown) -> str:
 def _errors(shown: Shown) -> str:
     info = shown.info
     measured = {found.variable: found for found in shown.deviations}
-    header = ["variable", number("bound"), number("tolerance")]
+    header: list[Cell | str] = ["variable", number("bound"), number("tolerance")]
     header += [number("measured")] if measured else []
     bounds = bool(info.max_error)
     header += [number("largest single error"), number("its bound")] if bounds else []
-    rows = []
-    names = sorted(info.variables, key=lambda name: -info.relative_l2_error[name])
+    rows: list[list[Cell | str]] = []
+    names = sorted(
+        info.variables, key=lambda name: (name not in measured, -info.relative_l2_error[name])
+    )
     for name in names[:ROWS]:
         error = info.relative_l2_error[name]
-        row = [name, number(f"{error:.3e}"), number(f"{info.tolerance:g}")]
+        row: list[Cell | str] = [name, number(f"{error:.3e}"), number(f"{info.tolerance:g}")]
         if measured:
             row.append(_measured(measured.get(name), info.tolerance))
         if bounds:
-            row += [number(_optional(each, name)) for each in (info.largest_pointwise_error, info.max_error)]
+            row += [
+                number(_optional(each, name))
+                for each in (info.largest_pointwise_error, info.max_error)
+            ]
         rows.append(row)
     table = page.table(header, rows) + _beyond(len(names))
     return _how_measured(shown) + table + _error_curves(shown)
 
 
-def _measured(found: Deviation | None, tolerance: float) -> page.Cell:
+def _measured(found: Deviation | None, tolerance: float) -> Cell:
     if found is None:
         return number("not looked at")
     error = found.relative_l2_error
@@ -177,9 +188,9 @@ def _how_measured(shown: Shown) -> str:
     if left.variables and info.tolerance:
         rest = max(info.relative_l2_error["largest"] ** 2 - left.left_out[-1] ** 2, 0.0) ** 0.5
         text += (
-            f" Of the largest bound, the modes leave out {left.left_out[-1]:.1e} (root mean square "
-            f"over the variables), and {rest:.1e} is lost by quantising modes and coefficients: "
-            f"these add in squares."
+            f" Of the largest bound, {left.left_out[-1]:.1e} is what the modes leave out (root "
+            f"mean square over the variables), and {rest:.1e} what quantising modes and "
+            f"coefficients loses: these add in squares."
         )
     return paragraph(text)
 
@@ -245,7 +256,7 @@ def _equations(shown: Shown) -> str:
 
 def _bytes(info: StoreInfo) -> str:
     most = max(info.bytes_by_part.values())
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             PARTS.get(part, part),
             number(size(count)),
@@ -263,10 +274,10 @@ def _variables(info: StoreInfo) -> str:
 
 
 def _provenance(shown: Shown) -> str:
-    return page.table([], list(_provenance_rows(shown)))
+    return page.table([], _provenance_rows(shown))
 
 
-def _provenance_rows(shown: Shown) -> Iterator[Sequence[str]]:
+def _provenance_rows(shown: Shown) -> Iterator[tuple[str, str]]:
     info, facts = shown.info, shown.opened.facts
     for name, value in info.source.items():
         yield f"source {name}", plain(value)

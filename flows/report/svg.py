@@ -5,11 +5,17 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.sections import Axis
 
 # What is drawn in this colour takes that of the page's text, dark or light.
 INK = "#010203"
@@ -19,7 +25,7 @@ RED, GREY = "#d64a4a", "#8a8f98"
 WIDTH = 9.9
 DPI = 110
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     # Text stays text. These fonts are as wide as the one that the layout is made with.
     "svg.fonttype": "none",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
@@ -79,6 +85,16 @@ def _rounded(path: re.Match[str]) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
 
 
+def tick(axis: XAxis | YAxis, along: Axis, most: int) -> None:
+    """At most so many ticks along numbers or dates."""
+    if along.values.dtype.kind == "M":
+        dates = AutoDateLocator(minticks=2, maxticks=most)
+        axis.set_major_locator(dates)
+        axis.set_major_formatter(ConciseDateFormatter(dates))
+    else:
+        axis.set_major_locator(MaxNLocator(most))
+
+
 def subscript(number: int) -> str:
     """The name of a coefficient.
 
@@ -98,3 +114,22 @@ def short(text: str, most: int = 28) -> str:
         return text
     half = (most - 1) // 2
     return f"{text[:half]}…{text[-half - 1 :]}"
+
+
+def _alike(names: Sequence[str]) -> int:
+    """Number of characters that all names begin with."""
+    first, last = min(names), max(names)
+    return next((k for k, c in enumerate(first) if k >= len(last) or c != last[k]), len(first))
+
+
+def told_apart(names: Sequence[str], most: int = 22) -> list[str]:
+    """Names that fit, without what all of them begin and end with if they are long.
+
+    >>> told_apart(["concentration_of_ozone_at_surface", "concentration_of_water_at_surface"])
+    ['…ozone…', '…water…']
+    """
+    if len(names) > 1 and max(map(len, names)) > most:
+        start = _alike(names)
+        end = _alike([name[start:][::-1] for name in names])
+        names = [f"…{name[start : len(name) - end]}…" for name in names]
+    return [short(name, most) for name in names]
