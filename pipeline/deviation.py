@@ -78,7 +78,9 @@ def deviation(
     archive = replace(
         archive, variables=tuple(archive.variables[numbers[s.variable]] for s in sections)
     )
-    plan = plan_pod(archive.variables)
+    whole = sum(variable.nbytes for variable in archive.variables) <= most_bytes
+    # What is looked at lies apart: the smaller the blocks, the more of them.
+    plan = plan_pod(archive.variables) if whole else plan_pod(archive.variables, leaf_bytes=1)
     chosen = _chosen(archive, plan, most_bytes)
     tasks: list[Delayed] = []
     for row in chosen.rows:

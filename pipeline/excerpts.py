@@ -6,7 +6,7 @@ the coefficients of some snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,8 +23,10 @@ from pipeline.store.reader import CoefficientStore
 Matrix = NDArray[np.float64]
 
 # Snapshots that are shown one by one; of longer records these lie in the middle, and the whole
-# is shown by its range in so many parts, each looked at for at most so many snapshots.
-SNAPSHOTS, PARTS, LOOKED_AT = 600, 300, 64
+# is shown by its range in so many parts, decoded so many together. Where all coefficients are
+# more than so many, at most the first snapshots of each part are looked at.
+SNAPSHOTS, PARTS, TOGETHER = 600, 300, 20
+MOST_VALUES, LOOKED_AT = 1 << 26, 64
 # Snapshots of a picture whose other axis is space.
 ROWS = 240
 
@@ -89,7 +91,7 @@ def coefficients(store: CoefficientStore, leading: int) -> Coefficients:
     coded, numbers = store.latent(span), np.arange(span.start, span.stop)
     kept = np.flatnonzero(np.isin(numbers, store.index))
     edges = np.linspace(0, m, PARTS + 1).astype(np.int64) if m > SNAPSHOTS else np.zeros(1, int)
-    ranges = [_range(store, int(a), int(b), k) for a, b in pairwise(edges)]
+    ranges = list(_ranges(store, edges, k))
     return Coefficients(
         numbers=numbers,
         coded=coded[:, :k],
@@ -121,9 +123,23 @@ def _modelled(
     return found
 
 
-def _range(store: CoefficientStore, start: int, stop: int, leading: int) -> tuple[Matrix, Matrix]:
-    values = store.latent(BlockSpan(start, min(stop, start + LOOKED_AT)))[:, :leading]
-    return values.min(axis=0), values.max(axis=0)
+def _ranges(
+    store: CoefficientStore, edges: NDArray[np.int64], leading: int
+) -> Iterator[tuple[Matrix, Matrix]]:
+    """Lowest and highest coefficients between consecutive edges, or in the first part of each."""
+    if store.snapshots * store.rank > MOST_VALUES:
+        for a, b in pairwise(edges.tolist()):
+            values = store.latent(BlockSpan(a, min(b, a + LOOKED_AT)))[:, :leading]
+            yield values.min(axis=0), values.max(axis=0)
+        return
+    # Snapshots together cost far less than the same ones apart: models run side by side.
+    for first in range(0, len(edges) - 1, TOGETHER):
+        some = edges[first : first + TOGETHER + 1]
+        values = store.latent(BlockSpan(int(some[0]), int(some[-1])))[:, :leading]
+        starts = some[:-1] - some[0]
+        yield from zip(
+            np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts), strict=True
+        )
 
 
 def modes_at(store: CoefficientStore, section: Section, leading: int) -> Matrix:

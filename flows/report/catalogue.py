@@ -41,7 +41,7 @@ LEAST_RATIO = 3.0
 # Stores whose spectrum is read, and rows: an archive may have very many datasets.
 SPECTRA, ROWS = 500, 5000
 # Width and height of a small spectrum, its decades, and modes that it has room for.
-SMALL, DECADES, MODES = (110, 26), 6, 60
+SMALL, DECADES, MODES = (110, 26), 3, 60
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _top(stores: str, entries: Sequence[Entry]) -> str:
         ("datasets", f"{len(entries)}", ""),
         ("archive", size(raw), ""),
         ("stores", size(stored), ""),
-        ("compression ratio", f"{raw / stored:.3g}" if stored else "", ""),
+        ("compression ratio", page.ratio(raw / stored) if stored else "", ""),
         *(
             (state, f"{states.count(state)}", look)
             for state, look in STATES.items()
@@ -183,18 +183,18 @@ def _row(folder: Folder, entry: Entry, with_spectrum: bool) -> list[Cell | str]:
     look = STATES.get(state, "bad")
     message = str(entry.get("message") or "")[:400]
     said = f"<br><small>{escape(message)}</small>" if message else ""
-    tolerance = entry.get("tolerance")
+    tolerance, ratio = entry.get("tolerance"), entry.get("ratio")
     verified = entry.get("verified") or {}
     return [
         _name(folder, entry),
         Cell(f"{escape(state)}{said}", look),
-        number(_told(entry.get("ratio"), ".3g")),
+        number(page.ratio(ratio) if _is_number(ratio) else ""),
         number(_size(entry.get("raw_bytes"))),
         number(_size(entry.get("stored_bytes"))),
         _error(entry.get("relative_l2_error"), tolerance),
         _error(verified.get("error"), tolerance),
         Cell(_spectrum(folder, entry) if with_spectrum else ""),
-        _when(entry.get("last_run")),
+        Cell(_when(entry.get("last_run"))),
     ]
 
 
@@ -209,10 +209,11 @@ def _name(folder: Folder, entry: Entry) -> Cell:
 
 
 def _store_path(folder: Folder, entry: Entry) -> str:
-    """Where the store of an entry lies: its path, or that below the folder."""
+    """Where the store of an entry lies: its URL or path, which may be one below the folder."""
     store = str(entry.get("store") or "")
-    path: str = folder.fs._strip_protocol(store) if store else ""
-    return path if not path or folder.fs.exists(path) else folder.path(store)
+    if "://" in store:
+        return str(folder.fs._strip_protocol(store))
+    return folder.path(store) if store else ""
 
 
 def _error(error: Any, tolerance: Any) -> Cell:
@@ -222,24 +223,21 @@ def _error(error: Any, tolerance: Any) -> Cell:
     return number(f"{error:.2e}", "" if within else "bad")
 
 
-def _told(value: Any, how: str) -> str:
-    return format(value, how) if _is_number(value) else ""
-
-
 def _size(value: Any) -> str:
     return size(value) if _is_number(value) else ""
 
 
 def _when(last_run: Any) -> str:
-    """When and how long ago, of a time in ISO format."""
+    """How long ago a time in ISO format was, with the time itself to be pointed at."""
     try:
         then = datetime.fromisoformat(str(last_run))
     except ValueError:
-        return str(last_run or "")
+        return escape(str(last_run or ""))
     then = then.replace(tzinfo=then.tzinfo or UTC)
     hours = (datetime.now(UTC) - then).total_seconds() / 3600
-    ago = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"
-    return f"{then.astimezone(UTC):%Y-%m-%d %H:%M}, {ago}"
+    ago = f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.0f} h"
+    ago = ago if hours < 48 else f"{hours / 24:.0f} d"
+    return f'<span title="{then.astimezone(UTC):%Y-%m-%d %H:%M} UTC">{ago} ago</span>'
 
 
 def _spectrum(folder: Folder, entry: Entry) -> str:

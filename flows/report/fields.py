@@ -54,10 +54,11 @@ def snapshots_part(
 def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> str:
     """Root of the mean squared error of each variable, those with the same axes in one row."""
     rows: list[list[Panel]] = []
-    titles = told_apart([section.title for section in sections], 30)
-    for section, title, found in zip(sections, titles, deviations, strict=False):
+    names = told_apart([section.variable for section in sections])
+    for section, name, found in zip(sections, names, deviations, strict=False):
         if section.kind == "value" or not found.relative.any():
             continue
+        title = name + section.title.removeprefix(section.variable)
         panel = Panel(title, section, found.map, "error", found.map)
         if not rows or len(rows[-1]) == ROW or not _alike(rows[-1][0].section, section):
             rows.append([])

@@ -31,6 +31,8 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
     energy = spectrum.singular_values**2 / max(spectrum.variables, 1)
     marker = "o" if rank <= MARKED else ""
     left.semilogy(numbers, energy, marker=marker, ms=3.5, lw=1, color=CURVES[0])
+    # Two decades at least: ticks within one would all read alike.
+    left.set_ylim(bottom=min(energy.min() / 2, energy.max() / 100))
     left.set(title="energy of each mode", xlabel="mode", ylabel="share of the variance")
     counts = np.arange(rank + 1)
     seen = spectrum.left_out > 0

@@ -98,6 +98,15 @@ def number(text: str, look: str = "") -> Cell:
     return Cell(escape(text), f"number {look}".strip())
 
 
+def ratio(value: float) -> str:
+    """How many times smaller.
+
+    >>> ratio(39.52), ratio(1341.2)
+    ('39.5', '1,341')
+    """
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
 def bar(share: float) -> Cell:
     """A bar whose length is a share of its column."""
     return Cell(f'<div class="bar" style="width:{100 * share:.1f}%"></div>', "bars")

@@ -110,11 +110,7 @@ def _top(shown: Shown) -> str:
     worst = info.relative_l2_error["largest"]
     good = "good" if worst <= info.tolerance else "bad"
     facts = [
-        (
-            "compression ratio",
-            f"{info.compression_ratio:{',.0f' if info.compression_ratio >= 1000 else '.3g'}}",
-            "",
-        ),
+        ("compression ratio", page.ratio(info.compression_ratio), ""),
         ("archive", size(info.raw_bytes), ""),
         ("store", size(info.stored_bytes), ""),
         ("largest relative error", f"{worst:.3g}" if info.tolerance else "0, lossless", good),
@@ -240,7 +236,7 @@ def _coefficients(shown: Shown) -> str:
 def _equations(shown: Shown) -> str:
     if not shown.info.rank:
         return ""
-    equations = pipeline.equations(shown.url)
+    equations = pipeline.equations(shown.opened.url)
     count = equations.coefficients.shape[1]
     if not count or not equations.coefficients.any():
         return paragraph("No model pays here: coefficients are coded as they are.")

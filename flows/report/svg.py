@@ -73,6 +73,8 @@ def inline(figure: Figure, name: str, says: str) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    # Nothing refers to an image, and like ones have the same name.
+    text = re.sub(r'(<image [^>]*?)\bid="[^"]*"', r"\1", text)
     # Numbers of elements are the same in every figure, and a page may use each once.
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text.replace(INK, "currentColor"))
@@ -122,14 +124,14 @@ def _alike(names: Sequence[str]) -> int:
     return next((k for k, c in enumerate(first) if k >= len(last) or c != last[k]), len(first))
 
 
-def told_apart(names: Sequence[str], most: int = 22) -> list[str]:
+def told_apart(names: Sequence[str], most: int = 22, around: int = 4) -> list[str]:
     """Names that fit, without what all of them begin and end with if they are long.
 
     >>> told_apart(["concentration_of_ozone_at_surface", "concentration_of_water_at_surface"])
-    ['…ozone…', '…water…']
+    ['…_of_ozone_at_…', '…_of_water_at_…']
     """
     if len(names) > 1 and max(map(len, names)) > most:
-        start = _alike(names)
-        end = _alike([name[start:][::-1] for name in names])
+        start = max(0, _alike(names) - around)
+        end = max(0, _alike([name[start + around :][::-1] for name in names]) - around)
         names = [f"…{name[start : len(name) - end]}…" for name in names]
     return [short(name, most) for name in names]

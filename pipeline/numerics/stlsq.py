@@ -193,7 +193,7 @@ def _refit(
     penalty = math.sqrt(ridge) * np.eye(k, k + 1)
     both = np.concatenate([r, penalty])
     values, _, _, spectrum = np.linalg.lstsq(both[:, :k], both[:, k], rcond=None)
-    return values, float(spectrum[0] / spectrum[-1])
+    return values, float(spectrum[0] / spectrum[-1]) if spectrum[-1] else math.inf
 
 
 def _triangle(columns: Matrix) -> Matrix:
