@@ -1,4 +1,5 @@
-"""Which variables are coded by POD, and which as they are: the fewer bytes decide.
+"""Which variables are coded by POD, and which as they are, always or at some times: the fewer
+bytes decide.
 
 Bits that rates foretell are compared first, which costs next to nothing. Only where they do
 not differ widely are parts of the fields and of the values coded on trial: a range coder makes
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import dask
 import numpy as np
@@ -21,6 +23,8 @@ from pipeline.archive import Archive
 from pipeline.chunked.fields import Sample, lazy_fields, summed, tile_bits
 from pipeline.direct import DirectVariable, coded_on_trial, plan_direct
 from pipeline.factor import ArchivePOD
+from pipeline.numerics.factors import Mask
+from pipeline.numerics.roughness import rough_snapshots
 
 Matrix = NDArray[np.float64]
 
@@ -34,18 +38,48 @@ TILES, VALUES = 2, 1 << 20
 TIGHTEST = 1e-5
 
 
-def choose_coding(
-    archive: Archive, pod: ArchivePOD, tolerance: float
-) -> tuple[FieldsPlan, dict[int, DirectVariable]]:
+# Share of the squared error that either part of a record gets at least, where some snapshots
+# are coded in another way than the others.
+LEAST_PART = 0.02
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Snapshots at which the variables of POD are coded without it.
+
+    ``rough`` (m,) marks them, ``pod`` has the modes of all snapshots at these alone, and
+    ``variables`` says how they are coded there.
+    """
+
+    rough: Mask
+    pod: ArchivePOD
+    variables: dict[int, DirectVariable]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the variables of an archive are coded.
+
+    ``plan`` is of the variables coded by POD, but for ``episodes``; ``direct`` of those that
+    are not.
+    """
+
+    plan: FieldsPlan
+    direct: dict[int, DirectVariable]
+    episodes: Episodes | None = None
+
+
+def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice:
     """Fields of the variables that POD makes small, and the plans of all others. Runs Dask.
 
     Compared are the bits of all variables with POD, of all without, and of ways in between:
     what saves most without POD is left out of it first, and the modes of the others, which
-    have to hold less then, are looked at anew.
+    have to hold less then, are looked at anew. Where some snapshots have little in common with
+    all others, it is looked into whether POD should do without these.
     """
     plan, direct = plan_fields(archive, pod), plan_direct(archive, pod)
     if not _is_open(plan, direct):
-        return plan, {}
+        return Choice(plan, {})
     direct, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
     choices = {frozenset[int](): plan}
     while tolerance >= TIGHTEST and (more := _dearer(plan, direct, ratios)):
@@ -59,7 +93,48 @@ def choose_coding(
     }
     log.info("bits expected, by the variables without POD: %s", costs)
     best = min(costs, key=lambda without: costs[without])
-    return choices[best], {v: direct[v] for v in sorted(best)}
+    chosen = Choice(choices[best], {v: direct[v] for v in sorted(best)})
+    # Gram matrices cannot tell what some of the snapshots alone need at the tightest tolerances.
+    if tolerance < TIGHTEST:
+        return chosen
+    without = frozenset[int]() if best >= frozenset(direct) else best
+    found = _with_episodes(archive, pod, without)
+    if found is None or found[2] + sum(direct[v].bits for v in without) >= costs[best]:
+        return chosen
+    plan, episodes, _ = found
+    log.info("%d snapshots are coded without POD", len(episodes.pod.right))
+    return Choice(plan, {v: direct[v] for v in sorted(without)}, episodes)
+
+
+def _with_episodes(
+    archive: Archive, pod: ArchivePOD, without: frozenset[int]
+) -> tuple[FieldsPlan, Episodes, float] | None:
+    """All variables but some with rough snapshots coded without POD, and the bits of all that.
+
+    None if there are no such snapshots, or no way to code them. The error is shared out by the
+    bits that either part takes with half of it, which makes both together about fewest.
+    """
+    alone = pod.without(without) if without else pod
+    values, vectors = np.linalg.eigh(alone.joint)
+    a = alone.right[:, : alone.modes] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+    rough = rough_snapshots(a, float(alone.scales @ alone.budget.allowed**2))
+    if rough is None:
+        return None
+    share = 0.5
+    for _ in range(2):
+        quiet, during = pod.apart_from(rough, 1 - share), pod.during(rough, share)
+        if not quiet.modes:
+            return None
+        plan = plan_fields(archive, quiet, without)
+        planned = plan_direct(archive, during)
+        planned = {v: each for v, each in planned.items() if v not in without}
+        if plan.chosen is None or set(planned) != set(plan.live):
+            return None
+        variables = coded_on_trial(archive, during, planned)
+        bits = sum(each.bits for each in variables.values())
+        share = float(np.clip(bits / (bits + plan.bits), LEAST_PART, 1 - LEAST_PART))
+    bits += _pod_bits(plan, _coded_ratios(archive, plan))
+    return plan, Episodes(rough, during, variables), bits
 
 
 def _dearer(
