@@ -78,63 +78,91 @@ def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice
     all others, it is looked into whether POD should do without these.
     """
     plan, direct = plan_fields(archive, pod), plan_direct(archive, pod)
-    if not _is_open(plan, direct):
-        return Choice(plan, {})
-    direct, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
+    chosen, planned = Choice(plan, {}), dict[int, DirectVariable]()
+    if _is_open(plan, direct):
+        chosen, planned = _by_variables(archive, pod, plan, direct, tolerance)
+    # Gram matrices cannot tell what some of the snapshots alone need at the tightest tolerances.
+    if tolerance < TIGHTEST:
+        return chosen
+    without = frozenset(chosen.direct) if chosen.plan.live else frozenset[int]()
+    rough = _rough(pod.without(without) if without else pod)
+    if rough is None:
+        return chosen
+    others = {v: planned[v] for v in sorted(without)}
+    return _smaller(archive, chosen, _with_episodes(archive, pod, rough, others))
+
+
+def _by_variables(
+    archive: Archive,
+    pod: ArchivePOD,
+    plan: FieldsPlan,
+    direct: Mapping[int, DirectVariable],
+    tolerance: float,
+) -> tuple[Choice, dict[int, DirectVariable]]:
+    """The choice with fewest bits where variables are coded in one way at all times.
+
+    And the plans of all variables without POD, with the bits that these take as coded.
+    """
+    tried, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
     choices = {frozenset[int](): plan}
-    while tolerance >= TIGHTEST and (more := _dearer(plan, direct, ratios)):
-        without = frozenset(direct) - frozenset(plan.live) | more
+    while tolerance >= TIGHTEST and (more := _dearer(plan, tried, ratios)):
+        without = frozenset(tried) - frozenset(plan.live) | more
         choices[without] = plan = plan_fields(archive, pod, without)
-    if set(direct) == set(choices[frozenset()].live):
-        choices[frozenset(direct)] = plan_fields(archive, pod, frozenset(direct))
+    if set(tried) == set(choices[frozenset()].live):
+        choices[frozenset(tried)] = plan_fields(archive, pod, frozenset(tried))
     costs = {
-        without: _pod_bits(fields, ratios) + sum(direct[v].bits for v in without)
+        without: _pod_bits(fields, ratios) + sum(tried[v].bits for v in without)
         for without, fields in choices.items()
     }
     log.info("bits expected, by the variables without POD: %s", costs)
     best = min(costs, key=lambda without: costs[without])
-    chosen = Choice(choices[best], {v: direct[v] for v in sorted(best)})
-    # Gram matrices cannot tell what some of the snapshots alone need at the tightest tolerances.
-    if tolerance < TIGHTEST:
-        return chosen
-    without = frozenset[int]() if best >= frozenset(direct) else best
-    found = _with_episodes(archive, pod, without)
-    if found is None or found[2] + sum(direct[v].bits for v in without) >= costs[best]:
-        return chosen
-    plan, episodes, _ = found
-    log.info("%d snapshots are coded without POD", len(episodes.pod.right))
-    return Choice(plan, {v: direct[v] for v in sorted(without)}, episodes)
+    return Choice(choices[best], {v: tried[v] for v in sorted(best)}), tried
+
+
+def _rough(pod: ArchivePOD) -> Mask | None:
+    """Snapshots that need modes of their own."""
+    values, vectors = np.linalg.eigh(pod.joint)
+    a = pod.right[:, : pod.modes] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+    return rough_snapshots(a, float(pod.scales @ pod.budget.allowed**2))
 
 
 def _with_episodes(
-    archive: Archive, pod: ArchivePOD, without: frozenset[int]
-) -> tuple[FieldsPlan, Episodes, float] | None:
-    """All variables but some with rough snapshots coded without POD, and the bits of all that.
+    archive: Archive, pod: ArchivePOD, rough: Mask, direct: dict[int, DirectVariable]
+) -> Choice | None:
+    """All variables but those `direct` with rough snapshots coded without POD.
 
-    None if there are no such snapshots, or no way to code them. The error is shared out by the
-    bits that either part takes with half of it, which makes both together about fewest.
+    None if there is no way to do that. The error is shared out by the bits that either part
+    takes with half of it, which makes both together about fewest.
     """
-    alone = pod.without(without) if without else pod
-    values, vectors = np.linalg.eigh(alone.joint)
-    a = alone.right[:, : alone.modes] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
-    rough = rough_snapshots(a, float(alone.scales @ alone.budget.allowed**2))
-    if rough is None:
-        return None
-    share = 0.5
+    share, without = 0.5, frozenset(direct)
     for _ in range(2):
         quiet, during = pod.apart_from(rough, 1 - share), pod.during(rough, share)
         if not quiet.modes:
             return None
-        plan = plan_fields(archive, quiet, without)
-        planned = plan_direct(archive, during)
-        planned = {v: each for v, each in planned.items() if v not in without}
-        if plan.chosen is None or set(planned) != set(plan.live):
+        plan, planned = plan_fields(archive, quiet, without), plan_direct(archive, during)
+        if plan.chosen is None or not set(plan.live) <= set(planned):
             return None
-        variables = coded_on_trial(archive, during, planned)
-        bits = sum(each.bits for each in variables.values())
+        tried = coded_on_trial(archive, during, {v: planned[v] for v in plan.live})
+        bits = sum(each.bits for each in tried.values())
         share = float(np.clip(bits / (bits + plan.bits), LEAST_PART, 1 - LEAST_PART))
-    bits += _pod_bits(plan, _coded_ratios(archive, plan))
-    return plan, Episodes(rough, during, variables), bits
+    return Choice(plan, direct, Episodes(rough, during, tried))
+
+
+def _smaller(archive: Archive, whole: Choice, parted: Choice | None) -> Choice:
+    """Whichever of two choices takes fewer bits."""
+    if parted is None or parted.episodes is None:
+        return whole
+    bits = [
+        _pod_bits(each.plan, _coded_ratios(archive, each.plan))
+        + sum(variable.bits for variable in each.direct.values())
+        for each in (whole, parted)
+    ]
+    bits[1] += sum(variable.bits for variable in parted.episodes.variables.values())
+    log.info(
+        "bits expected with POD at all times, and but for %d snapshots: %s",
+        len(parted.episodes.pod.right), bits,
+    )  # fmt: skip
+    return parted if bits[1] < bits[0] else whole
 
 
 def _dearer(

@@ -58,13 +58,13 @@ def stored(source: xr.Dataset, folder: Path, **options):
 
 
 def test_a_storm_is_coded_as_it_is_and_the_waves_keep_their_modes(tmp_path, monkeypatch):
-    source = storm(0, n=512)
+    source = storm(0, n=512, spans=((100, 140),))
     report, decoded = stored(source, tmp_path, tolerance=1e-2)
     info = pipeline.info(tmp_path / "s.romzarr")
-    assert info.episodes == [(100, 180)]
+    assert info.episodes == [(100, 140)]
     assert report.rank == 6
     assert "without POD" in info_table(info.to_dict(), "s")
-    assert "snapshots 100 to 179" in info_table(info.to_dict(), "s")
+    assert "snapshots 100 to 139" in info_table(info.to_dict(), "s")
     assert decoded_errors(source, decoded)["u"] <= report.relative_l2_error["u"] <= 1e-2
     assert pipeline.verify(tmp_path / "s.romzarr", source).ok
     monkeypatch.setattr(choose, "rough_snapshots", lambda *_: None)
@@ -126,7 +126,8 @@ def test_equations_are_those_of_the_quiet_time(tmp_path):
     names = pipeline.equations(tmp_path / "s.romzarr").names
     xi = open_store(tmp_path / "s.romzarr").coefficients[0]
     terms = {name: row for name, row in zip(names, xi, strict=True) if row.any()}
-    assert report.rank == 2 and set(terms) <= {"1", "a1", "a2"}
+    assert report.rank == 2
+    assert set(terms) <= {"1", "a1", "a2"}
     found = np.linalg.eigvals(np.array([terms["a1"], terms["a2"]]).T)
     np.testing.assert_allclose(sorted(found.imag), [-1.3, 1.3], rtol=2e-3)
     np.testing.assert_allclose(found.real, 0, atol=2e-3)

@@ -42,9 +42,9 @@ def rough_snapshots(a: Matrix, allowed: float) -> Mask | None:
     (m,) bool, or None
         None where the record is alike all along, or would need as many modes without them.
     """
-    starts = np.arange(0, len(a), RUN)
     share = allowed / len(a)
-    ranks = np.array([_rank(a[s : s + RUN], share) for s in starts])
+    padded = np.pad(a, ((0, -len(a) % RUN), (0, 0)))
+    ranks = _rank(padded.reshape(-1, RUN, a.shape[1]), share)
     if not ranks.max() >= CONTRAST * max(ranks.min(), 1):
         return None
     quiet = _inner(ranks <= np.sqrt(ranks.max() * max(ranks.min(), 1)))
@@ -63,16 +63,16 @@ def _inner(quiet: Mask) -> Mask:
     return inner if inner.any() else quiet
 
 
-def _rank(a: Matrix, share: float) -> int:
-    """Modes that leave each row an error of `share`, on average."""
+def _rank(a: Matrix, share: float) -> NDArray[np.int64]:
+    """Modes (...) that leave each row of a (..., rows, K) an error of `share`, on average."""
     energies = np.square(np.linalg.svd(a, compute_uv=False), dtype=np.float64)
-    return int(np.argmax(tails(energies[None])[0] <= share * len(a)))
+    return np.asarray(np.argmax(tails(energies) <= share * a.shape[-2], axis=-1))
 
 
 def _principal(a: Matrix, share: float) -> Matrix:
     """Directions (K, r) that leave each row an error of `share`, on average."""
     axes = np.linalg.svd(a, full_matrices=False)[2]
-    return np.ascontiguousarray(axes[: _rank(a, share)].T)
+    return np.ascontiguousarray(axes[: int(_rank(a, share))].T)
 
 
 def _closed(rough: Mask) -> Mask:
