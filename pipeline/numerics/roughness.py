@@ -23,12 +23,14 @@ RUN = 16
 CONTRAST, SIMPLER = 2, 0.5
 # A snapshot is rough if the modes of the quiet ones leave so many times the error allowed.
 EXCESS = 4.0
+# Where more of the record than this is rough, it is the quiet time that is the episode.
+MOST = 0.5
 # Quiet snapshots between rough ones that are fewer than these are rough too.
 SHORTEST = 8
 
 
 def rough_snapshots(a: Matrix, allowed: float) -> Mask | None:
-    """Snapshots that need modes of their own.
+    """Snapshots that need modes of their own, where they are the lesser part.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ def rough_snapshots(a: Matrix, allowed: float) -> Mask | None:
         return None
     left = np.sum((a - (a @ modes) @ modes.T) ** 2, axis=1)
     rough = _closed(left > EXCESS * share)
-    return rough if rough.any() and not rough.all() else None
+    return rough if 0 < rough.mean() <= MOST else None
 
 
 def _inner(quiet: Mask) -> Mask:
