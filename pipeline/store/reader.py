@@ -48,7 +48,8 @@ _LARGEST_GAP = 256
 class StoredVariable:
     """A variable that the store decodes, as it was in the archive.
 
-    ``coding`` is "pod", "direct" (its values, about ``offset``), "constant" or "lossless";
+    ``coding`` is "pod" (in episodes its values), "direct" (its values), "constant" or
+    "lossless"; values are about ``offset``;
     ``mask`` the group that has the mask, if there is one.
     """
 
@@ -115,6 +116,12 @@ class CoefficientStore:
         if not (values > 0).all():
             raise StoreError(f"{self.url}: basis/singular_values are not all positive")
         return values
+
+    @cached_property
+    def episodes(self) -> NDArray[np.int64]:
+        """Numbers of the snapshots at which variables of POD are coded as they are."""
+        spans = self.facts.get("episodes", [])
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in spans)])
 
     @cached_property
     def coefficients(self) -> NDArray[np.float64]:
@@ -286,6 +293,8 @@ class CoefficientStore:
         values = np.empty([len(places) for places in wanted], dtype)
         for region, inside, tile in self._fields(stored, wanted, 1):
             values[region] = tile.first(inside) * weight
+        if len(self.episodes) and not constant:
+            values += self._moved_by_episodes(stored, wanted, values)
         return as_asked(values, backs, indexers)
 
     def modes(
@@ -453,7 +462,26 @@ class CoefficientStore:
         for region, inside, tile in self._fields(stored, wanted, len(weights)):
             out = values[(*region[:axis], slice(None), *region[axis:])]
             tile.combine(weights, inside, axis, out)
+        if len(self.episodes) and not constant:
+            self._put_episodes(stored, rows[back], wanted, values)
         return values
+
+    def _put_episodes(
+        self,
+        stored: StoredVariable,
+        snapshots: NDArray[np.int64],
+        wanted: Sequence[Positions],
+        values: NDArray[Any],
+    ) -> None:
+        """Replace what fields make of the snapshots that belong to episodes."""
+        there = np.isin(snapshots, self.episodes)
+        rows, back = np.unique(
+            np.searchsorted(self.episodes, snapshots[there]), return_inverse=True
+        )
+        if len(rows):
+            found = self._direct(stored, rows, wanted, values.dtype, "episodes")
+            axis = stored.time_axis
+            np.moveaxis(values, axis, 0)[there] = np.moveaxis(found, axis, 0)[back]
 
     def _direct(
         self,
@@ -461,13 +489,14 @@ class CoefficientStore:
         rows: Positions,
         wanted: Sequence[Positions],
         dtype: np.dtype[Any] | None = None,
+        array: str = "values",
     ) -> NDArray[Any]:
-        """Values of a variable coded without POD at the snapshots `rows`."""
+        """Values coded without POD: rows of an `array`, which are all snapshots or episodes."""
         shape = [len(places) for places in wanted]
         shape.insert(stored.time_axis, len(rows))
         values = np.empty(shape, dtype or stored.dtype)
         out = np.moveaxis(values, stored.time_axis, 0)
-        for region, part in self._parts(stored, rows, wanted):
+        for region, part in self._parts(stored, rows, wanted, array):
             # In float64, then rounded once. Only a store made to harm lets sums overflow.
             with np.errstate(over="ignore"):
                 np.add(part, stored.offset, out=out[region], dtype=np.float64, casting="same_kind")
@@ -481,18 +510,31 @@ class CoefficientStore:
         mean: Floats = total / self.snapshots + stored.offset
         return mean.astype(self.facts["arithmetic"])
 
+    def _moved_by_episodes(
+        self, stored: StoredVariable, wanted: Sequence[Positions], quiet: Floats
+    ) -> Floats:
+        """What episodes add to the mean of all other snapshots to give that of all."""
+        total, rows = np.zeros(quiet.shape), np.arange(len(self.episodes))
+        for region, part in self._parts(stored, rows, wanted, "episodes"):
+            total[region[1:]] += (part + stored.offset - quiet[region[1:]]).sum(axis=0)
+        moved: Floats = (total / self.snapshots).astype(quiet.dtype)
+        return moved
+
     def _parts(
-        self, stored: StoredVariable, rows: Positions, wanted: Sequence[Positions]
+        self,
+        stored: StoredVariable,
+        rows: Positions,
+        wanted: Sequence[Positions],
+        array: str = "values",
     ) -> Iterator[tuple[Region, Floats]]:
         """Values about the offset, time first, at the wanted points, tile by tile."""
-        path = f"basis/{stored.group}/values"
+        path = f"basis/{stored.group}/{array}"
         for tile, inside, region in pieces((rows, *wanted), self.arrays[path].chunk):
-            values = self._tiles.get((path, tile), partial(self._values_tile, stored, tile))
+            values = self._tiles.get((path, tile), partial(self._values_tile, stored, path, tile))
             yield region, points(values[None], inside)[0]
 
-    def _values_tile(self, stored: StoredVariable, tile: tuple[int, ...]) -> Floats:
+    def _values_tile(self, stored: StoredVariable, path: str, tile: tuple[int, ...]) -> Floats:
         """One tile of values about the offset; NaN where nothing is."""
-        path = f"basis/{stored.group}/values"
         values = self._decoded(path, tile)
         mask = self._mask(stored, tile[1:], self.arrays[path].chunk[1:])
         if mask is not None:
@@ -770,6 +812,7 @@ def _variables(
     listed = facts.fields("variables")
     shared = facts.fields("shared_encoding").document
     variables = {name: _variable(name, listed.fields(name), arrays, shared) for name in listed}
+    episodes = _episodes(facts, snapshots)
     for variable in variables.values():
         if variable.shape[variable.time_axis] != snapshots:
             raise StoreError(
@@ -790,6 +833,8 @@ def _variables(
             _agree(arrays, f"{path}/values", arithmetic, (snapshots, *space), facts.where)
         else:
             _agree(arrays, f"{path}/fields", arithmetic, (rank + 1, *space), facts.where)
+            if episodes:
+                _agree(arrays, f"{path}/episodes", arithmetic, (episodes, *space), facts.where)
         if variable.mask is not None:
             _agree(arrays, f"basis/{variable.mask}/mask", "bool", space, facts.where)
     return variables
@@ -811,13 +856,28 @@ def _variable(
         group=fields.text("group"),
         coding=coding,
         mask=fields.text("mask") if "mask" in fields.document else None,
-        offset=fields.number("offset") if coding == "direct" else 0.0,
+        offset=fields.number("offset") if "offset" in fields.document else 0.0,
         chunks=_chunks(fields, shape),
         attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(
             fields.fields("encoding").document if "encoding" in fields.document else {}, shared
         ),
     )
+
+
+def _episodes(facts: Fields, snapshots: int) -> int:
+    """Number of snapshots at which variables of POD are coded as they are."""
+    spans, last = facts.document.get("episodes", []), 0
+    valid = isinstance(spans, list)
+    for span in spans if valid else ():
+        valid &= isinstance(span, list) and len(span) == 2 and all(type(i) is int for i in span)
+        valid = valid and last <= span[0] < span[1] <= snapshots
+        last = span[1] if valid else snapshots
+    if not valid:
+        raise StoreError(
+            f"{facts.where}: 'episodes' must be increasing pairs of snapshots up to {snapshots}"
+        )
+    return sum(stop - start for start, stop in spans)
 
 
 def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> str:
@@ -865,6 +925,6 @@ def _agree(
         raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
     # All fields of a place, and all coefficients of a snapshot, lie in one chunk.
     chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
-    whole_needed = arrays[path].coded and not path.endswith(("/values", "/residuals"))
+    whole_needed = arrays[path].coded and not path.endswith(("/episodes", "/residuals", "/values"))
     if whole_needed and chunk[whole] != max(1, shape[whole]):
         raise StoreError(f"{where}: array {path} of shape {shape} is cut into chunks {chunk}")

@@ -124,8 +124,14 @@ class FieldsWriter(_TilesWriter):
         self._write(variable, "fields", (0, *index), content)
 
 
+@dataclass(frozen=True)
 class ValuesWriter(_TilesWriter):
-    """Writes tiles of values, which are cut along time and space, and masks."""
+    """Writes tiles of values, which are cut along time and space, and masks.
+
+    ``array`` is "values", or "episodes" where these are of some snapshots alone.
+    """
+
+    array: str = "values"
 
     def write_values(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
         """Put one tile in place; doing so twice changes nothing.
@@ -144,7 +150,7 @@ class ValuesWriter(_TilesWriter):
         StoreError
             If there is no such tile, or the file system refuses (full disk).
         """
-        self._write(variable, "values", index, content)
+        self._write(variable, self.array, index, content)
 
 
 class ExactWriter(_TilesWriter):
@@ -220,6 +226,7 @@ class StoreWriter:
         self._groups: dict[str, str] = {}
         self._grids: dict[str, tuple[int, ...]] = {}
         self._residual_grids: dict[str, tuple[int, ...]] = {}
+        self._episode_grids: dict[str, tuple[int, ...]] = {}
         self._offsets: dict[str, float] = {}
         self._masks: dict[str, str | None] = {}
         self._facts: dict[str, Any] = {}
@@ -252,6 +259,13 @@ class StoreWriter:
     def values(self) -> ValuesWriter:
         """What tasks need to fill the values created so far."""
         return ValuesWriter(self._commit.url, dict(self._groups), dict(self._grids))
+
+    @property
+    def episodes(self) -> ValuesWriter:
+        """What tasks need to fill the values of episodes created so far."""
+        return ValuesWriter(
+            self._commit.url, dict(self._groups), dict(self._episode_grids), "episodes"
+        )
 
     @property
     def exact(self) -> ExactWriter:
@@ -353,6 +367,28 @@ class StoreWriter:
                 self._create(f"{path}/mask", shape[1:], tile[1:], bits, dims[1:], again=True)
         self._masks[variable] = mask
         self._grids[variable] = grid(shape, tile)
+        self._offsets[variable] = float(offset)
+
+    def create_episodes(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+        offset: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+    ) -> None:
+        """Create the values of a `variable` with fields at the snapshots of episodes.
+
+        Parameters are those of `create_values`; ``shape`` counts these snapshots alone.
+        """
+        shape, tile = tuple(shape), tuple(tile)
+        codec = WaveletCodec(float(step), value_levels(tile))
+        path = f"basis/{self._groups[variable]}/episodes"
+        with _reported(self.target):
+            self._create(path, shape, tile, np.dtype(dtype), dims, codec, again=True)
+        self._episode_grids[variable] = grid(shape, tile)
         self._offsets[variable] = float(offset)
 
     def create_exact(
