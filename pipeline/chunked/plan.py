@@ -41,6 +41,23 @@ class SpaceBlock:
         return tuple(s.stop - s.start for s in self.region)
 
 
+class SpaceGrid:
+    """The space blocks of one variable, which make up a grid, by place."""
+
+    def __init__(self, rows: Sequence[SpaceBlock]) -> None:
+        corners = {tuple(part.start for part in row.region): row for row in rows}
+        self._at = corners
+        self._starts = [sorted(set(along)) for along in zip(*corners, strict=True)]
+
+    def overlapping(self, region: Region) -> list[SpaceBlock]:
+        """Blocks that have points in common with a region, in C order."""
+        along = (
+            starts[bisect_right(starts, part.start) - 1 : bisect_left(starts, part.stop)]
+            for starts, part in zip(self._starts, region, strict=True)
+        )
+        return [self._at[corner] for corner in product(*along)]
+
+
 @dataclass(frozen=True)
 class TimeTree:
     """A tree over time blocks, which are its level 0.
@@ -101,6 +118,10 @@ class PODPlan:
     time_blocks: tuple[BlockSpan, ...]
     leaves: tuple[tuple[tuple[BlockSpan, ...], ...], ...]
     arity: int = ARITY
+
+    def grid_of(self, variable: int) -> SpaceGrid:
+        """The space blocks of a variable."""
+        return SpaceGrid([row for row in self.rows if row.variable == variable])
 
     @cached_property
     def tree(self) -> TimeTree:

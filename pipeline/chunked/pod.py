@@ -136,7 +136,7 @@ def run_pod(
         builder.add_scales(scales)
         held = _Slices(builder, slice_tasks, submitted_tasks, refused).run()
     (factor,) = dask.compute(held[0])
-    if factor is not None and factor.defect is not None:
+    if factor.defect is not None:
         raise refused(plan, factor.defect)
     return HeldPOD(plan, factor, tuple(held[1:]))
 
