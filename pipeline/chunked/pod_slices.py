@@ -188,7 +188,9 @@ class Slices:
         log.warning("results were lost with a worker: running their part of the archive again")
         for other in [n for n, each in self.done.items() if _any_lost(each)]:
             del self.done[other]
-        self.need(node)
+        # What they were to be merged into may be queued already.
+        self.todo = deque(n for n in self.todo if not self.is_merge(n))
+        self.need(self.builder.plan.tree.root)
 
 
 def _submitted(node: Node, builder: Builder, columns: Columns) -> _Slice:

@@ -184,7 +184,7 @@ def test_what_a_lost_worker_held_is_made_again(caplog):
     with dask.config.set(scheduler="synchronous"):
         expected = run_pod(given_, **how, scales={0: 1.0})
     with Client(processes=False, dashboard_address=None, n_workers=2, threads_per_worker=1) as made:
-        log.addHandler(handler := Loses(made, 25))
+        log.addHandler(handler := Loses(made, 12))
         try:
             found = run_pod(given_, **how, scales={0: 1.0}, slice_tasks=40, submitted_tasks=120)
         finally:
