@@ -26,7 +26,7 @@ from pipeline.numerics.truncation import tree_cut
 APART = 10
 # Tasks of one slice, and of all slices that are on the scheduler at a time: it takes memory and
 # time for every task that it knows. With several slices no worker waits for the end of one.
-SLICE_TASKS, SUBMITTED_TASKS = 20_000, 60_000
+SLICE_TASKS, SUBMITTED_TASKS = 20_000, 75_000
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,12 @@ def run_pod(
     """Run the POD of all `variables` on the current Dask scheduler.
 
     Its graph is submitted at once if it has up to `slice_tasks` tasks. Else subtrees over time
-    of so many are, one after the other, and their roots merged as soon as they are there; the
-    scheduler never holds more than `submitted_tasks`, and the space blocks of a few roots for
-    each level of the tree. The result is the same, but for `scales`, which are then estimated
-    from fewer space blocks beforehand. What cannot be compressed ends the run at its slice.
+    of so many are, one after the other, and their roots merged as soon as they are there. Then
+    the scheduler never holds more than `submitted_tasks` tasks and results, but for what it is
+    about to forget, and where there are so many space blocks that those of a few roots on each
+    level of the tree are more. The result is the same, but for `scales`, which are then
+    estimated from fewer space blocks beforehand. What cannot be compressed ends the run at its
+    slice; what a lost worker held is made again, but for the `blocks` once they are returned.
 
     Parameters
     ----------

@@ -18,6 +18,8 @@ from uuid import uuid4
 import dask
 from dask.base import get_scheduler
 from dask.delayed import Delayed
+from dask.optimization import cull
+from dask.threaded import get as threaded_get
 
 from pipeline.chunked.pod_graph import Builder, Columns
 from pipeline.numerics.factors import Defect
@@ -46,14 +48,53 @@ def estimated_scales(builder: Builder) -> Mapping[int, float]:
 
 
 @dataclass(frozen=True)
+class _Graph:
+    """A Dask collection of the results of many keys: one collection for each would be slow.
+
+    Persisted, its graph has the results themselves: futures on a cluster, values elsewhere.
+    All of the graph is needed but for what is in `common`.
+    """
+
+    graph: Mapping[Any, Any]
+    keys: Sequence[Any]
+    common: Mapping[Any, Any] = field(default_factory=dict)
+
+    __dask_scheduler__ = staticmethod(threaded_get)
+
+    def __dask_graph__(self) -> Mapping[Any, Any]:
+        if not self.common:
+            return self.graph
+        needed: Mapping[Any, Any] = cull({**self.common, **self.graph}, list(self.keys))[0]
+        return needed
+
+    def __dask_keys__(self) -> list[Any]:
+        return list(self.keys)
+
+    @staticmethod
+    def __dask_optimize__(graph: Mapping[Any, Any], keys: Any, **_: Any) -> Mapping[Any, Any]:
+        return graph
+
+    def __dask_tokenize__(self) -> Any:
+        return [str(key) for key in self.keys[:1]]
+
+    def __dask_postcompute__(self) -> Any:
+        return list, ()
+
+    def __dask_postpersist__(self) -> Any:
+        return self._held, ()
+
+    def _held(self, results: Mapping[Any, Any], **_: Any) -> _Graph:
+        return _Graph(results, self.keys)
+
+
+@dataclass(frozen=True)
 class _Slice:
-    """Tasks on the scheduler: `results` give the outputs of a node, first its joint columns,
-    and `defect` what cannot be compressed."""
+    """Tasks on the scheduler: `results` are what cannot be compressed, and then the outputs of
+    a node, first its joint columns."""
 
     node: Node
     tasks: int
-    results: tuple[Delayed, ...]
-    defect: Delayed
+    results: _Graph
 
 
 @dataclass(frozen=True)
@@ -132,24 +173,24 @@ class Slices:
             self.todo.appendleft(node)
 
     def has_room(self, node: Node) -> bool:
+        """Whether the scheduler may get the tasks of a node besides what it has."""
         if not self.running:
             return True
         rows = len(self.builder.owners)
         tasks = 2 * rows + 2 if self.is_merge(node) else self.builder.plan.tasks(*node)
-        return tasks + rows + sum(s.tasks for s in self.running) <= self.submitted_tasks
+        there = sum(s.tasks for s in self.running) + sum(len(d.outputs) for d in self.done.values())
+        return tasks + there <= self.submitted_tasks
 
     def submit(self, node: Node) -> None:
         """Submit a subtree, or a merge of nodes that are done."""
         level, number = node
         builder = self.builder.anew()
-        if self.is_merge(node):
-            parts = [self.done[child] for child in self.children(node)]
-            for part in parts:
-                builder.graph.update(part.outputs)
+        parts = [self.done[child] for child in self.children(node)] if self.is_merge(node) else []
+        if parts:
             columns = builder.merge(level, number, [part.columns for part in parts])
         else:
             columns = builder.subtree(level, number)
-        self.running.append(_submitted(node, builder, columns))
+        self.running.append(_submitted(node, builder, columns, parts))
         held = sum(len(part.outputs) for part in self.done.values())
         tasks = sum(s.tasks for s in self.running)
         log.info(
@@ -167,7 +208,7 @@ class Slices:
         """
         node = finished.node
         try:
-            defect, *outputs = _values([finished.defect, *finished.results])
+            defect, *outputs = _values(finished.results)
         except CancelledError:
             self.lost(node)
             return
@@ -193,16 +234,21 @@ class Slices:
         self.need(self.builder.plan.tree.root)
 
 
-def _submitted(node: Node, builder: Builder, columns: Columns) -> _Slice:
-    """Submit the graph of a node, with what hands its outputs over."""
+def _submitted(node: Node, builder: Builder, columns: Columns, parts: Sequence[_Done]) -> _Slice:
+    """Submit the graph of a node that merges `parts`, with what hands its outputs over."""
     keys = list(dict.fromkeys([columns.joint, *columns.blocks]))
     results = [builder.key("held", i) for i in range(len(keys))]
     hold, defect = _hand_over if _client() is not None else _as_is, builder.key("defect")
-    builder.graph.update({result: (hold, key) for result, key in zip(results, keys, strict=True)})
+    # Rows of a merge go nowhere else: making and handing them over is one task.
+    alone = set(keys[1:] if node[0] > 0 else [])
+    for result, key in zip(results, keys, strict=True):
+        builder.graph[result] = (hold, builder.graph.pop(key) if key in alone else key)
     builder.graph[defect] = (_defect_of, columns.joint)
-    layer, name = builder.layer()
-    *held, found = dask.persist(*(Delayed(key, layer, layer=name) for key in (*results, defect)))
-    return _Slice(node, len(builder.graph), tuple(held), found)
+    tasks = len(builder.graph)
+    for part in parts:
+        builder.graph.update(part.outputs)
+    (held,) = dask.persist(_Graph(builder.graph, [defect, *results], builder.common))
+    return _Slice(node, tasks, held)
 
 
 def _client() -> Any:
@@ -210,14 +256,10 @@ def _client() -> Any:
     return getattr(get_scheduler(), "__self__", None)
 
 
-def _values(results: Sequence[Delayed]) -> list[Any]:
+def _values(held: _Graph) -> list[Any]:
     """Values of what was persisted, once they are there."""
-    client = _client()
-    if client is None:
-        return list(dask.compute(*results))
-    from distributed import futures_of
-
-    return list(client.gather([futures_of(result)[0] for result in results]))
+    client, results = _client(), [held.graph[key] for key in held.keys]
+    return results if client is None else list(client.gather(results))
 
 
 def _wait(results: Sequence[Delayed]) -> None:
