@@ -9,13 +9,14 @@ NEURAL_STAMP := $(VENV)/.romzarr-neural
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench bench-compression bench-neural lint format types check clean
+.PHONY: help demo test bench bench-compression bench-neural bench-scale lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
+	@echo "make bench-scale   archives of 10^6 chunks: plans, opening, costs, how many workers"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
@@ -46,6 +47,9 @@ bench: $(BENCH_STAMP)
 
 bench-compression: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_compression --verbose
+
+bench-scale: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_scale > tests/benchmarks/SCALE.md
 
 bench-neural: $(NEURAL_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_neural
