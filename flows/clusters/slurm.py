@@ -112,6 +112,6 @@ def refuse_what_slurm_refuses(script: str) -> None:
             ) from error
     if done.returncode:
         raise ClusterError(
-            f"SLURM refuses such jobs: {done.stderr.strip()}; correct cluster.queue, "
+            f"SLURM refuses such jobs: {' '.join(done.stderr.split())}; correct cluster.queue, "
             "cluster.account, cluster.walltime, cluster.memory_limit or cluster.directives"
         )
