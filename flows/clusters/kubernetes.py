@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import kr8s
 from dask.utils import parse_bytes
 from dask_kubernetes.operator import KubeCluster, make_cluster_spec
 from distributed import Client
@@ -14,6 +15,9 @@ from distributed import Client
 from flows.clusters import Workers
 from flows.clusters.workers import described, or_cluster_error, ready
 from pipeline.config import NONE, ClusterConfig
+
+# The operator deletes a cluster that has had nothing to do for so long: its owner was killed.
+IDLE_SECONDS = 3600
 
 
 @contextmanager
@@ -29,6 +33,8 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
         f"no DaskCluster in namespace {settings.namespace!r}; see that kubectl works there, that "
         "the Dask operator is installed and that you may create daskclusters"
     )
+    # Asked first: a KubeCluster that fails to start is not closed.
+    or_cluster_error(lambda: list(kr8s.get("daskclusters", namespace=settings.namespace)), problem)
     with or_cluster_error(lambda: _cluster(settings), problem) as cluster:
         if settings.maximum != NONE:
             cluster.adapt(minimum=settings.minimum, maximum=settings.maximum)
@@ -52,22 +58,23 @@ def _cluster(settings: ClusterConfig) -> KubeCluster:
 
 def specification(settings: ClusterConfig, name: str) -> dict[str, Any]:
     """The DaskCluster resource: a scheduler, and workers with what `settings` give each."""
-    size = {"cpu": str(settings.threads_per_worker), "memory": _quantity(settings.memory_limit)}
+    size = {
+        "cpu": str(settings.threads_per_worker),
+        "memory": str(parse_bytes(settings.memory_limit)),
+    }
     spec: dict[str, Any] = make_cluster_spec(
         name,
         image=settings.image,
-        n_workers=settings.minimum if settings.maximum != NONE else settings.workers,
+        n_workers=settings.workers if settings.maximum == NONE else settings.minimum,
         resources={"requests": size, "limits": size},
         worker_command=["dask", "worker", "--nthreads", str(settings.threads_per_worker)],
         env=[],
+        idle_timeout=IDLE_SECONDS,
     )
+    containers = [spec["spec"][part]["spec"]["containers"][0] for part in ("scheduler", "worker")]
+    # Dask has no command dask-scheduler any more.
+    containers[0]["args"] = ["dask", "scheduler", "--host", "0.0.0.0"]
     if settings.secret != NONE:
-        for part in ("worker", "scheduler"):
-            container = spec["spec"][part]["spec"]["containers"][0]
+        for container in containers:
             container["envFrom"] = [{"secretRef": {"name": settings.secret}}]
     return spec
-
-
-def _quantity(size: str) -> str:
-    """A size as Kubernetes writes it: bytes."""
-    return str(parse_bytes(size))
