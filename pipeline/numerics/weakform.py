@@ -168,8 +168,24 @@ def weak_rows(
     """Rows [G b] of the windows that start in `span`, some at a time, and their noise.
 
     `a` and `times` hold the snapshots from `first` on that ``plan.halo`` asks for.
+
+    Raises
+    ------
+    LibraryError
+        If a feature is not finite somewhere; it is named.
     """
     owned = plan.windows(span)
+    for rows, noise in _rows(a, times, library, plan, owned, first):
+        if not np.isfinite(rows).all():
+            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=0))[0])
+            name = (*library.names(), *(f"a{j + 1}" for j in range(library.states)))[bad]
+            raise LibraryError(f"term {name!r} is not finite on snapshots {span.start} onwards")
+        yield rows, noise
+
+
+def _rows(
+    a: Matrix, times: Vector, library: Library, plan: WindowPlan, owned: range, first: int
+) -> Iterator[tuple[Matrix, Matrix | None]]:
     if plan.step is None:
         yield from _uneven_rows(a, times, library, plan, owned, first)
         return
@@ -314,10 +330,6 @@ def triangular_factor(
     batch = max(4 * columns, 1024)
     values, noise, windows = Triangle(columns, batch), Triangle(columns, batch), 0
     for rows, differences in weak_rows(a, times, library, plan, span, first):
-        if not np.isfinite(rows).all():
-            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=0))[0])
-            name = (*library.names(), *(f"a{j + 1}" for j in range(library.states)))[bad]
-            raise LibraryError(f"term {name!r} is not finite on snapshots {span.start} onwards")
         windows += len(rows)
         values.add(rows)
         if differences is not None:

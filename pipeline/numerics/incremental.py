@@ -1,0 +1,331 @@
+"""Proper orthogonal decomposition of a stream: ``x(t) = origin + a(t) modes + e(t)``.
+
+Between moves, modes are only ever appended [1]_: coefficients of past snapshots stay as they are,
+with zeros for modes that came later. What a block leaves is lost for good, and its norm is known;
+where it is more than the tolerance allows, its leading directions become modes [2]_, [3]_.
+
+A *cut* moves the basis: to the mean as origin, which is within reach of the modes so that nothing
+is lost; to the principal axes; and without those that do not pay. It changes the error of the
+past by ``y_j(t) d_j`` for every axis d_j that is dropped, so squares grow by
+``sum y_j^2 |d_j|^2 + 2 <d_j, sum y_j e>``. The second term is nothing where d_j was there when e
+was lost; for directions that came later it is not, which is why ``met``, the sums of
+``[1 a]^T e``, are kept. With these every norm is exact, over the whole history. Bounds by
+tree [4]_ would do without them, but would add norms where squares add.
+
+The temporal mean does not move on its own: it would leave the past behind by what of it lies
+outside of the modes.
+
+References
+----------
+.. [1] M. Brand, "Fast low-rank modifications of the thin singular value decomposition",
+   Linear Algebra Appl. 415 (2006) 20-30, doi:10.1016/j.laa.2005.07.021. There the basis turns
+   with every update; here it turns at cuts alone, as coefficients are stored.
+.. [2] C. G. Baker, K. A. Gallivan, P. Van Dooren, "Low-rank incremental methods for computing
+   dominant singular subspaces", Linear Algebra Appl. 436 (2012) 2866-2888.
+.. [3] M. A. Iwen, B. W. Ong, "A distributed and incremental SVD algorithm for agglomerative data
+   analysis on large networks", SIAM J. Matrix Anal. Appl. 37 (2016) 1699-1718.
+.. [4] C. Himpe, T. Leibner, S. Rave, "Hierarchical approximate proper orthogonal
+   decomposition", SIAM J. Sci. Comput. 40 (2018) A3267-A3292.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from pipeline.contracts import Floats
+from pipeline.errors import ArchiveError
+from pipeline.numerics.moving import Move
+from pipeline.numerics.triangles import Triangle
+from pipeline.numerics.truncation import tails
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# Snapshots taken at once: modes found in the first of a long block serve the rest of it.
+AT_ONCE = 256
+# Of the norm of a snapshot: what the projection leaves of it by rounding is no direction.
+ROUNDING = 1e-14
+
+
+class IncrementalPOD:
+    """POD of snapshots that arrive in blocks, within a tolerance over the whole history.
+
+    Besides the block, memory for ``2 (r + 2)`` snapshots in float64 is used, and time for an
+    update of b snapshots is ``O(b n r)``.
+
+    Parameters
+    ----------
+    tolerance : float
+        After every update the error of each variable is at most this share of its fluctuation,
+        or what cuts have made it.
+    weights : (n,) float, optional
+        Non-negative weights of the squared errors.
+    sizes : sequence of int, optional
+        Points of each variable in a snapshot, in their order; they add up to n. Without them
+        all points are one variable's.
+
+    Attributes
+    ----------
+    snapshots : int
+    origin : (n,) float64
+    modes : (r, n) float64
+        Orthonormal in the inner product with `weights`, times one factor for each variable.
+    fluctuation, lost : (V,) float64
+        Squared norms over all snapshots so far, of the differences from their mean and of
+        the errors.
+    """
+
+    def __init__(
+        self,
+        tolerance: float,
+        *,
+        weights: Floats | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        self.tolerance = tolerance
+        self._given = None if weights is None else np.asarray(weights, np.float64)
+        self._sizes = None if sizes is None else tuple(sizes)
+        self.snapshots = 0
+
+    def _begin(self, block: Floats) -> None:
+        """Take the mean of the first block for the origin; no modes yet."""
+        n = block.shape[1]
+        self._starts = np.cumsum([0, *(self._sizes or (n,))])
+        weights = np.ones(n) if self._given is None else self._given
+        if self._starts[-1] != n or weights.shape != (n,):
+            raise ValueError(f"snapshots of {n} points, but sizes or weights of others")
+        missing = np.isnan(block[0])
+        self._valid = ~missing if missing.any() else None
+        self._weights = weights if self._valid is None else np.where(self._valid, weights, 0.0)
+        self.origin = np.zeros(n)
+        self.origin = self._anomalies(block).mean(axis=0)
+        self.modes = np.zeros((0, n))
+        # Sums of [1 a]^T e, mean less origin, triangle of [1 a].
+        self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), _triangle(0)
+        self.fluctuation, self.lost = np.zeros(self._variables), np.zeros(self._variables)
+        self._inner = self._weights
+
+    @property
+    def rank(self) -> int:
+        return len(self.modes) if self.snapshots else 0
+
+    @property
+    def mean(self) -> Vector:
+        """Temporal mean (n,) of all snapshots."""
+        return self.origin + self._mean
+
+    @property
+    def errors(self) -> Vector:
+        """Error (V,) of each variable by its fluctuation."""
+        moving = np.where(self.fluctuation > 0, self.fluctuation, 1.0)
+        return np.sqrt(self.lost / moving)
+
+    @property
+    def triangle(self) -> Matrix:
+        """R (r + 1, r + 1) of ``[1 a(t)]`` over all snapshots."""
+        return self._seen.result()
+
+    def rebuilt(self, a: Matrix) -> Matrix:
+        """Snapshots (m, n) with the coefficients (m, r); 0 where there are no values."""
+        values: Matrix = self.origin + a @ self.modes
+        return values
+
+    def update(self, block: Floats) -> Matrix:
+        """Coefficients of the next snapshots, with new modes if they need any.
+
+        Parameters
+        ----------
+        block : (b, n) float
+            NaN marks masked points, the same in all snapshots.
+
+        Returns
+        -------
+        (b, r) float64
+            Modes added are the last; coefficients of the past have zeros there.
+
+        Raises
+        ------
+        ArchiveError
+            If values are infinite, or NaN comes or goes.
+        """
+        if len(block) > AT_ONCE:
+            parts = [self.update(block[k : k + AT_ONCE]) for k in range(0, len(block), AT_ONCE)]
+            return np.concatenate([np.pad(a, ((0, 0), (0, self.rank - a.shape[1]))) for a in parts])
+        if not len(block):
+            return np.zeros((0, self.rank))
+        if self.snapshots == 0:
+            self._begin(block)
+        values = self._anomalies(block)
+        a, left = self._projected(values)
+        self._count(values)
+        energy = self._energies(values).sum(axis=0)
+        room = np.maximum(self.tolerance**2 * self.fluctuation - self.lost, 0.0)
+        room += ROUNDING**2 * energy
+        if (self._energies(left).sum(axis=0) > room).any():
+            self._append(self._leading(left, room))
+            a, left = self._projected(values)
+        self._account(a, left)
+        return a
+
+    def cut(self, tolerance: float) -> Move | None:
+        """Drop what is not needed for a tolerance, from past and future snapshots.
+
+        Parameters
+        ----------
+        tolerance : float
+            What the error of every variable may become, by its fluctuation. Where it is that
+            already, nothing is dropped.
+
+        Returns
+        -------
+        Move, or None
+            What becomes of the coefficients: modes are now the principal axes about the mean,
+            by falling energy, with all variables alike. None where there are no modes.
+        """
+        if not self.rank:
+            return None
+        move, modes, spread = self._principal_axes()
+        met = move.turn @ self._met[1:] + np.outer(move.shift, self._met[0])
+        change = spread[:, None] ** 2 * self._energies(modes) + 2 * self._products(met, modes)
+        lost = np.maximum(self.lost + tails(change.T).T, 0.0)
+        within = np.all(lost <= tolerance**2 * self.fluctuation, axis=1)
+        kept = int(np.argmax(within)) if within.any() else self.rank
+        towards_mean = self._average @ self.modes
+        self.origin, self._mean = self.origin + towards_mean, self._mean - towards_mean
+        self.modes, self.lost = modes[:kept], lost[kept]
+        self._met = np.concatenate([self._met[:1], met[:kept]])
+        move = Move(move.turn[:kept], move.shift[:kept])
+        self._seen.move(move.augmented)
+        return move
+
+    # --- one update -----------------------------------------------------------------------
+
+    @property
+    def _variables(self) -> int:
+        return len(self._starts) - 1
+
+    def _anomalies(self, block: Floats) -> Matrix:
+        """Differences (b, n) from the origin, 0 at masked points."""
+        values: Matrix = np.asarray(block, dtype=np.float64) - self.origin
+        if self._valid is not None and (np.isnan(values) == ~self._valid).all():
+            values[:, ~self._valid] = 0.0
+        # A sum is not finite where a value is not.
+        if not np.isfinite(values.sum()) and not np.isfinite(values).all():
+            raise self._defect(values)
+        return values
+
+    def _defect(self, values: Matrix) -> ArchiveError:
+        valid = np.ones(values.shape[1], bool) if self._valid is None else self._valid
+        wrong = np.isinf(values) | (np.isnan(values) == valid)
+        row, point = np.argwhere(wrong)[0]
+        value = values[row, point]
+        found = "an infinite value" if np.isinf(value) else "NaN" if valid[point] else "a number"
+        return ArchiveError(
+            f"snapshot {self.snapshots + row}, point {point}: found {found}; values must be "
+            f"finite, or NaN in all snapshots"
+        )
+
+    def _energies(self, rows: Matrix) -> Matrix:
+        """Squared norms (k, V) of rows (k, n) in each variable."""
+        return self._products(rows, rows)
+
+    def _products(self, rows: Matrix, others: Matrix) -> Matrix:
+        """Inner products (k, V) of rows with others, one by one, in each variable."""
+        products = rows * others
+        products *= self._weights
+        found: Matrix = np.add.reduceat(products, self._starts[:-1], axis=1)
+        return found
+
+    def _projected(self, values: Matrix) -> tuple[Matrix, Matrix]:
+        """Coefficients (b, r) and what is left (b, n)."""
+        a: Matrix = (values * self._inner) @ self.modes.T
+        return a, values - a @ self.modes
+
+    def _count(self, values: Matrix) -> None:
+        """Mean and fluctuation with a block more (Chan, Golub, LeVeque 1983)."""
+        count, before = len(values), self.snapshots
+        mean = values.sum(axis=0) / count
+        apart = mean - self._mean
+        both = before + count
+        self.fluctuation = self.fluctuation + self._energies(values - mean).sum(axis=0)
+        self.fluctuation += before * count / both * self._energies(apart[None])[0]
+        self._mean = self._mean + count / both * apart
+        self.snapshots = both
+
+    def _leading(self, left: Matrix, room: Vector) -> Matrix:
+        """Fewest directions (k, n) without which what is `left` (b, n) is within the room (V,).
+
+        Each variable counts by its fluctuation.
+        """
+        balance = np.sqrt(self._weights * self._spread(self._balance()))
+        turn = scipy.linalg.svd(left * balance, full_matrices=False)[0]
+        directions = turn.T @ left
+        missed = tails(self._energies(directions).T).T
+        within = np.all(missed <= room, axis=1)
+        return directions[: int(np.argmax(within))]
+
+    def _balance(self) -> Vector:
+        """Factors (V,) with which all variables fluctuate alike."""
+        moving = self.fluctuation > 0
+        inverse = 1 / np.where(moving, self.fluctuation, 1.0)
+        # What has not moved yet may do so: it gets some factor.
+        still = inverse[moving].mean() if moving.any() else 1.0
+        return np.where(moving, inverse, still)
+
+    def _spread(self, factors: Vector) -> Vector:
+        """Factors (V,) of the variables at each point (n,)."""
+        return np.repeat(factors, np.diff(self._starts))
+
+    def _append(self, directions: Matrix) -> None:
+        """Make directions (k, n) orthonormal, to the modes too, and modes."""
+        if not self.rank:
+            self._inner = self._weights * self._spread(self._balance())
+        root = np.sqrt(self._inner)
+        for _ in range(2):  # twice is enough (Kahan, Parlett)
+            along = (directions * self._inner) @ self.modes.T
+            directions = directions - along @ self.modes
+            r = scipy.linalg.qr((directions * root).T, mode="r")[0][: len(directions)]
+            directions = scipy.linalg.solve_triangular(r, directions, trans="T")
+        self._seen.move(Move.growth(self.rank, len(directions)).augmented)
+        self.modes = np.concatenate([self.modes, directions])
+        self._met = np.concatenate([self._met, np.zeros_like(directions)])
+
+    def _account(self, a: Matrix, left: Matrix) -> None:
+        """Count what snapshots keep (b, r) and what they lose (b, n)."""
+        self.lost = self.lost + self._energies(left).sum(axis=0)
+        both = np.concatenate([np.ones((len(a), 1)), a], axis=1)
+        self._met += both.T @ left
+        self._seen.add(both)
+
+    # --- cuts -----------------------------------------------------------------------------
+
+    @property
+    def _average(self) -> Vector:
+        """Mean (r,) of the coefficients."""
+        r = self.triangle
+        return r[0, 1:] / r[0, 0]
+
+    def _principal_axes(self) -> tuple[Move, Matrix, Vector]:
+        """The move to principal axes, the axes (r, n), and how far (r,) the past is spread
+        along them: the root of the sum of squares.
+
+        Factors of the variables are chosen anew, so that all fluctuate alike; the axes are
+        orthonormal with these.
+        """
+        self._inner = self._weights * self._spread(self._balance())
+        values, vectors = np.linalg.eigh((self.modes * self._inner) @ self.modes.T)
+        # Any root will do where weights leave next to nothing of a mode: it cancels.
+        root = np.sqrt(np.maximum(values, np.finfo(float).eps * values[-1]))
+        _, spread, axes = scipy.linalg.svd(self.triangle[1:, 1:] @ (vectors * root))
+        turn = (axes * root) @ vectors.T
+        modes = ((axes / root) @ vectors.T) @ self.modes
+        return Move(turn, -turn @ self._average), modes, spread
+
+
+def _triangle(rank: int) -> Triangle:
+    return Triangle(rank + 1, AT_ONCE)
