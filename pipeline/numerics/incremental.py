@@ -214,15 +214,14 @@ class IncrementalPOD:
         values: Matrix = np.asarray(block, dtype=np.float64) - self.origin
         if self._valid is not None and (np.isnan(values) == ~self._valid).all():
             values[:, ~self._valid] = 0.0
-        # A sum is not finite where a value is not.
+        # A sum is not finite where a value is not, and may overflow where all are.
         if not np.isfinite(values.sum()) and not np.isfinite(values).all():
-            raise self._defect(values)
+            raise self._defect(np.asarray(block))
         return values
 
-    def _defect(self, values: Matrix) -> ArchiveError:
+    def _defect(self, values: Floats) -> ArchiveError:
         valid = np.ones(values.shape[1], bool) if self._valid is None else self._valid
-        wrong = np.isinf(values) | (np.isnan(values) == valid)
-        row, point = np.argwhere(wrong)[0]
+        row, point = np.argwhere(np.isinf(values) | (np.isnan(values) == valid))[0]
         value = values[row, point]
         found = "an infinite value" if np.isinf(value) else "NaN" if valid[point] else "a number"
         return ArchiveError(

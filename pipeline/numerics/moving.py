@@ -135,8 +135,8 @@ def _products(degree: int, states: int) -> NDArray[np.intp]:
     ).reshape(-1, states)
 
 
-def weak_map(library: Library, move: Move, plan: WindowPlan) -> Matrix:
-    """What columns [G b] of a weak system are multiplied by to give those of the moved one.
+def weak_maps(library: Library, move: Move, plan: WindowPlan) -> tuple[Matrix, Matrix]:
+    """What columns [G b] are multiplied by to give those of the moved system; that of noise.
 
     A constant has no derivative: the shift leaves b alone, but for what the trapezoid rule
     makes of the derivative of test functions without symmetry.
@@ -145,16 +145,21 @@ def weak_map(library: Library, move: Move, plan: WindowPlan) -> Matrix:
     (p, new_p), (new_q, q) = features.shape, move.turn.shape
     both = np.zeros((p + q, new_p + new_q))
     both[:p, :new_p], both[p:, new_p:] = features, move.turn.T
-    both[0, new_p:] = _slope_of_constant(plan) * move.shift
-    return both
+    noise = both.copy()
+    both[0, new_p:], noise[0, new_p:] = np.outer(_slopes_of_constant(plan), move.shift)
+    return both, noise
 
 
-def _slope_of_constant(plan: WindowPlan) -> float:
-    """Integral of -psi' by that of psi, as they are computed; exact rules give zero."""
-    if plan.step is None:
-        return 0.0
+def _slopes_of_constant(plan: WindowPlan) -> tuple[float, float]:
+    """Integral of -psi' by that of psi, as computed; the same with alternating signs."""
+    if plan.step is None:  # the rule for uneven times is exact
+        return 0.0, 0.0
     integral, slope = trapezoid_weights(plan.test_function, plan.width, plan.step)
-    return float(slope.sum() / integral.sum())
+    signs = 1.0 - 2.0 * (np.arange(len(slope)) % 2)
+    least = np.finfo(float).eps * float(np.abs(integral).sum())
+    apart = float(signs @ integral)
+    noise = float(signs @ slope) / apart if abs(apart) > least else 0.0
+    return float(slope.sum() / integral.sum()), noise
 
 
 def moved_plan(plan: WindowPlan, move: Move) -> WindowPlan:
@@ -194,10 +199,10 @@ def moved_factor(
     LibraryError
         If the library is not closed.
     """
-    both = weak_map(library, move, plan)
+    both, of_noise = weak_maps(library, move, plan)
     return TriangularFactor(
         square_r(factor.r @ both),
         moved_library(library, move).size,
         factor.windows,
-        None if factor.noise is None else square_r(factor.noise @ both),
+        None if factor.noise is None else square_r(factor.noise @ of_noise),
     )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pipeline.contracts import BlockSpan, TriangularFactor
 from pipeline.errors import LibraryError
 from pipeline.numerics.library import Library
-from pipeline.numerics.moving import Move, moved_library, moved_plan, weak_map
+from pipeline.numerics.moving import Move, moved_library, moved_plan, weak_maps
 from pipeline.numerics.triangles import Triangle
 from pipeline.numerics.weakform import WindowPlan, merge_factors, weak_rows
 
@@ -120,9 +120,9 @@ class StreamingWeakForm:
         """
         library = moved_library(self.library, move)
         self._take(self._ready())
-        both = weak_map(self.library, move, self.plan)
+        both, of_noise = weak_maps(self.library, move, self.plan)
         self._values.move(both)
-        self._noise.move(both)
+        self._noise.move(of_noise)
         self._a = move(self._a)
         self.library, self.plan = library, moved_plan(self.plan, move)
 
