@@ -31,6 +31,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
@@ -50,6 +51,22 @@ Mask = NDArray[np.bool_]
 AT_ONCE = 256
 # Of the norm of a snapshot: what the projection leaves of it by rounding is no direction.
 ROUNDING = 1e-14
+
+
+@dataclass(frozen=True)
+class PODState:
+    """All that goes on with a stream in another process, but for the weights.
+
+    ``origin`` (n,), NaN where nothing is, and ``modes`` (r, n), from which the past is
+    rebuilt: if they were coded, as they decode, of any lengths and angles; ``triangle``
+    (r + 1, r + 1) of ``[1 a]``; ``fluctuation`` (V,) or less, ``lost`` (V,) or more.
+    """
+
+    origin: Vector
+    modes: Matrix
+    triangle: Matrix
+    fluctuation: Vector
+    lost: Vector
 
 
 class IncrementalPOD:
@@ -104,11 +121,54 @@ class IncrementalPOD:
         self._weights = weights if self._valid is None else np.where(self._valid, weights, 0.0)
         self.origin = np.zeros(n)
         self.origin = self._anomalies(block).mean(axis=0)
-        self.modes = np.zeros((0, n))
+        self._set_modes(np.zeros((0, n)))
         # Sums of [1 a]^T e, mean less origin, triangle of [1 a].
         self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), _triangle(0)
         self.fluctuation, self.lost = np.zeros(self._variables), np.zeros(self._variables)
         self._inner = self._weights
+        # Of a former process: squares lost whose `met` is not known, and by how much, in norm,
+        # the sum of snapshots may be off.
+        self._unmet, self._sum_missed = np.zeros(self._variables), np.zeros(self._variables)
+
+    @property
+    def state(self) -> PODState:
+        origin = self.origin if self._valid is None else np.where(self._valid, self.origin, np.nan)
+        return PODState(origin, self.modes, self.triangle, self.fluctuation, self.lost)
+
+    @classmethod
+    def resumed(
+        cls,
+        state: PODState,
+        tolerance: float,
+        *,
+        weights: Floats | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> tuple[IncrementalPOD, Move]:
+        """Go on from a state; with it the move of coefficients to orthonormal modes.
+
+        Nothing of the size of a snapshot is asked for but the basis. Two sums are not known
+        any more, and the worst is assumed of them: how errors of the past meet what will be
+        cut (by the inequality of Cauchy and Schwarz), and the mean beside the modes. So
+        ``lost`` becomes a bound from above and ``fluctuation`` one from below.
+        """
+        pod = cls(tolerance, weights=weights, sizes=sizes)
+        pod._begin(state.origin[None])
+        pod.fluctuation = state.fluctuation
+        pod.lost = pod._unmet = state.lost
+        pod.snapshots = round(float(state.triangle[0, 0]) ** 2)
+        pod._sum_missed = np.sqrt(state.lost * pod.snapshots)
+        pod._mean = state.triangle[0, 1:] / state.triangle[0, 0] @ state.modes
+        pod._seen = Triangle(len(state.triangle), AT_ONCE)
+        pod._seen.add(state.triangle)
+        move = Move.growth(0, 0)
+        if len(state.modes):
+            pod._inner = pod._weights * pod._spread(pod._balance())
+            modes, turn = pod._orthonormal(state.modes)
+            pod._set_modes(modes)
+            pod._met = np.zeros((len(turn) + 1, len(pod.origin)))
+            move = Move(turn, np.zeros(len(turn)))
+            pod._seen.move(move.augmented)
+        return pod, move
 
     @property
     def rank(self) -> int:
@@ -163,9 +223,10 @@ class IncrementalPOD:
         values = self._anomalies(block)
         a, left = self._projected(values)
         self._count(values)
-        energy = self._energies(values).sum(axis=0)
         room = np.maximum(self.tolerance**2 * self.fluctuation - self.lost, 0.0)
-        room += ROUNDING**2 * energy
+        # Coefficients may be large beside one variable, and cancel in it.
+        rounded = self._energies(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._lengths
+        room += ROUNDING**2 * rounded
         if (self._energies(left).sum(axis=0) > room).any():
             self._append(self._leading(left, room))
             a, left = self._projected(values)
@@ -191,13 +252,15 @@ class IncrementalPOD:
             return None
         move, modes, spread = self._principal_axes()
         met = move.turn @ self._met[1:] + np.outer(move.shift, self._met[0])
-        change = spread[:, None] ** 2 * self._energies(modes) + 2 * self._products(met, modes)
-        lost = np.maximum(self.lost + tails(change.T).T, 0.0)
+        dropped = tails((spread[:, None] ** 2 * self._energies(modes)).T).T
+        meeting = tails(self._products(met, modes).T).T + np.sqrt(self._unmet * dropped)
+        lost = np.maximum(self.lost + dropped + 2 * meeting, 0.0)
         within = np.all(lost <= tolerance**2 * self.fluctuation, axis=1)
         kept = int(np.argmax(within)) if within.any() else self.rank
         towards_mean = self._average @ self.modes
         self.origin, self._mean = self.origin + towards_mean, self._mean - towards_mean
-        self.modes, self.lost = modes[:kept], lost[kept]
+        self._set_modes(modes[:kept])
+        self.lost = lost[kept]
         self._met = np.concatenate([self._met[:1], met[:kept]])
         move = Move(move.turn[:kept], move.shift[:kept])
         self._seen.move(move.augmented)
@@ -252,7 +315,8 @@ class IncrementalPOD:
         apart = mean - self._mean
         both = before + count
         self.fluctuation = self.fluctuation + self._energies(values - mean).sum(axis=0)
-        self.fluctuation += before * count / both * self._energies(apart[None])[0]
+        distance = np.sqrt(self._energies(apart[None])[0]) - self._sum_missed / max(before, 1)
+        self.fluctuation += before * count / both * np.maximum(distance, 0.0) ** 2
         self._mean = self._mean + count / both * apart
         self.snapshots = both
 
@@ -281,18 +345,35 @@ class IncrementalPOD:
         return np.repeat(factors, np.diff(self._starts))
 
     def _append(self, directions: Matrix) -> None:
-        """Make directions (k, n) orthonormal, to the modes too, and modes."""
+        """Make directions (k, n) modes, but for those that are rounding of the modes."""
         if not self.rank:
             self._inner = self._weights * self._spread(self._balance())
-        root = np.sqrt(self._inner)
+        along = np.sum(((directions * self._inner) @ self.modes.T) ** 2, axis=1)
+        directions = directions[2 * along < np.sum(directions**2 * self._inner, axis=1)]
+        if not len(directions):
+            return
+        added, _ = self._orthonormal(directions)
+        self._seen.move(Move.growth(self.rank, len(added)).augmented)
+        self._set_modes(np.concatenate([self.modes, added]))
+        self._met = np.concatenate([self._met, np.zeros_like(added)])
+
+    def _set_modes(self, modes: Matrix) -> None:
+        self.modes = modes
+        self._lengths = self._energies(modes)
+
+    def _orthonormal(self, directions: Matrix) -> tuple[Matrix, Matrix]:
+        """Directions (k, n) made orthonormal, and to the modes; and R (k, k) of theirs.
+
+        ``R.T @ orthonormal`` are the directions, less what lies along the modes.
+        """
+        root, total = np.sqrt(self._inner), np.eye(len(directions))
         for _ in range(2):  # twice is enough (Kahan, Parlett)
             along = (directions * self._inner) @ self.modes.T
             directions = directions - along @ self.modes
             r = scipy.linalg.qr((directions * root).T, mode="r")[0][: len(directions)]
             directions = scipy.linalg.solve_triangular(r, directions, trans="T")
-        self._seen.move(Move.growth(self.rank, len(directions)).augmented)
-        self.modes = np.concatenate([self.modes, directions])
-        self._met = np.concatenate([self._met, np.zeros_like(directions)])
+            total = r @ total
+        return directions, total
 
     def _account(self, a: Matrix, left: Matrix) -> None:
         """Count what snapshots keep (b, r) and what they lose (b, n)."""

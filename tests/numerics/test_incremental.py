@@ -1,5 +1,8 @@
 """POD of a stream: what is promised of it, against sums over all snapshots at once."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,6 +82,41 @@ def test_what_was_lost_is_known_exactly(
         ones.T @ ones,
         atol=1e-10 * max(1.0, np.abs(a).max()) ** 2 * m,
     )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    stops=st.sets(st.integers(1, 79), max_size=5),
+    decades=st.integers(0, 6),
+    masked=st.booleans(),
+    seed=seeds,
+)
+def test_after_a_resume_what_was_lost_is_bounded(stops, decades, masked, seed):
+    """Modes as they decode: of other lengths, no longer at right angles, and a little off."""
+    rng = np.random.default_rng(seed)
+    rows = 3.0 + decaying_matrix(rng, 80, 30, decades)
+    if masked:
+        rows[:, ::4] = np.nan
+    valid = ~np.isnan(rows[0])
+    pod, a, edges = IncrementalPOD(1e-3), np.zeros((0, 0)), [0, *sorted(stops), 80]
+    for start, stop in pairwise(edges):
+        if start:
+            coded = rng.uniform(0.5, 2, pod.rank)[:, None]
+            state = replace(pod.state, modes=pod.modes * coded)
+            state = replace(state, triangle=state.triangle / np.append(1.0, coded))
+            pod, move = IncrementalPOD.resumed(state, 1e-3)
+            a = move(a / coded.T)
+        block = pod.update(rows[start:stop])
+        a = np.concatenate([padded(a, pod.rank), block])
+        move = pod.cut(5e-3)
+        a = move(a) if move is not None else a
+    x = rows[:, valid]
+    error = np.sum((x - pod.rebuilt(a)[:, valid]) ** 2)
+    total = np.sum(fluctuation(x) ** 2)
+    assert error * (1 - 1e-9) - 1e-26 <= pod.lost[0] <= 25e-6 * pod.fluctuation[0] + 1e-26
+    assert pod.fluctuation[0] <= total * (1 + 1e-9)
+    assert pod.fluctuation[0] >= 0.9 * total
+    assert pod.snapshots == 80
 
 
 @settings(deadline=None, max_examples=30)
