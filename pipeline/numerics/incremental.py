@@ -404,6 +404,10 @@ class IncrementalPOD:
         _, spread, axes = scipy.linalg.svd(self.triangle[1:, 1:] @ (vectors * root))
         turn = (axes * root) @ vectors.T
         modes = ((axes / root) @ vectors.T) @ self.modes
+        # An axis has no sign of its own: the largest of its values is made positive.
+        largest = np.argmax(np.abs(modes), axis=1)[:, None]
+        signs = np.copysign(1.0, np.take_along_axis(modes, largest, axis=1))
+        turn, modes = signs * turn, signs * modes
         return Move(turn, -turn @ self._average), modes, spread
 
 
