@@ -26,12 +26,16 @@ References
    analysis on large networks", SIAM J. Matrix Anal. Appl. 37 (2016) 1699-1718.
 .. [4] C. Himpe, T. Leibner, S. Rave, "Hierarchical approximate proper orthogonal
    decomposition", SIAM J. Sci. Comput. 40 (2018) A3267-A3292.
+.. [5] T. Fukaya, Y. Nakatsukasa, Y. Yanagisawa, Y. Yamamoto, "CholeskyQR2: a simple and
+   communication-avoiding algorithm for computing a tall-skinny QR factorization", ScalA 14
+   (2014) 31-38.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.linalg
@@ -51,6 +55,11 @@ Mask = NDArray[np.bool_]
 AT_ONCE = 256
 # Of the norm of a snapshot: what the projection leaves of it by rounding is no direction.
 ROUNDING = 1e-14
+# Of the largest energy: what of it is smaller, inner products do not tell.
+SQUARED = 1e-12
+# Least eigenvalue of the inner products of unit vectors with which Cholesky's method, carried
+# out twice, is as good as Householder's.
+APART = 1e-10
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class PODState:
     triangle: Matrix
     fluctuation: Vector
     lost: Vector
+    left: Vector
 
 
 class IncrementalPOD:
@@ -78,8 +88,9 @@ class IncrementalPOD:
     Parameters
     ----------
     tolerance : float
-        After every update the error of each variable is at most this share of its fluctuation,
-        or what cuts have made it.
+        What updates leave of each variable, of all snapshots so far, is at most this share of
+        its fluctuation. What cuts drop comes besides; with the error that a cut was allowed the
+        squares add.
     weights : (n,) float, optional
         Non-negative weights of the squared errors.
     sizes : sequence of int, optional
@@ -92,9 +103,9 @@ class IncrementalPOD:
     origin : (n,) float64
     modes : (r, n) float64
         Orthonormal in the inner product with `weights`, times one factor for each variable.
-    fluctuation, lost : (V,) float64
-        Squared norms over all snapshots so far, of the differences from their mean and of
-        the errors.
+    fluctuation, lost, left : (V,) float64
+        Squared norms over all snapshots so far: of the differences from their mean, of the
+        errors, and of that part of them that updates left.
     """
 
     def __init__(
@@ -112,19 +123,22 @@ class IncrementalPOD:
     def _begin(self, block: Floats) -> None:
         """Take the mean of the first block for the origin; no modes yet."""
         n = block.shape[1]
-        self._starts = np.cumsum([0, *(self._sizes or (n,))])
+        edges = np.cumsum([0, *(self._sizes or (n,))]).tolist()
+        self._parts = [slice(start, stop) for start, stop in pairwise(edges)]
         weights = np.ones(n) if self._given is None else self._given
-        if self._starts[-1] != n or weights.shape != (n,):
+        if edges[-1] != n or weights.shape != (n,):
             raise ValueError(f"snapshots of {n} points, but sizes or weights of others")
         missing = np.isnan(block[0])
         self._valid = ~missing if missing.any() else None
         self._weights = weights if self._valid is None else np.where(self._valid, weights, 0.0)
+        self._even = bool((self._weights == 1).all())
         self.origin = np.zeros(n)
         self.origin = self._anomalies(block).mean(axis=0)
         self._set_modes(np.zeros((0, n)))
         # Sums of [1 a]^T e, mean less origin, triangle of [1 a].
         self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), _triangle(0)
         self.fluctuation, self.lost = np.zeros(self._variables), np.zeros(self._variables)
+        self.left = np.zeros(self._variables)
         self._inner = self._weights
         # Of a former process: squares lost whose `met` is not known, and by how much, in norm,
         # the sum of snapshots may be off.
@@ -133,7 +147,7 @@ class IncrementalPOD:
     @property
     def state(self) -> PODState:
         origin = self.origin if self._valid is None else np.where(self._valid, self.origin, np.nan)
-        return PODState(origin, self.modes, self.triangle, self.fluctuation, self.lost)
+        return PODState(origin, self.modes, self.triangle, self.fluctuation, self.lost, self.left)
 
     @classmethod
     def resumed(
@@ -153,7 +167,7 @@ class IncrementalPOD:
         """
         pod = cls(tolerance, weights=weights, sizes=sizes)
         pod._begin(state.origin[None])
-        pod.fluctuation = state.fluctuation
+        pod.fluctuation, pod.left = state.fluctuation, state.left
         pod.lost = pod._unmet = state.lost
         pod.snapshots = round(float(state.triangle[0, 0]) ** 2)
         pod._sum_missed = np.sqrt(state.lost * pod.snapshots)
@@ -223,13 +237,15 @@ class IncrementalPOD:
         values = self._anomalies(block)
         a, left = self._projected(values)
         self._count(values)
-        room = np.maximum(self.tolerance**2 * self.fluctuation - self.lost, 0.0)
+        room = np.maximum(self.tolerance**2 * self.fluctuation - self.left, 0.0)
         # Coefficients may be large beside one variable, and cancel in it.
         rounded = self._energies(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._lengths
         room += ROUNDING**2 * rounded
         if (self._energies(left).sum(axis=0) > room).any():
+            before = self.rank
             self._append(self._leading(left, room))
-            a, left = self._projected(values)
+            more, left = self._projected(left, before)
+            a = np.concatenate([a, more], axis=1)
         self._account(a, left)
         return a
 
@@ -270,7 +286,7 @@ class IncrementalPOD:
 
     @property
     def _variables(self) -> int:
-        return len(self._starts) - 1
+        return len(self._parts)
 
     def _anomalies(self, block: Floats) -> Matrix:
         """Differences (b, n) from the origin, 0 at masked points."""
@@ -298,15 +314,15 @@ class IncrementalPOD:
 
     def _products(self, rows: Matrix, others: Matrix) -> Matrix:
         """Inner products (k, V) of rows with others, one by one, in each variable."""
-        products = rows * others
-        products *= self._weights
-        found: Matrix = np.add.reduceat(products, self._starts[:-1], axis=1)
-        return found
+        weighted = rows if self._even else rows * self._weights
+        parts = [np.vecdot(weighted[:, part], others[:, part]) for part in self._parts]
+        return np.stack(parts, axis=1)
 
-    def _projected(self, values: Matrix) -> tuple[Matrix, Matrix]:
-        """Coefficients (b, r) and what is left (b, n)."""
-        a: Matrix = (values * self._inner) @ self.modes.T
-        return a, values - a @ self.modes
+    def _projected(self, values: Matrix, first: int = 0) -> tuple[Matrix, Matrix]:
+        """Coefficients (b, r) of the modes from `first` on, and what is left (b, n)."""
+        modes = self.modes[first:]
+        a: Matrix = (values * self._inner) @ modes.T
+        return a, values - a @ modes
 
     def _count(self, values: Matrix) -> None:
         """Mean and fluctuation with a block more (Chan, Golub, LeVeque 1983)."""
@@ -325,12 +341,20 @@ class IncrementalPOD:
 
         Each variable counts by its fluctuation.
         """
-        balance = np.sqrt(self._weights * self._spread(self._balance()))
-        turn = scipy.linalg.svd(left * balance, full_matrices=False)[0]
-        directions = turn.T @ left
-        missed = tails(self._energies(directions).T).T
-        within = np.all(missed <= room, axis=1)
-        return directions[: int(np.argmax(within))]
+        balance = self._balance()
+        weighted = left if self._even else left * self._weights
+        grams = [weighted[:, part] @ left[:, part].T for part in self._parts]
+        values, turn = np.linalg.eigh(np.einsum("v,vij->ij", balance, grams))
+        if (balance * room).min() > SQUARED * values[-1]:
+            turn = turn[:, ::-1]
+            shares = np.maximum(np.einsum("ik,vij,jk->kv", turn, grams, turn, optimize=True), 0.0)
+        else:
+            root = np.sqrt(self._weights * self._spread(balance))
+            turn = scipy.linalg.svd(left * root, full_matrices=False)[0]
+            shares = self._energies(turn.T @ left)
+        left_out = tails(shares.T).T
+        within = np.all(left_out <= room, axis=1)
+        return turn[:, : int(np.argmax(within))].T @ left
 
     def _balance(self) -> Vector:
         """Factors (V,) with which all variables fluctuate alike."""
@@ -342,7 +366,7 @@ class IncrementalPOD:
 
     def _spread(self, factors: Vector) -> Vector:
         """Factors (V,) of the variables at each point (n,)."""
-        return np.repeat(factors, np.diff(self._starts))
+        return np.repeat(factors, [part.stop - part.start for part in self._parts])
 
     def _append(self, directions: Matrix) -> None:
         """Make directions (k, n) modes, but for those that are rounding of the modes."""
@@ -366,18 +390,30 @@ class IncrementalPOD:
 
         ``R.T @ orthonormal`` are the directions, less what lies along the modes.
         """
-        root, total = np.sqrt(self._inner), np.eye(len(directions))
+        total = np.eye(len(directions))
         for _ in range(2):  # twice is enough (Kahan, Parlett)
             along = (directions * self._inner) @ self.modes.T
             directions = directions - along @ self.modes
-            r = scipy.linalg.qr((directions * root).T, mode="r")[0][: len(directions)]
+            r = self._r_of(directions)
             directions = scipy.linalg.solve_triangular(r, directions, trans="T")
             total = r @ total
         return directions, total
 
+    def _r_of(self, directions: Matrix) -> Matrix:
+        """R (k, k) of directions (k, n): by Cholesky's method where they are well apart [5]_."""
+        lengths = np.sqrt(np.sum(directions**2 * self._inner, axis=1))
+        unit = directions / lengths[:, None]
+        gram = (unit * self._inner) @ unit.T
+        if np.linalg.eigvalsh(gram)[0] > APART:
+            r = scipy.linalg.cholesky(gram)
+        else:
+            r = scipy.linalg.qr((unit * np.sqrt(self._inner)).T, mode="r")[0][: len(unit)]
+        return np.asarray(r * lengths)
+
     def _account(self, a: Matrix, left: Matrix) -> None:
         """Count what snapshots keep (b, r) and what they lose (b, n)."""
-        self.lost = self.lost + self._energies(left).sum(axis=0)
+        energy = self._energies(left).sum(axis=0)
+        self.left, self.lost = self.left + energy, self.lost + energy
         both = np.concatenate([np.ones((len(a), 1)), a], axis=1)
         self._met += both.T @ left
         self._seen.add(both)

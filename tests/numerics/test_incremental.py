@@ -72,8 +72,8 @@ def test_what_was_lost_is_known_exactly(
     assert_allclose(pod.mean, rows.mean(axis=0), atol=1e-12 * np.abs(rows).max())
     error = by_variable(rows - pod.rebuilt(a), sizes, weights)
     assert (np.abs(pod.lost - error) <= 1e-10 * error + 1e-13 * total + rounding).all()
-    bound = max(tolerance, cut or 0.0)
-    assert (error <= bound**2 * total * (1 + 1e-9) + 1e-24 * total + 1e3 * rounding).all()
+    bound = tolerance**2 + (cut or 0.0) ** 2
+    assert (error <= bound * total * (1 + 1e-9) + 1e-24 * total + 1e3 * rounding).all()
     gram = (pod.modes * pod._inner) @ pod.modes.T
     assert_allclose(gram, np.eye(pod.rank), atol=1e-6)
     ones = np.concatenate([np.ones((m, 1)), a], axis=1)
