@@ -68,7 +68,8 @@ class PODState:
 
     ``origin`` (n,), NaN where nothing is, and ``modes`` (r, n), from which the past is
     rebuilt: if they were coded, as they decode, of any lengths and angles; ``triangle``
-    (r + 1, r + 1) of ``[1 a]``; ``fluctuation`` (V,) or less, ``lost`` (V,) or more.
+    (r + 1, r + 1) of ``[1 a]``; ``fluctuation`` (V,) or less, ``lost`` (V,) or more,
+    and ``left`` (V,).
     """
 
     origin: Vector
@@ -136,7 +137,7 @@ class IncrementalPOD:
         self.origin = self._anomalies(block).mean(axis=0)
         self._set_modes(np.zeros((0, n)))
         # Sums of [1 a]^T e, mean less origin, triangle of [1 a].
-        self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), _triangle(0)
+        self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), Triangle(1, AT_ONCE)
         self.fluctuation, self.lost = np.zeros(self._variables), np.zeros(self._variables)
         self.left = np.zeros(self._variables)
         self._inner = self._weights
@@ -445,7 +446,3 @@ class IncrementalPOD:
         signs = np.copysign(1.0, np.take_along_axis(modes, largest, axis=1))
         turn, modes = signs * turn, signs * modes
         return Move(turn, -turn @ self._average), modes, spread
-
-
-def _triangle(rank: int) -> Triangle:
-    return Triangle(rank + 1, AT_ONCE)
