@@ -4,16 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.romzarr-dev
 BENCH_STAMP := $(VENV)/.romzarr-bench
+NEURAL_STAMP := $(VENV)/.romzarr-neural
 # One BLAS thread: dask has a thread a core already.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench bench-compression lint format types check clean
+.PHONY: help demo test bench bench-compression bench-neural lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
+	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
@@ -23,6 +25,10 @@ $(STAMP): pyproject.toml
 	  echo "romzarr needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(NEURAL_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[neural]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
@@ -40,6 +46,9 @@ bench: $(BENCH_STAMP)
 
 bench-compression: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_compression --verbose
+
+bench-neural: $(NEURAL_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_neural
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import argparse
 from importlib.metadata import version
 
 from flows import commands
+from flows.neural.arguments import add_neural
 
 SOURCES = """\
 SOURCE is a Zarr archive (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file whose
@@ -73,6 +74,7 @@ def parser() -> Parser:
     add_reconstruct(subparsers)
     add_equations(subparsers)
     add_demo(subparsers)
+    add_neural(add_command(subparsers, "neural", "train networks as features, select among them"))
     return top
 
 

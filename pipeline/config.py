@@ -136,8 +136,8 @@ a_cluster = one_of("threads", "local") | text(
     "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
 )
 a_kind = text(
-    "'polynomial', 'fourier', 'symbolic' or several of them joined with '+'",
-    r"(polynomial|fourier|symbolic)(\+(polynomial|fourier|symbolic))*",
+    "'polynomial', 'fourier', 'symbolic', 'neural' or several of them joined with '+'",
+    r"(polynomial|fourier|symbolic|neural)(\+(polynomial|fourier|symbolic|neural))*",
 )
 
 
@@ -212,6 +212,11 @@ class LibraryConfig(Section):
     expressions: tuple[str, ...] = setting(
         (), texts("a list of different expressions in a1, a2, ...", least=0)
     )
+    operators: tuple[str, ...] = setting(
+        ("identity", "sin", "cos", "mul"), texts("a list of names of operators", least=1)
+    )
+    nested: tuple[str, ...] = setting((), texts("a list of names of binary operators", least=0))
+    weights: str = setting("shipped", text("'shipped' or the path of a file of weights"))
     modes: int | Auto = setting(AUTO, automatic | integer(1))
     max_terms: int = setting(300, integer(1))
 

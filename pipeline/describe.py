@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compress import advice
-from pipeline.numerics.library import library_from_spec
+from pipeline.numerics.library import ConcatenatedLibrary, Library, library_from_spec
+from pipeline.numerics.neural_library import NeuralLibrary
 from pipeline.reports import StoreInfo
 from pipeline.store.layout import FORMAT
 from pipeline.store.reader import CoefficientStore, open_store
@@ -88,8 +89,9 @@ class Equations:
     """The sparse model of a store, ``da/dt = Theta(a) Xi``, to be read by people.
 
     ``coefficients`` (p, q) of the pooled model, ``names`` and ``symbols`` its p terms in
-    plain text and LaTeX, ``share`` (r,) each mode's part of the energy kept, ``size`` (q,)
-    the standard deviation of each coefficient.
+    plain text and LaTeX, ``formulas`` the same with networks as the formulas they were trained
+    to be (empty: there are none), ``share`` (r,) each mode's part of the energy kept, ``size``
+    (q,) the standard deviation of each coefficient.
     """
 
     coefficients: Matrix
@@ -99,6 +101,7 @@ class Equations:
     residual: tuple[float, ...]
     time_units: str
     dependent: tuple[str, ...]
+    formulas: tuple[str, ...] = ()
 
     def text(self) -> str:
         """One equation a line, after what the modes are and before what was left out."""
@@ -118,6 +121,11 @@ class Equations:
         for k in range(len(self.residual)):
             right = _sum(self.coefficients[:, k], self.names) or "0"
             lines.append(f"a{k + 1}' = {right}    [residual {_percent(self.residual[k])}]")
+        if self.formulas:
+            lines += ["", "with each network replaced by the formula it was trained to be:"]
+            for k in range(len(self.residual)):
+                right = _sum(self.coefficients[:, k], self.formulas) or "0"
+                lines.append(f"a{k + 1}' = {right}")
         if self.dependent:
             lines += ["", "left out, because the data cannot tell them apart from others:"]
             lines += [f"  {words}" for words in self.dependent]
@@ -147,6 +155,17 @@ def _sum(coefficients: Matrix, names: tuple[str, ...], times: str = " ") -> str:
     return "-" + text[2:] if text.startswith("- ") else text.removeprefix("+ ")
 
 
+def _formulas(library: Library) -> tuple[str, ...]:
+    """Terms with networks as formulas; empty if no term is a network."""
+    parts = library.parts if isinstance(library, ConcatenatedLibrary) else (library,)
+    if not any(isinstance(part, NeuralLibrary) for part in parts):
+        return ()
+    formulas: list[str] = []
+    for part in parts:
+        formulas += part.formulas() if isinstance(part, NeuralLibrary) else part.names()
+    return tuple(formulas)
+
+
 def equations(store: str | os.PathLike[str]) -> Equations:
     """The pooled sparse model of a coefficient store.
 
@@ -170,4 +189,5 @@ def equations(store: str | os.PathLike[str]) -> Equations:
         residual=tuple(facts["model"]["residual"]),
         time_units=facts["time"]["units"],
         dependent=tuple(facts["model"]["dependent"]),
+        formulas=_formulas(library),
     )

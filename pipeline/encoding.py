@@ -40,23 +40,26 @@ class _NotJSON(Exception):
 
 
 def encoding_to_json(encoding: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict-JSON form of an xarray encoding or of attributes.
+    """Strict-JSON form of an xarray encoding: `attributes_to_json` of all but ``source``."""
+    return attributes_to_json({key: encoding[key] for key in encoding if key not in _DROPPED})
+
+
+def attributes_to_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Strict-JSON form of the attributes of a variable or of a dataset.
 
     Parameters
     ----------
-    encoding : mapping of str to anything
-        ``Variable.encoding``, ``Variable.attrs``, or those of a dataset.
+    attributes : mapping of str to anything
+        ``Variable.attrs`` or those of a dataset.
 
     Returns
     -------
     dict
         Survives ``json.dumps(..., allow_nan=False)``. Entries without a JSON form (open
-        files, functions) are left out and logged; ``source`` is always left out.
+        files, functions) are left out and logged.
     """
     result = {}
-    for key, value in encoding.items():
-        if key in _DROPPED:
-            continue
+    for key, value in attributes.items():
         try:
             result[str(key)] = _pack(value)
         except _NotJSON:
@@ -65,7 +68,7 @@ def encoding_to_json(encoding: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoding_from_json(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `encoding_to_json`.
+    """Inverse of `encoding_to_json` and `attributes_to_json`.
 
     Raises
     ------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,12 @@ from pipeline.numerics.library import (
     Library,
     PolynomialLibrary,
     SymbolicLibrary,
+)
+from pipeline.numerics.networks import Operator, read_operators, shipped_operators
+from pipeline.numerics.neural_library import (
+    NeuralLibrary,
+    chosen_operators,
+    suitable_scales,
 )
 from pipeline.numerics.sampling import STRAIGHT_LINE, Tolerances
 from pipeline.numerics.stlsq import stlsq
@@ -96,23 +103,52 @@ def check_expressions(config: Config) -> None:
     parse_test_function(config.weak_form.test_function, CODE_BLOCK)
     if config.library.expressions:
         SymbolicLibrary(MOST_MODES, config.library.expressions)
+    if "neural" in config.library.kinds:
+        _operators(config.library)
 
 
-def make_library(settings: LibraryConfig, states: int) -> Library:
-    """Feature library of `states` modes as the settings ask."""
+def _operators(settings: LibraryConfig) -> tuple[Operator, ...]:
+    """The networks that the settings name, from the package or from a file."""
+    if settings.weights == "shipped":
+        return chosen_operators(settings.operators, shipped_operators())
+    try:
+        data = Path(settings.weights).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"library.weights: {settings.weights}: cannot be read: {error.strerror}"
+        ) from error
+    return chosen_operators(settings.operators, read_operators(data))
+
+
+def make_library(settings: LibraryConfig, states: int, a: Matrix | None = None) -> Library:
+    """Feature library of `states` modes as the settings ask.
+
+    With the record `a` (m, r) networks see the coefficients scaled into their reach.
+    """
     frequencies = tuple(float(k) for k in range(1, settings.frequencies + 1))
     degree = DEGREES[0] if settings.degree == "auto" else settings.degree
     makers: dict[str, Callable[[], Library]] = {
         "polynomial": lambda: PolynomialLibrary(states, degree, settings.interactions),
         "fourier": lambda: FourierLibrary(states, frequencies),
         "symbolic": lambda: SymbolicLibrary(states, settings.expressions),
+        "neural": lambda: _neural(settings, states, a),
     }
     parts = [makers[kind]() for kind in settings.kinds]
     return parts[0] if len(parts) == 1 else ConcatenatedLibrary(tuple(parts))
 
 
-def choose_library(settings: LibraryConfig, rank: int, factor_bytes: float) -> Library:
+def _neural(settings: LibraryConfig, states: int, a: Matrix | None) -> Library:
+    operators = _operators(settings)
+    scales = () if a is None else suitable_scales(a[:, :states], operators)
+    return NeuralLibrary(states, operators, scales, settings.nested)
+
+
+def choose_library(
+    settings: LibraryConfig, rank: int, factor_bytes: float, a: Matrix | None = None
+) -> Library:
     """Library of the leading modes: all of them, or as many as terms and bytes allow.
+
+    `a` (m, r) is the record, to which a neural library is scaled.
 
     Raises
     ------
@@ -124,7 +160,7 @@ def choose_library(settings: LibraryConfig, rank: int, factor_bytes: float) -> L
             raise ConfigError(
                 f"library.modes: found {settings.modes}, but the POD has {rank} modes; lower it"
             )
-        library = make_library(settings, settings.modes)
+        library = make_library(settings, settings.modes, a)
         if library.size > settings.max_terms:
             raise ConfigError(
                 f"library.max_terms: {settings.modes} modes make {library.size} terms, allowed "
@@ -132,14 +168,14 @@ def choose_library(settings: LibraryConfig, rank: int, factor_bytes: float) -> L
             )
         return library
     if settings.expressions:
-        return make_library(settings, rank)
+        return make_library(settings, rank, a)
     states = 1
     while states < rank:
         size = make_library(settings, states + 1).size
         if size > settings.max_terms or 2 * (size + states + 1) ** 2 > factor_bytes:
             break
         states += 1
-    return make_library(settings, states)
+    return make_library(settings, states, a)
 
 
 def identify(
@@ -236,9 +272,9 @@ class _Search:
         """That of the settings; with monomials of lower degrees, if none is given."""
         settings, rank = self.config.library, self.a.shape[1]
         if settings.degree != "auto" or "polynomial" not in settings.kinds:
-            return [choose_library(settings, rank, self.factor_bytes)]
+            return [choose_library(settings, rank, self.factor_bytes, self.a)]
         return [
-            choose_library(replace(settings, degree=degree), rank, self.factor_bytes)
+            choose_library(replace(settings, degree=degree), rank, self.factor_bytes, self.a)
             for degree in DEGREES
         ]
 
@@ -268,8 +304,13 @@ class _Search:
         return self._fitted(weak, None if given == "auto" else given)
 
     def other_thresholds(self, best: LatentModel) -> list[LatentModel]:
-        """Models with fewer and with more terms, as long as bytes become fewer."""
+        """Models with fewer and with more terms, as long as bytes become fewer.
+
+        None where no block uses the best one: other terms will not change that.
+        """
         found = list[LatentModel]()
+        if (best.latent.coded.code.block_model == STRAIGHT_LINE).all():
+            return found
         weak = _WeakSystems(best.library, best.plan, best.block_steps, best.factors)
         for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO):
             threshold, last = best.models[0].threshold, best

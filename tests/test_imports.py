@@ -20,6 +20,7 @@ ALLOWED = {
     "pipeline.coding": (*BELOW, "pipeline.numerics"),
     "pipeline.chunked": (*BELOW, "pipeline.numerics", "pipeline.coding"),
     "pipeline.archive": (*BELOW, "pipeline.numerics", "pipeline.encoding"),
+    "pipeline.neural": (*BELOW, "pipeline.numerics"),
     "pipeline.store": (*BELOW, "pipeline.numerics", "pipeline.coding", "pipeline.encoding"),
     "pipeline": ("pipeline",),
     "flows": ("pipeline", "flows"),
@@ -30,6 +31,8 @@ FOREIGN = {
     "pipeline.coding": ("dask", "distributed", "xarray", "zarr", "fsspec", "yaml"),
     "pipeline": ("matplotlib", "argparse"),
 }
+# What reads a store does without them.
+FRAMEWORKS = ("jax", "optax", "safetensors", "equinox", "torch")
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -66,6 +69,7 @@ def violations(root: Path) -> list[str]:
     for path in files:
         part = part_of(module_name(path, root))
         forbidden = [name for key, names in FOREIGN.items() if within(part, key) for name in names]
+        forbidden += [name for name in FRAMEWORKS if part != "pipeline.neural"]
         for line, name in imported(path, root):
             ours = name.split(".")[0] in ("pipeline", "flows")
             wrong = any(within(name, each) for each in forbidden) or (
@@ -95,6 +99,10 @@ def test_imports_run_one_way():
         ("pipeline/compress.py", "import flows.cluster"),
         ("pipeline/config.py", "if TYPE_CHECKING:\n    from pipeline.contracts import BlockSpan"),
         ("pipeline/describe.py", "import matplotlib.pyplot"),
+        ("pipeline/numerics/networks.py", "import jax.numpy as jnp"),
+        ("flows/neural/commands.py", "def f():\n    from optax import adam"),
+        ("pipeline/neural/router.py", "from pipeline.config import Config"),
+        ("pipeline/store/reader.py", "from pipeline.neural.selection import select"),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path, path, statement):
@@ -110,6 +118,7 @@ def test_a_wrong_import_is_found(tmp_path, path, statement):
         ("pipeline/numerics/pod.py", "from ..errors import AccuracyError\nimport scipy.linalg"),
         ("pipeline/store/engine.py", "import xarray\nfrom .reader import open_store"),
         ("pipeline/compress.py", "from pipeline.store.writer import write\nimport dask"),
+        ("pipeline/neural/router.py", "import jax\nfrom pipeline.numerics import networks"),
         ("flows/cli.py", "import pipeline\nfrom flows.cluster import connect"),
     ],
 )

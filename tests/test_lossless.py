@@ -243,7 +243,8 @@ def test_real_data_take_less_than_their_own_compression(shared_data, tmp_path, n
     path = shared_data / f"{name}.zarr"
     source = xr.open_zarr(path, consolidated=False).load()
     _, decoded = kept(path, tmp_path)
-    assert_identical(source, decoded)
+    # Without consolidated metadata the order of variables is that of a folder's listing.
+    assert_identical(source[sorted(source.data_vars)], decoded)
     assert size(tmp_path / "store.romzarr") <= 1.03 * size(path)
 
 

@@ -87,9 +87,13 @@ def summary(report: CompressionReport, store: Path, picture: Path) -> str:
     coded = (
         f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes and "
         f"{report.kept_samples} samples of their coefficients; a model of {report.nonzero_terms} "
-        + (f"terms rebuilds the other {rebuilt}. " if rebuilt else "terms saved no sample here. ")
+        + (
+            f"terms foretells the other {rebuilt}, and what it misses is coded beside it. "
+            if rebuilt
+            else "terms saved no sample here. "
+        )
         + f"The store takes {size(report.stored_bytes)} in place of {size(report.raw_bytes)}; "
-        "a longer record adds samples, not modes."
+        "a longer record adds coefficients, hardly any modes."
     )
     return f"""\
 {textwrap.fill(coded, 90)}

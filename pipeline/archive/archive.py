@@ -14,7 +14,7 @@ from pipeline.archive.provider import Piece, Provider, digest_of
 from pipeline.archive.time_axis import time_axis
 from pipeline.archive.weights import weights_of
 from pipeline.contracts import ArchivedVariable, TimeAxis
-from pipeline.encoding import encoding_to_json
+from pipeline.encoding import attributes_to_json, encoding_to_json
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def archive_from(
         time=axis,
         carried=dataset.drop_vars((*chosen.compressed, *chosen.left_out)),
         order=tuple(str(name) for name in dataset.data_vars if name in kept),
-        attrs=encoding_to_json(_text_keys(dataset.attrs)),
+        attrs=attributes_to_json(_text_keys(dataset.attrs)),
         encoding=encoding_to_json(_text_keys(dataset.encoding)),
         variable_attrs={
-            name: encoding_to_json(_text_keys(dataset.variables[name].attrs)) for name in pieces
+            name: attributes_to_json(_text_keys(dataset.variables[name].attrs)) for name in pieces
         },
         variable_encoding={
             name: encoding_to_json(_text_keys(dataset.variables[name].encoding)) for name in pieces
@@ -98,7 +98,7 @@ def _variable(
 
 def _fingerprint(dataset: xr.Dataset, axis: TimeAxis, pieces: Mapping[str, Piece]) -> str:
     described = {
-        name: [list(map(str, v.dims)), list(v.shape), str(v.dtype), encoding_to_json(v.attrs)]
+        name: [list(map(str, v.dims)), list(v.shape), str(v.dtype), attributes_to_json(v.attrs)]
         for name, v in dataset.variables.items()
         if name in pieces or name in dataset.coords
     }

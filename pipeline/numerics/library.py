@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import LibraryError
+from pipeline.numerics.neural_library import neural_library_from_spec
 from pipeline.numerics.symbolic import Expression, parse
 
 Matrix = NDArray[np.float64]
@@ -408,6 +409,7 @@ _KINDS: dict[str, tuple[Callable[..., Library], tuple[str, ...], tuple[str, ...]
     "polynomial": (PolynomialLibrary, ("states", "degree"), ("interactions",)),
     "fourier": (FourierLibrary, ("states", "frequencies"), ()),
     "symbolic": (SymbolicLibrary, ("states", "expressions"), ()),
+    "neural": (neural_library_from_spec, ("states", "operators"), ("scales", "nested")),
 }
 
 

@@ -108,9 +108,10 @@ def combine(weights: Floats, fields: Floats, time_axis: int, out: NDArray[Any]) 
         _multiply(weights, fields, out.reshape(before, len(weights), after))
         return
     rows = max(1, _SLAB_VALUES // max(1, before * after))
+    room = np.empty(before * min(rows, len(weights)) * after, fields.dtype)
     for start in range(0, len(weights), rows):
         some = weights[start : start + rows]
-        slab = np.empty((before, len(some), after), fields.dtype)
+        slab = room[: before * len(some) * after].reshape(before, len(some), after)
         _multiply(some, fields, slab)
         place = out[(slice(None),) * time_axis + (slice(start, start + rows),)]
         place[...] = slab.reshape(place.shape)

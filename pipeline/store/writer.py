@@ -31,7 +31,7 @@ from zarr.core.sync import collect_aiterator, sync
 from pipeline.coding.exact import LEVEL, ExactCoding
 from pipeline.coding.tiles import field_levels, grid, row_levels, value_levels
 from pipeline.contracts import CodedLatent, Floats, Region, TimeAxis
-from pipeline.encoding import encoding_to_json, share_encodings
+from pipeline.encoding import attributes_to_json, encoding_to_json, share_encodings
 from pipeline.errors import StoreError
 from pipeline.store import layout
 from pipeline.store.codec import WaveletCodec
@@ -718,7 +718,7 @@ def _uniform_step(times: NDArray[np.float64]) -> float | None:
 
 def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
     """What Zarr metadata do not give back: the source's encoding, attributes of other types."""
-    attrs = encoding_to_json(variable.attrs)
+    attrs = attributes_to_json(variable.attrs)
     kept: dict[str, Any] = {"encoding": encoding_to_json(variable.encoding)}
     if variable.dtype.kind == "O":
         kept["dtype"] = "object"

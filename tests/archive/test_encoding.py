@@ -13,6 +13,7 @@ from numcodecs import BitRound, Blosc
 
 from pipeline.archive import open_archive
 from pipeline.encoding import (
+    attributes_to_json,
     encoding_from_json,
     encoding_to_json,
     share_encodings,
@@ -63,6 +64,11 @@ def same(a, b):
     if isinstance(a, float) and math.isnan(a):
         return math.isnan(b)
     return a == b
+
+
+def test_only_an_encoding_loses_where_it_was_opened_from():
+    assert encoding_to_json({"source": "/home/me/a.zarr", "dtype": "f4"}) == {"dtype": "f4"}
+    assert attributes_to_json({"source": "model X"}) == {"source": "model X"}
 
 
 @given(encoding=st.dictionaries(st.text(max_size=5).filter(lambda k: k != "source"), VALUES))

@@ -148,7 +148,7 @@ def draw(found: Results, record: Mapping[int, str], names: Sequence[str], path: 
             ax.plot(*zip(*values, strict=True), "o-", ms=4, lw=width, color=COLOURS[name])
             last.append((values[-1][1], values[-1][0], name))
         ax.set(title=f"error {target:g} of the fluctuation", xlabel="snapshots", yscale="log")
-        ax.set(xticks=list(record), xlim=(min(record) - 150, max(record) * 1.33))
+        ax.set(xticks=list(record), xlim=(min(record) - 150, max(record) * 1.38))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.grid(alpha=0.25)

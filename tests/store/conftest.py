@@ -11,7 +11,7 @@ import xarray as xr
 
 from pipeline.coding import tiles
 from pipeline.contracts import CodedLatent, LatentCode, TimeAxis
-from pipeline.encoding import encoding_to_json
+from pipeline.encoding import attributes_to_json, encoding_to_json
 from pipeline.numerics.library import PolynomialLibrary
 from pipeline.store.writer import StoreWriter
 
@@ -158,7 +158,7 @@ def write_example(
                 "dtype": data[name].dtype.str,
                 "time_axis": data[name].dims.index("time"),
                 "chunks": [c[0] if len(c) == 1 else list(c) for c in example.chunks[name]],
-                "attrs": encoding_to_json(data[name].attrs),
+                "attrs": attributes_to_json(data[name].attrs),
                 "encoding": encoding_to_json(data[name].encoding),
             }
         for name, mean in (constants or {}).items():
@@ -177,7 +177,7 @@ def write_example(
         writer.write_model(np.zeros((1, library.size, rank)))
         facts |= {
             "order": [*(str(name) for name in data.variables), *(constants or {})],
-            "attrs": encoding_to_json(data.attrs),
+            "attrs": attributes_to_json(data.attrs),
             "encoding": encoding_to_json(data.encoding),
             "library": library.spec(),
             "arithmetic": example.arithmetic,

@@ -1,0 +1,1 @@
+"""Commands of neural SINDy: training, runs on known systems, diagnosis, distillation."""
