@@ -89,6 +89,7 @@ def _variable(
 ) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     coding = _coding(fields.text("group"), arrays)
+    has_values = coding == "direct" or f"basis/{fields.text('group')}/episodes" in arrays
     if len(dims) != len(shape) or not dims:
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}")
     return StoredVariable(
@@ -100,7 +101,7 @@ def _variable(
         group=fields.text("group"),
         coding=coding,
         mask=fields.text("mask") if "mask" in fields.document else None,
-        offset=fields.number("offset") if "offset" in fields.document else 0.0,
+        offset=fields.number("offset") if has_values else 0.0,
         chunks=_chunks(fields, shape),
         attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(
