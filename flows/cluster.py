@@ -65,7 +65,8 @@ def connect(settings: ClusterConfig) -> Iterator[Workers]:
         except Exception as error:
             if type(error).__name__ not in FAILURES:
                 raise
+            said = " ".join(str(error).split())
             raise ClusterError(
-                f"{FAILURES[type(error).__name__]} ({error}); no store was changed: see that "
-                f"{workers.description} are there, and run the command again"
+                f"{FAILURES[type(error).__name__]}; no store was changed: see that "
+                f"{workers.description} are there, and run the command again ({said})"
             ) from error

@@ -10,8 +10,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore
 
 from pipeline.errors import StorageError
+from pipeline.objects import requests
 from pipeline.objects.requests import (
-    TRIES,
     asked,
     connection,
     is_object_store,
@@ -86,7 +86,7 @@ class RemoteStore(ObjectStore[Any]):
                     return
                 except Exception as error:
                     failures += 1
-                    if not is_passing(error) or failures == TRIES:
+                    if not is_passing(error) or failures == requests.TRIES:
                         raise
                 await pause(failures)
 
