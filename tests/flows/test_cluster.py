@@ -35,6 +35,8 @@ def blas_of_workers(client) -> list[int]:
     return [each["num_threads"] for info in found for each in info if each["user_api"] == "blas"]
 
 
+# And a port of its own: the usual one may belong to another job.
+NO_DASHBOARD = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
 NEEDED = {
     "slurm": {"memory_limit": "1 GB"},
     "kubernetes": {"memory_limit": "1 GB", "image": "romzarr"},
@@ -97,9 +99,7 @@ def scheduler():
         )
         started.append(process)
 
-    with LocalCluster(
-        n_workers=0, processes=False, protocol="tcp", dashboard_address=None
-    ) as cluster:
+    with LocalCluster(n_workers=0, processes=False, protocol="tcp", **NO_DASHBOARD) as cluster:
         yield cluster, start_worker
         for process in started:
             process.kill()
@@ -161,7 +161,7 @@ def test_workers_that_cannot_run_the_job_are_refused_before_it_starts(
 def test_a_scheduler_without_workers_is_refused_instead_of_waited_for(monkeypatch):
     monkeypatch.setattr(address, "PATIENCE_SECONDS", 0.5)
     with (
-        LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=None) as empty,
+        LocalCluster(n_workers=0, processes=False, protocol="tcp", **NO_DASHBOARD) as empty,
         pytest.raises(
             ClusterError, match=r"no worker has come within .* minutes; start some: dask worker tcp"
         ),
@@ -197,9 +197,7 @@ def test_a_cluster_that_is_lost_is_said_to_be_and_a_defect_is_not_hidden():
         """Has the name that distributed's has."""
 
     with (
-        pytest.raises(
-            ClusterError, match=r"raise cluster\.memory_limit; no store was .* \(task 1\)"
-        ),
+        pytest.raises(ClusterError, match=r"raise cluster\.memory_limit; no store .* \(task 1\)"),
         connect(ClusterConfig()),
     ):
         raise KilledWorker("task 1")

@@ -92,13 +92,17 @@ def dask_process(*arguments: str) -> subprocess.Popen:
 @pytest.fixture
 def processes():
     """A scheduler, its address and a worker, each in a process of its own."""
-    scheduler = dask_process("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    # Ports of their own: the usual ones may belong to another job.
+    options = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+    scheduler = dask_process("scheduler", *options)
     address = next(
         line.rpartition(" ")[2].strip() for line in scheduler.stderr if "Scheduler at" in line
     )
     drain = threading.Thread(target=scheduler.stderr.read)
     drain.start()
-    worker = dask_process("worker", address, "--nthreads", "1", "--no-dashboard")
+    worker = dask_process(
+        "worker", address, "--nthreads", "1", "--dashboard-address", "127.0.0.1:0"
+    )
     others = threading.Thread(target=worker.stderr.read)
     others.start()
     yield scheduler, address
