@@ -153,7 +153,7 @@ def test_metadata_that_do_not_fit_are_named(small, keys, value, message):
 
 def test_a_missing_generation_is_named(small):
     _, path = small
-    root = path / "zarr.json"
+    root, missing = path / "zarr.json", layout.Part("20200101T000000-00000000", 0)
     root.write_bytes(layout.root_document(layout.Root((missing,))))
     with pytest.raises(StoreError, match="the generation that the store names is missing"):
         open_store(path)
