@@ -158,18 +158,25 @@ def write_factored(
     writer: StoreWriter, archive: Archive, pod: ArchivePOD, config: Config, tolerance: float
 ) -> Result:
     """Put what a POD holds into the store, within the bound. Runs Dask, reads nothing."""
-    plan, direct = choose_coding(archive, pod, tolerance)
-    coded = allocate_fields(archive, plan)
+    chosen = choose_coding(archive, pod, tolerance)
+    coded = allocate_fields(archive, chosen.plan)
     model = _model(archive, coded, config)
-    lost = write_direct(writer, archive, pod, direct)
-    errors = _relative_errors(coded, model, lost)
-    _check_bound(errors, config.compression.tolerance)
+    lost = write_direct(writer, archive, pod, chosen.direct)
     write_fields(writer, archive, coded)
+    episodes = chosen.episodes
+    in_episodes = (
+        write_direct(writer, archive, episodes.pod, episodes.variables, episodes=True)
+        if episodes
+        else {}
+    )
+    errors = _relative_errors(coded, model, lost, in_episodes)
+    _check_bound(errors, config.compression.tolerance)
     write_model(writer, archive, model)
     coding = coding_of(coded)
     totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
+    said = facts(archive, coding, model, errors, config, episodes.rough if episodes else None)
     return Result(
-        {**facts(archive, coding, model, errors, config), "fluctuation": totals},
+        {**said, "fluctuation": totals},
         coding,
         model,
         pod.bytes_read,
@@ -238,22 +245,28 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
         config,
         step=coded.step,
         coded_bytes=coded.bits / 8,
+        rough=coded.pod.rough,
     )
 
 
 def _relative_errors(
-    coded: CodedFields, model: LatentModel | None, lost: Mapping[int, float]
+    coded: CodedFields,
+    model: LatentModel | None,
+    lost: Mapping[int, float],
+    in_episodes: Mapping[int, float],
 ) -> dict[str, float]:
     """Bound on the error of every variable, and the largest.
 
     Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
-    known (`Tolerances`), or of what is `lost` of variables coded without POD; and of bounds
-    on rounding.
+    known (`Tolerances`), or of what is `lost` of variables coded without POD, always or in
+    episodes; and of bounds on rounding.
     """
     pod, missed = coded.pod, np.zeros(len(coded.fields))
     if model is not None:
         missed[coded.live] = pod.apart[coded.live] + model.errors
     missed[list(lost)] = list(lost.values())
+    for number, error in in_episodes.items():
+        missed[number] = np.hypot(missed[number], error)
     errors = {
         norm.name: float(np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5))
         / (total or 1)
