@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -51,8 +51,8 @@ class StreamCompressor:
         As in `pipeline.compress`. Of a store that exists its own settings are used.
     commit_steps : int
         Snapshots after which the store is brought up to date.
-    source : mapping, optional
-        Facts on where the data is from.
+    source : callable, optional
+        What gives facts on where so many snapshots are from.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class StreamCompressor:
         config: Config | None = None,
         overwrite: bool = False,
         commit_steps: int = COMMIT_STEPS,
-        source: Mapping[str, Any] | None = None,
+        source: Callable[[int], Mapping[str, Any]] | None = None,
     ) -> None:
         self._target, self._overwrite = layout.normalised(store), overwrite
         self._commit_steps, self._source = commit_steps, source
@@ -261,7 +261,7 @@ class StreamCompressor:
 
     def _completed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Facts of a part with those of the whole store."""
-        source = {} if self._source is None else {"source": dict(self._source)}
+        source = {"source": dict(self._source(self.snapshots))} if self._source else {}
         return {**facts, "raw_bytes": self._raw_bytes, **source}
 
     def _written(self, opened: int) -> None:

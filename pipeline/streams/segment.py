@@ -209,9 +209,11 @@ def resumed(store: CoefficientStore, frame: Frame, config: Config, opened: int) 
     if frame.dim in decoded.coords:
         stamps = decoded[frame.dim].values
         times, segment._last_time = elapsed(stamps, stamps[0]), stamps[-1]
+    sized = zip(names, frame.sizes, strict=True)
+    modes = [last.modes(name).reshape(last.rank, size).astype(np.float64) for name, size in sized]
     pod_state = PODState(
         origin=np.concatenate([np.ravel(last.mean(name)).astype(np.float64) for name in names]),
-        modes=np.concatenate([last.modes(name).reshape(last.rank, -1) for name in names], axis=1),
+        modes=np.concatenate(modes, axis=1),
         triangle=square_r(np.concatenate([np.ones((len(a), 1)), a], axis=1)),
         fluctuation=np.array([store.facts["fluctuation"][name] for name in names]),
         lost=np.array(state["lost"], np.float64),
