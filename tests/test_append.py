@@ -181,7 +181,7 @@ while killed < kills:
     least = first
     while least < last:
         pid = in_child(appended)
-        time.sleep(random.uniform(0, 0.8 * whole))
+        time.sleep(random.uniform(0, 0.6 * whole))
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         assert status in (0, signal.SIGKILL), status
@@ -199,11 +199,11 @@ print(killed, rounds, len(seen))
 def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tmp_path):
     """At least fifty kills, between commits and in the midst of them; every end is that of an
     undisturbed run."""
-    path, store, whole = archive(tmp_path, 20), tmp_path / "store", record(200)
+    store, whole = tmp_path / "store", record(140)
     pipeline.compress(archive(tmp_path, 20, whole), store, tolerance=TOLERANCE)
-    path = archive(tmp_path, 200, whole)
+    path = archive(tmp_path, 140, whole)
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, path, store, tmp_path / "note", "50", "20", "200"],
+        [sys.executable, "-c", KILLER, path, store, tmp_path / "note", "50", "20", "140"],
         env=os.environ | {"PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -214,7 +214,7 @@ def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tm
     killed, rounds, seen = map(int, done.stdout.split())
     assert killed >= 50
     # Killed runs had got as far as many different commits.
-    assert seen >= 8
+    assert seen >= 5
     expected = xr.open_dataset(tmp_path / "store-quiet", engine="romzarr").load()
     rank = open_store(tmp_path / "store-quiet").last.rank
     for number in range(rounds):
