@@ -60,6 +60,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         time=facts["time"],
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
         model=facts["model"] | {"terms": _term_counts(opened)},
+        prediction=_prediction(opened),
         source=facts["source"],
         versions=facts["versions"],
         format=FORMAT,
@@ -73,6 +74,18 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
 
 def _term_counts(opened: CoefficientStore) -> list[int]:
     return [int(np.count_nonzero(xi)) for xi in opened.coefficients]
+
+
+def _prediction(opened: CoefficientStore) -> dict[str, Any]:
+    """What foretells the coefficients, besides wavelets along time; empty without any."""
+    if not opened.rank:
+        return {}
+    block_model = opened.read("latent/block_model")
+    return {
+        "blocks": len(block_model),
+        "modelled_blocks": int(np.count_nonzero(block_model >= 0)),
+        "polynomial_orders": list(opened.orders),
+    }
 
 
 def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:

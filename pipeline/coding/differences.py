@@ -9,7 +9,7 @@ Newton's forward differences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,12 @@ from pipeline.coding.wavelet import depth, forward
 from pipeline.contracts import Floats
 
 Table = NDArray[np.int64]
+Orders = NDArray[np.signedinteger[Any]]
 
 # Each order doubles the largest integer at worst, and the rounding in all of them.
 MOST_ORDER = 7
 # Largest integers that are differenced: float64 holds what becomes of them exactly.
-LARGEST = 2**45
+LARGEST = 2.0**45
 # Largest that the choice of orders allows, as steps may be lowered after it.
 _LARGEST_CHOSEN = 2.0**40
 # Share of the bits of wavelets that differences have to stay below: where wavelets are small,
@@ -30,14 +31,14 @@ _LARGEST_CHOSEN = 2.0**40
 _WORTHWHILE = 0.9
 
 
-def differenced(integers: Table, orders: Sequence[int]) -> Table:
+def differenced(integers: Table, orders: Orders) -> Table:
     """Differences along the first axis.
 
     Parameters
     ----------
     integers : (n, r) int64
         Smaller than 2**63 / 2**order in size.
-    orders : sequence of int
+    orders : (r,) int
         Order for each column; 0 leaves it as it is.
 
     Returns
@@ -45,20 +46,20 @@ def differenced(integers: Table, orders: Sequence[int]) -> Table:
     (n, r) int64
         Row i of a column holds its difference of order ``min(i, order)``.
     """
-    left, order = integers.copy(), np.asarray(orders)
-    for k in range(1, order.max(initial=0) + 1):
-        left[k:, order >= k] = np.diff(left[k - 1 :, order >= k], axis=0)
+    left = integers.copy()
+    for k in range(1, orders.max(initial=0) + 1):
+        left[k:, orders >= k] = np.diff(left[k - 1 :, orders >= k], axis=0)
     return left
 
 
-def summed(differences: Table, orders: Sequence[int]) -> Table:
+def summed(differences: Table, orders: Orders) -> Table:
     """Integers from their differences: undoes `differenced` exactly.
 
     What `differenced` did not make may overflow, which wraps around.
     """
-    whole, order = differences.copy(), np.asarray(orders)
-    for k in range(order.max(initial=0), 0, -1):
-        whole[k - 1 :, order >= k] = np.cumsum(whole[k - 1 :, order >= k], axis=0)
+    whole = differences.copy()
+    for k in range(orders.max(initial=0), 0, -1):
+        whole[k - 1 :, orders >= k] = np.cumsum(whole[k - 1 :, orders >= k], axis=0)
     return whole
 
 
@@ -77,18 +78,17 @@ def best_orders(values: Floats, step: float) -> tuple[int, ...]:
         For the leading columns; those beyond have order 0.
     """
     bits = _WORTHWHILE * _bits(forward(values, (depth(len(values)), 0)) / step)
-    orders = np.zeros(values.shape[1], int)
-    whole = np.rint(values / step)
-    small = np.abs(whole).max(axis=0, initial=0.0) < _LARGEST_CHOSEN
-    integers = np.where(small, whole, 0.0).astype(np.int64)
+    orders, left = np.zeros(values.shape[1], int), np.rint(values / step)
+    small = np.abs(left).max(axis=0, initial=0.0) < _LARGEST_CHOSEN
     for order in range(1, MOST_ORDER + 1):
-        found = _bits(differenced(integers, np.full(len(orders), order)))
+        left[order:] = np.diff(left[order - 1 :], axis=0)
+        found = _bits(left)
         fewer = small & (found < bits)
         orders[fewer], bits[fewer] = order, found[fewer]
     return tuple(np.trim_zeros(orders, "b").tolist())
 
 
-def _bits(values: NDArray[np.float64] | Table) -> NDArray[np.float64]:
+def _bits(values: Floats) -> Floats:
     """Bits of each column (r,) that the sizes of its values (n, r) ask for."""
-    bits: NDArray[np.float64] = np.log2(1 + np.abs(np.rint(values))).sum(axis=0)
+    bits: Floats = np.log2(1 + np.abs(np.rint(values))).sum(axis=0)
     return bits

@@ -220,7 +220,7 @@ def _put_differences(
     coefficients: Floats, values: Floats, step: float, orders: Sequence[int]
 ) -> None:
     """Overwrite coefficients, in steps, by the differences of the columns that have any."""
-    columns = np.flatnonzero(orders)
+    columns, nonzero = _differenced_columns(orders)
     ratios = np.rint(values[:, columns] / step)
     largest = np.abs(ratios).max(initial=0.0)
     if not largest < LARGEST:
@@ -228,9 +228,14 @@ def _put_differences(
             f"values that are differenced must be finite and below 2**45 steps of {step!r}; the "
             f"largest is {largest:.3g} steps"
         )
-    integers = ratios.astype(np.int64)
     # As floats they are exact, and `_rounded` leaves what is a multiple of the step as it is.
-    coefficients[:, columns] = differenced(integers, np.take(orders, columns))
+    coefficients[:, columns] = differenced(ratios.astype(np.int64), nonzero)
+
+
+def _differenced_columns(orders: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Numbers of the columns of any order but 0, and their orders."""
+    columns = np.flatnonzero(orders)
+    return columns, np.array(orders, np.intp)[columns]
 
 
 def _rounded(ratios: Floats, levels: Sequence[int], dtype: np.dtype[Any]) -> Integers:
@@ -334,7 +339,7 @@ def _with_sums(
     values = found.array()
     integers = np.zeros(found.shape, np.int64)
     integers.ravel()[found.places] = np.where(coded.negative, -coded.sizes, coded.sizes)
-    columns = np.flatnonzero(orders)
+    columns, nonzero = _differenced_columns(orders)
     with np.errstate(over="ignore"):
-        values[:, columns] = step * summed(integers[:, columns], np.take(orders, columns))
+        values[:, columns] = step * summed(integers[:, columns], nonzero)
     return Coefficients(found.shape, (0, 0), np.arange(values.size), values.ravel())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coding.differences import best_orders
+from pipeline.coding.differences import LARGEST, best_orders
 from pipeline.coding.rates import bits_of
 from pipeline.coding.tiles import coded_rows, encode_rows, tile_rows
 from pipeline.coding.wavelet import depth
@@ -37,6 +37,8 @@ STEP_RATIO, MOST_STEPS = 2**0.125, 40
 FINER = 8
 # A model that is more steps off than this is no use, and its corrections no integers.
 MOST_LEFT = 2.0**50
+# A list of orders takes up these bytes of metadata, and a digit and a comma for each.
+LIST_BYTES = len('"differences":[],')
 # Share of the squared error that rounding in a decoder may make.
 SHAKEN = 1e-6
 
@@ -50,9 +52,10 @@ class Decoded:
 
     @property
     def nbytes(self) -> int:
-        # Places of the samples, and a digit and a comma for each order.
-        listed = 2 * (self.coded.code.kept + len(self.coded.correction_orders))
-        return listed + sum(map(len, self.coded.sample_bytes + self.coded.correction_bytes))
+        coded = self.coded
+        index, orders = 2 * coded.code.kept, 2 * len(coded.correction_orders)
+        listed = index + orders + (LIST_BYTES if orders else 0)
+        return listed + sum(map(len, coded.sample_bytes + coded.correction_bytes))
 
 
 def code_latent(
@@ -229,7 +232,8 @@ class _Coder:
         code = replace(given, samples=samples)
         rebuilt = self._rebuilt(code)
         left = self.a - rebuilt
-        if not np.abs(left).max(initial=0.0) < MOST_LEFT * step:
+        most = min(LARGEST, MOST_LEFT) if orders else MOST_LEFT
+        if not np.abs(left).max(initial=0.0) < most * step:
             return None
         decoded = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, True, orders)
         if not self.tolerances.met_by(decoded - self.a):

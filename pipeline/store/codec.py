@@ -23,6 +23,8 @@ from pipeline.errors import PipelineError
 
 NAME = "romzarr.wavelet"
 MAX_LEVELS = 40
+# Sums of differences take twice the memory that decoding takes else; tables are small.
+MAX_SUMMED = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -113,21 +115,26 @@ class WaveletCodec(ArrayBytesCodec):
             )
         if dtype not in (np.dtype("f4"), np.dtype("f8")):
             raise ValueError(f"{NAME}: codes float32 and float64, not {dtype}")
-        if self.differences and (len(chunk) != 2 or len(self.differences) > chunk[1]):
+        if self.differences:
+            self._check_differences(chunk, dtype)
+
+    def _check_differences(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
+        if len(chunk) != 2 or len(self.differences) > chunk[1]:
             raise ValueError(
-                f"{NAME}: 'differences' are for no more columns than a table has; chunks are "
-                f"{tuple(chunk)}, found {str(self.differences)[:80]}"
+                f"{NAME}: 'differences' are for at most the columns of a table; found "
+                f"{len(self.differences)} for chunks {tuple(chunk)}"
             )
-        if self.differences and dtype != np.dtype("f8"):
-            raise ValueError(f"{NAME}: 'differences' are of float64, not {dtype}")
+        if math.prod(chunk) > MAX_SUMMED or dtype != np.dtype("f8"):
+            raise ValueError(
+                f"{NAME}: 'differences' are of float64, in chunks of at most {MAX_SUMMED} values; "
+                f"found {dtype} in chunks {tuple(chunk)}"
+            )
 
     def coefficients(
         self, content: bytes, shape: Sequence[int], dtype: np.dtype[Any]
     ) -> Coefficients:
         """Of one chunk, for those who can do without its values."""
-        return decode_coefficients(
-            content, shape, self.step, self.levels, dtype, self.differences
-        )
+        return decode_coefficients(content, shape, self.step, self.levels, dtype, self.differences)
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         self.check(getattr(chunk_grid, "chunk_shape", shape), dtype.to_native_dtype())

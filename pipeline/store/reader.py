@@ -220,6 +220,16 @@ class CoefficientStore:
             return np.zeros((len(span), self.rank))
         return self._rows("latent/corrections", span.start, span.stop)
 
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Orders of the differences that code the corrections of the leading modes.
+
+        0 where wavelets do, as for all modes beyond.
+        """
+        if "latent/corrections" not in self.arrays:
+            return ()
+        return _codec(self._array("latent/corrections")).differences
+
     def decode(
         self, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
     ) -> NDArray[Any]:
@@ -596,16 +606,21 @@ class CoefficientStore:
     def _coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
         """What one chunk of a coded array says."""
         array = self._array(path)
-        # What was opened is of Zarr's third format, and coded by our codec first of all.
-        metadata: Any = array.metadata
-        codec: WaveletCodec = metadata.codecs[0]
-        key = layout.joined(path, metadata.encode_chunk_key(index))
+        codec, key = _codec(array), layout.joined(path, array.metadata.encode_chunk_key(index))
         with self._reading(path):
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
             # The checksum at its end was right.
             payload = content.to_bytes()[:-4]
             with located(f"{self.url}: array {path} cannot be read"):
                 return codec.coefficients(payload, self.arrays[path].chunk, array.dtype)
+
+
+def _codec(array: zarr.Array[Any]) -> WaveletCodec:
+    """That of a coded array."""
+    # What was opened is of Zarr's third format, and coded by our codec first of all.
+    metadata: Any = array.metadata
+    codec: WaveletCodec = metadata.codecs[0]
+    return codec
 
 
 def _places(
