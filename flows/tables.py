@@ -175,7 +175,7 @@ def predictors(prediction: Facts) -> list[str]:
     """What foretells the coefficients; what nothing foretells is left to wavelets.
 
     >>> found = {"blocks": 12, "modelled_blocks": 3, "polynomial_orders": [5, 4, 0, 1]}
-    >>> print("\n".join(predictors(found)))
+    >>> print("\\n".join(predictors(found)))
     the model in 3 of 12 time blocks
     polynomials of degree 4, 3, 0 for modes 1, 2, 4
     """
