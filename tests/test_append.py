@@ -163,9 +163,7 @@ def check(least):
     found = open_store(store)
     found.check_files()
     assert found.snapshots >= least, (found.snapshots, least)
-    for part in found.parts:
-        for name in part.variables:
-            part.decode(name, slice(None), [slice(None)])
+    assert numpy.isfinite(found.decode("v", slice(None, None, 9), [slice(None)])).all()
     open(note, "w").write(str(found.snapshots))
 
 random.seed(0)

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 import pipeline
 from pipeline import StreamCompressor
-from tests.benchmarks.measure import MB, Record, memory, table
+from tests.benchmarks.measure import MB, Record, memory, reset_peak, table
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
 
 BLOCKS = (50, 7, 1)
@@ -133,17 +133,20 @@ def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]
 
 
 def watched(snapshots: int, points: int, every: int, folder: str) -> list[tuple[int, float]]:
-    """Resident MB of this process along an endless wave, block by block of 50."""
+    """Most resident MB of this process since the snapshots before, along an endless wave in
+    blocks of 50; at last with `close`."""
     x, found = np.linspace(0, 1, points), []
+    reset_peak()
     stream = StreamCompressor(f"{folder}/s", tolerance=TOLERANCE)
     for start in range(0, snapshots, 50):
         t = 0.05 * np.arange(start, start + 50)[:, None]
         rows = sum(np.sin(k * (2 * t - 5 * x) + np.sin(0.1 * k * t)) / k**2 for k in (1, 2, 3))
         stream.update(np.asarray(rows, np.float32))
         if (start + 50) % every == 0:
-            found.append((start + 50, memory()["now"] / MB))
+            found.append((start + 50, memory()["peak"] / MB))
+            reset_peak()
     stream.close()
-    found.append((snapshots, memory()["now"] / MB))
+    found.append((snapshots, memory()["peak"] / MB))
     return found
 
 
@@ -155,7 +158,7 @@ def draw(curve: Sequence[tuple[int, float]], raw_bytes: float, path: Path) -> No
 
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     axes.plot(*zip(*curve, strict=True))
-    axes.set(xlabel="snapshots", ylabel="resident MB", ylim=(0, None))
+    axes.set(xlabel="snapshots", ylabel="most resident MB", ylim=(0, None))
     axes.set_title(f"{raw_bytes / MB:.0f} MB streamed in blocks of 50", fontsize=10)
     figure.savefig(path, dpi=120)
 
@@ -171,16 +174,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--picture", type=Path, default=PICTURE)
     chosen = options.parse_args(arguments)
     with dask.config.set(scheduler="synchronous"), threadpool_limits(1, user_api="blas"):
+        # First, as whatever else runs leaves something in memory.
+        with tempfile.TemporaryDirectory() as folder:
+            curve = watched(chosen.steps, POINTS, max(50, min(WATCHED, chosen.steps // 2)), folder)
+        print(table(("snapshots", "most resident MB"), curve[:: max(1, len(curve) // 8)]))
+        draw(curve, 4.0 * POINTS * chosen.steps, chosen.picture)
         for path in chosen.datasets:
             source, dim = xr.open_zarr(path, consolidated=False).load(), _time_of(path)
             print(page(beside_batch(source, dim, Path(path).stem, chosen.blocks)), flush=True)
             if "cylinder_nek" in path:
                 print(page(switch(source, dim, Path(path).stem, 25)), flush=True)
         print(page(switch(two_systems(), "time", "two systems", 250)), flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            curve = watched(chosen.steps, POINTS, max(50, min(WATCHED, chosen.steps // 2)), folder)
-        print(table(("snapshots", "resident MB"), curve[:: max(1, len(curve) // 8)]))
-        draw(curve, 4.0 * POINTS * chosen.steps, chosen.picture)
 
 
 def _time_of(path: str) -> str:
