@@ -9,12 +9,13 @@ NEURAL_STAMP := $(VENV)/.romzarr-neural
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench bench-compression bench-neural lint format types check clean
+.PHONY: help demo test bench bench-compression bench-neural bench-stream lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
+	@echo "make bench-stream  streams beside batch, and their memory;  DATA=... for archives of yours"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
@@ -46,6 +47,9 @@ bench: $(BENCH_STAMP)
 
 bench-compression: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_compression --verbose
+
+bench-stream: $(BENCH_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_stream $(DATA)
 
 bench-neural: $(NEURAL_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_neural
