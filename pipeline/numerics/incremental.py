@@ -378,7 +378,7 @@ class IncrementalPOD:
         if not len(directions):
             return
         added, _ = self._orthonormal(directions)
-        self._seen.move(Move.growth(self.rank, len(added)).augmented)
+        self._seen.grow(len(added))
         self._set_modes(np.concatenate([self.modes, added]))
         self._met = np.concatenate([self._met, np.zeros_like(added)])
 
