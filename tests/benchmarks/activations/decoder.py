@@ -90,6 +90,7 @@ class Decoder:
         norms = [f"blk.{k}.{n}_norm" for k in range(shape.layers) for n in ("attn", "ffn")]
         weights |= {name: np.ones(shape.width, np.float32) for name in (*norms, "output_norm")}
         weights["token_embd"] = rng.standard_normal((vocabulary, shape.width), np.float32)
+        weights["token_embd"] /= shape.width**0.5
         return cls(shape, weights)
 
     @classmethod

@@ -1,0 +1,281 @@
+"""Hidden states and key/value cache of a real decoder: romzarr beside int8, int4 and int2.
+
+``make bench-activations`` prints Markdown. The decoder reads a context; its cache (or its hidden
+states behind one layer) is coded; then it goes on, with what was decoded in their place. All
+methods take the same bytes: integers with the scales of their groups, romzarr all files of its
+stores, with the tolerance at which they are as large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+import pipeline
+from tests.benchmarks.activations import smollm
+from tests.benchmarks.activations.decoder import Cache, Decoder, Shape
+from tests.benchmarks.activations.quantisation import quantised
+from tests.benchmarks.measure import machine, table
+
+Array = NDArray[np.float32]
+Tensors = Mapping[str, Array]
+
+CONTEXT, SCORED = 1536, 512
+BITS = (8, 4, 2)
+# Layers whose hidden states are coded.
+LAYERS = (5, 15, 25)
+# Bytes are equal when romzarr's are at most those of the integers, and at least this share; so
+# often a tolerance is tried.
+CLOSE, TRIALS = 0.985, 6
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Tensors (tokens, features) as they decode, and the bytes they were kept in."""
+
+    tensors: Tensors
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """Change of the next-token distributions: mean KL divergence, share of equal first choices,
+    perplexity."""
+
+    divergence: float
+    agreement: float
+    perplexity: float
+
+
+# --- methods ------------------------------------------------------------------------------
+
+
+def as_integers(tensors: Tensors, bits: int, keys_along: str) -> Coded:
+    """Keys grouped along `keys_along`, all else by token."""
+    along = {name: keys_along if name == "keys" else "features" for name in tensors}
+    coded = {name: quantised(x, bits, along[name]) for name, x in tensors.items()}
+    return Coded({k: x for k, (x, _) in coded.items()}, sum(n for _, n in coded.values()))
+
+
+def as_store(tensors: Tensors, tolerance: float) -> Coded:
+    """Through a coefficient store, one variable a tensor."""
+    source = xr.Dataset({name: (("time", "feature_" + name), x) for name, x in tensors.items()})
+    source = source.assign_coords(time=np.arange(len(next(iter(tensors.values())))))
+    with tempfile.TemporaryDirectory() as folder:
+        report = pipeline.compress(source, Path(folder, "store"), tolerance=tolerance)
+        with xr.open_dataset(Path(folder, "store"), engine="romzarr") as decoded:
+            found = {name: decoded[name].values for name in tensors}
+    return Coded(found, report.stored_bytes)
+
+
+def at_bytes(tensors: Tensors, nbytes: int, guess: float) -> tuple[Coded, float]:
+    """The store that is at most `nbytes` large, and just so, with its tolerance."""
+    values = sum(x.size for x in tensors.values())
+    best: tuple[Coded, float] | None = None
+    low, high, tolerance = 0.0, np.inf, guess
+    for _ in range(TRIALS):
+        coded = as_store(tensors, tolerance)
+        if coded.nbytes <= nbytes:
+            high, best = tolerance, (coded, tolerance)
+            if coded.nbytes >= CLOSE * nbytes:
+                break
+        else:
+            low = tolerance
+        # A bit a value more halves the error.
+        step = 2.0 ** (8 * (coded.nbytes - 0.993 * nbytes) / values)
+        tolerance *= step
+        if not low < tolerance < high:
+            tolerance = (low * high) ** 0.5 if low and np.isfinite(high) else tolerance
+    if best is None:
+        raise ValueError(f"no tolerance up to {tolerance:.3g} makes a store of {nbytes} bytes")
+    return best
+
+
+# --- what it does to the output -----------------------------------------------------------
+
+
+def log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    found: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return found
+
+
+def compared(exact: Array, changed: Array, following: Sequence[int]) -> Output:
+    """Logits (tokens, vocabulary) beside those of the decoder undisturbed."""
+    p, q = log_softmax(exact), log_softmax(changed)
+    losses = -q[np.arange(len(following)), following]
+    return Output(
+        float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1))),
+        float(np.mean(p.argmax(axis=-1) == q.argmax(axis=-1))),
+        float(np.exp(losses.mean())),
+    )
+
+
+def error(x: Array, decoded: Array) -> float:
+    """Fluctuation-relative, as everywhere in romzarr."""
+    return float(np.linalg.norm(x - decoded) / np.linalg.norm(x - x.mean(axis=0)))
+
+
+# --- tables -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A decoder that has read tokens: cache of the context, hidden states, and what follows."""
+
+    decoder: Decoder
+    tokens: Sequence[int]
+    context: int
+    hidden: Sequence[Array]
+    cache: Cache
+
+    @classmethod
+    def of(cls, decoder: Decoder, tokens: Sequence[int], context: int) -> Reading:
+        hidden, cache = decoder.layers(decoder.start(tokens[:context]), 0)
+        return cls(decoder, tokens, context, hidden, cache)
+
+    def after_cache(self, cache: Cache) -> Array:
+        """Logits of the tokens after the context, which attend to a cache of it."""
+        rest = self.decoder.start(self.tokens[self.context : -1])
+        return self.decoder.logits(self.decoder.layers(rest, 0, cache)[0][-1])
+
+    def after_hidden(self, layer: int, hidden: Array) -> Array:
+        """Logits of the context where the hidden states behind a layer are others."""
+        return self.decoder.logits(self.decoder.layers(hidden, layer + 1)[0][-1])
+
+
+def cache_table(reading: Reading, levels: Sequence[int]) -> str:
+    """The whole cache coded, layer by layer."""
+    cache, lines = reading.cache, []
+    following = reading.tokens[reading.context + 1 :]
+    exact = reading.after_cache(cache)
+    undisturbed = compared(exact, exact, following)
+    lines.append(["float16", 2 * (cache.keys.size + cache.values.size), *[None] * 4, undisturbed])
+    layers = [
+        {"keys": k, "values": v} for k, v in zip(cache.keys, cache.values, strict=True)
+    ]
+    for bits in levels:
+        plain = [as_integers(layer, bits, "features") for layer in layers]
+        kivi = [as_integers(layer, bits, "tokens") for layer in layers]
+        stores, guess, spent = [], 0.35 * 0.5 ** (bits / 2), time.process_time()
+        for layer, other in zip(layers, kivi, strict=True):
+            coded, guess = at_bytes(layer, other.nbytes, guess)
+            stores.append(coded)
+        print(f"<!-- int{bits}: {time.process_time() - spent:.0f} s of CPU for stores -->")
+        for name, coded in (
+            (f"int{bits} per token", plain),
+            (f"int{bits}, keys per channel", kivi),
+            ("romzarr", stores),
+        ):
+            lines.append([name, *_cache_line(reading, exact, following, layers, coded)])
+    return _cells(lines, "keys", "values")
+
+
+def _cache_line(
+    reading: Reading,
+    exact: Array,
+    following: Sequence[int],
+    layers: Sequence[Tensors],
+    coded: Sequence[Coded],
+) -> list[Any]:
+    decoded = Cache(*(np.stack([c.tensors[n] for c in coded]) for n in ("keys", "values")))
+    output = compared(exact, reading.after_cache(decoded), following)
+    errors = [
+        np.mean([error(x[n], c.tensors[n]) for x, c in zip(layers, coded, strict=True)])
+        for n in ("keys", "values")
+    ]
+    nbytes = sum(c.nbytes for c in coded)
+    size = sum(x.size for layer in layers for x in layer.values())
+    return [nbytes, 2 * size / nbytes, 8 * nbytes / size, *errors, output]
+
+
+def hidden_table(reading: Reading, layers: Sequence[int], levels: Sequence[int]) -> str:
+    """Hidden states behind one layer coded, one layer at a time."""
+    lines: list[list[Any]] = []
+    following = reading.tokens[1 : reading.context + 1]
+    exact = reading.decoder.logits(reading.hidden[-1])
+    for layer in layers:
+        x = {"hidden": reading.hidden[layer]}
+        guess = 0.1
+        for bits in levels:
+            methods: list[tuple[str, Callable[[], Coded]]] = []
+            integers = as_integers(x, bits, "features")
+            channel, nbytes = quantised(x["hidden"], bits, "tokens")
+            store, guess = at_bytes(x, integers.nbytes, guess)
+            for name, coded in (
+                (f"int{bits} per token", integers),
+                (f"int{bits} per channel", Coded({"hidden": channel}, nbytes)),
+                ("romzarr", store),
+            ):
+                found = coded.tensors["hidden"]
+                output = compared(exact, reading.after_hidden(layer, found), following)
+                size = found.size
+                lines.append(
+                    [
+                        f"layer {layer}: {name}",
+                        coded.nbytes,
+                        2 * size / coded.nbytes,
+                        8 * coded.nbytes / size,
+                        error(x["hidden"], found),
+                        _typical(x["hidden"], found),
+                        output,
+                    ]
+                )
+    return _cells(lines, "all", "median of tokens")
+
+
+def _typical(x: Array, decoded: Array) -> float:
+    """Median of the tokens' errors: a few tokens are a thousand times as large as the others."""
+    sizes = np.linalg.norm(x - x.mean(axis=0), axis=1)
+    return float(np.median(np.linalg.norm(x - decoded, axis=1) / sizes))
+
+
+def _cells(lines: Sequence[Sequence[Any]], *errors: str) -> str:
+    header = ["", "bytes", "ratio to float16", "bits a value"]
+    header += [f"error, {name}" for name in errors]
+    header += ["KL divergence", "same first choice", "perplexity"]
+    cells = [
+        [*line[:-1], line[-1].divergence, f"{100 * line[-1].agreement:.1f} %", line[-1].perplexity]
+        for line in lines
+    ]
+    return table(header, cells)
+
+
+def tiny() -> tuple[Decoder, list[int], int, tuple[int, ...]]:
+    """A decoder that was never trained, what it reads, how much is context, and layers."""
+    decoder = Decoder.random(Shape(layers=2, width=128, heads=4, kv_heads=2), 50, seed=0)
+    tokens = np.random.default_rng(0).integers(0, 50, 240).tolist()
+    return decoder, tokens, 192, (0,)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smallest", action="store_true", help="a tiny decoder, never trained")
+    given = parser.parse_args(arguments)
+    print(f"{machine()}\n")
+    if given.smallest:
+        decoder, tokens, context, layers = tiny()
+        levels: tuple[int, ...] = (4,)
+    elif smollm.missing():
+        print(f"skipped: {', '.join(smollm.missing())} not installed; see the Makefile")
+        return
+    else:
+        decoder, tokens = smollm.load()
+        tokens, context = tokens[: CONTEXT + SCORED + 1], CONTEXT
+        layers, levels = LAYERS, BITS
+    reading = Reading.of(decoder, tokens, context)
+    print(f"## Keys and values\n\n{cache_table(reading, levels)}\n", flush=True)
+    print(f"## Hidden states\n\n{hidden_table(reading, layers, levels[:2])}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
