@@ -23,6 +23,7 @@ from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock
 from pipeline.errors import StoreError
 from pipeline.reports import VerifyReport
+from pipeline.store.layout import Root
 from pipeline.store.reader import CoefficientStore, open_store
 
 Matrix = NDArray[np.float64]
@@ -198,13 +199,13 @@ def _leaf(
     weights = None if variable.weights is None else variable.weights[row.region].ravel()
     return delayed(_compared, pure=False)(
         block, variable.name, variable.time_axis, row.region, span, weights,
-        opened.url, opened.generation,
+        opened.url, opened.root,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=4)
-def _store(url: str, generation: str) -> CoefficientStore:
-    return open_store(url, generation)
+def _store(url: str, root: Root) -> CoefficientStore:
+    return open_store(url, root)
 
 
 def _compared(
@@ -215,10 +216,10 @@ def _compared(
     span: BlockSpan,
     weights: Floats | None,
     url: str,
-    generation: str,
+    root: Root,
 ) -> Sums:
     """Task: compare one block of the archive with what the store decodes there."""
-    opened = _store(url, generation)
+    opened = _store(url, root)
     decoded = opened.decode(name, slice(span.start, span.stop), region)
     given, found = (
         np.moveaxis(values, time_axis, 0).reshape(len(span), -1)

@@ -74,7 +74,7 @@ def test_equations_as_text_and_latex_are_the_model_that_is_integrated(lorenz):
     """Both are parsed by SymPy, which knows nothing of the library."""
     _, store, report = lorenz
     equations = pipeline.equations(store)
-    f = open_store(store).models[0]
+    f = open_store(store).last.latent.models[0]
     a = np.random.default_rng(0).standard_normal((5, report.rank))
     lines = [line for line in equations.text().splitlines() if "' =" in line]
     symbols = sympy.symbols(f"a1:{report.rank + 1}")

@@ -145,13 +145,16 @@ def write_example(
     overwrite: bool = False,
     before_commit: Any = None,
     constants: dict[str, xr.Variable] | None = None,
+    extends: str | None = None,
+    **where: Any,
 ) -> None:
     snapshots, rank = example.latent.shape
     data = example.dataset
-    with StoreWriter(target, overwrite=overwrite) as writer:
-        facts: dict[str, Any] = {"variables": {}}
-        for name in example.variables:
-            write_fields(writer, name, example)
+    with StoreWriter(target, overwrite=overwrite, **where) as writer:
+        facts: dict[str, Any] = {"variables": {}} | ({"extends": extends} if extends else {})
+        for name in example.chunks:
+            if name in example.variables:
+                write_fields(writer, name, example)
             facts["variables"][name] = {
                 "dims": list(data[name].dims),
                 "shape": list(data[name].shape),
@@ -169,8 +172,9 @@ def write_example(
                 "dtype": mean.dtype.str,
                 "time_axis": mean.ndim,
             }
-        writer.write_singular_values(example.sigma)
-        writer.write_coordinates(data.drop_vars(list(example.variables)))
+        if len(example.sigma):
+            writer.write_singular_values(example.sigma)
+        writer.write_coordinates(data.drop_vars(list(example.chunks)))
         writer.write_time(TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
         writer.write_latent(example.coded, "time")
         library = PolynomialLibrary(max(1, rank), 2)

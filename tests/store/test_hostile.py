@@ -52,7 +52,8 @@ def signed(path):
         else:
             del arrays[name]
     file.write_text(json.dumps(document))
-    root = layout.root_document(generation.name, file.read_bytes())
+    part = layout.Part(generation.name, layout.checksum(file.read_bytes()))
+    root = layout.root_document(layout.Root((part,)))
     (path / "zarr.json").write_bytes(root)
     _opened.cache_clear()
 
@@ -152,8 +153,8 @@ def test_metadata_that_do_not_fit_are_named(small, keys, value, message):
 
 def test_a_missing_generation_is_named(small):
     _, path = small
-    root = path / "zarr.json"
-    root.write_bytes(layout.root_document("20200101T000000-00000000", b""))
+    root, missing = path / "zarr.json", layout.Part("20200101T000000-00000000", 0)
+    root.write_bytes(layout.root_document(layout.Root((missing,))))
     with pytest.raises(StoreError, match="the generation that the store names is missing"):
         open_store(path)
 
@@ -169,7 +170,7 @@ def test_code_in_the_library_is_not_run(small):
     library = {"kind": "symbolic", "states": 3, "expressions": [expression]}
     changed(path, (*FACTS, "library"), library)
     with pytest.raises((LibraryError, StoreError)):
-        _ = open_store(path).models
+        _ = open_store(path).last.latent.models
 
 
 def chunk_of(path, name):
