@@ -153,8 +153,10 @@ class Decoder:
 
         normed = self._normed(hidden, f"blk.{layer}.attn_norm")
         query, key, value = (linear(normed, f"attn_{name}") for name in "qkv")
-        seen = (key, value) if past is None else tuple(map(np.concatenate, zip(past, (key, value))))
-        hidden = hidden + linear(self._attention(query, *seen), "attn_output")
+        keys, values = key, value
+        if past is not None:
+            keys, values = np.concatenate([past[0], key]), np.concatenate([past[1], value])
+        hidden = hidden + linear(self._attention(query, keys, values), "attn_output")
         normed = self._normed(hidden, f"blk.{layer}.ffn_norm")
         gate = linear(normed, "ffn_gate")
         return hidden + linear(_silu(gate) * linear(normed, "ffn_up"), "ffn_down"), key, value

