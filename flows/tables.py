@@ -128,6 +128,7 @@ def info_table(info: Facts, store: str) -> str:
         *size_rows(info),
         *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
         *continued("variable", [f"{k}: {shape(v)}" for k, v in info["variables"].items()]),
+        *continued("without POD", [f"snapshots {a} to {b - 1}" for a, b in info["episodes"]]),
         *continued("time", [plain(info["time"])]),
         *continued("source", [f"{k}: {plain(v)}" for k, v in info["source"].items()]),
         ("written with", plain(info["versions"])),

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from pipeline.config import Config, load_config
     from pipeline.describe import equations, info
     from pipeline.reconstruct import reconstruct
+    from pipeline.stream_compressor import StreamCompressor
     from pipeline.verify import verify
 
 _HOMES = {
     "Config": "pipeline.config",
+    "StreamCompressor": "pipeline.stream_compressor",
     "compress": "pipeline.compress",
     "equations": "pipeline.describe",
     "info": "pipeline.describe",
@@ -30,6 +32,7 @@ _HOMES = {
 
 __all__ = [
     "Config",
+    "StreamCompressor",
     "compress",
     "equations",
     "info",

@@ -18,7 +18,7 @@ from pipeline.choose import choose_coding
 from pipeline.config import Config, with_values
 from pipeline.direct import write_direct
 from pipeline.errors import AccuracyError
-from pipeline.factor import factor_archive
+from pipeline.factor import ArchivePOD, factor_archive
 from pipeline.identify import LatentModel, check_expressions, identify
 from pipeline.lossless import write_lossless
 from pipeline.reports import CompressionReport
@@ -99,7 +99,7 @@ def compress(
     (500,)
     """
     began, cpu = time.perf_counter(), time.process_time()
-    config = _settled(config or Config(), tolerance, max_error, variables, weights)
+    config = settled(config or Config(), tolerance, max_error, variables, weights)
     archive = open_checked(source, config)
     forbidden = [source] if isinstance(source, str | os.PathLike) else []
     with (
@@ -133,7 +133,7 @@ def open_checked(source: Source, config: Config) -> Archive:
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
     """What was put into a store, and what reading the archive for it cost."""
 
     facts: Mapping[str, Any]
@@ -143,33 +143,50 @@ class _Result:
     chunks_read: int
 
 
-def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
+def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Result:
     """Put everything into the store, within the tolerance and bounds on single values."""
     tolerance, bounds = config.compression.tolerance, config.compression.bounds
     sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
     pod = factor_archive(archive, config, sharpened)
-    plan, direct = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
-    coded = allocate_fields(archive, plan)
+    result = write_factored(
+        writer, archive, pod, config, sharpened.tolerance if sharpened else tolerance
+    )
+    return _corrected(writer, archive, result, bounds) if bounds else result
+
+
+def write_factored(
+    writer: StoreWriter, archive: Archive, pod: ArchivePOD, config: Config, tolerance: float
+) -> Result:
+    """Put what a POD holds into the store, within the bound. Runs Dask, reads nothing."""
+    chosen = choose_coding(archive, pod, tolerance)
+    coded = allocate_fields(archive, chosen.plan)
     model = _model(archive, coded, config)
-    lost = write_direct(writer, archive, pod, direct)
-    errors = _relative_errors(coded, model, lost)
-    _check_bound(errors, tolerance)
+    lost = write_direct(writer, archive, pod, chosen.direct)
     write_fields(writer, archive, coded)
+    episodes = chosen.episodes
+    in_episodes = (
+        write_direct(writer, archive, episodes.pod, episodes.variables, episodes=True)
+        if episodes
+        else {}
+    )
+    errors = _relative_errors(coded, model, lost, in_episodes)
+    _check_bound(errors, config.compression.tolerance)
     write_model(writer, archive, model)
     coding = coding_of(coded)
-    result = _Result(
-        facts(archive, coding, model, errors, config),
+    totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
+    said = facts(archive, coding, model, errors, config, episodes.rough if episodes else None)
+    return Result(
+        {**said, "fluctuation": totals},
         coding,
         model,
         pod.bytes_read,
         pod.chunks_read,
     )
-    return _corrected(writer, archive, result, bounds) if bounds else result
 
 
 def _corrected(
-    writer: StoreWriter, archive: Archive, result: _Result, bounds: Mapping[str, float]
-) -> _Result:
+    writer: StoreWriter, archive: Archive, result: Result, bounds: Mapping[str, float]
+) -> Result:
     """Put residuals into the store, so that single values are within their bounds."""
     found = write_residuals(writer, archive, result.facts, bounds)
     return replace(
@@ -180,7 +197,7 @@ def _corrected(
     )
 
 
-def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
+def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> Result:
     """Put everything into the store to the bit."""
     cost = write_lossless(writer, archive)
     write_model(writer, archive, None)
@@ -188,7 +205,7 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _R
     codings = ("lossless",) * len(names)
     coding = Coding(codings, 0, "float64")
     errors = dict.fromkeys([*names, "largest"], 0.0)
-    return _Result(
+    return Result(
         facts(archive, coding, None, errors, config),
         coding,
         None,
@@ -197,7 +214,7 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _R
     )
 
 
-def _settled(
+def settled(
     config: Config,
     tolerance: float | None,
     max_error: Mapping[str, float] | None,
@@ -228,25 +245,34 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
         config,
         step=coded.step,
         coded_bytes=coded.bits / 8,
+        rough=coded.pod.rough,
     )
 
 
 def _relative_errors(
-    coded: CodedFields, model: LatentModel | None, lost: Mapping[int, float]
+    coded: CodedFields,
+    model: LatentModel | None,
+    lost: Mapping[int, float],
+    in_episodes: Mapping[int, float],
 ) -> dict[str, float]:
     """Bound on the error of every variable, and the largest.
 
     Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
-    known (`Tolerances`), or of what is `lost` of variables coded without POD; and of bounds
-    on rounding.
+    known (`Tolerances`), or of what is `lost` of variables coded without POD, always or in
+    episodes; and of bounds on rounding.
     """
     pod, missed = coded.pod, np.zeros(len(coded.fields))
     if model is not None:
         missed[coded.live] = pod.apart[coded.live] + model.errors
     missed[list(lost)] = list(lost.values())
+    for number, error in in_episodes.items():
+        missed[number] = np.hypot(missed[number], error)
     errors = {
-        norm.name: pod.budget.with_rounding(norm, float(error)) / (norm.fluctuation or 1)
-        for norm, error in zip(pod.norms, missed, strict=True)
+        norm.name: float(np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5))
+        / (total or 1)
+        for norm, error, before, total in zip(
+            pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
+        )
     }
     return errors | {"largest": max(errors.values())}
 
@@ -262,7 +288,7 @@ def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:
 
 def _report(
     archive: Archive,
-    result: _Result,
+    result: Result,
     store: str | os.PathLike[str],
     config: Config,
     began: float,

@@ -56,6 +56,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
             }
             for name, v in opened.variables.items()
         },
+        episodes=[tuple(run) for run in facts.get("episodes", [])],
         time=facts["time"],
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
         model=facts["model"] | {"terms": _term_counts(opened)},

@@ -20,7 +20,7 @@ from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.errors import AccuracyError, ArchiveError
 from pipeline.numerics.budget import ErrorBudget, VariableNorms, split_budget
-from pipeline.numerics.factors import Defect, RowBlock, TimeFactor
+from pipeline.numerics.factors import Defect, Mask, RowBlock, TimeFactor
 from pipeline.numerics.truncation import rank_within, tails
 
 Matrix = NDArray[np.float64]
@@ -29,6 +29,19 @@ log = logging.getLogger(__name__)
 
 # Share of the squared error that modes may hold which nobody looks at again.
 NEGLIGIBLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Earlier snapshots of the same store: squared ``fluctuation`` (V,), and ``lost`` (V,), of
+    the error."""
+
+    fluctuation: Matrix
+    lost: Matrix
+
+    @classmethod
+    def none(cls, variables: int) -> Earlier:
+        return cls(np.zeros(variables), np.zeros(variables))
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,10 @@ class ArchivePOD:
     time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
     factors on squared errors with which all variables make one inner product, ``averages``
     (V,) their values on average, and ``counted`` (V,) the weight of all their values.
+    ``earlier`` is what parts of a store before these snapshots count.
     ``masks`` (V,) are the numbers of the first variables that lack values at the same points,
-    None where a variable lacks none or is constant.
+    None where a variable lacks none or is constant. ``rough`` (m,) marks snapshots that are
+    coded in another way: there ``right`` is 0.
     """
 
     plan: PODPlan
@@ -61,10 +76,18 @@ class ArchivePOD:
     budget: ErrorBudget
     bytes_read: int
     chunks_read: int
+    earlier: Earlier
+    rough: Mask | None = None
 
     @property
     def modes(self) -> int:
         return self.turn.shape[1]
+
+    @property
+    def fluctuations(self) -> Matrix:
+        """Fluctuation (V,) of each variable over the whole store, or 0."""
+        now = np.array([norm.fluctuation for norm in self.norms])
+        return np.where(now > 0, now, np.sqrt(self.earlier.fluctuation))
 
     @property
     def energies(self) -> Matrix:
@@ -81,6 +104,57 @@ class ArchivePOD:
         """What the rows of ``blocks`` are multiplied by to give the snapshots, (m, K')."""
         return np.asarray(self.right[:, : self.modes] @ self.turn.T)
 
+    @property
+    def joint(self) -> Matrix:
+        """Inner products (K, K) of the modes times singular values, of all variables together."""
+        return np.asarray(np.einsum("v,vij->ij", self.scales, self.gram))
+
+    def coefficients(self, rank: int) -> Matrix:
+        """a(t) of the leading modes (m, rank); straight lines across rough snapshots."""
+        a = self.right[:, :rank] * self.sigma[:rank]
+        if self.rough is not None:
+            rough, quiet = np.flatnonzero(self.rough), np.flatnonzero(~self.rough)
+            for column in a.T:
+                column[rough] = np.interp(rough, quiet, column[quiet])
+        return np.asarray(a)
+
+    def during(self, snapshots: Mask, share: float) -> ArchivePOD:
+        """The same modes at some snapshots alone, with that share of the squared error."""
+        return replace(
+            self,
+            right=self.right[snapshots],
+            counted=self.counted * snapshots.mean(),
+            budget=self.budget.part(share),
+        )
+
+    def apart_from(self, rough: Mask, share: float) -> ArchivePOD:
+        """Mean and modes of the other snapshots, with that share of the squared error.
+
+        From the small factors: at those snapshots ``right - its mean = Q T``, so their modes
+        are those of T times the modes of all.
+        """
+        quiet = self.right[~rough, : self.modes]
+        mean = quiet.mean(axis=0)
+        basis, triangle = np.linalg.qr(quiet - mean)
+        turn = np.linalg.eigh(triangle @ self.joint @ triangle.T)[1][:, ::-1]
+        mixed, budget = triangle.T @ turn, self.budget.part(share)
+        gram = mixed.T @ self.gram @ mixed
+        shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+        useful = _useful(shares, budget.allowed)
+        right = np.zeros((len(rough), useful + 1))
+        right[~rough, :useful], right[~rough, useful] = basis @ turn[:, :useful], len(rough) ** -0.5
+        moved = delayed(_moved, pure=False)
+        return replace(
+            self,
+            blocks=tuple(moved(block, self.turn @ mean) for block in self.blocks),
+            turn=self.turn @ mixed[:, :useful],
+            right=right,
+            gram=gram[:, :useful, :useful],
+            dropped=np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1)),
+            budget=budget,
+            rough=rough,
+        )
+
     def without(self, left_out: frozenset[int]) -> ArchivePOD:
         """The modes of all other variables alone, as far as they may be of use.
 
@@ -88,7 +162,7 @@ class ArchivePOD:
         """
         kept = np.array([v not in left_out for v in range(len(self.norms))])
         scales = np.where(kept, self.scales, 0.0)
-        turn = np.linalg.eigh(np.einsum("v,vij->ij", scales, self.gram))[1][:, ::-1]
+        turn = np.linalg.eigh(replace(self, scales=scales).joint)[1][:, ::-1]
         gram = turn.T @ self.gram @ turn
         shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
         useful = _useful(shares[kept], self.budget.allowed[kept])
@@ -104,6 +178,11 @@ class ArchivePOD:
             apart=np.where(kept, self.apart, 0.0),
             scales=scales,
         )
+
+
+def _moved(block: RowBlock, shift: Matrix) -> RowBlock:
+    """The block with its rows, so many times each, put into the mean."""
+    return replace(block, mean=block.mean + shift.astype(block.rows.dtype) @ block.rows)
 
 
 @dataclass(frozen=True)
@@ -131,7 +210,7 @@ def factor_archive(
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
     factor, blocks, plan = _run_tree(archive, tolerance, None)
     try:
-        return _cut(archive, config, sharpened, factor, blocks, plan)
+        return cut_factor(archive, config, sharpened, factor, blocks, plan)
     except AccuracyError:
         if len(archive.variables) == 1 or _rank_needed(config):
             raise
@@ -144,7 +223,7 @@ def factor_archive(
         bytes_read=again.bytes_read + factor.bytes_read,
         chunks_read=again.chunks_read + factor.chunks_read,
     )
-    return _cut(archive, config, sharpened, again, blocks, plan)
+    return cut_factor(archive, config, sharpened, again, blocks, plan)
 
 
 def _rank_needed(config: Config) -> bool:
@@ -173,19 +252,27 @@ def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
     )
 
 
-def _cut(
+def cut_factor(
     archive: Archive,
     config: Config,
     sharpened: Sharpened | None,
     factor: TimeFactor,
     blocks: tuple[Delayed, ...],
     plan: PODPlan,
+    earlier: Earlier | None = None,
 ) -> ArchivePOD:
-    """Choose arithmetic and the modes that may be of use from the small factors."""
+    """Choose arithmetic and the modes that may be of use from the small factors.
+
+    The bound is that of the whole store, if there are `earlier` snapshots.
+    """
     totals = _totals(archive, factor)
+    earlier = earlier or Earlier.none(len(totals))
     means = _mean_sums(archive, plan, blocks)
-    norms = _norms(archive, means, totals)
+    norms = _norms(archive, means, np.where(totals > 0, totals + earlier.fluctuation, 0.0))
     budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
+    if earlier.lost.any():
+        left = np.sqrt(np.maximum(budget.allowed**2 - earlier.lost, 0.0))
+        budget = replace(budget, tolerated=left, allowed=left)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
@@ -222,6 +309,7 @@ def _cut(
         budget=budget,
         bytes_read=factor.bytes_read,
         chunks_read=factor.chunks_read,
+        earlier=earlier,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,6 +78,7 @@ class StoreInfo(Report):
     compression_ratio: float
     bytes_by_part: Mapping[str, int]
     variables: Mapping[str, Any]
+    episodes: Sequence[tuple[int, int]]
     time: Mapping[str, Any]
     energy_by_mode: tuple[float, ...]
     model: Mapping[str, Any]

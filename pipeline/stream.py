@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.config import Config
 from pipeline.contracts import Floats, SparseModel
 from pipeline.identify import FACTOR_BYTES, choose_library
-from pipeline.numerics.incremental import IncrementalPOD
+from pipeline.numerics.incremental import IncrementalPOD, PODState
 from pipeline.numerics.library import Library
 from pipeline.numerics.moving import Move, is_closed, moved_plan
 from pipeline.numerics.stlsq import stlsq
@@ -23,10 +23,12 @@ Matrix = NDArray[np.float64]
 
 # Shares of the squared error allowed: what updates may leave, and what all that is lost may come
 # to while the stream runs. What is lost of the past cannot be had back, so most is kept for the
-# end: with a tenth spent, the last cut finds the rank of all snapshots at once.
-RESIDUAL_SHARE, RUNNING_SHARE = 0.005, 0.1
+# end: with next to nothing spent, the last cut finds the rank of all snapshots at once.
+RESIDUAL_SHARE, RUNNING_SHARE = 0.005, 0.02
 # Snapshots from which test functions are chosen, however many arrive at once.
 BEGINNING = 1024
+# Blocks of coefficients held one by one: a list of small arrays takes more than they do.
+MOST_PARTS = 256
 # Modes are looked over when there are so many times as many as after the last time, and at
 # least so many: a move costs as much as the updates in between.
 GROWN, LEAST = 1.5, 8
@@ -65,6 +67,14 @@ class StreamReduction:
         Settings of library, weak form and regression.
     forgetting : float in (0, 1], default 1
         What a window of the weak form counts beside the next one.
+    fluctuation : (V,) float, optional
+        Squared fluctuation of each variable before this stream, which counts with it.
+
+    Attributes
+    ----------
+    pod : IncrementalPOD
+    cuts : int
+        How often the basis was moved, and all coefficients with it.
     """
 
     def __init__(
@@ -75,13 +85,41 @@ class StreamReduction:
         sizes: Sequence[int] | None = None,
         config: Config | None = None,
         forgetting: float = 1.0,
+        fluctuation: Floats | None = None,
     ) -> None:
-        self.pod = IncrementalPOD(RESIDUAL_SHARE**0.5 * tolerance, weights=weights, sizes=sizes)
+        self.pod = IncrementalPOD(
+            RESIDUAL_SHARE**0.5 * tolerance, weights=weights, sizes=sizes, fluctuation=fluctuation
+        )
+        self.cuts = 0
         self._tolerance, self._config = tolerance, config or Config()
         self._forgetting = forgetting
         self._weak: StreamingWeakForm | None = None
         self._parts: list[tuple[Matrix, Vector]] = []
         self._after_cut = LEAST
+
+    def resume(self, state: PODState, a: Matrix, times: Vector) -> None:
+        """Begin where another process stopped, with its coefficients (m, r) and times (m,)."""
+        self.pod = IncrementalPOD.resumed(
+            state, self.pod.tolerance, weights=self.pod.weights, sizes=self.pod.sizes
+        )
+        self._parts, self._after_cut = [(a, times)], max(self.pod.rank, LEAST)
+        if self.pod.snapshots >= BEGINNING:
+            self._begin()
+
+    @property
+    def a(self) -> Matrix:
+        """Coefficients (m, r) of all snapshots."""
+        return np.concatenate([np.zeros((0, self.pod.rank)), *(a for a, _ in self._coefficients())])
+
+    @property
+    def times(self) -> Vector:
+        """Times (m,) of all snapshots."""
+        return np.concatenate([np.zeros(0), *(times for _, times in self._parts)])
+
+    @property
+    def library(self) -> Library | None:
+        """The library of `model`."""
+        return self._weak.library if self._weak else None
 
     def update(self, block: Floats, times: Floats) -> None:
         """Take the next snapshots (b, n) and their times (b,).
@@ -93,6 +131,8 @@ class StreamReduction:
         """
         a, seen = self.pod.update(block), np.asarray(times, dtype=np.float64)
         self._parts.append((a, seen))
+        if len(self._parts) > MOST_PARTS:
+            self._parts = [(self.a, self.times)]
         if self._weak is None:
             if self.pod.snapshots >= BEGINNING:
                 self._begin()
@@ -125,10 +165,10 @@ class StreamReduction:
         return ReducedStream(
             self.pod.origin,
             self.pod.modes,
-            np.concatenate([a for a, _ in self._coefficients()]),
-            np.concatenate([times for _, times in self._parts]),
+            self.a,
+            self.times,
             self.pod.errors,
-            self._weak.library if self._weak else None,
+            self.library,
             self.model,
         )
 
@@ -144,6 +184,7 @@ class StreamReduction:
         move = self.pod.cut(tolerance)
         if move is None:
             return
+        self.cuts += 1
         self._parts = [
             (move(np.pad(a, ((0, 0), (0, rank - a.shape[1])))), times) for a, times in self._parts
         ]
@@ -159,8 +200,7 @@ class StreamReduction:
         """Choose test functions from the first snapshots, and take up all windows so far."""
         if not self.pod.rank:
             return
-        a = np.concatenate([a for a, _ in self._coefficients()])[:BEGINNING]
-        times = np.concatenate([times for _, times in self._parts])[:BEGINNING]
+        a, times = self.a[:BEGINNING], self.times[:BEGINNING]
         library, settings = self._library(), self._config.weak_form
         plan = plan_windows(
             times,

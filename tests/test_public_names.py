@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-OPERATIONS = ("compress", "verify", "reconstruct", "info", "equations")
+OPERATIONS = ("StreamCompressor", "compress", "verify", "reconstruct", "info", "equations")
 
 
 @pytest.mark.parametrize("first", OPERATIONS)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from pipeline.archive.checks import select
 from pipeline.archive.provider import Piece, Provider, digest_of
-from pipeline.archive.time_axis import time_axis
+from pipeline.archive.time_axis import MIN_SNAPSHOTS, time_axis
 from pipeline.archive.weights import weights_of
 from pipeline.contracts import ArchivedVariable, TimeAxis
 from pipeline.encoding import attributes_to_json, encoding_to_json
@@ -45,11 +45,18 @@ class Archive:
 
 
 def archive_from(
-    provider: Provider, time: str, variables: str | Sequence[str], weights: str
+    provider: Provider,
+    time: str,
+    variables: str | Sequence[str],
+    weights: str,
+    least: int = MIN_SNAPSHOTS,
 ) -> Archive:
-    """Check what `provider` offers and describe it; reads no values of any variable."""
+    """Check what `provider` offers and describe it; reads no values of any variable.
+
+    At least so many snapshots are asked for as a model needs, or the `least`.
+    """
     dataset = provider.dataset
-    axis = time_axis(dataset, time, provider.name)
+    axis = time_axis(dataset, time, provider.name, least)
     chosen = select(dataset, axis.dim, variables, provider.name)
     pieces = {
         name: provider.piece(name, dataset.variables[name].dims.index(axis.dim))

@@ -102,7 +102,7 @@ def lazy_values(
     sample : Sample, optional
         Only parts of a few tiles.
     """
-    shape = (variable.shape[variable.time_axis], *variable.space_shape)
+    shape = (len(series), *variable.space_shape)
     full = value_tile(shape)
     rows = [row for row in plan.rows if row.variable == number]
     # Tiles that follow one another in time are made of the same pieces.

@@ -123,17 +123,18 @@ class IncrementalPOD:
         fluctuation: Floats | None = None,
     ) -> None:
         self.tolerance = tolerance
-        self._earlier = fluctuation
-        self._given = None if weights is None else np.asarray(weights, np.float64)
-        self._sizes = None if sizes is None else tuple(sizes)
+        self._earlier = None if fluctuation is None else np.asarray(fluctuation, np.float64)
+        self._unmix: Matrix | None = None
+        self.weights = None if weights is None else np.asarray(weights, np.float64)
+        self.sizes = None if sizes is None else tuple(sizes)
         self.snapshots = 0
 
     def _begin(self, block: Floats) -> None:
         """Take the mean of the first block for the origin; no modes yet."""
         n = block.shape[1]
-        edges = np.cumsum([0, *(self._sizes or (n,))]).tolist()
+        edges = np.cumsum([0, *(self.sizes or (n,))]).tolist()
         self._parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        weights = np.ones(n) if self._given is None else self._given
+        weights = np.ones(n) if self.weights is None else self.weights
         if edges[-1] != n or weights.shape != (n,):
             raise ValueError(f"snapshots of {n} points, but sizes or weights of others")
         missing = np.isnan(block[0])
@@ -147,7 +148,7 @@ class IncrementalPOD:
         # Sums of [1 a]^T e, mean less origin, triangle of [1 a].
         self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), Triangle(1, AT_ONCE)
         nothing = np.zeros(self._variables)
-        self.fluctuation = nothing if self._earlier is None else np.asarray(self._earlier)
+        self.fluctuation: Vector = nothing if self._earlier is None else 1.0 * self._earlier
         self.lost = np.zeros(self._variables)
         self.left = np.zeros(self._variables)
         self._inner = self._weights
@@ -186,7 +187,7 @@ class IncrementalPOD:
         pod._mean = state.triangle[0, 1:] / state.triangle[0, 0] @ state.modes
         pod._seen = Triangle(len(state.triangle), AT_ONCE)
         pod._seen.add(state.triangle)
-        pod._inner = pod._weights * pod._spread(pod._balance())
+        pod._inner = pod._weights * pod._spread(pod.balance)
         pod._set_modes(state.modes)
         pod._met = np.zeros((len(state.modes) + 1, len(pod.origin)))
         pod._met_from = len(state.modes)
@@ -195,6 +196,22 @@ class IncrementalPOD:
     @property
     def rank(self) -> int:
         return len(self.modes) if self.snapshots else 0
+
+    @property
+    def valid(self) -> Mask | None:
+        """Points (n,) that have values; None where all have."""
+        return self._valid
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all that is counted is known, and not bounded: nothing of a former process."""
+        return not self._unmet.any()
+
+    @property
+    def grams(self) -> Matrix:
+        """Inner products (V, r, r) of the modes in each variable."""
+        weighted = self.modes * self._weights
+        return np.array([weighted[:, part] @ self.modes[:, part].T for part in self._parts])
 
     @property
     def mean(self) -> Vector:
@@ -389,7 +406,7 @@ class IncrementalPOD:
 
         Each variable counts by its fluctuation.
         """
-        balance = self._balance()
+        balance = self.balance
         weighted = left if self._even else left * self._weights
         grams = [weighted[:, part] @ left[:, part].T for part in self._parts]
         values, turn = np.linalg.eigh(np.einsum("v,vij->ij", balance, grams))
@@ -404,7 +421,8 @@ class IncrementalPOD:
         within = np.all(left_out <= room, axis=1)
         return turn[:, : int(np.argmax(within))].T @ left
 
-    def _balance(self) -> Vector:
+    @property
+    def balance(self) -> Vector:
         """Factors (V,) with which all variables fluctuate alike."""
         moving = self.fluctuation > 0
         inverse = 1 / np.where(moving, self.fluctuation, 1.0)
@@ -419,7 +437,7 @@ class IncrementalPOD:
     def _append(self, directions: Matrix) -> None:
         """Make directions (k, n) modes, but for those that are rounding of the modes."""
         if not self.rank:
-            self._inner = self._weights * self._spread(self._balance())
+            self._inner = self._weights * self._spread(self.balance)
         along = np.sum(((directions * self._inner) @ self.modes.T) ** 2, axis=1)
         directions = directions[2 * along < np.sum(directions**2 * self._inner, axis=1)]
         if not len(directions):
@@ -435,9 +453,11 @@ class IncrementalPOD:
     def _set_modes(self, modes: Matrix, orthonormal: bool = False) -> None:
         self.modes = modes
         self._lengths = self._energies(modes)
-        self._unmix: Matrix | None = None
+        self._unmix = None
         if not orthonormal and len(modes):
-            self._unmix = np.linalg.inv((modes * self._inner) @ modes.T)
+            gram = (modes * self._inner) @ modes.T
+            # Of a mode that decodes to nothing, nothing is asked any more.
+            self._unmix = np.asarray(np.linalg.pinv(gram, rtol=SQUARED, hermitian=True))
 
     def _orthonormal(self, directions: Matrix) -> Matrix:
         """Directions (k, n) made orthonormal, and to the modes."""
@@ -481,7 +501,7 @@ class IncrementalPOD:
         Factors of the variables are chosen anew, so that all fluctuate alike; the axes are
         orthonormal with these.
         """
-        self._inner = self._weights * self._spread(self._balance())
+        self._inner = self._weights * self._spread(self.balance)
         values, vectors = np.linalg.eigh((self.modes * self._inner) @ self.modes.T)
         # Any root will do where weights leave next to nothing of a mode: it cancels.
         root = np.sqrt(np.maximum(values, np.finfo(float).eps * values[-1]))

@@ -78,6 +78,6 @@ def agree(
         raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
     # All fields of a place, and all coefficients of a snapshot, lie in one chunk.
     chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
-    whole_needed = arrays[path].coded and not path.endswith(("/values", "/residuals"))
+    whole_needed = arrays[path].coded and not path.endswith(("/episodes", "/residuals", "/values"))
     if whole_needed and chunk[whole] != max(1, shape[whole]):
         raise StoreError(f"{where}: array {path} of shape {shape} is cut into chunks {chunk}")

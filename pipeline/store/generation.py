@@ -55,6 +55,12 @@ class Generation:
         return self.latent.snapshots
 
     @cached_property
+    def episodes(self) -> NDArray[np.int64]:
+        """Numbers of the snapshots at which variables of POD are coded as they are."""
+        spans = self.facts.get("episodes", [])
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in spans)])
+
+    @cached_property
     def singular_values(self) -> NDArray[np.float64]:
         """Factors (r,) that fields are divided by to give modes."""
         return np.concatenate([each.own_values for each in (*self.before, self)])
@@ -125,6 +131,9 @@ class Generation:
         fields = FieldValues(first.arrays, first.variables[variable])
         for region, inside, tile in fields.tiles(wanted, 1):
             values[region] = tile.first(inside) * weight
+        if len(first.episodes) and not constant:
+            there = DirectValues(first.arrays, first.variables[variable], "episodes").mean(wanted)
+            values += (there - values) * (len(first.episodes) / first.snapshots)
         return as_asked(values, backs, indexers)
 
     def modes(self, variable: str) -> Floats:
@@ -195,7 +204,26 @@ class Generation:
                 more = np.empty(out.shape, self.facts["arithmetic"])
                 tile.combine(weights, inside, axis, more)
                 out += more
+        if len(self.episodes) and stored.coding == "pod":
+            self._put_episodes(stored, rows[back], wanted, values)
         return values
+
+    def _put_episodes(
+        self,
+        stored: StoredVariable,
+        snapshots: NDArray[np.int64],
+        wanted: Wanted,
+        values: NDArray[Any],
+    ) -> None:
+        """Replace what fields make of the snapshots that belong to episodes."""
+        there = np.isin(snapshots, self.episodes)
+        rows, back = np.unique(
+            np.searchsorted(self.episodes, snapshots[there]), return_inverse=True
+        )
+        if len(rows):
+            direct = DirectValues(self.arrays, stored, "episodes")
+            found, axis = direct.values(rows, wanted, values.dtype), stored.time_axis
+            np.moveaxis(values, axis, 0)[there] = np.moveaxis(found, axis, 0)[back]
 
     def weights(self, a: NDArray[np.float64]) -> NDArray[np.float64]:
         """What its fields are multiplied by for coefficients `a` (m, own) of its own modes."""

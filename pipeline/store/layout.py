@@ -46,7 +46,7 @@ MAX_SNAPSHOTS = 1 << 31
 GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # What a variable may have below basis/.
-_BASIS = ("exact", "fields", "mask", "mean", "residuals", "values")
+_BASIS = ("episodes", "exact", "fields", "mask", "mean", "residuals", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 _COMPRESSORS = (["blosc", "crc32c"], ["crc32c"])
@@ -393,7 +393,9 @@ def is_coded(path: str) -> bool:
     """Whether the array at `path` of a generation is coded by wavelets."""
     if path in ("latent/samples", "latent/corrections"):
         return True
-    return path.startswith("basis/") and path.endswith(("/fields", "/residuals", "/values"))
+    return path.startswith("basis/") and path.endswith(
+        ("/episodes", "/fields", "/residuals", "/values")
+    )
 
 
 def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:

@@ -68,10 +68,15 @@ class ExactValues:
 
 @dataclass(frozen=True)
 class DirectValues:
-    """A variable coded without POD, about an offset."""
+    """A variable coded without POD, about an offset: all snapshots, or those of episodes."""
 
     arrays: StoredArrays
     stored: StoredVariable
+    array: str = "values"
+
+    @property
+    def path(self) -> str:
+        return f"basis/{self.stored.group}/{self.array}"
 
     def values(
         self, rows: Positions, wanted: Wanted, dtype: DTypeLike | None = None
@@ -90,8 +95,8 @@ class DirectValues:
         return values
 
     def mean(self, wanted: Wanted) -> Floats:
-        """Temporal mean, in float64."""
-        snapshots = self.stored.shape[self.stored.time_axis]
+        """Temporal mean of its snapshots, in float64."""
+        snapshots = self.arrays.layouts[self.path].shape[0]
         total = np.zeros([len(places) for places in wanted])
         for region, part in self._parts(np.arange(snapshots), wanted):
             total[region[1:]] += part.sum(axis=0, dtype=np.float64)
@@ -100,15 +105,14 @@ class DirectValues:
 
     def _parts(self, rows: Positions, wanted: Wanted) -> Iterator[tuple[Region, Floats]]:
         """Values about the offset, time first, tile by tile."""
-        path = f"basis/{self.stored.group}/values"
-        for tile, inside, region in pieces((rows, *wanted), self.arrays.chunk(path)):
-            values = self.arrays.remembered((path, tile), partial(self._tile, path, tile))
+        for tile, inside, region in pieces((rows, *wanted), self.arrays.chunk(self.path)):
+            values = self.arrays.remembered((self.path, tile), partial(self._tile, tile))
             yield region, points(values[None], inside)[0]
 
-    def _tile(self, path: str, tile: tuple[int, ...]) -> Floats:
+    def _tile(self, tile: tuple[int, ...]) -> Floats:
         """One tile of values about the offset; NaN where nothing is."""
-        values = self.arrays.decoded(path, tile)
-        mask = mask_of(self.arrays, self.stored, tile[1:], self.arrays.chunk(path)[1:])
+        values = self.arrays.decoded(self.path, tile)
+        mask = mask_of(self.arrays, self.stored, tile[1:], self.arrays.chunk(self.path)[1:])
         if mask is not None:
             values = np.where(mask, np.array(np.nan, values.dtype), values)
             values.flags.writeable = False

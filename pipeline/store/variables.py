@@ -19,8 +19,9 @@ from pipeline.store.layout import ArrayLayout, Fields
 class StoredVariable:
     """A variable that the store decodes, as it was in the archive.
 
-    ``coding`` is "pod", "direct" (its values, about ``offset``), "constant" or "lossless";
-    ``mask`` the group that has the mask, if there is one.
+    ``coding`` is "pod" (in episodes its values), "direct" (its values), "constant" or
+    "lossless"; values are about ``offset``, and ``mask`` is the group that has the mask, if
+    there is one.
     """
 
     name: str
@@ -55,6 +56,7 @@ def variables_of(
     listed = facts.fields("variables")
     shared = facts.fields("shared_encoding").document
     variables = {name: _variable(name, listed.fields(name), arrays, shared) for name in listed}
+    episodes = _episodes(facts, snapshots)
     for variable in variables.values():
         if variable.shape[variable.time_axis] != snapshots:
             raise StoreError(
@@ -75,6 +77,8 @@ def variables_of(
             agree(arrays, f"{path}/values", arithmetic, (snapshots, *space), facts.where)
         elif own is not None:
             agree(arrays, f"{path}/fields", arithmetic, (own + 1, *space), facts.where)
+        if variable.coding == "pod" and episodes:
+            agree(arrays, f"{path}/episodes", arithmetic, (episodes, *space), facts.where)
         if variable.mask is not None:
             agree(arrays, f"basis/{variable.mask}/mask", "bool", space, facts.where)
     return variables
@@ -85,6 +89,7 @@ def _variable(
 ) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     coding = _coding(fields.text("group"), arrays)
+    has_values = coding == "direct" or f"basis/{fields.text('group')}/episodes" in arrays
     if len(dims) != len(shape) or not dims:
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}")
     return StoredVariable(
@@ -96,13 +101,28 @@ def _variable(
         group=fields.text("group"),
         coding=coding,
         mask=fields.text("mask") if "mask" in fields.document else None,
-        offset=fields.number("offset") if coding == "direct" else 0.0,
+        offset=fields.number("offset") if has_values else 0.0,
         chunks=_chunks(fields, shape),
         attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(
             fields.fields("encoding").document if "encoding" in fields.document else {}, shared
         ),
     )
+
+
+def _episodes(facts: Fields, snapshots: int) -> int:
+    """Number of snapshots at which variables of POD are coded as they are."""
+    spans, last = facts.document.get("episodes", []), 0
+    valid = isinstance(spans, list)
+    for span in spans if valid else ():
+        valid &= isinstance(span, list) and len(span) == 2 and all(type(i) is int for i in span)
+        valid = valid and last <= span[0] < span[1] <= snapshots
+        last = span[1] if valid else snapshots
+    if not valid:
+        raise StoreError(
+            f"{facts.where}: 'episodes' must be increasing pairs of snapshots up to {snapshots}"
+        )
+    return sum(stop - start for start, stop in spans)
 
 
 def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> str:

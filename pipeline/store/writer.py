@@ -103,6 +103,11 @@ class StoreWriter:
         return self._tile_writer("values")
 
     @property
+    def episodes(self) -> TileWriter:
+        """What tasks need to fill the values of episodes created so far."""
+        return self._tile_writer("episodes")
+
+    @property
     def exact(self) -> TileWriter:
         """What tasks need to fill the values to the bit created so far."""
         return self._tile_writer("exact")
@@ -206,6 +211,28 @@ class StoreWriter:
                 self._create(f"{path}/mask", shape[1:], tile[1:], bits, dims[1:], again=True)
         self._masks[variable] = mask
         self._grids[variable, "values"] = grid(shape, tile)
+        self._offsets[variable] = float(offset)
+
+    def create_episodes(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+        offset: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+    ) -> None:
+        """Create the values of a `variable` with fields at the snapshots of episodes.
+
+        Parameters are those of `create_values`; ``shape`` counts these snapshots alone.
+        """
+        shape, tile = tuple(shape), tuple(tile)
+        codec = WaveletCodec(float(step), value_levels(tile))
+        path = f"basis/{self._groups[variable]}/episodes"
+        with reported(self.target):
+            self._create(path, shape, tile, np.dtype(dtype), dims, codec, again=True)
+        self._grids[variable, "episodes"] = grid(shape, tile)
         self._offsets[variable] = float(offset)
 
     def create_exact(
