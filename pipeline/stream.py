@@ -94,6 +94,7 @@ class StreamReduction:
         self._tolerance, self._config = tolerance, config or Config()
         self._forgetting = forgetting
         self._weak: StreamingWeakForm | None = None
+        self._chosen: tuple[int, Library] | None = None
         self._parts: list[tuple[Matrix, Vector]] = []
         self._after_cut = LEAST
 
@@ -194,7 +195,11 @@ class StreamReduction:
     # --- weak form --------------------------------------------------------------------------
 
     def _library(self) -> Library:
-        return choose_library(self._config.library, self.pod.rank, FACTOR_BYTES[1])
+        # Asked for with every update: choosing takes as long as a snapshot does.
+        if self._chosen is None or self._chosen[0] != self.pod.rank:
+            library = choose_library(self._config.library, self.pod.rank, FACTOR_BYTES[1])
+            self._chosen = self.pod.rank, library
+        return self._chosen[1]
 
     def _begin(self) -> None:
         """Choose test functions from the first snapshots, and take up all windows so far."""
