@@ -178,7 +178,7 @@ class StreamReduction:
     def _coefficients(self) -> Iterator[tuple[Matrix, Vector]]:
         """All coefficients, part by part, with zeros for modes that came later."""
         for a, times in self._parts:
-            yield np.pad(a, ((0, 0), (0, self.pod.rank - a.shape[1]))), times
+            yield _widened(a, self.pod.rank), times
 
     def _cut(self, tolerance: float) -> None:
         rank = self.pod.rank
@@ -186,9 +186,7 @@ class StreamReduction:
         if move is None:
             return
         self.cuts += 1
-        self._parts = [
-            (move(np.pad(a, ((0, 0), (0, rank - a.shape[1])))), times) for a, times in self._parts
-        ]
+        self._parts = [(move(_widened(a, rank)), times) for a, times in self._parts]
         if self._weak is not None:
             self._moved(self._weak, move)
 
@@ -246,3 +244,9 @@ class StreamReduction:
             return
         leading = Move(move.turn[: library.states, :old], move.shift[: library.states])
         self._rebuild(library, moved_plan(weak.plan, leading))
+
+
+def _widened(a: Matrix, rank: int) -> Matrix:
+    """Coefficients with zeros for modes that came later."""
+    missing = rank - a.shape[1]
+    return np.pad(a, ((0, 0), (0, missing))) if missing else a

@@ -7,6 +7,7 @@ where others use the machine; wall time is beside it.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from pipeline import StreamCompressor
 from pipeline.numerics.incremental import IncrementalPOD
 from pipeline.stream import StreamReduction
 from tests.benchmarks.measure import machine, table
@@ -62,7 +64,17 @@ def with_model() -> tuple[Callable[[Floats, int], object], Callable[[], int]]:
     return lambda row, k: stream.update(row, np.array([float(k)])), lambda: stream.pod.rank
 
 
-METHODS = {"IncrementalPOD": basis_alone, "StreamReduction (basis, weak form)": with_model}
+def into_a_store() -> tuple[Callable[[Floats, int], object], Callable[[], int]]:
+    folder = tempfile.TemporaryDirectory()  # gone with the compressor
+    stream = StreamCompressor(f"{folder.name}/store", tolerance=10 * TOLERANCE, commit_steps=10**9)
+    return lambda row, k: (stream.update(row), folder), lambda: stream.rank
+
+
+METHODS = {
+    "IncrementalPOD": basis_alone,
+    "StreamReduction (basis, model)": with_model,
+    "StreamCompressor, between commits": into_a_store,
+}
 CASES = {
     "float32, same directions": partial(tokens, dtype=np.float32, turnover=None),
     "float16, same directions": partial(tokens, dtype=np.float16, turnover=None),
