@@ -36,6 +36,8 @@ BITS = (8, 4, 2)
 LAYERS = (5, 15, 25)
 # Bytes are equal when romzarr's are at most those of the integers, and at least this share; so
 # often a tolerance is tried.
+# Tokens that are read back at once.
+RANGE = 100
 CLOSE, AIM, TRIALS = 0.97, 0.985, 6
 # Tokens obey no differential equation: no time is spent on looking for one.
 CONFIG = with_values(Config(), {"library.modes": 1, "library.degree": 1})
@@ -102,6 +104,31 @@ def at_bytes(tensors: Tensors, nbytes: int, guess: float) -> tuple[Coded, float]
     if best is None:
         raise ValueError(f"no tolerance up to {tolerance:.3g} makes a store of {nbytes} bytes")
     return best
+
+
+def streamed(tensors: Tensors, tolerance: float, block: int) -> tuple[Coded, list[float]]:
+    """The same by tokens that come in blocks; and seconds of CPU that each block took.
+
+    Read back in ranges of tokens, each decoded by itself.
+    """
+    count, seconds = len(next(iter(tensors.values()))), []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder, "store")
+        with pipeline.StreamCompressor(store, tolerance=tolerance, config=CONFIG) as stream:
+            for start in range(0, count, block):
+                tokens = np.arange(start, min(start + block, count))
+                some = {k: (("time", "feature_" + k), x[tokens]) for k, x in tensors.items()}
+                spent = time.thread_time()
+                stream.update(xr.Dataset(some, {"time": tokens}))
+                seconds.append(time.thread_time() - spent)
+        nbytes = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+        with xr.open_dataset(store, engine="romzarr", chunks=None) as lazy:
+            ranges = [slice(start, start + RANGE) for start in range(0, count, RANGE)]
+            found = {
+                name: np.concatenate([lazy[name][tokens].values for tokens in ranges])
+                for name in tensors
+            }
+    return Coded(found, nbytes), seconds
 
 
 # --- what it does to the output -----------------------------------------------------------
@@ -236,6 +263,25 @@ def hidden_table(reading: Reading, layers: Sequence[int], levels: Sequence[int])
     return _cells(lines, "all", "median of tokens")
 
 
+def stream_table(reading: Reading, layer: int, tolerance: float, blocks: Sequence[int]) -> str:
+    """Keys and values of one layer, all at once and token by token, in half precision."""
+    keys, values = reading.cache.keys[layer], reading.cache.values[layer]
+    tensors = {"keys": keys.astype(np.float16), "values": values.astype(np.float16)}
+    coded, lines = as_store(tensors, tolerance), []
+    lines.append(["all at once", coded.nbytes, *_off(tensors, coded), None, None])
+    for block in blocks:
+        coded, seconds = streamed(tensors, tolerance, block)
+        # Of the second half: what a new stream has to learn is not what a token takes.
+        typical = np.percentile(1e3 * np.array(seconds[len(seconds) // 2 :]), [50, 99])
+        lines.append([f"{block} a block", coded.nbytes, *_off(tensors, coded), *typical])
+    header = [f"layer {layer}, tolerance {tolerance:.3g}", "bytes", "error, keys", "error, values"]
+    return table([*header, "p50 of a block, CPU ms", "p99"], lines)
+
+
+def _off(tensors: Tensors, coded: Coded) -> list[float]:
+    return [error(x.astype(np.float32), coded.tensors[name]) for name, x in tensors.items()]
+
+
 def _typical(x: Array, decoded: Array) -> float:
     """Median of the tokens' errors: a few tokens are a thousand times as large as the others."""
     sizes = np.linalg.norm(x - x.mean(axis=0), axis=1)
@@ -268,15 +314,17 @@ def main(arguments: list[str] | None = None) -> None:
     if given.smallest:
         decoder, tokens, context, layers = tiny()
         levels: tuple[int, ...] = (4,)
+        by_token: tuple[float, tuple[int, ...]] = (0.3, (16,))
     elif smollm.missing():
         print(f"skipped: {', '.join(smollm.missing())} not installed; see the Makefile")
         return
     else:
         decoder, tokens = smollm.load()
         tokens, context = tokens[: CONTEXT + SCORED + 1], CONTEXT
-        layers, levels = LAYERS, BITS
+        layers, levels, by_token = LAYERS, BITS, (0.057, (64, 1))
     reading = Reading.of(decoder, tokens, context)
     print(f"## Keys and values\n\n{cache_table(reading, levels)}\n", flush=True)
+    print(f"## By token\n\n{stream_table(reading, layers[0], *by_token)}\n", flush=True)
     print(f"## Hidden states\n\n{hidden_table(reading, layers, levels[:2])}\n", flush=True)
 
 

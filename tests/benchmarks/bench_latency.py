@@ -22,6 +22,8 @@ from pipeline.stream import StreamReduction
 from tests.benchmarks.measure import machine, table
 
 Floats = NDArray[np.floating]
+# What takes a token and its number, and what tells the modes in use.
+Method = tuple[Callable[[Floats, int], object], Callable[[], int]]
 
 FEATURES, MODES, TOKENS, WARM_UP = 768, 32, 10_000, 1_500
 # Beside features of size one; and after how many tokens one direction gives way to a new one.
@@ -54,20 +56,19 @@ def measured(update: Callable[[Floats, int], object], rows: Floats) -> NDArray[n
     return found[min(WARM_UP, len(rows) // 2) :]
 
 
-def basis_alone() -> tuple[Callable[[Floats, int], object], Callable[[], int]]:
+def basis_alone(folder: str) -> Method:
     pod = IncrementalPOD(TOLERANCE)
     return lambda row, k: pod.update(row), lambda: pod.rank
 
 
-def with_model() -> tuple[Callable[[Floats, int], object], Callable[[], int]]:
+def with_model(folder: str) -> Method:
     stream = StreamReduction(10 * TOLERANCE)
     return lambda row, k: stream.update(row, np.array([float(k)])), lambda: stream.pod.rank
 
 
-def into_a_store() -> tuple[Callable[[Floats, int], object], Callable[[], int]]:
-    folder = tempfile.TemporaryDirectory()  # gone with the compressor
-    stream = StreamCompressor(f"{folder.name}/store", tolerance=10 * TOLERANCE, commit_steps=10**9)
-    return lambda row, k: (stream.update(row), folder), lambda: stream.rank
+def into_a_store(folder: str) -> Method:
+    stream = StreamCompressor(f"{folder}/store", tolerance=10 * TOLERANCE, commit_steps=10**9)
+    return lambda row, k: stream.update(row), lambda: stream.rank
 
 
 METHODS = {
@@ -93,8 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
         for case, make in CASES.items():
             rows = make(300 if given.smallest else TOKENS)
             for name, method in METHODS.items():
-                update, rank = method()
-                seconds = 1e3 * measured(update, rows)
+                with tempfile.TemporaryDirectory() as folder:
+                    update, rank = method(folder)
+                    seconds = 1e3 * measured(update, rows)
                 percentiles = np.percentile(seconds, [50, 99], axis=0)
                 largest = seconds[:, 0].max()
                 cells = (f"{ms:.3f}" for ms in (*percentiles.T.ravel(), largest))
