@@ -60,6 +60,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         time=facts["time"],
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
         model=facts["model"] | {"terms": _term_counts(opened)},
+        prediction=_prediction(opened),
         source=facts["source"],
         versions=facts["versions"],
         format=opened.root.format,
@@ -73,6 +74,19 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
 
 def _term_counts(opened: CoefficientStore) -> list[int]:
     return [int(np.count_nonzero(xi)) for xi in opened.last.latent.coefficients]
+
+
+def _prediction(opened: CoefficientStore) -> dict[str, Any]:
+    """What foretells the coefficients, besides wavelets along time; empty without any."""
+    found = [part.latent.block_model for part in opened.parts if part.rank]
+    if not found:
+        return {}
+    block_model = np.concatenate(found)
+    return {
+        "blocks": len(block_model),
+        "modelled_blocks": int(np.count_nonzero(block_model >= 0)),
+        "polynomial_orders": list(opened.last.latent.orders),
+    }
 
 
 def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.testing import assert_allclose
 
 import pipeline
+from flows.tables import info_table
 from pipeline.errors import StoreError
 from pipeline.store.reader import open_store
 from tests.oracles import files_below
@@ -61,6 +62,24 @@ def test_info_repeats_the_report_and_is_strict_json(lorenz):
     assert told["raw_bytes"] == source.u.nbytes
     assert_allclose(sum(info.energy_by_mode), 1)
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_what_foretells_the_coefficients_is_said(lorenz, tmp_path):
+    """A model where it serves; polynomials of smooth coefficients far above the step."""
+    prediction = pipeline.info(lorenz[1]).prediction
+    assert 0 < prediction["modelled_blocks"] <= prediction["blocks"] == 12
+    assert prediction["polynomial_orders"] == []
+
+    t = 0.1 * np.arange(300)
+    states = np.stack([np.sin(t), np.sin(1.7 * t + 1)], axis=1) * np.exp(-0.02 * t)[:, None]
+    source = lifted(states, t)
+    pipeline.compress(source, tmp_path / "s", tolerance=1e-6)
+    info = pipeline.info(tmp_path / "s")
+    first, second = info.prediction["polynomial_orders"]
+    assert min(first, second) > 1
+    said = f"polynomials of degree {first - 1}, {second - 1} for modes 1, 2"
+    assert said in info_table(info.to_dict(), "s")
+    assert pipeline.verify(tmp_path / "s", source).ok
 
 
 def test_energy_of_modes_is_that_of_an_svd(lorenz):

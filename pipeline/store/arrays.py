@@ -150,13 +150,17 @@ class StoredArrays:
         values.flags.writeable = False
         return values
 
+    def codec(self, path: str) -> WaveletCodec:
+        """What codes the chunks of a coded array."""
+        # What was opened is of Zarr's third format, and coded by our codec first of all.
+        metadata: Any = self._array(path).metadata
+        codec: WaveletCodec = metadata.codecs[0]
+        return codec
+
     def coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
         """What one chunk of a coded array says."""
-        array = self._array(path)
-        # What was opened is of Zarr's third format, and coded by our codec first of all.
-        metadata: Any = array.metadata
-        codec: WaveletCodec = metadata.codecs[0]
-        key = layout.joined(path, metadata.encode_chunk_key(index))
+        array, codec = self._array(path), self.codec(path)
+        key = layout.joined(path, array.metadata.encode_chunk_key(index))
         with self._reading(path):
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
             # The checksum at its end was right.

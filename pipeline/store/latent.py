@@ -102,7 +102,8 @@ class StoredLatent:
         return index
 
     @cached_property
-    def _block_model(self) -> NDArray[np.int16]:
+    def block_model(self) -> NDArray[np.int16]:
+        """Number of the model that serves each block of time, -1 for none."""
         block_model = self.arrays.read("latent/block_model")
         count = len(self.coefficients)
         if ((block_model < -1) | (block_model >= count)).any():
@@ -119,7 +120,7 @@ class StoredLatent:
             index=self.index[first:last],
             samples=self._shaken(self.arrays.rows("latent/samples", first, last), first),
             block_steps=self.facts["latent"]["block_steps"],
-            block_model=self._block_model,
+            block_model=self.block_model,
             substeps=self.facts["latent"]["substeps"],
         )
 
@@ -143,6 +144,16 @@ class StoredLatent:
         if "latent/corrections" not in self.arrays:
             return np.zeros((len(span), self.rank))
         return self.arrays.rows("latent/corrections", span.start, span.stop)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Orders of the differences that code the corrections of the leading modes.
+
+        0 where wavelets do, as for all modes beyond.
+        """
+        if "latent/corrections" not in self.arrays:
+            return ()
+        return self.arrays.codec("latent/corrections").differences
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Coefficients of increasing snapshot numbers `rows`."""

@@ -385,7 +385,11 @@ class StoreWriter:
                 "latent/corrections",
                 (time_dim, "mode"),
                 (snapshots, rank),
-                WaveletCodec(float(coded.step), row_levels(coded.correction_rows, smooth=True)),
+                WaveletCodec(
+                    float(coded.step),
+                    row_levels(coded.correction_rows, smooth=True),
+                    coded.correction_orders,
+                ),
                 coded.correction_rows,
                 coded.correction_bytes,
             )

@@ -61,6 +61,7 @@ def signed(path):
 FACTS = ("attributes", "romzarr")
 NODE = "node"
 STEP = (NODE, "basis/u/fields", "codecs", 0, "configuration")
+CORRECTIONS = (NODE, "latent/corrections", "codecs", 0, "configuration")
 BLOSC = [{"name": "bytes"}, {"name": "blosc"}, {"name": "crc32c"}]
 WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [0]}}
 
@@ -122,11 +123,18 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((*STEP, "levels"), {"0": 0}, "from 0 to 40"),
         ((*STEP, "levels"), [0, 0, 40], r"must be at most \[0, 0, 1\]"),
         ((*STEP, "levels"), [0, 0], "must be at most"),
+        ((*STEP, "differences"), [1], "at most the columns of a table"),
+        ((*CORRECTIONS, "differences"), [1, 0, 0, 1], "at most the columns of a table; found 4"),
+        ((*CORRECTIONS, "differences"), [8], "from 0 to 7"),
+        ((*CORRECTIONS, "differences"), [True], "from 0 to 7"),
+        ((*CORRECTIONS, "differences"), "1", "from 0 to 7"),
+        ((NODE, "latent/corrections", "chunk_grid", "configuration", "chunk_shape"),
+         [1 << 24, 3], "chunks of at most 16777216 values"),
         ((NODE, "basis/u/fields", "chunk_grid", "configuration", "chunk_shape"),
          [3, 6, 8], "cut into chunks"),
-        ((NODE, "latent/corrections", "chunk_grid", "configuration", "chunk_shape"),
+        ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
          [9, 2], "cut into chunks"),
-        ((NODE, "latent/corrections", "chunk_grid", "configuration", "chunk_shape"),
+        ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
          [1 << 26, 3], "exceed 134217728 values"),
         ((NODE, "basis/u/mask", "shape"), [6, 9], "basis/u/mask has shape"),
         ((NODE, "basis/u/mask", "data_type"), "int8", "dims of bool"),
