@@ -36,6 +36,11 @@ BITS = (8, 4, 2)
 LAYERS = (5, 15, 25)
 # Bytes are equal when romzarr's are at most those of the integers, and at least this share; so
 # often a tolerance is tried.
+# Tokens at the beginning that may be kept in float16: attention rests on them, however small
+# their values are (G. Xiao et al., "Efficient streaming language models with attention sinks",
+# arXiv:2309.17453).
+SINKS = 4
+FIRST_GUESS = 0.2
 # Tokens that are read back at once.
 RANGE = 100
 CLOSE, AIM, TRIALS = 0.97, 0.985, 6
@@ -184,49 +189,53 @@ class Reading:
         return self.decoder.logits(self.decoder.layers(hidden, layer + 1)[0][-1])
 
 
-def cache_table(reading: Reading, levels: Sequence[int]) -> str:
-    """The whole cache coded, layer by layer."""
-    cache, lines = reading.cache, []
-    following = reading.tokens[reading.context + 1 :]
+def cache_table(reading: Reading, levels: Sequence[int], kept: int) -> str:
+    """The whole cache coded, layer by layer, but for `kept` tokens at the beginning."""
+    cache, following = reading.cache, reading.tokens[reading.context + 1 :]
     exact = reading.after_cache(cache)
-    undisturbed = compared(exact, exact, following)
-    lines.append(["float16", 2 * (cache.keys.size + cache.values.size), *[None] * 4, undisturbed])
-    layers = [{"keys": k, "values": v} for k, v in zip(cache.keys, cache.values, strict=True)]
+    size = cache.keys.size + cache.values.size
+    lines: list[list[Any]] = [["float16", 2 * size, *[None] * 4, compared(exact, exact, following)]]
+    layers = [
+        {"keys": k[kept:], "values": v[kept:]}
+        for k, v in zip(cache.keys, cache.values, strict=True)
+    ]
     for bits in levels:
-        plain = [as_integers(layer, bits, "features") for layer in layers]
         kivi = [as_integers(layer, bits, "tokens") for layer in layers]
-        stores, guess, spent = [], 0.35 * 0.5 ** (bits / 2), time.process_time()
-        for layer, other in zip(layers, kivi, strict=True):
-            coded, guess = at_bytes(layer, other.nbytes, guess)
-            stores.append(coded)
-        print(
-            f"<!-- int{bits}: {time.process_time() - spent:.0f} s of CPU for stores -->", flush=True
-        )
-        for name, coded in (
-            (f"int{bits} per token", plain),
-            (f"int{bits}, keys per channel", kivi),
-            ("romzarr", stores),
-        ):
-            lines.append([name, *_cache_line(reading, exact, following, layers, coded)])
+        methods = {
+            f"int{bits} per token": [as_integers(layer, bits, "features") for layer in layers],
+            f"int{bits}, keys per channel": kivi,
+            "romzarr": _stores(layers, kivi, FIRST_GUESS * 0.5 ** (bits / 2)),
+        }
+        for name, coded in methods.items():
+            found = _joined(cache.first(kept), coded)
+            output = compared(exact, reading.after_cache(found), following)
+            errors = [
+                np.mean([error(x[n], c.tensors[n]) for x, c in zip(layers, coded, strict=True)])
+                for n in ("keys", "values")
+            ]
+            nbytes = sum(c.nbytes for c in coded) + 2 * size * kept // cache.tokens
+            lines.append([name, nbytes, 2 * size / nbytes, 8 * nbytes / size, *errors, output])
     return _cells(lines, "keys", "values")
 
 
-def _cache_line(
-    reading: Reading,
-    exact: Array,
-    following: Sequence[int],
-    layers: Sequence[Tensors],
-    coded: Sequence[Coded],
-) -> list[Any]:
-    decoded = Cache(*(np.stack([c.tensors[n] for c in coded]) for n in ("keys", "values")))
-    output = compared(exact, reading.after_cache(decoded), following)
-    errors = [
-        np.mean([error(x[n], c.tensors[n]) for x, c in zip(layers, coded, strict=True)])
-        for n in ("keys", "values")
-    ]
-    nbytes = sum(c.nbytes for c in coded)
-    size = sum(x.size for layer in layers for x in layer.values())
-    return [nbytes, 2 * size / nbytes, 8 * nbytes / size, *errors, output]
+def _stores(layers: Sequence[Tensors], others: Sequence[Coded], guess: float) -> list[Coded]:
+    """A store for each layer, as large as what another method makes of it."""
+    found = []
+    for layer, other in zip(layers, others, strict=True):
+        coded, guess = at_bytes(layer, other.nbytes, guess)
+        found.append(coded)
+    return found
+
+
+def _joined(beginning: Cache, coded: Sequence[Coded]) -> Cache:
+    """The first tokens in float16, and all others as they decode."""
+
+    def both(name: str, first: Array) -> Array:
+        rest = np.stack([c.tensors[name] for c in coded])
+        halved = first.astype(np.float16).astype(np.float32)
+        return np.concatenate([halved, rest], axis=1)
+
+    return Cache(both("keys", beginning.keys), both("values", beginning.values))
 
 
 def hidden_table(reading: Reading, layers: Sequence[int], levels: Sequence[int]) -> str:
@@ -323,7 +332,9 @@ def main(arguments: list[str] | None = None) -> None:
         tokens, context = tokens[: CONTEXT + SCORED + 1], CONTEXT
         layers, levels, by_token = LAYERS, BITS, (0.057, (64, 1))
     reading = Reading.of(decoder, tokens, context)
-    print(f"## Keys and values\n\n{cache_table(reading, levels)}\n", flush=True)
+    for kept in (SINKS,) if given.smallest else (SINKS, 0):
+        title = f"Keys and values, the first {kept} tokens in float16" if kept else "All tokens"
+        print(f"## {title}\n\n{cache_table(reading, levels, kept)}\n", flush=True)
     print(f"## By token\n\n{stream_table(reading, layers[0], *by_token)}\n", flush=True)
     print(f"## Hidden states\n\n{hidden_table(reading, layers, levels[:2])}\n", flush=True)
 

@@ -25,16 +25,17 @@ SCALE_BITS = 32
 def quantised(values: Array, bits: int, along: Along, group: int = GROUP) -> tuple[Array, int]:
     """Values (tokens, features) as they decode from integers of `bits`, and their bytes.
 
-    Groups of `group` values lie along an axis, whose length they divide.
+    Groups of `group` values lie along an axis; the last of a row may be shorter.
     """
     rows = values if along == "features" else values.T
-    parts = rows.reshape(-1, group)
+    missing = -rows.shape[1] % group
+    parts = np.pad(rows, ((0, 0), (0, missing)), mode="edge").reshape(-1, group)
     low, high = parts.min(axis=1, keepdims=True), parts.max(axis=1, keepdims=True)
     low = _halved(low)
     scale = _halved((high - low) / (2**bits - 1))
     scale[scale == 0] = 1.0
     integers = np.clip(np.rint((parts - low) / scale), 0, 2**bits - 1)
-    decoded = (integers * scale + low).reshape(rows.shape)
+    decoded = (integers * scale + low).reshape(len(rows), -1)[:, : rows.shape[1]]
     nbytes = values.size * bits // 8 + len(parts) * SCALE_BITS // 8
     return decoded if along == "features" else decoded.T, nbytes
 
