@@ -10,12 +10,17 @@ ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
+<<<<<<< HEAD
 .PHONY: help demo test bench bench-compression bench-neural bench-activations bench-stream-peers lint format types check clean
+=======
+.PHONY: help demo test bench bench-compression bench-neural bench-stream lint format types check clean
+>>>>>>> streaming
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
+	@echo "make bench-stream  streams beside batch, and their memory;  DATA=... for archives of yours"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
 	@echo "make bench-activations  hidden states and key/value cache of a decoder;  make bench-stream-peers  POD of streams"
 	@echo "make lint    check style and format;  make format  apply the format"
@@ -54,6 +59,9 @@ bench: $(BENCH_STAMP)
 
 bench-compression: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_compression --verbose
+
+bench-stream: $(BENCH_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_stream $(DATA)
 
 bench-neural: $(NEURAL_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_neural

@@ -12,7 +12,7 @@ from typing import Any
 
 import pipeline
 from flows.cluster import connect
-from flows.tables import compression_table, info_table, verify_table
+from flows.tables import append_table, compression_table, info_table, verify_table
 from pipeline.config import Config, load_config
 from pipeline.errors import PipelineError
 
@@ -68,6 +68,17 @@ def compress(options: Namespace) -> int:
         print_json(report)
     else:
         print(compression_table(report, options.source, options.store))
+    return 0
+
+
+def append(options: Namespace) -> int:
+    config = settings(options)
+    with working(config):
+        report = pipeline.append(options.store, options.source, config=config).to_dict()
+    if options.json:
+        print_json(report)
+    else:
+        print(append_table(report, options.source, options.store))
     return 0
 
 

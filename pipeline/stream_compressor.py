@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -51,8 +51,12 @@ class StreamCompressor:
         As in `pipeline.compress`. Of a store that exists its own settings are used.
     commit_steps : int
         Snapshots after which the store is brought up to date.
-    source : mapping, optional
-        Facts on where the data is from.
+    forgetting : float in (0, 1], default 1
+        What a window of time counts beside the next one in `model`; below 1 where the dynamics
+        change. The models of a store are chosen when it is closed, block by block: that of all
+        snapshots, that of the block (``weak_form.block_steps``), or none, by the bytes.
+    source : callable, optional
+        What gives facts on where so many snapshots are from.
 
     Attributes
     ----------
@@ -90,10 +94,12 @@ class StreamCompressor:
         config: Config | None = None,
         overwrite: bool = False,
         commit_steps: int = COMMIT_STEPS,
-        source: Mapping[str, Any] | None = None,
+        forgetting: float = 1.0,
+        source: Callable[[int], Mapping[str, Any]] | None = None,
     ) -> None:
         self._target, self._overwrite = layout.normalised(store), overwrite
         self._commit_steps, self._source = commit_steps, source
+        self._forgetting = forgetting
         self._store = None if overwrite else _existing(self._target)
         if self._store is None:
             self._config = settled(config or Config(), tolerance, None, variables, weights)
@@ -120,11 +126,11 @@ class StreamCompressor:
         dataset = xr.open_dataset(self._target, engine="romzarr")
         frame = Frame.of(dataset, self._config)
         if self._opened:
-            self._segment = resumed(store, frame, self._config, self._opened)
+            self._segment = resumed(store, frame, self._config, self._opened, self._forgetting)
         else:
             last = dataset[frame.dim].values[-1] if frame.dim in dataset.coords else None
             earlier = earlier_of(store.facts, frame)
-            self._segment = OpenSegment(frame, self._config, earlier, last)
+            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting, last)
 
     # --- use --------------------------------------------------------------------------------
 
@@ -225,7 +231,7 @@ class StreamCompressor:
             first = block if isinstance(block, xr.Dataset) else xr.Dataset(block)
             frame = Frame.of(first, self._config)
             earlier = Earlier.none(len(frame.variables))
-            self._segment = OpenSegment(frame, self._config, earlier)
+            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting)
         variables = block.variables if isinstance(block, xr.Dataset) else block
         count = self._segment.take(variables)
         self.snapshots += count
@@ -247,7 +253,9 @@ class StreamCompressor:
             writer.commit(facts)
         self._written(0)
         earlier = earlier_of(facts, segment.frame)
-        self._segment = OpenSegment(segment.frame, self._config, earlier, segment.last_time)
+        self._segment = OpenSegment(
+            segment.frame, self._config, earlier, self._forgetting, segment.last_time
+        )
 
     @contextmanager
     def _writer(self, replaced: int) -> Iterator[StoreWriter]:
@@ -263,7 +271,7 @@ class StreamCompressor:
 
     def _completed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Facts of a part with those of the whole store."""
-        source = {} if self._source is None else {"source": dict(self._source)}
+        source = {"source": dict(self._source(self.snapshots))} if self._source else {}
         return {**facts, "raw_bytes": self._raw_bytes, **source}
 
     def _written(self, opened: int) -> None:

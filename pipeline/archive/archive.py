@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from pipeline.archive.checks import select
+from pipeline.archive.history import Mark, history_of
 from pipeline.archive.provider import Piece, Provider, digest_of
 from pipeline.archive.time_axis import MIN_SNAPSHOTS, time_axis
 from pipeline.archive.weights import weights_of
@@ -28,7 +29,8 @@ class Archive:
     (of the dataset), ``variable_attrs`` and ``variable_encoding`` (of the variables to be
     compressed, by name) are strict JSON; `pipeline.encoding.encoding_from_json` restores each.
     ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
-    metadata, times or what is stored for a variable change.
+    metadata, times or what is stored for a variable change; ``marks`` tell where in time, if
+    the source stores chunks that it lists.
     """
 
     name: str
@@ -42,6 +44,13 @@ class Archive:
     variable_encoding: Mapping[str, Mapping[str, Any]]
     raw_bytes: int
     fingerprint: str
+    marks: Mapping[str, tuple[Mark, ...]]
+
+    def source_facts(self, snapshots: int) -> dict[str, Any]:
+        """What a store of the first `snapshots` says about where they are from."""
+        history = history_of(self.marks, snapshots)
+        known = {"history": history} if history else {}
+        return {"name": self.name, "fingerprint": self.fingerprint, **known}
 
 
 def archive_from(
@@ -83,6 +92,7 @@ def archive_from(
         },
         raw_bytes=sum(variable.nbytes for variable in compressed),
         fingerprint=_fingerprint(dataset, axis, pieces),
+        marks={name: piece.marks for name, piece in pieces.items() if piece.marks},
     )
 
 

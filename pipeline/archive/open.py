@@ -63,6 +63,13 @@ def open_archive(
     return archive_from(_provider(source, missing_chunks), time, variables, weights)
 
 
+def lazy_dataset(
+    source: str | os.PathLike[str] | xr.Dataset | xr.DataArray, missing_chunks: MissingChunks
+) -> xr.Dataset:
+    """The dataset of a source, decoded where it is indexed."""
+    return _provider(source, missing_chunks).dataset
+
+
 def _provider(
     source: str | os.PathLike[str] | xr.Dataset | xr.DataArray, missing_chunks: MissingChunks
 ) -> Provider:

@@ -49,6 +49,8 @@ class OpenSegment:
     config : Config
     earlier : Earlier
         What the snapshots before count.
+    forgetting : float
+        As of `pipeline.stream.StreamReduction`.
     after : optional
         The last time before.
 
@@ -58,7 +60,14 @@ class OpenSegment:
         Snapshots in the parts that are in the store.
     """
 
-    def __init__(self, frame: Frame, config: Config, earlier: Earlier, after: Any = None) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        config: Config,
+        earlier: Earlier,
+        forgetting: float = 1.0,
+        after: Any = None,
+    ) -> None:
         self.frame, self._config, self._earlier = frame, config, earlier
         self._last_time = after
         self._series = Series(frame.dim)
@@ -67,6 +76,7 @@ class OpenSegment:
             weights=frame.weights,
             sizes=frame.sizes,
             config=config,
+            forgetting=forgetting,
             fluctuation=earlier.fluctuation,
         )
         self.written = 0
@@ -187,13 +197,15 @@ def earlier_of(facts: Mapping[str, Any], frame: Frame) -> Earlier:
     return Earlier(total, errors**2 * total)
 
 
-def resumed(store: CoefficientStore, frame: Frame, config: Config, opened: int) -> OpenSegment:
+def resumed(
+    store: CoefficientStore, frame: Frame, config: Config, opened: int, forgetting: float = 1.0
+) -> OpenSegment:
     """The open segment that the last `opened` parts of a store are, with decoded basis and
     coefficients."""
     last, state = store.last, store.facts["stream"]
     start, parts = int(store.starts[-1 - opened]), store.parts[-opened:]
     fluctuation, lost = (np.array(each, np.float64) for each in state["earlier"])
-    segment = OpenSegment(frame, config, Earlier(fluctuation, lost))
+    segment = OpenSegment(frame, config, Earlier(fluctuation, lost), forgetting)
     names = [variable.name for variable in frame.variables]
     a = np.concatenate(
         [
@@ -209,9 +221,11 @@ def resumed(store: CoefficientStore, frame: Frame, config: Config, opened: int) 
     if frame.dim in decoded.coords:
         stamps = decoded[frame.dim].values
         times, segment._last_time = elapsed(stamps, stamps[0]), stamps[-1]
+    sized = zip(names, frame.sizes, strict=True)
+    modes = [last.modes(name).reshape(last.rank, size).astype(np.float64) for name, size in sized]
     pod_state = PODState(
         origin=np.concatenate([np.ravel(last.mean(name)).astype(np.float64) for name in names]),
-        modes=np.concatenate([last.modes(name).reshape(last.rank, -1) for name in names], axis=1),
+        modes=np.concatenate(modes, axis=1),
         triangle=square_r(np.concatenate([np.ones((len(a), 1)), a], axis=1)),
         fluctuation=np.array([store.facts["fluctuation"][name] for name in names]),
         lost=np.array(state["lost"], np.float64),
