@@ -10,11 +10,7 @@ ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-<<<<<<< HEAD
-.PHONY: help demo test bench bench-compression bench-neural bench-activations bench-stream-peers lint format types check clean
-=======
-.PHONY: help demo test bench bench-compression bench-neural bench-stream lint format types check clean
->>>>>>> streaming
+.PHONY: help demo test bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
