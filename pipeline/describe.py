@@ -60,7 +60,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
         model=facts["model"] | {"terms": _term_counts(opened)},
         prediction=_prediction(opened),
-        source=facts["source"],
+        source={key: value for key, value in facts["source"].items() if key != "history"},
         versions=facts["versions"],
         format=opened.root.format,
         advice=advice(
@@ -181,17 +181,19 @@ def _formulas(library: Library) -> tuple[str, ...]:
 
 
 def equations(store: str | os.PathLike[str]) -> Equations:
-    """The pooled sparse model of a coefficient store.
+    """The pooled sparse model of a coefficient store, of its newest part that has one.
 
     Raises
     ------
     StoreError
         If there is no store, or it is damaged or not understood.
     """
-    opened = open_store(store)
-    facts: Mapping[str, Any] = opened.facts
-    latent = opened.last.latent
-    energy = opened.last.singular_values**2
+    parts = open_store(store).parts
+    # One that is still open may not have a model yet.
+    part = next((part for part in reversed(parts) if part.facts["nonzero_terms"]), parts[-1])
+    facts: Mapping[str, Any] = part.facts
+    latent = part.latent
+    energy = part.singular_values**2
     share = energy / max(float(energy.sum()), np.finfo(float).tiny)
     if not len(latent.coefficients):
         return Equations(np.zeros((0, 0)), (), (), share, (), facts["time"]["units"], ())

@@ -94,6 +94,7 @@ class StreamReduction:
         self._tolerance, self._config = tolerance, config or Config()
         self._forgetting = forgetting
         self._weak: StreamingWeakForm | None = None
+        self._chosen: tuple[int, Library] | None = None
         self._parts: list[tuple[Matrix, Vector]] = []
         self._after_cut = LEAST
 
@@ -177,7 +178,7 @@ class StreamReduction:
     def _coefficients(self) -> Iterator[tuple[Matrix, Vector]]:
         """All coefficients, part by part, with zeros for modes that came later."""
         for a, times in self._parts:
-            yield np.pad(a, ((0, 0), (0, self.pod.rank - a.shape[1]))), times
+            yield _widened(a, self.pod.rank), times
 
     def _cut(self, tolerance: float) -> None:
         rank = self.pod.rank
@@ -185,16 +186,18 @@ class StreamReduction:
         if move is None:
             return
         self.cuts += 1
-        self._parts = [
-            (move(np.pad(a, ((0, 0), (0, rank - a.shape[1])))), times) for a, times in self._parts
-        ]
+        self._parts = [(move(_widened(a, rank)), times) for a, times in self._parts]
         if self._weak is not None:
             self._moved(self._weak, move)
 
     # --- weak form --------------------------------------------------------------------------
 
     def _library(self) -> Library:
-        return choose_library(self._config.library, self.pod.rank, FACTOR_BYTES[1])
+        # Asked for with every update: choosing takes as long as a snapshot does.
+        if self._chosen is None or self._chosen[0] != self.pod.rank:
+            library = choose_library(self._config.library, self.pod.rank, FACTOR_BYTES[1])
+            self._chosen = self.pod.rank, library
+        return self._chosen[1]
 
     def _begin(self) -> None:
         """Choose test functions from the first snapshots, and take up all windows so far."""
@@ -241,3 +244,9 @@ class StreamReduction:
             return
         leading = Move(move.turn[: library.states, :old], move.shift[: library.states])
         self._rebuild(library, moved_plan(weak.plan, leading))
+
+
+def _widened(a: Matrix, rank: int) -> Matrix:
+    """Coefficients with zeros for modes that came later."""
+    missing = rank - a.shape[1]
+    return np.pad(a, ((0, 0), (0, missing))) if missing else a

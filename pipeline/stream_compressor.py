@@ -21,7 +21,7 @@ from pipeline.identify import check_expressions
 from pipeline.store import layout
 from pipeline.store.reader import CoefficientStore, open_store
 from pipeline.store.writer import StoreWriter
-from pipeline.streams.blocks import Block, Frame, as_dataset
+from pipeline.streams.blocks import Block, Frame, Variables, named
 from pipeline.streams.segment import OpenSegment, earlier_of, resumed
 
 # Snapshots after which the store is brought up to date.
@@ -154,7 +154,7 @@ class StreamCompressor:
         """
         self._check_usable()
         try:
-            self._take(as_dataset(block, times, self.snapshots))
+            self._take(named(block, times, self.snapshots))
         except BaseException as error:
             self._ended = str(error) or type(error).__name__
             raise
@@ -226,12 +226,14 @@ class StreamCompressor:
 
     # --- blocks and parts -------------------------------------------------------------------
 
-    def _take(self, block: xr.Dataset) -> None:
+    def _take(self, block: xr.Dataset | Variables) -> None:
         if self._segment is None:
-            frame = Frame.of(block, self._config)
+            first = block if isinstance(block, xr.Dataset) else xr.Dataset(block)
+            frame = Frame.of(first, self._config)
             earlier = Earlier.none(len(frame.variables))
             self._segment = OpenSegment(frame, self._config, earlier, self._forgetting)
-        count = self._segment.take(block)
+        variables = block.variables if isinstance(block, xr.Dataset) else block
+        count = self._segment.take(variables)
         self.snapshots += count
         self._raw_bytes += count * self._segment.frame.snapshot_bytes
 

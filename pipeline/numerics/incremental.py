@@ -443,7 +443,7 @@ class IncrementalPOD:
         if not len(directions):
             return
         added = self._orthonormal(directions)
-        self._seen.move(Move.growth(self.rank, len(added)).augmented)
+        self._seen.grow(len(added))
         unmix = self._unmix
         self._set_modes(np.concatenate([self.modes, added]), orthonormal=True)
         if unmix is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.streams.series import Series
 
 Matrix = NDArray[np.float64]
 Block = xr.Dataset | xr.DataArray | ArrayLike
+Variables = Mapping[Hashable, xr.Variable]
 
 NAME = "stream"
 # What an array without names becomes.
@@ -92,7 +94,11 @@ class Frame:
         ]
         return np.concatenate(parts)
 
-    def rows(self, block: xr.Dataset) -> Matrix:
+    def length(self, block: Variables) -> int:
+        """Snapshots of a block."""
+        return next((v.sizes[self.dim] for v in block.values() if self.dim in v.dims), 0)
+
+    def rows(self, block: Variables) -> Matrix:
         """Values (b, n) of a block.
 
         Raises
@@ -102,9 +108,9 @@ class Frame:
         """
         parts = []
         for variable in self.variables:
-            if variable.name not in block.variables:
+            if variable.name not in block:
                 raise ArchiveError(f"variable {variable.name!r} is missing in this block")
-            found = block.variables[variable.name]
+            found = block[variable.name]
             if set(found.dims) == set(variable.dims):
                 found = found.transpose(self.dim, *variable.space_dims)
             if found.dims != (self.dim, *variable.space_dims) or (
@@ -118,7 +124,7 @@ class Frame:
             parts.append(np.asarray(found.values, np.float64).reshape(found.shape[0], -1))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
-    def changing(self, block: xr.Dataset) -> dict[str, xr.Variable]:
+    def changing(self, block: Variables) -> dict[str, xr.Variable]:
         """What is carried over of a block and changes in time, its times among it.
 
         Raises
@@ -129,9 +135,9 @@ class Frame:
         found = {}
         for name, variable in self.archive.carried.variables.items():
             if self.dim in variable.dims:
-                if name not in block.variables:
+                if name not in block:
                     raise ArchiveError(f"{name!r} is missing in this block")
-                found[str(name)] = block.variables[name].load()
+                found[str(name)] = block[name].load()
         return found
 
     def span(self, series: Series, start: int = 0, stop: int | None = None) -> Archive:
@@ -161,11 +167,12 @@ class Frame:
         )
 
 
-def as_dataset(block: Block, times: ArrayLike | None, first: int) -> xr.Dataset:
-    """A block as a dataset.
+def named(block: Block, times: ArrayLike | None, first: int) -> xr.Dataset | Variables:
+    """A block with names.
 
     An array (b, ...) without names becomes a variable "x" with dims "time", "dim_1", ...; its
-    times are `times`, or else counted from `first`. bfloat16 and the like become float32.
+    times are `times`, or else counted from `first`. bfloat16 and the like become float32. It is
+    not made a dataset, which takes longer than the work on a short snapshot.
     """
     if isinstance(block, xr.DataArray):
         block = block.to_dataset(name=block.name or VARIABLE)
@@ -182,7 +189,7 @@ def as_dataset(block: Block, times: ArrayLike | None, first: int) -> xr.Dataset:
     if stamps.shape != (len(values),):
         raise ArchiveError(f"{len(values)} snapshots, but times of shape {stamps.shape}")
     dims = (TIME, *(f"dim_{k}" for k in range(1, values.ndim)))
-    return xr.Dataset({VARIABLE: (dims, values)}, {TIME: stamps})
+    return {VARIABLE: xr.Variable(dims, values), TIME: xr.Variable(TIME, stamps)}
 
 
 def check_follows(before: Any, times: NDArray[Any], dim: str) -> None:

@@ -20,7 +20,7 @@ from pipeline.numerics.triangles import square_r
 from pipeline.store.reader import CoefficientStore
 from pipeline.store.writer import StoreWriter
 from pipeline.stream import StreamReduction
-from pipeline.streams.blocks import Frame, check_follows, elapsed
+from pipeline.streams.blocks import Frame, Variables, check_follows, elapsed
 from pipeline.streams.parts import (
     LiveModel,
     relative_errors,
@@ -114,7 +114,7 @@ class OpenSegment:
         same = np.array_equal(self._varying, self.pod.fluctuation > 0)
         return self.written > 0 and self._cuts == self.reduction.cuts and same
 
-    def take(self, block: xr.Dataset) -> int:
+    def take(self, block: Variables) -> int:
         """Take the snapshots of a block, and return how many they are.
 
         Raises
@@ -122,7 +122,7 @@ class OpenSegment:
         ArchiveError
             If they do not fit those before, or cannot be compressed.
         """
-        count = block.sizes.get(self.frame.dim, 0)
+        count = self.frame.length(block)
         if count:
             stamps = self._stamps(block, count)
             changing, rows = self.frame.changing(block), self.frame.rows(block)
@@ -130,12 +130,12 @@ class OpenSegment:
             self._series.append(changing, count)
         return count
 
-    def _stamps(self, block: xr.Dataset, count: int) -> Vector:
+    def _stamps(self, block: Variables, count: int) -> Vector:
         """Times (b,) of a block as numbers, counted from the first of the segment."""
         dim = self.frame.dim
         if dim not in self.frame.archive.carried.coords:
             return np.arange(self.snapshots, self.snapshots + count, dtype=np.float64)
-        if dim not in block.coords:
+        if dim not in block:
             raise ArchiveError(f"this block has no coordinate {dim!r}, as the first had")
         times = block[dim].values
         check_follows(self._last_time, times, dim)
@@ -216,7 +216,7 @@ def resumed(
         ]
     )
     decoded = xr.open_dataset(store.url, engine="romzarr").isel({frame.dim: slice(start, None)})
-    segment._series.append(frame.changing(decoded), len(a))
+    segment._series.append(frame.changing(decoded.variables), len(a))
     times: Vector = np.arange(len(a), dtype=np.float64)
     if frame.dim in decoded.coords:
         stamps = decoded[frame.dim].values
