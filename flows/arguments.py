@@ -108,8 +108,9 @@ def add_where(command: Parser) -> None:
     command.add_argument(
         "--cluster",
         metavar="WHERE",
-        help="threads (in this process), local (processes on this machine), or the address of "
-        "a Dask scheduler, tcp://host:port",
+        help="threads (in this process), local (processes on this machine), slurm, kubernetes or "
+        "gateway (set up in the file), or the address of a Dask scheduler, tcp://host:port; "
+        "another kind than the file's takes none of its settings",
     )
 
 

@@ -17,10 +17,6 @@ from pipeline.errors import ConfigError, PipelineError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-# Errors of distributed that end a job for reasons outside this program; by name, so that
-# commands without workers need not import it.
-CLUSTER_FAILURES = ("KilledWorker", "CommClosedError", "FutureCancelledError")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -40,10 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         return complain(str(error), FAILED)
     except (OSError, MemoryError) as error:
-        return complain(f"{type(error).__name__}: {error}", FAILED)
-    except Exception as error:
-        if type(error).__name__ not in CLUSTER_FAILURES:
-            raise
         return complain(f"{type(error).__name__}: {error}", FAILED)
     return status
 

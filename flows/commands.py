@@ -7,13 +7,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pipeline
 from flows.cluster import connect
 from flows.tables import append_table, compression_table, info_table, verify_table
-from pipeline.config import Config, load_config
+from pipeline.config import ClusterConfig, Config, load_config
 from pipeline.errors import PipelineError
 
 # Flags that win over the file, and the settings they stand for.
@@ -24,7 +25,6 @@ SETTINGS = {
     "variables": "archive.variables",
     "weights": "archive.weights",
     "time": "archive.time",
-    "cluster": "cluster.kind",
 }
 
 
@@ -35,7 +35,11 @@ def settings(options: Namespace) -> Config:
         for flag, key in SETTINGS.items()
         if getattr(options, flag, None) is not None
     }
-    return load_config(options.config, given)
+    config = load_config(options.config, given)
+    if options.cluster in (None, config.cluster.kind):
+        return config
+    # The file's other settings of a cluster are of its own kind.
+    return replace(config, cluster=ClusterConfig(kind=options.cluster))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,11 +90,11 @@ def _prediction(opened: CoefficientStore) -> dict[str, Any]:
 
 def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:
     """Bytes of each group of the store; "metadata" is all that is in none of them."""
-    fs, root = fsspec.core.url_to_fs(opened.url)
-    parts = {
-        group: sum(int(fs.du(f"{root}/{part.name}/{group}")) for part in opened.parts)
-        for group in ("basis", "latent", "model", "coordinates")
-    }
+    parts = dict.fromkeys(("basis", "latent", "model", "coordinates"), 0)
+    for path, size in opened.sizes().items():
+        group = path.split("/")[1]
+        if group in parts:
+            parts[group] += size
     return parts | {"metadata": stored - sum(parts.values())}
 
 
