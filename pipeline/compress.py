@@ -13,7 +13,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from pipeline.allocate import CodedFields, allocate_fields
-from pipeline.archive import Archive, open_archive
+from pipeline.archive import Archive, name_of, open_archive
 from pipeline.choose import choose_coding
 from pipeline.config import Config, with_values
 from pipeline.direct import write_direct
@@ -23,6 +23,7 @@ from pipeline.identify import LatentModel, check_expressions, identify
 from pipeline.lossless import write_lossless
 from pipeline.reports import CompressionReport
 from pipeline.residuals import check_bounds, sharpened_by, write_residuals
+from pipeline.steps import step, working_on
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter
 from pipeline.write import Coding, coding_of, facts, write_fields, write_model
@@ -77,7 +78,7 @@ def compress(
     Raises
     ------
     ArchiveError
-        If the archive cannot be compressed as it is.
+        If the archive cannot be compressed as it is, or was written to while it was read.
     ConfigError
         If ``max_error`` names a variable that is not compressed.
     AccuracyError
@@ -100,16 +101,21 @@ def compress(
     """
     began, cpu = time.perf_counter(), time.process_time()
     config = _settled(config or Config(), tolerance, max_error, variables, weights)
-    archive = open_checked(source, config)
     forbidden = [source] if isinstance(source, str | os.PathLike) else []
-    with (
-        StoreWriter(store, overwrite, forbid=forbidden) as writer,
-        # Tasks run side by side already; BLAS threads on top would fight for the cores.
-        threadpool_limits(1, user_api="blas"),
-    ):
-        write = _write_lossless if config.compression.tolerance == 0 else _write_lossy
-        result = write(writer, archive, config)
-        writer.commit(result.facts)
+    with working_on(name_of(source)):
+        with step("open") as opening:
+            archive = open_checked(source, config)
+            opening.bytes = archive.raw_bytes
+        with (
+            StoreWriter(store, overwrite, forbid=forbidden) as writer,
+            # Tasks run side by side already; BLAS threads on top would fight for the cores.
+            threadpool_limits(1, user_api="blas"),
+        ):
+            write = _write_lossless if config.compression.tolerance == 0 else _write_lossy
+            with archive.unchanging():
+                result = write(writer, archive, config)
+            with step("commit"):
+                writer.commit(result.facts)
     return _report(archive, result, store, config, began, cpu)
 
 
@@ -147,15 +153,20 @@ def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> _Resu
     """Put everything into the store, within the tolerance and bounds on single values."""
     tolerance, bounds = config.compression.tolerance, config.compression.bounds
     sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
-    pod = factor_archive(archive, config, sharpened)
-    plan, direct = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
-    coded = allocate_fields(archive, plan)
-    model = _model(archive, coded, config)
-    lost = write_direct(writer, archive, pod, direct)
-    errors = _relative_errors(coded, model, lost)
-    _check_bound(errors, tolerance)
-    write_fields(writer, archive, coded)
-    write_model(writer, archive, model)
+    with step("read") as reading:
+        pod = factor_archive(archive, config, sharpened)
+        reading.bytes = pod.bytes_read
+    with step("allocate"):
+        plan, direct = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
+        coded = allocate_fields(archive, plan)
+    with step("model"):
+        model = _model(archive, coded, config)
+    with step("write"):
+        lost = write_direct(writer, archive, pod, direct)
+        errors = _relative_errors(coded, model, lost)
+        _check_bound(errors, tolerance)
+        write_fields(writer, archive, coded)
+        write_model(writer, archive, model)
     coding = coding_of(coded)
     result = _Result(
         facts(archive, coding, model, errors, config),
@@ -171,7 +182,9 @@ def _corrected(
     writer: StoreWriter, archive: Archive, result: _Result, bounds: Mapping[str, float]
 ) -> _Result:
     """Put residuals into the store, so that single values are within their bounds."""
-    found = write_residuals(writer, archive, result.facts, bounds)
+    with step("correct") as correcting:
+        found = write_residuals(writer, archive, result.facts, bounds)
+        correcting.bytes = found.bytes_read
     return replace(
         result,
         facts={**result.facts, "largest_pointwise_error": dict(found.errors)},
@@ -182,8 +195,10 @@ def _corrected(
 
 def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
     """Put everything into the store to the bit."""
-    cost = write_lossless(writer, archive)
-    write_model(writer, archive, None)
+    with step("write") as writing:
+        cost = write_lossless(writer, archive)
+        write_model(writer, archive, None)
+        writing.bytes = cost.bytes_read
     names = [variable.name for variable in archive.variables]
     codings = ("lossless",) * len(names)
     coding = Coding(codings, 0, "float64")

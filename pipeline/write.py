@@ -129,7 +129,11 @@ def facts(
         "library": model.library.spec() if model else {},
         "model": _model_facts(model) if model else {},
         "config": _changed(config),
-        "source": {"name": archive.name, "fingerprint": archive.fingerprint},
+        "source": {
+            "name": archive.name,
+            "fingerprint": archive.fingerprint,
+            "stamp": archive.stamp,
+        },
         "versions": {name: version(name) for name in PACKAGES},
     }
 

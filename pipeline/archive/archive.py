@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import xarray as xr
 
 from pipeline.archive.checks import select
 from pipeline.archive.provider import Piece, Provider, digest_of
+from pipeline.archive.stamp import unchanging
 from pipeline.archive.time_axis import time_axis
 from pipeline.archive.weights import weights_of
 from pipeline.contracts import ArchivedVariable, TimeAxis
@@ -28,7 +30,9 @@ class Archive:
     (of the dataset), ``variable_attrs`` and ``variable_encoding`` (of the variables to be
     compressed, by name) are strict JSON; `pipeline.encoding.encoding_from_json` restores each.
     ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
-    metadata, times or what is stored for a variable change.
+    metadata, times or what is stored for a variable change. ``location`` is the path or URL that
+    was opened, and ``stamp`` tells whether any of its files has been written since; both are
+    empty for data that was open already, and the stamp where no files are listed (http).
     """
 
     name: str
@@ -42,6 +46,12 @@ class Archive:
     variable_encoding: Mapping[str, Mapping[str, Any]]
     raw_bytes: int
     fingerprint: str
+    location: str = ""
+    stamp: str = ""
+
+    def unchanging(self) -> AbstractContextManager[None]:
+        """Context in which the archive is read; raises at its end if it was written meanwhile."""
+        return unchanging(self.location, self.stamp)
 
 
 def archive_from(
