@@ -130,6 +130,15 @@ def asking(client: Client, display: Display) -> Iterator[None]:
         thread.join()
 
 
+def announced(workers: Workers) -> None:
+    """Say which workers do the work, and where they can be watched if there is such a place."""
+    if workers.client is None:
+        return
+    watched = "dashboard" in workers.client.scheduler_info().get("services", {})
+    link = f", dashboard: {workers.client.dashboard_link}" if watched else ""
+    log.info("%s%s", workers.description, link)
+
+
 @contextmanager
 def shown(workers: Workers, stream: TextIO | None = None) -> Iterator[None]:
     """Show the progress of every Dask computation while the context lasts."""

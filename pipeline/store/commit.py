@@ -214,14 +214,20 @@ def _staging(path: Path, generation: str) -> Path:
 
 
 def _replaceable(url: str) -> bool:
-    """Whether a romzarr store of any format lies at `url`."""
+    """Whether a romzarr store of any format lies at `url`, or part of one that was half copied."""
     try:
         layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except layout.OtherFormatError:
         return True
     except (FileNotFoundError, StoreError):
-        return False
+        return layout.is_local(url) and _is_remainder(Path(url))
     return True
+
+
+def _is_remainder(path: Path) -> bool:
+    """Whether a folder holds generations, and nothing else but perhaps damaged root metadata."""
+    names = {entry.name for entry in path.iterdir()} - {layout.ROOT}
+    return bool(names) and all(layout.GENERATION.fullmatch(name) for name in names)
 
 
 def _sweep(path: Path) -> None:
