@@ -37,7 +37,6 @@ class LocalFolder:
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Always the same name: what a killed writer leaves is written over.
         unfinished = path.with_name(f".{path.name}.partial")
         try:
             with open(unfinished, "wb") as file:
@@ -47,6 +46,11 @@ class LocalFolder:
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left; only while nobody writes."""
+        for path in self.root.rglob(".*.partial"):
+            path.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         """Files however deep, by name; without those that are being written."""
@@ -69,6 +73,9 @@ class RemoteFolder:
     def write(self, name: str, content: bytes) -> None:
         with self._reached() as (system, root):
             system.pipe_file(f"{root}/{name}", content)
+
+    def sweep(self) -> None:
+        """Nothing: of an object that was not wholly written there is nothing to see."""
 
     def names(self) -> list[str]:
         """Objects however deep, by name; none where there is no folder yet."""

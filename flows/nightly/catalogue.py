@@ -149,7 +149,10 @@ class Catalogue:
             return None
 
     def write(self, entry: Entry) -> None:
-        self.folder.write(f"{entry.dataset}.json", entry.to_json())
+        name = f"{entry.dataset}.json"
+        if RECORD.fullmatch(name):  # a dataset may have the name of a run
+            name = f"{entry.dataset}.dataset.json"
+        self.folder.write(name, entry.to_json())
 
     def records(self) -> list[str]:
         """Names of the records of runs, by the times that they have as names."""

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from flows.nightly.lock import Held, locked
 from flows.nightly.plan import Job, Plan, checked, plan_run
 from flows.nightly.record import Record, begun, write
 from flows.nightly.work import begun_entry, carry_out, failed_entry, left_entry
-from pipeline.config import Config
+from pipeline.config import Config, NightlyConfig
 from pipeline.errors import PipelineError
 from pipeline.steps import size, working_on
 
@@ -66,16 +66,20 @@ def run_nightly(
     KeyboardInterrupt
         After SIGINT or SIGTERM. What was finished counts, and nothing half-written is left.
     """
-    config = replace(config, nightly=checked(config.nightly))
+    config, began = replace(config, nightly=checked(config.nightly)), time.monotonic()
     with locked(config.nightly.stores) as lock, ending_on_sigterm():
-        plan = plan_run(config, only=only, since=since)
         catalogue = catalogue_of(config.nightly.stores)
+        written(catalogue.folder.sweep)
+        plan = plan_run(config, only=only, since=since)
         record = begun(catalogue, plan, config.to_dict()["nightly"])
         log.info("%d datasets: %d to do, %s", record.datasets, len(plan.jobs), size(plan.nbytes))
         with recorded(catalogue, record, plan):
             if plan.jobs:
                 with started(working, config) as workers:
-                    work_through(plan.jobs, config, catalogue, record, lock, workers)
+                    for job in plan.jobs:
+                        refuse_to_go_on(config.nightly, began, workers, lock)
+                        with working_on(job.dataset.name):
+                            record.add(job, *worked(job, config, catalogue))
     return record
 
 
@@ -116,31 +120,15 @@ def left(record: Record, plan: Plan) -> list[Job]:
     return [job for job in plan.jobs if job.dataset.name not in done]
 
 
-def work_through(
-    jobs: Sequence[Job],
-    config: Config,
-    catalogue: Catalogue,
-    record: Record,
-    lock: Held,
-    workers: Workers,
-) -> None:
-    """Do the jobs in turn.
-
-    Raises
-    ------
-    StopRun
-        If time is up, the workers are gone, or another run has taken over.
-    """
-    hours, began = config.nightly.max_hours, time.monotonic()
-    for job in jobs:
-        if hours != "unlimited" and time.monotonic() - began >= 3600 * hours:
-            raise OutOfTime(f"the {hours:g} hours of nightly.max_hours are over")
-        if workers.client is not None and workers.client.status != "running":
-            raise StopRun("the scheduler of the workers is gone; see its log, and start it again")
-        if lock.lost.is_set():
-            raise StopRun("the lock could not be renewed, so another run may be at work by now")
-        with working_on(job.dataset.name):
-            record.add(job, *worked(job, config, catalogue))
+def refuse_to_go_on(settings: NightlyConfig, began: float, workers: Workers, lock: Held) -> None:
+    """Raise StopRun if time is up, the workers are gone, or another run has taken over."""
+    hours = settings.max_hours
+    if hours != "unlimited" and time.monotonic() - began >= 3600 * hours:
+        raise OutOfTime(f"the {hours:g} hours of nightly.max_hours are over")
+    if workers.client is not None and workers.client.status != "running":
+        raise StopRun("the scheduler of the workers is gone; see its log, and start it again")
+    if lock.lost.is_set():
+        raise StopRun("the lock could not be renewed, so another run may be at work by now")
 
 
 def worked(job: Job, config: Config, catalogue: Catalogue) -> tuple[Entry, float]:

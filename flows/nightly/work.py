@@ -14,6 +14,7 @@ from pipeline.archive.find import dataset_at
 from pipeline.config import Config, NightlyConfig
 from pipeline.errors import AccuracyError, ArchiveError, StoreError
 from pipeline.reports import VerifyReport
+from pipeline.store.commit import sweep
 from pipeline.store.reader import open_store
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def append(job: Job, config: Config) -> VerifyReport:
 
 def trust(job: Job, config: Config) -> VerifyReport:
     """Verify what a run before has made, and compress again only if it is not right."""
+    sweep(job.store)
     try:
         verified = verify(job, config)
     except StoreError as error:

@@ -80,6 +80,13 @@ def committer(target: str | os.PathLike[str], overwrite: bool, forbid: Sequence[
     return ObjectCommit(url, generation, overwrite)
 
 
+def sweep(target: str | os.PathLike[str]) -> None:
+    """Remove what crashed writers left beside a local store, as the next writer would."""
+    url = layout.normalised(target)
+    if layout.is_local(url):
+        _sweep(Path(url))
+
+
 def _exists_error(url: str) -> StoreExistsError:
     return StoreExistsError(f"{url}: already exists; pass --overwrite to replace the store there")
 

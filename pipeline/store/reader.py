@@ -324,6 +324,9 @@ class CoefficientStore:
         StoreError
             Naming the first that is missing or damaged.
         """
+        root = layout.read_bytes(layout.joined(self.url, layout.ROOT))
+        # Metadata are remembered by this process, and what counts here is what is there now.
+        _opened.__wrapped__(self.url, layout.parse_root(root, self.url))
         for path, array in self.arrays.items():
             grid = (range(-(-n // c)) for n, c in zip(array.shape, array.chunk, strict=True))
             keys = [self._array(path).metadata.encode_chunk_key(i) for i in product(*grid)]
