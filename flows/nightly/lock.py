@@ -18,9 +18,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ NAME = "lock"
 # A lease that did not change for this long is that of a crashed run.
 LEASE_SECONDS = 60.0
 RENEWALS = 4
+# Less than the time between renewals: one that hangs must not keep the next from its turn.
+PATIENCE = timedelta(seconds=10)
 RELEASED = b"released"
 
 
@@ -56,7 +59,7 @@ def locked(stores: str) -> AbstractContextManager[Held]:
 
 
 def signature() -> bytes:
-    """Who holds a lock, for whoever finds it held; no two are alike."""
+    """Who holds a lock, for whoever finds it held; no two are alike, as ETags are of content."""
     facts = {"host": socket.gethostname(), "pid": os.getpid(), "since": now().isoformat()}
     return json.dumps(facts | {"token": secrets.token_hex(8)}).encode()
 
@@ -148,9 +151,13 @@ class Lease:
             ) from error
         self.url, self._obstore = url, obstore
         folder, _, self._key = url.rpartition("/")
-        self._store: Any = from_url(folder, client_options={"allow_http": True})
+        self._store: Any = from_url(
+            folder,
+            client_options={"allow_http": True, "timeout": PATIENCE, "connect_timeout": PATIENCE},
+            retry_config={"max_retries": 3, "retry_timeout": PATIENCE},
+        )
         self._version: Any = None
-        self._signature = signature()
+        self._written = b""
         self._renewed = time.monotonic()
 
     def acquire(self) -> None:
@@ -163,11 +170,11 @@ class Lease:
         """
         errors = self._obstore.exceptions
         try:
-            if self._put("create", self._signature):
+            if self._put("create", signature()):
                 return
             content, version = self._get()
             self._watch(content, version)
-            if not self._put(version, self._signature):
+            if not self._put(version, signature()):
                 raise held_by(self._get()[0], self.url)
         except (OSError, errors.BaseError) as error:
             raise CannotRunError(
@@ -191,10 +198,10 @@ class Lease:
     def renew(self) -> bool:
         """Write the lease again; False once it is another's, or might be."""
         try:
-            if not self._put(self._version, self._signature):
+            if not self._put(self._version, signature()):
                 # An answer that was lost leaves our own, with a version that we never saw.
                 found, self._version = self._get()
-                return found == self._signature
+                return found == self._written
         except (OSError, self._obstore.exceptions.BaseError) as error:
             late = time.monotonic() - self._renewed
             log.warning("%s: cannot be renewed for %.0f s: %s", self.url, late, error)
@@ -208,16 +215,20 @@ class Lease:
 
     def _put(self, condition: Any, content: bytes) -> bool:
         """Write on a condition: "create", or that of the version that was there."""
-        errors = self._obstore.exceptions
+        errors, self._written = self._obstore.exceptions, content
         try:
             put = self._obstore.put(self._store, self._key, content, mode=condition)
         except (errors.AlreadyExistsError, errors.PreconditionError):
             return False
-        self._version = {"e_tag": put["e_tag"], "version": put["version"]}
+        self._version = _version_of(put)
         self._renewed = time.monotonic()
         return True
 
     def _get(self) -> tuple[bytes, Any]:
         found = self._obstore.get(self._store, self._key)
-        meta = found.meta
-        return bytes(found.bytes()), {"e_tag": meta["e_tag"], "version": meta.get("version")}
+        return bytes(found.bytes()), _version_of(found.meta)
+
+
+def _version_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a conditional request names, without what this object store does not know."""
+    return {key: facts[key] for key in ("e_tag", "version") if facts.get(key) is not None}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -51,3 +53,12 @@ def start(arguments: list[str], log: Path) -> Run:
     process = _CONTEXT.Process(target=_run, args=(arguments, str(log)))
     process.start()
     return Run(process, log)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Return as soon as the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("nothing happened")
+        time.sleep(0.002)
