@@ -9,13 +9,14 @@ NEURAL_STAMP := $(VENV)/.romzarr-neural
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench bench-compression bench-neural lint format types check clean
+.PHONY: help demo test bench bench-compression bench-neural bench-nightly lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
+	@echo "make bench-nightly  what a nightly run costs beside the compressions it makes"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
@@ -49,6 +50,9 @@ bench-compression: $(BENCH_STAMP)
 
 bench-neural: $(NEURAL_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_neural
+
+bench-nightly: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_nightly
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

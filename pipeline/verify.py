@@ -27,6 +27,9 @@ from pipeline.reports import VerifyReport
 from pipeline.steps import step, working_on
 from pipeline.store.reader import CoefficientStore, open_store
 
+# Leaves of each variable in a sample, and how many times as many where these do not suffice.
+FIRST_LEAVES, GROWTH = 4, 4
+
 Matrix = NDArray[np.float64]
 Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
 
@@ -53,9 +56,9 @@ def verify(
     config : Config, optional
         Only ``archive.missing_chunks`` of it is used.
     sample : bool
-        Compare a few blocks of each variable, which other ones for each store. All blocks are
-        compared after all if these do not keep the bound: an error relative to the fluctuation
-        of a few blocks is an estimate, and only the whole decides.
+        Compare a few blocks of each variable, which other ones for each store; more of them
+        while these do not keep the bound, since relative to the fluctuation of a few blocks an
+        error is an estimate. Only the whole decides that a bound is broken.
 
     Returns
     -------
@@ -76,65 +79,89 @@ def verify(
         archive = _as_stored(opened, source, config or Config())
         lost = _missing(opened, archive, os.fspath(store))
         plan = plan_pod(archive.variables)
-        leaves = some_leaves(plan, opened.generation) if sample else all_leaves(plan)
-        found = _measured(archive, plan, leaves, opened)
-        if found.problems and leaves != all_leaves(plan):
-            leaves = all_leaves(plan)
-            found = _measured(archive, plan, leaves, opened)
-        if lost or found.problems:
+        with threadpool_limits(1, user_api="blas"):
+            found, share = _decided(archive, plan, opened, sample)
+        problems = (*lost, *(words for each in found.values() for words in each.problems))
+        if problems:
             with archive.unchanging():
                 pass
-        share = share_of(plan, leaves)
         verifying.bytes = round(share * archive.raw_bytes)
+    errors = {name: each.error for name, each in found.items()}
+    worst = max(errors, key=lambda name: errors[name])
     return VerifyReport(
-        ok=not (lost or found.problems),
-        relative_l2_error=found.errors,
-        largest_pointwise_error=found.pointwise,
+        ok=not problems,
+        relative_l2_error=errors | {"largest": errors[worst]},
+        largest_pointwise_error={name: each.largest for name, each in found.items()},
         tolerance=float(opened.facts["tolerance"]),
         max_error=dict(opened.facts.get("max_error", {})),
-        worst=found.worst,
-        problems=(*lost, *found.problems),
+        worst=f"{worst}: {found[worst].largest:.4g} at {found[worst].place}",
+        problems=problems,
         seconds=time.perf_counter() - began,
         compared=share,
     )
 
 
-class _Measured(NamedTuple):
-    """Errors of each variable ("largest" too), the worst place in words, and broken bounds."""
+class _Verdict(NamedTuple):
+    """Errors of a variable, the place of the largest in words, and the bounds it does not keep.
 
-    errors: dict[str, float]
-    pointwise: dict[str, float]
-    worst: str
+    ``still`` where nothing fluctuates that an error could be measured by.
+    """
+
+    error: float
+    largest: float
+    place: str
     problems: tuple[str, ...]
+    still: bool
 
 
-def _measured(
-    archive: Archive, plan: PODPlan, leaves: Leaves, opened: CoefficientStore
-) -> _Measured:
-    """Compare some leaves of the archive with the store. Runs Dask."""
-    with threadpool_limits(1, user_api="blas"):
-        rows = _compare(archive, plan, leaves, opened)
-    whole = leaves == all_leaves(plan)
-    errors, pointwise, places, problems = {}, {}, {}, []
-    for number, variable in enumerate(archive.variables):
-        mine = [(row, sums) for row, sums in rows if row.variable == number]
-        row, worst = max(mine, key=lambda pair: pair[1].largest)
-        name = variable.name
-        errors[name] = _relative([sums for _, sums in mine])
-        pointwise[name] = worst.largest
-        places[name] = _place(archive, variable, row, worst.largest_at)
-        what = "the value" if opened.variables[name].coding == "lossless" else "NaN"
-        unlike = [_place(archive, variable, r, s.unlike_at) for r, s in mine if s.unlike_at]
-        problems += [f"variable {name!r}: {what} differs at {at}" for at in unlike[:1]]
-        problems += _broken(opened.facts, name, errors[name], worst.largest, places[name])
-        if errors[name] and not whole and not any(sums.fluctuation for _, sums in mine):
-            problems.append(f"variable {name!r}: the sample has no fluctuation to measure by")
-    name = max(errors, key=lambda v: errors[v])
-    return _Measured(
-        errors=errors | {"largest": errors[name]},
-        pointwise=pointwise,
-        worst=f"{name}: {pointwise[name]:.4g} at {places[name]}",
-        problems=tuple(problems),
+def _decided(
+    archive: Archive, plan: PODPlan, opened: CoefficientStore, sample: bool
+) -> tuple[dict[str, _Verdict], float]:
+    """Verdict on each variable, and the share of all values that was compared. Runs Dask.
+
+    A few leaves of a store that just keeps its bound look somewhat worse or better than the
+    whole. So a sample grows until it keeps the bound, or is the whole.
+    """
+    every, most = all_leaves(plan), FIRST_LEAVES
+    used: list[tuple[BlockSpan, ...]] = [()] * len(every)
+    found: dict[int, _Verdict] = {}
+    while left := [n for n in range(len(archive.variables)) if n not in found]:
+        leaves = some_leaves(plan, opened.generation, most) if sample else every
+        mine = tuple(leaves[row.number] if row.variable in left else () for row in plan.rows)
+        used = [new or old for new, old in zip(mine, used, strict=True)]
+        sums = _compare(archive, plan, mine, opened)
+        for number in left:
+            verdict = _judged(archive, number, [s for s in sums if s[0].variable == number], opened)
+            rows = [row.number for row in plan.rows if row.variable == number]
+            whole = all(used[row] == every[row] for row in rows)
+            if whole or not (verdict.problems or verdict.still):
+                found[number] = verdict
+        most *= GROWTH
+    named = {archive.variables[number].name: found[number] for number in sorted(found)}
+    return named, share_of(plan, tuple(used))
+
+
+def _judged(
+    archive: Archive,
+    number: int,
+    rows: Sequence[tuple[SpaceBlock, Sums]],
+    opened: CoefficientStore,
+) -> _Verdict:
+    """Verdict on variable `number`, as far as these space blocks show it."""
+    variable, sums = archive.variables[number], [each for _, each in rows]
+    row, worst = max(rows, key=lambda pair: pair[1].largest)
+    error, place = _relative(sums), _place(archive, variable, row, worst.largest_at)
+    what = "the value" if opened.variables[variable.name].coding == "lossless" else "NaN"
+    unlike = [_place(archive, variable, r, s.unlike_at) for r, s in rows if s.unlike_at]
+    return _Verdict(
+        error=error,
+        largest=worst.largest,
+        place=place,
+        problems=(
+            *(f"variable {variable.name!r}: {what} differs at {at}" for at in unlike[:1]),
+            *_broken(opened.facts, variable.name, error, worst.largest, place),
+        ),
+        still=error > 0 and not any(each.fluctuation for each in sums),
     )
 
 

@@ -10,9 +10,6 @@ from typing import TypeVar
 from pipeline.chunked.plan import PODPlan
 from pipeline.contracts import BlockSpan
 
-# Space blocks of each variable, and leaves of each of these.
-SPACE_BLOCKS, LEAVES = 3, 3
-
 Leaves = tuple[tuple[BlockSpan, ...], ...]
 T = TypeVar("T")
 
@@ -22,30 +19,29 @@ def all_leaves(plan: PODPlan) -> Leaves:
     return tuple(tuple(span for block in spans for span in block) for spans in plan.leaves)
 
 
-def some_leaves(plan: PODPlan, seed: str) -> Leaves:
-    """A few leaves of a few space blocks of every variable, chosen by `seed`.
+def some_leaves(plan: PODPlan, seed: str, most: int) -> Leaves:
+    """About `most` leaves of every variable, chosen by `seed`; all of one that has no more.
 
-    The first and the last leaf of a record are alike less often than others, so leaves are
-    drawn from parts of equal length: an error that sets in at some time is likelier seen.
+    About as many space blocks as leaves of each. Leaves are drawn from parts of the record of
+    equal length, so that an error that sets in at some time is likelier seen.
 
     Examples
     --------
     >>> from pipeline.chunked.plan import SpaceBlock
     >>> spans = tuple(BlockSpan(i, i + 10) for i in range(0, 100, 10))
     >>> plan = PODPlan((SpaceBlock(0, 0, ()),), spans, (tuple((span,) for span in spans),))
-    >>> [len(leaves) for leaves in some_leaves(plan, "seed")]
-    [3]
+    >>> [len(leaves) for leaves in some_leaves(plan, "seed", 4)]
+    [4]
     """
-    chance = random.Random(seed)
-    variables = {row.variable for row in plan.rows}
-    chosen: set[int] = set()
-    for variable in sorted(variables):
+    chance, every = random.Random(seed), all_leaves(plan)
+    chosen: dict[int, list[BlockSpan]] = {}
+    for variable in sorted({row.variable for row in plan.rows}):
         rows = [row.number for row in plan.rows if row.variable == variable]
-        chosen.update(_drawn(rows, SPACE_BLOCKS, chance))
-    return tuple(
-        tuple(_drawn(spans, LEAVES, chance)) if number in chosen else ()
-        for number, spans in enumerate(all_leaves(plan))
-    )
+        longest = max(len(every[row]) for row in rows)
+        blocks = min(len(rows), max(math.isqrt(most - 1) + 1, -(-most // longest)))
+        for row in _drawn(rows, blocks, chance):
+            chosen[row] = _drawn(every[row], -(-most // blocks), chance)
+    return tuple(tuple(chosen.get(row, ())) for row in range(len(plan.rows)))
 
 
 def share_of(plan: PODPlan, leaves: Leaves) -> float:
