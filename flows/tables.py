@@ -115,9 +115,11 @@ def info_table(info: Facts, store: str) -> str:
         ("model", f"{info['nonzero_terms']} terms"),
         *continued("terms by bytes", bytes_of_terms(info["model"])),
         ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
+        *continued("foretold by", predictors(info["prediction"])),
         *size_rows(info),
         *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
         *continued("variable", [f"{k}: {shape(v)}" for k, v in info["variables"].items()]),
+        *continued("without POD", [f"snapshots {a} to {b - 1}" for a, b in info["episodes"]]),
         *continued("time", [plain(info["time"])]),
         *continued("source", [f"{k}: {plain(v)}" for k, v in info["source"].items()]),
         ("written with", plain(info["versions"])),
@@ -158,6 +160,26 @@ def bytes_of_terms(model: Facts) -> list[str]:
         first,
         *(f"{n} terms of a library of {p}: {size(b)}" for p, n, b in model["tried"]),
     ]
+
+
+def predictors(prediction: Facts) -> list[str]:
+    """What foretells the coefficients; what nothing foretells is left to wavelets.
+
+    >>> found = {"blocks": 12, "modelled_blocks": 3, "polynomial_orders": [5, 4, 0, 1]}
+    >>> print("\\n".join(predictors(found)))
+    the model in 3 of 12 time blocks
+    polynomials of degree 4, 3, 0 for modes 1, 2, 4
+    """
+    if not prediction:
+        return []
+    lines = [
+        f"the model in {prediction['modelled_blocks']} of {prediction['blocks']} time blocks",
+    ]
+    orders = {k: order for k, order in enumerate(prediction["polynomial_orders"], 1) if order}
+    if orders:
+        degrees = ", ".join(str(order - 1) for order in orders.values())
+        lines.append(f"polynomials of degree {degrees} for modes {', '.join(map(str, orders))}")
+    return lines
 
 
 def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:

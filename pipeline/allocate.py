@@ -191,7 +191,7 @@ def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
         tiles=plan.tiles,
         steps=tuple(steps.tolist()),
         step=step_of(chosen.latent, 1.0),
-        a=pod.right[:, :rank] * pod.sigma[:rank],
+        a=pod.coefficients(rank),
         tolerances=_tolerances(plan.fields, pod, rank, steps),
         bits=chosen.bits,
     )
@@ -212,8 +212,8 @@ def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD) -> list[Rates]:
 
 def _latent_rates(pod: ArchivePOD) -> Rates:
     """Rates of the coefficients of all modes, as if no model foretold them."""
-    a = pod.right[:, : pod.modes] * pod.sigma
-    return rates(np.ascontiguousarray(a.T), (0, depth(len(a))), 1.0)
+    a = np.ascontiguousarray(pod.coefficients(pod.modes).T)
+    return rates(a, (0, depth(a.shape[1])), 1.0)
 
 
 def _tolerances(

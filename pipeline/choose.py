@@ -1,4 +1,5 @@
-"""Which variables are coded by POD, and which as they are: the fewer bytes decide.
+"""Which variables are coded by POD, and which as they are, always or at some times: the fewer
+bytes decide.
 
 Bits that rates foretell are compared first, which costs next to nothing. Only where they do
 not differ widely are parts of the fields and of the values coded on trial: a range coder makes
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import dask
 import numpy as np
@@ -21,6 +23,8 @@ from pipeline.archive import Archive
 from pipeline.chunked.fields import Sample, lazy_fields, summed, tile_bits
 from pipeline.direct import DirectVariable, coded_on_trial, plan_direct
 from pipeline.factor import ArchivePOD
+from pipeline.numerics.factors import Mask
+from pipeline.numerics.roughness import rough_snapshots
 
 Matrix = NDArray[np.float64]
 
@@ -34,32 +38,131 @@ TILES, VALUES = 2, 1 << 20
 TIGHTEST = 1e-5
 
 
-def choose_coding(
-    archive: Archive, pod: ArchivePOD, tolerance: float
-) -> tuple[FieldsPlan, dict[int, DirectVariable]]:
+# Share of the squared error that either part of a record gets at least, where some snapshots
+# are coded in another way than the others.
+LEAST_PART = 0.02
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Snapshots at which the variables of POD are coded without it.
+
+    ``rough`` (m,) marks them, ``pod`` has the modes of all snapshots at these alone, and
+    ``variables`` says how they are coded there.
+    """
+
+    rough: Mask
+    pod: ArchivePOD
+    variables: dict[int, DirectVariable]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the variables of an archive are coded.
+
+    ``plan`` is of the variables coded by POD, but for ``episodes``; ``direct`` of those that
+    are not.
+    """
+
+    plan: FieldsPlan
+    direct: dict[int, DirectVariable]
+    episodes: Episodes | None = None
+
+
+def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice:
     """Fields of the variables that POD makes small, and the plans of all others. Runs Dask.
 
     Compared are the bits of all variables with POD, of all without, and of ways in between:
     what saves most without POD is left out of it first, and the modes of the others, which
-    have to hold less then, are looked at anew.
+    have to hold less then, are looked at anew. Where some snapshots have little in common with
+    all others, it is looked into whether POD should do without these.
     """
     plan, direct = plan_fields(archive, pod), plan_direct(archive, pod)
-    if not _is_open(plan, direct):
-        return plan, {}
-    direct, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
+    chosen, planned = Choice(plan, {}), dict[int, DirectVariable]()
+    if _is_open(plan, direct):
+        chosen, planned = _by_variables(archive, pod, plan, direct, tolerance)
+    # Gram matrices cannot tell what some of the snapshots alone need at the tightest tolerances.
+    if tolerance < TIGHTEST:
+        return chosen
+    without = frozenset(chosen.direct) if chosen.plan.live else frozenset[int]()
+    rough = _rough(pod.without(without) if without else pod)
+    if rough is None:
+        return chosen
+    others = {v: planned[v] for v in sorted(without)}
+    return _smaller(archive, chosen, _with_episodes(archive, pod, rough, others))
+
+
+def _by_variables(
+    archive: Archive,
+    pod: ArchivePOD,
+    plan: FieldsPlan,
+    direct: Mapping[int, DirectVariable],
+    tolerance: float,
+) -> tuple[Choice, dict[int, DirectVariable]]:
+    """The choice with fewest bits where variables are coded in one way at all times.
+
+    And the plans of all variables without POD, with the bits that these take as coded.
+    """
+    tried, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
     choices = {frozenset[int](): plan}
-    while tolerance >= TIGHTEST and (more := _dearer(plan, direct, ratios)):
-        without = frozenset(direct) - frozenset(plan.live) | more
+    while tolerance >= TIGHTEST and (more := _dearer(plan, tried, ratios)):
+        without = frozenset(tried) - frozenset(plan.live) | more
         choices[without] = plan = plan_fields(archive, pod, without)
-    if set(direct) == set(choices[frozenset()].live):
-        choices[frozenset(direct)] = plan_fields(archive, pod, frozenset(direct))
+    if set(tried) == set(choices[frozenset()].live):
+        choices[frozenset(tried)] = plan_fields(archive, pod, frozenset(tried))
     costs = {
-        without: _pod_bits(fields, ratios) + sum(direct[v].bits for v in without)
+        without: _pod_bits(fields, ratios) + sum(tried[v].bits for v in without)
         for without, fields in choices.items()
     }
     log.info("bits expected, by the variables without POD: %s", costs)
     best = min(costs, key=lambda without: costs[without])
-    return choices[best], {v: direct[v] for v in sorted(best)}
+    return Choice(choices[best], {v: tried[v] for v in sorted(best)}), tried
+
+
+def _rough(pod: ArchivePOD) -> Mask | None:
+    """Snapshots that need modes of their own."""
+    values, vectors = np.linalg.eigh(pod.joint)
+    a = pod.right[:, : pod.modes] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+    return rough_snapshots(a, float(pod.scales @ pod.budget.allowed**2))
+
+
+def _with_episodes(
+    archive: Archive, pod: ArchivePOD, rough: Mask, direct: dict[int, DirectVariable]
+) -> Choice | None:
+    """All variables but those `direct` with rough snapshots coded without POD.
+
+    None if there is no way to do that. The error is shared out by the bits that either part
+    takes with half of it, which makes both together about fewest.
+    """
+    share, without = 0.5, frozenset(direct)
+    for _ in range(2):
+        quiet, during = pod.apart_from(rough, 1 - share), pod.during(rough, share)
+        if not quiet.modes:
+            return None
+        plan, planned = plan_fields(archive, quiet, without), plan_direct(archive, during)
+        if plan.chosen is None or not set(plan.live) <= set(planned):
+            return None
+        tried = coded_on_trial(archive, during, {v: planned[v] for v in plan.live})
+        bits = sum(each.bits for each in tried.values())
+        share = float(np.clip(bits / (bits + plan.bits), LEAST_PART, 1 - LEAST_PART))
+    return Choice(plan, direct, Episodes(rough, during, tried))
+
+
+def _smaller(archive: Archive, whole: Choice, parted: Choice | None) -> Choice:
+    """Whichever of two choices takes fewer bits."""
+    if parted is None or parted.episodes is None:
+        return whole
+    bits = [
+        _pod_bits(each.plan, _coded_ratios(archive, each.plan))
+        + sum(variable.bits for variable in each.direct.values())
+        for each in (whole, parted)
+    ]
+    bits[1] += sum(variable.bits for variable in parted.episodes.variables.values())
+    log.info(
+        "bits expected with POD at all times, and but for %d snapshots: %s",
+        len(parted.episodes.pod.right), bits,
+    )  # fmt: skip
+    return parted if bits[1] < bits[0] else whole
 
 
 def _dearer(

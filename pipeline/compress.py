@@ -157,19 +157,25 @@ def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> _Resu
         pod = factor_archive(archive, config, sharpened)
         reading.bytes = pod.bytes_read
     with step("allocate"):
-        plan, direct = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
-        coded = allocate_fields(archive, plan)
+        chosen = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
+        coded = allocate_fields(archive, chosen.plan)
     with step("model"):
         model = _model(archive, coded, config)
+    episodes = chosen.episodes
     with step("write"):
-        lost = write_direct(writer, archive, pod, direct)
-        errors = _relative_errors(coded, model, lost)
-        _check_bound(errors, tolerance)
+        lost = write_direct(writer, archive, pod, chosen.direct)
         write_fields(writer, archive, coded)
+        in_episodes = (
+            write_direct(writer, archive, episodes.pod, episodes.variables, episodes=True)
+            if episodes
+            else {}
+        )
+        errors = _relative_errors(coded, model, lost, in_episodes)
+        _check_bound(errors, tolerance)
         write_model(writer, archive, model)
     coding = coding_of(coded)
     result = _Result(
-        facts(archive, coding, model, errors, config),
+        facts(archive, coding, model, errors, config, episodes.rough if episodes else None),
         coding,
         model,
         pod.bytes_read,
@@ -243,22 +249,28 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
         config,
         step=coded.step,
         coded_bytes=coded.bits / 8,
+        rough=coded.pod.rough,
     )
 
 
 def _relative_errors(
-    coded: CodedFields, model: LatentModel | None, lost: Mapping[int, float]
+    coded: CodedFields,
+    model: LatentModel | None,
+    lost: Mapping[int, float],
+    in_episodes: Mapping[int, float],
 ) -> dict[str, float]:
     """Bound on the error of every variable, and the largest.
 
     Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
-    known (`Tolerances`), or of what is `lost` of variables coded without POD; and of bounds
-    on rounding.
+    known (`Tolerances`), or of what is `lost` of variables coded without POD, always or in
+    episodes; and of bounds on rounding.
     """
     pod, missed = coded.pod, np.zeros(len(coded.fields))
     if model is not None:
         missed[coded.live] = pod.apart[coded.live] + model.errors
     missed[list(lost)] = list(lost.values())
+    for number, error in in_episodes.items():
+        missed[number] = np.hypot(missed[number], error)
     errors = {
         norm.name: pod.budget.with_rounding(norm, float(error)) / (norm.fluctuation or 1)
         for norm, error in zip(pod.norms, missed, strict=True)

@@ -95,7 +95,7 @@ def _planned(
     variable = archive.variables[number]
     rates = sum((part for part, _ in parts[1:]), parts[0][0])
     share = sum(counted for _, counted in parts) / pod.counted[number]
-    shape = (variable.shape[variable.time_axis], *variable.space_shape)
+    shape = (len(pod.right), *variable.space_shape)
     tiles = math.prod(grid(shape, value_tile(shape)))
     plans = []
     for aim, rate in _aims(room, float(pod.budget.bounds[number]), float(pod.counted[number])):
@@ -139,36 +139,43 @@ def write_direct(
     archive: Archive,
     pod: ArchivePOD,
     plans: Mapping[int, DirectVariable],
+    *,
+    episodes: bool = False,
 ) -> dict[int, float]:
     """Code variables into the store; returns the norm of the error of each. Runs Dask.
+
+    With `episodes` they are variables that have fields, and the snapshots of the `pod` are
+    those at which these do not count.
 
     Raises
     ------
     AccuracyError
         If no step meets the bound.
     """
-    return {number: _written(writer, archive, pod, plan) for number, plan in plans.items()}
+    return {
+        number: _written(writer, archive, pod, plan, episodes) for number, plan in plans.items()
+    }
 
 
-def _written(writer: StoreWriter, archive: Archive, pod: ArchivePOD, plan: DirectVariable) -> float:
+def _written(
+    writer: StoreWriter, archive: Archive, pod: ArchivePOD, plan: DirectVariable, episodes: bool
+) -> float:
     variable, mask = archive.variables[plan.number], pod.masks[plan.number]
-    own = mask == plan.number
+    own = mask == plan.number and not episodes
     offset, dtype = float(pod.averages[plan.number]), pod.budget.basis
-    shape = (variable.shape[variable.time_axis], *variable.space_shape)
+    shape = (len(pod.right), *variable.space_shape)
     values = _lazy(archive, pod, plan.number)
     step = _settled(archive, pod, plan)
+    dims, tile = (archive.time.dim, *variable.space_dims), value_tile(shape)
     for _ in range(MOST_STEPS):
-        writer.create_values(
-            variable.name,
-            (archive.time.dim, *variable.space_dims),
-            shape,
-            value_tile(shape),
-            step,
-            offset,
-            dtype,
-            None if mask is None else archive.variables[mask].name,
-        )
-        lost = _lost(values, write_values, step, dtype, writer.values, variable.name, own)[0]
+        if episodes:
+            writer.create_episodes(variable.name, dims, shape, tile, step, offset, dtype)
+            tiles = writer.episodes
+        else:
+            home = None if mask is None else archive.variables[mask].name
+            writer.create_values(variable.name, dims, shape, tile, step, offset, dtype, home)
+            tiles = writer.values
+        lost = _lost(values, write_values, step, dtype, tiles, variable.name, own)[0]
         error = float(lost**0.5)
         if error <= plan.allowed:
             return error + float(pod.apart[plan.number] + pod.dropped[plan.number])

@@ -20,7 +20,7 @@ from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.errors import AccuracyError, ArchiveError
 from pipeline.numerics.budget import ErrorBudget, VariableNorms, split_budget
-from pipeline.numerics.factors import Defect, RowBlock, TimeFactor
+from pipeline.numerics.factors import Defect, Mask, RowBlock, TimeFactor
 from pipeline.numerics.truncation import rank_within, tails
 
 Matrix = NDArray[np.float64]
@@ -43,7 +43,8 @@ class ArchivePOD:
     factors on squared errors with which all variables make one inner product, ``averages``
     (V,) their values on average, and ``counted`` (V,) the weight of all their values.
     ``masks`` (V,) are the numbers of the first variables that lack values at the same points,
-    None where a variable lacks none or is constant.
+    None where a variable lacks none or is constant. ``rough`` (m,) marks snapshots that are
+    coded in another way: there ``right`` is 0.
     """
 
     plan: PODPlan
@@ -61,6 +62,7 @@ class ArchivePOD:
     budget: ErrorBudget
     bytes_read: int
     chunks_read: int
+    rough: Mask | None = None
 
     @property
     def modes(self) -> int:
@@ -81,6 +83,57 @@ class ArchivePOD:
         """What the rows of ``blocks`` are multiplied by to give the snapshots, (m, K')."""
         return np.asarray(self.right[:, : self.modes] @ self.turn.T)
 
+    @property
+    def joint(self) -> Matrix:
+        """Inner products (K, K) of the modes times singular values, of all variables together."""
+        return np.asarray(np.einsum("v,vij->ij", self.scales, self.gram))
+
+    def coefficients(self, rank: int) -> Matrix:
+        """a(t) of the leading modes (m, rank); straight lines across rough snapshots."""
+        a = self.right[:, :rank] * self.sigma[:rank]
+        if self.rough is not None:
+            rough, quiet = np.flatnonzero(self.rough), np.flatnonzero(~self.rough)
+            for column in a.T:
+                column[rough] = np.interp(rough, quiet, column[quiet])
+        return np.asarray(a)
+
+    def during(self, snapshots: Mask, share: float) -> ArchivePOD:
+        """The same modes at some snapshots alone, with that share of the squared error."""
+        return replace(
+            self,
+            right=self.right[snapshots],
+            counted=self.counted * snapshots.mean(),
+            budget=self.budget.part(share),
+        )
+
+    def apart_from(self, rough: Mask, share: float) -> ArchivePOD:
+        """Mean and modes of the other snapshots, with that share of the squared error.
+
+        From the small factors: at those snapshots ``right - its mean = Q T``, so their modes
+        are those of T times the modes of all.
+        """
+        quiet = self.right[~rough, : self.modes]
+        mean = quiet.mean(axis=0)
+        basis, triangle = np.linalg.qr(quiet - mean)
+        turn = np.linalg.eigh(triangle @ self.joint @ triangle.T)[1][:, ::-1]
+        mixed, budget = triangle.T @ turn, self.budget.part(share)
+        gram = mixed.T @ self.gram @ mixed
+        shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+        useful = _useful(shares, budget.allowed)
+        right = np.zeros((len(rough), useful + 1))
+        right[~rough, :useful], right[~rough, useful] = basis @ turn[:, :useful], len(rough) ** -0.5
+        moved = delayed(_moved, pure=False)
+        return replace(
+            self,
+            blocks=tuple(moved(block, self.turn @ mean) for block in self.blocks),
+            turn=self.turn @ mixed[:, :useful],
+            right=right,
+            gram=gram[:, :useful, :useful],
+            dropped=np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1)),
+            budget=budget,
+            rough=rough,
+        )
+
     def without(self, left_out: frozenset[int]) -> ArchivePOD:
         """The modes of all other variables alone, as far as they may be of use.
 
@@ -88,7 +141,7 @@ class ArchivePOD:
         """
         kept = np.array([v not in left_out for v in range(len(self.norms))])
         scales = np.where(kept, self.scales, 0.0)
-        turn = np.linalg.eigh(np.einsum("v,vij->ij", scales, self.gram))[1][:, ::-1]
+        turn = np.linalg.eigh(replace(self, scales=scales).joint)[1][:, ::-1]
         gram = turn.T @ self.gram @ turn
         shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
         useful = _useful(shares[kept], self.budget.allowed[kept])
@@ -104,6 +157,11 @@ class ArchivePOD:
             apart=np.where(kept, self.apart, 0.0),
             scales=scales,
         )
+
+
+def _moved(block: RowBlock, shift: Matrix) -> RowBlock:
+    """The block with its rows, so many times each, put into the mean."""
+    return replace(block, mean=block.mean + shift.astype(block.rows.dtype) @ block.rows)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from pipeline.numerics.testfunctions import parse_test_function
 from pipeline.numerics.weakform import WindowPlan, merge_factors, plan_windows
 
 Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 # Snapshots a block of kept samples spans: short enough to decode a time range cheaply and
 # to keep chaos from amplifying rounding, long enough that its first sample is no burden.
@@ -186,6 +187,7 @@ def identify(
     *,
     step: float,
     coded_bytes: float,
+    rough: Mask | None = None,
 ) -> LatentModel:
     """Find a sparse model of a(t) and the samples to keep. Runs Dask.
 
@@ -207,6 +209,8 @@ def identify(
     coded_bytes : float
         Bytes expected of fields and coefficients: what is kept for the model stays small
         beside them.
+    rough : (m,) bool, optional
+        Snapshots at which a(t) means nothing: no window of the weak form reaches across them.
 
     Raises
     ------
@@ -219,7 +223,8 @@ def identify(
             "no quantisation of the POD coefficients meets the tolerance; raise "
             "compression.tolerance"
         )
-    search = _Search(a, times, tolerances, config, step, coded_bytes, plain)
+    quiet = np.ones(len(a), bool) if rough is None else ~rough
+    search = _Search(a, times, tolerances, config, step, coded_bytes, plain, quiet)
     found = [search.models(library) for library in search.libraries()]
     best, *lower = [min(models, key=lambda each: each.nbytes) for models in found]
     for model in lower:
@@ -254,7 +259,10 @@ class _WeakSystems:
 
 @dataclass(frozen=True)
 class _Search:
-    """Candidate models, each with the code it allows; ``plain`` is the code without any."""
+    """Candidate models, each with the code it allows; ``plain`` is the code without any.
+
+    Models are fitted to the snapshots that ``quiet`` (m,) marks.
+    """
 
     a: Matrix
     times: Matrix
@@ -263,6 +271,7 @@ class _Search:
     step: float
     coded_bytes: float
     plain: Decoded
+    quiet: Mask
 
     @property
     def factor_bytes(self) -> float:
@@ -283,8 +292,8 @@ class _Search:
         weak, found = self.config.weak_form, list[WindowPlan]()
         for support in ("auto", "finest") if weak.support == "auto" else (weak.support,):
             plan = plan_windows(
-                self.times,
-                self.a[:, : library.states],
+                self.times[self.quiet],
+                self.a[self.quiet, : library.states],
                 test_function=weak.test_function,
                 support=support,
                 spacing=weak.spacing,
@@ -295,10 +304,9 @@ class _Search:
 
     def _model(self, library: Library, plan: WindowPlan) -> LatentModel:
         """The pooled model, those of single time blocks, and the smallest code they allow."""
-        block = _weak_block(
-            len(self.a), library, self.factor_bytes, self.config.weak_form.block_steps
-        )
-        factors = weak_factors(self.a[:, : library.states], self.times, library, plan, block)
+        a, times = self.a[self.quiet, : library.states], self.times[self.quiet]
+        block = _weak_block(len(a), library, self.factor_bytes, self.config.weak_form.block_steps)
+        factors = weak_factors(a, times, library, plan, block)
         weak = _WeakSystems(library, plan, block, tuple(factors))
         given = self.config.sparse_regression.threshold
         return self._fitted(weak, None if given == "auto" else given)
@@ -345,7 +353,8 @@ class _Search:
         found = [coded([pooled])]
         if len(factors) > 1:
             own = [self._fit(factor, library, threshold) for factor in factors]
-            choices.append((1 + blocks * CODE_BLOCK // block).astype(np.int16))
+            number = np.cumsum(self.quiet)[blocks * CODE_BLOCK] - 1
+            choices.append((1 + np.maximum(number, 0) // block).astype(np.int16))
             found.append(coded([pooled, *own]))
         return min(found, key=lambda each: each.nbytes)
 

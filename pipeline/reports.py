@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,7 +66,13 @@ class VerifyReport(Report):
 
 @dataclass(frozen=True)
 class StoreInfo(Report):
-    """What a store says about itself."""
+    """What a store says about itself.
+
+    ``prediction`` says how many ``blocks`` of time there are, in how many of them the model
+    foretells the coefficients (``modelled_blocks``), and the ``polynomial_orders`` of the leading
+    modes: polynomials of one degree less extrapolate them or what the model misses. Where that is
+    0, and for all modes beyond, wavelets along time are coded.
+    """
 
     relative_l2_error: Mapping[str, float]
     error_measured_by: str
@@ -80,6 +86,7 @@ class StoreInfo(Report):
     compression_ratio: float
     bytes_by_part: Mapping[str, int]
     variables: Mapping[str, Any]
+    episodes: Sequence[tuple[int, int]]
     time: Mapping[str, Any]
     energy_by_mode: tuple[float, ...]
     model: Mapping[str, Any]
@@ -89,3 +96,4 @@ class StoreInfo(Report):
     advice: str
     max_error: Mapping[str, float] = field(default_factory=dict)
     largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
+    prediction: Mapping[str, Any] = field(default_factory=dict)

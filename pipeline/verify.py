@@ -25,6 +25,7 @@ from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock
 from pipeline.errors import StoreError
 from pipeline.reports import VerifyReport
 from pipeline.steps import step, working_on
+from pipeline.store.layout import Root
 from pipeline.store.reader import CoefficientStore, open_store
 
 # Leaves of each variable in a sample, and how many times as many where these do not suffice.
@@ -126,7 +127,7 @@ def _decided(
     used: list[tuple[BlockSpan, ...]] = [()] * len(every)
     found: dict[int, _Verdict] = {}
     while left := [n for n in range(len(archive.variables)) if n not in found]:
-        leaves = some_leaves(plan, opened.generation, most) if sample else every
+        leaves = some_leaves(plan, opened.last.name, most) if sample else every
         mine = tuple(leaves[row.number] if row.variable in left else () for row in plan.rows)
         used = [new or old for new, old in zip(mine, used, strict=True)]
         sums = _compare(archive, plan, mine, opened)
@@ -232,27 +233,20 @@ def _sizes(dims: Sequence[str], shape: Sequence[int]) -> str:
 class Sums:
     """Sums over the snapshots of one space block.
 
-    ``shift`` (n,) sums and ``square`` weighted sum of squares of the differences from the
-    first decoded snapshot; ``error`` weighted squared error; ``weights`` (n,) or None; ``largest``
-    pointwise error, at snapshot and flat point ``largest_at``; ``unlike_at`` where NaN differs,
-    or any bit of what is lossless. Values that are not finite do not count elsewhere.
+    ``mean`` (n,) in time, and ``fluctuation`` the weighted squared fluctuation about it;
+    ``error`` weighted squared error; ``weights`` (n,) or None; ``largest`` pointwise error, at
+    snapshot and flat point ``largest_at``; ``unlike_at`` where NaN differs, or any bit of what
+    is lossless. Values that are not finite do not count elsewhere.
     """
 
     snapshots: int
-    shift: Matrix
-    square: float
+    mean: Matrix
+    fluctuation: float
     error: float
     weights: Floats | None
     largest: float
     largest_at: tuple[int, int]
     unlike_at: tuple[int, int] | None
-
-    @property
-    def fluctuation(self) -> float:
-        """Weighted squared fluctuation about the temporal mean."""
-        weights = 1.0 if self.weights is None else self.weights
-        with np.errstate(over="ignore", invalid="ignore"):
-            return max(self.square - float(np.sum(weights * self.shift**2)) / self.snapshots, 0.0)
 
 
 def _compare(
@@ -283,13 +277,13 @@ def _leaf(
     weights = None if variable.weights is None else variable.weights[row.region].ravel()
     return delayed(_compared, pure=False)(
         block, variable.name, variable.time_axis, row.region, span, weights,
-        opened.url, opened.generation,
+        opened.url, opened.root,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=4)
-def _store(url: str, generation: str) -> CoefficientStore:
-    return open_store(url, generation)
+def _store(url: str, root: Root) -> CoefficientStore:
+    return open_store(url, root)
 
 
 def _compared(
@@ -300,10 +294,10 @@ def _compared(
     span: BlockSpan,
     weights: Floats | None,
     url: str,
-    generation: str,
+    root: Root,
 ) -> Sums:
     """Task: compare one block of the archive with what the store decodes there."""
-    opened = _store(url, generation)
+    opened = _store(url, root)
     decoded = opened.decode(name, slice(span.start, span.stop), region)
     given, found = (
         np.moveaxis(values, time_axis, 0).reshape(len(span), -1)
@@ -312,32 +306,31 @@ def _compared(
     lossless = opened.variables[name].coding == "lossless"
     unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
     at = np.unravel_index(int(np.argmax(unlike)), unlike.shape) if unlike.any() else None
-    # Any snapshot both sides of time see alike will do to shift the sums by.
-    first = opened.decode(name, 0, region).reshape(-1)
     # NaN of some payloads are warned of when they are cast.
     with np.errstate(invalid="ignore"):
-        x, y, reference = (values.astype(np.float64) for values in (given, found, first))
+        x, y = (values.astype(np.float64) for values in (given, found))
     counted = np.isfinite(x) & np.isfinite(y) if lossless else ~np.isnan(x)
     # What is lossless may hold any numbers, also those whose squares are none.
     with np.errstate(over="ignore", invalid="ignore"):
-        difference = np.where(counted, x - y, 0.0)
-        anomaly = np.where(counted, x - np.where(np.isfinite(reference), reference, 0.0), 0.0)
-        return _sums(difference, anomaly, weights, span, at)
+        difference, values = (np.where(counted, v, 0.0) for v in (x - y, x))
+        return _sums(difference, values, weights, span, at)
 
 
 def _sums(
     difference: Matrix,
-    anomaly: Matrix,
+    values: Matrix,
     weights: Floats | None,
     span: BlockSpan,
     unlike: tuple[Any, ...] | None,
 ) -> Sums:
     scale = 1.0 if weights is None else weights
     where = np.unravel_index(int(np.nanargmax(np.abs(difference))), difference.shape)
+    # About the first snapshot first: means that dwarf the fluctuation would cost its digits.
+    mean = values[0] + (values - values[0]).mean(axis=0)
     return Sums(
         snapshots=len(span),
-        shift=anomaly.sum(axis=0),
-        square=float(np.sum(scale * anomaly**2)),
+        mean=mean,
+        fluctuation=float(np.sum(scale * (values - mean) ** 2)),
         error=float(np.sum(scale * difference**2)),
         weights=weights,
         largest=_finite(float(np.abs(difference[where]))),
@@ -347,17 +340,25 @@ def _sums(
 
 
 def _added(parts: Sequence[Sums]) -> Sums:
-    """Task: sums of one space block over all its snapshots."""
+    """Task: sums of one space block over all its snapshots.
+
+    Fluctuations about means of parts are joined as in T. F. Chan, G. H. Golub, R. J. LeVeque,
+    "Algorithms for computing the sample variance", Am. Stat. 37 (1983) 242-247.
+    """
     worst = max(parts, key=lambda part: part.largest)
-    with np.errstate(over="ignore", invalid="ignore"):
-        shift = np.sum([part.shift for part in parts], axis=0)
+    lengths = np.array([part.snapshots for part in parts])
+    means, scale = np.array([part.mean for part in parts]), parts[0].weights
     unlike = [part.unlike_at for part in parts if part.unlike_at is not None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = means[0] + lengths @ (means - means[0]) / lengths.sum()
+        apart = np.sum((1.0 if scale is None else scale) * (means - mean) ** 2, axis=1)
+        fluctuation = sum(part.fluctuation for part in parts) + float(lengths @ apart)
     return Sums(
-        snapshots=sum(part.snapshots for part in parts),
-        shift=shift,
-        square=sum(part.square for part in parts),
+        snapshots=int(lengths.sum()),
+        mean=mean,
+        fluctuation=fluctuation,
         error=sum(part.error for part in parts),
-        weights=parts[0].weights,
+        weights=scale,
         largest=worst.largest,
         largest_at=worst.largest_at,
         unlike_at=min(unlike) if unlike else None,

@@ -18,6 +18,8 @@ from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.factor import ArchivePOD
 from pipeline.identify import LatentModel
+from pipeline.numerics.factors import Mask
+from pipeline.numerics.roughness import runs
 from pipeline.store.writer import StoreWriter
 
 Matrix = NDArray[np.float64]
@@ -100,6 +102,7 @@ def facts(
     model: LatentModel | None,
     errors: Mapping[str, float],
     config: Config,
+    rough: Mask | None = None,
 ) -> dict[str, Any]:
     """All that the store says in JSON."""
     return {
@@ -128,6 +131,7 @@ def facts(
         "encoding": archive.encoding,
         "library": model.library.spec() if model else {},
         "model": _model_facts(model) if model else {},
+        **({} if rough is None else {"episodes": runs(rough)}),
         "config": _changed(config),
         "source": {
             "name": archive.name,

@@ -53,6 +53,6 @@ def add_nightly(command: Parser) -> None:
 
 def add_status(command: Parser) -> None:
     command.epilog = STATUS
-    command.set_defaults(run=commands.status)
+    command.set_defaults(run=commands.status, cluster=None)
     command.add_argument("stores", metavar="STORES", nargs="?", help="folder or URL of the stores")
     command.add_argument("--config", metavar="FILE", help="settings, for nightly.archive")

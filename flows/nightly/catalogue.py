@@ -44,8 +44,8 @@ class Entry:
     All else describes the store that is in place, also where a later try failed: ``ratio``,
     ``relative_l2_error`` (by variable, and "largest"), ``verified`` with ``error``, ``when``,
     ``how`` ("sample" or "full") and ``share`` of the values compared; ``fingerprint`` and
-    ``stamp`` of the dataset it was made from; its ``generation``, ``store_stamp`` of its files,
-    and the ``settings`` that it promises to keep.
+    ``stamp`` of the dataset it was made from; its newest ``generation``, ``store_stamp`` of its
+    files, and the ``settings`` that it promises to keep.
     """
 
     dataset: str
@@ -122,7 +122,7 @@ def stored_entry(
         },
         fingerprint=facts["source"]["fingerprint"],
         stamp=facts["source"]["stamp"],
-        generation=store.generation,
+        generation=store.last.name,
         store_stamp=files.stamp,
         settings=settings,
     )

@@ -233,7 +233,7 @@ def judged(
         )
     if opened.facts["source"].get("stamp") != dataset.stamp:
         return "grown", "the dataset was written to since it was stored"
-    same = entry is not None and entry.generation == opened.generation
+    same = entry is not None and entry.generation == opened.last.name
     if entry is not None and same and entry.stored_bytes != nbytes:
         return "damaged", f"{nbytes} bytes of {entry.stored_bytes} are there: half copied?"
     return "unverified", "the store is not the one that was verified, or none was"

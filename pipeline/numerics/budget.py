@@ -7,7 +7,7 @@ rounding is bounded and subtracted from the bound before anything else is spent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ class ErrorBudget:
     bounds: Matrix
     basis: np.dtype[Any]
     tolerance: float
+
+    def part(self, share: float) -> ErrorBudget:
+        """What of it may be spent on a part of the record: that share of the squared error."""
+        factor = share**0.5
+        return replace(self, tolerated=factor * self.tolerated, allowed=factor * self.allowed)
 
     def with_rounding(self, variable: VariableNorms, error: float) -> float:
         """Bound on the error of decoded values, where truncation and coding make `error`."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.contracts import SparseModel, TriangularFactor
-from pipeline.numerics.weakform import canonical_r
+from pipeline.numerics.triangles import canonical_r
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]

@@ -1,7 +1,8 @@
 """How a store appears, or replaces another, in one step.
 
 A writer fills a *generation*, a folder that is never changed afterwards. The root metadata
-name the generation that counts: writing that one small file is the commit.
+name the generations that count: writing that one small file is the commit. As a rule one counts;
+where something was appended, several do, in the order of time.
 
 On a local file system the generation is built in a hidden folder beside the destination,
 ``.<name>.partial-<generation>``, holding ``lock`` and ``store/``. The writer keeps ``lock``
@@ -31,6 +32,7 @@ import fsspec
 
 from pipeline.errors import StoreError, StoreExistsError
 from pipeline.store import layout
+from pipeline.store.layout import Root
 
 _ABANDONED = timedelta(days=7)
 
@@ -49,8 +51,8 @@ class Commit(Protocol):
         """Check the destination, remove what crashed writers left, prepare `url`."""
         ...
 
-    def publish(self, root: bytes) -> None:
-        """Make the generation at `url` the store; `root` are the metadata that name it."""
+    def publish(self, root: Root) -> None:
+        """Make what `root` names the store: the generation at `url` and others already there."""
         ...
 
     def abort(self) -> None:
@@ -58,8 +60,16 @@ class Commit(Protocol):
         ...
 
 
-def committer(target: str | os.PathLike[str], overwrite: bool, forbid: Sequence[str]) -> Commit:
+def committer(
+    target: str | os.PathLike[str],
+    overwrite: bool,
+    forbid: Sequence[str],
+    onto: Root | None = None,
+) -> Commit:
     """The way to commit at `target`, which must not touch any place in `forbid`.
+
+    A store that is there may be replaced with `overwrite`, or if it is `onto`, which was read
+    from it: then parts of it may go on to count.
 
     Raises
     ------
@@ -76,8 +86,8 @@ def committer(target: str | os.PathLike[str], overwrite: bool, forbid: Sequence[
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     generation = f"{stamp}-{secrets.token_hex(4)}"
     if layout.is_local(url):
-        return LocalCommit(Path(url), generation, overwrite)
-    return ObjectCommit(url, generation, overwrite)
+        return LocalCommit(Path(url), generation, overwrite, onto)
+    return ObjectCommit(url, generation, overwrite, onto)
 
 
 def sweep(target: str | os.PathLike[str]) -> None:
@@ -91,13 +101,19 @@ def _exists_error(url: str) -> StoreExistsError:
     return StoreExistsError(f"{url}: already exists; pass --overwrite to replace the store there")
 
 
-def _current(url: str) -> str | None:
-    """Generation that counts at `url`; None where no romzarr store of this format is."""
+def _changed_error(url: str) -> StoreError:
+    return StoreError(
+        f"{url}: was changed by another writer since it was opened; nothing was written, open it "
+        "again"
+    )
+
+
+def _current(url: str) -> Root | None:
+    """What counts at `url`; None where no romzarr store of a format known here is."""
     try:
-        root = layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
+        return layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except (FileNotFoundError, StoreError):
         return None
-    return root.generation
 
 
 class LocalCommit:
@@ -111,10 +127,15 @@ class LocalCommit:
         Name of the new generation.
     overwrite : bool
         Whether a store at `path` may be replaced.
+    onto : Root, optional
+        What it has to be for that.
     """
 
-    def __init__(self, path: Path, generation: str, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, generation: str, overwrite: bool, onto: Root | None = None
+    ) -> None:
         self.path, self.generation, self.overwrite = path, generation, overwrite
+        self._onto = onto
         self._staging = _staging(path, generation)
         self._lock: int | None = None
         self._parents: list[Path] = []
@@ -151,6 +172,10 @@ class LocalCommit:
 
     def _check_destination(self) -> bool:
         """Whether a store has to be replaced."""
+        if self._onto is not None:
+            if _current(str(self.path)) != self._onto:
+                raise _changed_error(str(self.path))
+            return True
         if not self.path.exists():
             return False
         if not self.overwrite:
@@ -170,13 +195,14 @@ class LocalCommit:
             parent.mkdir(exist_ok=True)
             self._parents.append(parent)
 
-    def publish(self, root: bytes) -> None:
+    def publish(self, root: Root) -> None:
         built = self._staging / "store"
         _flush_tree(built)
+        content = layout.root_document(root)
         if self._check_destination():
-            self._replace(built, root)
+            self._replace(built, content)
         else:
-            self._appear(built, root)
+            self._appear(built, content)
         _remove_superseded(self.path)
 
     def _appear(self, built: Path, root: bytes) -> None:
@@ -194,10 +220,13 @@ class LocalCommit:
     def _replace(self, built: Path, root: bytes) -> None:
         prepared = self._staging / layout.ROOT
         _write_flushed(prepared, root)
-        os.rename(built / self.generation, self.path / self.generation)
-        _flush(self.path)
-        os.replace(prepared, self.path / layout.ROOT)
-        _flush(self.path)
+        with _locked(self.path):
+            # Nobody else can replace the root between this look and the end.
+            self._check_destination()
+            os.rename(built / self.generation, self.path / self.generation)
+            _flush(self.path)
+            os.replace(prepared, self.path / layout.ROOT)
+            _flush(self.path)
 
     def abort(self) -> None:
         if self._lock is None and not self._staging.exists():
@@ -216,6 +245,15 @@ class LocalCommit:
                 parent.rmdir()
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among those who lock this folder, on file systems that have locks."""
+    with _descriptor(folder) as descriptor:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
 def _staging(path: Path, generation: str) -> Path:
     return path.with_name(f".{path.name}.partial-{generation}")
 
@@ -227,7 +265,7 @@ def _replaceable(url: str) -> bool:
     except layout.OtherFormatError:
         return True
     except (FileNotFoundError, StoreError):
-        return layout.is_local(url) and _is_remainder(Path(url))
+        return layout.is_local(url) and Path(url).is_dir() and _is_remainder(Path(url))
     return True
 
 
@@ -288,7 +326,8 @@ def _age(path: Path) -> timedelta:
 
 def _discard(path: Path, generation: str) -> None:
     """Remove a staging folder, and its generation where it was moved in but never counted."""
-    if (path / generation).is_dir() and _current(str(path)) not in (None, generation):
+    counts = _current(str(path))
+    if counts is not None and generation not in counts.generations:
         shutil.rmtree(path / generation, ignore_errors=True)
     staging = _staging(path, generation)
     for _ in range(10):
@@ -314,7 +353,7 @@ def _remove_superseded(path: Path) -> None:
     dead = [entry for entry in candidates if _has_no_writer(path, entry.name)]
     counts = _current(str(path))
     for entry in dead:
-        if counts is not None and entry.name != counts:
+        if counts is not None and entry.name not in counts.generations:
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -362,12 +401,16 @@ class ObjectCommit:
     ----------
     url : str
         The store, with its scheme.
-    generation, overwrite
-        As for `LocalCommit`.
+    generation, overwrite, onto
+        As for `LocalCommit`; two writers at once are told apart only if one has published
+        before the other looks.
     """
 
-    def __init__(self, url: str, generation: str, overwrite: bool) -> None:
+    def __init__(
+        self, url: str, generation: str, overwrite: bool, onto: Root | None = None
+    ) -> None:
         self._root, self.generation, self.overwrite = url, generation, overwrite
+        self._onto = onto
         try:
             self._fs, self._path = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -378,6 +421,9 @@ class ObjectCommit:
         return layout.joined(self._root, self.generation)
 
     def begin(self) -> None:
+        if self._onto is not None:
+            self._check_unchanged()
+            return
         names = self._names()
         if layout.ROOT in names and not self.overwrite:
             raise _exists_error(self._root)
@@ -395,17 +441,25 @@ class ObjectCommit:
             return set()
         return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
 
-    def publish(self, root: bytes) -> None:
+    def _check_unchanged(self) -> None:
+        if _current(self._root) != self._onto:
+            raise _changed_error(self._root)
+
+    def publish(self, root: Root) -> None:
+        if self._onto is not None:
+            self._check_unchanged()
         before = _current(self._root)
-        self._fs.pipe_file(f"{self._path}/{layout.ROOT}", root)
+        superseded = before.generations - root.generations if before else frozenset[str]()
+        self._fs.pipe_file(f"{self._path}/{layout.ROOT}", layout.root_document(root))
         oldest = (datetime.now(UTC) - _ABANDONED).strftime("%Y%m%dT%H%M%S")
         for name in self._names():
             abandoned = bool(layout.GENERATION.fullmatch(name)) and name < oldest
-            if name != self.generation and (name == before or abandoned):
+            if name in superseded or (abandoned and name not in root.generations):
                 self._remove(name)
 
     def abort(self) -> None:
-        if _current(self._root) != self.generation:
+        counts = _current(self._root)
+        if counts is None or self.generation not in counts.generations:
             self._remove(self.generation)
 
     def _remove(self, name: str) -> None:

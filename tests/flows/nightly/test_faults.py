@@ -119,9 +119,9 @@ def test_many_runs_started_at_once_do_the_work_once(place):
 
 @pytest.fixture
 def small_disk(place):
-    """The stores are on a file system of 320 kB, which is really full when it is full."""
+    """The stores are on a file system of 240 kB, which is really full when it is full."""
     place.stores.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=320k", "tmpfs", str(place.stores)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=240k", "tmpfs", str(place.stores)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("only root can mount a small file system")
     yield place
