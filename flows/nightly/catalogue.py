@@ -42,7 +42,7 @@ class Entry:
     the dataset was last worked on.
 
     All else describes the store that is in place, also where a later try failed: ``ratio``,
-    ``relative_l2_error`` (by variable, and "largest"), ``verified`` with ``error``, ``when``,
+    ``relative_l2_error`` (the largest of all variables), ``verified`` with ``error``, ``when``,
     ``how`` ("sample" or "full") and ``share`` of the values compared; ``fingerprint`` and
     ``stamp`` of the dataset it was made from; its newest ``generation``, ``store_stamp`` of its
     files, and the ``settings`` that it promises to keep.
@@ -57,7 +57,7 @@ class Entry:
     ratio: float | None = None
     raw_bytes: int | None = None
     stored_bytes: int | None = None
-    relative_l2_error: Mapping[str, float] = field(default_factory=dict)
+    relative_l2_error: float | None = None
     tolerance: float | None = None
     verified: Mapping[str, Any] | None = None
     fingerprint: str = ""
@@ -74,6 +74,8 @@ class Entry:
 
 
 _KNOWN = {each.name for each in fields(Entry)}
+_NUMBERS = ("ratio", "raw_bytes", "stored_bytes", "relative_l2_error", "tolerance")
+_MAPPINGS = ("verified", "settings")
 
 
 def entry_from_json(content: bytes) -> Entry:
@@ -87,11 +89,21 @@ def entry_from_json(content: bytes) -> Entry:
     found = json.loads(content)
     if not isinstance(found, dict):
         raise ValueError("expected a JSON object")
+    # Keys that a later version adds are left alone.
+    values = {key: value for key, value in found.items() if key in _KNOWN}
+    for key, value in values.items():
+        kinds: tuple[type, ...] = (str,)
+        if key in (*_NUMBERS, *_MAPPINGS):
+            kinds = (int, float, type(None)) if key in _NUMBERS else (dict, type(None))
+        if not isinstance(value, kinds):
+            raise ValueError(f"{key!r} is {value!r}")
     try:
-        # Keys that a later version adds are left alone.
-        return Entry(**{key: value for key, value in found.items() if key in _KNOWN})
+        entry = Entry(**values)
     except TypeError as error:
         raise ValueError(f"keys are missing: {error}") from error
+    if entry.last_run:
+        datetime.fromisoformat(entry.last_run)
+    return entry
 
 
 def stored_entry(
@@ -112,7 +124,7 @@ def stored_entry(
         ratio=facts["raw_bytes"] / stored_bytes,
         raw_bytes=facts["raw_bytes"],
         stored_bytes=stored_bytes,
-        relative_l2_error=facts["relative_l2_error"],
+        relative_l2_error=facts["relative_l2_error"]["largest"],
         tolerance=facts["tolerance"],
         verified={
             "error": verified.relative_l2_error["largest"],

@@ -46,7 +46,7 @@ class Record:
                 "raw_bytes": entry.raw_bytes,
                 "stored_bytes": entry.stored_bytes,
                 "ratio": entry.ratio,
-                "relative_l2_error": entry.relative_l2_error.get("largest"),
+                "relative_l2_error": entry.relative_l2_error,
                 "verified": entry.verified,
                 "seconds": round(seconds, 3),
             }

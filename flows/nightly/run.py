@@ -171,7 +171,7 @@ def told(job: Job, entry: Entry, seconds: float) -> None:
         size(entry.raw_bytes or 0),
         size(entry.stored_bytes or 0),
         entry.ratio,
-        entry.relative_l2_error["largest"],
+        entry.relative_l2_error,
         entry.tolerance,
         (entry.verified or {})["how"],
         (entry.verified or {})["error"],

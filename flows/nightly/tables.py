@@ -83,11 +83,11 @@ def status_table(found: Sequence[Standing], last: str) -> str:
 
 def measured(entry: Entry | None) -> tuple[str, str, str]:
     """Ratio, error as stored, and error as verified."""
-    if entry is None or entry.ratio is None:
+    if entry is None or entry.ratio is None or entry.relative_l2_error is None:
         return "-", "-", "-"
-    verified = entry.verified
-    checked = f"{verified['error']:.2e} ({verified['how']})" if verified else "-"
-    return f"{entry.ratio:.3g}", f"{entry.relative_l2_error['largest']:.2e}", checked
+    found = entry.verified or {}
+    checked = f"{found.get('error', 0):.2e} ({found.get('how')})" if found else "-"
+    return f"{entry.ratio:.3g}", f"{entry.relative_l2_error:.2e}", checked
 
 
 def age(seconds: float | None) -> str:

@@ -214,7 +214,8 @@ def test_the_catalogue_is_made_again_from_the_stores(place):
 def test_a_file_in_the_catalogue_that_is_none_counts_as_absent(place, caplog):
     place.add("a.zarr", 1)
     place.nightly()
-    for content in ("", "[]", "{}", "not JSON"):
+    other = json.dumps(place.entry("a.zarr") | {"ratio": {"u": 3}})
+    for content in ("", "[]", "{}", "not JSON", other):
         (place.catalogue / "a.zarr.json").write_text(content)
         with caplog.at_level(logging.WARNING):
             assert place.nightly() == 0
