@@ -224,6 +224,18 @@ def test_a_store_half_copied_is_told_and_made_again(place, capsys, half, catalog
     assert place.holds("a", 1)
 
 
+def test_what_a_killed_writer_left_beside_a_finished_store_goes(place):
+    """Killed between the commit and the end of cleaning up: nobody writes that store again."""
+    place.add("a.zarr", 1)
+    place.nightly()
+    left = place.stores / ".a.romzarr.partial-20310701T000000-00000000"
+    (left / "store").mkdir(parents=True)
+    (left / "lock").touch()
+    (place.catalogue / "a.zarr.json").unlink()
+    assert place.nightly() == 0
+    assert place.holds("a", 1)
+
+
 def test_what_is_no_store_is_never_replaced(place, capsys):
     place.add("a.zarr", 1)
     thesis = place.stores / "a.romzarr" / "thesis.tex"
