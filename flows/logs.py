@@ -21,6 +21,7 @@ from pipeline.steps import current_dataset
 
 Format = Literal["text", "json"]
 
+PROGRAM = ("flows", "pipeline")
 FACTS = ("dataset", "stage", "bytes", "seconds")
 HIDDEN = "[hidden]"
 # Variables of the environment whose values are secrets, and user:password in a URL.
@@ -73,6 +74,11 @@ class JsonFormatter(logging.Formatter):
         return without_secrets(json.dumps(facts))
 
 
+def of_interest(record: logging.LogRecord) -> bool:
+    """Whether to show it: all of this program, and of others what they warn of."""
+    return record.levelno >= logging.WARNING or record.name.split(".")[0] in PROGRAM
+
+
 def with_dataset(record: logging.LogRecord) -> bool:
     """Note which dataset the thread that logs works on."""
     if not hasattr(record, "dataset"):
@@ -85,10 +91,11 @@ def logging_to_stderr(kind: Format = "text") -> Iterator[None]:
     """Show what this program logs, and warnings of others, while a command runs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
+    handler.addFilter(of_interest)
     handler.addFilter(with_dataset)
     root = logging.getLogger()
     root.addHandler(handler)
-    for name in ("flows", "pipeline"):
+    for name in PROGRAM:
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield

@@ -73,6 +73,17 @@ def test_secrets_of_the_environment_are_in_no_line(monkeypatch, capsys, kind):
     assert err.count("[hidden]") >= 3
 
 
+def test_others_are_heard_when_they_warn(capsys):
+    """A scheduler in this process tells of every worker that comes and goes."""
+    with logging_to_stderr():
+        logging.getLogger("distributed.scheduler").setLevel(logging.INFO)
+        logging.getLogger("distributed.scheduler").info("Register worker addr")
+        logging.getLogger("distributed.scheduler").warning("Worker failed to heartbeat")
+    err = capsys.readouterr().err
+    assert "heartbeat" in err
+    assert "Register" not in err
+
+
 def test_short_values_are_no_secrets(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     assert without_secrets("a path") == "a path"
