@@ -13,6 +13,7 @@ from typing import Any
 
 import pipeline
 from flows.cluster import connect
+from flows.clusters import Workers
 from flows.tables import append_table, compression_table, info_table, verify_table
 from pipeline.config import ClusterConfig, Config, load_config
 from pipeline.errors import PipelineError
@@ -25,6 +26,7 @@ SETTINGS = {
     "variables": "archive.variables",
     "weights": "archive.weights",
     "time": "archive.time",
+    "max_hours": "nightly.max_hours",
 }
 
 
@@ -43,13 +45,14 @@ def settings(options: Namespace) -> Config:
 
 
 @contextmanager
-def working(config: Config) -> Iterator[None]:
+def working(config: Config) -> Iterator[Workers]:
     """Have Dask work where the settings say, and show how far it is."""
     # Dask comes only now: `romzarr --help` and `romzarr info` do without it.
-    from flows.progress import shown
+    from flows.progress import announced, shown
 
     with connect(config.cluster) as workers, shown(workers):
-        yield
+        announced(workers)
+        yield workers
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -98,7 +101,9 @@ def info(options: Namespace) -> int:
 def verify(options: Namespace) -> int:
     config = settings(options)
     with working(config):
-        report = pipeline.verify(options.store, options.source, config=config)
+        report = pipeline.verify(
+            options.store, options.source, config=config, sample=options.sample
+        )
     if options.json:
         print_json(report.to_dict())
     else:

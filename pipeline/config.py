@@ -373,6 +373,17 @@ class ClusterConfig(Section):
 
 
 @dataclass(frozen=True)
+class NightlyConfig(Section):
+    """The archive that ``romzarr nightly`` keeps compressed, and where its stores are."""
+
+    archive: str = setting("none", text("the folder or URL below which the datasets lie"))
+    pattern: str = setting("*.zarr", text("a glob such as '*.zarr' or '**/*.nc'", r"[^/].*"))
+    stores: str = setting("none", text("the folder or URL below which the stores lie"))
+    verify: Literal["sample", "full"] = setting("sample", one_of("sample", "full"))
+    max_hours: float | Literal["unlimited"] = setting("unlimited", one_of("unlimited") | positive)
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one run.
 
@@ -389,6 +400,7 @@ class Config:
     library: LibraryConfig = field(default_factory=LibraryConfig)
     sparse_regression: SparseRegressionConfig = field(default_factory=SparseRegressionConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    nightly: NightlyConfig = field(default_factory=NightlyConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; `load_config` reads them back as they were."""
@@ -403,6 +415,7 @@ SECTIONS: dict[str, type[Section]] = {
     "library": LibraryConfig,
     "sparse_regression": SparseRegressionConfig,
     "cluster": ClusterConfig,
+    "nightly": NightlyConfig,
 }
 KNOWN_KEYS = tuple(
     f"{name}.{each.name}"

@@ -92,6 +92,13 @@ def committer(
     return ObjectCommit(url, generation, overwrite, onto)
 
 
+def sweep(target: str | os.PathLike[str]) -> None:
+    """Remove what crashed writers left beside a local store, as the next writer would."""
+    url = layout.normalised(target)
+    if layout.is_local(url):
+        _sweep(Path(url))
+
+
 def _exists_error(url: str) -> StoreExistsError:
     return StoreExistsError(f"{url}: already exists; pass --overwrite to replace the store there")
 
@@ -254,14 +261,20 @@ def _staging(path: Path, generation: str) -> Path:
 
 
 def _replaceable(url: str) -> bool:
-    """Whether a romzarr store of any format lies at `url`."""
+    """Whether a romzarr store of any format lies at `url`, or part of one that was half copied."""
     try:
         layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except layout.OtherFormatError:
         return True
     except (FileNotFoundError, StoreError):
-        return False
+        return layout.is_local(url) and Path(url).is_dir() and _is_remainder(Path(url))
     return True
+
+
+def _is_remainder(path: Path) -> bool:
+    """Whether a folder holds generations, and nothing else but perhaps damaged root metadata."""
+    names = {entry.name for entry in path.iterdir()} - {layout.ROOT}
+    return bool(names) and all(layout.GENERATION.fullmatch(name) for name in names)
 
 
 def _sweep(path: Path) -> None:

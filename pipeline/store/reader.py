@@ -19,7 +19,7 @@ from pipeline.store.generation import Generation
 from pipeline.store.indexing import Indexer, positions
 from pipeline.store.layout import Root
 from pipeline.store.memory import TileMemory
-from pipeline.store.opening import open_generation
+from pipeline.store.opening import checked_metadata, open_generation
 from pipeline.store.variables import StoredVariable
 
 # Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
@@ -136,7 +136,9 @@ class CoefficientStore:
         StoreError
             Naming the first that is missing or damaged.
         """
-        for part in self.parts:
+        for part, (name, checksum) in zip(self.parts, self.root.parts, strict=True):
+            # They are remembered by this process, and what counts here is what is there now.
+            checked_metadata(layout.joined(self.url, name), checksum)
             part.arrays.check_files()
 
     def stored_bytes(self) -> int:
