@@ -72,9 +72,11 @@ class RemoteStore(ObjectStore[Any]):
         ask = super().getsize
         return await asked(f"{self.url}/{key}", lambda: ask(key))
 
-    async def listed(self, prefix: str | None = None) -> AsyncGenerator[Mapping[str, Any], None]:
-        """What storage knows of each object below `prefix`, page by page."""
-        last: str | None = None
+    async def listed(
+        self, prefix: str | None = None, after: str | None = None
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """What storage knows of each object below `prefix`, from one on, page by page."""
+        last = after
         failures = 0
         with told(self.url):
             while True:
