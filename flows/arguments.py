@@ -6,7 +6,9 @@ import argparse
 from importlib.metadata import version
 
 from flows import commands
+from flows.logs import add_log_format
 from flows.neural.arguments import add_neural
+from flows.nightly.arguments import add_nightly, add_status
 
 SOURCES = """\
 SOURCE is a Zarr archive (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file whose
@@ -21,9 +23,13 @@ the usual way:
   romzarr append run.romzarr run.zarr     add what has come since
   romzarr verify run.romzarr run.zarr     recompute the error from the source
   romzarr info run.romzarr                what is in the store
+every night:
+  romzarr nightly --config config.yaml    whatever is new in an archive of many datasets
+  romzarr status --config config.yaml     how each of them stands
   romzarr COMMAND --help                  more on one command
 
-exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or settings
+exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or settings, or a
+nightly run that could do nothing at all
 """
 
 COMPRESS = """\
@@ -77,6 +83,7 @@ def parser() -> Parser:
         epilog=TOP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.set_defaults(log_format="text")
     top.add_argument("--version", action="version", version=f"romzarr {version('romzarr')}")
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
     add_compress(subparsers)
@@ -86,6 +93,13 @@ def parser() -> Parser:
     add_reconstruct(subparsers)
     add_equations(subparsers)
     add_demo(subparsers)
+    nightly = add_command(subparsers, "nightly", "keep an archive of many datasets compressed")
+    add_nightly(nightly)
+    add_json(nightly)
+    add_where(nightly)
+    status = add_command(subparsers, "status", "say how every dataset of an archive stands")
+    add_status(status)
+    add_json(status)
     add_neural(add_command(subparsers, "neural", "train networks as features, select among them"))
     return top
 
@@ -93,13 +107,15 @@ def parser() -> Parser:
 def add_command(
     subparsers: Subparsers[Parser], name: str, does: str, *, more: str = "", epilog: str = ""
 ) -> Parser:
-    return subparsers.add_parser(
+    command = subparsers.add_parser(
         name,
         help=does,
         description=f"{does[0].upper()}{does[1:]}.\n\n{more}".strip(),
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_log_format(command)
+    return command
 
 
 def add_where(command: Parser) -> None:
@@ -108,8 +124,9 @@ def add_where(command: Parser) -> None:
     command.add_argument(
         "--cluster",
         metavar="WHERE",
-        help="threads (in this process), local (processes on this machine), or the address of "
-        "a Dask scheduler, tcp://host:port",
+        help="threads (in this process), local (processes on this machine), slurm, kubernetes or "
+        "gateway (set up in the file), or the address of a Dask scheduler, tcp://host:port; "
+        "another kind than the file's takes none of its settings",
     )
 
 
@@ -213,6 +230,11 @@ def add_verify(subparsers: Subparsers[Parser]) -> None:
     command.set_defaults(run=commands.verify)
     command.add_argument("store", metavar="STORE")
     command.add_argument("source", metavar="SOURCE")
+    command.add_argument(
+        "--sample",
+        action="store_true",
+        help="compare a few blocks of each variable, and all only if these look wrong",
+    )
     add_json(command)
     add_where(command)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.steps import size as size
+
 Facts = Mapping[str, Any]
 
 # How a variable is coded, in words.
@@ -14,19 +16,6 @@ CODINGS = {
     "constant": "constant, exact",
     "lossless": "values, to the bit",
 }
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that people read.
-
-    >>> size(0), size(1234), size(5.25e9)
-    ('0 B', '1.2 kB', '5.2 GB')
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
@@ -122,6 +111,7 @@ def verify_table(report: Facts, source: str, store: str) -> str:
         *value_rows(report["largest_pointwise_error"], report["max_error"]),
         *([("worst place", report["worst"])] if report["worst"] else []),
         *problems,
+        ("compared", f"{100 * report['compared']:.3g} % of the values"),
         ("time", f"{report['seconds']:.1f} s"),
     ]
     return table(f"{store} {outcome} against {source}", rows)

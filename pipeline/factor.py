@@ -260,12 +260,14 @@ def cut_factor(
     blocks: tuple[Delayed, ...],
     plan: PODPlan,
     earlier: Earlier | None = None,
+    totals: Matrix | None = None,
 ) -> ArchivePOD:
     """Choose arithmetic and the modes that may be of use from the small factors.
 
-    The bound is that of the whole store, if there are `earlier` snapshots.
+    The bound is that of the whole store, if there are `earlier` snapshots. Squared fluctuations
+    are `totals` (V,), where they are known better than by the factors.
     """
-    totals = _totals(archive, factor)
+    totals = _totals(archive, factor) if totals is None else totals
     earlier = earlier or Earlier.none(len(totals))
     means = _mean_sums(archive, plan, blocks)
     norms = _norms(archive, means, np.where(totals > 0, totals + earlier.fluctuation, 0.0))

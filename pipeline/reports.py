@@ -69,7 +69,8 @@ class VerifyReport(Report):
     """Errors measured against the source, beside the bounds that they have to keep.
 
     ``worst`` says in words where the largest pointwise error of the worst variable lies;
-    ``problems`` names what is lost or broken, and is empty when ``ok``.
+    ``problems`` names what is lost or broken, and is empty when ``ok``. ``compared`` is the
+    share of the archive's values that were: with less than 1 the errors are those of a sample.
     """
 
     ok: bool
@@ -80,6 +81,7 @@ class VerifyReport(Report):
     problems: tuple[str, ...]
     seconds: float
     max_error: Mapping[str, float] = field(default_factory=dict)
+    compared: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,8 @@ def test_the_command_appends(grown, capsys):
     path, store = grown
     assert main(["append", str(store), str(path)]) == 0
     assert "60 snapshots, now 100" in capsys.readouterr().out
+    assert main(["equations", str(store)]) == 0
+    assert "a1' = " in capsys.readouterr().out
     assert main(["append", str(store), str(path), "--json"]) == 0
     assert '"appended": 0' in capsys.readouterr().out
     assert main(["append", str(store), str(path.parent / "nothing.zarr")]) == 1
@@ -179,7 +181,7 @@ while killed < kills:
     least = first
     while least < last:
         pid = in_child(appended)
-        time.sleep(random.uniform(0, 0.6 * whole))
+        time.sleep(random.uniform(0, 0.4 * whole))
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         assert status in (0, signal.SIGKILL), status

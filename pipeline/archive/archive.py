@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import xarray as xr
 from pipeline.archive.checks import select
 from pipeline.archive.history import Mark, history_of
 from pipeline.archive.provider import Piece, Provider, digest_of
+from pipeline.archive.stamp import unchanging
 from pipeline.archive.time_axis import MIN_SNAPSHOTS, time_axis
 from pipeline.archive.weights import weights_of
 from pipeline.contracts import ArchivedVariable, TimeAxis
@@ -30,7 +32,9 @@ class Archive:
     compressed, by name) are strict JSON; `pipeline.encoding.encoding_from_json` restores each.
     ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
     metadata, times or what is stored for a variable change; ``marks`` tell where in time, if
-    the source stores chunks that it lists.
+    the source stores chunks that it lists. ``location`` is the path or URL that was opened, and
+    ``stamp`` tells whether any of its files has been written since; both are empty for data
+    that was open already, and the stamp where no files are listed (http).
     """
 
     name: str
@@ -45,12 +49,19 @@ class Archive:
     raw_bytes: int
     fingerprint: str
     marks: Mapping[str, tuple[Mark, ...]]
+    location: str = ""
+    stamp: str = ""
 
     def source_facts(self, snapshots: int) -> dict[str, Any]:
         """What a store of the first `snapshots` says about where they are from."""
         history = history_of(self.marks, snapshots)
         known = {"history": history} if history else {}
-        return {"name": self.name, "fingerprint": self.fingerprint, **known}
+        stamp = {"stamp": self.stamp} if self.stamp else {}
+        return {"name": self.name, "fingerprint": self.fingerprint, **stamp, **known}
+
+    def unchanging(self) -> AbstractContextManager[None]:
+        """Context in which the archive is read; raises at its end if it was written meanwhile."""
+        return unchanging(self.location, self.stamp)
 
 
 def archive_from(

@@ -21,14 +21,15 @@ import xarray as xr
 import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, ObjectStore
+from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.archive.blocks import Chunks, Grid, regular
 from pipeline.archive.history import Mark, mark
 from pipeline.archive.location import open_store, redacted
 from pipeline.archive.provider import Piece, digest_of
 from pipeline.archive.zarr_source import ZarrReader, ZarrSource, chunk_key, storage_chunks
-from pipeline.errors import ArchiveError, ChunkError
+from pipeline.errors import ArchiveError, ChunkError, StorageError
+from pipeline.objects import RemoteStore
 
 MissingChunks = Literal["error", "fill"]
 
@@ -54,7 +55,9 @@ class ZarrArchive:
             # Said outright, so that xarray neither warns nor looks twice.
             consolidated = group.metadata.consolidated_metadata is not None
             raw = xr.open_zarr(store, consolidated=consolidated, decode_cf=False, chunks=None)
-        # Storage services and both libraries fail in ways of their own.
+        except StorageError:
+            raise
+        # Both libraries fail in ways of their own.
         except Exception as error:
             raise ArchiveError(
                 f"archive {redacted(location)!r} cannot be opened as a Zarr group: "
@@ -212,9 +215,8 @@ async def _listed_sizes(store: Store, path: str) -> dict[str, int]:
             key.lstrip("/").removeprefix(root): int(info.get("size") or 0)
             for key, info in found.items()
         }
-    if isinstance(store, ObjectStore):
-        batches = store.store.list(prefix=prefix)
-        return {entry["path"]: entry["size"] async for batch in batches for entry in batch}
+    if isinstance(store, RemoteStore):
+        return {path: size async for path, size in store.listed(prefix)}
     keys = [key async for key in store.list_prefix(prefix)]
     return await _probed_sizes(store, keys)
 

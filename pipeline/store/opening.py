@@ -42,15 +42,10 @@ def open_generation(
         If a piece is missing, damaged, of the wrong type or shape, or not allowed.
     """
     place = layout.joined(url, name)
-    where = layout.joined(place, layout.ROOT)
-    try:
-        raw = layout.read_bytes(where)
-    except FileNotFoundError as error:
-        raise StoreError(f"{where}: the generation that the store names is missing") from error
-    facts = layout.parse_facts(layout.checked(raw, checksum, where), place)
+    facts, documents = checked_metadata(place, checksum)
     parsed = {
         path: layout.parse_array(content, layout.joined(place, path), layout.is_coded(path))
-        for path, content in _array_documents(place, layout.array_paths(facts)).items()
+        for path, content in documents.items()
     }
     layouts = {path: array for path, (_, array) in parsed.items()}
     before = _extended(facts, earlier)
@@ -68,6 +63,23 @@ def open_generation(
     arrays = StoredArrays(url, name, layouts, group, tiles)
     latent = StoredLatent(arrays, facts.document, known + own, snapshots)
     return Generation(name, facts.document, variables, own, arrays, latent, before)
+
+
+def checked_metadata(place: str, checksum: int) -> tuple[Fields, dict[str, bytes]]:
+    """Facts of the generation at `place`, and the metadata of its arrays by path.
+
+    Raises
+    ------
+    StoreError
+        If any is missing, or does not fit its checksum.
+    """
+    where = layout.joined(place, layout.ROOT)
+    try:
+        raw = layout.read_bytes(where)
+    except FileNotFoundError as error:
+        raise StoreError(f"{where}: the generation that the store names is missing") from error
+    facts = layout.parse_facts(layout.checked(raw, checksum, where), place)
+    return facts, _array_documents(place, layout.array_paths(facts))
 
 
 def _extended(facts: Fields, earlier: Sequence[Generation]) -> tuple[Generation, ...]:

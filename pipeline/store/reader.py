@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import objects
 from pipeline.contracts import Floats
 from pipeline.errors import StoreError
 from pipeline.store import layout
@@ -19,7 +19,7 @@ from pipeline.store.generation import Generation
 from pipeline.store.indexing import Indexer, positions
 from pipeline.store.layout import Root
 from pipeline.store.memory import TileMemory
-from pipeline.store.opening import open_generation
+from pipeline.store.opening import checked_metadata, open_generation
 from pipeline.store.variables import StoredVariable
 
 # Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
@@ -136,14 +136,21 @@ class CoefficientStore:
         StoreError
             Naming the first that is missing or damaged.
         """
-        for part in self.parts:
+        for part, (name, checksum) in zip(self.parts, self.root.parts, strict=True):
+            # They are remembered by this process, and what counts here is what is there now.
+            checked_metadata(layout.joined(self.url, name), checksum)
             part.arrays.check_files()
 
     def stored_bytes(self) -> int:
         """Bytes of all files of the store that belong to its parts."""
-        fs, root = fsspec.core.url_to_fs(self.url)
-        sizes = [int(fs.du(f"{root}/{part.name}", total=True)) for part in self.parts]
-        return sum(sizes) + int(fs.size(f"{root}/{layout.ROOT}"))
+        root = len(layout.read_bytes(layout.joined(self.url, layout.ROOT)))
+        return root + sum(self.sizes().values())
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file of its parts, by the path in the store."""
+        below = objects.folder(self.url)
+        found = (below.sizes(part.name) for part in self.parts)
+        return {path: size for sizes in found for path, size in sizes.items()}
 
 
 def _joined(pieces: Sequence[StoredVariable]) -> StoredVariable:

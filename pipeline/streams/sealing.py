@@ -67,7 +67,9 @@ def factored(
         discarded={v: float(lost[v]) if exact else 0.0 for v in numbers},
         apart={v: 0.0 if exact else float(lost[v]) for v in numbers},
     )
-    return cut_factor(archive, config, None, factor, blocks, plan, earlier)
+    # Where the errors of a former process meet the modes, energies do not simply add.
+    totals = np.maximum(pod.fluctuation - earlier.fluctuation, 0.0)
+    return cut_factor(archive, config, None, factor, blocks, plan, earlier, totals)
 
 
 def _orthonormal_in_time(a: Matrix, pod: IncrementalPOD) -> tuple[Matrix, Matrix]:
