@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.objects import Folder as ObjectsFolder
+
+# A run record or a page of the catalogue is far smaller.
+LARGEST_BYTES = 1 << 26
 
 
 @contextmanager
@@ -66,38 +72,35 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes:
         """Content of an object; FileNotFoundError if there is none."""
-        with self._reached() as (system, root):
-            content: bytes = system.cat_file(f"{root}/{name}")
-        return content
+        with self._reached() as folder:
+            return folder.read(name, LARGEST_BYTES).content
 
     def write(self, name: str, content: bytes) -> None:
-        with self._reached() as (system, root):
-            system.pipe_file(f"{root}/{name}", content)
+        with self._reached() as folder:
+            folder.write(name, content)
 
     def sweep(self) -> None:
         """Nothing: of an object that was not wholly written there is nothing to see."""
 
     def names(self) -> list[str]:
         """Objects however deep, by name; none where there is no folder yet."""
-        with self._reached() as (system, root):
-            system.invalidate_cache()
+        with self._reached() as folder:
             try:
-                return sorted(key.removeprefix(f"{root}/") for key in system.find(root))
+                return sorted(folder.files())
             except FileNotFoundError:
                 return []
 
     @contextmanager
-    def _reached(self) -> Iterator[tuple[Any, str]]:
-        """The file system of fsspec and the path there; any failure becomes an OSError."""
-        # fsspec and what it brings come only where a URL is: the command line starts without.
-        import fsspec
+    def _reached(self) -> Iterator[ObjectsFolder]:
+        """What is there, by `pipeline.objects`; any failure becomes an OSError."""
+        # Zarr and what it brings come only where a URL is: the command line starts without.
+        from pipeline import objects
 
         try:
-            system, path = fsspec.url_to_fs(self.root)
-            yield system, path.rstrip("/")
+            yield objects.folder(self.root)
         except OSError:
             raise
-        # What storage services and their clients raise has no common root.
+        # What file systems of fsspec and their clients raise has no common root.
         except Exception as error:
             raise OSError(f"{self.root}: {type(error).__name__}: {error}") from error
 

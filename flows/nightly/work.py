@@ -12,7 +12,7 @@ from flows.nightly.catalogue import Entry, now, stored_entry
 from flows.nightly.plan import Job, promised
 from pipeline.archive.find import dataset_at
 from pipeline.config import Config, NightlyConfig
-from pipeline.errors import AccuracyError, ArchiveError, StoreError
+from pipeline.errors import AccuracyError, ArchiveError, ConfigError, StoreError
 from pipeline.reports import VerifyReport
 from pipeline.store.commit import sweep
 from pipeline.store.reader import open_store
@@ -49,11 +49,14 @@ def compress_again(job: Job, config: Config) -> VerifyReport:
 
 
 def append(job: Job, config: Config) -> VerifyReport:
-    """Bring the store of a dataset that was written to up to date.
-
-    The one place where what is new could be appended; it is compressed again as a whole.
-    """
-    return compress_again(job, config)
+    """Append what is new to the store; if something else was written, compress again."""
+    try:
+        report = pipeline.append(job.store, job.dataset.location, config=config)
+    except (ArchiveError, ConfigError) as error:
+        log.warning("compressed again, because nothing can be appended: %s", error)
+        return compress_again(job, config)
+    # The same times were written anew, and what with is not known.
+    return verify(job, config) if report.appended else compress_again(job, config)
 
 
 def trust(job: Job, config: Config) -> VerifyReport:

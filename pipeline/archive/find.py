@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import fsspec
 from fsspec.utils import glob_translate
 
 from pipeline.archive.location import is_url, normalised, redacted
 from pipeline.archive.stamp import StoredFile, files_of, remote_file, stamp_of_files
 from pipeline.errors import ArchiveError
+from pipeline.objects import folder
 
 log = logging.getLogger(__name__)
 
@@ -163,11 +163,8 @@ def _remote_datasets(
     root: str, matches: Wanted, chosen: Wanted, spared: Sequence[str]
 ) -> Iterator[Dataset]:
     """Datasets below a URL, from one listing of all objects there."""
-    system, base = fsspec.url_to_fs(root)
-    system.invalidate_cache()
     files: dict[str, list[StoredFile]] = {}
-    for key, facts in system.find(base, detail=True).items():
-        path = key.removeprefix(base).strip("/")
+    for path, facts in folder(root).files().items():
         name = _outermost(path, matches)
         if name is None or not chosen(name) or _is_below(f"{root}/{name}", spared):
             continue

@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import fsspec
-
+from pipeline import objects
 from pipeline.archive.location import is_url, redacted
 from pipeline.archive.provider import digest_of
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StorageError
 
 # Web servers list nothing that could be trusted.
 _UNLISTED = frozenset({"http", "https"})
-# What file systems of fsspec call the version of an object, and the time it was written.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation")
+# What obstore and file systems of fsspec call the version of an object, and when it was written.
+_VERSIONS = ("e_tag", "ETag", "etag", "md5Hash", "generation")
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 
 
@@ -62,6 +61,8 @@ def stamp_of(location: str) -> str:
         return ""
     try:
         return stamp_of_files(files_of(location))
+    except StorageError:
+        raise
     except (OSError, ImportError, NotImplementedError) as error:
         raise ArchiveError(
             f"archive {redacted(location)!r} cannot be listed ({type(error).__name__}: {error}); "
@@ -134,14 +135,12 @@ def _local_file(path: str, name: str) -> StoredFile:
 
 
 def _remote_files(location: str) -> Iterator[StoredFile]:
-    system, root = fsspec.url_to_fs(location)
-    system.invalidate_cache()
-    for key, facts in system.find(root, detail=True).items():
-        yield remote_file(key.removeprefix(root).lstrip("/"), facts)
+    for path, facts in objects.folder(location).files().items():
+        yield remote_file(path, facts)
 
 
 def remote_file(path: str, facts: Mapping[str, Any]) -> StoredFile:
-    """What fsspec knows of an object."""
+    """An object, by what storage or fsspec says of it."""
     when = next((facts[key] for key in _TIMES if facts.get(key)), 0.0)
     version = next((str(facts[key]) for key in _VERSIONS if facts.get(key)), str(when))
     return StoredFile(path, int(facts.get("size") or 0), version, _seconds(when))

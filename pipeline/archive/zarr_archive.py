@@ -216,7 +216,7 @@ async def _listed_sizes(store: Store, path: str) -> dict[str, int]:
             for key, info in found.items()
         }
     if isinstance(store, RemoteStore):
-        return {path: size async for path, size in store.listed(prefix)}
+        return {each["path"]: each["size"] async for each in store.listed(prefix)}
     keys = [key async for key in store.list_prefix(prefix)]
     return await _probed_sizes(store, keys)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -72,8 +72,8 @@ class RemoteStore(ObjectStore[Any]):
         ask = super().getsize
         return await asked(f"{self.url}/{key}", lambda: ask(key))
 
-    async def listed(self, prefix: str | None = None) -> AsyncGenerator[tuple[str, int], None]:
-        """Paths below `prefix` and their sizes, page by page."""
+    async def listed(self, prefix: str | None = None) -> AsyncGenerator[Mapping[str, Any], None]:
+        """What storage knows of each object below `prefix`, page by page."""
         last: str | None = None
         failures = 0
         with told(self.url):
@@ -81,7 +81,7 @@ class RemoteStore(ObjectStore[Any]):
                 try:
                     async for batch in self.store.list(prefix, offset=last):
                         for item in batch:
-                            yield item["path"], item["size"]
+                            yield item
                             last = item["path"]
                     return
                 except Exception as error:
@@ -91,12 +91,12 @@ class RemoteStore(ObjectStore[Any]):
                 await pause(failures)
 
     async def list(self) -> AsyncGenerator[str, None]:
-        async for path, _ in self.listed():
-            yield path
+        async for each in self.listed():
+            yield each["path"]
 
     async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
-        async for path, _ in self.listed(prefix):
-            yield path
+        async for each in self.listed(prefix):
+            yield each["path"]
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         found = await asked(self.url, lambda: self.store.list_with_delimiter_async(prefix))
@@ -104,7 +104,7 @@ class RemoteStore(ObjectStore[Any]):
             yield path.rstrip("/").rpartition("/")[2]
 
     async def getsize_prefix(self, prefix: str) -> int:
-        return sum([size async for _, size in self.listed(prefix)])
+        return sum([each["size"] async for each in self.listed(prefix)])
 
 
 def zarr_store(url: str, read_only: bool) -> Store:

@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
 import threading
 import time
 import uuid
 from datetime import timedelta
 
-import fsspec
 import pytest
 import xarray as xr
 
 from flows.cli import main
 from flows.nightly import CannotRunError, lock
+from pipeline import objects
 from tests.flows.nightly.conftest import dataset
-from tests.flows.nightly.processes import wait_for
+from tests.s3_server import fresh_connections, make_bucket, serving
 
-pytest.importorskip("s3fs", reason="pip install 'romzarr[s3]'")
 pytest.importorskip("obstore", reason="pip install 'romzarr[s3]'")
 SECRET = "canary-k3y-that-must-be-nowhere"
 
 
-@pytest.fixture(scope="session")
-def endpoint():
-    """One server a session: file systems of fsspec keep the address that they first found."""
-    server = shutil.which("moto_server")
-    if server is None:
-        pytest.skip("no moto_server: pip install 'moto[server]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [server, "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: answers(port))
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
-
-
-def answers(port) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@pytest.fixture(scope="module")
+def server():
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture
-def bucket(endpoint, monkeypatch):
+def bucket(server, monkeypatch):
     """An empty bucket; credentials and address come from the environment alone."""
     name = f"bucket-{uuid.uuid4().hex}"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.filesystem("s3").mkdir(name)
-    return name
+    make_bucket(server, name)
+    with fresh_connections():
+        yield name
 
 
 @pytest.fixture
@@ -72,14 +53,13 @@ def settings(bucket, tmp_path):
 
 
 def add(bucket, name, seed):
-    url = f"s3://{bucket}/archive/{name}"
-    dataset(seed).to_zarr(url, mode="w", consolidated=False, encoding={"u": {"chunks": (8, 30)}})
+    place = objects.zarr_store(f"s3://{bucket}/archive/{name}", read_only=False)
+    dataset(seed).to_zarr(place, mode="w", consolidated=False, encoding={"u": {"chunks": (8, 30)}})
 
 
 def everything(bucket) -> dict[str, bytes]:
-    system = fsspec.filesystem("s3")
-    system.invalidate_cache()
-    return {key.split("/", 1)[1]: system.cat_file(key) for key in system.find(bucket)}
+    place = objects.folder(f"s3://{bucket}")
+    return {path: place.read(path, 10**9).content for path in place.files()}
 
 
 def test_what_is_new_is_stored_and_what_is_stored_is_left_alone(bucket, settings, capsys):

@@ -5,11 +5,15 @@ import logging
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
 import flows.nightly.catalogue
+import pipeline
 from flows.nightly.plan import since_when
 from pipeline.config import ConfigError
+from pipeline.store.reader import open_store
+from tests.flows.nightly.conftest import dataset
 
 
 def test_what_is_new_is_stored_and_verified_and_what_is_stored_is_left_alone(place, capsys):
@@ -50,6 +54,28 @@ def test_what_was_written_to_is_stored_again_even_if_no_size_changed(place):
     place.add("a.zarr", 5, snapshots=32)
     assert place.nightly() == 0
     assert place.holds("a", 5, snapshots=32)
+
+
+def test_to_what_grew_only_the_new_is_appended(place, caplog):
+    place.set(compression__tolerance=1e-2)
+    path = place.add("a.zarr")
+    assert place.nightly() == 0
+    store = open_store(place.stores / "a.romzarr")
+    before = place.stores / "a.romzarr" / store.last.name
+    longer = dataset(0, 48).assign_coords(time=np.arange(48) * (6 / 23))
+    longer.isel(time=slice(24, None)).to_zarr(path, append_dim="time", consolidated=False)
+    assert place.nightly() == 0
+    store = open_store(place.stores / "a.romzarr")
+    assert store.snapshots == 48
+    assert len(store.parts) == 2
+    assert before.is_dir()
+    assert pipeline.verify(store.url, path).ok
+    assert place.nightly() == 0
+    assert place.records()[-1]["counts"] == {"datasets": 1, "kept": 1, "left": 0}
+    place.add("a.zarr", seed=1, snapshots=60)
+    assert place.nightly() == 0
+    assert "compressed again, because nothing can be appended" in caplog.text
+    assert pipeline.verify(store.url, path).ok
 
 
 def test_other_promises_compress_again_and_other_settings_do_not(place):
