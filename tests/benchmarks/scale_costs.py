@@ -71,13 +71,13 @@ def child(recipe: Recipe, leaves: int) -> Record:
 
         run(tiny(20), plan=plan_pod(tiny(20), 1))  # imports and connections
         before, wall = client.run(spent), time.perf_counter()
-        moved = sum(client.run(_received).values())
+        moved = sum(client.run(_sent).values())
         pod = run(open_archive(path).variables)
         wall, after = time.perf_counter() - wall, client.run(spent)
         found = {
             "seconds": wall,
             "cpu": sum(after[w]["cpu"] - before[w]["cpu"] for w in after),
-            "moved": sum(client.run(_received).values()) - moved,
+            "moved": sum(client.run(_sent).values()) - moved,
             "read": pod.factor.bytes_read,
             "raw": recipe.raw_bytes,
             "rank": pod.factor.right.shape[1],
@@ -97,8 +97,8 @@ def _refused(plan: object, defect: object) -> Exception:
     raise AssertionError(defect)
 
 
-def _received(dask_worker: Any) -> int:
-    return int(dask_worker.transfer_incoming_bytes_total)
+def _sent(dask_worker: Any) -> int:
+    return int(dask_worker.transfer_outgoing_bytes_total)
 
 
 def _bandwidth(client: Any) -> float:

@@ -48,3 +48,4 @@ def test_the_benchmark_runs_at_its_smallest(capsys, tmp_path, monkeypatch):
     printed = capsys.readouterr().out
     for title in ("Plans", "Opening", "Costs", "One night"):
         assert f"## {title}" in printed
+    assert "Hours by resource" in printed
