@@ -6,7 +6,9 @@ import argparse
 from importlib.metadata import version
 
 from flows import commands
+from flows.logs import add_log_format
 from flows.neural.arguments import add_neural
+from flows.nightly.arguments import add_nightly, add_status
 
 SOURCES = """\
 SOURCE is a Zarr archive (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file whose
@@ -18,11 +20,16 @@ a first try:
   romzarr demo                            a flow computed here, compressed, verified and drawn
 the usual way:
   romzarr compress run.zarr run.romzarr   error at most 1e-2 of every variable's fluctuation
+  romzarr append run.romzarr run.zarr     add what has come since
   romzarr verify run.romzarr run.zarr     recompute the error from the source
   romzarr info run.romzarr                what is in the store
+every night:
+  romzarr nightly --config config.yaml    whatever is new in an archive of many datasets
+  romzarr status --config config.yaml     how each of them stands
   romzarr COMMAND --help                  more on one command
 
-exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or settings
+exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or settings, or a
+nightly run that could do nothing at all
 """
 
 COMPRESS = """\
@@ -45,6 +52,16 @@ said are variable, time, place, error and bound, or the file.
 examples:
   romzarr verify run.romzarr run.zarr
   romzarr verify run.romzarr run.zarr --json --cluster local
+"""
+
+APPEND = """\
+Exit status 1 if the archive does not begin as it did when the store was made: the first time that
+differs is said. The settings are those of the store. Killed at any moment, it goes on from its
+last commit when it is run again.
+
+examples:
+  romzarr compress run.zarr run.romzarr     the first night
+  romzarr append run.romzarr run.zarr       every other night
 """
 
 RECONSTRUCT = """\
@@ -77,15 +94,24 @@ def parser() -> Parser:
         epilog=TOP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.set_defaults(log_format="text")
     top.add_argument("--version", action="version", version=f"romzarr {version('romzarr')}")
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
     add_compress(subparsers)
+    add_append(subparsers)
     add_info(subparsers)
     add_verify(subparsers)
     add_reconstruct(subparsers)
     add_equations(subparsers)
     add_report(subparsers)
     add_demo(subparsers)
+    nightly = add_command(subparsers, "nightly", "keep an archive of many datasets compressed")
+    add_nightly(nightly)
+    add_json(nightly)
+    add_where(nightly)
+    status = add_command(subparsers, "status", "say how every dataset of an archive stands")
+    add_status(status)
+    add_json(status)
     add_neural(add_command(subparsers, "neural", "train networks as features, select among them"))
     return top
 
@@ -93,13 +119,15 @@ def parser() -> Parser:
 def add_command(
     subparsers: Subparsers[Parser], name: str, does: str, *, more: str = "", epilog: str = ""
 ) -> Parser:
-    return subparsers.add_parser(
+    command = subparsers.add_parser(
         name,
         help=does,
         description=f"{does[0].upper()}{does[1:]}.\n\n{more}".strip(),
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_log_format(command)
+    return command
 
 
 def add_where(command: Parser) -> None:
@@ -108,8 +136,9 @@ def add_where(command: Parser) -> None:
     command.add_argument(
         "--cluster",
         metavar="WHERE",
-        help="threads (in this process), local (processes on this machine), or the address of "
-        "a Dask scheduler, tcp://host:port",
+        help="threads (in this process), local (processes on this machine), slurm, kubernetes or "
+        "gateway (set up in the file), or the address of a Dask scheduler, tcp://host:port; "
+        "another kind than the file's takes none of its settings",
     )
 
 
@@ -184,6 +213,21 @@ def add_compress(subparsers: Subparsers[Parser]) -> None:
     add_where(command)
 
 
+def add_append(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers,
+        "append",
+        "append what is new in an archive to its store",
+        more="Only snapshots that the store does not have are read; twice changes nothing.",
+        epilog=APPEND,
+    )
+    command.set_defaults(run=commands.append)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("source", metavar="SOURCE")
+    add_json(command)
+    add_where(command)
+
+
 def add_info(subparsers: Subparsers[Parser]) -> None:
     command = add_command(subparsers, "info", "say what is in a store")
     command.set_defaults(run=commands.info)
@@ -198,6 +242,11 @@ def add_verify(subparsers: Subparsers[Parser]) -> None:
     command.set_defaults(run=commands.verify)
     command.add_argument("store", metavar="STORE")
     command.add_argument("source", metavar="SOURCE")
+    command.add_argument(
+        "--sample",
+        action="store_true",
+        help="compare a few blocks of each variable, and all only if these look wrong",
+    )
     add_json(command)
     add_where(command)
 

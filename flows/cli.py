@@ -1,71 +1,53 @@
 """The command ``romzarr``: arguments in, exit status out.
 
-Status 0: done. 1: a bound is broken, or the job failed. 2: wrong usage or settings.
+Status 0: done. 1: a bound is broken, or the job failed. 2: wrong usage or settings, or a nightly
+run that could do nothing for any dataset.
 Results go to standard output, messages and progress to standard error.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from flows.arguments import parser
+from flows.logs import complain, logging_to_stderr
+from flows.nightly import CannotRunError
 from pipeline.errors import ConfigError, PipelineError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-# Errors of distributed that end a job for reasons outside this program; by name, so that
-# commands without workers need not import it.
-CLUSTER_FAILURES = ("KilledWorker", "CommClosedError", "FutureCancelledError")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = parser().parse_args(arguments)
     try:
-        with logging_to_stderr():
+        with logging_to_stderr(options.log_format):
             status: int = options.run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) has gone: what is left must not fail at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except ConfigError as error:
-        return complain(str(error), USAGE)
-    except PipelineError as error:
-        return complain(str(error), FAILED)
-    except (OSError, MemoryError) as error:
-        return complain(f"{type(error).__name__}: {error}", FAILED)
-    except Exception as error:
-        if type(error).__name__ not in CLUSTER_FAILURES:
-            raise
-        return complain(f"{type(error).__name__}: {error}", FAILED)
+    except (KeyboardInterrupt, Exception) as error:
+        message, status = explained(error)
+        complain(message, options.log_format)
     return status
 
 
-@contextmanager
-def logging_to_stderr() -> Iterator[None]:
-    """Show what this program logs, and warnings of others, while a command runs."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    for name in ("flows", "pipeline"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-
-
-def complain(message: str, status: int) -> int:
-    print(f"romzarr: error: {message}", file=sys.stderr)
-    return status
+def explained(error: BaseException) -> tuple[str, int]:
+    """What to say about an error that ends a command, and its status; defects are raised."""
+    named = f"{type(error).__name__}: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, ConfigError | CannotRunError):
+        return str(error), USAGE
+    if isinstance(error, PipelineError):
+        return str(error), FAILED
+    if isinstance(error, OSError | MemoryError):
+        return named, FAILED
+    raise error
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pipeline
 from flows.cluster import connect
-from flows.tables import compression_table, info_table, size, verify_table
-from pipeline.config import Config, load_config
+from flows.clusters import Workers
+from flows.tables import append_table, compression_table, info_table, size, verify_table
+from pipeline.config import ClusterConfig, Config, load_config
 from pipeline.errors import ConfigError, PipelineError
 
 # Flags that win over the file, and the settings they stand for.
@@ -24,7 +26,7 @@ SETTINGS = {
     "variables": "archive.variables",
     "weights": "archive.weights",
     "time": "archive.time",
-    "cluster": "cluster.kind",
+    "max_hours": "nightly.max_hours",
 }
 
 
@@ -35,17 +37,22 @@ def settings(options: Namespace) -> Config:
         for flag, key in SETTINGS.items()
         if getattr(options, flag, None) is not None
     }
-    return load_config(options.config, given)
+    config = load_config(options.config, given)
+    if options.cluster in (None, config.cluster.kind):
+        return config
+    # The file's other settings of a cluster are of its own kind.
+    return replace(config, cluster=ClusterConfig(kind=options.cluster))
 
 
 @contextmanager
-def working(config: Config) -> Iterator[None]:
+def working(config: Config) -> Iterator[Workers]:
     """Have Dask work where the settings say, and show how far it is."""
     # Dask comes only now: `romzarr --help` and `romzarr info` do without it.
-    from flows.progress import shown
+    from flows.progress import announced, shown
 
     with connect(config.cluster) as workers, shown(workers):
-        yield
+        announced(workers)
+        yield workers
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -71,6 +78,17 @@ def compress(options: Namespace) -> int:
     return 0
 
 
+def append(options: Namespace) -> int:
+    config = settings(options)
+    with working(config):
+        report = pipeline.append(options.store, options.source, config=config).to_dict()
+    if options.json:
+        print_json(report)
+    else:
+        print(append_table(report, options.source, options.store))
+    return 0
+
+
 def info(options: Namespace) -> int:
     facts = pipeline.info(options.store).to_dict()
     if options.json:
@@ -83,7 +101,9 @@ def info(options: Namespace) -> int:
 def verify(options: Namespace) -> int:
     config = settings(options)
     with working(config):
-        report = pipeline.verify(options.store, options.source, config=config)
+        report = pipeline.verify(
+            options.store, options.source, config=config, sample=options.sample
+        )
     if options.json:
         print_json(report.to_dict())
     else:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from urllib.request import urlopen
 
 from dask.callbacks import Callback
 
@@ -128,6 +129,25 @@ def asking(client: Client, display: Display) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def announced(workers: Workers) -> None:
+    """Say which workers do the work, and where they can be watched if there is such a place."""
+    if workers.client is not None:
+        link = dashboard(workers.client)
+        log.info("%s%s", workers.description, f", dashboard: {link}" if link else "")
+
+
+def dashboard(client: Client) -> str:
+    """Address of the page of a scheduler; empty if none answers from here."""
+    # A scheduler without a dashboard has its port all the same.
+    if "dashboard" not in client.scheduler_info().get("services", {}):
+        return ""
+    try:
+        with urlopen(client.dashboard_link, timeout=POLL_SECONDS):
+            return str(client.dashboard_link)
+    except OSError:
+        return ""
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.steps import size as size
+
 Facts = Mapping[str, Any]
 
 # How a variable is coded, in words.
@@ -14,19 +16,6 @@ CODINGS = {
     "constant": "constant, exact",
     "lossless": "values, to the bit",
 }
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that people read.
-
-    >>> size(0), size(1234), size(5.25e9)
-    ('0 B', '1.2 kB', '5.2 GB')
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
@@ -98,6 +87,18 @@ def compression_table(report: Facts, source: str, store: str) -> str:
     return with_advice(table(f"{source} -> {store}", rows), report)
 
 
+def append_table(report: Facts, source: str, store: str) -> str:
+    rows = [
+        ("appended", f"{report['appended']} snapshots, now {report['snapshots']}"),
+        *error_rows(report["relative_l2_error"], report["tolerance"]),
+        ("rank", f"{report['rank']} POD modes"),
+        ("parts", str(report["parts"])),
+        *size_rows(report),
+        ("time", f"{report['seconds']:.1f} s"),
+    ]
+    return table(f"{source} -> {store}", rows)
+
+
 def with_advice(text: str, report: Facts) -> str:
     return f"{text}\n\n{report['advice']}" if report.get("advice") else text
 
@@ -110,6 +111,7 @@ def verify_table(report: Facts, source: str, store: str) -> str:
         *value_rows(report["largest_pointwise_error"], report["max_error"]),
         *([("worst place", report["worst"])] if report["worst"] else []),
         *problems,
+        ("compared", f"{100 * report['compared']:.3g} % of the values"),
         ("time", f"{report['seconds']:.1f} s"),
     ]
     return table(f"{store} {outcome} against {source}", rows)
@@ -125,6 +127,7 @@ def info_table(info: Facts, store: str) -> str:
         ("model", f"{info['nonzero_terms']} terms"),
         *continued("terms by bytes", bytes_of_terms(info["model"])),
         ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
+        *continued("foretold by", predictors(info["prediction"])),
         *size_rows(info),
         *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
         *continued("variable", [f"{k}: {shape(v)}" for k, v in info["variables"].items()]),
@@ -169,6 +172,26 @@ def bytes_of_terms(model: Facts) -> list[str]:
         first,
         *(f"{n} terms of a library of {p}: {size(b)}" for p, n, b in model["tried"]),
     ]
+
+
+def predictors(prediction: Facts) -> list[str]:
+    """What foretells the coefficients; what nothing foretells is left to wavelets.
+
+    >>> found = {"blocks": 12, "modelled_blocks": 3, "polynomial_orders": [5, 4, 0, 1]}
+    >>> print("\\n".join(predictors(found)))
+    the model in 3 of 12 time blocks
+    polynomials of degree 4, 3, 0 for modes 1, 2, 4
+    """
+    if not prediction:
+        return []
+    lines = [
+        f"the model in {prediction['modelled_blocks']} of {prediction['blocks']} time blocks",
+    ]
+    orders = {k: order for k, order in enumerate(prediction["polynomial_orders"], 1) if order}
+    if orders:
+        degrees = ", ".join(str(order - 1) for order in orders.values())
+        lines.append(f"polynomials of degree {degrees} for modes {', '.join(map(str, orders))}")
+    return lines
 
 
 def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:

@@ -178,7 +178,9 @@ class CodedLatent:
     ``code.samples`` are the values that ``sample_bytes`` decode to, each string holding
     ``sample_rows`` of them; so with ``correction_bytes``, which decode to what has to be
     added to each of the m snapshots rebuilt from the code (empty: nothing). They are coded
-    with the quantisation steps ``sample_step`` and ``step``.
+    with the quantisation steps ``sample_step`` and ``step``. Corrections of the leading modes are
+    coded as differences of ``correction_orders`` in time; where that is 0, and of all other
+    modes, by wavelets.
     """
 
     code: LatentCode
@@ -188,3 +190,4 @@ class CodedLatent:
     sample_bytes: tuple[bytes, ...]
     correction_rows: int = 1
     correction_bytes: tuple[bytes, ...] = ()
+    correction_orders: tuple[int, ...] = ()

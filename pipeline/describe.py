@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +14,6 @@ from pipeline.compress import advice
 from pipeline.numerics.library import ConcatenatedLibrary, Library, library_from_spec
 from pipeline.numerics.neural_library import NeuralLibrary
 from pipeline.reports import StoreInfo
-from pipeline.store.layout import FORMAT
 from pipeline.store.reader import CoefficientStore, open_store
 
 Matrix = NDArray[np.float64]
@@ -32,16 +30,16 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         If there is no store, or it is damaged or not understood.
     """
     opened = open_store(store)
-    facts, stored = opened.facts, opened.stored_bytes()
+    last, facts, stored = opened.last, opened.facts, opened.stored_bytes()
     ratio = facts["raw_bytes"] / stored
-    energy = opened.singular_values**2
+    energy = last.singular_values**2
     return StoreInfo(
         relative_l2_error=facts["relative_l2_error"],
         error_measured_by=MEASURED_BY if facts["tolerance"] else "every bit is stored",
         tolerance=facts["tolerance"],
-        rank=opened.rank,
+        rank=last.rank,
         nonzero_terms=facts["nonzero_terms"],
-        kept_samples=len(opened.index) if opened.rank else 0,
+        kept_samples=sum(len(part.latent.index) for part in opened.parts if part.rank),
         snapshots=opened.snapshots,
         raw_bytes=facts["raw_bytes"],
         stored_bytes=stored,
@@ -53,7 +51,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
                 "shape": list(v.shape),
                 "dtype": v.dtype.name,
                 "coding": v.coding,
-                "corrected": f"basis/{v.group}/residuals" in opened.arrays,
+                "corrected": f"basis/{v.group}/residuals" in last.arrays,
             }
             for name, v in opened.variables.items()
         },
@@ -61,11 +59,12 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         time=facts["time"],
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
         model=facts["model"] | {"terms": _term_counts(opened)},
-        source=facts["source"],
+        prediction=_prediction(opened),
+        source={key: value for key, value in facts["source"].items() if key != "history"},
         versions=facts["versions"],
-        format=FORMAT,
+        format=opened.root.format,
         advice=advice(
-            ratio, opened.rank, opened.snapshots, [v.coding for v in opened.variables.values()]
+            ratio, last.rank, opened.snapshots, [v.coding for v in opened.variables.values()]
         ),
         max_error=facts.get("max_error", {}),
         largest_pointwise_error=facts.get("largest_pointwise_error", {}),
@@ -73,15 +72,29 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
 
 
 def _term_counts(opened: CoefficientStore) -> list[int]:
-    return [int(np.count_nonzero(xi)) for xi in opened.coefficients]
+    return [int(np.count_nonzero(xi)) for xi in opened.last.latent.coefficients]
+
+
+def _prediction(opened: CoefficientStore) -> dict[str, Any]:
+    """What foretells the coefficients, besides wavelets along time; empty without any."""
+    found = [part.latent.block_model for part in opened.parts if part.rank]
+    if not found:
+        return {}
+    block_model = np.concatenate(found)
+    return {
+        "blocks": len(block_model),
+        "modelled_blocks": int(np.count_nonzero(block_model >= 0)),
+        "polynomial_orders": list(opened.last.latent.orders),
+    }
 
 
 def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:
     """Bytes of each group of the store; "metadata" is all that is in none of them."""
-    fs, root = fsspec.core.url_to_fs(f"{opened.url}/{opened.generation}")
-    parts = {
-        part: int(fs.du(f"{root}/{part}")) for part in ("basis", "latent", "model", "coordinates")
-    }
+    parts = dict.fromkeys(("basis", "latent", "model", "coordinates"), 0)
+    for path, size in opened.sizes().items():
+        group = path.split("/")[1]
+        if group in parts:
+            parts[group] += size
     return parts | {"metadata": stored - sum(parts.values())}
 
 
@@ -168,22 +181,25 @@ def _formulas(library: Library) -> tuple[str, ...]:
 
 
 def equations(store: str | os.PathLike[str]) -> Equations:
-    """The pooled sparse model of a coefficient store.
+    """The pooled sparse model of a coefficient store, of its newest part that has one.
 
     Raises
     ------
     StoreError
         If there is no store, or it is damaged or not understood.
     """
-    opened = open_store(store)
-    facts: Mapping[str, Any] = opened.facts
-    energy = opened.singular_values**2
+    parts = open_store(store).parts
+    # One that is still open may not have a model yet.
+    part = next((part for part in reversed(parts) if part.facts["nonzero_terms"]), parts[-1])
+    facts: Mapping[str, Any] = part.facts
+    latent = part.latent
+    energy = part.singular_values**2
     share = energy / max(float(energy.sum()), np.finfo(float).tiny)
-    if not len(opened.coefficients):
+    if not len(latent.coefficients):
         return Equations(np.zeros((0, 0)), (), (), share, (), facts["time"]["units"], ())
     library = library_from_spec(facts["library"])
     return Equations(
-        coefficients=opened.coefficients[0],
+        coefficients=latent.coefficients[0],
         names=library.names(),
         symbols=library.latex(),
         share=share,

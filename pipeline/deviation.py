@@ -22,6 +22,7 @@ from pipeline.chunked.plan import PODPlan, SpaceBlock, leaf_region, plan_pod
 from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from pipeline.sections import Section
+from pipeline.store.layout import Root
 from pipeline.store.reader import CoefficientStore, open_store
 from pipeline.verify import Source, as_stored, opened_once
 
@@ -169,7 +170,7 @@ def _leaf(
     places = tuple(None if isinstance(at, int) else at for at in section.indexers)
     return delayed(_compared, pure=False)(
         block, variable.name, variable.time_axis, row.region, span, weights, places, opened.url,
-        opened.generation,
+        opened.root,
     )  # fmt: skip
 
 
@@ -182,10 +183,10 @@ def _compared(
     weights: Floats | None,
     places: Sequence[NDArray[np.int64] | None],
     url: str,
-    generation: str,
+    root: Root,
 ) -> _Sums:
     """Task: compare one block of the archive with what the store decodes there."""
-    opened = opened_once(url, generation)
+    opened = opened_once(url, root)
     decoded = opened.decode(name, slice(span.start, span.stop), region)
     # Any snapshot that all blocks see alike will do to take differences from.
     first = opened.decode(name, 0, region).astype(np.float64)

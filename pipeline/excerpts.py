@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.contracts import BlockSpan
 from pipeline.numerics.integrate import trajectories
 from pipeline.sections import Section
+from pipeline.store.latent import StoredLatent
 from pipeline.store.reader import CoefficientStore
 
 Matrix = NDArray[np.float64]
@@ -50,11 +51,11 @@ class Spectrum:
 def spectrum(store: CoefficientStore) -> Spectrum:
     """The spectrum of a store, with what its modes leave out; reads one small array."""
     count = sum(variable.coding == "pod" for variable in store.variables.values())
-    energy = store.singular_values**2
+    energy = store.last.singular_values**2
     left = np.maximum(count - np.concatenate([[0.0], np.cumsum(energy)]), 0.0) / max(count, 1)
     rounding = len(left) * float(np.finfo(np.float64).eps)
     return Spectrum(
-        store.singular_values,
+        store.last.singular_values,
         np.sqrt(np.where(left > rounding, left, 0.0)),
         count,
         float(store.facts["tolerance"]),
@@ -84,38 +85,42 @@ class Coefficients:
 
 
 def coefficients(store: CoefficientStore, leading: int) -> Coefficients:
-    """Coefficients of `leading` modes; of a long record its middle, and the range of the rest."""
-    m, k = store.snapshots, min(leading, store.rank)
+    """Coefficients of `leading` modes; of a long record its middle, and the range of the rest.
+
+    Of a store of several parts those of the newest, whose modes they belong to.
+    """
+    latent, before = store.last.latent, int(store.starts[-2])
+    m, k = latent.snapshots, min(leading, latent.rank)
     start = max(0, (m - SNAPSHOTS) // 2)
     span = BlockSpan(start, min(m, start + SNAPSHOTS))
-    coded, numbers = store.latent(span), np.arange(span.start, span.stop)
-    kept = np.flatnonzero(np.isin(numbers, store.index))
+    coded, numbers = latent.span(span), np.arange(span.start, span.stop)
+    kept = np.flatnonzero(np.isin(numbers, latent.index))
     edges = np.linspace(0, m, PARTS + 1).astype(np.int64) if m > SNAPSHOTS else np.zeros(1, int)
-    ranges = list(_ranges(store, edges, k))
+    ranges = list(_ranges(latent, edges, k))
     return Coefficients(
-        numbers=numbers,
+        numbers=numbers + before,
         coded=coded[:, :k],
-        modelled=_modelled(store, coded, numbers, kept)[:, :k],
+        modelled=_modelled(latent, coded, numbers, kept)[:, :k],
         kept=kept,
-        parts=np.stack([edges[:-1], edges[1:] - 1], axis=1),
+        parts=np.stack([edges[:-1], edges[1:] - 1], axis=1) + before,
         lowest=np.array([low for low, _ in ranges]).reshape(-1, k),
         highest=np.array([high for _, high in ranges]).reshape(-1, k),
-        corrected=bool(store.corrections(span).any()),
+        corrected=bool(latent.corrections(span).any()),
     )
 
 
 def _modelled(
-    store: CoefficientStore, coded: Matrix, numbers: NDArray[np.int64], kept: NDArray[np.int64]
+    latent: StoredLatent, coded: Matrix, numbers: NDArray[np.int64], kept: NDArray[np.int64]
 ) -> Matrix:
     """The pooled model integrated from each kept sample up to the next."""
     found = np.full_like(coded, np.nan)
-    if not len(kept) or not store.coefficients[:1].any():
+    if not len(kept) or not latent.coefficients[:1].any():
         return found
-    model, substeps = store.models[0], store.facts["latent"]["substeps"]
+    model, substeps = latent.models[0], latent.facts["latent"]["substeps"]
     lengths = np.diff(kept, append=len(coded))
     found[kept, : model.modes] = coded[kept, : model.modes]
     states = trajectories(
-        model, coded[kept, : model.modes], store.times[numbers], kept.astype(np.int64), substeps
+        model, coded[kept, : model.modes], latent.times[numbers], kept.astype(np.int64), substeps
     )
     for step, now in zip(range(1, int(lengths.max())), states, strict=False):
         going = lengths > step
@@ -124,18 +129,18 @@ def _modelled(
 
 
 def _ranges(
-    store: CoefficientStore, edges: NDArray[np.int64], leading: int
+    latent: StoredLatent, edges: NDArray[np.int64], leading: int
 ) -> Iterator[tuple[Matrix, Matrix]]:
     """Lowest and highest coefficients between consecutive edges, or in the first part of each."""
-    if store.snapshots * store.rank > MOST_VALUES:
+    if latent.snapshots * latent.rank > MOST_VALUES:
         for a, b in pairwise(edges.tolist()):
-            values = store.latent(BlockSpan(a, min(b, a + LOOKED_AT)))[:, :leading]
+            values = latent.span(BlockSpan(a, min(b, a + LOOKED_AT)))[:, :leading]
             yield values.min(axis=0), values.max(axis=0)
         return
     # Snapshots together cost far less than the same ones apart: models run side by side.
     for first in range(0, len(edges) - 1, TOGETHER):
         some = edges[first : first + TOGETHER + 1]
-        values = store.latent(BlockSpan(int(some[0]), int(some[-1])))[:, :leading]
+        values = latent.span(BlockSpan(int(some[0]), int(some[-1])))[:, :leading]
         starts = some[:-1] - some[0]
         yield from zip(
             np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts), strict=True
@@ -144,7 +149,7 @@ def _ranges(
 
 def modes_at(store: CoefficientStore, section: Section, leading: int) -> Matrix:
     """The leading modes (k, *section) of a variable, NaN where it has no values."""
-    found = store.modes(section.variable, section.indexers, leading).astype(np.float64)
+    found = store.last.modes(section.variable, section.indexers, leading).astype(np.float64)
     nothing = np.isnan(store.mean(section.variable, section.indexers))
     return section.arranged(np.where(nothing, np.nan, found))
 

@@ -45,11 +45,32 @@ class CompressionReport(Report):
 
 
 @dataclass(frozen=True)
+class AppendReport(Report):
+    """What appending to a store did: ``appended`` of now ``snapshots`` were new.
+
+    ``relative_l2_error`` is the bound on the error of each variable over all of them, and the
+    largest; ``parts`` are the generations that the store has now.
+    """
+
+    appended: int
+    snapshots: int
+    relative_l2_error: Mapping[str, float]
+    tolerance: float
+    rank: int
+    parts: int
+    raw_bytes: int
+    stored_bytes: int
+    compression_ratio: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class VerifyReport(Report):
     """Errors measured against the source, beside the bounds that they have to keep.
 
     ``worst`` says in words where the largest pointwise error of the worst variable lies;
-    ``problems`` names what is lost or broken, and is empty when ``ok``.
+    ``problems`` names what is lost or broken, and is empty when ``ok``. ``compared`` is the
+    share of the archive's values that were: with less than 1 the errors are those of a sample.
     """
 
     ok: bool
@@ -60,11 +81,18 @@ class VerifyReport(Report):
     problems: tuple[str, ...]
     seconds: float
     max_error: Mapping[str, float] = field(default_factory=dict)
+    compared: float = 1.0
 
 
 @dataclass(frozen=True)
 class StoreInfo(Report):
-    """What a store says about itself."""
+    """What a store says about itself.
+
+    ``prediction`` says how many ``blocks`` of time there are, in how many of them the model
+    foretells the coefficients (``modelled_blocks``), and the ``polynomial_orders`` of the leading
+    modes: polynomials of one degree less extrapolate them or what the model misses. Where that is
+    0, and for all modes beyond, wavelets along time are coded.
+    """
 
     relative_l2_error: Mapping[str, float]
     error_measured_by: str
@@ -88,3 +116,4 @@ class StoreInfo(Report):
     advice: str
     max_error: Mapping[str, float] = field(default_factory=dict)
     largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
+    prediction: Mapping[str, Any] = field(default_factory=dict)

@@ -22,7 +22,9 @@ from pipeline.coding import wavelet
 from pipeline.errors import AccuracyError, ConfigError
 from pipeline.numerics import integrate, sampling
 from pipeline.store import fields, layout
-from pipeline.store.reader import CoefficientStore, _opened, open_store
+from pipeline.store.generation import Generation
+from pipeline.store.latent import StoredLatent
+from pipeline.store.reader import _opened, open_store
 from tests.oracles import decoded_errors
 from tests.strategies import grids, seeds
 
@@ -200,8 +202,8 @@ def test_bounds_hold_where_every_result_of_arithmetic_is_another(bounded, monkey
     monkeypatch.setattr(fields, "combine", shaken_sum)
     monkeypatch.setattr(integrate, "runge_kutta_step", of(integrate.runge_kutta_step))
     monkeypatch.setattr(sampling, "_predict", of(sampling._predict))
-    monkeypatch.setattr(CoefficientStore, "latent", of(CoefficientStore.latent))
-    monkeypatch.setattr(CoefficientStore, "_weights", of(CoefficientStore._weights))
+    monkeypatch.setattr(StoredLatent, "span", of(StoredLatent.span))
+    monkeypatch.setattr(Generation, "weights", of(Generation.weights))
     _opened.cache_clear()
     decoded = xr.open_dataset(store, engine="romzarr").load()
     _opened.cache_clear()
@@ -233,7 +235,7 @@ def test_other_threads_change_nothing(bounded):
 def test_one_snapshot_costs_the_tiles_it_lies_in(bounded):
     source, store = bounded
     opened = open_store(store)
-    time = opened.arrays["basis/u/residuals"].chunk[0]
+    time = opened.last.arrays.chunk("basis/u/residuals")[0]
     assert source.sizes["time"] >= time
     decoded = xr.open_dataset(store, engine="romzarr")
     for name in BOUNDS:
@@ -261,7 +263,7 @@ def test_processes_write_what_threads_write(tmp_path, options):
 def test_where_no_value_is_off_nothing_is_stored(tmp_path):
     source = waves()[["u"]].isel(time=slice(60, None))
     report, _ = compressed(source, tmp_path, tolerance=1e-3, max_error={"u": 1.0})
-    assert "basis/u/residuals" not in open_store(tmp_path / "store.romzarr").arrays
+    assert "basis/u/residuals" not in open_store(tmp_path / "store.romzarr").last.arrays
     alone, _ = compressed(source, tmp_path, tolerance=1e-3)
     assert report.stored_bytes < alone.stored_bytes + 200
     assert report.largest_pointwise_error["u"] < 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 
 import dask
 import numpy as np
@@ -200,3 +201,19 @@ def test_a_failure_of_any_kind_is_one_of_ours_or_the_callers(tmp_path):
     with pytest.raises(ArchiveError):
         pipeline.compress(tmp_path / "nowhere.zarr", tmp_path / "store")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("modes", [3, 60])
+def test_all_but_modes_and_coefficients_takes_at_most_16_kilobytes(tmp_path, modes):
+    rng = np.random.default_rng(0)
+    rows = decaying_matrix(rng, 400, 600, 2.0, modes).reshape(400, 20, 30)
+    dims = ("time", "lat", "lon")
+    source = xr.Dataset(
+        {name: (dims, rows * scale, {"units": "m s-1"}) for name, scale in (("u", 1), ("v", 2))},
+        {"time": np.arange(400) * 0.5, "lat": np.arange(20.0), "lon": np.arange(30.0)},
+        {"title": "two components of a velocity", "source": "model run 7"},
+    )
+    pipeline.compress(source, tmp_path / "store", tolerance=1e-3)
+    coded = re.compile(r"(basis|latent)/.*(?<!zarr\.json)$")
+    fixed = [p for p in files_below(tmp_path / "store") if not coded.search(p)]
+    assert sum(map(os.path.getsize, fixed)) <= 16_000

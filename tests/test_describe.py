@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.testing import assert_allclose
 
 import pipeline
+from flows.tables import info_table
 from pipeline.errors import StoreError
 from pipeline.store.reader import open_store
 from tests.oracles import files_below
@@ -63,6 +64,24 @@ def test_info_repeats_the_report_and_is_strict_json(lorenz):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
+def test_what_foretells_the_coefficients_is_said(lorenz, tmp_path):
+    """A model where it serves; polynomials of smooth coefficients far above the step."""
+    prediction = pipeline.info(lorenz[1]).prediction
+    assert 0 < prediction["modelled_blocks"] <= prediction["blocks"] == 12
+    assert prediction["polynomial_orders"] == []
+
+    t = 0.1 * np.arange(300)
+    states = np.stack([np.sin(t), np.sin(1.7 * t + 1)], axis=1) * np.exp(-0.02 * t)[:, None]
+    source = lifted(states, t)
+    pipeline.compress(source, tmp_path / "s", tolerance=1e-6)
+    info = pipeline.info(tmp_path / "s")
+    first, second = info.prediction["polynomial_orders"]
+    assert min(first, second) > 1
+    said = f"polynomials of degree {first - 1}, {second - 1} for modes 1, 2"
+    assert said in info_table(info.to_dict(), "s")
+    assert pipeline.verify(tmp_path / "s", source).ok
+
+
 def test_energy_of_modes_is_that_of_an_svd(lorenz):
     source, store, report = lorenz
     rows = source.u.values - source.u.values.mean(axis=0)
@@ -74,7 +93,7 @@ def test_equations_as_text_and_latex_are_the_model_that_is_integrated(lorenz):
     """Both are parsed by SymPy, which knows nothing of the library."""
     _, store, report = lorenz
     equations = pipeline.equations(store)
-    f = open_store(store).models[0]
+    f = open_store(store).last.latent.models[0]
     a = np.random.default_rng(0).standard_normal((5, report.rank))
     lines = [line for line in equations.text().splitlines() if "' =" in line]
     symbols = sympy.symbols(f"a1:{report.rank + 1}")

@@ -19,7 +19,7 @@ from pipeline import choose, direct
 from pipeline.coding import tiles
 from pipeline.errors import AccuracyError
 from pipeline.store.reader import open_store
-from pipeline.store.writer import ValuesWriter
+from pipeline.store.tile_writer import TileWriter
 from tests.oracles import (
     assert_same_but_values,
     compressed_names,
@@ -227,7 +227,7 @@ def test_masks_are_written_once_and_steps_lowered_until_the_bound_holds(tmp_path
     written: list[Counter[str]] = []
     monkeypatch.setattr(tiles, "VALUES", 500)
     monkeypatch.setattr(tiles, "MOST_SNAPSHOTS", 16)
-    settled, write_mask = direct._settled, ValuesWriter.write_mask
+    settled, write_mask = direct._settled, TileWriter.write_mask
     create = direct.StoreWriter.create_values
 
     def counted(self, variable, region, mask):
@@ -239,7 +239,7 @@ def test_masks_are_written_once_and_steps_lowered_until_the_bound_holds(tmp_path
         create(self, *args)
 
     monkeypatch.setattr(direct, "_settled", lambda *args: 3 * settled(*args))
-    monkeypatch.setattr(ValuesWriter, "write_mask", counted)
+    monkeypatch.setattr(TileWriter, "write_mask", counted)
     monkeypatch.setattr(direct.StoreWriter, "create_values", created)
     source = noise(np.random.default_rng(4), {"time": 50, "x": 70}, ("time", "x"))
     source = source.to_dataset()

@@ -71,13 +71,14 @@ def test_coefficients_of_a_long_record_are_its_middle_and_its_range(wave):
     _, path, _ = wave
     store = open_store(path)
     found = coefficients(store, 2)
-    whole = store.latent(BlockSpan(0, M))[:, :2]
+    whole = store.last.latent.span(BlockSpan(0, M))[:, :2]
     assert len(found.numbers) == SNAPSHOTS
     assert_allclose(found.coded, whole[found.numbers])
     assert_array_equal(found.parts.ravel()[[0, -1]], [0, M - 1])
     assert_allclose(found.lowest.min(axis=0), whole.min(axis=0))
     assert_allclose(found.highest.max(axis=0), whole.max(axis=0))
-    assert_array_equal(found.numbers[found.kept], np.intersect1d(found.numbers, store.index))
+    kept = np.intersect1d(found.numbers, store.last.latent.index)
+    assert_array_equal(found.numbers[found.kept], kept)
 
 
 def test_the_model_goes_on_from_each_sample_as_its_equations_say(wave):
@@ -86,10 +87,11 @@ def test_the_model_goes_on_from_each_sample_as_its_equations_say(wave):
 
     _, path, _ = wave
     store = open_store(path)
-    found, model = coefficients(store, store.rank), store.models[0]
+    latent = store.last.latent
+    found, model = coefficients(store, latent.rank), latent.models[0]
     start = int(found.kept[0])
     first = found.coded[start, : model.modes]
-    times = store.times[found.numbers[start : start + 6]]
+    times = latent.times[found.numbers[start : start + 6]]
     exact = solve_ivp(
         lambda _, a: model(a[None])[0], times[[0, -1]], first, t_eval=times, rtol=1e-9, atol=1e-12
     ).y.T

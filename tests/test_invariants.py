@@ -137,7 +137,7 @@ def test_modes_are_orthonormal_in_the_joint_inner_product(tmp_path):
         gram += phi @ phi.T
         off = (store.mean(name) - values.mean(axis=0)) * np.sqrt(area)
         assert np.linalg.norm(off) <= tolerance * norm / 60**0.5
-    sigma = store.singular_values
+    sigma = store.last.singular_values
     assert_allclose(
         sigma, np.linalg.svd(np.hstack(whole), compute_uv=False)[: report.rank], rtol=1e-4
     )

@@ -10,7 +10,9 @@ from threadpoolctl import threadpool_limits
 import pipeline
 from pipeline.coding.coefficients import Coefficients
 from pipeline.numerics import integrate
-from pipeline.store.reader import CoefficientStore, _opened, open_store
+from pipeline.store.generation import Generation
+from pipeline.store.latent import StoredLatent
+from pipeline.store.reader import _opened, open_store
 from tests.oracles import decoded_errors
 from tests.systems_of_odes import LORENZ, KnownSystem
 
@@ -49,15 +51,15 @@ def test_results_of_the_decoder_may_all_be_off_by_rounding(tmp_path, monkeypatch
     doubles differences every 80 snapshots."""
     source, store = lifted(LORENZ), tmp_path / "store"
     report = pipeline.compress(source, store, tolerance=tolerance)
-    assert (open_store(store).code().block_model >= 0).all()
+    assert (open_store(store).last.latent.code().block_model >= 0).all()
     plain, rng = decoded(store), np.random.default_rng(0)
     for place, name in (
         (integrate.Dynamics, "__call__"),
         (integrate, "runge_kutta_step"),
         (Coefficients, "combined"),
         (Coefficients, "array"),
-        (CoefficientStore, "latent"),
-        (CoefficientStore, "_weights"),
+        (StoredLatent, "span"),
+        (Generation, "weights"),
     ):
         monkeypatch.setattr(place, name, shaking(getattr(place, name), rng))
     shaken = decoded(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import zarr
 from numpy.testing import assert_allclose
 
 import pipeline
+from pipeline.chunked.spots import some_leaves
+from pipeline.contracts import BlockSpan
 from pipeline.errors import StoreError
 from tests.oracles import decaying_matrix, decoded_errors
 
@@ -128,3 +131,63 @@ def test_a_source_of_another_shape_is_refused(source, store):
         pipeline.verify(store, source.isel(x=slice(3)))
     with pytest.raises(StoreError, match=r"'w' is .* and missing in the store"):
         pipeline.verify(store, source.assign(w=source.v))
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """A record of many blocks of time, since a leaf takes 256 snapshots, and its store."""
+    t, x = np.arange(2600)[:, None] * 0.05, np.linspace(0, 1, 20)[None, :]
+    u = np.sin(t) * np.sin(3 * x) + np.cos(t) * np.cos(3 * x) + t / 30 * (1 + x)
+    u = (100 + u).astype(np.float32)
+    source = xr.Dataset({"u": (("time", "x"), u)}, {"time": t[:, 0]}).chunk(time=100)
+    store = tmp_path_factory.mktemp("long") / "store"
+    pipeline.compress(source, store, tolerance=1e-2)
+    return source, store
+
+
+def test_the_error_of_many_blocks_is_relative_to_the_mean_of_all(long):
+    """Not to the means of the blocks, which a trend sets apart."""
+    source, store = long
+    expected = decoded_errors(source.compute(), xr.open_dataset(store, engine="romzarr"))
+    found = pipeline.verify(store, source).relative_l2_error
+    assert found["u"] == pytest.approx(expected["u"], rel=1e-6)
+
+
+def test_a_sample_is_a_part_of_the_whole(long, tmp_path):
+    source = long[0]
+    pipeline.compress(source, tmp_path / "store", tolerance=0)
+    report = pipeline.verify(tmp_path / "store", source, sample=True)
+    assert report.ok
+    assert 0 < report.compared < 0.5
+    assert pipeline.verify(tmp_path / "store", source).compared == 1
+
+
+@pytest.mark.parametrize("where", [slice(None), slice(0, 1)], ids=["everywhere", "at one time"])
+def test_what_a_sample_finds_is_decided_by_the_whole(long, where):
+    source, store = long
+    other = source.compute()
+    other["u"][where] += 1.5
+    report = pipeline.verify(store, other, sample=True)
+    whole = pipeline.verify(store, other)
+    # A small part may go unseen, but nothing is called broken that is not.
+    assert report.ok or not whole.ok
+    if where == slice(None):
+        assert report.compared == 1
+        assert report.problems == whole.problems != ()
+
+
+def test_a_sample_in_which_nothing_fluctuates_proves_nothing(long, tmp_path, monkeypatch):
+    """Relative to no fluctuation any error is infinite, so more has to be looked at."""
+    source = long[0].isel(time=slice(0, 600)).compute()
+    source["u"][300:] = source["u"][300]
+    pipeline.compress(source.chunk(time=100), tmp_path / "store", tolerance=1e-2)
+    real, asked = some_leaves, []
+
+    def late_ones_first(plan, seed, most):
+        asked.append(most)
+        return ((BlockSpan(400, 600),),) if len(asked) == 1 else real(plan, seed, most)
+
+    monkeypatch.setattr(sys.modules["pipeline.verify"], "some_leaves", late_ones_first)
+    report = pipeline.verify(tmp_path / "store", source, sample=True)
+    assert report.ok
+    assert len(asked) > 1

@@ -57,7 +57,7 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
     """What the picture shows, from the archive and from the store as any reader sees it."""
     original = xr.open_zarr(archive, consolidated=False)
     decoded = xr.open_dataset(store, engine="romzarr", chunks=None)
-    coded = open_store(store)
+    coded = open_store(store).last.latent
     shown = original.sizes["time"] // 2
     return Wake(
         original=original.isel(time=shown).load(),
@@ -66,7 +66,7 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
         rank=report.rank,
         tolerance=report.tolerance,
         times=coded.times,
-        coefficients=coded.latent(BlockSpan(0, coded.snapshots)),
+        coefficients=coded.span(BlockSpan(0, coded.snapshots)),
         kept=coded.index,
         equations=equation_lines(str(store)),
         title=f"{original.attrs['title']}: {size(report.raw_bytes)} in "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from flows.logs import add_log_format
 from flows.neural import commands
 
 OPERATORS = ("identity", "sin", "cos", "add", "mul")
@@ -46,7 +47,9 @@ def add_neural(command: Parser) -> None:
 
 
 def _command(subparsers: Subparsers[Parser], name: str, does: str) -> Parser:
-    return subparsers.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    command = subparsers.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    add_log_format(command)
+    return command
 
 
 def _train(subparsers: Subparsers[Parser]) -> None:

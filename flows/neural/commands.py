@@ -126,10 +126,10 @@ def diagnose(options: Namespace) -> int:
     from pipeline.neural.collinearity import diagnose
     from pipeline.store.reader import open_store
 
-    opened = open_store(options.store)
-    if not opened.models:
+    latent = open_store(options.store).last.latent
+    if not latent.models:
         raise PipelineError(f"{options.store}: there is no model, so there is no library")
-    library = opened.models[0].library
-    a = opened.latent(BlockSpan(0, opened.snapshots))[:, : library.states]
+    library = latent.models[0].library
+    a = latent.span(BlockSpan(0, latent.snapshots))[:, : library.states]
     print(diagnose(library, a).words())
     return 0

@@ -85,7 +85,7 @@ def _row(section: Section, figure: Figure, name: str, says: str) -> str:
 
 def _modes(opened: CoefficientStore, section: Section, number: int) -> str:
     """Modes, each as large as it moves the variable: times the usual size of its coefficient."""
-    usual = opened.singular_values[:MODES] / np.sqrt(opened.snapshots)
+    usual = opened.last.singular_values[:MODES] / np.sqrt(opened.last.snapshots)
     found = modes_at(opened, section, MODES)
     panels = [
         Panel(
@@ -137,7 +137,7 @@ def _when(dataset: xr.Dataset, time: str, number: int) -> str:
 def _loadings(opened: CoefficientStore) -> str:
     """How much of each variable without space a mode carries: their correlation."""
     names = [n for n, v in opened.variables.items() if v.coding == "pod" and not v.space_shape]
-    found = np.array([opened.modes(n) * opened.singular_values for n in names[:VALUES]])
+    found = np.array([opened.last.modes(n) * opened.last.singular_values for n in names[:VALUES]])
     correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
     figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
     says = "Correlation of each variable with the leading coefficients."

@@ -98,8 +98,11 @@ def _time_axis(opened: CoefficientStore, dataset: xr.Dataset, dim: str) -> Axis:
     coordinate = dataset.coords.get(dim)
     if coordinate is not None and coordinate.dtype.kind in "fiuM":
         return Axis(label(dim, coordinate.variable), coordinate.values)
+    if len(opened.parts) > 1:
+        return Axis(f"snapshot of {dim}", np.arange(opened.snapshots))
     units = str(opened.facts["time"]["units"])
-    return Axis(f"{dim} since the first" + (f" ({units})" if units != "1" else ""), opened.times)
+    title = f"{dim} since the first" + (f" ({units})" if units != "1" else "")
+    return Axis(title, opened.last.latent.times)
 
 
 # --- parts --------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ def _provenance_rows(shown: Shown) -> Iterator[tuple[str, str]]:
     info, facts = shown.info, shown.opened.facts
     for name, value in info.source.items():
         yield f"source {name}", plain(value)
-    yield "generation", shown.opened.generation
+    yield "generation", shown.opened.last.name
     for name, value in list(shown.dataset.attrs.items())[:ROWS]:
         yield str(name), plain(_told(value))[:2000]
     changed: Mapping[str, Any] = facts["config"]

@@ -134,5 +134,10 @@ def _chunked(variable: xr.Variable, time_axis: int) -> xr.Variable:
 
 
 def memory_archive(dataset: xr.Dataset) -> MemoryArchive:
+    return MemoryArchive(memory_name(dataset), dataset)
+
+
+def memory_name(dataset: xr.Dataset | xr.DataArray) -> str:
+    """Where the dataset says that it was opened, without credentials."""
     source = dataset.encoding.get("source")
-    return MemoryArchive(redacted(source) if source else "dataset in memory", dataset)
+    return redacted(source) if source else "dataset in memory"

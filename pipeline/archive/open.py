@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import xarray as xr
@@ -12,8 +13,9 @@ from pipeline.archive.archive import Archive, archive_from
 from pipeline.archive.csv_table import read_csv
 from pipeline.archive.file_source import FileArchive
 from pipeline.archive.location import is_url, normalised, redacted, suffix
-from pipeline.archive.memory_source import MemoryArchive, memory_archive
+from pipeline.archive.memory_source import MemoryArchive, memory_archive, memory_name
 from pipeline.archive.provider import Provider
+from pipeline.archive.stamp import stamp_of
 from pipeline.archive.zarr_archive import MissingChunks, ZarrArchive
 
 _CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
@@ -21,8 +23,11 @@ _ZARR = frozenset({".zarr", ".zip"})
 _NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
 
 
+Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
+
+
 def open_archive(
-    source: str | os.PathLike[str] | xr.Dataset | xr.DataArray,
+    source: Source,
     *,
     time: str = "auto",
     variables: Literal["all"] | Sequence[str] = "all",
@@ -60,16 +65,32 @@ def open_archive(
     ChunkError
         If a chunk is missing.
     """
-    return archive_from(_provider(source, missing_chunks), time, variables, weights)
+    if isinstance(source, xr.Dataset | xr.DataArray):
+        return archive_from(_provider(source, missing_chunks), time, variables, weights)
+    location = normalised(source)
+    # Before anything is read: what is written from here on is noticed.
+    stamp = stamp_of(location)
+    opened = archive_from(_provider(location, missing_chunks), time, variables, weights)
+    return replace(opened, location=location, stamp=stamp)
 
 
-def _provider(
-    source: str | os.PathLike[str] | xr.Dataset | xr.DataArray, missing_chunks: MissingChunks
-) -> Provider:
+def lazy_dataset(source: Source, missing_chunks: MissingChunks) -> xr.Dataset:
+    """The dataset of a source, decoded where it is indexed."""
+    return _provider(source, missing_chunks).dataset
+
+
+def name_of(source: Source) -> str:
+    """What to call `source` in a log, without credentials; opens nothing."""
+    if isinstance(source, xr.Dataset | xr.DataArray):
+        return memory_name(source)
+    return redacted(os.fspath(source))
+
+
+def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:
+    if isinstance(source, xr.DataArray):
+        source = source.to_dataset(name=source.name or "data")
     if isinstance(source, xr.Dataset):
         return memory_archive(source)
-    if isinstance(source, xr.DataArray):
-        return memory_archive(source.to_dataset(name=source.name or "data"))
     location = normalised(source)
     kind = suffix(location)
     if os.path.isdir(location) or kind in _ZARR:

@@ -31,7 +31,7 @@ Matrix = NDArray[np.float64]
 class ValueWriter(Protocol):
     """Where tasks put tiles; works in any process."""
 
-    def write_values(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
 
     def write_mask(self, variable: str, region: Region, mask: Mask) -> None: ...
 
@@ -168,7 +168,7 @@ def write_values(
     Of the tiles that share a part of space, the first in time writes the mask.
     """
     values, valid = _values(pieces, series, tile)
-    writer.write_values(variable, tile.index, encode_values(values, tile.shape, step))
+    writer.write_tile(variable, tile.index, encode_values(values, tile.shape, step))
     if masked and tile.index[0] == 0:
         mask = np.zeros(values.shape[1:], bool) if valid is None else ~valid
         writer.write_mask(variable, tile.region[1:], mask)

@@ -20,7 +20,7 @@ Matrix = NDArray[np.float64]
 class ExactWriter(Protocol):
     """Where tasks put tiles; works in any process."""
 
-    def write_exact(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,5 @@ class WriteExact:
         refused = packing is not None and not packs(block.values, packing)
         if not refused:
             content = encode_exact(block.values, tile.shape, self.coding)
-            self.writer.write_exact(self.variable, tile.index, content)
+            self.writer.write_tile(self.variable, tile.index, content)
         return np.array([block.bytes_read, block.chunks_read, refused], np.int64)

@@ -27,7 +27,7 @@ class Decoder(Protocol):
 class ResidualsWriter(Protocol):
     """Where tasks put tiles; works in any process."""
 
-    def write_residuals(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class WriteResiduals:
         drift = self.decoder.drift(self.variable, self.time_axis, tile.region, decoded)
         residuals = rounded_residuals(values - decoded, self.step)
         content = encode_residuals(residuals, tile.shape, self.step)
-        self.writer.write_residuals(self.variable, tile.index, content)
+        self.writer.write_tile(self.variable, tile.index, content)
         with np.errstate(over="ignore", invalid="ignore"):
             corrected = (decoded + residuals).astype(values.dtype)
         return Found(

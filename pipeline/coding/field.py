@@ -5,6 +5,10 @@ byte says whether sizes above 2**20 occur; the other seven and the second byte s
 sizes 1, and those above, lie from their multiples of the step on average. An array of zeros is
 the head alone.
 
+Columns of a table may be extrapolated by polynomials along its first axis instead of transformed:
+in place of their wavelet coefficients stand finite differences of their integers, which are kept
+exactly (see `pipeline.coding.differences`).
+
 Decoding finds the same integers on every machine (see `pipeline.coding.rangecoder`); the values
 are then the same to rounding, and to the bit where the same NumPy runs.
 """
@@ -20,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.coding.coefficients import Coefficients
 from pipeline.coding.contexts import capped, flags_of, no_flags, traverse
+from pipeline.coding.differences import LARGEST, differenced, summed
 from pipeline.coding.rangecoder import NARROW, WIDE, Decoder, Encoder, Integers
 from pipeline.coding.wavelet import bands, forward
 from pipeline.contracts import Floats, Region
@@ -48,7 +53,9 @@ class _Coded(NamedTuple):
     head: bytes
 
 
-def encode_field(values: Floats, step: float, levels: Sequence[int]) -> bytes:
+def encode_field(
+    values: Floats, step: float, levels: Sequence[int], orders: Sequence[int] = ()
+) -> bytes:
     """Code an array so that `decode_field` gives it back with errors of about ``step / 4``.
 
     Parameters
@@ -60,13 +67,17 @@ def encode_field(values: Floats, step: float, levels: Sequence[int]) -> bytes:
     levels : sequence of int
         Levels of the transform per axis (`pipeline.coding.wavelet.depth`); 0 along axes
         without smoothness, such as that of POD modes.
+    orders : sequence of int
+        Orders of the differences along the first of two axes, for the leading columns. A column
+        of any order but 0 is not transformed, and has errors of at most ``step / 2``.
 
     Raises
     ------
     ValueError
-        If `step` is not a positive number, or a value is not finite or above 2**60 steps.
+        If `step` is not a positive number, or a value is not finite or above 2**60 steps, or
+        2**45 where there are differences.
     """
-    array, coded = _quantised(values, step, levels)
+    array, coded = _quantised(values, step, levels, orders)
     if not len(coded.places):
         return coded.head
     array, levels = _with_an_axis(array, levels)
@@ -78,7 +89,12 @@ def encode_field(values: Floats, step: float, levels: Sequence[int]) -> bytes:
 
 
 def decode_field(
-    content: bytes, shape: Sequence[int], step: float, levels: Sequence[int], dtype: np.dtype[Any]
+    content: bytes,
+    shape: Sequence[int],
+    step: float,
+    levels: Sequence[int],
+    dtype: np.dtype[Any],
+    orders: Sequence[int] = (),
 ) -> Floats:
     """Array of `shape` and `dtype` (float32 or float64) from what `encode_field` made of it.
 
@@ -88,13 +104,20 @@ def decode_field(
         If `content` is not what `encode_field` returns. Not all damage can be found; what is
         returned is finite.
     """
-    return decode_coefficients(content, shape, step, levels, dtype).array()
+    return decode_coefficients(content, shape, step, levels, dtype, orders).array()
 
 
 def decode_coefficients(
-    content: bytes, shape: Sequence[int], step: float, levels: Sequence[int], dtype: np.dtype[Any]
+    content: bytes,
+    shape: Sequence[int],
+    step: float,
+    levels: Sequence[int],
+    dtype: np.dtype[Any],
+    orders: Sequence[int] = (),
 ) -> Coefficients:
     """The coefficients of what `decode_field` returns: their `array`, to the bit.
+
+    Those of a table with differences are its values.
 
     Raises
     ------
@@ -112,13 +135,19 @@ def decode_coefficients(
         places, sizes = _decoded_sizes(decoder, shape, levels, integers)
         negative = np.empty(len(places), np.int32)
         decoder.transfer_bits(negative)
-    return _restored(_Coded(places, sizes, negative, head), shape, step, levels, dtype)
+    return _restored(_Coded(places, sizes, negative, head), shape, step, levels, dtype, orders)
 
 
-def coded_field(values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any]) -> Floats:
+def coded_field(
+    values: Floats,
+    step: float,
+    levels: Sequence[int],
+    dtype: np.dtype[Any],
+    orders: Sequence[int] = (),
+) -> Floats:
     """What `decode_field` will give back, to the bit, without the entropy coding in between."""
-    _, coded = _quantised(values, step, levels)
-    return _restored(coded, values.shape, step, levels, dtype).array()
+    _, coded = _quantised(values, step, levels, orders)
+    return _restored(coded, values.shape, step, levels, dtype, orders).array()
 
 
 def _decoded_sizes(
@@ -156,14 +185,17 @@ def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
         )
 
 
-def _quantised(values: Floats, step: float, levels: Sequence[int]) -> tuple[Integers, _Coded]:
+def _quantised(
+    values: Floats, step: float, levels: Sequence[int], orders: Sequence[int]
+) -> tuple[Integers, _Coded]:
     """Sizes in steps of all coefficients, and what is to be said of them."""
     _check(step, values.shape, levels)
     with np.errstate(over="ignore", invalid="ignore"):
-        coefficients = forward(
-            np.ascontiguousarray(values, np.float64).reshape(values.shape), levels
-        )
-        ratios = np.abs(coefficients) / step
+        array = np.ascontiguousarray(values, np.float64).reshape(values.shape)
+        coefficients = forward(array, levels) / step
+    if any(orders):
+        _put_differences(coefficients, array, step, orders)
+    ratios = np.abs(coefficients)
     largest = ratios.max(initial=0.0)
     if not largest < _LARGEST:
         raise ValueError(
@@ -174,12 +206,36 @@ def _quantised(values: Floats, step: float, levels: Sequence[int]) -> tuple[Inte
     sizes = _rounded(ratios, levels, np.dtype(np.int64 if wide else np.int32))
     where = np.flatnonzero(sizes)
     size = sizes.ravel()[where]
-    excess = ratios.ravel()[where] - size
-    one = size == 1
+    excess, one = ratios.ravel()[where] - size, size == 1
+    if any(orders):
+        transformed = ~np.isin(where % values.shape[1], np.flatnonzero(orders))
+        excess, one = excess[transformed], one[transformed]
     first, others = _mean(excess[one]), _mean(excess[~one])
     head = bytes([2 * _byte(first, 7) + wide, _byte(others, 8)])
     negative = (coefficients.ravel()[where] < 0).astype(np.int32)
     return sizes, _Coded(where, size, negative, head)
+
+
+def _put_differences(
+    coefficients: Floats, values: Floats, step: float, orders: Sequence[int]
+) -> None:
+    """Overwrite coefficients, in steps, by the differences of the columns that have any."""
+    columns, nonzero = _differenced_columns(orders)
+    ratios = np.rint(values[:, columns] / step)
+    largest = np.abs(ratios).max(initial=0.0)
+    if not largest < LARGEST:
+        raise ValueError(
+            f"values that are differenced must be finite and below 2**45 steps of {step!r}; the "
+            f"largest is {largest:.3g} steps"
+        )
+    # As floats they are exact, and `_rounded` leaves what is a multiple of the step as it is.
+    coefficients[:, columns] = differenced(ratios.astype(np.int64), nonzero)
+
+
+def _differenced_columns(orders: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Numbers of the columns of any order but 0, and their orders."""
+    columns = np.flatnonzero(orders)
+    return columns, np.array(orders, np.intp)[columns]
 
 
 def _rounded(ratios: Floats, levels: Sequence[int], dtype: np.dtype[Any]) -> Integers:
@@ -257,7 +313,12 @@ def _exponents(head: bytes) -> int:
 
 
 def _restored(
-    coded: _Coded, shape: Sequence[int], step: float, levels: Sequence[int], dtype: np.dtype[Any]
+    coded: _Coded,
+    shape: Sequence[int],
+    step: float,
+    levels: Sequence[int],
+    dtype: np.dtype[Any],
+    orders: Sequence[int],
 ) -> Coefficients:
     """Coefficients from sizes and signs, the same way for both who codes and who decodes."""
     first, others = _excess(coded.head[0] >> 1, 7), _excess(coded.head[1], 8)
@@ -267,4 +328,18 @@ def _restored(
         values = np.where(coded.negative, -magnitude, magnitude).astype(dtype)
     small = math.prod(shape) < 2**31
     places: Integers = coded.places.astype(np.int32 if small else np.int64)
-    return Coefficients(tuple(shape), tuple(levels), places, values)
+    found = Coefficients(tuple(shape), tuple(levels), places, values)
+    return _with_sums(found, coded, step, orders) if any(orders) else found
+
+
+def _with_sums(
+    found: Coefficients, coded: _Coded, step: float, orders: Sequence[int]
+) -> Coefficients:
+    """The same with values in place of coefficients: sums of differences where there are any."""
+    values = found.array()
+    integers = np.zeros(found.shape, np.int64)
+    integers.ravel()[found.places] = np.where(coded.negative, -coded.sizes, coded.sizes)
+    columns, nonzero = _differenced_columns(orders)
+    with np.errstate(over="ignore"):
+        values[:, columns] = step * summed(integers[:, columns], nonzero)
+    return Coefficients(found.shape, (0, 0), np.arange(values.size), values.ravel())

@@ -1,9 +1,10 @@
 """Coding of the coefficients a(t): samples, a model between them, and corrections.
 
 The model is integrated from kept samples, and what it misses is transformed along time,
-quantised and coded. Rounding differences of a decoder are never fed back: the integration
-starts anew from each sample, and corrections only add. Without a model everything is a
-correction, which is plain transform coding; so a model costs nothing where it is no use.
+quantised and coded; or, mode by mode where that takes fewer bytes, quantised and extrapolated
+by polynomials. Rounding differences of a decoder are never fed back: the integration starts
+anew from each sample, corrections only add, and polynomials are of integers. Without a model
+everything is a correction, which is plain coding; so a model costs nothing where it is no use.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.coding.differences import LARGEST, best_orders
 from pipeline.coding.rates import bits_of
 from pipeline.coding.tiles import coded_rows, encode_rows, tile_rows
 from pipeline.coding.wavelet import depth
@@ -35,6 +37,8 @@ STEP_RATIO, MOST_STEPS = 2**0.125, 40
 FINER = 8
 # A model that is more steps off than this is no use, and its corrections no integers.
 MOST_LEFT = 2.0**50
+# A list of orders takes up these bytes of metadata, and a digit and a comma for each.
+LIST_BYTES = len('"differences":[],')
 # Share of the squared error that rounding in a decoder may make.
 SHAKEN = 1e-6
 
@@ -48,8 +52,10 @@ class Decoded:
 
     @property
     def nbytes(self) -> int:
-        index = 2 * self.coded.code.kept
-        return index + sum(map(len, self.coded.sample_bytes + self.coded.correction_bytes))
+        coded = self.coded
+        index, orders = 2 * coded.code.kept, 2 * len(coded.correction_orders)
+        listed = index + orders + (LIST_BYTES if orders else 0)
+        return listed + sum(map(len, coded.sample_bytes + coded.correction_bytes))
 
 
 def code_latent(
@@ -81,7 +87,7 @@ def code_latent(
     Returns
     -------
     Decoded, or None
-        If no step meets the tolerances.
+        If no step meets the tolerances, or no block is better off with a model.
 
     References
     ----------
@@ -89,7 +95,10 @@ def code_latent(
        via weak-SINDy", arXiv:2308.14962 (samples and a weak-form model in place of data).
     """
     coder = _Coder(a, times, tuple(models), tuple(choices), tolerances, block_steps)
-    return coder.at_best_step(coder.plan(step), step)
+    plan = coder.plan(step)
+    if choices and (plan.block_model == STRAIGHT_LINE).all():
+        return None
+    return coder.smallest(plan, step)
 
 
 @dataclass(frozen=True)
@@ -104,9 +113,11 @@ class _Plan:
 @dataclass(frozen=True)
 class _Trial:
     """A plan carried out: samples as `given` and as in the `code` that decodes, what is
-    rebuilt from them, and all coefficients with their corrections."""
+    rebuilt from them, and all coefficients with their corrections, of which the leading ones
+    are differences of these `orders`."""
 
     step: float
+    orders: tuple[int, ...]
     given: LatentCode
     code: LatentCode
     rebuilt: Matrix
@@ -187,22 +198,33 @@ class _Coder:
         with np.errstate(all="ignore"):
             return rebuild(code, self.models, self.times, BlockSpan(0, len(self.a)))
 
-    def at_best_step(self, plan: _Plan, step: float) -> Decoded | None:
-        """The plan carried out with the largest step near `step` that meets the tolerances."""
-        trial = self._trial(plan, step)
+    def smallest(self, plan: _Plan, step: float) -> Decoded | None:
+        """The plan carried out with wavelets, or with polynomials for the modes that gain."""
+        trial = self._at_best_step(plan, step, ())
+        if trial is None:
+            return None
+        found = [self._encoded(trial)]
+        orders = best_orders(self.a - trial.rebuilt, trial.step)
+        if orders and (another := self._at_best_step(plan, trial.step, orders)):
+            found.append(self._encoded(another))
+        return min(found, key=lambda each: each.nbytes)
+
+    def _at_best_step(self, plan: _Plan, step: float, orders: tuple[int, ...]) -> _Trial | None:
+        """The trial with the largest step near `step` that meets the tolerances."""
+        trial = self._trial(plan, step, orders)
         ratio = STEP_RATIO if trial is not None else 1 / STEP_RATIO
         for _ in range(MOST_STEPS):
             step *= ratio
-            another = self._trial(plan, step)
+            another = self._trial(plan, step, orders)
             if ratio > 1 and another is None:
                 break
             if another is not None:
                 trial = another
                 if ratio < 1:
                     break
-        return None if trial is None or not self._steady(trial) else self._encoded(trial)
+        return None if trial is None or not self._steady(trial) else trial
 
-    def _trial(self, plan: _Plan, step: float) -> _Trial | None:
+    def _trial(self, plan: _Plan, step: float, orders: tuple[int, ...]) -> _Trial | None:
         """What decoding would give with one step (None: it is too far off)."""
         given = self._code(plan, self.a)
         rows = tile_rows(given.kept, self.a.shape[1])
@@ -210,12 +232,13 @@ class _Coder:
         code = replace(given, samples=samples)
         rebuilt = self._rebuilt(code)
         left = self.a - rebuilt
-        if not np.abs(left).max(initial=0.0) < MOST_LEFT * step:
+        most = min(LARGEST, MOST_LEFT) if orders else MOST_LEFT
+        if not np.abs(left).max(initial=0.0) < most * step:
             return None
-        decoded = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, smooth=True)
+        decoded = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, True, orders)
         if not self.tolerances.met_by(decoded - self.a):
             return None
-        return _Trial(step, given, code, rebuilt, decoded)
+        return _Trial(step, orders, given, code, rebuilt, decoded)
 
     def _steady(self, trial: _Trial) -> bool:
         """Whether rounding in a decoder, as if samples were shaken by 1e-12, stays nothing."""
@@ -227,7 +250,7 @@ class _Coder:
 
     def _encoded(self, trial: _Trial) -> Decoded:
         rows, long = tile_rows(trial.code.kept, self.a.shape[1]), tile_rows(*self.a.shape)
-        fine = trial.step / FINER
+        fine, left = trial.step / FINER, self.a - trial.rebuilt
         coded = CodedLatent(
             code=trial.code,
             step=trial.step,
@@ -235,6 +258,7 @@ class _Coder:
             sample_rows=rows,
             sample_bytes=encode_rows(trial.given.samples, rows, fine, smooth=False),
             correction_rows=long,
-            correction_bytes=encode_rows(self.a - trial.rebuilt, long, trial.step, smooth=True),
+            correction_bytes=encode_rows(left, long, trial.step, True, trial.orders),
+            correction_orders=trial.orders,
         )
         return Decoded(coded, trial.decoded)

@@ -153,7 +153,9 @@ def coded_values(values: Floats, tile: Sequence[int], step: float, dtype: np.dty
     return decoded[tuple(slice(0, n) for n in values.shape)]
 
 
-def encode_rows(values: Floats, rows: int, step: float, smooth: bool) -> tuple[bytes, ...]:
+def encode_rows(
+    values: Floats, rows: int, step: float, smooth: bool, orders: Sequence[int] = ()
+) -> tuple[bytes, ...]:
     """Code a table in chunks of rows.
 
     Parameters
@@ -165,6 +167,8 @@ def encode_rows(values: Floats, rows: int, step: float, smooth: bool) -> tuple[b
     smooth : bool
         Whether rows that follow one another are alike: corrections at every snapshot, and
         not samples, which lie far apart.
+    orders : sequence of int
+        Orders of the differences of the leading columns (`pipeline.coding.differences`).
 
     Returns
     -------
@@ -172,16 +176,18 @@ def encode_rows(values: Floats, rows: int, step: float, smooth: bool) -> tuple[b
         One for each chunk; none where there are no columns.
     """
     levels = row_levels(rows, smooth)
-    return tuple(encode_field(part, step, levels) for part in _row_chunks(values, rows))
+    return tuple(encode_field(part, step, levels, orders) for part in _row_chunks(values, rows))
 
 
-def coded_rows(values: Floats, rows: int, step: float, smooth: bool) -> Floats:
+def coded_rows(
+    values: Floats, rows: int, step: float, smooth: bool, orders: Sequence[int] = ()
+) -> Floats:
     """What decoding gives back of the `values` that `encode_rows` was given, as float64."""
     levels, dtype = row_levels(rows, smooth), np.dtype(np.float64)
     out = np.empty(values.shape, dtype)
     for number, part in enumerate(_row_chunks(values, rows)):
         place = out[number * rows : (number + 1) * rows]
-        place[...] = coded_field(part, step, levels, dtype)[: len(place)]
+        place[...] = coded_field(part, step, levels, dtype, orders)[: len(place)]
     return out
 
 

@@ -19,7 +19,7 @@ from pipeline.neural.selection import Selection, refit, select, weak_system
 from pipeline.neural.systems import OSCILLATOR, Record, System
 from pipeline.numerics.networks import shipped_operators
 from pipeline.numerics.neural_library import NeuralLibrary, default_library, suitable_scales
-from pipeline.numerics.weakform import canonical_r
+from pipeline.numerics.triangles import canonical_r
 
 Matrix = NDArray[np.float64]
 

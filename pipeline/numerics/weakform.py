@@ -44,6 +44,7 @@ from pipeline.numerics.testfunctions import (
     parse_test_function,
     trapezoid_weights,
 )
+from pipeline.numerics.triangles import Triangle, square_r
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -167,8 +168,24 @@ def weak_rows(
     """Rows [G b] of the windows that start in `span`, some at a time, and their noise.
 
     `a` and `times` hold the snapshots from `first` on that ``plan.halo`` asks for.
+
+    Raises
+    ------
+    LibraryError
+        If a feature is not finite somewhere; it is named.
     """
     owned = plan.windows(span)
+    for rows, noise in _rows(a, times, library, plan, owned, first):
+        if not np.isfinite(rows).all():
+            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=0))[0])
+            name = (*library.names(), *(f"a{j + 1}" for j in range(library.states)))[bad]
+            raise LibraryError(f"term {name!r} is not finite on snapshots {span.start} onwards")
+        yield rows, noise
+
+
+def _rows(
+    a: Matrix, times: Vector, library: Library, plan: WindowPlan, owned: range, first: int
+) -> Iterator[tuple[Matrix, Matrix | None]]:
     if plan.step is None:
         yield from _uneven_rows(a, times, library, plan, owned, first)
         return
@@ -311,55 +328,18 @@ def triangular_factor(
         raise LibraryError(f"library of {library.states} states, coefficients {a.shape}")
     columns = library.size + library.states
     batch = max(4 * columns, 1024)
-    values, noise = _Triangle(columns, batch), _Triangle(columns, batch)
+    values, noise, windows = Triangle(columns, batch), Triangle(columns, batch), 0
     for rows, differences in weak_rows(a, times, library, plan, span, first):
-        if not np.isfinite(rows).all():
-            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=0))[0])
-            name = (*library.names(), *(f"a{j + 1}" for j in range(library.states)))[bad]
-            raise LibraryError(f"term {name!r} is not finite on snapshots {span.start} onwards")
+        windows += len(rows)
         values.add(rows)
         if differences is not None:
             noise.add(differences)
     return TriangularFactor(
         values.result(),
         library.size,
-        values.rows,
+        windows,
         noise.result() if plan.noise is not None else None,
     )
-
-
-class _Triangle:
-    """R of rows that arrive in pieces."""
-
-    def __init__(self, columns: int, batch: int) -> None:
-        self._columns, self._batch = columns, batch
-        self._waiting: list[Matrix] = []
-        self._height = 0
-        self.rows = 0
-
-    def add(self, rows: Matrix) -> None:
-        self._waiting.append(rows)
-        self._height += len(rows)
-        self.rows += len(rows)
-        if self._height >= self._batch:
-            self._waiting = [canonical_r(np.concatenate(self._waiting))]
-            self._height = len(self._waiting[0])
-
-    def result(self) -> Matrix:
-        if not self._waiting:
-            return np.zeros((self._columns, self._columns))
-        return _square(canonical_r(np.concatenate(self._waiting)))
-
-
-def canonical_r(rows: Matrix) -> Matrix:
-    """R factor of `rows`, its rows flipped so that the diagonal is non-negative."""
-    r: Matrix = np.asarray(np.linalg.qr(rows, mode="r"))
-    # QR fixes R up to row signs only, and LAPACK builds choose differently.
-    return r * np.copysign(np.ones_like(r.diagonal()), r.diagonal())[:, None]
-
-
-def _square(r: Matrix) -> Matrix:
-    return np.pad(r, ((0, r.shape[1] - len(r)), (0, 0)))
 
 
 def merge_factors(factors: Sequence[TriangularFactor]) -> TriangularFactor:
@@ -375,8 +355,8 @@ def merge_factors(factors: Sequence[TriangularFactor]) -> TriangularFactor:
         raise ValueError(f"factors of different libraries: {[f.r.shape for f in factors]}")
     noise = [factor.noise for factor in factors if factor.noise is not None]
     return TriangularFactor(
-        _square(canonical_r(np.concatenate([factor.r for factor in factors]))),
+        square_r(np.concatenate([factor.r for factor in factors])),
         factors[0].terms,
         sum(factor.windows for factor in factors),
-        _square(canonical_r(np.concatenate(noise))) if noise else None,
+        square_r(np.concatenate(noise)) if noise else None,
     )

@@ -16,12 +16,15 @@ from zarr.core.common import JSON
 from zarr.registry import register_codec
 
 from pipeline.coding.coefficients import Coefficients
+from pipeline.coding.differences import MOST_ORDER
 from pipeline.coding.field import decode_coefficients, encode_field
 from pipeline.coding.wavelet import depth
 from pipeline.errors import PipelineError
 
 NAME = "romzarr.wavelet"
 MAX_LEVELS = 40
+# Sums of differences take twice the memory that decoding takes else; tables are small.
+MAX_SUMMED = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class WaveletCodec(ArrayBytesCodec):
         Quantisation step of the wavelet coefficients, positive.
     levels : sequence of int
         Levels of the transform per axis of a chunk; 0 where an axis is not transformed.
+    differences : sequence of int
+        Orders of the finite differences along the first of two axes that stand in place of the
+        transform, for the leading columns; 0 where it is transformed.
 
     Raises
     ------
@@ -45,6 +51,7 @@ class WaveletCodec(ArrayBytesCodec):
 
     step: float
     levels: tuple[int, ...]
+    differences: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if type(self.step) is not float or not 0 < self.step < math.inf:
@@ -56,24 +63,38 @@ class WaveletCodec(ArrayBytesCodec):
                 f"{NAME}: 'levels' must be integers from 0 to {MAX_LEVELS}, "
                 f"found {str(self.levels)[:80]}"
             )
+        if not isinstance(self.differences, tuple) or not all(
+            type(order) is int and 0 <= order <= MOST_ORDER for order in self.differences
+        ):
+            raise ValueError(
+                f"{NAME}: 'differences' must be integers from 0 to {MOST_ORDER}, "
+                f"found {str(self.differences)[:80]}"
+            )
 
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> Self:
         configuration = data.get("configuration")
-        if not isinstance(configuration, dict) or set(configuration) != {"step", "levels"}:
+        if not isinstance(configuration, dict) or set(configuration) - {"differences"} != {
+            "step",
+            "levels",
+        }:
             raise ValueError(
-                f"{NAME}: the configuration must be 'step' and 'levels', "
+                f"{NAME}: the configuration must be 'step' and 'levels', perhaps 'differences', "
                 f"found {str(configuration)[:80]}"
             )
-        step, levels = configuration["step"], configuration["levels"]
+        step = configuration["step"]
         whole = type(step) is int and abs(step) < 1 << 62
         return cls(
             step=float(step) if whole else step,
-            levels=tuple(levels) if isinstance(levels, list | tuple) else levels,
+            levels=_as_tuple(configuration["levels"]),
+            differences=_as_tuple(configuration.get("differences", ())),
         )
 
     def to_dict(self) -> dict[str, JSON]:
-        return {"name": NAME, "configuration": {"step": self.step, "levels": list(self.levels)}}
+        configuration: dict[str, JSON] = {"step": self.step, "levels": list(self.levels)}
+        if self.differences:
+            configuration["differences"] = list(self.differences)
+        return {"name": NAME, "configuration": configuration}
 
     def check(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
         """Refuse chunks that are not of `levels`.
@@ -83,8 +104,8 @@ class WaveletCodec(ArrayBytesCodec):
         Raises
         ------
         ValueError
-            If a chunk of this shape has fewer levels, or `dtype` is not a float of 4 or 8
-            bytes.
+            If a chunk of this shape has fewer levels, or fewer columns than `differences`, or
+            `dtype` is not a float of 4 or 8 bytes.
         """
         most = [depth(length) for length in chunk]
         if len(self.levels) != len(most) or any(map(int.__gt__, self.levels, most)):
@@ -94,12 +115,26 @@ class WaveletCodec(ArrayBytesCodec):
             )
         if dtype not in (np.dtype("f4"), np.dtype("f8")):
             raise ValueError(f"{NAME}: codes float32 and float64, not {dtype}")
+        if self.differences:
+            self._check_differences(chunk, dtype)
+
+    def _check_differences(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
+        if len(chunk) != 2 or len(self.differences) > chunk[1]:
+            raise ValueError(
+                f"{NAME}: 'differences' are for at most the columns of a table; found "
+                f"{len(self.differences)} for chunks {tuple(chunk)}"
+            )
+        if math.prod(chunk) > MAX_SUMMED or dtype != np.dtype("f8"):
+            raise ValueError(
+                f"{NAME}: 'differences' are of float64, in chunks of at most {MAX_SUMMED} values; "
+                f"found {dtype} in chunks {tuple(chunk)}"
+            )
 
     def coefficients(
         self, content: bytes, shape: Sequence[int], dtype: np.dtype[Any]
     ) -> Coefficients:
         """Of one chunk, for those who can do without its values."""
-        return decode_coefficients(content, shape, self.step, self.levels, dtype)
+        return decode_coefficients(content, shape, self.step, self.levels, dtype, self.differences)
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         self.check(getattr(chunk_grid, "chunk_shape", shape), dtype.to_native_dtype())
@@ -114,7 +149,9 @@ class WaveletCodec(ArrayBytesCodec):
         return chunk_spec.prototype.nd_buffer.from_ndarray_like(values)  # type: ignore[arg-type]
 
     def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        content = encode_field(chunk_data.as_numpy_array(), self.step, self.levels)
+        content = encode_field(
+            chunk_data.as_numpy_array(), self.step, self.levels, self.differences
+        )
         return chunk_spec.prototype.buffer.from_bytes(content)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
@@ -125,6 +162,11 @@ class WaveletCodec(ArrayBytesCodec):
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         raise NotImplementedError(f"{NAME}: the size depends on the values")
+
+
+def _as_tuple(listed: Any) -> Any:
+    """A list as the tuple that it has to become; what is none is left for the check."""
+    return tuple(listed) if isinstance(listed, list | tuple) else listed
 
 
 register_codec(NAME, WaveletCodec)

@@ -1,7 +1,8 @@
 """How a store appears, or replaces another, in one step.
 
 A writer fills a *generation*, a folder that is never changed afterwards. The root metadata
-name the generation that counts: writing that one small file is the commit.
+name the generations that count: writing that one small file is the commit. As a rule one counts;
+where something was appended, several do, in the order of time.
 
 On a local file system the generation is built in a hidden folder beside the destination,
 ``.<name>.partial-<generation>``, holding ``lock`` and ``store/``. The writer keeps ``lock``
@@ -23,16 +24,19 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-import fsspec
-
-from pipeline.errors import StoreError, StoreExistsError
+from pipeline import objects
+from pipeline.errors import StorageError, StoreError, StoreExistsError
 from pipeline.store import layout
+from pipeline.store.layout import Root
 
 _ABANDONED = timedelta(days=7)
+# Files brought to the disk side by side.
+_FLUSHED = 16
 
 
 class Commit(Protocol):
@@ -49,8 +53,8 @@ class Commit(Protocol):
         """Check the destination, remove what crashed writers left, prepare `url`."""
         ...
 
-    def publish(self, root: bytes) -> None:
-        """Make the generation at `url` the store; `root` are the metadata that name it."""
+    def publish(self, root: Root) -> None:
+        """Make what `root` names the store: the generation at `url` and others already there."""
         ...
 
     def abort(self) -> None:
@@ -58,8 +62,16 @@ class Commit(Protocol):
         ...
 
 
-def committer(target: str | os.PathLike[str], overwrite: bool, forbid: Sequence[str]) -> Commit:
+def committer(
+    target: str | os.PathLike[str],
+    overwrite: bool,
+    forbid: Sequence[str],
+    onto: Root | None = None,
+) -> Commit:
     """The way to commit at `target`, which must not touch any place in `forbid`.
+
+    A store that is there may be replaced with `overwrite`, or if it is `onto`, which was read
+    from it: then parts of it may go on to count.
 
     Raises
     ------
@@ -76,21 +88,34 @@ def committer(target: str | os.PathLike[str], overwrite: bool, forbid: Sequence[
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     generation = f"{stamp}-{secrets.token_hex(4)}"
     if layout.is_local(url):
-        return LocalCommit(Path(url), generation, overwrite)
-    return ObjectCommit(url, generation, overwrite)
+        return LocalCommit(Path(url), generation, overwrite, onto)
+    return ObjectCommit(url, generation, overwrite, onto)
+
+
+def sweep(target: str | os.PathLike[str]) -> None:
+    """Remove what crashed writers left beside a local store, as the next writer would."""
+    url = layout.normalised(target)
+    if layout.is_local(url):
+        _sweep(Path(url))
 
 
 def _exists_error(url: str) -> StoreExistsError:
     return StoreExistsError(f"{url}: already exists; pass --overwrite to replace the store there")
 
 
-def _current(url: str) -> str | None:
-    """Generation that counts at `url`; None where no romzarr store of this format is."""
+def _changed_error(url: str) -> StoreError:
+    return StoreError(
+        f"{url}: was changed by another writer since it was opened; nothing was written, open it "
+        "again"
+    )
+
+
+def _current(url: str) -> Root | None:
+    """What counts at `url`; None where no romzarr store of a format known here is."""
     try:
-        root = layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
+        return layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except (FileNotFoundError, StoreError):
         return None
-    return root.generation
 
 
 class LocalCommit:
@@ -104,10 +129,15 @@ class LocalCommit:
         Name of the new generation.
     overwrite : bool
         Whether a store at `path` may be replaced.
+    onto : Root, optional
+        What it has to be for that.
     """
 
-    def __init__(self, path: Path, generation: str, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, generation: str, overwrite: bool, onto: Root | None = None
+    ) -> None:
         self.path, self.generation, self.overwrite = path, generation, overwrite
+        self._onto = onto
         self._staging = _staging(path, generation)
         self._lock: int | None = None
         self._parents: list[Path] = []
@@ -144,6 +174,10 @@ class LocalCommit:
 
     def _check_destination(self) -> bool:
         """Whether a store has to be replaced."""
+        if self._onto is not None:
+            if _current(str(self.path)) != self._onto:
+                raise _changed_error(str(self.path))
+            return True
         if not self.path.exists():
             return False
         if not self.overwrite:
@@ -163,13 +197,14 @@ class LocalCommit:
             parent.mkdir(exist_ok=True)
             self._parents.append(parent)
 
-    def publish(self, root: bytes) -> None:
+    def publish(self, root: Root) -> None:
         built = self._staging / "store"
         _flush_tree(built)
+        content = layout.root_document(root)
         if self._check_destination():
-            self._replace(built, root)
+            self._replace(built, content)
         else:
-            self._appear(built, root)
+            self._appear(built, content)
         _remove_superseded(self.path)
 
     def _appear(self, built: Path, root: bytes) -> None:
@@ -187,10 +222,13 @@ class LocalCommit:
     def _replace(self, built: Path, root: bytes) -> None:
         prepared = self._staging / layout.ROOT
         _write_flushed(prepared, root)
-        os.rename(built / self.generation, self.path / self.generation)
-        _flush(self.path)
-        os.replace(prepared, self.path / layout.ROOT)
-        _flush(self.path)
+        with _locked(self.path):
+            # Nobody else can replace the root between this look and the end.
+            self._check_destination()
+            os.rename(built / self.generation, self.path / self.generation)
+            _flush(self.path)
+            os.replace(prepared, self.path / layout.ROOT)
+            _flush(self.path)
 
     def abort(self) -> None:
         if self._lock is None and not self._staging.exists():
@@ -209,19 +247,34 @@ class LocalCommit:
                 parent.rmdir()
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among those who lock this folder, on file systems that have locks."""
+    with _descriptor(folder) as descriptor:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
 def _staging(path: Path, generation: str) -> Path:
     return path.with_name(f".{path.name}.partial-{generation}")
 
 
 def _replaceable(url: str) -> bool:
-    """Whether a romzarr store of any format lies at `url`."""
+    """Whether a romzarr store of any format lies at `url`, or part of one that was half copied."""
     try:
         layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except layout.OtherFormatError:
         return True
     except (FileNotFoundError, StoreError):
-        return False
+        return layout.is_local(url) and Path(url).is_dir() and _is_remainder(Path(url))
     return True
+
+
+def _is_remainder(path: Path) -> bool:
+    """Whether a folder holds generations, and nothing else but perhaps damaged root metadata."""
+    names = {entry.name for entry in path.iterdir()} - {layout.ROOT}
+    return bool(names) and all(layout.GENERATION.fullmatch(name) for name in names)
 
 
 def _sweep(path: Path) -> None:
@@ -275,7 +328,8 @@ def _age(path: Path) -> timedelta:
 
 def _discard(path: Path, generation: str) -> None:
     """Remove a staging folder, and its generation where it was moved in but never counted."""
-    if (path / generation).is_dir() and _current(str(path)) not in (None, generation):
+    counts = _current(str(path))
+    if counts is not None and generation not in counts.generations:
         shutil.rmtree(path / generation, ignore_errors=True)
     staging = _staging(path, generation)
     for _ in range(10):
@@ -301,7 +355,7 @@ def _remove_superseded(path: Path) -> None:
     dead = [entry for entry in candidates if _has_no_writer(path, entry.name)]
     counts = _current(str(path))
     for entry in dead:
-        if counts is not None and entry.name != counts:
+        if counts is not None and entry.name not in counts.generations:
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -314,11 +368,11 @@ def _has_no_writer(path: Path, generation: str) -> bool:
 
 
 def _flush_tree(folder: Path) -> None:
-    """Bring every file and folder below `folder` to the disk."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            _flush(Path(parent, name))
-        _flush(Path(parent))
+    """Bring every file and folder below `folder` to the disk, side by side: it is all waiting."""
+    found = list(os.walk(folder))
+    paths = [Path(parent, name) for parent, _, names in found for name in ("", *names)]
+    with ThreadPoolExecutor(_FLUSHED) as pool:
+        list(pool.map(_flush, paths))
 
 
 def _flush(path: Path) -> None:
@@ -343,59 +397,87 @@ def _write_flushed(path: Path, content: bytes) -> None:
 
 
 class ObjectCommit:
-    """Commit by one PUT of the root metadata, which object stores do in one step.
+    """Commit by one PUT of the root metadata, if they are as they were when it began.
+
+    Object storage does that in one step (If-None-Match, If-Match), so of two writers at once
+    one is refused. Other file systems at URLs have no such step: there two are told apart
+    only if one has published before the other looks.
 
     Parameters
     ----------
     url : str
         The store, with its scheme.
-    generation, overwrite
+    generation, overwrite, onto
         As for `LocalCommit`.
     """
 
-    def __init__(self, url: str, generation: str, overwrite: bool) -> None:
+    def __init__(
+        self, url: str, generation: str, overwrite: bool, onto: Root | None = None
+    ) -> None:
         self._root, self.generation, self.overwrite = url, generation, overwrite
-        try:
-            self._fs, self._path = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"{url}: no access to this kind of URL: {error}") from error
+        self._onto = onto
+        self._folder = objects.folder(url)
+        self._before: objects.Stored | None = None
+        self._published = False
 
     @property
     def url(self) -> str:
         return layout.joined(self._root, self.generation)
 
     def begin(self) -> None:
-        names = self._names()
-        if layout.ROOT in names and not self.overwrite:
+        with contextlib.suppress(FileNotFoundError):
+            self._before = self._folder.read(layout.ROOT, layout.MAX_METADATA_BYTES)
+        if self._onto is not None:
+            self._check_unchanged()
+            return
+        if self._before is not None and not self.overwrite:
             raise _exists_error(self._root)
-        others = {n for n in names if not layout.GENERATION.fullmatch(n)}
+        others = {n for n in self._folder.names() if not layout.GENERATION.fullmatch(n)}
         if others and not _replaceable(self._root):
             raise StoreError(
                 f"{self._root}: holds other data ({min(others)!r}); choose another destination"
             )
 
-    def _names(self) -> set[str]:
-        self._fs.invalidate_cache()
-        try:
-            entries = self._fs.ls(self._path, detail=False)
-        except FileNotFoundError:
-            return set()
-        return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
+    def _check_unchanged(self) -> None:
+        if _current(self._root) != self._onto:
+            raise _changed_error(self._root)
 
-    def publish(self, root: bytes) -> None:
-        before = _current(self._root)
-        self._fs.pipe_file(f"{self._path}/{layout.ROOT}", root)
+    def publish(self, root: Root) -> None:
+        if self._onto is not None:
+            self._check_unchanged()
+        version = self._before.version if self._before else None
+        try:
+            done = self._folder.replace(layout.ROOT, layout.root_document(root), version)
+        except StorageError as error:
+            raise StoreError(
+                f"{self._root}: whether the store was put in place is not known, but the old or "
+                f"the new one is there and whole: see romzarr info, or run again ({error})"
+            ) from error
+        if not done:
+            changed = self._onto is not None or self._before is not None
+            raise _changed_error(self._root) if changed else _exists_error(self._root)
+        self._published = True
+        # What cannot be removed now goes when it is a week old.
+        with contextlib.suppress(OSError):
+            self._remove_superseded(root)
+
+    def _remove_superseded(self, root: Root) -> None:
+        superseded = frozenset[str]()
+        if self._before is not None:
+            with contextlib.suppress(StoreError):
+                before = layout.parse_root(self._before.content, self._root)
+                superseded = before.generations - root.generations
         oldest = (datetime.now(UTC) - _ABANDONED).strftime("%Y%m%dT%H%M%S")
-        for name in self._names():
+        for name in self._folder.names():
             abandoned = bool(layout.GENERATION.fullmatch(name)) and name < oldest
-            if name != self.generation and (name == before or abandoned):
-                self._remove(name)
+            if name in superseded or (abandoned and name not in root.generations):
+                self._folder.remove(name)
 
     def abort(self) -> None:
-        if _current(self._root) != self.generation:
-            self._remove(self.generation)
-
-    def _remove(self, name: str) -> None:
-        self._fs.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(f"{self._path}/{name}", recursive=True)
+        if self._published:
+            return
+        # Where storage does not answer, the generation may count: it stays.
+        with contextlib.suppress(StorageError):
+            counts = _current(self._root)
+            if counts is None or self.generation not in counts.generations:
+                self._folder.remove(self.generation)

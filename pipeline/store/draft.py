@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.contracts import BlockSpan, Region
+from pipeline.store.generation import Generation
 from pipeline.store.layout import Root
-from pipeline.store.reader import CoefficientStore, open_draft
+from pipeline.store.reader import open_draft
 
 Matrix = NDArray[np.float64]
 
@@ -33,7 +34,7 @@ class Draft:
         """How far `predicted` values move at most where samples of a(t) are off as a reader's
         rounding may be."""
         store = _opened(self)
-        modelled = store.rank > 0 and (store.code(BlockSpan(0, 1)).block_model >= 0).any()
+        modelled = store.rank > 0 and (store.latent.code(BlockSpan(0, 1)).block_model >= 0).any()
         if store.variables[variable].coding != "pod" or not modelled:
             return 0.0
         moved = _predicted(_opened(self, SHAKING), variable, time_axis, region) - predicted
@@ -41,11 +42,11 @@ class Draft:
 
 
 @lru_cache(maxsize=2)
-def _opened(draft: Draft, shaking: float = 0.0) -> CoefficientStore:
+def _opened(draft: Draft, shaking: float = 0.0) -> Generation:
     store = open_draft(draft.url, draft.root)
-    return replace(store, shaking=shaking) if shaking else store
+    return replace(store, latent=replace(store.latent, shaking=shaking)) if shaking else store
 
 
-def _predicted(store: CoefficientStore, variable: str, time_axis: int, region: Region) -> Matrix:
+def _predicted(store: Generation, variable: str, time_axis: int, region: Region) -> Matrix:
     space = region[:time_axis] + region[time_axis + 1 :]
     return store.predict(variable, region[time_axis], space)

@@ -16,18 +16,20 @@ from xarray.core import indexing
 from pipeline.encoding import encoding_from_json, with_shared
 from pipeline.errors import StoreError
 from pipeline.store import layout
-from pipeline.store.layout import Fields
-from pipeline.store.reader import CoefficientStore, StoredVariable, open_store
+from pipeline.store.generation import Generation
+from pipeline.store.layout import Fields, Root
+from pipeline.store.reader import CoefficientStore, open_store
+from pipeline.store.variables import StoredVariable
 
 
 class DecodedArray(BackendArray):
     """A variable of a store, decoded where it is indexed.
 
-    Pickles hold the URL and the generation: every process opens the store for itself.
+    Pickles hold the URL and what its root said: every process opens the store for itself.
     """
 
-    def __init__(self, url: str, generation: str, variable: StoredVariable) -> None:
-        self.url, self.generation, self.variable = url, generation, variable
+    def __init__(self, url: str, root: Root, variable: StoredVariable) -> None:
+        self.url, self.root, self.variable = url, root, variable
         self.shape, self.dtype = variable.shape, variable.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
@@ -39,7 +41,7 @@ class DecodedArray(BackendArray):
 
     def _decode(self, key: tuple[Any, ...]) -> NDArray[Any]:
         axis = self.variable.time_axis
-        store = open_store(self.url, self.generation)
+        store = open_store(self.url, self.root)
         return store.decode(self.variable.name, key[axis], key[:axis] + key[axis + 1 :])
 
 
@@ -105,7 +107,7 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
 
 
 def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:
-    data = indexing.LazilyIndexedArray(DecodedArray(store.url, store.generation, stored))
+    data = indexing.LazilyIndexedArray(DecodedArray(store.url, store.root, stored))
     encoding = encoding_from_json(stored.encoding)
     if stored.chunks is not None:
         encoding["preferred_chunks"] = dict(zip(stored.dims, stored.chunks, strict=True))
@@ -114,8 +116,28 @@ def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:
 
 
 def _carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
-    """The dataset in group ``coordinates``, with the encodings it had in the archive."""
-    group = store.group.get("coordinates")
+    """Coordinates and variables carried over, those that change in time of all parts."""
+    datasets = [_carried_by(part, store.url, options) for part in store.parts]
+    last, dim = datasets[-1], Fields(store.facts, store.url).fields("time").text("dim")
+    if len(datasets) == 1:
+        return last
+    try:
+        changing = {
+            name: xr.Variable.concat([each.variables[name] for each in datasets], dim)
+            for name, variable in last.variables.items()
+            if dim in variable.dims
+        }
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{store.url}: coordinates of its parts do not fit: {error}") from error
+    for name, variable in changing.items():
+        variable.encoding = last.variables[name].encoding
+    rest = last.drop_vars(list(changing))
+    return rest.assign(changing).set_coords([name for name in changing if name in last.coords])
+
+
+def _carried_by(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Dataset:
+    """The dataset in group ``coordinates`` of a part, with the encodings it had in the archive."""
+    group = part.arrays.group.get("coordinates")
     if not isinstance(group, zarr.Group):
         return xr.Dataset()
     # Zarr's own backend reads it through the checked store of `group`.
@@ -123,17 +145,17 @@ def _carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
     try:
         dataset = StoreBackendEntrypoint().open_dataset(backend, **options)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise StoreError(f"{store.url}: coordinates cannot be read: {error}") from error
-    beyond = Fields(store.facts, store.url).fields("carried")
+        raise StoreError(f"{url}: coordinates cannot be read: {error}") from error
+    beyond = Fields(part.facts, url).fields("carried")
     for name in beyond:
         if name not in dataset.variables:
-            raise StoreError(f"{store.url}: coordinates/{name} is missing")
+            raise StoreError(f"{url}: coordinates/{name} is missing")
         document = beyond.fields(name).document
         variable = dataset.variables[name]
         if document.get("dtype") == "object" and variable.dtype.kind == "T":
             dataset[name] = variable = variable.astype(object)
         encoding = beyond.fields(name).fields("encoding").document
-        shared = Fields(store.facts, store.url).fields("shared_encoding").document
+        shared = Fields(part.facts, url).fields("shared_encoding").document
         variable.encoding = encoding_from_json(with_shared(encoding, shared))
         if "attrs" in document and options["decode_times"]:
             variable.attrs = _restored(document, "attrs")

@@ -1,4 +1,4 @@
-"""Format 2 of the coefficient store: names, codecs, chunk shapes, and what a reader may trust.
+"""The coefficient store: names, codecs, chunk shapes, and what a reader may trust.
 
 FORMAT.md describes the same in prose. Everything read from a store passes the checks here
 before an array is allocated or a codec runs.
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import fsspec
 import google_crc32c
 import numpy as np
 from numcodecs import Blosc
@@ -23,16 +22,18 @@ from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
-from pipeline.errors import StoreError
+from pipeline import objects
+from pipeline.errors import StorageError, StoreError
 from pipeline.store.codec import NAME, WaveletCodec
 from pipeline.store.exact import NAME as EXACT
 from pipeline.store.exact import ExactCodec
 
 Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
-FORMAT = 2
+# The first is written where a store is one generation: older versions read it.
+FORMAT, FORMAT_OF_PARTS = 2, 3
 KEY = "romzarr"
 ROOT = "zarr.json"
 CHUNK_BYTES = 1 << 20
@@ -98,10 +99,7 @@ def zarr_store(url: str, read_only: bool = True) -> Store:
     """Zarr store at `url`, with the credentials of this process and no others."""
     if is_local(url):
         return LocalStore(url, read_only=read_only)
-    try:
-        return FsspecStore.from_url(url, read_only=read_only)
-    except (ImportError, ValueError) as error:
-        raise StoreError(f"{url}: no access to this kind of URL: {error}") from error
+    return objects.zarr_store(url, read_only)
 
 
 def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
@@ -113,10 +111,14 @@ def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
         If there is none.
     StoreError
         If it is larger than `limit` or cannot be read.
+    StorageError
+        If what is at the URL does not answer, or refuses.
     """
+    place, _, name = url.rpartition("/")
     try:
-        with fsspec.open(url, "rb") as file:
-            content: bytes = file.read(limit + 1)
+        content = objects.folder(place).read(name, limit).content
+    except StorageError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(url) from error
     except OSError as error:
@@ -179,11 +181,25 @@ class OtherFormatError(StoreError):
     """A romzarr store, but of a format that this version does not read."""
 
 
-class Root(NamedTuple):
-    """What the root metadata say: the generation that counts, and its metadata's checksum."""
+class Part(NamedTuple):
+    """A generation that counts, and the checksum of its metadata."""
 
     generation: str
     checksum: int
+
+
+class Root(NamedTuple):
+    """What the root metadata say: the generations that count, in the order of time."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def format(self) -> int:
+        return FORMAT if len(self.parts) == 1 else FORMAT_OF_PARTS
+
+    @property
+    def generations(self) -> frozenset[str]:
+        return frozenset(part.generation for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -277,9 +293,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def root_document(generation: str, metadata: bytes) -> bytes:
-    """Root metadata that make a generation with these metadata count."""
-    facts = {"format": FORMAT, "generation": generation, "checksum": checksum(metadata)}
+def root_document(root: Root) -> bytes:
+    """Root metadata that make generations count."""
+    last = root.parts[-1]
+    facts = {"format": root.format, "generation": last.generation, "checksum": last.checksum}
+    if len(root.parts) > 1:
+        facts["before"] = [list(part) for part in root.parts[:-1]]
     return compact_json(group_document(facts))
 
 
@@ -303,15 +322,36 @@ def parse_root(raw: bytes, url: str) -> Root:
             f"{url}: not a romzarr store, which is a Zarr group with an attribute {KEY!r}"
         ) from error
     version = facts.integer("format", 1, 1 << 31)
-    if version != FORMAT:
+    if version not in (FORMAT, FORMAT_OF_PARTS):
+        newest = FORMAT_OF_PARTS
         raise OtherFormatError(
-            f"{url}: written in format {version}, this romzarr reads format {FORMAT}; "
-            f"use {'a newer' if version > FORMAT else 'an older'} romzarr"
+            f"{url}: written in format {version}, this romzarr reads formats {FORMAT} and "
+            f"{newest}; use {'a newer' if version > newest else 'an older'} romzarr"
         )
+    listed = facts.document.get("before", []) if version == FORMAT_OF_PARTS else []
+    if not isinstance(listed, list):
+        raise StoreError(f"{url}: 'before' must be a list of generations, found {_shown(listed)}")
     generation = facts.text("generation")
-    if not GENERATION.fullmatch(generation):
-        raise StoreError(f"{url}: {_shown(generation)} is no name of a generation")
-    return Root(generation, facts.integer("checksum", 0, (1 << 32) - 1))
+    for each in [*listed, [generation, 0]]:
+        if not _is_part(each):
+            raise StoreError(f"{url}: {_shown(each)} is no name of a generation with a checksum")
+    last = Part(generation, facts.integer("checksum", 0, (1 << 32) - 1))
+    root = Root((*(Part(*each) for each in listed), last))
+    if len(root.generations) < len(root.parts):
+        raise StoreError(f"{url}: a generation is named twice")
+    return root
+
+
+def _is_part(value: Any) -> bool:
+    """Whether a JSON value is a name of a generation with a checksum."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and GENERATION.fullmatch(value[0]) is not None
+        and type(value[1]) is int
+        and 0 <= value[1] < 1 << 32
+    )
 
 
 def parse_facts(raw: bytes, url: str) -> Fields:

@@ -271,23 +271,24 @@ def _brief(record: Record) -> str:
 
 
 def dynamics_table(cases: Sequence[Case], targets: Sequence[float]) -> str:
-    """Bytes of a(t) with the model, of wavelets without it and of polynomial extrapolation."""
+    """Bytes of a(t) with the model, without it, and with each of what foretells it then alone."""
     rows: list[Sequence[Any]] = []
     for case in cases:
         for target in targets:
             found = our_record("dynamics", case, target)
             if "failed" in found:
-                rows.append((case.name, f"{target:g}", found["failed"], *[None] * 6))
+                rows.append((case.name, f"{target:g}", found["failed"], *[None] * 8))
                 continue
             model, polynomial = found["model"], found["polynomial"]
             rows.append((
                 case.name, f"{target:g}", model, found["terms"], f"{found['modelled']:.0%}",
-                found["wavelets"], f"{polynomial} (degree {found['degree']})",
-                model / polynomial, model / found["wavelets"],
+                found["extrapolated"], found["without"], found["wavelets"],
+                f"{polynomial} (degree {found['degree']})", model / polynomial,
+                model / found["without"],
             ))  # fmt: skip
     heads = ("dataset", "target", "a(t) with the model", "of it terms", "blocks modelled",
-             "wavelets alone", "polynomials", "model / polynomials",
-             "model / wavelets")  # fmt: skip
+             "modes extrapolated", "without the model", "wavelets alone", "polynomials alone",
+             "model / polynomials alone", "model / without")  # fmt: skip
     return table(heads, rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -9,23 +11,20 @@ from threadpoolctl import threadpool_limits
 from pipeline.allocate import allocate_fields
 from pipeline.archive import Archive
 from pipeline.choose import choose_coding
-from pipeline.coding.latent import code_latent
-from pipeline.coding.tiles import encode_rows, tile_rows
+from pipeline.coding.differences import MOST_ORDER
+from pipeline.coding.tiles import coded_rows, encode_rows, tile_rows
 from pipeline.config import CompressionConfig, Config
 from pipeline.factor import factor_archive
-from pipeline.identify import CODE_BLOCK, TERM_BYTES, identify
+from pipeline.identify import TERM_BYTES, identify
 from pipeline.numerics.sampling import Tolerances
 from tests.benchmarks.measure import Record
 
-# Orders of the differences: what polynomials of one degree less, through the values before,
-# leave to be coded.
-ORDERS = range(1, 6)
 # Ratio of one quantisation step tried to the next.
 STEP_RATIO = 2**0.125
 
 
 def dynamics_record(archive: Archive, tolerance: float) -> Record:
-    """Bytes of a(t) with the model, with wavelets alone and with the best polynomials."""
+    """Bytes of a(t) with the model and without; with wavelets alone, and polynomials alone."""
     config = Config(compression=CompressionConfig(tolerance=tolerance))
     with threadpool_limits(1, user_api="blas"):
         pod = factor_archive(archive, config)
@@ -34,35 +33,40 @@ def dynamics_record(archive: Archive, tolerance: float) -> Record:
             return {"failed": "no variable is coded by POD"}
         a, times, limits = coded.a, archive.time.values, coded.tolerances
         model = identify(a, times, limits, config, step=coded.step, coded_bytes=coded.bits / 8)
-        plain = code_latent(a, times, (), (), limits, coded.step, block_steps=CODE_BLOCK)
         by_degree = polynomial_bytes(a, limits, coded.step)
-    terms = TERM_BYTES * sum(each.nonzero_terms for each in model.models)
-    degree = min(by_degree, key=lambda each: by_degree[each])
+        wavelets = bytes_alone(a, limits, coded.step, ())
+    degree, latent = min(by_degree, key=lambda each: by_degree[each]), model.latent.coded
     return {
-        "model": model.latent.nbytes + terms,
-        "terms": terms,
-        "wavelets": plain.nbytes if plain else None,
+        "model": model.nbytes,
+        "terms": TERM_BYTES * sum(each.nonzero_terms for each in model.models),
+        "modelled": float((latent.code.block_model >= 0).mean()),
+        "extrapolated": int(np.count_nonzero(latent.correction_orders)),
+        "without": model.plain_bytes,
+        "wavelets": wavelets,
         "polynomial": by_degree[degree],
         "degree": degree,
-        "modelled": float((model.latent.coded.code.block_model >= 0).mean()),
     }
 
 
 def polynomial_bytes(a: NDArray[np.float64], limits: Tolerances, step: float) -> dict[int, int]:
-    """Bytes of a(t) by the degree of the polynomial that extrapolates it, one snapshot on.
+    """Bytes of a(t) by the degree of the polynomials that extrapolate all modes."""
+    return {
+        order - 1: bytes_alone(a, limits, step, (order,) * a.shape[1])
+        for order in range(1, MOST_ORDER + 1)
+    }
 
-    Values are rounded to the largest step within the limits, so the integers that are left,
-    finite differences, are exact and errors do not add up; they go through the range coder
-    that corrections go through.
-    """
-    while limits.met_by(step * np.round(a / step) - a):
+
+def bytes_alone(
+    a: NDArray[np.float64], limits: Tolerances, step: float, orders: Sequence[int]
+) -> int:
+    """Bytes of a(t), differenced or else transformed, with the largest step within the limits."""
+    rows = tile_rows(*a.shape)
+
+    def fits(step: float) -> bool:
+        return limits.met_by(coded_rows(a, rows, step, True, orders) - a)
+
+    while fits(step):
         step *= STEP_RATIO
-    while not limits.met_by(step * np.round(a / step) - a):
+    while not fits(step):
         step /= STEP_RATIO
-    rounded = np.round(a / step)
-    found = {}
-    for order in ORDERS:
-        left = np.diff(rounded, n=order, axis=0, prepend=np.zeros((order, a.shape[1])))
-        contents = encode_rows(left, tile_rows(*a.shape), 1.0, smooth=False)
-        found[order - 1] = sum(map(len, contents))
-    return found
+    return sum(map(len, encode_rows(a, rows, step, True, orders)))

@@ -135,7 +135,7 @@ class Most(SchedulerPlugin):
         self.most = max(self.most, len(self.scheduler.tasks))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client():
     with Client(processes=False, dashboard_address=None, n_workers=1, threads_per_worker=2) as made:
         yield made

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from pipeline.coding.field import decode_field
-from pipeline.coding.latent import code_latent
-from pipeline.coding.tiles import row_levels
+from pipeline.coding.latent import STEP_RATIO, code_latent
+from pipeline.coding.tiles import coded_rows, encode_rows, row_levels, tile_rows
 from pipeline.contracts import BlockSpan
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.library import PolynomialLibrary
@@ -48,10 +48,10 @@ def coded(a, times, models, limits, block_steps, step=None):
     return without if found is None or found.nbytes >= without.nbytes else found
 
 
-def decoded_rows(contents, rows, columns, step, smooth):
+def decoded_rows(contents, rows, columns, step, smooth, orders=()):
     """Rows in the order of their chunks, by the decoder alone."""
-    levels = row_levels(rows, smooth)
-    parts = [decode_field(c, (rows, columns), step, levels, np.dtype("f8")) for c in contents]
+    shape, levels, wide = (rows, columns), row_levels(rows, smooth), np.dtype("f8")
+    parts = [decode_field(c, shape, step, levels, wide, orders) for c in contents]
     return np.concatenate(parts) if parts else np.zeros((0, columns))
 
 
@@ -65,8 +65,9 @@ def decoded(found, models, times, columns):
     rebuilt = rebuild(code, models, times, BlockSpan(0, len(times)))
     if coded.correction_bytes:
         rebuilt += decoded_rows(
-            coded.correction_bytes, coded.correction_rows, columns, coded.step, smooth=True
-        )[: len(times)]
+            coded.correction_bytes, coded.correction_rows, columns, coded.step, True,
+            coded.correction_orders,
+        )[: len(times)]  # fmt: skip
     return rebuilt
 
 
@@ -160,7 +161,7 @@ def test_a_good_model_beside_a_bad_one_is_the_one_that_serves():
 @given(
     m=st.integers(2, 120), r=st.integers(1, 4), variables=st.integers(1, 2),
     tolerance=st.sampled_from([0.5, 1e-1, 1e-3, 1e-7]), block_steps=st.integers(2, 50),
-    kind=st.sampled_from(["noise", "walk", "smooth", "constant", "jump", "decades"]),
+    kind=st.sampled_from(["noise", "walk", "smooth", "slow", "constant", "jump", "decades"]),
     uneven=st.booleans(), modelled=st.integers(0, 2),
     offstep=st.sampled_from([0.1, 1.0, 10.0]), seed=seeds,
 )  # fmt: skip
@@ -174,6 +175,7 @@ def test_the_bound_holds_for_any_record_model_inner_product_and_first_step(
         "noise": lambda: rng.standard_normal((m, r)),
         "walk": lambda: np.cumsum(rng.standard_normal((m, r)), axis=0),
         "smooth": lambda: np.sin(times[:, None] * rng.uniform(0.1, 3, r)),
+        "slow": lambda: np.sin(0.05 * times[:, None] * rng.uniform(0.1, 3, r)),
         "constant": lambda: np.ones((m, 1)) * rng.standard_normal(r),
         "jump": lambda: np.where(2 * np.arange(m) >= m, 1e3, 1.0)[:, None] * np.ones((1, r)),
         "decades": lambda: rng.standard_normal((m, r)) * np.logspace(0, -6, r),
@@ -271,10 +273,71 @@ def test_long_rows_are_cut_into_chunks_that_decode_alike():
     assert_sound(found, a, times, [], limits, 256)
 
 
+def wavelet_bytes(a, limits):
+    """Bytes of corrections without a model, all modes by wavelets, at the largest step that
+    meets the limits."""
+    rows, step = tile_rows(*a.shape), step_for(a, limits)
+    while limits.met_by(coded_rows(a, rows, step, smooth=True) - a):
+        step *= STEP_RATIO
+    while not limits.met_by(coded_rows(a, rows, step, smooth=True) - a):
+        step /= STEP_RATIO
+    return sum(map(len, encode_rows(a, rows, step, smooth=True)))
+
+
+@pytest.mark.parametrize(("tolerance", "share"), [(1e-6, 0.95), (1e-8, 0.85)])
+def test_slow_coefficients_are_extrapolated_by_polynomials(tolerance, share):
+    """Far above the step; the modes of noise beside them stay with wavelets."""
+    t, rng = 0.05 * np.arange(600), np.random.default_rng(0)
+    slow = np.sin(t[:, None] * np.array([0.7, 1.1]) + 1) * np.exp(-0.02 * t)[:, None]
+    a = np.column_stack([slow[:, 0], 0.1 * rng.standard_normal(600), slow[:, 1], t * 0])
+    limits = whole_within(a, tolerance)
+    found = plain(a, t, limits, 256)
+    assert_sound(found, a, t, [], limits, 256)
+    first, noise, second = found.coded.correction_orders
+    assert min(first, second) > 2 > 1 > noise
+    assert found.nbytes <= share * wavelet_bytes(a, limits)
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3])
+def test_what_polynomials_do_not_foretell_is_left_to_wavelets(tolerance):
+    rng = np.random.default_rng(0)
+    a, times = rng.standard_normal((600, 4)), 0.05 * np.arange(600)
+    limits = whole_within(a, tolerance)
+    found = plain(a, times, limits, 256)
+    assert found.coded.correction_orders == ()
+    assert found.nbytes <= 1.02 * wavelet_bytes(a, limits) + 16
+
+
+def test_polynomials_extrapolate_what_a_model_misses():
+    """Two modes have a model; the third has none, and is smooth far above the step."""
+    times, a = LINEAR_OSCILLATOR.record(1024)
+    both = np.column_stack([a, np.sin(2.3 * times) * np.exp(-0.01 * times)])
+    limits, models = whole_within(both, 1e-7), [true_model(LINEAR_OSCILLATOR, 1)]
+    found = coded(both, times, models, limits, 256)
+    assert_sound(found, both, times, models, limits, 256)
+    assert (found.coded.code.block_model == 0).all()
+    # Of what a model misses, polynomials foretell next to nothing.
+    assert max(found.coded.correction_orders[:2]) < 2 < found.coded.correction_orders[2]
+
+
+def test_no_block_that_a_model_serves_is_no_code():
+    a, times = np.random.default_rng(0).standard_normal((512, 3)), 0.01 * np.arange(512)
+    limits, choices = whole_within(a, 1e-2), [np.zeros(2, np.int16)]
+    step = step_for(a, limits)
+    assert (
+        code_latent(a, times, [true_model(LORENZ)], choices, limits, step, block_steps=256) is None
+    )
+
+
 def test_bytes_are_counted():
     times, a = VAN_DER_POL.record(1000)
-    limits, models = whole_within(a, 1e-3), [true_model(VAN_DER_POL)]
-    found = coded(a, times, models, limits, 256)
-    strings = found.coded.sample_bytes + found.coded.correction_bytes
-    # Two bytes for the place of each sample.
-    assert found.nbytes == sum(map(len, strings)) + 2 * found.coded.code.kept
+    limits, fine = whole_within(a, 1e-3), whole_within(a, 1e-9)
+    modelled = coded(a, times, [true_model(VAN_DER_POL)], limits, 256)
+    extrapolated = plain(a, times, fine, 256)
+    assert extrapolated.coded.correction_orders
+    for found in (modelled, extrapolated):
+        strings = found.coded.sample_bytes + found.coded.correction_bytes
+        orders = list(found.coded.correction_orders)
+        # Two bytes for the place of each sample; orders are in the metadata.
+        listed = len(f'"differences":{orders},'.replace(" ", "")) + 1 if orders else 0
+        assert found.nbytes == sum(map(len, strings)) + 2 * found.coded.code.kept + listed

@@ -94,16 +94,17 @@ def test_a_coded_tile_is_the_decoded_one(shape, rank, dtype, data):
 
 
 @given(length=st.integers(0, 40), rank=st.integers(0, 3), rows=st.integers(1, 50),
-       smooth=st.booleans())  # fmt: skip
+       smooth=st.booleans(), orders=st.lists(st.integers(0, 5), max_size=3))  # fmt: skip
 @settings(deadline=None, max_examples=30)
-def test_coded_rows_are_the_decoded_ones(length, rank, rows, smooth):
-    values = np.random.default_rng(0).standard_normal((length, rank)) * 30
-    contents = tiles.encode_rows(values, rows, 0.1, smooth)
-    coded = tiles.coded_rows(values, rows, 0.1, smooth)
+def test_coded_rows_are_the_decoded_ones(length, rank, rows, smooth, orders):
+    values, orders = np.random.default_rng(0).standard_normal((length, rank)) * 30, orders[:rank]
+    contents = tiles.encode_rows(values, rows, 0.1, smooth, orders)
+    coded = tiles.coded_rows(values, rows, 0.1, smooth, orders)
 
     assert len(contents) == (-(-length // rows) if rank else 0)
     levels = tiles.row_levels(rows, smooth)
-    decoded = [decode_field(c, (rows, rank), 0.1, levels, np.dtype("f8")) for c in contents]
+    shape, wide = (rows, rank), np.dtype("f8")
+    decoded = [decode_field(c, shape, 0.1, levels, wide, orders) for c in contents]
     np.testing.assert_array_equal(coded, np.concatenate([np.zeros((0, rank)), *decoded])[:length]
                                   if rank else values)  # fmt: skip
     assert np.abs(coded - values).max(initial=0) < 0.5

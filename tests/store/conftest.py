@@ -16,6 +16,7 @@ from pipeline.numerics.library import PolynomialLibrary
 from pipeline.store.writer import StoreWriter
 
 STEP = 1e-3
+ORDERS = (2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ def make_example(
 def code_latent(
     raw: np.ndarray, block_steps: int, rows: int, corrected: bool, rng: np.random.Generator
 ) -> tuple[CodedLatent, np.ndarray]:
-    """Samples at every other snapshot, straight lines between them, corrections of what is left."""
+    """Samples at every other snapshot, straight lines between them, corrections of what is left,
+    of which polynomials extrapolate some modes."""
     snapshots, rank = raw.shape
+    orders = ORDERS[:rank] if corrected else ()
     starts = np.arange(0, snapshots, block_steps)
     index = np.unique([*range(0, snapshots, 2), *starts, snapshots - 1])
     kept = raw[index]
@@ -108,10 +111,10 @@ def code_latent(
     corrections: tuple[bytes, ...] = ()
     if corrected:
         left = raw - latent
-        corrections = tiles.encode_rows(left, rows + 1, STEP, smooth=True)
-        latent = latent + tiles.coded_rows(left, rows + 1, STEP, smooth=True)
+        corrections = tiles.encode_rows(left, rows + 1, STEP, True, orders)
+        latent = latent + tiles.coded_rows(left, rows + 1, STEP, True, orders)
     contents = tiles.encode_rows(kept, rows, STEP, smooth=False)
-    return CodedLatent(code, STEP, STEP, rows, contents, rows + 1, corrections), latent
+    return CodedLatent(code, STEP, STEP, rows, contents, rows + 1, corrections, orders), latent
 
 
 def code_fields(
@@ -145,13 +148,16 @@ def write_example(
     overwrite: bool = False,
     before_commit: Any = None,
     constants: dict[str, xr.Variable] | None = None,
+    extends: str | None = None,
+    **where: Any,
 ) -> None:
     snapshots, rank = example.latent.shape
     data = example.dataset
-    with StoreWriter(target, overwrite=overwrite) as writer:
-        facts: dict[str, Any] = {"variables": {}}
-        for name in example.variables:
-            write_fields(writer, name, example)
+    with StoreWriter(target, overwrite=overwrite, **where) as writer:
+        facts: dict[str, Any] = {"variables": {}} | ({"extends": extends} if extends else {})
+        for name in example.chunks:
+            if name in example.variables:
+                write_fields(writer, name, example)
             facts["variables"][name] = {
                 "dims": list(data[name].dims),
                 "shape": list(data[name].shape),
@@ -169,8 +175,9 @@ def write_example(
                 "dtype": mean.dtype.str,
                 "time_axis": mean.ndim,
             }
-        writer.write_singular_values(example.sigma)
-        writer.write_coordinates(data.drop_vars(list(example.variables)))
+        if len(example.sigma):
+            writer.write_singular_values(example.sigma)
+        writer.write_coordinates(data.drop_vars(list(example.chunks)))
         writer.write_time(TimeAxis("time", np.arange(snapshots) * 0.5, "s"))
         writer.write_latent(example.coded, "time")
         library = PolynomialLibrary(max(1, rank), 2)

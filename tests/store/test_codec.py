@@ -47,6 +47,23 @@ def test_zarr_writes_and_reads_within_the_step(shape, step, dtype, data):
         np.testing.assert_array_equal(array[...], expected)
 
 
+@given(rows=st.integers(1, 20), chunk=st.integers(1, 23), columns=st.integers(1, 4), data=st.data())
+@settings(deadline=None, max_examples=20)
+def test_zarr_writes_and_reads_tables_with_differences(rows, chunk, columns, data):
+    orders = tuple(data.draw(st.lists(st.integers(0, 7), max_size=columns)))
+    values = np.random.default_rng(0).standard_normal((rows, columns))
+    store, codec = MemoryStore(), WaveletCodec(0.01, (0, 0), orders)
+    created(store, (rows, columns), (chunk, columns), "f8", codec)[...] = values
+
+    array = zarr.open_array(store, path="x", mode="r")
+    assert array.metadata.codecs[0] == codec
+    np.testing.assert_allclose(array[...], values, rtol=0, atol=0.01)
+    differenced = np.flatnonzero(orders)
+    row = data.draw(st.integers(0, rows - 1))
+    expected = 0.01 * np.rint(values / 0.01)
+    np.testing.assert_array_equal(array[row, differenced], expected[row, differenced])
+
+
 def test_the_codec_is_registered_by_the_import_and_declared_for_installations():
     assert get_codec_class(NAME) is WaveletCodec
     declared = EntryPoint(NAME, "pipeline.store.codec:WaveletCodec", "zarr.codecs")
@@ -65,14 +82,21 @@ def test_levels_that_cannot_be_are_refused(levels):
         WaveletCodec(1.0, levels)
 
 
+@pytest.mark.parametrize("differences", [(-1,), (8,), (1.0,), (True,), [1], "1", None])
+def test_differences_that_cannot_be_are_refused(differences):
+    with pytest.raises(ValueError, match="'differences' must be integers from 0 to 7"):
+        WaveletCodec(1.0, (0, 0), differences)
+
+
 @pytest.mark.parametrize(
     ("configuration", "message"),
     [
-        (None, "must be 'step' and 'levels', found None"),
+        (None, "must be 'step' and 'levels', perhaps 'differences', found None"),
         ({"step": 1.0}, "must be 'step' and 'levels'"),
         ({"step": 1.0, "levels": [0], "other": 1}, "must be 'step' and 'levels'"),
         ({"step": 10**30, "levels": [0]}, "'step' must be positive"),
         ({"step": 1, "levels": 0}, "'levels' must be integers"),
+        ({"step": 1, "levels": [0, 0], "differences": 2}, "'differences' must be integers"),
     ],
 )
 def test_documents_that_do_not_fit_are_refused(configuration, message):
@@ -83,6 +107,10 @@ def test_documents_that_do_not_fit_are_refused(configuration, message):
 def test_documents_come_back():
     codec = WaveletCodec.from_dict({"name": NAME, "configuration": {"step": 1, "levels": [0, 2]}})
     assert codec == WaveletCodec(1.0, (0, 2)) == WaveletCodec.from_dict(codec.to_dict())
+    # Stores without differences do not know the word.
+    assert set(codec.to_dict()["configuration"]) == {"step", "levels"}
+    other = WaveletCodec(1.0, (0, 0), (3, 0, 1))
+    assert WaveletCodec.from_dict(other.to_dict()) == other != WaveletCodec(1.0, (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +125,21 @@ def test_documents_come_back():
 def test_arrays_that_it_cannot_code_are_refused(chunks, dtype, message):
     with pytest.raises(ValueError, match=message):
         created(MemoryStore(), chunks, chunks, dtype, WaveletCodec(1.0, (1,)))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "dtype", "message"),
+    [
+        ((8,), "f8", "at most the columns of a table; found 2"),
+        ((8, 1), "f8", "at most the columns of a table"),
+        ((8, 2, 2), "f8", "at most the columns of a table"),
+        ((8, 2), "f4", "'differences' are of float64"),
+        ((1 << 22, 5), "f8", "chunks of at most 16777216 values"),
+    ],
+)
+def test_arrays_that_cannot_be_differenced_are_refused(chunk, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        WaveletCodec(1.0, (0,) * len(chunk), (1, 2)).check(chunk, np.dtype(dtype))
 
 
 def test_chunks_that_do_not_decode_are_errors_that_zarr_expects():

@@ -155,7 +155,7 @@ def test_a_full_disk_at_any_write_leaves_what_was(make, write, small, monkeypatc
 
 
 def test_a_store_without_all_its_chunks_is_not_committed(make, write, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.store.writer.FieldsWriter.write_tile", lambda *args: None)
+    monkeypatch.setattr("pipeline.store.tile_writer.TileWriter.write_tile", lambda *args: None)
     with pytest.raises(StoreError, match="0 of 1 chunks"):
         write(make(), tmp_path / "s")
     assert not os.listdir(tmp_path)

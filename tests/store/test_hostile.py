@@ -52,7 +52,8 @@ def signed(path):
         else:
             del arrays[name]
     file.write_text(json.dumps(document))
-    root = layout.root_document(generation.name, file.read_bytes())
+    part = layout.Part(generation.name, layout.checksum(file.read_bytes()))
+    root = layout.root_document(layout.Root((part,)))
     (path / "zarr.json").write_bytes(root)
     _opened.cache_clear()
 
@@ -60,6 +61,7 @@ def signed(path):
 FACTS = ("attributes", "romzarr")
 NODE = "node"
 STEP = (NODE, "basis/u/fields", "codecs", 0, "configuration")
+CORRECTIONS = (NODE, "latent/corrections", "codecs", 0, "configuration")
 BLOSC = [{"name": "bytes"}, {"name": "blosc"}, {"name": "crc32c"}]
 WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [0]}}
 
@@ -121,11 +123,18 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((*STEP, "levels"), {"0": 0}, "from 0 to 40"),
         ((*STEP, "levels"), [0, 0, 40], r"must be at most \[0, 0, 1\]"),
         ((*STEP, "levels"), [0, 0], "must be at most"),
+        ((*STEP, "differences"), [1], "at most the columns of a table"),
+        ((*CORRECTIONS, "differences"), [1, 0, 0, 1], "at most the columns of a table; found 4"),
+        ((*CORRECTIONS, "differences"), [8], "from 0 to 7"),
+        ((*CORRECTIONS, "differences"), [True], "from 0 to 7"),
+        ((*CORRECTIONS, "differences"), "1", "from 0 to 7"),
+        ((NODE, "latent/corrections", "chunk_grid", "configuration", "chunk_shape"),
+         [1 << 24, 3], "chunks of at most 16777216 values"),
         ((NODE, "basis/u/fields", "chunk_grid", "configuration", "chunk_shape"),
          [3, 6, 8], "cut into chunks"),
-        ((NODE, "latent/corrections", "chunk_grid", "configuration", "chunk_shape"),
+        ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
          [9, 2], "cut into chunks"),
-        ((NODE, "latent/corrections", "chunk_grid", "configuration", "chunk_shape"),
+        ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
          [1 << 26, 3], "exceed 134217728 values"),
         ((NODE, "basis/u/mask", "shape"), [6, 9], "basis/u/mask has shape"),
         ((NODE, "basis/u/mask", "data_type"), "int8", "dims of bool"),
@@ -152,8 +161,8 @@ def test_metadata_that_do_not_fit_are_named(small, keys, value, message):
 
 def test_a_missing_generation_is_named(small):
     _, path = small
-    root = path / "zarr.json"
-    root.write_bytes(layout.root_document("20200101T000000-00000000", b""))
+    root, missing = path / "zarr.json", layout.Part("20200101T000000-00000000", 0)
+    root.write_bytes(layout.root_document(layout.Root((missing,))))
     with pytest.raises(StoreError, match="the generation that the store names is missing"):
         open_store(path)
 
@@ -169,7 +178,7 @@ def test_code_in_the_library_is_not_run(small):
     library = {"kind": "symbolic", "states": 3, "expressions": [expression]}
     changed(path, (*FACTS, "library"), library)
     with pytest.raises((LibraryError, StoreError)):
-        _ = open_store(path).models
+        _ = open_store(path).last.latent.models
 
 
 def chunk_of(path, name):

@@ -17,6 +17,9 @@ def root(**facts):
     return layout.compact_json(document)
 
 
+PART = {"generation": "20260101T000000-01234567", "checksum": 1}
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -26,8 +29,11 @@ def root(**facts):
         (b'{"attributes":{}}', "not a romzarr store"),
         (b'{"node_type":"group","attributes":{"romzarr":{}}}', "not a romzarr store"),
         (root().replace(b"group", b"array"), "not a romzarr store"),
-        (root(format=1, generation="x"), "reads format 2; use an older"),
-        (root(format=3, generation="x"), "reads format 2; use a newer"),
+        (root(format=1, generation="x"), "reads formats 2 and 3; use an older"),
+        (root(format=4, generation="x"), "reads formats 2 and 3; use a newer"),
+        (root(format=3, before={}, **PART), "'before' must be a list of generations"),
+        (root(format=3, before=[["../x", 1]], **PART), "no name of a generation"),
+        (root(format=3, before=[[PART["generation"], 1]], **PART), "named twice"),
         (root(format=True, generation="x"), "'format' must be"),
         (root(format=2, generation="../../etc"), "no name of a gen"),
         (root(format=2), "'generation' is missing"),

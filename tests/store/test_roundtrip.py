@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from pipeline.contracts import BlockSpan
 from pipeline.errors import StoreError
-from pipeline.store import reader
+from pipeline.store import latent, reader
 from pipeline.store.checked import CheckedStore
 from pipeline.store.engine import RomzarrBackendEntrypoint
 from pipeline.store.fields import CodedTile
@@ -217,7 +217,7 @@ def test_reading_a_corner_reads_one_tile_of_fields(make, write, tmp_path, chunk_
     dataset["u"].isel(time=1, y=slice(200, 202), x=5).load()
     assert [k for k in chunk_reads if "/fields/" in k] == ["basis/u/fields/c/0/6/0"]
     assert [k for k in chunk_reads if "/mask/" in k] == ["basis/u/mask/c/6/0"]
-    assert open_store(tmp_path / "s").group["basis/u/fields"].nchunks == 8
+    assert open_store(tmp_path / "s").last.arrays.group["basis/u/fields"].nchunks == 8
     chunk_reads.clear()
     dataset["u"].isel(time=1, y=[255, 0]).load()
     assert len([k for k in chunk_reads if "/fields/" in k]) == 2
@@ -276,13 +276,13 @@ def test_only_latent_rows_around_the_wanted_snapshots_are_rebuilt(
     )  # fmt: skip
     write(example, tmp_path / "s")
     spans = []
-    rebuild = reader.rebuild
+    rebuild = latent.rebuild
 
     def recorded(code, models, times, span):
         spans.append((span.start, span.stop, code.kept))
         return rebuild(code, models, times, span)
 
-    monkeypatch.setattr(reader, "rebuild", recorded)
+    monkeypatch.setattr(latent, "rebuild", recorded)
     values = opened(tmp_path / "s")["u"].isel(time=[199_000, 7, 5]).values
     np.testing.assert_allclose(values, example.dataset["u"].isel(time=[199_000, 7, 5]), rtol=1e-6)
     assert spans == [(5, 8, 3), (199_000, 199_001, 1)]
@@ -297,11 +297,11 @@ def test_only_latent_rows_around_the_wanted_snapshots_are_rebuilt(
 
 def test_a_span_of_latent_coefficients_is_what_was_coded(small):
     example, path = small
-    store = open_store(path)
-    np.testing.assert_allclose(store.latent(BlockSpan(5, 12)), example.latent[5:12], atol=1e-14)
-    assert store.latent(BlockSpan(5, 5)).shape == (0, 3)
+    latent = open_store(path).last.latent
+    np.testing.assert_allclose(latent.span(BlockSpan(5, 12)), example.latent[5:12], atol=1e-14)
+    assert latent.span(BlockSpan(5, 5)).shape == (0, 3)
     with pytest.raises(IndexError):
-        store.latent(BlockSpan(5, 21))
+        latent.span(BlockSpan(5, 21))
 
 
 def read_everything(path):
@@ -309,7 +309,7 @@ def read_everything(path):
     reader._opened.cache_clear()
     store, dataset = open_store(path), opened(path).load()
     names = ["latent/steps", "latent/block_model", "model/coefficients", "basis/singular_values"]
-    arrays = [store.read(name) for name in names] + [store.mean("u"), store.modes("v")]
+    arrays = [store.last.arrays.read(name) for name in names] + [store.mean("u"), store.modes("v")]
     return dataset, store.facts, arrays
 
 

@@ -78,7 +78,7 @@ def fill(writer: StoreWriter, values: Values) -> None:
     """As tasks do: with a copy of the writer from another process, masks once."""
     tasks = pickle.loads(pickle.dumps(writer.values))
     for index, region in tiles.tiles(values.decoded.shape, values.tile):
-        tasks.write_values("u", index, values.contents[index])
+        tasks.write_tile("u", index, values.contents[index])
         if values.mask.any() and index[0] == 0:
             tasks.write_mask("u", region[1:], values.mask[region[1:]])
 
@@ -170,7 +170,7 @@ def test_mean_and_modes_of_a_variable_without_modes(small):
     store = open_store(path)
     assert store.variables["u"].coding == "direct"
     assert store.modes("u").shape == (0, 6, 8)
-    assert store.latent(slice_of(store)).shape == (20, 0)
+    assert store.last.latent.span(slice_of(store)).shape == (20, 0)
     expected = values.expected("float64").mean(axis=1)
     np.testing.assert_allclose(store.mean("u"), expected, rtol=1e-12)
     np.testing.assert_allclose(store.mean("u", (2, slice(5, 1, -2))), expected[2, 5:1:-2])
@@ -208,7 +208,7 @@ def test_a_tile_that_is_not_there_is_refused(tmp_path):
         create(writer, values)
         for index in [(3, 0), (0, 2), (-1, 0), (0,)]:
             with pytest.raises(StoreError, match="does not fit a grid"):
-                writer.values.write_values("u", index, b"\0\0")
+                writer.values.write_tile("u", index, b"\0\0")
 
 
 CHUNK = (NODE, "basis/u/values", "chunk_grid", "configuration", "chunk_shape")

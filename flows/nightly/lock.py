@@ -1,0 +1,234 @@
+"""One run at a time, even after a crash of the one before.
+
+On a file system the kernel keeps the lock (flock) and drops it when its holder dies, however.
+On an object store a *lease* stands for it: an object that its holder rewrites every few seconds,
+each time on condition that nobody else has (If-Match). Whoever finds one that did not change for
+a while, by his own count of seconds, takes it over by the same conditional request. No two clocks
+are ever compared, so none has to be right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from flows.nightly import CannotRunError
+from flows.nightly.catalogue import FOLDER, now
+
+log = logging.getLogger(__name__)
+
+NAME = "lock"
+# A lease that did not change for this long is that of a crashed run.
+LEASE_SECONDS = 60.0
+RENEWALS = 4
+# Less than the time between renewals: one that hangs must not keep the next from its turn.
+PATIENCE = timedelta(seconds=10)
+RELEASED = b"released"
+
+
+@dataclass
+class Held:
+    """What a holder looks at before each dataset: whether it may have lost the lock."""
+
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+def locked(stores: str) -> AbstractContextManager[Held]:
+    """Hold the lock of the stores at a path or URL, for as long as the context lasts.
+
+    Raises
+    ------
+    CannotRunError
+        If another run holds it, or it cannot be made.
+    """
+    place = f"{stores}/{FOLDER}/{NAME}"
+    return leased(place) if "://" in stores else flocked(Path(place))
+
+
+def signature() -> bytes:
+    """Who holds a lock, for whoever finds it held; no two are alike, as ETags are of content."""
+    facts = {"host": socket.gethostname(), "pid": os.getpid(), "since": now().isoformat()}
+    return json.dumps(facts | {"token": secrets.token_hex(8)}).encode()
+
+
+def held_by(content: bytes, place: str) -> CannotRunError:
+    try:
+        facts = json.loads(content)
+        who = f"process {facts['pid']} on {facts['host']}, since {facts['since']}"
+    except (ValueError, KeyError, TypeError):
+        who = "it has not said which"
+    return CannotRunError(
+        f"{place}: another run is at work ({who}); let it finish, or end that process. The lock "
+        "goes with it: nothing has to be removed"
+    )
+
+
+# --- file systems -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def flocked(path: Path) -> Iterator[Held]:
+    """Hold the lock that is a local file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CannotRunError(
+            f"nightly.stores: no lock can be made at {path}: {error.strerror}; check that the "
+            "disk is mounted, not full, and may be written to"
+        ) from error
+    try:
+        _take(descriptor, path)
+        with contextlib.suppress(OSError):  # a full disk has no room for a name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, signature(), 0)
+        yield Held()
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise held_by(os.pread(descriptor, 1000, 0), str(path)) from error
+    except OSError as error:
+        # Stores are committed in one step anyway: two runs would waste work and break nothing.
+        log.warning("%s: this file system has no locks (%s); start one run at a time", path, error)
+
+
+# --- object stores ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def leased(url: str) -> Iterator[Held]:
+    """Hold the lock that is an object, and go on renewing it."""
+    lease = Lease(url)
+    lease.acquire()
+    held, over = Held(), threading.Event()
+
+    def renew() -> None:
+        while not over.wait(LEASE_SECONDS / RENEWALS):
+            if not lease.renew():
+                held.lost.set()
+                return
+
+    thread = threading.Thread(target=renew, name="romzarr lease", daemon=True)
+    thread.start()
+    try:
+        yield held
+    finally:
+        over.set()
+        thread.join()
+        if not held.lost.is_set():
+            lease.release()
+
+
+class Lease:
+    """An object that only its holder rewrites; conditional requests through obstore."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            # Part of the extra s3, which only those who keep stores there have.
+            import obstore
+            from obstore.store import from_url
+        except ModuleNotFoundError as error:
+            raise CannotRunError(
+                f"{url}: a lock in an object store needs obstore: pip install 'romzarr[s3]'"
+            ) from error
+        self.url, self._obstore = url, obstore
+        folder, _, self._key = url.rpartition("/")
+        self._store: Any = from_url(
+            folder,
+            client_options={"allow_http": True, "timeout": PATIENCE, "connect_timeout": PATIENCE},
+            retry_config={"max_retries": 3, "retry_timeout": PATIENCE},
+        )
+        self._version: Any = None
+        self._written = b""
+        self._renewed = time.monotonic()
+
+    def acquire(self) -> None:
+        """Take the lease, waiting for that of a crashed run to lapse.
+
+        Raises
+        ------
+        CannotRunError
+            If its holder is alive, or the object store refuses.
+        """
+        errors = self._obstore.exceptions
+        try:
+            if self._put("create", signature()):
+                return
+            content, version = self._get()
+            self._watch(content, version)
+            if not self._put(version, signature()):
+                raise held_by(self._get()[0], self.url)
+        except (OSError, errors.BaseError) as error:
+            raise CannotRunError(
+                f"nightly.stores: no lock can be made at {self.url} ({type(error).__name__}: "
+                f"{error}); check the address, the credentials in the environment, and the network"
+            ) from error
+
+    def _watch(self, content: bytes, version: Any) -> None:
+        """Return once the lease with this version is known to be nobody's."""
+        if content == RELEASED:
+            return
+        log.info("%s: waiting up to %.0f s for a sign of its holder", self.url, LEASE_SECONDS)
+        lapse = time.monotonic() + LEASE_SECONDS
+        while time.monotonic() < lapse:
+            time.sleep(LEASE_SECONDS / RENEWALS / 2)
+            found, seen = self._get()
+            if seen != version:
+                raise held_by(found, self.url)
+        log.warning("%s: taken over from a run that gives no sign: %s", self.url, content.decode())
+
+    def renew(self) -> bool:
+        """Write the lease again; False once it is another's, or might be."""
+        try:
+            if not self._put(self._version, signature()):
+                # An answer that was lost leaves our own, with a version that we never saw.
+                found, self._version = self._get()
+                return found == self._written
+        except (OSError, self._obstore.exceptions.BaseError) as error:
+            late = time.monotonic() - self._renewed
+            log.warning("%s: cannot be renewed for %.0f s: %s", self.url, late, error)
+            return late < LEASE_SECONDS - LEASE_SECONDS / RENEWALS
+        return True
+
+    def release(self) -> None:
+        """Let the next one have it at once."""
+        with contextlib.suppress(OSError, self._obstore.exceptions.BaseError):
+            self._put(self._version, RELEASED)
+
+    def _put(self, condition: Any, content: bytes) -> bool:
+        """Write on a condition: "create", or that of the version that was there."""
+        errors, self._written = self._obstore.exceptions, content
+        try:
+            put = self._obstore.put(self._store, self._key, content, mode=condition)
+        except (errors.AlreadyExistsError, errors.PreconditionError):
+            return False
+        self._version = _version_of(put)
+        self._renewed = time.monotonic()
+        return True
+
+    def _get(self) -> tuple[bytes, Any]:
+        found = self._obstore.get(self._store, self._key)
+        return bytes(found.bytes()), _version_of(found.meta)
+
+
+def _version_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a conditional request names, without what this object store does not know."""
+    return {key: facts[key] for key in ("e_tag", "version") if facts.get(key) is not None}

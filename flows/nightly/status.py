@@ -1,0 +1,95 @@
+"""How every dataset stands: what the catalogue says, held against what is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
+from flows.nightly.plan import Job, entries_of, judged, listed_stores, plan_run, whole
+from pipeline.archive.find import Dataset, dataset_at
+from pipeline.config import Config
+
+# What needs somebody's attention comes first.
+ORDER = (
+    *("failed", "clash", "damaged", "missing", "running"),
+    *("outdated", "grown", "new", "unverified", "gone", "stored"),
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A dataset, its state now with the reason in words, and the entry of its store."""
+
+    dataset: str
+    state: str
+    reason: str
+    entry: Entry | None
+
+    def to_dict(self) -> dict[str, Any]:
+        known = self.entry.to_dict() if self.entry else {}
+        own = {"dataset": self.dataset, "state": self.state, "message": self.reason}
+        return {**known, **own, "age_seconds": self.age_seconds}
+
+    @property
+    def age_seconds(self) -> float | None:
+        """Seconds since the dataset was worked on; 0 where clocks say that it will be."""
+        if self.entry is None or not self.entry.last_run:
+            return None
+        return max(0.0, (now() - datetime.fromisoformat(self.entry.last_run)).total_seconds())
+
+
+def standings(config: Config, stores: str) -> list[Standing]:
+    """How every dataset stands whose store is, was or should be below `stores`.
+
+    With ``nightly.archive`` set, new datasets are found, and stores held against the settings;
+    else only what is in the catalogue is looked at, where its datasets were.
+
+    Raises
+    ------
+    CannotRunError
+        If a place cannot be listed.
+    """
+    stores = whole(stores)
+    catalogue = catalogue_of(stores)
+    if config.nightly.archive == "none":
+        jobs: Mapping[str, Job] = {}
+    else:
+        places = replace(config.nightly, stores=stores)
+        plan = plan_run(replace(config, nightly=places))
+        jobs = {job.dataset.name: job for job in (*plan.jobs, *plan.kept)}
+    others = {n: e for n, e in entries_of(catalogue).items() if n not in jobs}
+    files = listed_stores(stores) if others else {}
+    found = [standing(job.dataset.name, job.state, job.reason, job.last) for job in jobs.values()]
+    found += [looked_up(entry, files.get(entry.store)) for entry in others.values()]
+    return sorted(found, key=lambda each: (ORDER.index(each.state), each.dataset))
+
+
+def standing(dataset: str, state: str, reason: str, entry: Entry | None) -> Standing:
+    """The state found, unless the catalogue knows that something went wrong."""
+    if entry is not None and entry.state == "failed" and state != "stored":
+        return Standing(dataset, "failed", entry.message, entry)
+    if entry is not None and entry.state == "running":
+        reason = f"a run is at work on it, or was killed while it was ({state})"
+        return Standing(dataset, "running", reason, entry)
+    return Standing(dataset, state, reason, entry)
+
+
+def looked_up(entry: Entry, store: Dataset | None) -> Standing:
+    """How a dataset of the catalogue stands, by the settings that it was stored with."""
+    try:
+        dataset, there = dataset_at(entry.source, entry.dataset), True
+    except OSError:
+        dataset, there = Dataset(entry.dataset, entry.source, 0, 0.0, entry.stamp), False
+    state, reason = judged(dataset, entry, store, entry.settings)
+    if not there and state == "stored":
+        return Standing(entry.dataset, "gone", "the dataset is not there; its store is", entry)
+    return standing(entry.dataset, state, reason, entry)
+
+
+def last_record(catalogue: Catalogue) -> str:
+    """Name of the record of the last run; empty if there was none."""
+    return max(catalogue.records(), key=lambda name: PurePosixPath(name).stem, default="")

@@ -1,0 +1,115 @@
+"""What is done for one dataset: its store is made or made good, verified, and described."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import pipeline
+from flows.logs import without_secrets
+from flows.nightly.catalogue import Entry, now, stored_entry
+from flows.nightly.plan import Job, promised
+from pipeline.archive.find import dataset_at
+from pipeline.config import Config, NightlyConfig
+from pipeline.errors import AccuracyError, ArchiveError, ConfigError, StoreError
+from pipeline.reports import VerifyReport
+from pipeline.store.commit import sweep
+from pipeline.store.reader import open_store
+
+log = logging.getLogger(__name__)
+
+
+def carry_out(job: Job, config: Config) -> Entry:
+    """Leave a dataset with a store that is verified, and say what is known of it then.
+
+    Runs on the current Dask scheduler or cluster.
+
+    Raises
+    ------
+    PipelineError, OSError
+        If that cannot be. The store that was there before stays as it was.
+    """
+    verified = ACTIONS[job.state](job, config)
+    if not verified.ok:
+        raise AccuracyError("; ".join(verified.problems))
+    files = dataset_at(job.store, job.dataset.name)
+    return stored_entry(job.dataset, open_store(job.store), verified, files, promised(config))
+
+
+def compress(job: Job, config: Config, overwrite: bool = False) -> VerifyReport:
+    # Stores say what they were made with, and where others lie is none of that.
+    settings = replace(config, nightly=NightlyConfig())
+    pipeline.compress(job.dataset.location, job.store, config=settings, overwrite=overwrite)
+    return verify(job, config)
+
+
+def compress_again(job: Job, config: Config) -> VerifyReport:
+    return compress(job, config, overwrite=True)
+
+
+def append(job: Job, config: Config) -> VerifyReport:
+    """Append what is new to the store; if something else was written, compress again."""
+    try:
+        report = pipeline.append(job.store, job.dataset.location, config=config)
+    except (ArchiveError, ConfigError) as error:
+        log.warning("compressed again, because nothing can be appended: %s", error)
+        return compress_again(job, config)
+    # The same times were written anew, and what with is not known.
+    return verify(job, config) if report.appended else compress_again(job, config)
+
+
+def trust(job: Job, config: Config) -> VerifyReport:
+    """Verify what a run before has made, and compress again only if it is not right."""
+    sweep(job.store)
+    try:
+        verified = verify(job, config)
+    except StoreError as error:
+        problem = str(error)
+    else:
+        problem = "; ".join(verified.problems)
+    if not problem:
+        return verified
+    log.warning("compressed again, because the store is not right: %s", problem)
+    return compress_again(job, config)
+
+
+def refuse(job: Job, config: Config) -> VerifyReport:
+    raise ArchiveError(job.reason)
+
+
+def verify(job: Job, config: Config) -> VerifyReport:
+    sample = config.nightly.verify == "sample"
+    return pipeline.verify(job.store, job.dataset.location, config=config, sample=sample)
+
+
+# What is done for a dataset in each of the states of `flows.nightly.plan.STATES`.
+ACTIONS: dict[str, Callable[[Job, Config], VerifyReport]] = {
+    "unverified": trust,
+    "new": compress,
+    "missing": compress,
+    "damaged": compress_again,
+    "grown": append,
+    "outdated": compress_again,
+    "clash": refuse,
+}
+
+
+def failed_entry(job: Job, message: str) -> Entry:
+    """What is known after a failure: what was known before, and why it failed."""
+    return replace(begun_entry(job), state="failed", message=without_secrets(message))
+
+
+def begun_entry(job: Job) -> Entry:
+    """What is known while a dataset is worked on; a run that is killed leaves it behind."""
+    return replace(left_entry(job), state="running", message="", last_run=now().isoformat())
+
+
+def left_entry(job: Job) -> Entry:
+    """What is known of a dataset that this run does not come to."""
+    known = job.last or Entry(job.dataset.name, job.dataset.location, job.store, job.state)
+    state = "failed" if job.failed_before else job.state
+    message = known.message if job.failed_before else job.reason
+    return replace(
+        known, source=job.dataset.location, store=job.store, state=state, message=message
+    )

@@ -1,0 +1,70 @@
+"""Steps of an operation: each a line in the log, with its bytes and seconds.
+
+The facts travel as attributes of the log record (``dataset``, ``stage``, ``bytes``,
+``seconds``), so that whoever formats the log need not parse the words.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+_DATASET: ContextVar[str] = ContextVar("dataset", default="")
+
+
+@dataclass
+class Step:
+    """What a step handled; it says so itself before it ends."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def working_on(dataset: str) -> Iterator[None]:
+    """Name the dataset that the steps inside belong to, unless it has a name already."""
+    token = _DATASET.set(_DATASET.get() or dataset)
+    try:
+        yield
+    finally:
+        _DATASET.reset(token)
+
+
+def current_dataset() -> str:
+    """The dataset that this thread works on; empty where it works on none."""
+    return _DATASET.get()
+
+
+@contextmanager
+def step(stage: str) -> Iterator[Step]:
+    """Log, at its end, how long a step took; one that fails is its error's to report.
+
+    Examples
+    --------
+    >>> with step("read") as reading:
+    ...     reading.bytes = 2_000_000
+    """
+    made, began = Step(), time.perf_counter()
+    yield made
+    seconds = time.perf_counter() - began
+    shown = "" if made.bytes is None else f"{size(made.bytes)}, "
+    facts = {"stage": stage, "bytes": made.bytes, "seconds": round(seconds, 3)}
+    log.info("%s: %s%.1f s", stage, shown, seconds, extra=facts)
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that people read.
+
+    >>> size(0), size(1234), size(5.25e9)
+    ('0 B', '1.2 kB', '5.2 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 999.5 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,0 +1,186 @@
+"""Arrays of one generation, read through checks: whole, in parts, or as coefficients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import Any, TypeVar
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from pipeline.coding.coefficients import Coefficients
+from pipeline.coding.tiles import region_of
+from pipeline.contracts import Floats, Region
+from pipeline.errors import StoreError
+from pipeline.store import layout
+from pipeline.store.codec import WaveletCodec
+from pipeline.store.fields import located
+from pipeline.store.layout import ArrayLayout
+from pipeline.store.memory import Sized, TileMemory
+
+T = TypeVar("T", bound=Sized)
+
+# Files fetched side by side to be checked.
+_FETCHED = 32
+
+
+@dataclass(frozen=True)
+class StoredArrays:
+    """The arrays of a generation.
+
+    Attributes
+    ----------
+    url, generation : str
+        The store, and the generation of it.
+    layouts : mapping of str to ArrayLayout
+    group : zarr.Group
+        The generation; its arrays are read through `CheckedStore`.
+    tiles : TileMemory
+        What was decoded before; several generations may share it.
+    """
+
+    url: str
+    generation: str
+    layouts: Mapping[str, ArrayLayout] = field(repr=False)
+    group: zarr.Group = field(repr=False)
+    tiles: TileMemory = field(repr=False, compare=False)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.layouts
+
+    def chunk(self, path: str) -> tuple[int, ...]:
+        return self.layouts[path].chunk
+
+    def read(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
+        """Array `path` of the generation, or some of its rows.
+
+        Raises
+        ------
+        StoreError
+            If a chunk is missing or damaged.
+        """
+        return self.selected(path, (rows,) if self.layouts[path].shape else ())
+
+    def check_files(self) -> None:
+        """Read every file of the generation, also those that decoding has no use for.
+
+        Raises
+        ------
+        StoreError
+            Naming the first that is missing or damaged.
+        """
+        for path, array in self.layouts.items():
+            grid = (range(-(-n // c)) for n, c in zip(array.shape, array.chunk, strict=True))
+            keys = [self._array(path).metadata.encode_chunk_key(i) for i in product(*grid)]
+            for some in _batched(keys):
+                with self._reading(path):
+                    sync(_fetched(self.group.store, [layout.joined(path, key) for key in some]))
+        place = layout.joined(self.url, self.generation)
+        for group in layout.groups_of(self.layouts):
+            where = layout.joined(place, group, layout.ROOT)
+            try:
+                layout.check_group(layout.read_bytes(where), where)
+            except FileNotFoundError as error:
+                raise StoreError(f"{where}: is missing; the store is damaged") from error
+
+    def _array(self, path: str) -> zarr.Array[Any]:
+        array = self.group[path]
+        if not isinstance(array, zarr.Array):
+            raise StoreError(f"{self.url}: {path} is not an array")
+        return array
+
+    def selected(self, path: str, selection: Region) -> NDArray[Any]:
+        """A region of an array."""
+        array = self._array(path)
+        with self._reading(path):
+            return np.asarray(array[selection or ...])
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Name the array in what goes wrong, which it may in any way: content may mean harm."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{self.url}: array {path} cannot be read: {error}") from error
+
+    def finite(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
+        """As `read`; NaN and infinities are damage."""
+        values = self.read(path, rows)
+        _check_finite(values, f"{self.url}: {path}")
+        return values
+
+    def kept(self, key: tuple[Any, ...]) -> Any:
+        """What is remembered under `key`, None if nothing is."""
+        return self.tiles.kept((self.generation, *key))
+
+    def remembered(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
+        """What is remembered under `key`, else what `decode` returns."""
+        return self.tiles.get((self.generation, *key), decode)
+
+    def rows(self, path: str, start: int, stop: int) -> NDArray[np.float64]:
+        """Rows of a coded table."""
+        length, columns = self.layouts[path].chunk
+        if start >= stop:
+            return np.zeros((0, columns))
+        first = start // length
+        chunks = [
+            self.remembered((path, number), partial(self.decoded, path, (number, 0)))
+            for number in range(first, -(-stop // length))
+        ]
+        rows: NDArray[np.float64] = np.concatenate(chunks)
+        return rows[start - first * length : stop - first * length]
+
+    def decoded(self, path: str, index: tuple[int, ...]) -> Floats:
+        """One chunk of a coded array, cut off where the array ends."""
+        array, coefficients = self.layouts[path], self.coefficients(path, index)
+        with located(f"{self.url}: array {path} cannot be read"):
+            values = coefficients.array()
+        region = region_of(index, array.shape, array.chunk)
+        values = values[tuple(slice(0, part.stop - part.start) for part in region)]
+        values.flags.writeable = False
+        return values
+
+    def codec(self, path: str) -> WaveletCodec:
+        """What codes the chunks of a coded array."""
+        # What was opened is of Zarr's third format, and coded by our codec first of all.
+        metadata: Any = self._array(path).metadata
+        codec: WaveletCodec = metadata.codecs[0]
+        return codec
+
+    def coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
+        """What one chunk of a coded array says."""
+        array, codec = self._array(path), self.codec(path)
+        key = layout.joined(path, array.metadata.encode_chunk_key(index))
+        with self._reading(path):
+            content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
+            # The checksum at its end was right.
+            payload = content.to_bytes()[:-4]
+            with located(f"{self.url}: array {path} cannot be read"):
+                return codec.coefficients(payload, self.layouts[path].chunk, array.dtype)
+
+
+def _batched(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[i : i + _FETCHED] for i in range(0, len(keys), _FETCHED))
+
+
+async def _fetched(store: Any, keys: Sequence[str]) -> None:
+    """Fetch files side by side; a `CheckedStore` checks them."""
+    await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
+
+
+def _check_finite(values: Floats, where: str) -> None:
+    # A sum is not finite where a value is not, and needs no array of its own. It may overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(values.sum())
+    if suspicious and not np.isfinite(values).all():
+        raise StoreError(f"{where} holds NaN or infinity; the store is damaged")

@@ -1,0 +1,100 @@
+"""Coordinates and variables that go over unchanged, and what is said of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from zarr.abc.store import Store
+
+from pipeline.encoding import attributes_to_json, encoding_to_json, share_encodings
+from pipeline.store import layout
+
+# What an encoding says about values; the rest says how the source kept them on disk.
+_PACKING_KEYS = frozenset(
+    {"dtype", "units", "calendar", "scale_factor", "add_offset", "_FillValue", "missing_value"}
+    | {"_Unsigned", "coordinates", "grid_mapping"}
+)
+
+
+def write_carried(store: Store, carried: xr.Dataset) -> dict[str, Any]:
+    """Write `carried` to the group ``coordinates``; returns what Zarr metadata do not tell."""
+    prepared = carried.reset_coords().drop_attrs(deep=False)
+    prepared.encoding = {}
+    for name in prepared.variables:
+        prepared[name] = _prepared(prepared[name])
+    with _unstable_types_allowed():
+        prepared.to_zarr(
+            store,
+            group="coordinates",
+            mode="w-",
+            zarr_format=3,
+            consolidated=False,
+            write_empty_chunks=True,
+        )
+    return {str(name): _beyond_zarr(variable) for name, variable in carried.variables.items()}
+
+
+def share(*documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Take what several encodings have alike out of the documents of variables."""
+    found = {
+        (number, name): document.get("encoding", {})
+        for number, variables in enumerate(documents)
+        for name, document in variables.items()
+    }
+    shared, own = share_encodings(found)
+    for (number, name), encoding in own.items():
+        documents[number][name] = {**documents[number][name], "encoding": encoding}
+    return shared
+
+
+def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
+    """What Zarr metadata do not give back: the source's encoding, attributes of other types."""
+    attrs = attributes_to_json(variable.attrs)
+    kept: dict[str, Any] = {"encoding": encoding_to_json(variable.encoding)}
+    if variable.dtype.kind == "O":
+        kept["dtype"] = "object"
+    return kept if _plain(variable.attrs) and attrs == variable.attrs else kept | {"attrs": attrs}
+
+
+def _prepared(array: xr.DataArray) -> xr.DataArray:
+    """`array` with an encoding that says how the values are packed and not where."""
+    if array.chunks is not None:
+        # Zarr chunks have one shape; ragged ones grow to the largest.
+        array = array.chunk({d: max(c) for d, c in zip(array.dims, array.chunks, strict=True)})
+    encoding = {k: v for k, v in array.encoding.items() if k in _PACKING_KEYS}
+    for key in ("missing_value", "_FillValue"):
+        if _is_nan(encoding.get(key)):
+            del encoding[key]
+    codecs = layout.codecs("noshuffle" if array.dtype.kind in "OSTU" else "shuffle")
+    if array.chunks is None and array.nbytes <= layout.CHUNK_BYTES:
+        codecs = layout.codecs_for(array.values)
+    array.encoding = encoding | {"compressors": codecs}
+    array.attrs = {k: v for k, v in array.attrs.items() if _plain(v)}
+    return array
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _plain(value: Any) -> bool:
+    """Whether `value` is strict JSON once numpy's types are taken off."""
+    try:
+        json.dumps(value.tolist() if hasattr(value, "tolist") else value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _unstable_types_allowed() -> Iterator[None]:
+    """Fixed-length strings have no Zarr v3 specification yet; Zarr says so each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        yield

@@ -1,0 +1,168 @@
+"""Coefficients a(t) of one generation, and the models that help to store them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.contracts import BlockSpan, Floats, LatentCode
+from pipeline.errors import StoreError
+from pipeline.numerics.integrate import Dynamics
+from pipeline.numerics.library import library_from_spec
+from pipeline.numerics.sampling import rebuild
+from pipeline.store import layout
+from pipeline.store.arrays import StoredArrays
+from pipeline.store.layout import Fields
+
+# Snapshots this far apart are decoded as separate spans.
+_LARGEST_GAP = 256
+
+
+@dataclass(frozen=True)
+class StoredLatent:
+    """a(t), (snapshots, rank), decoded on demand.
+
+    ``shaking`` is a relative error to put into samples, to see how much a model amplifies it.
+    """
+
+    arrays: StoredArrays
+    facts: Mapping[str, Any]
+    rank: int
+    snapshots: int
+    shaking: float = 0.0
+
+    @property
+    def url(self) -> str:
+        return self.arrays.url
+
+    @cached_property
+    def coefficients(self) -> NDArray[np.float64]:
+        """Xi of every model, (models, p, q)."""
+        if not self.rank:
+            return np.zeros((0, 0, 0))
+        return self.arrays.finite("model/coefficients")
+
+    @cached_property
+    def factors(self) -> Floats | None:
+        """Triangular factors R of every time block, where they are kept."""
+        return self.arrays.finite("model/factors") if "model/factors" in self.arrays else None
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Times of the snapshots, counted from the first."""
+        step = self.facts["time"]["step"]
+        if step is not None:
+            uniform: NDArray[np.float64] = step * np.arange(self.snapshots)
+            return uniform
+        scale, path = self.facts["time"].get("scale"), "latent/times"
+        if scale is not None:
+            path = f"coordinates/{self.facts['time']['dim']}"
+        times: NDArray[np.float64] = self.arrays.finite(path)
+        if scale is not None:
+            times = scale * layout.since_first(times)
+        if not (np.diff(times) > 0).all():
+            raise StoreError(f"{self.url}: {path} do not increase")
+        return times
+
+    @cached_property
+    def models(self) -> tuple[Dynamics, ...]:
+        """Right-hand sides da/dt of the stored models."""
+        if not len(self.coefficients):
+            return ()
+        library = library_from_spec(Fields(self.facts, self.url).fields("library").document)
+        if library.size != self.coefficients.shape[1]:
+            raise StoreError(
+                f"{self.url}: model/coefficients has {self.coefficients.shape[1]} terms, the "
+                f"library {library.size}"
+            )
+        return tuple(Dynamics(library, xi) for xi in self.coefficients)
+
+    @cached_property
+    def index(self) -> NDArray[np.int64]:
+        """Numbers of the snapshots whose coefficients are kept."""
+        index: NDArray[np.int64] = np.cumsum(self.arrays.read("latent/steps"), dtype=np.int64)
+        ends = np.array([0, self.snapshots - 1])
+        starts = np.arange(0, self.snapshots, self.facts["latent"]["block_steps"])
+        increasing = (np.diff(index) > 0).all()
+        # Every block starts anew, which bounds what decoding one snapshot can cost.
+        if (
+            not increasing
+            or index[[0, -1]].tolist() != ends.tolist()
+            or (not np.isin(starts, index, assume_unique=True).all())
+        ):
+            raise StoreError(
+                f"{self.url}: latent/steps must lead from snapshot 0 to {ends[1]} by way of the "
+                "first snapshot of every block"
+            )
+        return index
+
+    @cached_property
+    def block_model(self) -> NDArray[np.int16]:
+        """Number of the model that serves each block of time, -1 for none."""
+        block_model = self.arrays.read("latent/block_model")
+        count = len(self.coefficients)
+        if ((block_model < -1) | (block_model >= count)).any():
+            raise StoreError(f"{self.url}: latent/block_model names a model beyond {count}")
+        return block_model.astype(np.int16)
+
+    def code(self, span: BlockSpan | None = None) -> LatentCode:
+        """The latent code, or the part of it around `span`."""
+        first, last = 0, len(self.index)
+        if span is not None:
+            first = int(np.searchsorted(self.index, span.start, "right")) - 1
+            last = int(np.searchsorted(self.index, span.stop - 1, "left")) + 1
+        return LatentCode(
+            index=self.index[first:last],
+            samples=self._shaken(self.arrays.rows("latent/samples", first, last), first),
+            block_steps=self.facts["latent"]["block_steps"],
+            block_model=self.block_model,
+            substeps=self.facts["latent"]["substeps"],
+        )
+
+    def _shaken(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+        if not self.shaking:
+            return samples
+        return (
+            samples * (1 + self.shaking * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
+        )
+
+    def span(self, span: BlockSpan) -> NDArray[np.float64]:
+        """POD coefficients a(t) of the snapshots of `span`, (len(span), r)."""
+        if not 0 <= span.start <= span.stop <= self.snapshots:
+            raise IndexError(f"{span} is not within the {self.snapshots} snapshots of {self.url}")
+        if not len(span) or not self.rank:
+            return np.zeros((len(span), self.rank))
+        return rebuild(self.code(span), self.models, self.times, span) + self.corrections(span)
+
+    def corrections(self, span: BlockSpan) -> NDArray[np.float64]:
+        """What is added to the coefficients rebuilt for `span`, (len(span), r)."""
+        if "latent/corrections" not in self.arrays:
+            return np.zeros((len(span), self.rank))
+        return self.arrays.rows("latent/corrections", span.start, span.stop)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Orders of the differences that code the corrections of the leading modes.
+
+        0 where wavelets do, as for all modes beyond.
+        """
+        if "latent/corrections" not in self.arrays:
+            return ()
+        return self.arrays.codec("latent/corrections").differences
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Coefficients of increasing snapshot numbers `rows`."""
+        if not len(rows):
+            return np.zeros((0, self.rank))
+        cuts = np.flatnonzero(np.diff(rows) > _LARGEST_GAP) + 1
+        return np.concatenate(
+            [
+                self.span(BlockSpan(int(run[0]), int(run[-1]) + 1))[run - run[0]]
+                for run in np.split(rows, cuts)
+            ]
+        )

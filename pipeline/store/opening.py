@@ -1,0 +1,130 @@
+"""Opening one generation of a store, believing nothing that has not been checked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import zarr
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync
+
+from pipeline.errors import StoreError
+from pipeline.store import layout
+from pipeline.store.arrays import StoredArrays
+from pipeline.store.checked import CheckedStore
+from pipeline.store.checks import check_latent
+from pipeline.store.generation import Generation
+from pipeline.store.latent import StoredLatent
+from pipeline.store.layout import Fields
+from pipeline.store.memory import TileMemory
+from pipeline.store.variables import StoredVariable, variables_of
+
+
+def open_generation(
+    url: str, name: str, checksum: int, earlier: Sequence[Generation], tiles: TileMemory
+) -> Generation:
+    """The generation `name` of the store at `url`, checked.
+
+    Parameters
+    ----------
+    url : str
+    name : str
+    checksum : int
+        Of its metadata.
+    earlier : sequence of Generation
+        All parts of the store before it; it may go on with the fields of some of them.
+    tiles : TileMemory
+
+    Raises
+    ------
+    StoreError
+        If a piece is missing, damaged, of the wrong type or shape, or not allowed.
+    """
+    place = layout.joined(url, name)
+    facts, documents = checked_metadata(place, checksum)
+    parsed = {
+        path: layout.parse_array(content, layout.joined(place, path), layout.is_coded(path))
+        for path, content in documents.items()
+    }
+    layouts = {path: array for path, (_, array) in parsed.items()}
+    before = _extended(facts, earlier)
+    known = before[-1].rank if before else 0
+    own, snapshots = check_latent(facts, layouts, known)
+    variables = variables_of(facts, layouts, own if own or not before else None, snapshots)
+    _check_extended(variables, before, facts)
+    metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
+    store = CheckedStore(place, layouts, metadata)
+    try:
+        group = zarr.open_group(store, mode="r", use_consolidated=True)
+    # Zarr parses what was not checked here, such as fill values, and fails in many ways.
+    except Exception as error:
+        raise StoreError(f"{place}: metadata of an array cannot be used: {error}") from error
+    arrays = StoredArrays(url, name, layouts, group, tiles)
+    latent = StoredLatent(arrays, facts.document, known + own, snapshots)
+    return Generation(name, facts.document, variables, own, arrays, latent, before)
+
+
+def checked_metadata(place: str, checksum: int) -> tuple[Fields, dict[str, bytes]]:
+    """Facts of the generation at `place`, and the metadata of its arrays by path.
+
+    Raises
+    ------
+    StoreError
+        If any is missing, or does not fit its checksum.
+    """
+    where = layout.joined(place, layout.ROOT)
+    try:
+        raw = layout.read_bytes(where)
+    except FileNotFoundError as error:
+        raise StoreError(f"{where}: the generation that the store names is missing") from error
+    facts = layout.parse_facts(layout.checked(raw, checksum, where), place)
+    return facts, _array_documents(place, layout.array_paths(facts))
+
+
+def _extended(facts: Fields, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
+    """The generations whose fields one goes on with: the last it names, and what that goes on
+    with."""
+    if "extends" not in facts.document:
+        return ()
+    name = facts.text("extends")
+    for each in earlier:
+        if each.name == name:
+            return (*each.before, each)
+    raise StoreError(f"{facts.where}: goes on with {name!r}, which is no earlier part of the store")
+
+
+def _check_extended(
+    variables: Mapping[str, StoredVariable], before: Sequence[Generation], facts: Fields
+) -> None:
+    for each in before:
+        if each.facts["arithmetic"] != facts.text("arithmetic"):
+            raise StoreError(f"{facts.where}: goes on with {each.name} in another arithmetic")
+        for name, variable in variables.items():
+            old = each.variables.get(name)
+            if old is None or (old.coding == "pod") != (variable.coding == "pod"):
+                raise StoreError(
+                    f"{facts.where}: goes on with {each.name}, where {name!r} is coded otherwise"
+                )
+
+
+def _array_documents(place: str, checksums: Mapping[str, int]) -> dict[str, bytes]:
+    """Metadata files of arrays, fetched side by side and checked."""
+    store = layout.zarr_store(place)
+
+    async def fetched() -> list[Buffer | None]:
+        prototype = default_buffer_prototype()
+        keys = [layout.joined(path, layout.ROOT) for path in checksums]
+        return await asyncio.gather(*(store.get(key, prototype) for key in keys))
+
+    try:
+        contents = sync(fetched())
+    except OSError as error:
+        raise StoreError(f"{place}: metadata cannot be read: {error}") from error
+    documents = {}
+    for (path, checksum), content in zip(checksums.items(), contents, strict=True):
+        where = layout.joined(place, path, layout.ROOT)
+        if content is None:
+            raise StoreError(f"{where}: is missing; the store is damaged")
+        documents[path] = layout.checked(content.to_bytes(), checksum, where)
+    return documents

@@ -1,0 +1,189 @@
+"""What a nightly run costs beside the compressions it makes, and what one costs that has none.
+
+``python -m tests.benchmarks.bench_nightly`` prints a Markdown table. Each row is a process of its
+own; single compressions are one after the other in one process, as a run makes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import pipeline
+from flows.cli import main as romzarr
+from flows.cluster import connect
+from pipeline.config import load_config
+from tests.benchmarks.measure import (
+    MB,
+    ROOT,
+    Record,
+    in_child,
+    interleaved,
+    machine,
+    measured,
+    table,
+)
+
+SNAPSHOTS, POINTS = 160, 64
+
+
+def make_archive(folder: Path, count: int) -> Path:
+    """`count` datasets of 2.6 MB: a few waves of their own on a grid of 64 x 64, and noise."""
+    t, y, x = np.ogrid[0 : 16 : SNAPSHOTS * 1j, 0 : 1 : POINTS * 1j, 0 : 1 : POINTS * 1j]
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        u = 1e-4 * rng.standard_normal((SNAPSHOTS, POINTS, POINTS))
+        for k in range(1, 9):
+            p, q, phase = rng.uniform(0, 2 * np.pi, 3)
+            u += np.cos(k * t + phase) * np.sin(k * x + p) * np.sin(k * y + q) / k**2
+        dataset = xr.Dataset(
+            {"u": (("time", "y", "x"), u.astype(np.float32))}, {"time": t[:, 0, 0]}
+        )
+        path = folder / "archive" / f"{number % 10}" / f"run-{number:03d}.zarr"
+        encoding = {"u": {"chunks": (40, POINTS, POINTS)}}
+        dataset.to_zarr(path, encoding=encoding, consolidated=False)
+    settings = {
+        "archive": str(folder / "archive"),
+        "pattern": "**/*.zarr",
+        "stores": str(folder / "stores"),
+    }
+    (folder / "config.yaml").write_text(json.dumps({"nightly": settings}))
+    return folder
+
+
+def single(folder: Path) -> None:
+    """The same compressions by hand."""
+    config = load_config()
+    with connect(config.cluster):
+        for number, path in enumerate(sorted((folder / "archive").glob("*/*.zarr"))):
+            pipeline.compress(path, folder / "single" / f"{number}.romzarr", config=config)
+
+
+def nightly(folder: Path) -> None:
+    arguments = ["--config", str(folder / "config.yaml"), "--log-format", "json"]
+    status = romzarr(["nightly", *arguments])
+    if status:
+        raise RuntimeError(f"romzarr nightly ended with status {status}")
+
+
+METHODS: dict[str, Callable[[Path], None]] = {"single": single, "nightly": nightly}
+
+
+def of_method(method: str, folder: Path) -> Record:
+    """Cost of one method, by a process that has imported all."""
+    shutil.rmtree(folder / ("stores" if method == "nightly" else method), ignore_errors=True)
+    child = ["--method", method, "--folder", str(folder)]
+    return in_child("tests.benchmarks.bench_nightly", child)
+
+
+def nothing_to_do(folder: Path) -> Record:
+    """Wall and CPU seconds of the whole command, the start of Python included."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "nightly",
+        "--config",
+        str(folder / "config.yaml"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if " stored" in done.stdout:
+        raise RuntimeError(f"there was something to do:\n{done.stdout}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu, "verifying": None}
+
+
+def report(folder: Path, count: int, repetitions: int) -> str:
+    runs: dict[str, Callable[[], Record]] = {
+        "compressions by hand": lambda: of_method("single", folder),
+        "nightly: the same, verified and catalogued": lambda: of_method("nightly", folder),
+        "nightly again, nothing to do (whole command)": lambda: nothing_to_do(folder),
+    }
+    found = interleaved(runs, repetitions)
+    failed = [record["failed"] for record in found.values() if "failed" in record]
+    if failed:
+        raise RuntimeError(failed[0])
+    beside = found["compressions by hand"]["cpu_seconds"]
+    rows = [
+        (
+            name,
+            record["seconds"],
+            record["cpu_seconds"],
+            1e3 * record["cpu_seconds"] / count,
+            100 * (record["cpu_seconds"] / beside - 1),
+            record["verifying"],
+        )
+        for name, record in found.items()
+    ]
+    header = ("what", "wall s", "CPU s", "CPU ms a dataset", "CPU more than by hand %")
+    head = (
+        f"{count} datasets of {4 * SNAPSHOTS * POINTS**2 / MB:.1f} MB, medians of {repetitions} "
+        f"in turns. {machine()}."
+    )
+    return "\n\n".join([head, table((*header, "verifying, % of wall"), rows)])
+
+
+def verifying(folder: Path) -> float:
+    """Per cent of the wall time of a run that it spent on verifying, by its own log."""
+    spent = dict.fromkeys(("verify", "done"), 0.0)
+    for line in (folder / "log").read_text().splitlines():
+        step = json.loads(line) if line.startswith("{") else {}
+        if step.get("stage") in spent:
+            spent[step["stage"]] += step["seconds"]
+    return 100 * spent["verify"] / spent["done"]
+
+
+@contextmanager
+def output_into(path: Path) -> Iterator[None]:
+    """Both streams go into a file, as those of a service do."""
+    file, kept = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), [os.dup(1), os.dup(2)]
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for stream, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, stream)
+
+
+def child(method: str, folder: Path) -> None:
+    """Measure one method, here."""
+    with output_into(folder / "log"):
+        _, cost = measured(lambda: METHODS[method](folder))
+    share = verifying(folder) if method == "nightly" else None
+    print(json.dumps(cost.record() | {"verifying": share}))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--datasets", type=int, default=200)
+    parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--method", choices=METHODS, help="measure one, here")
+    parser.add_argument("--folder", type=Path, help="of --method")
+    given = parser.parse_args(arguments)
+    if given.method:
+        child(given.method, given.folder)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_archive(Path(folder), given.datasets)
+        print(report(made, given.datasets, given.repetitions))
+
+
+if __name__ == "__main__":
+    main()

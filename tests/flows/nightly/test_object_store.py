@@ -1,0 +1,144 @@
+"""Archive, stores, catalogue and lock in an object store, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from datetime import timedelta
+
+import pytest
+import xarray as xr
+
+from flows.cli import main
+from flows.nightly import CannotRunError, lock
+from pipeline import objects
+from tests.flows.nightly.conftest import dataset
+from tests.s3_server import fresh_connections, make_bucket, serving
+
+pytest.importorskip("obstore", reason="pip install 'romzarr[s3]'")
+SECRET = "canary-k3y-that-must-be-nowhere"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    """An empty bucket; credentials and address come from the environment alone."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    make_bucket(server, name)
+    with fresh_connections():
+        yield name
+
+
+@pytest.fixture
+def settings(bucket, tmp_path):
+    path = tmp_path / "config.yaml"
+    nightly = {
+        "archive": f"s3://{bucket}/archive",
+        "stores": f"s3://{bucket}/stores",
+        "pattern": "**/*.zarr",
+    }
+    path.write_text(json.dumps({"compression": {"tolerance": 0.0}, "nightly": nightly}))
+    return path
+
+
+def add(bucket, name, seed):
+    place = objects.zarr_store(f"s3://{bucket}/archive/{name}", read_only=False)
+    dataset(seed).to_zarr(place, mode="w", consolidated=False, encoding={"u": {"chunks": (8, 30)}})
+
+
+def everything(bucket) -> dict[str, bytes]:
+    place = objects.folder(f"s3://{bucket}")
+    return {path: place.read(path, 10**9).content for path in place.files()}
+
+
+def test_what_is_new_is_stored_and_what_is_stored_is_left_alone(bucket, settings, capsys):
+    add(bucket, "a.zarr", 1)
+    add(bucket, "2031/b.zarr", 2)
+    assert main(["nightly", "--config", str(settings)]) == 0
+    for name, seed in (("a", 1), ("2031/b", 2)):
+        store = f"s3://{bucket}/stores/{name}.romzarr"
+        decoded = xr.open_dataset(store, engine="romzarr").load()
+        assert decoded.identical(dataset(seed))
+    before = everything(bucket)
+    assert "stores/catalogue/2031/b.zarr.json" in before
+    capsys.readouterr()
+
+    add(bucket, "a.zarr", 3)
+    assert main(["nightly", "--config", str(settings), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [each["dataset"] for each in json.loads(out)["datasets"]] == ["a.zarr"]
+    assert main(["status", "--config", str(settings)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 datasets: 2 stored" in shown
+    after = everything(bucket)
+    kept = {key: content for key, content in before.items() if "/2031/b." in key}
+    assert {key: after[key] for key in kept} == kept
+    said = [out, err, shown, *(content.decode("latin-1") for content in after.values())]
+    assert not any(SECRET in text for text in said)
+
+
+def test_an_address_that_nobody_answers_is_a_run_that_cannot_be(settings, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(lock, "PATIENCE", timedelta(seconds=0.2))
+    assert main(["nightly", "--config", str(settings)]) == 2
+    err = capsys.readouterr().err
+    assert "no lock can be made at s3://" in err
+    assert "check the address, the credentials in the environment, and the network" in err
+
+
+# --- the lease ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.8)
+
+
+def test_of_many_that_want_the_lease_one_has_it(bucket, short):
+    """All at once, and again once it is free; renewed meanwhile for twice its length."""
+    outcomes = []
+
+    def want():
+        try:
+            with lock.locked(f"s3://{bucket}/stores"):
+                outcomes.append("held")
+                time.sleep(1.6)
+        except CannotRunError as error:
+            outcomes.append(str(error))
+
+    for rounds in (1, 2):
+        threads = [threading.Thread(target=want) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes.count("held") == rounds
+    assert sum("another run is at work (process" in text for text in outcomes) == 6
+
+
+def test_the_lease_of_a_crashed_run_lapses_and_the_crashed_run_notices_if_it_lives(bucket, short):
+    url = f"s3://{bucket}/stores/catalogue/lock"
+    asleep = lock.Lease(url)
+    asleep.acquire()  # and never renews it
+    began = time.monotonic()
+    with lock.locked(f"s3://{bucket}/stores"):
+        assert time.monotonic() - began >= 0.8
+        assert not asleep.renew()
+
+
+def test_a_lease_that_was_given_back_is_had_at_once(bucket):
+    for _ in range(2):
+        began = time.monotonic()
+        with lock.locked(f"s3://{bucket}/stores"):
+            assert time.monotonic() - began < lock.LEASE_SECONDS / 4

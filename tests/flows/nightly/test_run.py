@@ -1,0 +1,268 @@
+"""A run does what is to be done, no more; failures are named and stop nobody else."""
+
+import json
+import logging
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+import flows.nightly.catalogue
+import pipeline
+from flows.nightly.plan import since_when
+from pipeline.config import ConfigError
+from pipeline.store.reader import open_store
+from tests.flows.nightly.conftest import dataset
+
+
+def test_what_is_new_is_stored_and_verified_and_what_is_stored_is_left_alone(place, capsys):
+    place.add("a.zarr", 1)
+    place.add("b.zarr", 2)
+    assert place.nightly() == 0
+    out = capsys.readouterr().out
+    assert "2 stored" in out
+    assert "2 datasets of" in out  # could be archived away
+    assert place.holds("a", 1)
+    assert place.holds("b", 2)
+    entry, first = place.entry("a.zarr"), place.generation("a")
+    assert entry["state"] == "stored"
+    assert entry["raw_bytes"] == 24 * 30 * 4
+    assert entry["ratio"] == pytest.approx(entry["raw_bytes"] / entry["stored_bytes"])
+    assert entry["verified"] == {
+        "error": 0.0, "when": entry["last_run"], "how": "full", "share": 1.0
+    }  # fmt: skip
+
+    assert place.nightly("--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["counts"] == {"datasets": 2, "kept": 2, "left": 0}
+    assert record == place.records()[-1]
+    assert place.generation("a") == first
+    assert place.entry("a.zarr") == entry
+
+
+def test_what_was_written_to_is_stored_again_even_if_no_size_changed(place):
+    place.add("a.zarr", 1)
+    place.add("b.zarr", 2)
+    place.nightly()
+    kept, before = place.generation("b"), place.generation("a")
+    place.add("a.zarr", 5)
+    assert place.nightly() == 0
+    assert place.holds("a", 5)
+    assert place.generation("a") != before
+    assert place.generation("b") == kept
+    place.add("a.zarr", 5, snapshots=32)
+    assert place.nightly() == 0
+    assert place.holds("a", 5, snapshots=32)
+
+
+def test_to_what_grew_only_the_new_is_appended(place, caplog):
+    place.set(compression__tolerance=1e-2)
+    path = place.add("a.zarr")
+    assert place.nightly() == 0
+    store = open_store(place.stores / "a.romzarr")
+    before = place.stores / "a.romzarr" / store.last.name
+    longer = dataset(0, 48).assign_coords(time=np.arange(48) * (6 / 23))
+    longer.isel(time=slice(24, None)).to_zarr(path, append_dim="time", consolidated=False)
+    assert place.nightly() == 0
+    store = open_store(place.stores / "a.romzarr")
+    assert store.snapshots == 48
+    assert len(store.parts) == 2
+    assert before.is_dir()
+    assert pipeline.verify(store.url, path).ok
+    assert place.nightly() == 0
+    assert place.records()[-1]["counts"] == {"datasets": 1, "kept": 1, "left": 0}
+    place.add("a.zarr", seed=1, snapshots=60)
+    assert place.nightly() == 0
+    assert "compressed again, because nothing can be appended" in caplog.text
+    assert pipeline.verify(store.url, path).ok
+
+
+def test_other_promises_compress_again_and_other_settings_do_not(place):
+    place.add("a.zarr")
+    place.nightly()
+    first = place.generation("a")
+    place.set(cluster__workers=1, archive__missing_chunks="fill", nightly__verify="full")
+    place.nightly()
+    assert place.generation("a") == first
+    place.set(compression__max_error={"u": 0.5})
+    assert place.nightly() == 0
+    assert place.generation("a") != first
+
+
+def test_a_failure_is_named_and_the_others_are_stored(place, capsys):
+    place.add("a.zarr", 1)
+    broken = place.add("b.zarr", 2)
+    (broken / "u" / "c" / "1" / "0").unlink()
+    place.add("c.zarr", 3)
+    assert place.nightly() == 1
+    out = capsys.readouterr().out
+    assert "b.zarr: ChunkError" in out
+    assert "u/c/1/0" in out
+    assert place.holds("a", 1)
+    assert place.holds("c", 3)
+    assert place.entry("b.zarr")["state"] == "failed"
+    assert "u/c/1/0" in place.entry("b.zarr")["message"]
+
+    place.add("b.zarr", 2)  # repaired: tried again
+    assert place.nightly() == 0
+    assert place.holds("b", 2)
+    assert place.entry("b.zarr")["message"] == ""
+
+
+def test_a_failure_leaves_the_store_of_the_version_before_and_what_is_known_of_it(place):
+    path = place.add("a.zarr", 1)
+    place.nightly()
+    known = place.entry("a.zarr")
+    (path / "u" / "c" / "1" / "0").write_bytes(b"torn")
+    assert place.nightly() == 1
+    assert place.holds("a", 1)
+    entry = place.entry("a.zarr")
+    assert entry["state"] == "failed"
+    assert {k: entry[k] for k in ("ratio", "stamp", "verified")} == {
+        k: known[k] for k in ("ratio", "stamp", "verified")
+    }
+
+
+def test_what_failed_or_ended_a_run_waits_until_the_others_are_done(place, monkeypatch):
+    for name in "abc":
+        place.add(f"{name}.zarr")
+    shutil.rmtree(place.archive / "a.zarr" / "u")
+    place.nightly()
+    for name in "bc":
+        place.add(f"{name}.zarr", 7)
+    entry = place.entry("b.zarr") | {"state": "running"}  # as a killed run leaves it
+    (place.catalogue / "b.zarr.json").write_text(json.dumps(entry))
+    place.nightly()
+    assert [each["dataset"] for each in place.records()[-1]["datasets"]] == [
+        "c.zarr", "a.zarr", "b.zarr"
+    ]  # fmt: skip
+
+
+def test_two_datasets_are_never_written_into_one_store(place, capsys):
+    place.add("run.zarr")
+    shutil.copytree(place.add("run.v3"), place.archive / "run.old")
+    place.set(nightly__pattern="*")
+    assert place.nightly() == 1
+    out = capsys.readouterr().out
+    assert "run.old: ArchiveError: run.v3, run.zarr would have the same store" in out
+    assert not list(place.stores.glob("*.romzarr"))
+
+
+def test_stores_may_lie_in_the_archive_at_the_same_paths(place):
+    place.add("runs/x.zarr", 1)
+    place.add("runs/20310701T000000Z", 2)  # named as a record of a run would be
+    place.set(nightly__pattern="runs/*", nightly__stores=str(place.archive))
+    place.stores, place.catalogue = place.archive, place.archive / "catalogue"
+    assert place.nightly() == 0
+    assert place.holds("runs/x", 1)
+    assert place.nightly() == 0
+    assert place.records()[-1]["counts"]["kept"] == 2
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(place, capsys):
+    size = sum(f.stat().st_size for f in place.add("a.zarr").rglob("*") if f.is_file())
+    assert place.nightly("--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["bytes"] == plan["to_do"][0]["nbytes"] == size
+    assert (plan["to_do"][0]["found"], plan["kept"]) == ("new", [])
+    assert not place.stores.exists()
+    place.nightly("--dry-run")
+    assert "a.zarr" in capsys.readouterr().out
+
+
+def test_only_and_since_choose_among_the_datasets(place):
+    for name in ("a.zarr", "b.zarr"):
+        place.add(name)
+    assert place.nightly("--only", "b*", "--since", "1h") == 0
+    assert place.nightly("--since", "2200-01-01") == 0
+    assert sorted(path.name for path in place.stores.glob("*.romzarr")) == ["b.romzarr"]
+
+
+def test_since_is_a_date_with_or_without_zone_or_an_age():
+    assert since_when("2031-07-01T02:00+02:00") == datetime(2031, 7, 1, tzinfo=UTC)
+    age = datetime.now(UTC) - since_when("1.5d")
+    assert timedelta(hours=35.9) < age < timedelta(hours=36.1)
+    with pytest.raises(ConfigError, match=r"--since: found 'yesterday', allowed are a date"):
+        since_when("yesterday")
+
+
+def test_time_that_is_up_leaves_the_rest_for_the_next_run(place, capsys):
+    for name in ("a.zarr", "b.zarr"):
+        place.add(name)
+    assert place.nightly("--max-hours", "1e-9") == 0
+    assert "2 left for the next run" in capsys.readouterr().out
+    record = place.records()[-1]
+    assert (record["state"], record["left"]) == ("out of time", ["a.zarr", "b.zarr"])
+    assert place.entry("a.zarr")["state"] == "new"
+    assert place.nightly("--max-hours", "5") == 0
+    assert place.records()[-1]["counts"]["stored"] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"nightly__archive": "none"}, "nightly.archive: found 'none'; give a folder"),
+        ({"nightly__stores": "none"}, "nightly.stores: found 'none'; give a folder"),
+        ({"nightly__archive": "/absent/archive"}, "/absent/archive"),
+        ({"nightly__archive": "s3://user:hunter22@host/x"}, "credentials into the environment"),
+        ({"nightly__stores": "/proc/stores"}, "no lock can be made at /proc/stores/catalogue"),
+        ({"cluster__kind": "tcp://127.0.0.1:1"}, "no Dask scheduler answered"),
+    ],
+)
+def test_a_run_that_can_do_nothing_says_why_with_a_status_of_its_own(
+    place, capsys, settings, words, monkeypatch
+):
+    monkeypatch.setattr("flows.clusters.address.PATIENCE_SECONDS", 1)
+    place.add("a.zarr")
+    place.set(**settings)
+    assert place.nightly() == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "hunter22" not in err
+
+
+def test_the_catalogue_is_made_again_from_the_stores(place):
+    """Lost with its disk, or never copied: nothing is compressed again."""
+    place.add("a.zarr", 1)
+    place.add("b.zarr", 2)
+    place.nightly()
+    before, known = [place.generation(name) for name in "ab"], place.entry("a.zarr")
+    shutil.rmtree(place.catalogue)
+    assert place.nightly() == 0
+    assert [place.generation(name) for name in "ab"] == before
+    again = place.entry("a.zarr")
+    assert {k: again[k] for k in known if k not in ("last_run", "verified")} == {
+        k: known[k] for k in known if k not in ("last_run", "verified")
+    }
+
+
+def test_a_file_in_the_catalogue_that_is_none_counts_as_absent(place, caplog):
+    place.add("a.zarr", 1)
+    place.nightly()
+    other = json.dumps(place.entry("a.zarr") | {"ratio": {"u": 3}})
+    for content in ("", "[]", "{}", "not JSON", other):
+        (place.catalogue / "a.zarr.json").write_text(content)
+        with caplog.at_level(logging.WARNING):
+            assert place.nightly() == 0
+        assert "a.zarr.json counts as absent" in caplog.text
+        assert place.entry("a.zarr")["state"] == "stored"
+
+
+def test_a_clock_that_goes_back_changes_nothing_but_dates(place, capsys, monkeypatch):
+    """All runs but the first believe that it is years before, and all in the same second."""
+    place.add("a.zarr", 1)
+    place.nightly()
+    first = place.generation("a")
+    past = datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    for module in ("catalogue", "plan", "record", "work", "lock", "status"):
+        if hasattr(getattr(flows.nightly, module), "now"):
+            monkeypatch.setattr(f"flows.nightly.{module}.now", lambda: past)
+    for _ in range(2):
+        assert place.nightly() == 0
+    assert place.generation("a") == first
+    place.add("a.zarr", 3)
+    assert place.nightly() == 0
+    assert place.holds("a", 3)
+    names = sorted(path.stem for path in (place.catalogue / "runs").glob("1999*.json"))
+    assert names == [f"19991231T235959Z{suffix}" for suffix in ("", "-1", "-2")]

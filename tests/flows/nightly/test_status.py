@@ -1,0 +1,73 @@
+"""The catalogue held against what is there: every state is told, those first that matter."""
+
+import json
+import shutil
+
+from flows.cli import main
+from flows.nightly.tables import columns
+
+
+def states(capsys, arguments):
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {each["dataset"]: each["state"] for each in found["datasets"]}
+
+
+def test_every_state_is_told(place, capsys):
+    for number, name in enumerate(("ok", "grown", "missing", "gone", "running", "bad")):
+        place.add(f"{name}.zarr", number)
+    (place.archive / "bad.zarr" / "u" / "c" / "0" / "0").write_bytes(b"torn")
+    place.nightly()
+    capsys.readouterr()
+    place.add("grown.zarr", 9, snapshots=32)
+    place.add("new.zarr", 9)
+    shutil.rmtree(place.stores / "missing.romzarr")
+    shutil.rmtree(place.archive / "gone.zarr")
+    entry = place.entry("running.zarr") | {"state": "running"}
+    (place.catalogue / "running.zarr.json").write_text(json.dumps(entry))
+    expected = {
+        "bad.zarr": "failed",
+        "missing.zarr": "missing",
+        "running.zarr": "running",
+        "grown.zarr": "grown",
+        "new.zarr": "new",
+        "gone.zarr": "gone",
+        "ok.zarr": "stored",
+    }
+    found = states(capsys, place.arguments("status"))
+    assert list(found.items()) == list(expected.items())
+    # Without settings what is new is not known, nor which promise is asked now.
+    del expected["new.zarr"]
+    assert states(capsys, ["status", str(place.stores)]) == expected
+
+
+def test_other_settings_are_told_with_their_difference(place, capsys):
+    place.add("a.zarr")
+    place.nightly()
+    place.set(compression__tolerance=0.25)
+    capsys.readouterr()
+    assert main(place.arguments("status")) == 0
+    assert "compression.tolerance was 0.0 and is now 0.25" in capsys.readouterr().out
+
+
+def test_the_table_and_the_json_say_the_same(place, capsys):
+    place.add("a.zarr", 1)
+    place.nightly()
+    capsys.readouterr()
+    main(["status", str(place.stores), "--json"])
+    (facts,) = json.loads(capsys.readouterr().out)["datasets"]
+    main(["status", str(place.stores)])
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert line[:3] == ["a.zarr", "stored", f"{facts['ratio']:.3g}"]
+    assert 0 <= facts["age_seconds"] < 60
+
+
+def test_no_stores_at_all_is_told(place, capsys):
+    assert main(["status"]) == 2
+    assert "found no folder of stores" in capsys.readouterr().err
+    assert main(["status", str(place.folder / "absent")]) == 0
+    assert "0 datasets: none" in capsys.readouterr().out
+
+
+def test_columns_stand_below_one_another():
+    assert columns([("a", "bb", "c"), ("aaa", "b", "")]) == ["a    bb  c", "aaa  b"]
