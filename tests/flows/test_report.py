@@ -164,6 +164,16 @@ def test_every_kind_of_store_has_a_page_that_fetches_nothing(tmp_path, kind):
         assert "math" in page.tags or "No model pays here" in page.text
 
 
+def test_a_store_that_was_appended_to_has_a_page(tmp_path):
+    ds = xr.Dataset({"u": (("time", "x"), wave(T, 60))}, {"time": T})
+    pipeline.compress(ds.isel(time=slice(80)), tmp_path / "run", tolerance=1e-2)
+    pipeline.append(tmp_path / "run", ds)
+    ds.to_zarr(tmp_path / "run.zarr", consolidated=False)
+    arguments = ["--source", str(tmp_path / "run.zarr"), "-o", str(tmp_path / "page.html")]
+    assert main(["report", str(tmp_path / "run"), *arguments]) == 0
+    assert "newest of 2 parts" in checked(tmp_path / "page.html").text
+
+
 def test_names_from_a_store_are_text_and_without_a_source_nothing_is_measured(tmp_path):
     ds = xr.Dataset(
         {HOSTILE.replace("/", "|"): (("time", "x"), wave(T, 30), {"units": HOSTILE})},
