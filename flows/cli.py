@@ -18,10 +18,6 @@ from pipeline.errors import ConfigError, PipelineError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-# Errors of distributed that end a job for reasons outside this program; by name, so that
-# commands without workers need not import it.
-CLUSTER_FAILURES = ("KilledWorker", "CommClosedError", "FutureCancelledError")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -49,7 +45,7 @@ def explained(error: BaseException) -> tuple[str, int]:
         return str(error), USAGE
     if isinstance(error, PipelineError):
         return str(error), FAILED
-    if isinstance(error, OSError | MemoryError) or type(error).__name__ in CLUSTER_FAILURES:
+    if isinstance(error, OSError | MemoryError):
         return named, FAILED
     raise error
 

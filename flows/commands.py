@@ -7,14 +7,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pipeline
 from flows.cluster import connect
 from flows.clusters import Workers
-from flows.tables import compression_table, info_table, verify_table
-from pipeline.config import Config, load_config
+from flows.tables import append_table, compression_table, info_table, verify_table
+from pipeline.config import ClusterConfig, Config, load_config
 from pipeline.errors import PipelineError
 
 # Flags that win over the file, and the settings they stand for.
@@ -25,7 +26,6 @@ SETTINGS = {
     "variables": "archive.variables",
     "weights": "archive.weights",
     "time": "archive.time",
-    "cluster": "cluster.kind",
     "max_hours": "nightly.max_hours",
 }
 
@@ -37,7 +37,11 @@ def settings(options: Namespace) -> Config:
         for flag, key in SETTINGS.items()
         if getattr(options, flag, None) is not None
     }
-    return load_config(options.config, given)
+    config = load_config(options.config, given)
+    if options.cluster in (None, config.cluster.kind):
+        return config
+    # The file's other settings of a cluster are of its own kind.
+    return replace(config, cluster=ClusterConfig(kind=options.cluster))
 
 
 @contextmanager
@@ -71,6 +75,17 @@ def compress(options: Namespace) -> int:
         print_json(report)
     else:
         print(compression_table(report, options.source, options.store))
+    return 0
+
+
+def append(options: Namespace) -> int:
+    config = settings(options)
+    with working(config):
+        report = pipeline.append(options.store, options.source, config=config).to_dict()
+    if options.json:
+        print_json(report)
+    else:
+        print(append_table(report, options.source, options.store))
     return 0
 
 

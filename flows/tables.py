@@ -87,6 +87,18 @@ def compression_table(report: Facts, source: str, store: str) -> str:
     return with_advice(table(f"{source} -> {store}", rows), report)
 
 
+def append_table(report: Facts, source: str, store: str) -> str:
+    rows = [
+        ("appended", f"{report['appended']} snapshots, now {report['snapshots']}"),
+        *error_rows(report["relative_l2_error"], report["tolerance"]),
+        ("rank", f"{report['rank']} POD modes"),
+        ("parts", str(report["parts"])),
+        *size_rows(report),
+        ("time", f"{report['seconds']:.1f} s"),
+    ]
+    return table(f"{source} -> {store}", rows)
+
+
 def with_advice(text: str, report: Facts) -> str:
     return f"{text}\n\n{report['advice']}" if report.get("advice") else text
 

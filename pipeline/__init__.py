@@ -1,6 +1,6 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
-The operations, each a function: `compress`, `verify`, `reconstruct`, `info`, `equations`.
+The operations, each a function: `compress`, `append`, `verify`, `reconstruct`, `info`, `equations`.
 The method behind them lies in `numerics` (arrays in, arrays out) and `chunked` (Dask).
 """
 
@@ -12,14 +12,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.append import append
     from pipeline.compress import compress
     from pipeline.config import Config, load_config
     from pipeline.describe import equations, info
     from pipeline.reconstruct import reconstruct
+    from pipeline.stream_compressor import StreamCompressor
     from pipeline.verify import verify
 
 _HOMES = {
     "Config": "pipeline.config",
+    "StreamCompressor": "pipeline.stream_compressor",
+    "append": "pipeline.append",
     "compress": "pipeline.compress",
     "equations": "pipeline.describe",
     "info": "pipeline.describe",
@@ -30,6 +34,8 @@ _HOMES = {
 
 __all__ = [
     "Config",
+    "StreamCompressor",
+    "append",
     "compress",
     "equations",
     "info",

@@ -18,7 +18,7 @@ from pipeline.choose import choose_coding
 from pipeline.config import Config, with_values
 from pipeline.direct import write_direct
 from pipeline.errors import AccuracyError
-from pipeline.factor import factor_archive
+from pipeline.factor import ArchivePOD, factor_archive
 from pipeline.identify import LatentModel, check_expressions, identify
 from pipeline.lossless import write_lossless
 from pipeline.reports import CompressionReport
@@ -100,7 +100,7 @@ def compress(
     (500,)
     """
     began, cpu = time.perf_counter(), time.process_time()
-    config = _settled(config or Config(), tolerance, max_error, variables, weights)
+    config = settled(config or Config(), tolerance, max_error, variables, weights)
     forbidden = [source] if isinstance(source, str | os.PathLike) else []
     with working_on(name_of(source)):
         with step("open") as opening:
@@ -139,7 +139,7 @@ def open_checked(source: Source, config: Config) -> Archive:
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
     """What was put into a store, and what reading the archive for it cost."""
 
     facts: Mapping[str, Any]
@@ -149,15 +149,25 @@ class _Result:
     chunks_read: int
 
 
-def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
+def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Result:
     """Put everything into the store, within the tolerance and bounds on single values."""
     tolerance, bounds = config.compression.tolerance, config.compression.bounds
     sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
     with step("read") as reading:
         pod = factor_archive(archive, config, sharpened)
         reading.bytes = pod.bytes_read
+    result = write_factored(
+        writer, archive, pod, config, sharpened.tolerance if sharpened else tolerance
+    )
+    return _corrected(writer, archive, result, bounds) if bounds else result
+
+
+def write_factored(
+    writer: StoreWriter, archive: Archive, pod: ArchivePOD, config: Config, tolerance: float
+) -> Result:
+    """Put what a POD holds into the store, within the bound. Runs Dask, reads nothing."""
     with step("allocate"):
-        chosen = choose_coding(archive, pod, sharpened.tolerance if sharpened else tolerance)
+        chosen = choose_coding(archive, pod, tolerance)
         coded = allocate_fields(archive, chosen.plan)
     with step("model"):
         model = _model(archive, coded, config)
@@ -171,22 +181,23 @@ def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> _Resu
             else {}
         )
         errors = _relative_errors(coded, model, lost, in_episodes)
-        _check_bound(errors, tolerance)
+        _check_bound(errors, config.compression.tolerance)
         write_model(writer, archive, model)
     coding = coding_of(coded)
-    result = _Result(
-        facts(archive, coding, model, errors, config, episodes.rough if episodes else None),
+    totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
+    said = facts(archive, coding, model, errors, config, episodes.rough if episodes else None)
+    return Result(
+        {**said, "fluctuation": totals},
         coding,
         model,
         pod.bytes_read,
         pod.chunks_read,
     )
-    return _corrected(writer, archive, result, bounds) if bounds else result
 
 
 def _corrected(
-    writer: StoreWriter, archive: Archive, result: _Result, bounds: Mapping[str, float]
-) -> _Result:
+    writer: StoreWriter, archive: Archive, result: Result, bounds: Mapping[str, float]
+) -> Result:
     """Put residuals into the store, so that single values are within their bounds."""
     with step("correct") as correcting:
         found = write_residuals(writer, archive, result.facts, bounds)
@@ -199,7 +210,7 @@ def _corrected(
     )
 
 
-def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _Result:
+def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> Result:
     """Put everything into the store to the bit."""
     with step("write") as writing:
         cost = write_lossless(writer, archive)
@@ -209,7 +220,7 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _R
     codings = ("lossless",) * len(names)
     coding = Coding(codings, 0, "float64")
     errors = dict.fromkeys([*names, "largest"], 0.0)
-    return _Result(
+    return Result(
         facts(archive, coding, None, errors, config),
         coding,
         None,
@@ -218,7 +229,7 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> _R
     )
 
 
-def _settled(
+def settled(
     config: Config,
     tolerance: float | None,
     max_error: Mapping[str, float] | None,
@@ -272,8 +283,11 @@ def _relative_errors(
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)
     errors = {
-        norm.name: pod.budget.with_rounding(norm, float(error)) / (norm.fluctuation or 1)
-        for norm, error in zip(pod.norms, missed, strict=True)
+        norm.name: float(np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5))
+        / (total or 1)
+        for norm, error, before, total in zip(
+            pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
+        )
     }
     return errors | {"largest": max(errors.values())}
 
@@ -289,7 +303,7 @@ def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:
 
 def _report(
     archive: Archive,
-    result: _Result,
+    result: Result,
     store: str | os.PathLike[str],
     config: Config,
     began: float,

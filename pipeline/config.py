@@ -20,9 +20,11 @@ import yaml
 from pipeline.errors import ConfigError
 
 Auto = Literal["auto"]
+Nothing = Literal["none"]
 T = TypeVar("T")
 
 AUTO: Auto = "auto"
+NONE: Nothing = "none"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,20 @@ def boolean() -> Check:
     return Check("true or false", accept)
 
 
+def named(words: str) -> Check:
+    """Names with a text, a number or a truth value each."""
+
+    def accept(value: Any) -> dict[str, Any]:
+        require(isinstance(value, Mapping))
+        require(all(isinstance(name, str) and name.strip() for name in value))
+        require(all(isinstance(each, str | int | float) for each in value.values()))
+        return dict(value)
+
+    return Check(words, accept)
+
+
 automatic = one_of(AUTO)
+nothing = one_of(NONE)
 positive = number("a number above 0", lambda value: value > 0)
 not_negative = number("a number, 0 or more", lambda value: value >= 0)
 a_tolerance = number(
@@ -132,9 +147,10 @@ a_tolerance = number(
 )
 some_bounds = bounds("a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}")
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
-a_cluster = one_of("threads", "local") | text(
+a_cluster = one_of("threads", "local", "slurm", "kubernetes", "gateway") | text(
     "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
 )
+a_walltime = text("hours such as '01:30:00', with days '2-00:00:00'", r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
 a_kind = text(
     "'polynomial', 'fourier', 'symbolic', 'neural' or several of them joined with '+'",
     r"(polynomial|fourier|symbolic|neural)(\+(polynomial|fourier|symbolic|neural))*",
@@ -244,14 +260,116 @@ class SparseRegressionConfig(Section):
     max_iterations: int = setting(20, integer(1))
 
 
+# What each kind of cluster takes besides its name; a setting of another kind is refused.
+SCALING = ("workers", "minimum", "maximum")
+SIZING = ("threads_per_worker", "memory_limit")
+SETTINGS_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "threads": ("workers",),
+    "local": (*SCALING, *SIZING),
+    "slurm": (
+        *(*SCALING, *SIZING, "start_minutes", "queue", "account", "walltime", "interface"),
+        *("directives", "prologue", "log_directory"),
+    ),
+    "kubernetes": (*SCALING, *SIZING, "start_minutes", "image", "namespace", "secret"),
+    "gateway": (*SCALING, "start_minutes", "gateway", "options"),
+    "address": (),
+}
+# What has no default that would fit everybody.
+NEEDED_BY_KIND: Mapping[str, tuple[str, ...]] = {
+    "slurm": ("memory_limit",),
+    "kubernetes": ("memory_limit", "image"),
+    "gateway": ("gateway",),
+}
+
+
 @dataclass(frozen=True)
 class ClusterConfig(Section):
     """Where the work runs."""
 
     kind: str = setting("threads", a_cluster)
     workers: int | Auto = setting(AUTO, automatic | integer(1))
+    minimum: int = setting(1, integer(1))
+    maximum: int | Nothing = setting(NONE, nothing | integer(1))
     threads_per_worker: int = setting(1, integer(1))
     memory_limit: str = setting(AUTO, automatic | a_size)
+    start_minutes: float = setting(10.0, positive)
+    queue: str = setting(NONE, text("'none' or the name of a partition"))
+    account: str = setting(NONE, text("'none' or the name of an account"))
+    walltime: str = setting("01:00:00", a_walltime)
+    interface: str = setting(AUTO, automatic | text("the name of a network interface"))
+    directives: tuple[str, ...] = setting((), texts("a list of options of sbatch", least=0))
+    prologue: tuple[str, ...] = setting((), texts("a list of lines of shell", least=0))
+    log_directory: str = setting(".", text("the path of a folder"))
+    image: str = setting(NONE, text("'none' or the name of a container image"))
+    namespace: str = setting("default", text("the name of a namespace"))
+    secret: str = setting(NONE, text("'none' or the name of a secret"))
+    gateway: str = setting(
+        NONE, nothing | text("the URL of a gateway such as 'https://hub/gateway'", r"https?://\S+")
+    )
+    options: Nothing | Mapping[str, Any] = setting(
+        NONE, nothing | named("a mapping of names to values such as {worker_cores: 2}")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_settings_of_other_kinds()
+        self._require_settings_of_this_kind()
+        self._check_scaling()
+
+    @property
+    def family(self) -> str:
+        """The kind, which is "address" for every address."""
+        return "address" if "://" in self.kind else self.kind
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Settings that differ from their defaults, without the kind."""
+        return tuple(
+            each.name
+            for each in fields(self)
+            if each.name != "kind" and getattr(self, each.name) != each.default
+        )
+
+    def _refuse_settings_of_other_kinds(self) -> None:
+        taken = SETTINGS_OF_KIND[self.family]
+        for name in self.given:
+            if name not in taken:
+                kinds = ", ".join(k for k, names in SETTINGS_OF_KIND.items() if name in names)
+                raise ConfigError(
+                    f"cluster.{name}: found {getattr(self, name)!r} with kind {self.kind!r}, which "
+                    f"takes {', '.join(taken) or 'no other setting'}; remove it, or set "
+                    f"cluster.kind to what takes it ({kinds})"
+                )
+
+    def _require_settings_of_this_kind(self) -> None:
+        for name in NEEDED_BY_KIND.get(self.family, ()):
+            if name not in self.given:
+                raise ConfigError(
+                    f"cluster.{name}: kind {self.kind!r} needs it, found {getattr(self, name)!r}"
+                )
+
+    def _check_scaling(self) -> None:
+        if self.maximum == NONE:
+            if self.minimum != 1:
+                raise ConfigError(
+                    f"cluster.minimum: found {self.minimum} without cluster.maximum; set both to "
+                    "let the number of workers follow the work, or cluster.workers to fix it"
+                )
+            if self.workers == AUTO and self.family in NEEDED_BY_KIND:
+                raise ConfigError(
+                    f"cluster.workers: kind {self.kind!r} needs a number, or cluster.minimum and "
+                    "cluster.maximum to let it follow the work; found neither"
+                )
+        elif self.workers != AUTO:
+            raise ConfigError(
+                f"cluster.workers: found {self.workers} with cluster.maximum {self.maximum}; "
+                "remove one: a number is fixed or follows the work"
+            )
+        elif self.minimum > self.maximum:
+            raise ConfigError(
+                f"cluster.minimum: found {self.minimum}, allowed are 1 to cluster.maximum "
+                f"({self.maximum})"
+            )
 
 
 @dataclass(frozen=True)

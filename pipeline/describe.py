@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,7 +60,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
         model=facts["model"] | {"terms": _term_counts(opened)},
         prediction=_prediction(opened),
-        source=facts["source"],
+        source={key: value for key, value in facts["source"].items() if key != "history"},
         versions=facts["versions"],
         format=opened.root.format,
         advice=advice(
@@ -91,11 +90,11 @@ def _prediction(opened: CoefficientStore) -> dict[str, Any]:
 
 def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:
     """Bytes of each group of the store; "metadata" is all that is in none of them."""
-    fs, root = fsspec.core.url_to_fs(opened.url)
-    parts = {
-        group: sum(int(fs.du(f"{root}/{part.name}/{group}")) for part in opened.parts)
-        for group in ("basis", "latent", "model", "coordinates")
-    }
+    parts = dict.fromkeys(("basis", "latent", "model", "coordinates"), 0)
+    for path, size in opened.sizes().items():
+        group = path.split("/")[1]
+        if group in parts:
+            parts[group] += size
     return parts | {"metadata": stored - sum(parts.values())}
 
 
@@ -182,17 +181,19 @@ def _formulas(library: Library) -> tuple[str, ...]:
 
 
 def equations(store: str | os.PathLike[str]) -> Equations:
-    """The pooled sparse model of a coefficient store.
+    """The pooled sparse model of a coefficient store, of its newest part that has one.
 
     Raises
     ------
     StoreError
         If there is no store, or it is damaged or not understood.
     """
-    opened = open_store(store)
-    facts: Mapping[str, Any] = opened.facts
-    latent = opened.last.latent
-    energy = opened.last.singular_values**2
+    parts = open_store(store).parts
+    # One that is still open may not have a model yet.
+    part = next((part for part in reversed(parts) if part.facts["nonzero_terms"]), parts[-1])
+    facts: Mapping[str, Any] = part.facts
+    latent = part.latent
+    energy = part.singular_values**2
     share = energy / max(float(energy.sum()), np.finfo(float).tiny)
     if not len(latent.coefficients):
         return Equations(np.zeros((0, 0)), (), (), share, (), facts["time"]["units"], ())

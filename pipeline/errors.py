@@ -7,6 +7,7 @@
     |-- ArchiveError     (ValueError)   an archive that cannot be compressed as it is
     |   `-- ChunkError                  a chunk that is missing or cannot be decoded
     |-- LibraryError     (ValueError)   a feature or test function that is not allowed
+    |-- StorageError     (OSError)      storage at a URL that does not answer, or refuses
     |-- AccuracyError                   a bound that cannot be met, or was found broken
     `-- StoreError                      a coefficient store that cannot be written or read
         `-- StoreExistsError (FileExistsError)
@@ -33,6 +34,10 @@ class ChunkError(ArchiveError):
 
 class LibraryError(PipelineError, ValueError):
     """A candidate feature or a test function is malformed or not allowed."""
+
+
+class StorageError(PipelineError, OSError):
+    """Storage at a URL does not answer, or refuses."""
 
 
 class AccuracyError(PipelineError):

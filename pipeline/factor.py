@@ -32,6 +32,19 @@ NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Earlier snapshots of the same store: squared ``fluctuation`` (V,), and ``lost`` (V,), of
+    the error."""
+
+    fluctuation: Matrix
+    lost: Matrix
+
+    @classmethod
+    def none(cls, variables: int) -> Earlier:
+        return cls(np.zeros(variables), np.zeros(variables))
+
+
+@dataclass(frozen=True)
 class ArchivePOD:
     """The POD of an archive, with all modes that a store of it may need.
 
@@ -42,6 +55,7 @@ class ArchivePOD:
     time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
     factors on squared errors with which all variables make one inner product, ``averages``
     (V,) their values on average, and ``counted`` (V,) the weight of all their values.
+    ``earlier`` is what parts of a store before these snapshots count.
     ``masks`` (V,) are the numbers of the first variables that lack values at the same points,
     None where a variable lacks none or is constant. ``rough`` (m,) marks snapshots that are
     coded in another way: there ``right`` is 0.
@@ -62,11 +76,18 @@ class ArchivePOD:
     budget: ErrorBudget
     bytes_read: int
     chunks_read: int
+    earlier: Earlier
     rough: Mask | None = None
 
     @property
     def modes(self) -> int:
         return self.turn.shape[1]
+
+    @property
+    def fluctuations(self) -> Matrix:
+        """Fluctuation (V,) of each variable over the whole store, or 0."""
+        now = np.array([norm.fluctuation for norm in self.norms])
+        return np.where(now > 0, now, np.sqrt(self.earlier.fluctuation))
 
     @property
     def energies(self) -> Matrix:
@@ -189,7 +210,7 @@ def factor_archive(
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
     factor, blocks, plan = _run_tree(archive, tolerance, None)
     try:
-        return _cut(archive, config, sharpened, factor, blocks, plan)
+        return cut_factor(archive, config, sharpened, factor, blocks, plan)
     except AccuracyError:
         if len(archive.variables) == 1 or _rank_needed(config):
             raise
@@ -202,7 +223,7 @@ def factor_archive(
         bytes_read=again.bytes_read + factor.bytes_read,
         chunks_read=again.chunks_read + factor.chunks_read,
     )
-    return _cut(archive, config, sharpened, again, blocks, plan)
+    return cut_factor(archive, config, sharpened, again, blocks, plan)
 
 
 def _rank_needed(config: Config) -> bool:
@@ -231,19 +252,29 @@ def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
     )
 
 
-def _cut(
+def cut_factor(
     archive: Archive,
     config: Config,
     sharpened: Sharpened | None,
     factor: TimeFactor,
     blocks: tuple[Delayed, ...],
     plan: PODPlan,
+    earlier: Earlier | None = None,
+    totals: Matrix | None = None,
 ) -> ArchivePOD:
-    """Choose arithmetic and the modes that may be of use from the small factors."""
-    totals = _totals(archive, factor)
+    """Choose arithmetic and the modes that may be of use from the small factors.
+
+    The bound is that of the whole store, if there are `earlier` snapshots. Squared fluctuations
+    are `totals` (V,), where they are known better than by the factors.
+    """
+    totals = _totals(archive, factor) if totals is None else totals
+    earlier = earlier or Earlier.none(len(totals))
     means = _mean_sums(archive, plan, blocks)
-    norms = _norms(archive, means, totals)
+    norms = _norms(archive, means, np.where(totals > 0, totals + earlier.fluctuation, 0.0))
     budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
+    if earlier.lost.any():
+        left = np.sqrt(np.maximum(budget.allowed**2 - earlier.lost, 0.0))
+        budget = replace(budget, tolerated=left, allowed=left)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
@@ -280,6 +311,7 @@ def _cut(
         budget=budget,
         bytes_read=factor.bytes_read,
         chunks_read=factor.chunks_read,
+        earlier=earlier,
     )
 
 

@@ -45,6 +45,26 @@ class CompressionReport(Report):
 
 
 @dataclass(frozen=True)
+class AppendReport(Report):
+    """What appending to a store did: ``appended`` of now ``snapshots`` were new.
+
+    ``relative_l2_error`` is the bound on the error of each variable over all of them, and the
+    largest; ``parts`` are the generations that the store has now.
+    """
+
+    appended: int
+    snapshots: int
+    relative_l2_error: Mapping[str, float]
+    tolerance: float
+    rank: int
+    parts: int
+    raw_bytes: int
+    stored_bytes: int
+    compression_ratio: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class VerifyReport(Report):
     """Errors measured against the source, beside the bounds that they have to keep.
 

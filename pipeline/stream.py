@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.config import Config
 from pipeline.contracts import Floats, SparseModel
 from pipeline.identify import FACTOR_BYTES, choose_library
-from pipeline.numerics.incremental import IncrementalPOD
+from pipeline.numerics.incremental import IncrementalPOD, PODState
 from pipeline.numerics.library import Library
 from pipeline.numerics.moving import Move, is_closed, moved_plan
 from pipeline.numerics.stlsq import stlsq
@@ -23,10 +23,12 @@ Matrix = NDArray[np.float64]
 
 # Shares of the squared error allowed: what updates may leave, and what all that is lost may come
 # to while the stream runs. What is lost of the past cannot be had back, so most is kept for the
-# end: with a tenth spent, the last cut finds the rank of all snapshots at once.
-RESIDUAL_SHARE, RUNNING_SHARE = 0.005, 0.1
+# end: with next to nothing spent, the last cut finds the rank of all snapshots at once.
+RESIDUAL_SHARE, RUNNING_SHARE = 0.005, 0.02
 # Snapshots from which test functions are chosen, however many arrive at once.
 BEGINNING = 1024
+# Blocks of coefficients held one by one: a list of small arrays takes more than they do.
+MOST_PARTS = 256
 # Modes are looked over when there are so many times as many as after the last time, and at
 # least so many: a move costs as much as the updates in between.
 GROWN, LEAST = 1.5, 8
@@ -65,6 +67,14 @@ class StreamReduction:
         Settings of library, weak form and regression.
     forgetting : float in (0, 1], default 1
         What a window of the weak form counts beside the next one.
+    fluctuation : (V,) float, optional
+        Squared fluctuation of each variable before this stream, which counts with it.
+
+    Attributes
+    ----------
+    pod : IncrementalPOD
+    cuts : int
+        How often the basis was moved, and all coefficients with it.
     """
 
     def __init__(
@@ -75,13 +85,42 @@ class StreamReduction:
         sizes: Sequence[int] | None = None,
         config: Config | None = None,
         forgetting: float = 1.0,
+        fluctuation: Floats | None = None,
     ) -> None:
-        self.pod = IncrementalPOD(RESIDUAL_SHARE**0.5 * tolerance, weights=weights, sizes=sizes)
+        self.pod = IncrementalPOD(
+            RESIDUAL_SHARE**0.5 * tolerance, weights=weights, sizes=sizes, fluctuation=fluctuation
+        )
+        self.cuts = 0
         self._tolerance, self._config = tolerance, config or Config()
         self._forgetting = forgetting
         self._weak: StreamingWeakForm | None = None
+        self._chosen: tuple[int, Library] | None = None
         self._parts: list[tuple[Matrix, Vector]] = []
         self._after_cut = LEAST
+
+    def resume(self, state: PODState, a: Matrix, times: Vector) -> None:
+        """Begin where another process stopped, with its coefficients (m, r) and times (m,)."""
+        self.pod = IncrementalPOD.resumed(
+            state, self.pod.tolerance, weights=self.pod.weights, sizes=self.pod.sizes
+        )
+        self._parts, self._after_cut = [(a, times)], max(self.pod.rank, LEAST)
+        if self.pod.snapshots >= BEGINNING:
+            self._begin()
+
+    @property
+    def a(self) -> Matrix:
+        """Coefficients (m, r) of all snapshots."""
+        return np.concatenate([np.zeros((0, self.pod.rank)), *(a for a, _ in self._coefficients())])
+
+    @property
+    def times(self) -> Vector:
+        """Times (m,) of all snapshots."""
+        return np.concatenate([np.zeros(0), *(times for _, times in self._parts)])
+
+    @property
+    def library(self) -> Library | None:
+        """The library of `model`."""
+        return self._weak.library if self._weak else None
 
     def update(self, block: Floats, times: Floats) -> None:
         """Take the next snapshots (b, n) and their times (b,).
@@ -93,6 +132,8 @@ class StreamReduction:
         """
         a, seen = self.pod.update(block), np.asarray(times, dtype=np.float64)
         self._parts.append((a, seen))
+        if len(self._parts) > MOST_PARTS:
+            self._parts = [(self.a, self.times)]
         if self._weak is None:
             if self.pod.snapshots >= BEGINNING:
                 self._begin()
@@ -125,10 +166,10 @@ class StreamReduction:
         return ReducedStream(
             self.pod.origin,
             self.pod.modes,
-            np.concatenate([a for a, _ in self._coefficients()]),
-            np.concatenate([times for _, times in self._parts]),
+            self.a,
+            self.times,
             self.pod.errors,
-            self._weak.library if self._weak else None,
+            self.library,
             self.model,
         )
 
@@ -137,30 +178,32 @@ class StreamReduction:
     def _coefficients(self) -> Iterator[tuple[Matrix, Vector]]:
         """All coefficients, part by part, with zeros for modes that came later."""
         for a, times in self._parts:
-            yield np.pad(a, ((0, 0), (0, self.pod.rank - a.shape[1]))), times
+            yield _widened(a, self.pod.rank), times
 
     def _cut(self, tolerance: float) -> None:
         rank = self.pod.rank
         move = self.pod.cut(tolerance)
         if move is None:
             return
-        self._parts = [
-            (move(np.pad(a, ((0, 0), (0, rank - a.shape[1])))), times) for a, times in self._parts
-        ]
+        self.cuts += 1
+        self._parts = [(move(_widened(a, rank)), times) for a, times in self._parts]
         if self._weak is not None:
             self._moved(self._weak, move)
 
     # --- weak form --------------------------------------------------------------------------
 
     def _library(self) -> Library:
-        return choose_library(self._config.library, self.pod.rank, FACTOR_BYTES[1])
+        # Asked for with every update: choosing takes as long as a snapshot does.
+        if self._chosen is None or self._chosen[0] != self.pod.rank:
+            library = choose_library(self._config.library, self.pod.rank, FACTOR_BYTES[1])
+            self._chosen = self.pod.rank, library
+        return self._chosen[1]
 
     def _begin(self) -> None:
         """Choose test functions from the first snapshots, and take up all windows so far."""
         if not self.pod.rank:
             return
-        a = np.concatenate([a for a, _ in self._coefficients()])[:BEGINNING]
-        times = np.concatenate([times for _, times in self._parts])[:BEGINNING]
+        a, times = self.a[:BEGINNING], self.times[:BEGINNING]
         library, settings = self._library(), self._config.weak_form
         plan = plan_windows(
             times,
@@ -201,3 +244,9 @@ class StreamReduction:
             return
         leading = Move(move.turn[: library.states, :old], move.shift[: library.states])
         self._rebuild(library, moved_plan(weak.plan, leading))
+
+
+def _widened(a: Matrix, rank: int) -> Matrix:
+    """Coefficients with zeros for modes that came later."""
+    missing = rank - a.shape[1]
+    return np.pad(a, ((0, 0), (0, missing))) if missing else a

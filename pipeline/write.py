@@ -133,11 +133,7 @@ def facts(
         "model": _model_facts(model) if model else {},
         **({} if rough is None else {"episodes": runs(rough)}),
         "config": _changed(config),
-        "source": {
-            "name": archive.name,
-            "fingerprint": archive.fingerprint,
-            "stamp": archive.stamp,
-        },
+        "source": archive.source_facts(len(archive.time.values)),
         "versions": {name: version(name) for name in PACKAGES},
     }
 

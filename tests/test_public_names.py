@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-OPERATIONS = ("compress", "verify", "reconstruct", "info", "equations")
+OPERATIONS = (
+    "StreamCompressor",
+    "append",
+    "compress",
+    "verify",
+    "reconstruct",
+    "info",
+    "equations",
+)
 
 
 @pytest.mark.parametrize("first", OPERATIONS)

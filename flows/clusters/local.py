@@ -5,26 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 from flows.clusters import Workers
-from pipeline.config import ClusterConfig
+from flows.clusters.workers import described, limit_blas, scale
+from pipeline.config import AUTO, NONE, ClusterConfig
 
 
 @contextmanager
 def start(settings: ClusterConfig) -> Iterator[Workers]:
-    """Run tasks in ``settings.workers`` processes; a nanny restarts one that dies.
-
-    The nanny gives every process one BLAS thread, so threads never exceed the cores unless
-    more workers than cores are asked for.
-    """
+    """Run tasks in worker processes; a nanny restarts one that dies."""
     threads = settings.threads_per_worker
-    workers = max(1, CPU_COUNT // threads) if settings.workers == "auto" else settings.workers
+    if settings.maximum == NONE and settings.workers == AUTO:
+        settings = replace(settings, workers=max(1, CPU_COUNT // threads))
+    fixed = settings.maximum == NONE
     with (
         LocalCluster(
-            n_workers=workers,
+            n_workers=settings.workers if fixed else settings.minimum,
             threads_per_worker=threads,
             memory_limit=settings.memory_limit,
             processes=True,
@@ -36,4 +36,7 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        yield Workers(f"{workers} processes of {threads} thread(s)", client)
+        if not fixed:
+            scale(cluster, settings)
+        limit_blas(client)
+        yield Workers(described(settings, f"processes of {threads} thread(s)"), client)

@@ -133,7 +133,7 @@ def stored_entry(
             "share": verified.compared,
         },
         fingerprint=facts["source"]["fingerprint"],
-        stamp=facts["source"]["stamp"],
+        stamp=facts["source"].get("stamp", ""),
         generation=store.last.name,
         store_stamp=files.stamp,
         settings=settings,

@@ -11,9 +11,10 @@ from typing import Any
 import xarray as xr
 
 from pipeline.archive.checks import select
+from pipeline.archive.history import Mark, history_of
 from pipeline.archive.provider import Piece, Provider, digest_of
 from pipeline.archive.stamp import unchanging
-from pipeline.archive.time_axis import time_axis
+from pipeline.archive.time_axis import MIN_SNAPSHOTS, time_axis
 from pipeline.archive.weights import weights_of
 from pipeline.contracts import ArchivedVariable, TimeAxis
 from pipeline.encoding import attributes_to_json, encoding_to_json
@@ -30,9 +31,10 @@ class Archive:
     (of the dataset), ``variable_attrs`` and ``variable_encoding`` (of the variables to be
     compressed, by name) are strict JSON; `pipeline.encoding.encoding_from_json` restores each.
     ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
-    metadata, times or what is stored for a variable change. ``location`` is the path or URL that
-    was opened, and ``stamp`` tells whether any of its files has been written since; both are
-    empty for data that was open already, and the stamp where no files are listed (http).
+    metadata, times or what is stored for a variable change; ``marks`` tell where in time, if
+    the source stores chunks that it lists. ``location`` is the path or URL that was opened, and
+    ``stamp`` tells whether any of its files has been written since; both are empty for data
+    that was open already, and the stamp where no files are listed (http).
     """
 
     name: str
@@ -46,8 +48,16 @@ class Archive:
     variable_encoding: Mapping[str, Mapping[str, Any]]
     raw_bytes: int
     fingerprint: str
+    marks: Mapping[str, tuple[Mark, ...]]
     location: str = ""
     stamp: str = ""
+
+    def source_facts(self, snapshots: int) -> dict[str, Any]:
+        """What a store of the first `snapshots` says about where they are from."""
+        history = history_of(self.marks, snapshots)
+        known = {"history": history} if history else {}
+        stamp = {"stamp": self.stamp} if self.stamp else {}
+        return {"name": self.name, "fingerprint": self.fingerprint, **stamp, **known}
 
     def unchanging(self) -> AbstractContextManager[None]:
         """Context in which the archive is read; raises at its end if it was written meanwhile."""
@@ -55,11 +65,18 @@ class Archive:
 
 
 def archive_from(
-    provider: Provider, time: str, variables: str | Sequence[str], weights: str
+    provider: Provider,
+    time: str,
+    variables: str | Sequence[str],
+    weights: str,
+    least: int = MIN_SNAPSHOTS,
 ) -> Archive:
-    """Check what `provider` offers and describe it; reads no values of any variable."""
+    """Check what `provider` offers and describe it; reads no values of any variable.
+
+    At least so many snapshots are asked for as a model needs, or the `least`.
+    """
     dataset = provider.dataset
-    axis = time_axis(dataset, time, provider.name)
+    axis = time_axis(dataset, time, provider.name, least)
     chosen = select(dataset, axis.dim, variables, provider.name)
     pieces = {
         name: provider.piece(name, dataset.variables[name].dims.index(axis.dim))
@@ -86,6 +103,7 @@ def archive_from(
         },
         raw_bytes=sum(variable.nbytes for variable in compressed),
         fingerprint=_fingerprint(dataset, axis, pieces),
+        marks={name: piece.marks for name, piece in pieces.items() if piece.marks},
     )
 
 

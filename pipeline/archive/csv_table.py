@@ -18,13 +18,13 @@ import re
 from collections.abc import Sequence
 from typing import TextIO
 
-import fsspec
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from pipeline.archive.location import redacted
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StorageError
+from pipeline.objects import located, told
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,12 @@ def read_csv(location: str) -> xr.Dataset:
     """
     name = redacted(location)
     try:
-        with fsspec.open(location, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = _rows(file)
+        with told(name):
+            files, path = located(location)
+            with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+                rows = _rows(file)
+    except StorageError:
+        raise
     except (UnicodeDecodeError, csv.Error) as error:
         raise ArchiveError(f"archive {name!r} is not CSV text in UTF-8: {error}") from error
     except OSError as error:

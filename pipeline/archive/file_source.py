@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, BinaryIO, Literal
 
-import fsspec
 import numpy as np
 import xarray as xr
 
@@ -24,6 +23,7 @@ from pipeline.archive.location import is_url, redacted
 from pipeline.archive.provider import Piece, digest_of
 from pipeline.contracts import ReadBlock, Region
 from pipeline.errors import ArchiveError, ChunkError
+from pipeline.objects import located
 
 _HDF5_SIGNATURE = b"\x89HDF"
 _NETCDF3_SIGNATURE = b"CDF"
@@ -131,7 +131,8 @@ atexit.register(_opened.cache_clear)
 
 def _binary(location: str) -> BinaryIO:
     if is_url(location):
-        file: BinaryIO = fsspec.open(location, "rb").open()
+        files, path = located(location)
+        file: BinaryIO = files.open(path, "rb")
         return file
     return open(location, "rb", buffering=0)  # the counting file closes it
 
@@ -193,7 +194,7 @@ class FileArchive:
         if not is_url(self.location):
             state = os.stat(self.location)
             return f"{state.st_size}-{state.st_mtime_ns}"
-        system, path = fsspec.url_to_fs(self.location)
+        system, path = located(self.location)
         return f"{system.size(path)}-{system.ukey(path)}"
 
     def piece(self, name: str, time_axis: int) -> Piece:
@@ -211,7 +212,7 @@ class FileArchive:
     @cached_property
     def _digest(self) -> str:
         """Digest of the file's size and of a few pieces of it, cheap where it is remote too."""
-        system, path = fsspec.url_to_fs(self.location)
+        system, path = located(self.location)
         size = system.size(path)
         starts = [size * i // _SAMPLES for i in range(_SAMPLES)]
         pieces = (system.cat_file(path, start=start, end=start + _SAMPLE_BYTES) for start in starts)

@@ -1,13 +1,12 @@
 """Where an archive lies: local paths and URLs, without secrets, and the Zarr stores there.
 
 Credentials never enter a task graph. Tasks carry the path or URL alone, and every process
-builds its own store from its own environment (``AWS_ACCESS_KEY_ID``, fsspec's and obstore's
-configuration). A URL that holds a secret is therefore refused.
+builds its own store from its own environment (``AWS_ACCESS_KEY_ID``, obstore's and
+fsspec's configuration). A URL that holds a secret is therefore refused.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +14,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
+from zarr.storage import LocalStore, ZipStore
 
+from pipeline import objects
 from pipeline.errors import ArchiveError
 
-_OBSTORE_SCHEMES = frozenset({"s3", "s3a", "gs", "az", "adl", "abfs", "abfss"})
 _SECRET_PARAMETERS = ("sig", "signature", "token", "credential", "key", "password", "secret")
 
 
@@ -77,24 +76,7 @@ def open_store(location: str) -> Store:
             opened: Store = sync(ZipStore.open(location, mode="r"))
             return opened
         return LocalStore(location, read_only=True)
-    scheme = urlsplit(location).scheme
-    if scheme in _OBSTORE_SCHEMES and importlib.util.find_spec("obstore"):
-        return _object_store(location)
-    try:
-        return FsspecStore.from_url(location, read_only=True)
-    except ImportError as error:
-        raise ArchiveError(
-            f"archive {location!r}: nothing installed reads {scheme}:// URLs ({error}); "
-            "install obstore or the fsspec package for it"
-        ) from error
-
-
-def _object_store(url: str) -> Store:
-    # obstore is optional: it reads small chunks several times faster than fsspec does.
-    from obstore.store import from_url
-
-    # Plain http endpoints (MinIO, a cluster's own storage) come from the environment.
-    return ObjectStore(from_url(url, client_options={"allow_http": True}), read_only=True)
+    return objects.zarr_store(location, read_only=True)
 
 
 @lru_cache(maxsize=32)

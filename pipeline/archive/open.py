@@ -65,15 +65,18 @@ def open_archive(
     ChunkError
         If a chunk is missing.
     """
-    if isinstance(source, xr.DataArray):
-        source = source.to_dataset(name=source.name or "data")
-    if isinstance(source, xr.Dataset):
-        return archive_from(memory_archive(source), time, variables, weights)
+    if isinstance(source, xr.Dataset | xr.DataArray):
+        return archive_from(_provider(source, missing_chunks), time, variables, weights)
     location = normalised(source)
     # Before anything is read: what is written from here on is noticed.
     stamp = stamp_of(location)
     opened = archive_from(_provider(location, missing_chunks), time, variables, weights)
     return replace(opened, location=location, stamp=stamp)
+
+
+def lazy_dataset(source: Source, missing_chunks: MissingChunks) -> xr.Dataset:
+    """The dataset of a source, decoded where it is indexed."""
+    return _provider(source, missing_chunks).dataset
 
 
 def name_of(source: Source) -> str:
@@ -83,7 +86,12 @@ def name_of(source: Source) -> str:
     return redacted(os.fspath(source))
 
 
-def _provider(location: str, missing_chunks: MissingChunks) -> Provider:
+def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:
+    if isinstance(source, xr.DataArray):
+        source = source.to_dataset(name=source.name or "data")
+    if isinstance(source, xr.Dataset):
+        return memory_archive(source)
+    location = normalised(source)
     kind = suffix(location)
     if os.path.isdir(location) or kind in _ZARR:
         return ZarrArchive.open(location, missing_chunks)

@@ -10,16 +10,21 @@ from typing import Protocol
 import xarray as xr
 
 from pipeline.archive.blocks import Chunks
+from pipeline.archive.history import Mark
 from pipeline.contracts import BlockSource
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One variable's blocks: where they come from, their grid, and a digest of what is stored."""
+    """One variable's blocks: where they come from, their grid, and a digest of what is stored.
+
+    ``marks`` are checksums of that along time, where it is known chunk by chunk.
+    """
 
     source: BlockSource
     chunks: Chunks
     digest: str
+    marks: tuple[Mark, ...] = ()
 
 
 class Provider(Protocol):

@@ -19,7 +19,7 @@ _SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
 _NANOSECONDS = 1e9
 
 
-def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
+def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNAPSHOTS) -> TimeAxis:
     """Time axis of `dataset`, checked.
 
     Parameters
@@ -31,6 +31,8 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
         datetime or cftime coordinate, else the unlimited dim.
     archive : str
         Name of the archive in messages.
+    least : int, optional
+        Snapshots that there have to be.
 
     Returns
     -------
@@ -41,15 +43,15 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
     Raises
     ------
     ArchiveError
-        If no dim or several could be meant, there are fewer than `MIN_SNAPSHOTS` snapshots,
+        If no dim or several could be meant, there are fewer than `least` snapshots,
         or times are missing, unsorted or duplicate.
     """
     dim, coordinate = _found(dataset, archive) if time == "auto" else _named(dataset, time, archive)
     size = dataset.sizes[dim]
-    if size < MIN_SNAPSHOTS:
+    if size < least:
         raise ArchiveError(
             f"archive {archive!r}: {size} snapshots along {dim!r}, and a model of the dynamics "
-            f"needs at least {MIN_SNAPSHOTS}; give a longer record, or set archive.time if "
+            f"needs at least {least}; give a longer record, or set archive.time if "
             f"{dim!r} is not time"
         )
     if coordinate is None:
@@ -171,7 +173,7 @@ def _as_numbers(times: NDArray[Any], units: str) -> tuple[NDArray[np.float64], s
     else:
         nanoseconds = (times - times[0]).astype("timedelta64[ns]").astype(np.int64)
         seconds = nanoseconds / _NANOSECONDS
-    step = float(np.median(np.diff(seconds)))
+    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
     unit = max(
         (u for u in _SECONDS if _SECONDS[u] <= 2 * step), key=_SECONDS.__getitem__, default="s"
     )

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -20,13 +21,15 @@ import xarray as xr
 import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, ObjectStore
+from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.archive.blocks import Chunks, Grid, regular
+from pipeline.archive.history import Mark, mark
 from pipeline.archive.location import open_store, redacted
 from pipeline.archive.provider import Piece, digest_of
 from pipeline.archive.zarr_source import ZarrReader, ZarrSource, chunk_key, storage_chunks
-from pipeline.errors import ArchiveError, ChunkError
+from pipeline.errors import ArchiveError, ChunkError, StorageError
+from pipeline.objects import RemoteStore
 
 MissingChunks = Literal["error", "fill"]
 
@@ -52,7 +55,9 @@ class ZarrArchive:
             # Said outright, so that xarray neither warns nor looks twice.
             consolidated = group.metadata.consolidated_metadata is not None
             raw = xr.open_zarr(store, consolidated=consolidated, decode_cf=False, chunks=None)
-        # Storage services and both libraries fail in ways of their own.
+        except StorageError:
+            raise
+        # Both libraries fail in ways of their own.
         except Exception as error:
             raise ArchiveError(
                 f"archive {redacted(location)!r} cannot be opened as a Zarr group: "
@@ -87,7 +92,12 @@ class ZarrArchive:
             refuse_lost_chunks(name, self.name, grid, absent, time_axis)
         reader = ZarrReader.of(name, self.location, array, self.raw.variables[name])
         listing = (f"{key} {size}" for key, size in sorted(sizes.items()))
-        return Piece(ZarrSource(reader, grid, absent), block_chunks(array), digest_of(listing))
+        return Piece(
+            ZarrSource(reader, grid, absent),
+            block_chunks(array),
+            digest_of(listing),
+            time_marks(array, grid, sizes, time_axis),
+        )
 
 
 def block_chunks(array: zarr.Array[Any]) -> Chunks:
@@ -108,6 +118,28 @@ def block_chunks(array: zarr.Array[Any]) -> Chunks:
         room = max(1, budget // int(np.prod(lengths)))
         lengths[axis] *= max(f for f in range(1, ratio + 1) if ratio % f == 0 and f <= room)
     return regular(array.shape, tuple(lengths))
+
+
+def time_marks(
+    array: zarr.Array[Any], grid: Grid, sizes: dict[str, int], time_axis: int
+) -> tuple[Mark, ...]:
+    """Checksums of what is stored along time, in chunks that an archive that grows leaves alone."""
+    lengths = grid.chunks[time_axis]
+    stored = list[list[tuple[str, int]]]([] for _ in lengths)
+    for index in grid.positions():
+        if (key := chunk_key(array, index)) in sizes:
+            stored[index[time_axis]].append((key, sizes[key]))
+    stops, whole = list(accumulate(lengths)), _time_length(array, time_axis)
+    full = stops if lengths[-1:] == (whole,) or whole is None else stops[:-1]
+    return tuple(mark(stop, each) for stop, each in zip(full, stored, strict=False))
+
+
+def _time_length(array: zarr.Array[Any], time_axis: int) -> int | None:
+    """Length of a full chunk along time; None where chunks have any lengths."""
+    try:
+        return int((array.shards or array.chunks)[time_axis])
+    except NotImplementedError:
+        return None
 
 
 def absent_chunks(
@@ -183,9 +215,8 @@ async def _listed_sizes(store: Store, path: str) -> dict[str, int]:
             key.lstrip("/").removeprefix(root): int(info.get("size") or 0)
             for key, info in found.items()
         }
-    if isinstance(store, ObjectStore):
-        batches = store.store.list(prefix=prefix)
-        return {entry["path"]: entry["size"] async for batch in batches for entry in batch}
+    if isinstance(store, RemoteStore):
+        return {path: size async for path, size in store.listed(prefix)}
     keys = [key async for key in store.list_prefix(prefix)]
     return await _probed_sizes(store, keys)
 

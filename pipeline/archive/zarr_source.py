@@ -24,7 +24,7 @@ from zarr.storage import MemoryStore, StorePath, WrapperStore
 from pipeline.archive.blocks import Chunks, Grid, describe, regular
 from pipeline.archive.location import process_store, redacted
 from pipeline.contracts import ReadBlock, Region
-from pipeline.errors import ChunkError
+from pipeline.errors import ChunkError, StorageError
 
 # What CF packing and masking read; all other attributes leave the numbers alone.
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
@@ -112,7 +112,7 @@ class ZarrReader:
         store = _CountingStore(process_store(self.location))
         try:
             raw = np.asarray(self.array(store)[region])
-        except MemoryError:
+        except (MemoryError, StorageError):
             raise
         # A damaged chunk fails in the codec's own way, a storage service in its own.
         except Exception as error:

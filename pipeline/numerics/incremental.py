@@ -57,6 +57,8 @@ AT_ONCE = 256
 ROUNDING = 1e-14
 # Of the largest energy: what of it is smaller, inner products do not tell.
 SQUARED = 1e-12
+# Combinations of coefficients that vary less than this beside others tell nothing of a mode.
+RELATED = 1e-9
 # Least eigenvalue of the inner products of unit vectors with which Cholesky's method, carried
 # out twice, is as good as Householder's.
 APART = 1e-10
@@ -97,13 +99,16 @@ class IncrementalPOD:
     sizes : sequence of int, optional
         Points of each variable in a snapshot, in their order; they add up to n. Without them
         all points are one variable's.
+    fluctuation : (V,) float, optional
+        Squared fluctuation of each variable before this stream, which counts with it.
 
     Attributes
     ----------
     snapshots : int
     origin : (n,) float64
     modes : (r, n) float64
-        Orthonormal in the inner product with `weights`, times one factor for each variable.
+        Orthonormal in the inner product with `weights`, times one factor for each variable; not
+        quite if they were adopted.
     fluctuation, lost, left : (V,) float64
         Squared norms over all snapshots so far: of the differences from their mean, of the
         errors, and of that part of them that updates left.
@@ -115,35 +120,42 @@ class IncrementalPOD:
         *,
         weights: Floats | None = None,
         sizes: Sequence[int] | None = None,
+        fluctuation: Floats | None = None,
     ) -> None:
         self.tolerance = tolerance
-        self._given = None if weights is None else np.asarray(weights, np.float64)
-        self._sizes = None if sizes is None else tuple(sizes)
+        self._earlier = None if fluctuation is None else np.asarray(fluctuation, np.float64)
+        self._unmix: Matrix | None = None
+        self.weights = None if weights is None else np.asarray(weights, np.float64)
+        self.sizes = None if sizes is None else tuple(sizes)
         self.snapshots = 0
 
     def _begin(self, block: Floats) -> None:
         """Take the mean of the first block for the origin; no modes yet."""
         n = block.shape[1]
-        edges = np.cumsum([0, *(self._sizes or (n,))]).tolist()
+        edges = np.cumsum([0, *(self.sizes or (n,))]).tolist()
         self._parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        weights = np.ones(n) if self._given is None else self._given
+        weights = np.ones(n) if self.weights is None else self.weights
         if edges[-1] != n or weights.shape != (n,):
             raise ValueError(f"snapshots of {n} points, but sizes or weights of others")
         missing = np.isnan(block[0])
         self._valid = ~missing if missing.any() else None
         self._weights = weights if self._valid is None else np.where(self._valid, weights, 0.0)
         self._even = bool((self._weights == 1).all())
-        self.origin = np.zeros(n)
-        self.origin = self._anomalies(block).mean(axis=0)
-        self._set_modes(np.zeros((0, n)))
+        # The mean about a snapshot is that snapshot, to the bit, where nothing changes.
+        self.origin = np.where(missing, 0.0, np.asarray(block[0], dtype=np.float64))
+        self.origin = self.origin + self._anomalies(block).mean(axis=0)
+        self._set_modes(np.zeros((0, n)), orthonormal=True)
         # Sums of [1 a]^T e, mean less origin, triangle of [1 a].
         self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), Triangle(1, AT_ONCE)
-        self.fluctuation, self.lost = np.zeros(self._variables), np.zeros(self._variables)
+        nothing = np.zeros(self._variables)
+        self.fluctuation: Vector = nothing if self._earlier is None else 1.0 * self._earlier
+        self.lost = np.zeros(self._variables)
         self.left = np.zeros(self._variables)
         self._inner = self._weights
         # Of a former process: squares lost whose `met` is not known, and by how much, in norm,
         # the sum of snapshots may be off.
         self._unmet, self._sum_missed = np.zeros(self._variables), np.zeros(self._variables)
+        self._met_from = 0
 
     @property
     def state(self) -> PODState:
@@ -158,8 +170,8 @@ class IncrementalPOD:
         *,
         weights: Floats | None = None,
         sizes: Sequence[int] | None = None,
-    ) -> tuple[IncrementalPOD, Move]:
-        """Go on from a state; with it the move of coefficients to orthonormal modes.
+    ) -> IncrementalPOD:
+        """Go on from a state.
 
         Nothing of the size of a snapshot is asked for but the basis. Two sums are not known
         any more, and the worst is assumed of them: how errors of the past meet what will be
@@ -175,19 +187,31 @@ class IncrementalPOD:
         pod._mean = state.triangle[0, 1:] / state.triangle[0, 0] @ state.modes
         pod._seen = Triangle(len(state.triangle), AT_ONCE)
         pod._seen.add(state.triangle)
-        move = Move.growth(0, 0)
-        if len(state.modes):
-            pod._inner = pod._weights * pod._spread(pod._balance())
-            modes, turn = pod._orthonormal(state.modes)
-            pod._set_modes(modes)
-            pod._met = np.zeros((len(turn) + 1, len(pod.origin)))
-            move = Move(turn, np.zeros(len(turn)))
-            pod._seen.move(move.augmented)
-        return pod, move
+        pod._inner = pod._weights * pod._spread(pod.balance)
+        pod._set_modes(state.modes)
+        pod._met = np.zeros((len(state.modes) + 1, len(pod.origin)))
+        pod._met_from = len(state.modes)
+        return pod
 
     @property
     def rank(self) -> int:
         return len(self.modes) if self.snapshots else 0
+
+    @property
+    def valid(self) -> Mask | None:
+        """Points (n,) that have values; None where all have."""
+        return self._valid
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all that is counted is known, and not bounded: nothing of a former process."""
+        return not self._unmet.any()
+
+    @property
+    def grams(self) -> Matrix:
+        """Inner products (V, r, r) of the modes in each variable."""
+        weighted = self.modes * self._weights
+        return np.array([weighted[:, part] @ self.modes[:, part].T for part in self._parts])
 
     @property
     def mean(self) -> Vector:
@@ -276,12 +300,50 @@ class IncrementalPOD:
         kept = int(np.argmax(within)) if within.any() else self.rank
         towards_mean = self._average @ self.modes
         self.origin, self._mean = self.origin + towards_mean, self._mean - towards_mean
-        self._set_modes(modes[:kept])
+        self._set_modes(modes[:kept], orthonormal=True)
         self.lost = lost[kept]
         self._met = np.concatenate([self._met[:1], met[:kept]])
+        self._met_from = kept
         move = Move(move.turn[:kept], move.shift[:kept])
         self._seen.move(move.augmented)
         return move
+
+    def adopt(self, first: int, modes: Matrix, origin: Vector | None = None) -> None:
+        """Take others for the modes from `first` on, and for the origin if it is given.
+
+        Coefficients stay as they are; what that makes of the error of all snapshots is
+        counted. Modes that are coded are adopted as they decode: so that what is written now
+        and what comes later rests on the same.
+        """
+        shift = np.zeros_like(self._met)
+        shift[1 + first :] = modes - self.modes[first:]
+        if origin is not None:
+            shift[0] = origin - self.origin
+        self._shift(shift)
+        if origin is not None or first < self._met_from:
+            moved = self._squares(shift)
+            self.lost = self.lost + 2 * np.sqrt(self._unmet * moved)
+
+    def settle(self) -> None:
+        """Make origin and modes the best for the coefficients: what is lost is orthogonal to
+        these and to constants, in time. Of a former process that cannot be known.
+        """
+        r = self.triangle
+        inverse = np.linalg.pinv(r, rtol=RELATED)
+        self._shift(inverse @ (inverse.T @ self._met))
+
+    def _shift(self, shift: Matrix) -> None:
+        """Add (r + 1, n) to origin and modes."""
+        self.lost = self.lost - 2 * self._products(self._met, shift).sum(axis=0)
+        self.lost = np.maximum(self.lost + self._squares(shift), 0.0)
+        r = self.triangle
+        self._met = self._met - r.T @ (r @ shift)
+        self.origin, self._mean = self.origin + shift[0], self._mean - shift[0]
+        self._set_modes(self.modes + shift[1:])
+
+    def _squares(self, shift: Matrix) -> Vector:
+        """Squared norms (V,) of all snapshots made of (r + 1, n) with the coefficients."""
+        return self._energies(self.triangle @ shift).sum(axis=0)
 
     # --- one update -----------------------------------------------------------------------
 
@@ -323,6 +385,8 @@ class IncrementalPOD:
         """Coefficients (b, r) of the modes from `first` on, and what is left (b, n)."""
         modes = self.modes[first:]
         a: Matrix = (values * self._inner) @ modes.T
+        if self._unmix is not None and not first:
+            a = a @ self._unmix
         return a, values - a @ modes
 
     def _count(self, values: Matrix) -> None:
@@ -342,7 +406,7 @@ class IncrementalPOD:
 
         Each variable counts by its fluctuation.
         """
-        balance = self._balance()
+        balance = self.balance
         weighted = left if self._even else left * self._weights
         grams = [weighted[:, part] @ left[:, part].T for part in self._parts]
         values, turn = np.linalg.eigh(np.einsum("v,vij->ij", balance, grams))
@@ -357,7 +421,8 @@ class IncrementalPOD:
         within = np.all(left_out <= room, axis=1)
         return turn[:, : int(np.argmax(within))].T @ left
 
-    def _balance(self) -> Vector:
+    @property
+    def balance(self) -> Vector:
         """Factors (V,) with which all variables fluctuate alike."""
         moving = self.fluctuation > 0
         inverse = 1 / np.where(moving, self.fluctuation, 1.0)
@@ -372,33 +437,35 @@ class IncrementalPOD:
     def _append(self, directions: Matrix) -> None:
         """Make directions (k, n) modes, but for those that are rounding of the modes."""
         if not self.rank:
-            self._inner = self._weights * self._spread(self._balance())
+            self._inner = self._weights * self._spread(self.balance)
         along = np.sum(((directions * self._inner) @ self.modes.T) ** 2, axis=1)
         directions = directions[2 * along < np.sum(directions**2 * self._inner, axis=1)]
         if not len(directions):
             return
-        added, _ = self._orthonormal(directions)
-        self._seen.move(Move.growth(self.rank, len(added)).augmented)
-        self._set_modes(np.concatenate([self.modes, added]))
+        added = self._orthonormal(directions)
+        self._seen.grow(len(added))
+        unmix = self._unmix
+        self._set_modes(np.concatenate([self.modes, added]), orthonormal=True)
+        if unmix is not None:
+            self._unmix = scipy.linalg.block_diag(unmix, np.eye(len(added)))
         self._met = np.concatenate([self._met, np.zeros_like(added)])
 
-    def _set_modes(self, modes: Matrix) -> None:
+    def _set_modes(self, modes: Matrix, orthonormal: bool = False) -> None:
         self.modes = modes
         self._lengths = self._energies(modes)
+        self._unmix = None
+        if not orthonormal and len(modes):
+            gram = (modes * self._inner) @ modes.T
+            # Of a mode that decodes to nothing, nothing is asked any more.
+            self._unmix = np.asarray(np.linalg.pinv(gram, rtol=SQUARED, hermitian=True))
 
-    def _orthonormal(self, directions: Matrix) -> tuple[Matrix, Matrix]:
-        """Directions (k, n) made orthonormal, and to the modes; and R (k, k) of theirs.
-
-        ``R.T @ orthonormal`` are the directions, less what lies along the modes.
-        """
-        total = np.eye(len(directions))
+    def _orthonormal(self, directions: Matrix) -> Matrix:
+        """Directions (k, n) made orthonormal, and to the modes."""
         for _ in range(2):  # twice is enough (Kahan, Parlett)
-            along = (directions * self._inner) @ self.modes.T
-            directions = directions - along @ self.modes
+            _, directions = self._projected(directions)
             r = self._r_of(directions)
             directions = scipy.linalg.solve_triangular(r, directions, trans="T")
-            total = r @ total
-        return directions, total
+        return directions
 
     def _r_of(self, directions: Matrix) -> Matrix:
         """R (k, k) of directions (k, n): by Cholesky's method where they are well apart [5]_."""
@@ -434,7 +501,7 @@ class IncrementalPOD:
         Factors of the variables are chosen anew, so that all fluctuate alike; the axes are
         orthonormal with these.
         """
-        self._inner = self._weights * self._spread(self._balance())
+        self._inner = self._weights * self._spread(self.balance)
         values, vectors = np.linalg.eigh((self.modes * self._inner) @ self.modes.T)
         # Any root will do where weights leave next to nothing of a mode: it cancels.
         root = np.sqrt(np.maximum(values, np.finfo(float).eps * values[-1]))

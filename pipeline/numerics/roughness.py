@@ -44,6 +44,8 @@ def rough_snapshots(a: Matrix, allowed: float) -> Mask | None:
     (m,) bool, or None
         None where the record is alike all along, or would need as many modes without them.
     """
+    if not a.size:
+        return None
     share = allowed / len(a)
     padded = np.pad(a, ((0, -len(a) % RUN), (0, 0)))
     ranks = _rank(padded.reshape(-1, RUN, a.shape[1]), share)

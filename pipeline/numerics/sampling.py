@@ -23,6 +23,9 @@ Index = NDArray[np.int64]
 STRAIGHT_LINE = -1
 # First attempt at the length of a segment, in snapshots.
 FIRST_HORIZON = 4
+# Where no more blocks than these are searched side by side, segments up to this length are
+# looked for from all snapshots at once.
+FEW_BLOCKS, NEAR = 64, 16
 # Numbers one batch of candidate segments may hold.
 BATCH_SIZE = 2**24
 
@@ -309,7 +312,13 @@ class SampleSearch:
         kept: list[list[int]] = [[int(start)] for start in starts]
         position = starts.copy()
         horizon = np.full(len(starts), FIRST_HORIZON)
-        while (active := np.flatnonzero(position < ends)).size:
+        near = self._near(f, starts, ends, limits) if len(starts) <= FEW_BLOCKS else None
+        while True:
+            if near is not None:
+                self._walk(near, position, ends, starts, kept)
+                horizon = np.maximum(horizon, 2 * NEAR)
+            if not (active := np.flatnonzero(position < ends)).size:
+                break
             reach = np.minimum(horizon[active], (ends - position)[active])
             length = self._longest(f, position[active], reach, limits[active])
             grow = (length == reach) & (position[active] + reach < ends[active])
@@ -320,6 +329,30 @@ class SampleSearch:
             for block in done:
                 kept[block].append(int(position[block]))
         return [np.array(block[:-1] if len(block) > 1 else block) for block in kept]
+
+    def _near(self, f: Dynamics | None, starts: Index, ends: Index, limits: Matrix) -> list[Index]:
+        """For each block the longest segments of up to `NEAR` snapshots, wherever they start.
+
+        All at once: where there are few blocks, to integrate from one sample after the other
+        takes far longer, though it is less arithmetic.
+        """
+        spans = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
+        lengths = [len(span) for span in spans]
+        reach = np.minimum(NEAR, np.repeat(ends, lengths) - np.concatenate(spans))
+        found = self._longest(f, np.concatenate(spans), reach, np.repeat(limits, lengths, axis=0))
+        return np.split(found, np.cumsum(lengths)[:-1])
+
+    @staticmethod
+    def _walk(
+        near: Sequence[Index], position: Index, ends: Index, starts: Index, kept: list[list[int]]
+    ) -> None:
+        """Go on in each block by segments shorter than `NEAR`, and those that reach its end."""
+        for block, (lengths, end, start) in enumerate(zip(near, ends, starts, strict=True)):
+            at = int(position[block])
+            while at < end and (lengths[at - start] < NEAR or at + lengths[at - start] == end):
+                at += int(lengths[at - start])
+                kept[block].append(at)
+            position[block] = at
 
     def _longest(self, f: Dynamics | None, start: Index, reach: Index, limits: Matrix) -> Index:
         """Longest segment (S,) from each start, up to `reach`, with all inside in the limits."""

@@ -193,7 +193,9 @@ def _refit(
     penalty = math.sqrt(ridge) * np.eye(k, k + 1)
     both = np.concatenate([r, penalty])
     values, _, _, spectrum = np.linalg.lstsq(both[:, :k], both[:, k], rcond=None)
-    return values, float(spectrum[0] / spectrum[-1])
+    # Of a mode that has just come the features are still zero.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return values, float(np.divide(spectrum[0], spectrum[-1]))
 
 
 def _triangle(columns: Matrix) -> Matrix:

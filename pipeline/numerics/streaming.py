@@ -36,6 +36,8 @@ Matrix = NDArray[np.float64]
 NEIGHBOURS = 2
 # Steps that differ by less than this share of the step are even, and by rounding of the times.
 EVEN = 1e-6
+# Snapshots whose windows are taken at once, where these are shorter.
+AT_ONCE = 256
 
 
 class StreamingWeakForm:
@@ -92,9 +94,9 @@ class StreamingWeakForm:
                 self._begin()
             self._a = np.concatenate([self._a, a[start:stop]])
             self._times = np.concatenate([self._times, times[start:stop]])
-        # As many as lie side by side: features of the same snapshots are not taken each time.
+        # Many that overlap: features of the same snapshots are not taken each time.
         ready = self._ready()
-        if len(ready) * self.plan.stride > self.plan.width:
+        if len(ready) * self.plan.stride > max(self.plan.width, AT_ONCE):
             self._take(ready)
 
     def factor(self) -> TriangularFactor:

@@ -55,6 +55,10 @@ class Triangle:
         if self._height >= self._batch:
             self._factor()
 
+    def grow(self, more: int) -> None:
+        """Add columns, in which all rows so far are zero: nothing has to be factored."""
+        self._r = np.pad(self._r, ((0, 0), (0, more)))
+
     def fade(self, share: float) -> None:
         """Let the squares of all rows so far count `share` of what they did."""
         self._r = self._r * share**0.5
@@ -72,6 +76,12 @@ class Triangle:
         return np.pad(self._r, ((0, columns - height), (0, 0)))
 
     def _factor(self) -> None:
-        if self._waiting:
-            self._r = canonical_r(np.concatenate([self._r, *self._waiting]))
-            self._waiting, self._height = [], 0
+        if not self._waiting:
+            return
+        rows = np.zeros((len(self._r) + self._height, self._r.shape[1]))
+        start = 0
+        for part in (self._r, *self._waiting):  # some came before columns were added
+            rows[start : start + len(part), : part.shape[1]] = part
+            start += len(part)
+        self._r = canonical_r(rows)
+        self._waiting, self._height = [], 0

@@ -24,17 +24,19 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-import fsspec
-
-from pipeline.errors import StoreError, StoreExistsError
+from pipeline import objects
+from pipeline.errors import StorageError, StoreError, StoreExistsError
 from pipeline.store import layout
 from pipeline.store.layout import Root
 
 _ABANDONED = timedelta(days=7)
+# Files brought to the disk side by side.
+_FLUSHED = 16
 
 
 class Commit(Protocol):
@@ -366,11 +368,11 @@ def _has_no_writer(path: Path, generation: str) -> bool:
 
 
 def _flush_tree(folder: Path) -> None:
-    """Bring every file and folder below `folder` to the disk."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            _flush(Path(parent, name))
-        _flush(Path(parent))
+    """Bring every file and folder below `folder` to the disk, side by side: it is all waiting."""
+    found = list(os.walk(folder))
+    paths = [Path(parent, name) for parent, _, names in found for name in ("", *names)]
+    with ThreadPoolExecutor(_FLUSHED) as pool:
+        list(pool.map(_flush, paths))
 
 
 def _flush(path: Path) -> None:
@@ -395,15 +397,18 @@ def _write_flushed(path: Path, content: bytes) -> None:
 
 
 class ObjectCommit:
-    """Commit by one PUT of the root metadata, which object stores do in one step.
+    """Commit by one PUT of the root metadata, if they are as they were when it began.
+
+    Object storage does that in one step (If-None-Match, If-Match), so of two writers at once
+    one is refused. Other file systems at URLs have no such step: there two are told apart
+    only if one has published before the other looks.
 
     Parameters
     ----------
     url : str
         The store, with its scheme.
     generation, overwrite, onto
-        As for `LocalCommit`; two writers at once are told apart only if one has published
-        before the other looks.
+        As for `LocalCommit`.
     """
 
     def __init__(
@@ -411,35 +416,27 @@ class ObjectCommit:
     ) -> None:
         self._root, self.generation, self.overwrite = url, generation, overwrite
         self._onto = onto
-        try:
-            self._fs, self._path = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"{url}: no access to this kind of URL: {error}") from error
+        self._folder = objects.folder(url)
+        self._before: objects.Stored | None = None
+        self._published = False
 
     @property
     def url(self) -> str:
         return layout.joined(self._root, self.generation)
 
     def begin(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._before = self._folder.read(layout.ROOT, layout.MAX_METADATA_BYTES)
         if self._onto is not None:
             self._check_unchanged()
             return
-        names = self._names()
-        if layout.ROOT in names and not self.overwrite:
+        if self._before is not None and not self.overwrite:
             raise _exists_error(self._root)
-        others = {n for n in names if not layout.GENERATION.fullmatch(n)}
+        others = {n for n in self._folder.names() if not layout.GENERATION.fullmatch(n)}
         if others and not _replaceable(self._root):
             raise StoreError(
                 f"{self._root}: holds other data ({min(others)!r}); choose another destination"
             )
-
-    def _names(self) -> set[str]:
-        self._fs.invalidate_cache()
-        try:
-            entries = self._fs.ls(self._path, detail=False)
-        except FileNotFoundError:
-            return set()
-        return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
 
     def _check_unchanged(self) -> None:
         if _current(self._root) != self._onto:
@@ -448,21 +445,39 @@ class ObjectCommit:
     def publish(self, root: Root) -> None:
         if self._onto is not None:
             self._check_unchanged()
-        before = _current(self._root)
-        superseded = before.generations - root.generations if before else frozenset[str]()
-        self._fs.pipe_file(f"{self._path}/{layout.ROOT}", layout.root_document(root))
+        version = self._before.version if self._before else None
+        try:
+            done = self._folder.replace(layout.ROOT, layout.root_document(root), version)
+        except StorageError as error:
+            raise StoreError(
+                f"{self._root}: whether the store was put in place is not known, but the old or "
+                f"the new one is there and whole: see romzarr info, or run again ({error})"
+            ) from error
+        if not done:
+            changed = self._onto is not None or self._before is not None
+            raise _changed_error(self._root) if changed else _exists_error(self._root)
+        self._published = True
+        # What cannot be removed now goes when it is a week old.
+        with contextlib.suppress(OSError):
+            self._remove_superseded(root)
+
+    def _remove_superseded(self, root: Root) -> None:
+        superseded = frozenset[str]()
+        if self._before is not None:
+            with contextlib.suppress(StoreError):
+                before = layout.parse_root(self._before.content, self._root)
+                superseded = before.generations - root.generations
         oldest = (datetime.now(UTC) - _ABANDONED).strftime("%Y%m%dT%H%M%S")
-        for name in self._names():
+        for name in self._folder.names():
             abandoned = bool(layout.GENERATION.fullmatch(name)) and name < oldest
             if name in superseded or (abandoned and name not in root.generations):
-                self._remove(name)
+                self._folder.remove(name)
 
     def abort(self) -> None:
-        counts = _current(self._root)
-        if counts is None or self.generation not in counts.generations:
-            self._remove(self.generation)
-
-    def _remove(self, name: str) -> None:
-        self._fs.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(f"{self._path}/{name}", recursive=True)
+        if self._published:
+            return
+        # Where storage does not answer, the generation may count: it stays.
+        with contextlib.suppress(StorageError):
+            counts = _current(self._root)
+            if counts is None or self.generation not in counts.generations:
+                self._folder.remove(self.generation)

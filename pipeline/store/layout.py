@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import fsspec
 import google_crc32c
 import numpy as np
 from numcodecs import Blosc
@@ -23,9 +22,10 @@ from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
-from pipeline.errors import StoreError
+from pipeline import objects
+from pipeline.errors import StorageError, StoreError
 from pipeline.store.codec import NAME, WaveletCodec
 from pipeline.store.exact import NAME as EXACT
 from pipeline.store.exact import ExactCodec
@@ -99,10 +99,7 @@ def zarr_store(url: str, read_only: bool = True) -> Store:
     """Zarr store at `url`, with the credentials of this process and no others."""
     if is_local(url):
         return LocalStore(url, read_only=read_only)
-    try:
-        return FsspecStore.from_url(url, read_only=read_only)
-    except (ImportError, ValueError) as error:
-        raise StoreError(f"{url}: no access to this kind of URL: {error}") from error
+    return objects.zarr_store(url, read_only)
 
 
 def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
@@ -114,10 +111,14 @@ def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
         If there is none.
     StoreError
         If it is larger than `limit` or cannot be read.
+    StorageError
+        If what is at the URL does not answer, or refuses.
     """
+    place, _, name = url.rpartition("/")
     try:
-        with fsspec.open(url, "rb") as file:
-            content: bytes = file.read(limit + 1)
+        content = objects.folder(place).read(name, limit).content
+    except StorageError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(url) from error
     except OSError as error:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import objects
 from pipeline.contracts import Floats
 from pipeline.errors import StoreError
 from pipeline.store import layout
@@ -143,9 +143,14 @@ class CoefficientStore:
 
     def stored_bytes(self) -> int:
         """Bytes of all files of the store that belong to its parts."""
-        fs, root = fsspec.core.url_to_fs(self.url)
-        sizes = [int(fs.du(f"{root}/{part.name}", total=True)) for part in self.parts]
-        return sum(sizes) + int(fs.size(f"{root}/{layout.ROOT}"))
+        root = len(layout.read_bytes(layout.joined(self.url, layout.ROOT)))
+        return root + sum(self.sizes().values())
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file of its parts, by the path in the store."""
+        below = objects.folder(self.url)
+        found = (below.sizes(part.name) for part in self.parts)
+        return {path: size for sizes in found for path, size in sizes.items()}
 
 
 def _joined(pieces: Sequence[StoredVariable]) -> StoredVariable:

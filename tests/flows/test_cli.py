@@ -75,6 +75,14 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(operations, tmp_
     assert calls == [(("a.zarr", "b.romzarr"), {"config": expected, "overwrite": False})]
 
 
+def test_another_kind_of_cluster_takes_none_of_the_settings_of_the_files(operations, tmp_path):
+    calls = operations.replace("compress", REPORT)
+    path = tmp_path / "config.yaml"
+    path.write_text("cluster: {kind: slurm, workers: 2, memory_limit: 1 GB, queue: night}\n")
+    assert main(["compress", "a", "b", "--config", str(path), "--cluster", "threads"]) == 0
+    assert calls[0][1]["config"] == Config()
+
+
 @pytest.mark.parametrize("text", ["auto", "7"])
 def test_the_largest_rank_may_be_automatic(operations, text):
     calls = operations.replace("compress", REPORT)
@@ -148,7 +156,8 @@ def test_a_defect_of_the_program_is_not_hidden(operations):
     ("arguments", "words"),
     [
         (["compress", "a", "b", "--tolerance", "2"], "compression.tolerance: found 2.0, allowed"),
-        (["compress", "a", "b", "--cluster", "slurm"], "cluster.kind: found 'slurm', allowed"),
+        (["compress", "a", "b", "--cluster", "pbs"], "cluster.kind: found 'pbs', allowed"),
+        (["compress", "a", "b", "--cluster", "slurm"], "cluster.memory_limit: kind 'slurm' needs"),
         (["compress", "a", "b", "--config", "absent.yaml"], "absent.yaml: cannot be read"),
     ],
 )

@@ -104,8 +104,8 @@ def test_after_a_resume_what_was_lost_is_bounded(stops, decades, masked, seed):
             coded = rng.uniform(0.5, 2, pod.rank)[:, None]
             state = replace(pod.state, modes=pod.modes * coded)
             state = replace(state, triangle=state.triangle / np.append(1.0, coded))
-            pod, move = IncrementalPOD.resumed(state, 1e-3)
-            a = move(a / coded.T)
+            pod = IncrementalPOD.resumed(state, 1e-3)
+            a = a / coded.T
         block = pod.update(rows[start:stop])
         a = np.concatenate([padded(a, pod.rank), block])
         move = pod.cut(5e-3)

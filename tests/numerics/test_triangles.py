@@ -11,7 +11,7 @@ from tests.strategies import chunkings, seeds
 
 @settings(deadline=None, max_examples=40)
 @given(st.data(), seeds)
-def test_pieces_fading_and_moves_act_on_the_triangle_as_on_the_rows(data, seed):
+def test_pieces_fading_growth_and_moves_act_on_the_triangle_as_on_the_rows(data, seed):
     rng = np.random.default_rng(seed)
     columns = data.draw(st.integers(1, 6))
     triangle, rows = Triangle(columns, data.draw(st.integers(1, 20))), np.zeros((0, columns))
@@ -19,7 +19,7 @@ def test_pieces_fading_and_moves_act_on_the_triangle_as_on_the_rows(data, seed):
         piece = rng.standard_normal((length, rows.shape[1]))
         triangle.add(piece)
         rows = np.concatenate([rows, piece])
-        action = data.draw(st.sampled_from(["none", "fade", "move", "ask"]))
+        action = data.draw(st.sampled_from(["none", "fade", "move", "grow", "ask"]))
         if action == "fade":
             triangle.fade(0.25)
             rows = rows / 2
@@ -27,6 +27,10 @@ def test_pieces_fading_and_moves_act_on_the_triangle_as_on_the_rows(data, seed):
             map_ = rng.standard_normal((rows.shape[1], data.draw(st.integers(1, 6))))
             triangle.move(map_)
             rows = rows @ map_
+        elif action == "grow":
+            more = data.draw(st.integers(0, 3))
+            triangle.grow(more)
+            rows = np.pad(rows, ((0, 0), (0, more)))
         elif action == "ask":
             triangle.result()
     found, gram = triangle.result(), rows.T @ rows

@@ -1,0 +1,117 @@
+"""Workers that are jobs of a SLURM cluster; the scheduler runs in this process."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dask_jobqueue import SLURMCluster
+from distributed import Client
+
+from flows.clusters import ClusterError, Workers
+from flows.clusters.workers import described, or_cluster_error, ready
+from pipeline.config import AUTO, NONE, ClusterConfig
+
+# Of a job's time a worker uses this much, and hands over what it holds in the rest.
+LIFETIME = 0.9
+PATIENCE_SECONDS = 60
+
+
+@contextmanager
+def start(settings: ClusterConfig) -> Iterator[Workers]:
+    """Submit jobs with one worker each, and others in place of those that end.
+
+    Raises
+    ------
+    ClusterError
+        If there is no SLURM here, it refuses such jobs, or none starts in time.
+    """
+    if shutil.which("sbatch") is None:
+        raise ClusterError(
+            "cluster.kind: found 'slurm', but this machine has no sbatch; run on a node from "
+            "which jobs are submitted, or use another kind"
+        )
+    logs = Path(settings.log_directory).expanduser().absolute()
+    logs.mkdir(parents=True, exist_ok=True)
+    with or_cluster_error(lambda: _cluster(settings, logs), "no scheduler") as cluster:
+        refuse_what_slurm_refuses(cluster.job_script())
+        # Fixed numbers too: otherwise nobody replaces a job that ended or was cancelled.
+        fixed = settings.maximum == NONE
+        cluster.adapt(
+            minimum=settings.workers if fixed else settings.minimum,
+            maximum=settings.workers if fixed else settings.maximum,
+        )
+        advice = (
+            "see squeue --me for why jobs wait, and "
+            f"{logs} for what they printed; or raise cluster.start_minutes"
+        )
+        what = described(settings, f"SLURM jobs of {settings.threads_per_worker} thread(s)")
+        with Client(cluster) as client, ready(client, what, settings.start_minutes, advice) as all_:
+            yield all_
+
+
+def _cluster(settings: ClusterConfig, logs: Path) -> SLURMCluster:
+    lifetime = int(LIFETIME * seconds(settings.walltime))
+    return SLURMCluster(
+        cores=settings.threads_per_worker,
+        processes=1,
+        memory=settings.memory_limit,
+        queue=None if settings.queue == NONE else settings.queue,
+        account=None if settings.account == NONE else settings.account,
+        walltime=settings.walltime,
+        interface=None if settings.interface == AUTO else settings.interface,
+        job_name="romzarr",
+        job_extra_directives=list(settings.directives),
+        job_script_prologue=list(settings.prologue),
+        log_directory=str(logs),
+        # Different for each, so that not all of them hand over at once.
+        worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{lifetime // 9}s"],
+        # A port of its own: the usual one may belong to another job.
+        scheduler_options={"dashboard_address": ":0"},
+    )
+
+
+def seconds(walltime: str) -> int:
+    """Seconds of a time that `pipeline.config` let pass.
+
+    Examples
+    --------
+    >>> seconds("2-01:30:00")
+    178200
+    """
+    days, hours, minutes, rest = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", walltime).groups()  # type: ignore[union-attr]
+    return ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(rest)
+
+
+def refuse_what_slurm_refuses(script: str) -> None:
+    """Have SLURM judge the jobs before one is submitted.
+
+    Raises
+    ------
+    ClusterError
+        With SLURM's own words.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        try:
+            done = subprocess.run(
+                ["sbatch", "--test-only", file.name],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(
+                f"sbatch has not answered for {PATIENCE_SECONDS} s; see sinfo whether SLURM runs"
+            ) from error
+    if done.returncode:
+        raise ClusterError(
+            f"SLURM refuses such jobs: {' '.join(done.stderr.split())}; correct cluster.queue, "
+            "cluster.account, cluster.walltime, cluster.memory_limit or cluster.directives"
+        )

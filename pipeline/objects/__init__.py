@@ -1,0 +1,11 @@
+"""Files at URLs: object storage through obstore, everything else through fsspec.
+
+Credentials come from the environment of each process (``AWS_ACCESS_KEY_ID`` and so on) and
+stay in it: what is pickled holds the URL alone.
+"""
+
+from pipeline.objects.folder import Folder, Stored, folder
+from pipeline.objects.remote import RemoteStore, zarr_store
+from pipeline.objects.requests import located, told
+
+__all__ = ["Folder", "RemoteStore", "Stored", "folder", "located", "told", "zarr_store"]

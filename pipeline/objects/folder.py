@@ -1,0 +1,131 @@
+"""Single files below a URL or path: read, listed, removed, and replaced in one step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from zarr.core.sync import collect_aiterator, sync
+
+from pipeline.objects.remote import RemoteStore
+from pipeline.objects.requests import asked, is_object_store, located
+
+
+class Stored(NamedTuple):
+    """Content of a file, and the version that it is, where there are versions."""
+
+    content: bytes
+    version: Mapping[str, str] | None
+
+
+class Folder(Protocol):
+    """Files below a URL, by their paths in it."""
+
+    def read(self, path: str, limit: int) -> Stored:
+        """The file at `path`, no more than one byte beyond `limit`; or FileNotFoundError."""
+        ...
+
+    def names(self) -> set[str]:
+        """What is directly below."""
+        ...
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """Bytes of every file below `path`."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove everything below `path`, if there is anything."""
+        ...
+
+    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+        """Write a file if it still is of `version` (None: if there is none), in one step.
+
+        Returns whether it was written.
+        """
+        ...
+
+
+def folder(url: str) -> Folder:
+    """The folder at a URL or path."""
+    return ObjectFolder(url) if is_object_store(url) else FsspecFolder(url)
+
+
+class ObjectFolder:
+    """A prefix in object storage."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._zarr = url, RemoteStore(url)
+
+    def read(self, path: str, limit: int) -> Stored:
+        store = self._zarr.store
+
+        async def request() -> Stored:
+            found = await store.get_async(path)
+            version = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key]}
+            if found.meta["size"] > limit:
+                content = await store.get_range_async(path, start=0, end=limit + 1)
+            else:
+                content = await found.bytes_async()
+            return Stored(bytes(content), version)
+
+        stored: Stored = sync(asked(f"{self._url}/{path}", request))
+        return stored
+
+    def names(self) -> set[str]:
+        return set(collect_aiterator(self._zarr.list_dir("")))
+
+    def sizes(self, path: str) -> dict[str, int]:
+        return dict(collect_aiterator(self._zarr.listed(path)))
+
+    def remove(self, path: str) -> None:
+        paths = list(self.sizes(path))
+        if paths:
+            sync(asked(self._url, lambda: self._zarr.store.delete_async(paths)))
+
+    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        condition: Any = "create" if version is None else version
+        store, where = self._zarr.store, f"{self._url}/{path}"
+        try:
+            sync(asked(where, lambda: store.put_async(path, content, mode=condition)))
+        except (AlreadyExistsError, PreconditionError):
+            # It may be what an earlier try wrote, whose answer was lost.
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(path, len(content)).content == content
+            return False
+        return True
+
+
+class FsspecFolder:
+    """A folder of any file system that fsspec knows; there `replace` has no condition."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, self._root = located(url)
+
+    def read(self, path: str, limit: int) -> Stored:
+        with self._fs.open(f"{self._root}/{path}", "rb") as file:
+            return Stored(file.read(limit + 1), None)
+
+    def names(self) -> set[str]:
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
+
+    def sizes(self, path: str) -> dict[str, int]:
+        found = self._fs.find(f"{self._root}/{path}", detail=True)
+        start = len(self._root) + 1
+        return {name[start:]: int(facts["size"]) for name, facts in found.items()}
+
+    def remove(self, path: str) -> None:
+        self._fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/{path}", recursive=True)
+
+    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+        self._fs.pipe_file(f"{self._root}/{path}", content)
+        return True

@@ -1,0 +1,134 @@
+"""Parts of a store that an open segment has: writing one, and going on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.archive.archive import Archive
+from pipeline.config import Config
+from pipeline.contracts import CodedLatent, SparseModel
+from pipeline.numerics.budget import ErrorBudget, VariableNorms
+from pipeline.numerics.incremental import IncrementalPOD
+from pipeline.numerics.library import Library, PolynomialLibrary
+from pipeline.store.writer import StoreWriter
+from pipeline.streams.blocks import Frame
+from pipeline.streams.running import ARITHMETIC, RunningFields
+from pipeline.write import Coding, facts
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """The model of a segment so far, and its terms; None where there is none yet."""
+
+    library: Library | None
+    model: SparseModel | None
+
+    @property
+    def coefficients(self) -> Matrix:
+        """Xi (1, p, q); zeros for a single state where there is no model."""
+        if self.model is None:
+            return np.zeros((1, 2, 1))
+        return self.model.coefficients[None]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        library = self.library or PolynomialLibrary(1, 1)
+        if self.model is None:
+            return {"library": library.spec(), "model": {"residual": [0.0], "dependent": []}}
+        return {
+            "library": library.spec(),
+            "nonzero_terms": self.model.nonzero_terms,
+            "model": {
+                "residual": [round(float(r), 6) for r in self.model.residual],
+                "dependent": list(self.model.dependent[:8]),
+            },
+        }
+
+
+def write_running_fields(
+    writer: StoreWriter,
+    frame: Frame,
+    pod: IncrementalPOD,
+    fields: list[RunningFields | None],
+    scales: Vector,
+    with_mean: bool,
+) -> None:
+    """Fields of modes that are new, with the mean and masks if these are the first."""
+    for number, coded in enumerate(fields):
+        variable, part = frame.variables[number], frame.edges[number]
+        space = variable.space_shape
+        valid = np.ones(part.stop - part.start, bool) if pod.valid is None else pod.valid[part]
+        if pod.fluctuation[number] == 0:
+            mean = np.where(valid, pod.origin[part], np.nan).astype(variable.dtype)
+            writer.write_constant(variable.name, variable.space_dims, mean.reshape(space))
+            continue
+        if coded is None:
+            continue
+        masked = with_mean and not valid.all()
+        writer.create_fields(
+            variable.name,
+            variable.space_dims,
+            space,
+            coded.tile,
+            len(scales),
+            coded.step,
+            ARITHMETIC,
+            variable.name if masked else None,
+        )
+        for index, content in coded.contents.items():
+            writer.fields.write_tile(variable.name, index, content)
+        if masked:
+            everywhere = tuple(slice(0, n) for n in space)
+            writer.fields.write_mask(variable.name, everywhere, ~valid.reshape(space))
+    if len(scales):
+        writer.write_singular_values(scales)
+
+
+def write_running(
+    writer: StoreWriter, archive: Archive, coded: CodedLatent | None, model: LiveModel
+) -> None:
+    """Coordinates, times, and coefficients where there are any."""
+    writer.write_coordinates(archive.carried)
+    writer.write_time(archive.time)
+    if coded is not None:
+        writer.write_latent(coded, archive.time.dim)
+        writer.write_model(model.coefficients)
+
+
+def running_facts(
+    archive: Archive,
+    pod: IncrementalPOD,
+    errors: Mapping[str, float],
+    model: LiveModel,
+    config: Config,
+) -> dict[str, Any]:
+    """All that a part of an open segment says, but for the state of the stream."""
+    names = [variable.name for variable in archive.variables]
+    codings = tuple("pod" if total > 0 else "constant" for total in pod.fluctuation)
+    coding = Coding(codings, pod.rank, ARITHMETIC.name)
+    return {
+        **facts(archive, coding, None, errors, config),
+        **(model.facts if pod.rank else {}),
+        "fluctuation": dict(zip(names, pod.fluctuation.tolist(), strict=True)),
+    }
+
+
+def relative_errors(frame: Frame, pod: IncrementalPOD, lost: Vector) -> dict[str, float]:
+    """Bound on the error of every variable, and the largest, from squares `lost` (V,)."""
+    budget = ErrorBudget(lost, lost, lost, ARITHMETIC, pod.tolerance)
+    mean, errors = pod.mean**2, dict[str, float]()
+    weights = np.ones_like(mean) if pod.weights is None else pod.weights
+    for v, (variable, part) in enumerate(zip(frame.variables, frame.edges, strict=True)):
+        size = float(np.sqrt(pod.snapshots * np.sum(weights[part] * mean[part])))
+        total = float(np.sqrt(pod.fluctuation[v]))
+        norms = VariableNorms(variable.name, total, size, variable.dtype)
+        errors[variable.name] = budget.with_rounding(norms, float(lost[v] ** 0.5)) / (total or 1)
+    return errors | {"largest": max(errors.values())}

@@ -1,0 +1,197 @@
+"""Streams beside batch: the bound, rank, bytes and time; a change of regime; memory over time.
+
+``python -m tests.benchmarks.bench_stream`` prints the tables of STREAMING.md and draws its
+picture. Times are of CPU of one process with one BLAS thread, as what else runs on a machine
+does not enter these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+from threadpoolctl import threadpool_limits
+
+import pipeline
+from pipeline import StreamCompressor
+from tests.benchmarks.measure import MB, Record, memory, reset_peak, table
+from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
+
+BLOCKS = (50, 7, 1)
+TOLERANCE = 1e-2
+PICTURE = Path(__file__).with_name("streaming_memory.png")
+# Of the stream whose memory is watched.
+POINTS, STEPS, WATCHED = 2000, 100_000, 2000
+
+
+def blocks_of(source: xr.Dataset, dim: str, length: int) -> Iterator[xr.Dataset]:
+    return (source.isel({dim: slice(k, k + length)}) for k in range(0, source.sizes[dim], length))
+
+
+def page(records: Sequence[Record]) -> str:
+    """A table with the keys of the first record."""
+    header = list(records[0])
+    return table(header, [[record.get(key) for key in header] for record in records])
+
+
+# --- beside batch -------------------------------------------------------------------------
+
+
+def beside_batch(source: xr.Dataset, dim: str, name: str, blocks: Sequence[int]) -> list[Record]:
+    """One record for each block length."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        batch = pipeline.compress(source, f"{folder}/batch", tolerance=TOLERANCE)
+        whole = time.process_time() - began
+        return [
+            _streamed(source, dim, name, f"{folder}/{length}", length, batch, whole)
+            for length in blocks
+        ]
+
+
+def _streamed(
+    source: xr.Dataset, dim: str, name: str, store: str, length: int, batch: Any, whole: float
+) -> Record:
+    pieces = list(blocks_of(source, dim, length))
+    began = time.process_time()
+    stream = StreamCompressor(store, tolerance=TOLERANCE)
+    for piece in pieces:
+        stream.update(piece)
+    updates, working = time.process_time() - began, stream.rank
+    stream.close()
+    both, info = time.process_time() - began, pipeline.info(store)
+    checked = pipeline.verify(store, source)
+    return {
+        "dataset": name,
+        "block": length,
+        "bound kept": checked.ok,
+        "error / tolerance": checked.relative_l2_error["largest"] / TOLERANCE,
+        "working rank": working,
+        "rank": info.rank,
+        "batch rank": batch.rank,
+        "bytes": info.stored_bytes,
+        "bytes / batch": info.stored_bytes / batch.stored_bytes,
+        "update MB/s": batch.raw_bytes / MB / updates,
+        "with close MB/s": batch.raw_bytes / MB / both,
+        "batch MB/s": batch.raw_bytes / MB / whole,
+    }
+
+
+# --- change of regime ---------------------------------------------------------------------
+
+
+def two_systems(points: int = 400, snapshots: int = 3000) -> xr.Dataset:
+    """An oscillator, then a Lorenz attractor in another subspace."""
+    half = snapshots // 2
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((points, 5)))[0].T
+    first, second = (s.record(half)[1] for s in (LINEAR_OSCILLATOR, LORENZ))
+    unit = [each / np.linalg.norm(each - each.mean(axis=0)) for each in (first, second)]
+    rows = np.concatenate([unit[0] @ shapes[:2], unit[1] @ shapes[2:]])
+    times = 0.01 * np.arange(len(rows))
+    return xr.Dataset({"x": (("time", "point"), 1.0 + rows)}, {"time": times})
+
+
+def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]:
+    """Rank, bytes and error at a commit after every block."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        stream = StreamCompressor(f"{folder}/s", tolerance=TOLERANCE)
+        for piece in blocks_of(source, dim, length):
+            began = time.process_time()
+            stream.update(piece)
+            spent = time.process_time() - began
+            stream.commit()
+            seen = source.isel({dim: slice(stream.snapshots)})
+            checked = pipeline.verify(f"{folder}/s", seen)
+            info = pipeline.info(f"{folder}/s")
+            found.append(
+                {
+                    "stream": name,
+                    "snapshots": stream.snapshots,
+                    "rank": stream.rank,
+                    "error / tolerance": checked.relative_l2_error["largest"] / TOLERANCE,
+                    "kB": info.stored_bytes / 1e3,
+                    "update ms": 1e3 * spent,
+                }
+            )
+        stream.close()
+        info = pipeline.info(f"{folder}/s")
+        last = {"stream": name, "snapshots": "closed", "rank": info.rank}
+        error = info.relative_l2_error["largest"] / TOLERANCE
+        found.append(last | {"error / tolerance": error, "kB": info.stored_bytes / 1e3})
+    return found
+
+
+# --- memory -------------------------------------------------------------------------------
+
+
+def watched(snapshots: int, points: int, every: int, folder: str) -> list[tuple[int, float]]:
+    """Most resident MB of this process since the snapshots before, along an endless wave in
+    blocks of 50; at last with `close`."""
+    x, found = np.linspace(0, 1, points), []
+    reset_peak()
+    stream = StreamCompressor(f"{folder}/s", tolerance=TOLERANCE)
+    for start in range(0, snapshots, 50):
+        t = 0.05 * np.arange(start, start + 50)[:, None]
+        rows = sum(np.sin(k * (2 * t - 5 * x) + np.sin(0.1 * k * t)) / k**2 for k in (1, 2, 3))
+        stream.update(np.asarray(rows, np.float32))
+        if (start + 50) % every == 0:
+            found.append((start + 50, memory()["peak"] / MB))
+            reset_peak()
+    stream.close()
+    found.append((snapshots, memory()["peak"] / MB))
+    return found
+
+
+def draw(curve: Sequence[tuple[int, float]], raw_bytes: float, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.plot(*zip(*curve, strict=True))
+    axes.set(xlabel="snapshots", ylabel="most resident MB", ylim=(0, None))
+    axes.set_title(f"{raw_bytes / MB:.0f} MB streamed in blocks of 50", fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+# --- all of it ----------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("datasets", nargs="*", help="Zarr archives (none: only what is made up)")
+    options.add_argument("--blocks", type=int, nargs="+", default=BLOCKS)
+    options.add_argument("--steps", type=int, default=STEPS)
+    options.add_argument("--picture", type=Path, default=PICTURE)
+    chosen = options.parse_args(arguments)
+    with dask.config.set(scheduler="synchronous"), threadpool_limits(1, user_api="blas"):
+        # First, as whatever else runs leaves something in memory.
+        with tempfile.TemporaryDirectory() as folder:
+            curve = watched(chosen.steps, POINTS, max(50, min(WATCHED, chosen.steps // 2)), folder)
+        print(table(("snapshots", "most resident MB"), curve[:: max(1, len(curve) // 8)]))
+        draw(curve, 4.0 * POINTS * chosen.steps, chosen.picture)
+        for path in chosen.datasets:
+            source, dim = xr.open_zarr(path, consolidated=False).load(), _time_of(path)
+            print(page(beside_batch(source, dim, Path(path).stem, chosen.blocks)), flush=True)
+            if "cylinder_nek" in path:
+                print(page(switch(source, dim, Path(path).stem, 25)), flush=True)
+        print(page(switch(two_systems(), "time", "two systems", 250)), flush=True)
+
+
+def _time_of(path: str) -> str:
+    from pipeline.archive import open_archive
+
+    return open_archive(path).time.dim
+
+
+if __name__ == "__main__":
+    main()

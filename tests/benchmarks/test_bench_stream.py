@@ -1,0 +1,18 @@
+"""The benchmark of streams at its smallest size."""
+
+from tests.benchmarks import bench_stream
+
+
+def test_streams_are_compared_with_batch_and_watched(tmp_path):
+    source = bench_stream.two_systems(points=20, snapshots=200)
+    (record,) = bench_stream.beside_batch(source, "time", "two", [50])
+    assert record["bound kept"]
+    assert record["rank"] >= 2
+    assert "two" in bench_stream.page([record])
+    ranks = [each["rank"] for each in bench_stream.switch(source, "time", "two", 50)]
+    assert ranks[1] == 2
+    assert ranks[2] == 5
+    curve = bench_stream.watched(200, 30, 100, str(tmp_path))
+    assert [at for at, _ in curve] == [100, 200, 200]
+    bench_stream.draw(curve, 1e6, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").exists()

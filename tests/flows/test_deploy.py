@@ -1,0 +1,264 @@
+"""What deploy/ ships is what the programs that read it accept, and what its README says."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from flows.arguments import parser
+from pipeline.config import ClusterConfig, load_config
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+README = (DEPLOY / "README.md").read_text()
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.name != "README.md")
+COMMAND = re.compile(r"\bromzarr +(?:nightly|compress|verify|status|append)\b[^`\n]*")
+
+
+def documents(name: str) -> list[dict]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Command lines of romzarr: in scripts, and in lists as YAML has them."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    plain = re.sub(r"[\[\],\"]", " ", "\n".join(lines))
+    return [shlex.split(found, comments=True)[1:] for found in COMMAND.findall(plain)]
+
+
+# --- README -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_file_is_linked_from_the_readme(path):
+    assert f"]({path.relative_to(DEPLOY)})" in README
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (DEPLOY / link).exists()
+
+
+def test_every_trigger_takes_three_commands():
+    _, _, triggers = README.partition("## What starts it every night")
+    for section in triggers.split("\n### ")[1:]:
+        assert len(re.findall(r"^    \S", section, re.MULTILINE)) == 3, section
+
+
+@pytest.mark.parametrize("path", [*FILES, DEPLOY / "README.md"], ids=lambda path: path.name)
+def test_every_command_of_romzarr_exists_with_its_flags(path):
+    for command in commands_in(path.read_text()):
+        if command[0] == "nightly" and not has_nightly():
+            pytest.xfail("romzarr nightly is not there yet")
+        parser().parse_args(command)
+
+
+def has_nightly() -> bool:
+    return "nightly" in parser().format_help()
+
+
+def test_the_triggers_start_the_nightly_command():
+    for name in ("crontab", "systemd/romzarr-nightly.service", "slurm/nightly.sbatch"):
+        assert [c[0] for c in commands_in((DEPLOY / name).read_text())] == ["nightly"]
+    for name in ("kubernetes/nightly.yaml", "compose.yaml"):
+        assert [c[0] for c in commands_in((DEPLOY / name).read_text())][-1] == "nightly"
+
+
+def test_the_settings_of_clusters_in_the_readme_are_allowed(tmp_path):
+    lines = re.findall(r"^    (cluster: .*)$", README, re.MULTILINE)
+    assert len(lines) == 3
+    for number, line in enumerate(lines):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(line)
+        assert load_config(path).cluster.kind in line
+
+
+# --- cron and systemd ---------------------------------------------------------------------
+
+
+def test_the_crontab_has_one_line_with_a_time_of_day():
+    lines = [line for line in (DEPLOY / "crontab").read_text().splitlines() if line[0] != "#"]
+    variable, job = lines
+    assert re.fullmatch(r"[A-Z]+=\S+", variable)
+    minute, hour, *days, command = job.split(maxsplit=5)
+    assert (int(minute) < 60, int(hour) < 24, days) == (True, True, ["*", "*", "*"])
+    # cron takes a percent sign for the end of the line.
+    assert "%" not in command
+    subprocess.run(["sh", "-n", "-c", command], check=True)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_systemd_accepts_the_units(tmp_path):
+    for unit in ("romzarr-nightly.service", "romzarr-nightly.timer"):
+        text = (DEPLOY / "systemd" / unit).read_text()
+        # It looks for the program.
+        (tmp_path / unit).write_text(text.replace("/opt/romzarr/bin/romzarr", sys.executable))
+    units = sorted(tmp_path.iterdir())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_night_that_failed_is_not_repeated_and_a_crash_is():
+    service = (DEPLOY / "systemd" / "romzarr-nightly.service").read_text()
+    assert "Restart=on-failure\nRestartPreventExitStatus=1 2\n" in service
+    job = documents("kubernetes/nightly.yaml")[-1]["spec"]["jobTemplate"]["spec"]
+    fail = job["podFailurePolicy"]["rules"][-1]
+    assert (fail["action"], fail["onExitCodes"]["values"]) == ("FailJob", [1, 2])
+    assert job["backoffLimit"] > 0
+
+
+# --- SLURM and Docker ---------------------------------------------------------------------
+
+
+def test_the_script_of_sbatch_is_one_of_bash():
+    subprocess.run(["bash", "-n", DEPLOY / "slurm" / "nightly.sbatch"], check=True)
+
+
+def test_the_dockerfile_pleases_hadolint():
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_dockerfile_copies_what_is_there_and_all_that_is_installed():
+    lines = (DEPLOY / "Dockerfile").read_text()
+    copied = {
+        name
+        for line in re.findall(r"^COPY (.*) /src", lines, re.MULTILINE)
+        for name in line.split()
+    }
+    assert all((DEPLOY.parent / name).exists() for name in copied)
+    packages = {"pipeline", "flows", "pyproject.toml", "README.md", "LICENSE"}
+    assert copied == packages
+
+
+def test_the_services_of_compose_refer_to_what_there_is():
+    (compose,) = documents("compose.yaml")
+    services = compose["services"]
+    assert services.keys() == {"scheduler", "worker", "nightly"}
+    assert {each["image"] for each in services.values()} == {"romzarr:0.1.0"}
+    for service in services.values():
+        assert service.keys() <= COMPOSE_KEYS
+        assert set(service.get("depends_on", ())) <= services.keys()
+        for each in service.get("configs", ()):
+            assert each["source"] in compose["configs"]
+    assert services["worker"]["command"][2] in services["nightly"]["command"]
+    assert "healthcheck" in services["scheduler"]
+    assert (DEPLOY / services["scheduler"]["build"]["context"]).resolve() == DEPLOY.parent
+    # Credentials come from a file of the operator's.
+    assert not any("environment" in service for service in services.values())
+
+
+COMPOSE_KEYS = {
+    *("image", "env_file", "volumes", "init", "cap_drop", "security_opt", "build", "command"),
+    *("restart", "healthcheck", "depends_on", "deploy", "profiles", "configs"),
+}
+
+
+# --- Kubernetes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_kubernetes_accepts_the_nightly_job(number):
+    document = documents("kubernetes/nightly.yaml")[number]
+    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_nightly_yaml_has_no_more_documents_than_are_checked():
+    kinds = [each["kind"] for each in documents("kubernetes/nightly.yaml")]
+    assert kinds == ["ServiceAccount", "Role", "RoleBinding", "CronJob"]
+
+
+@lru_cache
+def schema_of(kind: str) -> dict:
+    """The operator's own schema of a resource, as its package ships it, nothing else allowed."""
+    folder = Path(pytest.importorskip("dask_kubernetes").__file__).parent / "operator"
+    crds = folder / "deployment" / "helm" / "dask-kubernetes-operator" / "crds"
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    definition = yaml.load((crds / f"{kind.lower()}.yaml").read_text(), loader)
+    (version,) = definition["spec"]["versions"]
+    schema = closed(version["schema"]["openAPIV3Schema"])
+    for name in ("apiVersion", "kind", "metadata"):
+        schema["properties"][name] = {}
+    return schema
+
+
+def closed(schema):
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: closed(value) for key, value in schema.items()}
+    if isinstance(inner.get("properties"), dict) and inner.get("type") == "object":
+        inner.setdefault("additionalProperties", False)
+    return inner
+
+
+def check(document: dict, kind: str) -> None:
+    # Not jsonschema.validate: it takes seconds to see that the schema itself is one.
+    jsonschema.Draft202012Validator(schema_of(kind)).validate(document)
+
+
+def test_the_operator_accepts_the_standing_cluster():
+    cluster, autoscaler = documents("kubernetes/cluster.yaml")
+    for document in (cluster, autoscaler):
+        check(document, document["kind"])
+        assert document["apiVersion"] == "kubernetes.dask.org/v1"
+    assert autoscaler["spec"]["cluster"] == cluster["metadata"]["name"] == "romzarr"
+    ports = {port["port"] for port in cluster["spec"]["scheduler"]["service"]["ports"]}
+    assert 8786 in ports
+
+
+def test_a_wrong_manifest_is_found_out():
+    cluster, _ = documents("kubernetes/cluster.yaml")
+    cluster["spec"]["worker"]["spec"]["containers"][0]["envform"] = []
+    with pytest.raises(jsonschema.ValidationError, match="envform"):
+        check(cluster, "DaskCluster")
+
+
+@pytest.mark.parametrize("scaling", [{"workers": 3}, {"minimum": 2, "maximum": 9}])
+@pytest.mark.parametrize("secret", ["none", "romzarr"])
+def test_the_operator_accepts_the_clusters_that_commands_ask_for(scaling, secret):
+    from flows.clusters.kubernetes import specification
+
+    settings = ClusterConfig(
+        kind="kubernetes", image="romzarr:1", memory_limit="4 GB", secret=secret, **scaling
+    )
+    resource = specification(settings, "romzarr-1")
+    check(resource, "DaskCluster")
+    worker = resource["spec"]["worker"]
+    assert worker["replicas"] == scaling.get("workers", 2)
+    container = worker["spec"]["containers"][0]
+    assert container["resources"]["limits"] == {"cpu": "1", "memory": "4000000000"}
+    assert ("envFrom" in container) == (secret != "none")
+
+
+def test_a_kubernetes_that_does_not_answer_is_said_not_to(tmp_path, monkeypatch):
+    from flows.cluster import connect
+    from flows.clusters import ClusterError
+
+    place = {"name": "here", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "here", "context": {"cluster": "here", "user": "me"}}
+    config = {"apiVersion": "v1", "kind": "Config", "current-context": "here"}
+    config |= {"clusters": [place], "contexts": [context], "users": [{"name": "me", "user": {}}]}
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    settings = ClusterConfig(
+        kind="kubernetes", image="a", workers=1, memory_limit="1 GB", start_minutes=0.05
+    )
+    with (
+        pytest.raises(ClusterError, match=r"no DaskCluster in namespace 'default'; see that"),
+        connect(settings),
+    ):
+        pass

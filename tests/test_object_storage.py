@@ -1,0 +1,401 @@
+"""Archives and stores on S3, over HTTP, through a network that fails."""
+
+import http.client
+import itertools
+import json
+import pickle
+import threading
+import time
+from contextlib import contextmanager
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import pipeline
+from flows.cli import main
+from pipeline import objects
+from pipeline.archive import open_archive
+from pipeline.archive.location import process_store
+from pipeline.errors import StorageError, StoreError, StoreExistsError
+from pipeline.objects import requests
+from pipeline.store import layout
+from pipeline.store.commit import Commit, committer
+from pipeline.store.layout import Part, Root
+from tests.oracles import decoded_errors
+from tests.s3_server import proxied
+
+obstore = pytest.importorskip("obstore", reason="s3:// URLs need obstore")
+moto = pytest.importorskip("moto.server", reason="the S3 server of these tests is moto's")
+
+ID, SECRET = "AKIDCANARY4711", "canary/secret+4711"
+TOLERANCE = 1e-2
+
+
+@pytest.fixture(scope="module")
+def server():
+    with pytest.MonkeyPatch.context() as patch:
+        # It would write every request to standard error.
+        patch.setattr("werkzeug.serving.WSGIRequestHandler.log", lambda *arguments: None)
+        running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        running.start()
+        yield running.get_host_and_port()
+        running.stop()
+
+
+@contextmanager
+def fresh_connections():
+    """As in a new process, which has yet to look at its environment."""
+    kept = (requests.connection, requests._file_system, process_store)
+    for each in kept:
+        each.cache_clear()
+    yield
+    for each in kept:
+        each.cache_clear()
+
+
+numbers = itertools.count()
+
+
+def public(bucket: str) -> str:
+    """A policy by which everybody may read."""
+    actions = ["s3:GetObject", "s3:ListBucket"]
+    places = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    statement = {"Effect": "Allow", "Principal": "*", "Action": actions, "Resource": places}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+@pytest.fixture
+def s3(server, monkeypatch):
+    """The proxy in front of a server, and the URL of an empty bucket there."""
+    settings = {
+        "AWS_ACCESS_KEY_ID": ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(requests, "SILENT_SECONDS", 0.6)
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
+    with proxied(server) as proxy, fresh_connections():
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        bucket = f"bucket-{next(numbers)}"
+        connection = http.client.HTTPConnection(*server)
+        for path, body in ((f"/{bucket}", ""), (f"/{bucket}?policy", public(bucket))):
+            connection.request("PUT", path, body)
+            assert connection.getresponse().read() is not None
+        connection.close()
+        yield proxy, f"s3://{bucket}"
+
+
+def waves(seed: int = 0) -> xr.Dataset:
+    t, x = np.linspace(0, 6, 60)[:, None], np.linspace(0, 1, 80)[None, :]
+    u = sum(np.sin(k * (3 * t - 5 * x + seed)) / k**2 for k in (1, 2, 3))
+    return xr.Dataset({"u": (("time", "x"), u)}, {"time": t[:, 0], "x": x[0]})
+
+
+def archived(url: str, source: xr.Dataset) -> str:
+    place = f"{url}/archive.zarr"
+    store = objects.zarr_store(place, read_only=False)
+    source.to_zarr(store, encoding={"u": {"chunks": (20, 40)}}, consolidated=False)
+    return place
+
+
+def names(url: str) -> list[str]:
+    return sorted(objects.folder(url).sizes(""))
+
+
+# --- the way there and back ---------------------------------------------------------------
+
+
+def test_an_archive_on_s3_becomes_a_store_on_s3(s3, capsys):
+    _, url = s3
+    source, store = waves(), f"{url}/deep/er/store.romzarr"
+    place = archived(url, source)
+    assert main(["compress", place, store, "--tolerance", "1e-2", "--json"]) == 0
+    assert main(["verify", store, place]) == 0
+    assert main(["info", store]) == 0
+    decoded = xr.open_dataset(store, engine="romzarr", chunks={})
+    assert max(decoded_errors(source, decoded).values()) <= TOLERANCE
+    with pytest.raises(StoreExistsError, match="already exists"):
+        pipeline.compress(place, store, tolerance=TOLERANCE)
+    # One generation and the root that names it.
+    assert len(objects.folder(store).names()) == 2
+
+
+def test_netcdf_and_csv_are_read_from_s3(s3, tmp_path):
+    _, url = s3
+    waves().to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    (tmp_path / "a.csv").write_text("0,1,2,3,4,5\n1,4,9,16,25,36\n")
+    for name in ("a.nc", "a.csv"):
+        assert objects.folder(url).replace(name, (tmp_path / name).read_bytes(), None)
+        (variable, *_) = open_archive(f"{url}/{name}").variables
+        assert variable.shape in {(60, 80), (1, 6)}
+
+
+def test_public_data_is_read_without_credentials(s3, monkeypatch):
+    proxy, url = s3
+    place = archived(url, waves())
+    assert all("authorization" in headers for _, _, headers in proxy.requests)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    proxy.requests.clear()
+    with fresh_connections():
+        assert open_archive(place).variables[0].shape == (60, 80)
+    assert proxy.requests
+    assert not any("authorization" in headers for _, _, headers in proxy.requests)
+
+
+def test_without_credentials_it_is_said_that_there_are_none(s3, monkeypatch):
+    proxy, url = s3
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    # Where a machine of a cloud asks for its role.
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", proxy.url)
+    proxy.fault = lambda method, path: "503"
+    with fresh_connections(), pytest.raises(StorageError, match="there are credentials"):
+        open_archive(f"{url}/a.zarr")
+
+
+# --- secrets ------------------------------------------------------------------------------
+
+
+def holds_secret(content: bytes) -> bool:
+    return any(word.encode() in content for word in (ID, SECRET))
+
+
+def test_secrets_are_in_no_graph_log_store_or_report(s3, caplog, capfd):
+    proxy, url = s3
+    source, store = waves(), f"{url}/store.romzarr"
+    place = archived(url, source)
+    # Every graph that is computed meanwhile, as it would travel to a scheduler.
+    graphs = []
+
+    def recorded(dsk, keys, **options):
+        graphs.append(pickle.dumps((dsk.__dask_graph__() if hasattr(dsk, "layers") else dsk, keys)))
+        return dask.get(dsk, keys, **options)
+
+    with caplog.at_level("DEBUG"):
+        with dask.config.set(scheduler=recorded):
+            pipeline.compress(place, store, tolerance=TOLERANCE)
+            pipeline.verify(store, place)
+            xr.open_dataset(store, engine="romzarr", chunks={"time": 20}).u.sum().compute()
+        assert main(["info", store, "--json"]) == 0
+        for fault in ("403", "500"):
+            proxy.fault = lambda method, path, fault=fault: fault
+            assert main(["verify", store, place]) == 1
+        proxy.fault = lambda method, path: None
+    assert len(graphs) > 3
+    # What is looked at is what would travel.
+    assert any(place.encode() in graph for graph in graphs)
+    out, err = capfd.readouterr()
+    everything = [*graphs, out.encode(), err.encode(), caplog.text.encode()]
+    everything += [objects.folder(url).read(name, 10**9).content for name in names(url)]
+    assert not any(holds_secret(content) for content in everything)
+    assert "access is refused" in err
+    assert "does not answer" in err
+
+
+def test_a_zarr_store_pickles_without_secrets_and_opens_with_those_of_the_process(s3):
+    _, url = s3
+    archived(url, waves())
+    store = objects.zarr_store(f"{url}/archive.zarr", read_only=True)
+    pickled = pickle.dumps(store)
+    assert not holds_secret(pickled)
+    assert len(pickled) < 200
+    again = pickle.loads(pickled)
+    assert again == store
+    assert xr.open_zarr(again, consolidated=False).u.shape == (60, 80)
+
+
+# --- a network that fails -----------------------------------------------------------------
+
+
+def every(number: int, *faults: str):
+    """One request of so many fails, in each of these ways by turns."""
+    counter, turns = itertools.count(1), itertools.cycle(faults)
+    return lambda method, path: next(turns) if next(counter) % number == 0 else None
+
+
+PASSING = ["500", "503", "reset", "lost", "truncated", "stalled", "hang"]
+
+
+def test_what_fails_now_and_then_changes_nothing(s3):
+    proxy, url = s3
+    source, store = waves(), f"{url}/store.romzarr"
+    place = archived(url, source)
+    proxy.fault = every(11, *PASSING)
+    pipeline.compress(place, store, tolerance=TOLERANCE)
+    assert pipeline.verify(store, place).ok
+    proxy.fault = lambda method, path: None
+    decoded = xr.open_dataset(store, engine="romzarr").load()
+    assert max(decoded_errors(source, decoded).values()) <= TOLERANCE
+    assert len(objects.folder(store).names()) == 2
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_any_request_is_sent_again_and_none_forever(s3, fault, monkeypatch):
+    proxy, url = s3
+    monkeypatch.setattr(requests, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(requests, "TRIES", 3)
+    place = objects.folder(url)
+    works = {
+        "PUT": lambda: place.replace("a", b"123456", None),
+        "GET": lambda: place.read("a", 9).content == b"123456",
+        "LIST": lambda: place.sizes("") == {"a": 6} and place.names() == {"a"},
+        "POST": lambda: place.remove("") is None,
+    }
+    for work in works.values():
+        proxy.fault, before = every(2, fault), len(proxy.requests)
+        assert work()
+        assert work()
+        assert len(proxy.requests) > before + 2
+    for work in (works["GET"], works["LIST"]):
+        began, proxy.fault = time.monotonic(), lambda method, path: fault
+        with pytest.raises(StorageError, match=r"s3://.*: object storage does not answer.*run aga"):
+            work()
+        assert time.monotonic() - began < 5
+
+
+def test_a_read_that_always_fails_ends_with_what_to_do_and_leaves_nothing(s3):
+    proxy, url = s3
+    place = archived(url, waves())
+    proxy.fault = lambda method, path: "503" if "/u/c/" in path and method == "GET" else None
+    with pytest.raises(StorageError, match=r"/u/c/\d/\d: object storage does not answer.*run aga"):
+        pipeline.compress(place, f"{url}/store.romzarr", tolerance=TOLERANCE)
+    assert names(f"{url}/store.romzarr") == []
+
+
+def test_a_write_that_always_fails_leaves_what_was_there(s3):
+    proxy, url = s3
+    store = f"{url}/store.romzarr"
+    published(begun(store))
+    before = names(store)
+    proxy.fault = lambda method, path: "403" if method == "PUT" and "/basis/" in path else None
+    with pytest.raises(StoreError, match=r"cannot be written: .*access is refused.*nothing was"):
+        pipeline.compress(waves(1), store, tolerance=TOLERANCE, overwrite=True)
+    assert names(store) == before
+
+
+# --- the commit ---------------------------------------------------------------------------
+
+
+def begun(store: str, overwrite: bool = False, onto: Root | None = None) -> Commit:
+    """A writer that has written its generation."""
+    commit = committer(store, overwrite, [], onto)
+    commit.begin()
+    assert objects.folder(commit.url).replace("chunk", b"1", None)
+    return commit
+
+
+def root_of(commit: Commit) -> Root:
+    return Root((Part(commit.generation, 0),))
+
+
+def published(commit: Commit) -> None:
+    try:
+        commit.publish(root_of(commit))
+    finally:
+        commit.abort()
+
+
+def assert_holds(store: str, commit: Commit) -> None:
+    root = layout.parse_root(layout.read_bytes(f"{store}/{layout.ROOT}"), store)
+    assert root == root_of(commit)
+    assert names(store) == sorted([f"{commit.generation}/chunk", layout.ROOT])
+
+
+def is_commit(method: str, path: str) -> bool:
+    return method == "PUT" and path.partition("?")[0].endswith(f"store/{layout.ROOT}")
+
+
+@pytest.mark.parametrize("fault", ["lost", "500", "reset", "hang"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_commit_whose_answer_is_lost_is_found_to_be_done(s3, fault, overwrite):
+    proxy, url = s3
+    store = f"{url}/store"
+    if overwrite:
+        published(begun(store))
+    commit, tries = begun(store, overwrite), itertools.count()
+    proxy.fault = lambda method, path: (
+        fault if is_commit(method, path) and not next(tries) else None
+    )
+    published(commit)
+    assert next(tries) == 2
+    assert_holds(store, commit)
+
+
+def test_a_commit_that_is_not_known_to_be_done_removes_nothing(s3):
+    proxy, url = s3
+    store = f"{url}/store"
+    published(begun(store))
+    commit, dead = begun(store, overwrite=True), threading.Event()
+
+    def dead_from_then_on(method, path):
+        if is_commit(method, path) and not dead.is_set():
+            dead.set()
+            return "lost"
+        return "500" if dead.is_set() else None
+
+    proxy.fault = dead_from_then_on
+    with pytest.raises(StoreError, match=r"whether the store was put in place is not known"):
+        published(commit)
+    proxy.fault = lambda method, path: None
+    # The server had done it.
+    root = layout.parse_root(layout.read_bytes(f"{store}/{layout.ROOT}"), store)
+    assert root == root_of(commit)
+    assert f"{commit.generation}/chunk" in names(store)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_of_two_writers_at_once_one_is_refused(s3, there):
+    _, url = s3
+    store = f"{url}/store"
+    if there:
+        published(begun(store))
+    first, second = begun(store, overwrite=True), begun(store, overwrite=True)
+    published(first)
+    words = "was changed by another writer" if there else "already exists"
+    with pytest.raises(StoreError, match=words):
+        published(second)
+    assert_holds(store, first)
+
+
+def test_what_is_added_to_a_store_that_changed_is_refused(s3):
+    _, url = s3
+    store = f"{url}/store"
+    published(begun(store))
+    onto = layout.parse_root(layout.read_bytes(f"{store}/{layout.ROOT}"), store)
+    adding, other = begun(store, onto=onto), begun(store, overwrite=True)
+    published(other)
+    with pytest.raises(StoreError, match="was changed by another writer"):
+        published(adding)
+    assert_holds(store, other)
+
+
+def test_the_condition_is_one_of_the_request_itself(s3):
+    proxy, url = s3
+    for overwrite, header in ((False, "if-none-match"), (True, "if-match")):
+        commit = begun(f"{url}/store", overwrite)
+        proxy.requests.clear()
+        published(commit)
+        sent = [headers for method, path, headers in proxy.requests if is_commit(method, path)]
+        assert len(sent) == 1
+        assert header in sent[0]
+
+
+def test_what_failed_writers_left_goes_when_it_is_a_week_old(s3):
+    _, url = s3
+    store = f"{url}/store"
+    for generation in ("20200101T000000-00000000", "29990101T000000-00000000"):
+        assert objects.folder(f"{store}/{generation}").replace("chunk", b"half", None)
+    commit = begun(store)
+    published(commit)
+    assert objects.folder(store).names() == {
+        layout.ROOT,
+        commit.generation,
+        "29990101T000000-00000000",
+    }

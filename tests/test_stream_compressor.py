@@ -1,0 +1,266 @@
+"""Streams: the bound over the whole history at every commit, and in the end what batch makes."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+import pipeline
+from pipeline import StreamCompressor
+from pipeline.config import CompressionConfig, Config
+from pipeline.errors import ArchiveError, ConfigError, PipelineError, StoreError
+from pipeline.store.reader import open_store
+from pipeline.streams import segment
+from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors
+from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ, VAN_DER_POL, with_noise
+
+TOLERANCE = 1e-2
+
+
+def record(snapshots: int = 160, seed: int = 0) -> xr.Dataset:
+    """A wave that grows, another variable in other units with land and a constant half, a
+    constant, and what is carried over."""
+    rng = np.random.default_rng(seed)
+    t, x = np.arange(snapshots) * 0.25, np.linspace(0, 1, 90)
+    u = sum(np.sin(k * (2 * t[:, None] - 5 * x)) / k**2 for k in (1, 2, 3))
+    v = 300 + 20 * decaying_matrix(rng, snapshots, 90, 3, rank=5).reshape(snapshots, 9, 10)
+    v[:, 2, 3:5] = np.nan
+    days = np.datetime64("2001-01-01", "ns") + np.arange(snapshots) * np.timedelta64(6, "h")
+    return xr.Dataset(
+        {
+            "u": (("x", "time"), (np.exp(t / 20) * u.T).astype(np.float32), {"units": "m/s"}),
+            "v": (("time", "lat", "lon"), v),
+            "still": (("time", "x"), np.full((snapshots, 90), 0.1)),
+            "flag": ("time", np.arange(snapshots) % 3),
+            "depth": ("x", x),
+        },
+        {"time": days, "x": x, "lat": np.linspace(-60, 60, 9), "run": 7},
+        {"title": "made up"},
+    )
+
+
+def blocks_of(source: xr.Dataset, length: int) -> list[xr.Dataset]:
+    return [source.isel(time=slice(k, k + length)) for k in range(0, source.sizes["time"], length)]
+
+
+def decoded_of(store) -> xr.Dataset:
+    return xr.open_dataset(store, engine="romzarr").load()
+
+
+@pytest.mark.parametrize(("length", "reopened"), [(1, 37), (7, 3), (50, 1)])
+def test_a_stream_is_within_the_bound_at_every_commit_and_in_the_end_what_batch_makes(
+    tmp_path, length, reopened
+):
+    source, store = record(), tmp_path / "stream"
+    batch = pipeline.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
+    stream = StreamCompressor(store, tolerance=TOLERANCE, commit_steps=23)
+    for number, block in enumerate(blocks_of(source, length), 1):
+        stream.update(block)
+        assert stream.snapshots == min(number * length, 160)
+        if number % reopened == 0:
+            stream.commit()
+            assert stream.committed == stream.snapshots
+            whole = source.isel(time=slice(stream.snapshots))
+            told, decoded = stream.relative_l2_error, decoded_of(store)
+            assert_same_but_values(whole, decoded)
+            for name, error in decoded_errors(whole, decoded).items():
+                assert error <= told[name] * (1 + 1e-9) <= TOLERANCE, name
+            # Whoever goes on needs nothing but the store.
+            stream = StreamCompressor(store, commit_steps=23)
+    stream.close()
+    assert pipeline.verify(store, source).ok
+    assert_same_but_values(source, decoded_of(store))
+    info = pipeline.info(store)
+    assert info.format == 2
+    assert info.raw_bytes == batch.raw_bytes
+    assert batch.rank <= info.rank <= 1.2 * batch.rank
+    assert info.stored_bytes <= 1.15 * batch.stored_bytes
+
+
+@pytest.mark.parametrize(
+    ("system", "length"), [(LORENZ, 7), (VAN_DER_POL, 50), (LINEAR_OSCILLATOR, 1)]
+)
+def test_the_equations_are_those_of_batch(tmp_path, system, length):
+    times, states = system.record(1100)
+    states = with_noise(states, 0.01, seed=1)
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((60, states.shape[1])))[0].T
+    source = xr.Dataset({"x": (("time", "dim_1"), 1.0 + states @ shapes)}, {"time": times})
+    pipeline.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
+    expected = pipeline.equations(tmp_path / "batch")
+    with StreamCompressor(tmp_path / "s", tolerance=TOLERANCE) as stream:
+        for block in blocks_of(source, length):
+            stream.update(block)
+        assert stream.model is not None
+    found = pipeline.equations(tmp_path / "s")
+    assert found.names == expected.names
+    assert ((found.coefficients != 0) == (expected.coefficients != 0)).all()
+
+
+def test_arrays_of_any_kind_become_one_variable(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = decaying_matrix(rng, 40, 60, 2, rank=3).reshape(40, 6, 10).astype(np.float16)
+    with StreamCompressor(tmp_path / "s", tolerance=0.1) as stream:
+        stream.update(rows[:1])
+        stream.update(da.from_array(rows[1:20], chunks=(5, 3, 10)))
+        stream.update(rows[20:20])
+        stream.update(xr.DataArray(rows[20:], dims=("time", "dim_1", "dim_2"), name="x",
+                                   coords={"time": np.arange(20, 40)}))  # fmt: skip
+    decoded = decoded_of(tmp_path / "s")
+    assert (decoded.x.dims, decoded.x.dtype) == (("time", "dim_1", "dim_2"), np.float16)
+    assert decoded.time.values.tolist() == list(range(40))
+    source = xr.Dataset({"x": (("time", "dim_1", "dim_2"), rows)})
+    assert decoded_errors(source, decoded)["x"] <= 0.1
+
+
+def test_bfloat16_is_kept_as_float32(tmp_path):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    rows = np.sin(np.arange(30)[:, None] * 0.3 + np.arange(8)).astype(bfloat16)
+    with StreamCompressor(tmp_path / "s", tolerance=0.1) as stream:
+        stream.update(rows, times=np.arange(30) * 0.5)
+    decoded = decoded_of(tmp_path / "s")
+    assert decoded.x.dtype == np.float32
+    assert decoded.time.values[-1] == 14.5
+
+
+def test_a_long_stream_is_sealed_in_segments_that_read_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(segment, "LEAST_HELD", 60)
+    source, store = record()[["v"]], tmp_path / "s"
+    with StreamCompressor(store, tolerance=TOLERANCE, commit_steps=20) as stream:
+        held = 0
+        for block in blocks_of(source, 7):
+            stream.update(block)
+            held = max(held, stream._segment.snapshots * max(stream.rank, 1))
+    assert held <= 90 * 10 + 7 * 10
+    assert len(open_store(store).parts) >= 2
+    assert pipeline.verify(store, source).ok
+    assert decoded_of(store).time.identical(source.time)
+
+
+def test_many_parts_are_joined_and_those_of_many_processes_sealed(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.stream_compressor.MOST_OPEN", 3)
+    source = record(36)[["u"]]
+    for name, once in (("one", True), ("many", False)):
+        store = tmp_path / name
+        stream = StreamCompressor(store, tolerance=TOLERANCE)
+        for block in blocks_of(source, 6):
+            stream.update(block)
+            stream.commit()
+            opened = open_store(store)
+            assert len(opened.parts) <= 3 + len([p for p in opened.parts if not p.before])
+            stream = stream if once else StreamCompressor(store)
+        assert pipeline.verify(store, source).ok
+        sealed = [part for part in open_store(store).parts if "stream" not in part.facts]
+        assert bool(sealed) != once
+
+
+def test_a_regime_that_begins_gets_its_modes_within_one_block(tmp_path):
+    """Two systems with different subspaces; the bound holds at the switch, too."""
+    t = np.arange(300) * 0.2
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((80, 5)))[0].T
+    first = np.column_stack([np.cos(t), np.sin(t), 0 * t, 0 * t, 0 * t])
+    second = np.column_stack([0 * t, 0 * t, np.cos(2 * t), np.sin(2 * t), np.cos(4 * t) / 2])
+    rows = 4 + np.where(t[:, None] < 30, first, second) @ shapes
+    stream, ranks = StreamCompressor(tmp_path / "s", tolerance=TOLERANCE), []
+    for k in range(0, 300, 30):
+        stream.update(rows[k : k + 30], times=t[k : k + 30])
+        stream.commit()
+        seen = rows[: k + 30]
+        error = np.linalg.norm(decoded_of(tmp_path / "s").x - seen)
+        assert error <= TOLERANCE * np.linalg.norm(seen - seen.mean(axis=0))
+        ranks.append(stream.rank)
+    assert ranks[4] == 2
+    assert ranks[5] == 5
+    stream.close()
+    assert pipeline.info(tmp_path / "s").rank <= 5
+
+
+def test_a_constant_that_begins_to_move_is_exact_until_then(tmp_path):
+    source = record(40)[["u"]]
+    rows = np.full((40, 30), 0.1)
+    rows[25:] += np.sin(np.arange(15)[:, None] + np.arange(30))
+    source["w"] = (("time", "y"), rows)
+    stream = StreamCompressor(tmp_path / "s", tolerance=TOLERANCE)
+    for k in range(0, 40, 5):
+        stream.update(source.isel(time=slice(k, k + 5)))
+        stream.commit()
+        if k < 25:
+            assert (decoded_of(tmp_path / "s").w == 0.1).all()
+    stream.close()
+    assert pipeline.verify(tmp_path / "s", source).ok
+
+
+def test_a_store_of_batch_is_gone_on_with(tmp_path):
+    source, store = record(), tmp_path / "s"
+    pipeline.compress(source.isel(time=slice(90)), store, tolerance=TOLERANCE, weights="none")
+    stream = StreamCompressor(store)
+    for block in blocks_of(source.isel(time=slice(90, None)), 20):
+        stream.update(block)
+        stream.commit()
+        assert pipeline.verify(store, source.isel(time=slice(stream.snapshots))).ok
+    stream.close()
+    assert pipeline.verify(store, source).ok
+    assert pipeline.info(store).format == 3
+    for part in open_store(store).parts:
+        assert "stream" not in part.facts
+
+
+def test_an_error_leaves_the_last_commit_and_says_how_to_go_on(tmp_path):
+    source, store = record(40), tmp_path / "s"
+    broken = source.isel(time=slice(20, 30)).copy(deep=True)
+    broken["v"][3, 1, 1] = np.inf
+    stream = StreamCompressor(store, tolerance=TOLERANCE)
+    stream.update(source.isel(time=slice(20)))
+    stream.commit()
+    with pytest.raises(ArchiveError, match="infinite"):
+        stream.update(broken)
+    with pytest.raises(PipelineError, match="go on from snapshot 20"):
+        stream.update(source.isel(time=slice(20, 30)))
+    with StreamCompressor(store) as stream:
+        stream.update(source.isel(time=slice(20, 40)))
+    assert pipeline.verify(store, source).ok
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b.isel(time=slice(None, None, -1)), "times must increase"),
+        (lambda b: b.assign_coords(time=b.time - np.timedelta64(6, "h")), "times must increase"),
+        (lambda b: b.drop_vars("u"), "'u' is missing"),
+        (lambda b: b.isel(x=slice(5)), "'u': this block has"),
+        (lambda b: b.drop_vars("time"), "coordinate 'time'"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(tmp_path, change, message):
+    source = record(40)
+    stream = StreamCompressor(tmp_path / "s", tolerance=TOLERANCE)
+    stream.update(source.isel(time=slice(20)))
+    with pytest.raises(PipelineError, match=message):
+        stream.update(change(source.isel(time=slice(20, 30))))
+
+
+def test_what_a_stream_cannot_promise_is_refused_before_it_begins(tmp_path):
+    for settings in ({"tolerance": 0.0}, {"max_error": {"u": 1.0}}, {"max_rank": 3}):
+        with pytest.raises(ConfigError, match=r"use pipeline\.compress"):
+            StreamCompressor(tmp_path, config=Config(compression=CompressionConfig(**settings)))
+    pipeline.compress(record(30), tmp_path / "s", tolerance=TOLERANCE)
+    with pytest.raises(ConfigError, match=r"was made with 0\.01"):
+        StreamCompressor(tmp_path / "s", tolerance=0.1)
+    pipeline.compress(record(30), tmp_path / "exact", tolerance=0)
+    with pytest.raises((ConfigError, StoreError), match="lossless"):
+        StreamCompressor(tmp_path / "exact")
+
+
+def test_of_two_writers_the_second_is_refused(tmp_path):
+    source = record(40)
+    one = StreamCompressor(tmp_path / "s", tolerance=TOLERANCE)
+    one.update(source.isel(time=slice(10)))
+    one.commit()
+    other = StreamCompressor(tmp_path / "s")
+    for stream in (one, other):
+        stream.update(source.isel(time=slice(10, 20)))
+    one.commit()
+    with pytest.raises(StoreError, match="changed by another writer"):
+        other.commit()
+    assert pipeline.verify(tmp_path / "s", source.isel(time=slice(20))).ok
