@@ -7,8 +7,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline import objects
+
+# Larger files are none of ours.
+MOST_BYTES = 1 << 24
 
 
 @contextmanager
@@ -60,46 +67,30 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """Small objects below a URL; a store replaces each in one step."""
+    """Small files below a URL; a store of objects replaces each in one step."""
 
     root: str
 
     def read(self, name: str) -> bytes:
-        """Content of an object; FileNotFoundError if there is none."""
-        with self._reached() as (system, root):
-            content: bytes = system.cat_file(f"{root}/{name}")
-        return content
+        """Content of a file; FileNotFoundError if there is none."""
+        return self._folder.read(name, MOST_BYTES).content
 
     def write(self, name: str, content: bytes) -> None:
-        with self._reached() as (system, root):
-            system.pipe_file(f"{root}/{name}", content)
+        self._folder.write(name, content)
 
     def sweep(self) -> None:
         """Nothing: of an object that was not wholly written there is nothing to see."""
 
     def names(self) -> list[str]:
-        """Objects however deep, by name; none where there is no folder yet."""
-        with self._reached() as (system, root):
-            system.invalidate_cache()
-            try:
-                return sorted(key.removeprefix(f"{root}/") for key in system.find(root))
-            except FileNotFoundError:
-                return []
+        """Files however deep, by name; none where there is no folder yet."""
+        return sorted(self._folder.sizes(""))
 
-    @contextmanager
-    def _reached(self) -> Iterator[tuple[Any, str]]:
-        """The file system of fsspec and the path there; any failure becomes an OSError."""
-        # fsspec and what it brings come only where a URL is: the command line starts without.
-        import fsspec
+    @cached_property
+    def _folder(self) -> objects.Folder:
+        # What it brings comes only where a URL is: the command line starts without.
+        from pipeline.objects import folder
 
-        try:
-            system, path = fsspec.url_to_fs(self.root)
-            yield system, path.rstrip("/")
-        except OSError:
-            raise
-        # What storage services and their clients raise has no common root.
-        except Exception as error:
-            raise OSError(f"{self.root}: {type(error).__name__}: {error}") from error
+        return folder(self.root)
 
 
 Folder = LocalFolder | RemoteFolder

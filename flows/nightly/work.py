@@ -12,7 +12,7 @@ from flows.nightly.catalogue import Entry, now, stored_entry
 from flows.nightly.plan import Job, promised
 from pipeline.archive.find import dataset_at
 from pipeline.config import Config, NightlyConfig
-from pipeline.errors import AccuracyError, ArchiveError, StoreError
+from pipeline.errors import AccuracyError, ArchiveError, ConfigError, StoreError
 from pipeline.reports import VerifyReport
 from pipeline.store.commit import sweep
 from pipeline.store.reader import open_store
@@ -49,15 +49,25 @@ def compress_again(job: Job, config: Config) -> VerifyReport:
 
 
 def append(job: Job, config: Config) -> VerifyReport:
-    """Bring the store of a dataset that was written to up to date.
+    """Bring the store of a dataset that was written to up to date, reading only what is new.
 
-    The one place where what is new could be appended; it is compressed again as a whole.
+    Names and sizes of chunks are all that tells an append whether the rest is as it was, so all
+    of it is compared. What cannot be appended to, or is not right then, is compressed again.
     """
+    try:
+        pipeline.append(job.store, job.dataset.location, config=config)
+        verified = pipeline.verify(job.store, job.dataset.location, config=config)
+        problem = "; ".join(verified.problems)
+    except (ArchiveError, ConfigError, StoreError) as error:
+        problem = str(error)
+    if not problem:
+        return verified
+    log.info("compressed again as a whole: %s", problem)
     return compress_again(job, config)
 
 
 def trust(job: Job, config: Config) -> VerifyReport:
-    """Verify what a run before has made, and compress again only if it is not right."""
+    """Verify what a run before has made, and go on with it, or begin anew, if it is not right."""
     sweep(job.store)
     try:
         verified = verify(job, config)
@@ -67,8 +77,8 @@ def trust(job: Job, config: Config) -> VerifyReport:
         problem = "; ".join(verified.problems)
     if not problem:
         return verified
-    log.warning("compressed again, because the store is not right: %s", problem)
-    return compress_again(job, config)
+    log.warning("the store is not right: %s", problem)
+    return append(job, config)
 
 
 def refuse(job: Job, config: Config) -> VerifyReport:

@@ -38,6 +38,10 @@ class Folder(Protocol):
         """Remove everything below `path`, if there is anything."""
         ...
 
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, whatever is there."""
+        ...
+
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         """Write a file if it still is of `version` (None: if there is none), in one step.
 
@@ -83,6 +87,10 @@ class ObjectFolder:
         if paths:
             sync(asked(self._url, lambda: self._zarr.store.delete_async(paths)))
 
+    def write(self, path: str, content: bytes) -> None:
+        store = self._zarr.store
+        sync(asked(f"{self._url}/{path}", lambda: store.put_async(path, content)))
+
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -126,6 +134,9 @@ class FsspecFolder:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(f"{self._root}/{path}", recursive=True)
 
-    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+    def write(self, path: str, content: bytes) -> None:
         self._fs.pipe_file(f"{self._root}/{path}", content)
+
+    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+        self.write(path, content)
         return True

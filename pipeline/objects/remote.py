@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -72,8 +72,8 @@ class RemoteStore(ObjectStore[Any]):
         ask = super().getsize
         return await asked(f"{self.url}/{key}", lambda: ask(key))
 
-    async def listed(self, prefix: str | None = None) -> AsyncGenerator[tuple[str, int], None]:
-        """Paths below `prefix` and their sizes, page by page."""
+    async def entries(self, prefix: str | None = None) -> AsyncGenerator[Mapping[str, Any], None]:
+        """What obstore tells of every object below `prefix`, page by page."""
         last: str | None = None
         failures = 0
         with told(self.url):
@@ -81,7 +81,7 @@ class RemoteStore(ObjectStore[Any]):
                 try:
                     async for batch in self.store.list(prefix, offset=last):
                         for item in batch:
-                            yield item["path"], item["size"]
+                            yield item
                             last = item["path"]
                     return
                 except Exception as error:
@@ -89,6 +89,11 @@ class RemoteStore(ObjectStore[Any]):
                     if not is_passing(error) or failures == requests.TRIES:
                         raise
                 await pause(failures)
+
+    async def listed(self, prefix: str | None = None) -> AsyncGenerator[tuple[str, int], None]:
+        """Paths below `prefix` and their sizes, page by page."""
+        async for item in self.entries(prefix):
+            yield item["path"], item["size"]
 
     async def list(self) -> AsyncGenerator[str, None]:
         async for path, _ in self.listed():

@@ -2,61 +2,64 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import shutil
-import socket
-import subprocess
 import threading
 import time
 import uuid
-from datetime import timedelta
 
-import fsspec
 import pytest
 import xarray as xr
 
 from flows.cli import main
 from flows.nightly import CannotRunError, lock
+from pipeline import objects
+from pipeline.archive.find import find_datasets
+from pipeline.archive.location import process_store
+from pipeline.archive.stamp import stamp_of
+from pipeline.objects import requests
 from tests.flows.nightly.conftest import dataset
-from tests.flows.nightly.processes import wait_for
 
-pytest.importorskip("s3fs", reason="pip install 'romzarr[s3]'")
-pytest.importorskip("obstore", reason="pip install 'romzarr[s3]'")
+pytest.importorskip("obstore", reason="s3:// URLs need obstore")
+moto = pytest.importorskip("moto.server", reason="the S3 server of these tests is moto's")
+
 SECRET = "canary-k3y-that-must-be-nowhere"
 
 
-@pytest.fixture(scope="session")
-def endpoint():
-    """One server a session: file systems of fsspec keep the address that they first found."""
-    server = shutil.which("moto_server")
-    if server is None:
-        pytest.skip("no moto_server: pip install 'moto[server]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [server, "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: answers(port))
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+@pytest.fixture(scope="module")
+def server():
+    with pytest.MonkeyPatch.context() as patch:
+        # It would write every request to standard error.
+        patch.setattr("werkzeug.serving.WSGIRequestHandler.log", lambda *arguments: None)
+        running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        running.start()
+        yield running.get_host_and_port()
+        running.stop()
 
 
-def answers(port) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def forget_connections():
+    """As in a new process, which has yet to look at its environment."""
+    for each in (requests.connection, requests._file_system, process_store):
+        each.cache_clear()
 
 
 @pytest.fixture
-def bucket(endpoint, monkeypatch):
+def bucket(server, monkeypatch):
     """An empty bucket; credentials and address come from the environment alone."""
-    name = f"bucket-{uuid.uuid4().hex}"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    host, port = server
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.filesystem("s3").mkdir(name)
-    return name
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
+    forget_connections()
+    name = f"bucket-{uuid.uuid4().hex}"
+    connection = http.client.HTTPConnection(host, port)
+    connection.request("PUT", f"/{name}")
+    connection.getresponse().read()
+    connection.close()
+    yield name
+    forget_connections()
 
 
 @pytest.fixture
@@ -72,14 +75,14 @@ def settings(bucket, tmp_path):
 
 
 def add(bucket, name, seed):
-    url = f"s3://{bucket}/archive/{name}"
-    dataset(seed).to_zarr(url, mode="w", consolidated=False, encoding={"u": {"chunks": (8, 30)}})
+    store = objects.zarr_store(f"s3://{bucket}/archive/{name}", read_only=False)
+    encoding = {"u": {"chunks": (8, 30)}}
+    dataset(seed).to_zarr(store, mode="w", consolidated=False, encoding=encoding)
 
 
 def everything(bucket) -> dict[str, bytes]:
-    system = fsspec.filesystem("s3")
-    system.invalidate_cache()
-    return {key.split("/", 1)[1]: system.cat_file(key) for key in system.find(bucket)}
+    folder = objects.folder(f"s3://{bucket}")
+    return {path: folder.read(path, 10**7).content for path in folder.sizes("")}
 
 
 def test_what_is_new_is_stored_and_what_is_stored_is_left_alone(bucket, settings, capsys):
@@ -110,11 +113,23 @@ def test_what_is_new_is_stored_and_what_is_stored_is_left_alone(bucket, settings
 
 def test_an_address_that_nobody_answers_is_a_run_that_cannot_be(settings, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(lock, "PATIENCE", timedelta(seconds=0.2))
+    forget_connections()
     assert main(["nightly", "--config", str(settings)]) == 2
     err = capsys.readouterr().err
     assert "no lock can be made at s3://" in err
-    assert "check the address, the credentials in the environment, and the network" in err
+    assert "see that the network and the endpoint (AWS_ENDPOINT_URL) are up" in err
+
+
+def test_a_dataset_has_the_stamp_that_the_listing_of_its_archive_gives(bucket):
+    """Also one that is a single object; a name that another begins with is not it."""
+    add(bucket, "a.zarr", 1)
+    add(bucket, "a.zarr.old", 1)
+    root = f"s3://{bucket}/archive"
+    assert objects.folder(root).replace("b.nc", b"content", None)
+    found = find_datasets(root, "*.*")
+    assert [each.name for each in found] == ["a.zarr", "a.zarr.old", "b.nc"]
+    assert [stamp_of(each.location) for each in found] == [each.stamp for each in found]
+    assert found[2].nbytes == 7
 
 
 # --- the lease ----------------------------------------------------------------------------

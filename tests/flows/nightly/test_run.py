@@ -8,8 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import flows.nightly.catalogue
+import pipeline
+from flows.nightly import work
 from flows.nightly.plan import since_when
 from pipeline.config import ConfigError
+from tests.flows.nightly.conftest import dataset
 
 
 def test_what_is_new_is_stored_and_verified_and_what_is_stored_is_left_alone(place, capsys):
@@ -50,6 +53,50 @@ def test_what_was_written_to_is_stored_again_even_if_no_size_changed(place):
     place.add("a.zarr", 5, snapshots=32)
     assert place.nightly() == 0
     assert place.holds("a", 5, snapshots=32)
+
+
+@pytest.fixture
+def growing(place):
+    """A dataset with a bound that allows to append, and a store of its first snapshots."""
+    place.set(compression__tolerance=1e-2)
+    place.add("a.zarr", snapshots=96)
+    assert place.nightly() == 0
+    return place
+
+
+def grow(place, seed=0):
+    """More of the same, in chunks of its own; what was there stays untouched."""
+    whole = dataset(seed, 160)
+    whole.isel(time=slice(96, None)).to_zarr(
+        place.archive / "a.zarr", append_dim="time", consolidated=False
+    )
+
+
+def test_what_grew_is_appended_and_compared_in_full(growing, monkeypatch):
+    place, first = growing, growing.generation("a")
+    grow(place)
+    monkeypatch.setattr(work, "compress_again", None)  # nothing may want it
+    assert place.nightly() == 0
+    root = json.loads((place.stores / "a.romzarr" / "zarr.json").read_text())
+    assert first in str(root["attributes"]["romzarr"]["before"])
+    entry = place.entry("a.zarr")
+    assert (entry["state"], entry["verified"]["how"]) == ("stored", "full")
+    assert entry["raw_bytes"] == 160 * 30 * 4
+    generation = place.generation("a")
+    assert place.nightly() == 0
+    assert place.generation("a") == generation
+
+
+def test_what_grew_on_another_history_is_compressed_again(growing):
+    """Chunks of the same size with other values: only comparing all of it tells."""
+    place = growing
+    place.add("a.zarr", 5, snapshots=96)
+    grow(place, 5)
+    assert place.nightly() == 0
+    root = json.loads((place.stores / "a.romzarr" / "zarr.json").read_text())
+    assert "before" not in root["attributes"]["romzarr"]
+    store, source = place.stores / "a.romzarr", place.archive / "a.zarr"
+    assert pipeline.verify(store, source).ok
 
 
 def test_other_promises_compress_again_and_other_settings_do_not(place):
