@@ -70,6 +70,17 @@ examples:
   romzarr reconstruct run.romzarr part.zarr --start 100 --stop 200    snapshots 100 to 199
 """
 
+REPORT = """\
+The page opens offline in any browser. With --source the error is measured and shown over time and
+as a map: all of the archive is read, or of a large one 2 GiB. A page named STORE.html beside its
+store is linked from that of the catalogue.
+
+examples:
+  romzarr report run.romzarr -o run.romzarr.html
+  romzarr report run.romzarr -o run.romzarr.html --source run.zarr
+  romzarr report --catalogue /stores -o /stores/index.html
+"""
+
 Subparsers = argparse._SubParsersAction
 Parser = argparse.ArgumentParser
 
@@ -92,6 +103,7 @@ def parser() -> Parser:
     add_verify(subparsers)
     add_reconstruct(subparsers)
     add_equations(subparsers)
+    add_report(subparsers)
     add_demo(subparsers)
     nightly = add_command(subparsers, "nightly", "keep an archive of many datasets compressed")
     add_nightly(nightly)
@@ -259,6 +271,20 @@ def add_equations(subparsers: Subparsers[Parser]) -> None:
     command.set_defaults(run=commands.equations)
     command.add_argument("store", metavar="STORE")
     command.add_argument("--latex", action="store_true", help="as LaTeX")
+
+
+def add_report(subparsers: Subparsers[Parser]) -> None:
+    command = add_command(
+        subparsers, "report", "draw a store, or list all stores, in one HTML page", epilog=REPORT
+    )
+    command.set_defaults(run=commands.report)
+    command.add_argument("store", metavar="STORE", nargs="?")
+    command.add_argument("-o", "--output", metavar="PAGE.html", required=True, help="page to write")
+    command.add_argument("--source", metavar="SOURCE", help="measure the error against the archive")
+    command.add_argument(
+        "--catalogue", metavar="STORES", help="list the datasets of `romzarr nightly` instead"
+    )
+    add_where(command)
 
 
 def add_demo(subparsers: Subparsers[Parser]) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pipeline
 from flows.cluster import connect
 from flows.clusters import Workers
-from flows.tables import append_table, compression_table, info_table, verify_table
+from flows.tables import append_table, compression_table, info_table, size, verify_table
 from pipeline.config import ClusterConfig, Config, load_config
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 
 # Flags that win over the file, and the settings they stand for.
 SETTINGS = {
@@ -128,6 +128,43 @@ def equations(options: Namespace) -> int:
     found = pipeline.equations(options.store)
     print(found.latex() if options.latex else found.text())
     return 0
+
+
+def report(options: Namespace) -> int:
+    # The folder of --catalogue stands in the place of a store.
+    if options.catalogue and (options.source or options.store):
+        raise ConfigError(
+            "report --catalogue STORES: found a STORE or --source too; give either one store or "
+            "the folder of all"
+        )
+    if not (options.catalogue or options.store):
+        raise ConfigError("report: found neither STORE nor --catalogue STORES; give one of them")
+    from flows.report.run import write_page
+
+    if options.catalogue:
+        from flows.report.catalogue import catalogue_page
+
+        count = write_page(
+            options.output, lambda: catalogue_page(options.catalogue, options.output)
+        )
+    else:
+        count = write_page(options.output, lambda: _store_page(options))
+    print(f"{options.output}: {size(count)}", file=sys.stderr)
+    return 0
+
+
+def _store_page(options: Namespace) -> str:
+    try:
+        from flows.report.store_page import store_page
+    except ModuleNotFoundError as error:
+        raise PipelineError(
+            f"a report has figures and needs {error.name}: pip install 'romzarr[plot]'"
+        ) from error
+    config = settings(options)
+    if not options.source:
+        return store_page(options.store, None, config)
+    with working(config):
+        return store_page(options.store, options.source, config)
 
 
 def demo(options: Namespace) -> int:

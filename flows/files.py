@@ -7,15 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline import objects
+    from pipeline.objects import Folder as ObjectsFolder
 
-# Larger files are none of ours.
-MOST_BYTES = 1 << 24
+# A run record or a page of the catalogue is far smaller.
+LARGEST_BYTES = 1 << 26
 
 
 @contextmanager
@@ -67,30 +66,43 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """Small files below a URL; a store of objects replaces each in one step."""
+    """Small objects below a URL; a store replaces each in one step."""
 
     root: str
 
     def read(self, name: str) -> bytes:
-        """Content of a file; FileNotFoundError if there is none."""
-        return self._folder.read(name, MOST_BYTES).content
+        """Content of an object; FileNotFoundError if there is none."""
+        with self._reached() as folder:
+            return folder.read(name, LARGEST_BYTES).content
 
     def write(self, name: str, content: bytes) -> None:
-        self._folder.write(name, content)
+        with self._reached() as folder:
+            folder.write(name, content)
 
     def sweep(self) -> None:
         """Nothing: of an object that was not wholly written there is nothing to see."""
 
     def names(self) -> list[str]:
-        """Files however deep, by name; none where there is no folder yet."""
-        return sorted(self._folder.sizes(""))
+        """Objects however deep, by name; none where there is no folder yet."""
+        with self._reached() as folder:
+            try:
+                return sorted(folder.files())
+            except FileNotFoundError:
+                return []
 
-    @cached_property
-    def _folder(self) -> objects.Folder:
-        # What it brings comes only where a URL is: the command line starts without.
-        from pipeline.objects import folder
+    @contextmanager
+    def _reached(self) -> Iterator[ObjectsFolder]:
+        """What is there, by `pipeline.objects`; any failure becomes an OSError."""
+        # Zarr and what it brings come only where a URL is: the command line starts without.
+        from pipeline import objects
 
-        return folder(self.root)
+        try:
+            yield objects.folder(self.root)
+        except OSError:
+            raise
+        # What file systems of fsspec and their clients raise has no common root.
+        except Exception as error:
+            raise OSError(f"{self.root}: {type(error).__name__}: {error}") from error
 
 
 Folder = LocalFolder | RemoteFolder

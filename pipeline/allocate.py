@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import dask
 import numpy as np
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from pipeline.archive import Archive
-from pipeline.chunked.fields import LazyFields, lazy_fields, summed, tile_products, tile_rates
+from pipeline.chunked.fields import LazyFields, lazy_fields, tile_products, tile_rates
+from pipeline.chunked.slices import sums
 from pipeline.coding.rates import Allocation, Rates, allocate, rates, step_of
 from pipeline.coding.tiles import tile_shape
 from pipeline.coding.wavelet import depth
@@ -200,14 +200,13 @@ def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
 def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD) -> list[Rates]:
     """Rates of the mean and all modes of each variable that has fields."""
     turn = delayed(pod.turn)
-    found: tuple[Rates, ...] = dask.compute(
-        *(
-            summed(fields.map(tile_rates, turn, norm.fluctuation))
+    return sums(
+        [
+            fields.map(tile_rates, turn, norm.fluctuation)
             for fields, norm in zip(lazy, pod.norms, strict=True)
             if fields is not None
-        )
+        ]
     )
-    return list(found)
 
 
 def _latent_rates(pod: ArchivePOD) -> Rates:
@@ -221,12 +220,12 @@ def _tolerances(
 ) -> Tolerances:
     """What the coefficients may be off, with the fields as they will be decoded."""
     turn, dtype, live = delayed(pod.turn), pod.budget.basis, _live(lazy)
-    found = dask.compute(
-        *(
-            summed(fields.map(tile_products, turn, rank, step, dtype))
+    found = sums(
+        [
+            fields.map(tile_products, turn, rank, step, dtype)
             for fields, step in zip(lazy, steps.tolist(), strict=True)
             if fields is not None
-        )
+        ]
     )
     sigma, lost = pod.sigma[:rank], pod.modes + 1
     products = np.array(found).reshape(len(live), lost + rank, lost + rank)

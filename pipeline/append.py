@@ -85,8 +85,9 @@ def append(
     if len(archive.time.values) > before:
         stream = StreamCompressor(store, commit_steps=commit_steps, source=archive.source_facts)
         dataset = lazy_dataset(source, missing)
-        for span in _new_spans(archive, before, commit_steps):
-            stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))
+        with archive.unchanging():
+            for span in _new_spans(archive, before, commit_steps):
+                stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))
         stream.commit()
     return _report(open_store(store), before, began)
 

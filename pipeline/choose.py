@@ -13,14 +13,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import dask
 import numpy as np
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from pipeline.allocate import FieldsPlan, plan_fields
 from pipeline.archive import Archive
-from pipeline.chunked.fields import Sample, lazy_fields, summed, tile_bits
+from pipeline.chunked.fields import Sample, lazy_fields, tile_bits
+from pipeline.chunked.slices import sums
 from pipeline.direct import DirectVariable, coded_on_trial, plan_direct
 from pipeline.factor import ArchivePOD
 from pipeline.numerics.factors import Mask
@@ -195,15 +195,13 @@ def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:
         return ratios
     pod, rank = plan.pod, plan.chosen.rank
     turn, sample = delayed(pod.turn[:, :rank]), Sample(TILES, VALUES // TILES // (rank + 1))
-    found = dask.compute(
-        *(
-            summed(
-                lazy_fields(
-                    pod.plan, pod.blocks, v, archive.variables[v], plan.tiles[v], sample
-                ).map(tile_bits, turn, pod.norms[v].fluctuation, place)
+    found = sums(
+        [
+            lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], plan.tiles[v], sample).map(
+                tile_bits, turn, pod.norms[v].fluctuation, place
             )
             for v, place in zip(plan.live, plan.chosen.fields, strict=True)
-        )
+        ]
     )
     for v, (foretold, coded) in zip(plan.live, found, strict=True):
         ratios[v] = coded / foretold if foretold > 0 else 1.0

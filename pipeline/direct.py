@@ -20,7 +20,8 @@ from pipeline.chunked.direct import (
     value_rates,
     write_values,
 )
-from pipeline.chunked.fields import Sample, summed
+from pipeline.chunked.fields import Sample
+from pipeline.chunked.slices import added, gathered
 from pipeline.coding.rates import Rates, position_within, step_of
 from pipeline.coding.residuals import residual_bits
 from pipeline.coding.tiles import VALUES, grid, value_tile
@@ -128,7 +129,7 @@ def coded_on_trial(
         sample = _lazy(archive, pod, number, TRIAL)
         excess = _excess(pod, plan, _lost(sample, value_loss, plan.step, pod.budget.basis))
         step = plan.step / float(np.clip(excess, 0.25, 4.0))
-        (bits,) = dask.compute(summed(sample.map(value_bits, step)))
+        bits = gathered(sample.map(value_bits, step), added)
         total = bits / sample.share + TILE_BITS * plan.tiles + plan.residual_bits
         tried[number] = replace(plan, step=step, bits=total)
     return tried
@@ -221,6 +222,5 @@ def _lazy(
 
 def _lost(values: LazyValues, function: Any, *args: Any) -> Matrix:
     """Squared error of all tiles together, and how much of them counts."""
-    total: Matrix
-    (total,) = dask.compute(summed(values.map(function, *args)))
-    return total
+    found: Matrix = gathered(values.map(function, *args), added)
+    return found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.archive import Archive
 from pipeline.archive.provider import digest_of
 from pipeline.chunked.plan import PODPlan, SpaceBlock
-from pipeline.chunked.pod import decompose
+from pipeline.chunked.pod import run_pod
 from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.errors import AccuracyError, ArchiveError
@@ -233,13 +233,13 @@ def _rank_needed(config: Config) -> bool:
 def _run_tree(
     archive: Archive, tolerance: float, scales: Mapping[int, float] | None
 ) -> tuple[TimeFactor, tuple[Delayed, ...], PODPlan]:
-    lazy = decompose(archive.variables, tolerance=tolerance, scales=scales)
-    # Persisted together, the modes stay where they are, and the factor comes here.
-    factor, *blocks = dask.persist(lazy.factor, *lazy.blocks)
-    (result,) = dask.compute(factor)
-    if result.defect is not None:
-        raise _defect_error(archive, lazy.plan, result.defect)
-    return result, tuple(blocks), lazy.plan
+    held = run_pod(
+        archive.variables,
+        tolerance=tolerance,
+        scales=scales,
+        refused=lambda plan, defect: _defect_error(archive, plan, defect),
+    )
+    return held.factor, held.blocks, held.plan
 
 
 def _totals(archive: Archive, factor: TimeFactor) -> Matrix:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask
 import numpy as np
 
 from pipeline.archive import Archive
 from pipeline.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
 from pipeline.chunked.exact import Trial, WriteExact
-from pipeline.chunked.fields import summed
+from pipeline.chunked.slices import added, gathered
 from pipeline.coding.exact import PACKABLE, ExactCoding, Packing
 from pipeline.contracts import ArchivedVariable
 from pipeline.encoding import encoding_from_json
@@ -70,7 +69,7 @@ def _written(writer: StoreWriter, variable: ArchivedVariable, packing: Packing |
     log.info("variable %r: kept to the bit by %s", variable.name, coding)
     writer.create_exact(variable.name, variable.dims, variable.shape, tile, variable.dtype, coding)
     task = WriteExact(writer.exact, variable.name, coding)
-    (found,) = dask.compute(summed(lazy_tiles(variable, tile, task)))
+    found = gathered(lazy_tiles(variable, tile, task), added)
     bytes_read, chunks_read, refused = found.tolist()
     if refused:
         # Somewhere the values are not what the archive says they are packed in.
@@ -91,8 +90,7 @@ def _smallest(
     grid = tiles_in(variable, tile)
     some = np.unique(np.linspace(0, np.prod(grid) - 1, TRIED).round().astype(int))
     places = [tuple(map(int, np.unravel_index(number, grid))) for number in some]
-    tried = lazy_tiles(variable, tile, Trial(ways, TRIED_VALUES), places)
-    (sizes,) = dask.compute(summed(tried))
+    sizes = gathered(lazy_tiles(variable, tile, Trial(ways, TRIED_VALUES), places), added)
     return ways[int(np.argmin(sizes))]
 
 

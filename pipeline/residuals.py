@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from pipeline.archive import Archive
 from pipeline.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
-from pipeline.chunked.residuals import Found, Spread, WriteResiduals, all_joined
+from pipeline.chunked.residuals import Found, Spread, WriteResiduals, joined
+from pipeline.chunked.slices import gathered
 from pipeline.contracts import ArchivedVariable
 from pipeline.errors import AccuracyError, ConfigError
 from pipeline.factor import Sharpened
@@ -150,8 +151,7 @@ def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: 
     name, tile = variable.name, aligned_tile(variable, LEAST, MOST)
     writer.create_residuals(name, variable.dims, variable.shape, tile, step)
     task = WriteResiduals(draft, writer.residuals, name, variable.time_axis, step)
-    (found,) = dask.compute(all_joined(lazy_tiles(variable, tile, task)))
-    result: Found = found
+    result: Found = gathered(lazy_tiles(variable, tile, task), joined)
     return result
 
 

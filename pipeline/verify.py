@@ -77,7 +77,7 @@ def verify(
     with working_on(name_of(source)), step("verify") as verifying:
         opened = open_store(store)
         opened.check_files()
-        archive = _as_stored(opened, source, config or Config())
+        archive = as_stored(opened, source, config or Config())
         lost = _missing(opened, archive, os.fspath(store))
         plan = plan_pod(archive.variables)
         with threadpool_limits(1, user_api="blas"):
@@ -185,8 +185,16 @@ def _broken(
     return found
 
 
-def _as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:
-    """The source, opened with the settings the store was made with."""
+def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:
+    """The source, opened with the settings the store was made with.
+
+    Raises
+    ------
+    ArchiveError
+        If it cannot be opened.
+    StoreError
+        If its variables are others than those of the store.
+    """
     made = opened.facts["config"].get("archive", {})
     return open_archive(
         source,
@@ -282,7 +290,8 @@ def _leaf(
 
 
 @lru_cache(maxsize=4)
-def _store(url: str, root: Root) -> CoefficientStore:
+def opened_once(url: str, root: Root) -> CoefficientStore:
+    """The store, opened once in each process that runs tasks."""
     return open_store(url, root)
 
 
@@ -297,7 +306,7 @@ def _compared(
     root: Root,
 ) -> Sums:
     """Task: compare one block of the archive with what the store decodes there."""
-    opened = _store(url, root)
+    opened = opened_once(url, root)
     decoded = opened.decode(name, slice(span.start, span.stop), region)
     given, found = (
         np.moveaxis(values, time_axis, 0).reshape(len(span), -1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.allocate import CodedFields
 from pipeline.archive import Archive
 from pipeline.chunked.fields import write_tile
+from pipeline.chunked.slices import slices
 from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.factor import ArchivePOD
@@ -64,7 +65,8 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
         tasks += fields.map(
             write_tile, turn, coded.rank, step, writer.fields, variable.name, mask == number
         )
-    dask.compute(*tasks)
+    for some in slices(tasks):
+        dask.compute(*some)
     if coded.rank:
         writer.write_singular_values(coded.sigma)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import struct
 import threading
@@ -11,6 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
+
+from pipeline.archive.location import process_store
+from pipeline.objects import requests
 
 # What a request gets instead of its answer; None lets it pass.
 Fault = str | None
@@ -105,6 +111,43 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: Any) -> None:
         pass
+
+
+@contextmanager
+def serving() -> Iterator[tuple[str, int]]:
+    """An S3 server on loopback: its host and port."""
+    moto = pytest.importorskip("moto.server", reason="the S3 server of these tests is moto's")
+    with pytest.MonkeyPatch.context() as patch:
+        # It would write every request to standard error.
+        patch.setattr("werkzeug.serving.WSGIRequestHandler.log", lambda *arguments: None)
+        running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        running.start()
+        yield running.get_host_and_port()
+        running.stop()
+
+
+@contextmanager
+def fresh_connections() -> Iterator[None]:
+    """As in a new process, which has yet to look at its environment."""
+    kept = (requests.connection, requests._file_system, process_store)
+    for each in kept:
+        each.cache_clear()
+    yield
+    for each in kept:
+        each.cache_clear()
+
+
+def make_bucket(server: tuple[str, int], name: str) -> None:
+    """An empty bucket that everybody may read."""
+    actions = ["s3:GetObject", "s3:ListBucket"]
+    places = [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"]
+    statement = {"Effect": "Allow", "Principal": "*", "Action": actions, "Resource": places}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    connection = http.client.HTTPConnection(*server)
+    for path, body in ((f"/{name}", ""), (f"/{name}?policy", policy)):
+        connection.request("PUT", path, body)
+        connection.getresponse().read()
+    connection.close()
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from pathlib import Path
 
 from flows.nightly import CannotRunError
 from flows.nightly.catalogue import FOLDER, now
-from pipeline.objects import Stored, folder, is_object_store
+from pipeline.objects import Stored, folder
+from pipeline.objects.requests import is_object_store
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from itertools import accumulate
 from fsspec.utils import glob_translate
 
 from pipeline.archive.location import is_url, normalised, redacted
-from pipeline.archive.stamp import files_of, stamp_of_files
+from pipeline.archive.stamp import StoredFile, files_of, remote_file, stamp_of_files
 from pipeline.errors import ArchiveError
-from pipeline.objects import StoredFile, listed
+from pipeline.objects import folder
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def find_datasets(
             found = [_local_dataset(place, name) for name in names if chosen(name)]
         else:
             raise NotADirectoryError(20, "not a folder", place)
-    except (OSError, NotImplementedError) as error:
+    except (OSError, ImportError, NotImplementedError) as error:
         raise ArchiveError(
             f"{redacted(place)!r} cannot be listed ({type(error).__name__}: {error}); give a "
             "folder or URL that is there and may be read"
@@ -164,14 +164,14 @@ def _remote_datasets(
 ) -> Iterator[Dataset]:
     """Datasets below a URL, from one listing of all objects there."""
     files: dict[str, list[StoredFile]] = {}
-    for file in listed(root):
-        name = _outermost(file.path, matches)
+    for path, facts in folder(root).files().items():
+        name = _outermost(path, matches)
         if name is None or not chosen(name) or _is_below(f"{root}/{name}", spared):
             continue
-        inside = file.path.removeprefix(name).lstrip("/")
-        files.setdefault(name, []).append(file._replace(path=inside))
-    for name, inside_it in files.items():
-        yield _dataset(name, f"{root}/{name}", inside_it)
+        inside = path.removeprefix(name).lstrip("/")
+        files.setdefault(name, []).append(remote_file(inside, facts))
+    for name, listed in files.items():
+        yield _dataset(name, f"{root}/{name}", listed)
 
 
 def _outermost(path: str, matches: Wanted) -> str | None:

@@ -9,18 +9,32 @@ tells `compress` that somebody wrote into an archive while it was read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from pipeline import objects
 from pipeline.archive.location import is_url, redacted
 from pipeline.archive.provider import digest_of
 from pipeline.errors import ArchiveError, StorageError
-from pipeline.objects import StoredFile, listed
 
 # Web servers list nothing that could be trusted.
 _UNLISTED = frozenset({"http", "https"})
+# What obstore and file systems of fsspec call the version of an object, and when it was written.
+_VERSIONS = ("e_tag", "ETag", "etag", "md5Hash", "generation")
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+
+
+class StoredFile(NamedTuple):
+    """A file below an archive: its path there (empty if it is the archive itself), its size in
+    bytes, what changes when it is written, and when it was, in seconds since 1970."""
+
+    path: str
+    nbytes: int
+    version: str
+    written: float
 
 
 def files_of(location: str) -> Iterator[StoredFile]:
@@ -30,8 +44,10 @@ def files_of(location: str) -> Iterator[StoredFile]:
     ------
     OSError
         If the place cannot be listed.
+    ImportError
+        If nothing installed knows this kind of URL.
     """
-    return listed(location) if is_url(location) else _local_files(location)
+    return _remote_files(location) if is_url(location) else _local_files(location)
 
 
 def stamp_of_files(files: Iterable[StoredFile]) -> str:
@@ -47,7 +63,7 @@ def stamp_of(location: str) -> str:
         return stamp_of_files(files_of(location))
     except StorageError:
         raise
-    except (OSError, NotImplementedError) as error:
+    except (OSError, ImportError, NotImplementedError) as error:
         raise ArchiveError(
             f"archive {redacted(location)!r} cannot be listed ({type(error).__name__}: {error}); "
             "check that it is there, and who may read it"
@@ -116,3 +132,21 @@ def _local_files(location: str) -> Iterator[StoredFile]:
 def _local_file(path: str, name: str) -> StoredFile:
     state = os.stat(path)
     return StoredFile(name, state.st_size, str(state.st_mtime_ns), state.st_mtime)
+
+
+def _remote_files(location: str) -> Iterator[StoredFile]:
+    for path, facts in objects.folder(location).files().items():
+        yield remote_file(path, facts)
+
+
+def remote_file(path: str, facts: Mapping[str, Any]) -> StoredFile:
+    """An object, by what storage or fsspec says of it."""
+    when = next((facts[key] for key in _TIMES if facts.get(key)), 0.0)
+    version = next((str(facts[key]) for key in _VERSIONS if facts.get(key)), str(when))
+    return StoredFile(path, int(facts.get("size") or 0), version, _seconds(when))
+
+
+def _seconds(when: Any) -> float:
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    return when.timestamp() if isinstance(when, datetime) else float(when)

@@ -27,7 +27,7 @@ from pipeline.archive.blocks import Chunks, Grid, regular
 from pipeline.archive.history import Mark, mark
 from pipeline.archive.location import open_store, redacted
 from pipeline.archive.provider import Piece, digest_of
-from pipeline.archive.zarr_source import ZarrReader, ZarrSource, chunk_key, storage_chunks
+from pipeline.archive.zarr_source import ZarrReader, ZarrSource, chunk_keys, storage_chunks
 from pipeline.errors import ArchiveError, ChunkError, StorageError
 from pipeline.objects import RemoteStore
 
@@ -36,6 +36,10 @@ MissingChunks = Literal["error", "fill"]
 # A task holds one block; of larger shards it takes whole inner chunks, up to this size.
 _LARGEST_BLOCK_BYTES = 64 * 2**20
 _PROBES = 64
+# Keys that one listing of an object store goes through, of several side by side.
+_LISTED_TOGETHER = 20_000
+# Stores of obstore that list keys in their order, and from one of them on.
+_LISTED_IN_ORDER = frozenset({"S3Store", "GCSStore", "MemoryStore"})
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ def time_marks(
     """Checksums of what is stored along time, in chunks that an archive that grows leaves alone."""
     lengths = grid.chunks[time_axis]
     stored = list[list[tuple[str, int]]]([] for _ in lengths)
-    for index in grid.positions():
-        if (key := chunk_key(array, index)) in sizes:
+    for index, key in zip(grid.positions(), chunk_keys(array, grid.positions()), strict=True):
+        if key in sizes:
             stored[index[time_axis]].append((key, sizes[key]))
     stops, whole = list(accumulate(lengths)), _time_length(array, time_axis)
     full = stops if lengths[-1:] == (whole,) or whole is None else stops[:-1]
@@ -146,8 +150,11 @@ def absent_chunks(
     array: zarr.Array[Any], grid: Grid, sizes: dict[str, int]
 ) -> dict[tuple[int, ...], str]:
     """Grid positions and keys of the chunks that are not among `sizes`."""
-    keys = ((index, chunk_key(array, index)) for index in grid.positions())
-    return {index: key for index, key in keys if key not in sizes}
+    return {
+        index: key
+        for index, key in zip(grid.positions(), chunk_keys(array, grid.positions()), strict=True)
+        if key not in sizes
+    }
 
 
 def refuse_lost_chunks(
@@ -184,8 +191,8 @@ def chunk_sizes(store: Store, array: zarr.Array[Any]) -> dict[str, int]:
     """Stored size in bytes of every key under `array`."""
     if isinstance(store, LocalStore):
         return _local_sizes(os.fspath(store.root), array.path)
-    sizes: dict[str, int] = sync(_listed_sizes(store, array.path))
-    keys = [chunk_key(array, index) for index in Grid(storage_chunks(array)).positions()]
+    keys = list(chunk_keys(array, Grid(storage_chunks(array)).positions()))
+    sizes: dict[str, int] = sync(_listed_sizes(store, array.path, keys))
     if any(key in sizes for key in keys):
         return sizes
     # Plain web servers list nothing: ask for each chunk.
@@ -194,16 +201,25 @@ def chunk_sizes(store: Store, array: zarr.Array[Any]) -> dict[str, int]:
 
 
 def _local_sizes(root: str, path: str) -> dict[str, int]:
-    sizes = {}
-    for folder, _, files in os.walk(os.path.join(root, path)):
-        prefix = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if prefix == "." else f"{prefix}/"
-        for file in files:
-            sizes[prefix + file] = os.path.getsize(os.path.join(folder, file))
+    sizes: dict[str, int] = {}
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        prefix = f"{folder}/" if folder else ""
+        try:
+            entries = list(os.scandir(os.path.join(root, folder)))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(prefix + entry.name)
+            else:
+                sizes[prefix + entry.name] = entry.stat().st_size
     return sizes
 
 
-async def _listed_sizes(store: Store, path: str) -> dict[str, int]:
+async def _listed_sizes(store: Store, path: str, keys: list[str]) -> dict[str, int]:
+    """Sizes of what a store lists below `path`, where it lists anything; `keys` are expected."""
     prefix = f"{path}/" if path else ""
     if isinstance(store, FsspecStore):
         root = f"{store.path}/".lstrip("/")
@@ -216,9 +232,29 @@ async def _listed_sizes(store: Store, path: str) -> dict[str, int]:
             for key, info in found.items()
         }
     if isinstance(store, RemoteStore):
-        return {path: size async for path, size in store.listed(prefix)}
-    keys = [key async for key in store.list_prefix(prefix)]
-    return await _probed_sizes(store, keys)
+        in_order = type(store.store).__name__ in _LISTED_IN_ORDER
+        ends = sorted(keys)[_LISTED_TOGETHER::_LISTED_TOGETHER] if in_order else []
+        spans = zip([None, *ends], [*ends, None], strict=True)
+        parts = await asyncio.gather(*(_listed_span(store, prefix, *span) for span in spans))
+        return {key: size for part in parts for key, size in part.items()}
+    listed = [key async for key in store.list_prefix(prefix)]
+    return await _probed_sizes(store, listed)
+
+
+async def _listed_span(
+    store: RemoteStore, prefix: str, after: str | None, last: str | None
+) -> dict[str, int]:
+    """Sizes of the keys after one and up to another.
+
+    A service gives a thousand keys a request, one request after the other; spans of keys are
+    listed side by side.
+    """
+    sizes: dict[str, int] = {}
+    async for entry in store.listed(prefix, after):
+        if last is not None and entry["path"] > last:
+            break
+        sizes[entry["path"]] = entry["size"]
+    return sizes
 
 
 async def _probed_sizes(store: Store, keys: Iterable[str]) -> dict[str, int]:

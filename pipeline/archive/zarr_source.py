@@ -9,7 +9,7 @@ archive that grows meanwhile does not confuse them.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -178,8 +178,14 @@ def storage_chunks(array: zarr.Array[Any]) -> Chunks:
 
 def chunk_key(array: zarr.Array[Any], index: tuple[int, ...]) -> str:
     """Key in the store of the chunk (or shard) at grid position `index`."""
-    key = array.metadata.encode_chunk_key(index)
-    return f"{array.path}/{key}" if array.path else key
+    return next(iter(chunk_keys(array, [index])))
+
+
+def chunk_keys(array: zarr.Array[Any], positions: Iterable[tuple[int, ...]]) -> Iterator[str]:
+    """Keys in the store of the chunks (or shards) at many grid positions."""
+    # Looked up once: an archive may have 10^6 chunks.
+    prefix, encode = f"{array.path}/" if array.path else "", array.metadata.encode_chunk_key
+    return (prefix + encode(index) for index in positions)
 
 
 def read_zarr(reader: ZarrReader, region: Region, absent: frozenset[str]) -> ReadBlock:

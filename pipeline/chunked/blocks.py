@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
+from pipeline.chunked.slices import slices
 from pipeline.coding.tiles import even_length, grid, region_of, tiles
 from pipeline.contracts import ArchivedVariable, Floats, ReadBlock, Region
 
@@ -62,22 +63,34 @@ def lazy_tiles(
     tile: Lengths,
     function: Callable[[ReadBlock, Tile], Any],
     only: Sequence[tuple[int, ...]] | None = None,
-) -> list[Delayed]:
+) -> Iterator[Delayed]:
     """``function(block, tile)`` of every tile, or of `only` those at some places in the grid.
 
     The block has the values of the tile. What reading cost is said once, where several tiles
-    share it.
+    share it. Graphs are made slice by slice, as they are asked for (`pipeline.chunked.slices`).
     """
-    token = uuid4().hex
-    graph: dict[Any, Any] = dict(variable.source.graph())
     segments = [
         _segments(lengths, length) for lengths, length in zip(variable.chunks, tile, strict=True)
     ]
-    found = list(tiles(variable.shape, tile))
+    found: Iterable[tuple[Lengths, Region]] = tiles(variable.shape, tile)
     if only is not None:
         found = [(index, region_of(index, variable.shape, tile)) for index in only]
+    for some in slices(found):
+        yield from _slice(variable, tile, function, segments, some)
+
+
+def _slice(
+    variable: ArchivedVariable,
+    tile: Lengths,
+    function: Callable[[ReadBlock, Tile], Any],
+    segments: Sequence[Sequence[int]],
+    some: Sequence[tuple[Lengths, Region]],
+) -> list[Delayed]:
+    """Some of the tiles, in a graph of their own."""
+    token = uuid4().hex
+    graph: dict[Any, Any] = dict(variable.source.graph())
     keys = []
-    for index, region in found:
+    for index, region in some:
         overlaps = [_overlapping(edges, part) for edges, part in zip(segments, region, strict=True)]
         parts = [_part(graph, variable, token, corner, region) for corner in product(*overlaps)]
         keys.append((f"tile-{token}", *index))

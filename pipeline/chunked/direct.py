@@ -104,7 +104,7 @@ def lazy_values(
     """
     shape = (len(series), *variable.space_shape)
     full = value_tile(shape)
-    rows = [row for row in plan.rows if row.variable == number]
+    grid = plan.grid_of(number)
     # Tiles that follow one another in time are made of the same pieces.
     cuts: dict[Any, tuple[tuple[Region, ...], tuple[Delayed, ...]]] = {}
     found, pieces = [], []
@@ -113,7 +113,7 @@ def lazy_values(
         space = region[1:]
         key = tuple((s.start, s.stop) for s in space)
         if key not in cuts:
-            cuts[key] = gather(rows, blocks, space)
+            cuts[key] = gather(grid, blocks, space)
         places, parts = cuts[key]
         weights = None if variable.weights is None else variable.weights[space]
         found.append(ValueTile(index, region, full, places, weights, offset))

@@ -16,7 +16,7 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from pipeline.chunked.plan import PODPlan, SpaceBlock
+from pipeline.chunked.plan import PODPlan, SpaceGrid
 from pipeline.coding.field import encode_field
 from pipeline.coding.fill import fill_masked
 from pipeline.coding.rates import Rates, rates, step_of
@@ -25,9 +25,6 @@ from pipeline.contracts import ArchivedVariable, Floats, Region
 from pipeline.numerics.factors import Mask, RowBlock
 
 Matrix = NDArray[np.float64]
-
-# Results of tiles that one task adds up.
-SUMMANDS = 16
 
 
 class TileWriter(Protocol):
@@ -96,11 +93,11 @@ def lazy_fields(
     sample : Sample, optional
         Only parts of a few tiles.
     """
-    rows = [row for row in plan.rows if row.variable == number]
+    grid = plan.grid_of(number)
     found, pieces = [], []
     regions = list(tiles(variable.space_shape, tile))
     for index, region in regions if sample is None else sample.of(regions):
-        places, parts = gather(rows, blocks, region)
+        places, parts = gather(grid, blocks, region)
         weights = None if variable.weights is None else variable.weights[region]
         snapshots = variable.shape[variable.time_axis]
         found.append(FieldTile(index, region, tile, places, snapshots, weights))
@@ -134,19 +131,18 @@ def middle(region: Region, most: int) -> Region:
 
 
 def gather(
-    rows: Sequence[SpaceBlock], blocks: Sequence[Delayed], region: Region
+    grid: SpaceGrid, blocks: Sequence[Delayed], region: Region
 ) -> tuple[tuple[Region, ...], tuple[Delayed, ...]]:
-    """Parts of the space blocks `rows` that make up a region, and where in it they go."""
-    here = [(row, box) for row in rows if (box := _overlap(row.region, region)) is not None]
+    """Parts of the space blocks of a variable that make up a region, and where in it they go."""
+    here = [(row, _overlap(row.region, region)) for row in grid.overlapping(region)]
     pieces = [_piece(blocks[row.number], row.region, box, len(here)) for row, box in here]
     return tuple(_relative(box, region) for _, box in here), tuple(pieces)
 
 
-def _overlap(a: Region, b: Region) -> Region | None:
-    box = tuple(
+def _overlap(a: Region, b: Region) -> Region:
+    return tuple(
         slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True)
     )
-    return box if all(s.start < s.stop for s in box) else None
 
 
 def _relative(box: Region, region: Region) -> Region:
@@ -170,19 +166,6 @@ def _cut(block: RowBlock, shape: tuple[int, ...], box: Region) -> RowBlock:
 
     valid = None if block.valid is None else boxed(block.valid)
     return RowBlock(boxed(block.mean), boxed(block.rows), valid)
-
-
-def summed(results: Sequence[Delayed]) -> Delayed:
-    """Sum of many results, in groups, so that no task gathers them all."""
-    parts = list(results)
-    add = delayed(_sum, pure=False)
-    while len(parts) > 1:
-        parts = [add(parts[i : i + SUMMANDS]) for i in range(0, len(parts), SUMMANDS)]
-    return parts[0]
-
-
-def _sum(parts: Sequence[Any]) -> Any:
-    return sum(parts[1:], parts[0])
 
 
 # --- tasks --------------------------------------------------------------------------------

@@ -6,11 +6,14 @@ Integers only: a plan is a value that can be printed and tested before anything 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.contracts import ArchivedVariable, BlockSpan, Region
 
@@ -38,6 +41,70 @@ class SpaceBlock:
         return tuple(s.stop - s.start for s in self.region)
 
 
+class SpaceGrid:
+    """The space blocks of one variable, which make up a grid, by place."""
+
+    def __init__(self, rows: Sequence[SpaceBlock]) -> None:
+        corners = {tuple(part.start for part in row.region): row for row in rows}
+        self._at = corners
+        self._starts = [sorted(set(along)) for along in zip(*corners, strict=True)]
+
+    def overlapping(self, region: Region) -> list[SpaceBlock]:
+        """Blocks that have points in common with a region, in C order."""
+        along = (
+            starts[bisect_right(starts, part.start) - 1 : bisect_left(starts, part.stop)]
+            for starts, part in zip(self._starts, region, strict=True)
+        )
+        return [self._at[corner] for corner in product(*along)]
+
+
+@dataclass(frozen=True)
+class TimeTree:
+    """A tree over time blocks, which are its level 0.
+
+    Node i of level l + 1 merges those of level l from ``edges[l][i]`` to ``edges[l][i + 1]``.
+    """
+
+    edges: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, blocks: int, arity: int) -> TimeTree:
+        """The tree in which up to `arity` nodes merge at a time, as evenly as can be."""
+        edges, width = [], blocks
+        while width > 1:
+            groups = -(-width // arity)
+            edges.append(tuple(width * i // groups for i in range(groups + 1)))
+            width = groups
+        return cls(tuple(edges))
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """Level and number of the root."""
+        return len(self.edges), 0
+
+    def children(self, level: int, number: int) -> range:
+        """Numbers of the nodes, a level below, that a node merges."""
+        return range(*self.edges[level - 1][number : number + 2])
+
+    def blocks(self, level: int, number: int) -> tuple[int, int]:
+        """First time block of a node, and the first after it."""
+        *_, span = self._spans(level, number)
+        return span
+
+    def merges(self, level: int, number: int) -> int:
+        """Number of merges of a node and all below it."""
+        *above, _ = self._spans(level, number)
+        return sum(last - first for first, last in above)
+
+    def _spans(self, level: int, number: int) -> Iterator[tuple[int, int]]:
+        """Range of the nodes of each level, from that of the node down to level 0."""
+        first, last = number, number + 1
+        yield first, last
+        for edges in reversed(self.edges[:level]):
+            first, last = edges[first], edges[last]
+            yield first, last
+
+
 @dataclass(frozen=True)
 class PODPlan:
     """A POD tree over a chunk grid.
@@ -52,14 +119,46 @@ class PODPlan:
     leaves: tuple[tuple[tuple[BlockSpan, ...], ...], ...]
     arity: int = ARITY
 
+    def grid_of(self, variable: int) -> SpaceGrid:
+        """The space blocks of a variable."""
+        return SpaceGrid([row for row in self.rows if row.variable == variable])
+
+    @cached_property
+    def tree(self) -> TimeTree:
+        """How time blocks merge."""
+        return TimeTree.of(len(self.time_blocks), self.arity)
+
     @property
     def levels(self) -> int:
         """Cuts on the way from a chunk to the root."""
-        merges, width = 0, len(self.time_blocks)
-        while width > 1:
-            merges, width = merges + 1, -(-width // self.arity)
-        split = any(len(spans) > 1 for row in self.leaves for spans in row)
-        return 1 + merges + split + (len(self.rows) > 1)
+        split = any(len(spans) > 1 for leaves in self._own_leaves for spans in leaves)
+        return 1 + len(self.tree.edges) + split + (len(self.rows) > 1)
+
+    @property
+    def _own_leaves(self) -> list[tuple[tuple[BlockSpan, ...], ...]]:
+        """Leaves of each variable: all its space blocks have the same."""
+        first = {row.variable: leaves for row, leaves in zip(self.rows, self.leaves, strict=True)}
+        return list(first.values())
+
+    @cached_property
+    def _tasks_before(self) -> NDArray[np.int64]:
+        """Tasks of the leaves of all time blocks before each one, and of all."""
+        counts = np.zeros(len(self.time_blocks), np.int64)
+        rows = Counter(row.variable for row in self.rows)
+        for variable, leaves in zip(rows, self._own_leaves, strict=True):
+            spans = np.fromiter(map(len, leaves), np.int64, len(leaves))
+            counts += rows[variable] * (spans + (spans > 1))
+        if len(self.rows) > 1:
+            # The columns of each block, and those that all have in common.
+            counts += len(self.rows) + 1
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    def tasks(self, level: int, number: int) -> int:
+        """Tasks of a node of the tree and of all below it."""
+        first, last = self.tree.blocks(level, number)
+        merge = 1 if len(self.rows) == 1 else 2 * len(self.rows) + 2
+        leaves = int(self._tasks_before[last] - self._tasks_before[first])
+        return leaves + merge * self.tree.merges(level, number)
 
 
 def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES) -> PODPlan:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from pipeline.chunked.blocks import Tile
-from pipeline.chunked.fields import SUMMANDS
 from pipeline.coding.residuals import encode_residuals, rounded_residuals
 from pipeline.contracts import Floats, ReadBlock, Region
 
@@ -58,14 +56,6 @@ def joined(parts: Sequence[Found]) -> Found:
         bytes_read=sum(part.bytes_read for part in parts),
         chunks_read=sum(part.chunks_read for part in parts),
     )
-
-
-def all_joined(parts: Sequence[Delayed]) -> Delayed:
-    """All of them `joined`, in groups, so that no task gathers them all."""
-    join, left = delayed(joined, pure=False), list(parts)
-    while len(left) > 1:
-        left = [join(left[i : i + SUMMANDS]) for i in range(0, len(left), SUMMANDS)]
-    return left[0]
 
 
 @dataclass(frozen=True)

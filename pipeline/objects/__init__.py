@@ -5,19 +5,7 @@ stay in it: what is pickled holds the URL alone.
 """
 
 from pipeline.objects.folder import Folder, Stored, folder
-from pipeline.objects.listing import StoredFile, listed
 from pipeline.objects.remote import RemoteStore, zarr_store
-from pipeline.objects.requests import is_object_store, located, told
+from pipeline.objects.requests import located, told
 
-__all__ = [
-    "Folder",
-    "RemoteStore",
-    "Stored",
-    "StoredFile",
-    "folder",
-    "is_object_store",
-    "listed",
-    "located",
-    "told",
-    "zarr_store",
-]
+__all__ = ["Folder", "RemoteStore", "Stored", "folder", "located", "told", "zarr_store"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from zarr.core.sync import collect_aiterator, sync
 
@@ -30,16 +31,19 @@ class Folder(Protocol):
         """What is directly below."""
         ...
 
-    def sizes(self, path: str) -> dict[str, int]:
-        """Bytes of every file below `path`."""
+    def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
+        """Every file below `path`, with its ``size`` in bytes and whatever else is known.
+
+        Where the URL is one of a file, that is all there is, with an empty path.
+        """
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, whatever there was."""
         ...
 
     def remove(self, path: str) -> None:
         """Remove everything below `path`, if there is anything."""
-        ...
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file, whatever is there."""
         ...
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
@@ -79,17 +83,28 @@ class ObjectFolder:
     def names(self) -> set[str]:
         return set(collect_aiterator(self._zarr.list_dir("")))
 
-    def sizes(self, path: str) -> dict[str, int]:
-        return dict(collect_aiterator(self._zarr.listed(path)))
+    def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
+        found = {each["path"]: each for each in collect_aiterator(self._zarr.listed(path))}
+        return found if found or path else self._itself()
 
-    def remove(self, path: str) -> None:
-        paths = list(self.sizes(path))
-        if paths:
-            sync(asked(self._url, lambda: self._zarr.store.delete_async(paths)))
+    def _itself(self) -> dict[str, Mapping[str, Any]]:
+        place, _, name = self._url.rpartition("/")
+        if not urlsplit(place).netloc:
+            return {}
+        above = RemoteStore(place).store
+        try:
+            return {"": sync(asked(self._url, lambda: above.head_async(name)))}
+        except FileNotFoundError:
+            return {}
 
     def write(self, path: str, content: bytes) -> None:
         store = self._zarr.store
         sync(asked(f"{self._url}/{path}", lambda: store.put_async(path, content)))
+
+    def remove(self, path: str) -> None:
+        paths = list(self.files(path))
+        if paths:
+            sync(asked(self._url, lambda: self._zarr.store.delete_async(paths)))
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -124,18 +139,18 @@ class FsspecFolder:
             return set()
         return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
 
-    def sizes(self, path: str) -> dict[str, int]:
-        found = self._fs.find(f"{self._root}/{path}", detail=True)
-        start = len(self._root) + 1
-        return {name[start:]: int(facts["size"]) for name, facts in found.items()}
+    def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
+        self._fs.invalidate_cache()
+        found = self._fs.find(f"{self._root}/{path}".rstrip("/"), detail=True)
+        return {name.removeprefix(self._root).lstrip("/"): each for name, each in found.items()}
+
+    def write(self, path: str, content: bytes) -> None:
+        self._fs.pipe_file(f"{self._root}/{path}", content)
 
     def remove(self, path: str) -> None:
         self._fs.invalidate_cache()
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(f"{self._root}/{path}", recursive=True)
-
-    def write(self, path: str, content: bytes) -> None:
-        self._fs.pipe_file(f"{self._root}/{path}", content)
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         self.write(path, content)

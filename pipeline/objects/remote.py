@@ -72,9 +72,11 @@ class RemoteStore(ObjectStore[Any]):
         ask = super().getsize
         return await asked(f"{self.url}/{key}", lambda: ask(key))
 
-    async def entries(self, prefix: str | None = None) -> AsyncGenerator[Mapping[str, Any], None]:
-        """What obstore tells of every object below `prefix`, page by page."""
-        last: str | None = None
+    async def listed(
+        self, prefix: str | None = None, after: str | None = None
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """What storage knows of each object below `prefix`, from one on, page by page."""
+        last = after
         failures = 0
         with told(self.url):
             while True:
@@ -90,18 +92,13 @@ class RemoteStore(ObjectStore[Any]):
                         raise
                 await pause(failures)
 
-    async def listed(self, prefix: str | None = None) -> AsyncGenerator[tuple[str, int], None]:
-        """Paths below `prefix` and their sizes, page by page."""
-        async for item in self.entries(prefix):
-            yield item["path"], item["size"]
-
     async def list(self) -> AsyncGenerator[str, None]:
-        async for path, _ in self.listed():
-            yield path
+        async for each in self.listed():
+            yield each["path"]
 
     async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
-        async for path, _ in self.listed(prefix):
-            yield path
+        async for each in self.listed(prefix):
+            yield each["path"]
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         found = await asked(self.url, lambda: self.store.list_with_delimiter_async(prefix))
@@ -109,7 +106,7 @@ class RemoteStore(ObjectStore[Any]):
             yield path.rstrip("/").rpartition("/")[2]
 
     async def getsize_prefix(self, prefix: str) -> int:
-        return sum([size async for _, size in self.listed(prefix)])
+        return sum([each["size"] async for each in self.listed(prefix)])
 
 
 def zarr_store(url: str, read_only: bool) -> Store:

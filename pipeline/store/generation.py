@@ -136,19 +136,27 @@ class Generation:
             values += (there - values) * (len(first.episodes) / first.snapshots)
         return as_asked(values, backs, indexers)
 
-    def modes(self, variable: str) -> Floats:
+    def modes(
+        self,
+        variable: str,
+        space_indexers: Sequence[Indexer] | None = None,
+        leading: int | None = None,
+    ) -> Floats:
         """POD modes phi_k in the variable's units, (r, *space); 0 at masked points.
 
-        All 0 where the variable is coded without them.
+        All of them or the `leading` ones, everywhere or as in `decode`. All 0 where the
+        variable is coded without them.
         """
         stored = self.variables[variable]
-        wanted, _ = _places(stored, [slice(None)] * len(stored.space_shape))
-        values = np.zeros((self.rank, *stored.space_shape), self.facts["arithmetic"])
+        indexers = space_indexers or [slice(None)] * len(stored.space_shape)
+        wanted, backs = _places(stored, indexers)
+        count = self.rank if leading is None else min(leading, self.rank)
+        values = np.zeros((count, *map(len, wanted)), self.facts["arithmetic"])
         if stored.coding == "pod":
             for each, columns in self._with_fields():
                 fields = FieldValues(each.arrays, each.variables[variable])
                 fields.modes(wanted, each.own_values, values[columns])
-        return values
+        return as_asked(values, [np.arange(count), *backs], [slice(None), *indexers])
 
     @property
     def mean_weight(self) -> float:

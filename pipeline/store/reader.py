@@ -149,8 +149,8 @@ class CoefficientStore:
     def sizes(self) -> dict[str, int]:
         """Bytes of every file of its parts, by the path in the store."""
         below = objects.folder(self.url)
-        found = (below.sizes(part.name) for part in self.parts)
-        return {path: size for sizes in found for path, size in sizes.items()}
+        found = (below.files(part.name) for part in self.parts)
+        return {path: int(each["size"]) for files in found for path, each in files.items()}
 
 
 def _joined(pieces: Sequence[StoredVariable]) -> StoredVariable:

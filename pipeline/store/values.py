@@ -166,11 +166,11 @@ class FieldValues:
             yield region, inside, made
 
     def modes(self, wanted: Wanted, sigma: NDArray[np.float64], out: Floats) -> None:
-        """All fields but the first, by their `sigma`, (r, *space)."""
-        divisor = sigma.reshape(-1, *[1] * len(self.stored.space_shape))
-        for tile, inside, region in pieces(wanted, self.tile_shape):
-            fields = points(self._decoded(tile).fields, inside)
-            out[(slice(None), *region)] = fields[1:] / divisor
+        """The leading fields but the first, by their `sigma`, (r, *space); 0 where nothing is."""
+        weights = np.eye(len(out), len(sigma) + 1, 1) / np.append(1.0, sigma)
+        for region, inside, tile in self.tiles(wanted, len(out)):
+            tile.combine(weights, inside, 0, out[(slice(None), *region)])
+        out[np.isnan(out)] = 0
 
     def _constant(self, tile: tuple[int, ...]) -> DecodedTile:
         """One chunk of a constant variable, as the only field."""

@@ -57,13 +57,7 @@ def test_every_trigger_takes_three_commands():
 @pytest.mark.parametrize("path", [*FILES, DEPLOY / "README.md"], ids=lambda path: path.name)
 def test_every_command_of_romzarr_exists_with_its_flags(path):
     for command in commands_in(path.read_text()):
-        if command[0] == "nightly" and not has_nightly():
-            pytest.xfail("romzarr nightly is not there yet")
         parser().parse_args(command)
-
-
-def has_nightly() -> bool:
-    return "nightly" in parser().format_help()
 
 
 def test_the_triggers_start_the_nightly_command():

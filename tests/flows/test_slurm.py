@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -131,3 +132,9 @@ def test_jobs_that_do_not_start_are_not_waited_for_forever(slurm, tmp_path):
     ):
         pass
     wait_for(lambda: not jobs("PENDING,RUNNING"))
+
+
+def test_slurm_accepts_the_script_of_the_nightly_job(slurm):
+    script = Path(__file__).parents[2] / "deploy" / "slurm" / "nightly.sbatch"
+    done = subprocess.run(["sbatch", "--test-only", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import threading
 import time
@@ -15,51 +14,32 @@ from flows.cli import main
 from flows.nightly import CannotRunError, lock
 from pipeline import objects
 from pipeline.archive.find import find_datasets
-from pipeline.archive.location import process_store
 from pipeline.archive.stamp import stamp_of
 from pipeline.objects import requests
 from tests.flows.nightly.conftest import dataset
+from tests.s3_server import fresh_connections, make_bucket, serving
 
-pytest.importorskip("obstore", reason="s3:// URLs need obstore")
-moto = pytest.importorskip("moto.server", reason="the S3 server of these tests is moto's")
-
+pytest.importorskip("obstore", reason="pip install 'romzarr[s3]'")
 SECRET = "canary-k3y-that-must-be-nowhere"
 
 
 @pytest.fixture(scope="module")
 def server():
-    with pytest.MonkeyPatch.context() as patch:
-        # It would write every request to standard error.
-        patch.setattr("werkzeug.serving.WSGIRequestHandler.log", lambda *arguments: None)
-        running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        running.start()
-        yield running.get_host_and_port()
-        running.stop()
-
-
-def forget_connections():
-    """As in a new process, which has yet to look at its environment."""
-    for each in (requests.connection, requests._file_system, process_store):
-        each.cache_clear()
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture
 def bucket(server, monkeypatch):
     """An empty bucket; credentials and address come from the environment alone."""
-    host, port = server
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    name = f"bucket-{uuid.uuid4().hex}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
-    forget_connections()
-    name = f"bucket-{uuid.uuid4().hex}"
-    connection = http.client.HTTPConnection(host, port)
-    connection.request("PUT", f"/{name}")
-    connection.getresponse().read()
-    connection.close()
-    yield name
-    forget_connections()
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    make_bucket(server, name)
+    with fresh_connections():
+        yield name
 
 
 @pytest.fixture
@@ -75,14 +55,13 @@ def settings(bucket, tmp_path):
 
 
 def add(bucket, name, seed):
-    store = objects.zarr_store(f"s3://{bucket}/archive/{name}", read_only=False)
-    encoding = {"u": {"chunks": (8, 30)}}
-    dataset(seed).to_zarr(store, mode="w", consolidated=False, encoding=encoding)
+    place = objects.zarr_store(f"s3://{bucket}/archive/{name}", read_only=False)
+    dataset(seed).to_zarr(place, mode="w", consolidated=False, encoding={"u": {"chunks": (8, 30)}})
 
 
 def everything(bucket) -> dict[str, bytes]:
-    folder = objects.folder(f"s3://{bucket}")
-    return {path: folder.read(path, 10**7).content for path in folder.sizes("")}
+    place = objects.folder(f"s3://{bucket}")
+    return {path: place.read(path, 10**9).content for path in place.files()}
 
 
 def test_what_is_new_is_stored_and_what_is_stored_is_left_alone(bucket, settings, capsys):
@@ -113,8 +92,9 @@ def test_what_is_new_is_stored_and_what_is_stored_is_left_alone(bucket, settings
 
 def test_an_address_that_nobody_answers_is_a_run_that_cannot_be(settings, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    forget_connections()
-    assert main(["nightly", "--config", str(settings)]) == 2
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
+    with fresh_connections():
+        assert main(["nightly", "--config", str(settings)]) == 2
     err = capsys.readouterr().err
     assert "no lock can be made at s3://" in err
     assert "see that the network and the endpoint (AWS_ENDPOINT_URL) are up" in err
@@ -125,7 +105,7 @@ def test_a_dataset_has_the_stamp_that_the_listing_of_its_archive_gives(bucket):
     add(bucket, "a.zarr", 1)
     add(bucket, "a.zarr.old", 1)
     root = f"s3://{bucket}/archive"
-    assert objects.folder(root).replace("b.nc", b"content", None)
+    objects.folder(root).write("b.nc", b"content")
     found = find_datasets(root, "*.*")
     assert [each.name for each in found] == ["a.zarr", "a.zarr.old", "b.nc"]
     assert [stamp_of(each.location) for each in found] == [each.stamp for each in found]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,8 @@ import pipeline
 from flows.nightly import work
 from flows.nightly.plan import since_when
 from pipeline.config import ConfigError
+from pipeline.store.reader import open_store
+from pipeline.stream_compressor import StreamCompressor
 from tests.flows.nightly.conftest import dataset
 
 
@@ -82,9 +85,42 @@ def test_what_grew_is_appended_and_compared_in_full(growing, monkeypatch):
     entry = place.entry("a.zarr")
     assert (entry["state"], entry["verified"]["how"]) == ("stored", "full")
     assert entry["raw_bytes"] == 160 * 30 * 4
-    generation = place.generation("a")
+    assert (place.stores / "a.romzarr" / first).is_dir()
     assert place.nightly() == 0
-    assert place.generation("a") == generation
+    assert place.records()[-1]["counts"] == {"datasets": 1, "kept": 1, "left": 0}
+
+
+def test_an_append_that_was_killed_is_gone_on_with(growing, monkeypatch):
+    """The parts that it has committed name the dataset of today, and hold some of it."""
+    place, first = growing, growing.generation("a")
+    grow(place)
+    source = place.archive / "a.zarr"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments, **keywords):
+        if updates.append(keywords) or len(updates) == 2:
+            raise Killed
+        return real(*arguments, **keywords)
+
+    updates, real = [], StreamCompressor.update
+    monkeypatch.setattr(StreamCompressor, "update", kill)
+    with pytest.raises(Killed):
+        pipeline.append(place.stores / "a.romzarr", source, commit_steps=8)
+    monkeypatch.setattr(StreamCompressor, "update", real)
+    assert 96 < open_store(place.stores / "a.romzarr").snapshots < 160
+    assert place.nightly() == 0
+    assert (place.stores / "a.romzarr" / first).is_dir()  # appended to, not replaced
+    assert pipeline.verify(place.stores / "a.romzarr", source).ok
+
+
+def test_what_was_only_touched_is_settled_in_one_night(growing):
+    place = growing
+    os.utime(place.archive / "a.zarr" / "zarr.json")
+    assert place.nightly() == 0
+    assert place.nightly() == 0
+    assert place.records()[-1]["counts"]["kept"] == 1
 
 
 def test_what_grew_on_another_history_is_compressed_again(growing):

@@ -1,0 +1,1 @@
+"""Pages that open anywhere: one for a store, one for a whole archive of stores."""

@@ -1,0 +1,51 @@
+"""An archive of 10^6 chunks is planned in time, in memory, and in slices."""
+
+import pytest
+
+from tests.benchmarks import bench_scale, scale_model
+from tests.benchmarks.scale_plans import GRIDS, SMALLEST, planned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", [GRIDS[1]], ids=lambda grid: grid.name)
+def test_a_million_chunks_are_planned_in_a_minute_and_2_gib(grid):
+    assert grid.chunk_count == 10**6
+    found = planned(grid.archived(), 1e-2)
+    assert found.cost.cpu_seconds < 60
+    assert found.cost.peak_bytes < 2 * 2**30
+    assert found.tasks <= 4 * grid.chunk_count
+    assert found.most <= 100_000
+    leaves = sum(len(spans) for row in found.plan.leaves for spans in row)
+    assert leaves == grid.chunk_count
+
+
+def test_small_archives_are_one_graph():
+    (grid,) = SMALLEST
+    found = planned(grid.archived(), 1e-2)
+    assert found.slices == 1
+    assert found.tasks <= 4 * grid.chunk_count
+
+
+def test_what_runs_out_first_is_what_takes_longest():
+    costs = scale_model.Costs(
+        cpu_per_byte=4e-9, stored=0.9, moved=0.3, scheduler=1e-3, bandwidth=1e9, tail=60.0
+    )
+    job = scale_model.Job(raw_bytes=1e14, tasks=2_700_000)
+    few, many = (scale_model.hours(job, costs, cores, storage=20e9) for cores in (64, 1 << 20))
+    assert max(few, key=few.get) == "compute"
+    assert few["compute"] == pytest.approx(1e14 * 4e-9 / 64 / 3600)
+    assert max(many, key=many.get) == "storage"
+    needed = scale_model.cores_for(job, costs, storage=20e9, night=8.0)
+    assert needed is not None
+    assert max(scale_model.hours(job, costs, needed, 20e9).values()) <= 8
+    assert max(scale_model.hours(job, costs, needed - 1, 20e9).values()) > 8
+    assert scale_model.cores_for(job, costs, storage=1e9, night=8.0) is None
+
+
+def test_the_benchmark_runs_at_its_smallest(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROMZARR_BENCH_CACHE", str(tmp_path))
+    bench_scale.main(["--smallest"])
+    printed = capsys.readouterr().out
+    for title in ("Plans", "Opening", "Costs", "One night"):
+        assert f"## {title}" in printed
+    assert "Hours by resource" in printed

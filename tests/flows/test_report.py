@@ -1,0 +1,372 @@
+"""Pages that open offline: nothing is fetched, every kind of store has one, equations are right."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+from numpy.testing import assert_allclose
+
+import pipeline
+from flows.cli import main
+from flows.report.maps import fitting, limits
+from flows.report.mathml import equation_rows, term
+from pipeline.describe import Equations
+from pipeline.numerics.library import library_from_spec
+
+HOSTILE = "<script>alert('x')</script><img src=http://example.org/x.png>&$x_1$"
+FETCHING = {"src", "href", "xlink:href", "data", "poster", "action", "srcset", "background"}
+VOID = {"meta", "br", "link", "img", "input", "hr", "base"}
+
+
+class Page(HTMLParser):
+    """What a browser would have to know of a page: what it fetches, ids, links, open elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.within: list[str] = []
+        self.references: list[str] = []
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            value = value or ""
+            assert not name.startswith("on"), f"{tag} has a handler {name}"
+            if name == "id":
+                self.ids.append(value)
+            if name in FETCHING and tag != "a":
+                where = self.references if value.startswith("#") else self.fetched
+                where.append(value)
+            self.references += re.findall(r"url\((#[^)]*)\)", value)
+            self.fetched += [u for u in re.findall(r"url\(([^)]*)\)", value) if u[0] != "#"]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "style":
+            self.fetched += re.findall(r"@import|url\((?!#)[^)]*\)", data)
+        self.text += data
+
+
+def checked(path, most=1_500_000) -> Page:
+    """The page, once it is small, whole, and fetches nothing."""
+    content = path.read_text(encoding="utf-8")
+    assert len(content.encode()) < most
+    page = Page(content)
+    assert not page.open
+    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base"}
+    assert [url[:30] for url in page.fetched if not url.startswith("data:image/png")] == []
+    assert len(page.ids) == len(set(page.ids))
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert "Content-Security-Policy" in content
+    return page
+
+
+def wave(t, *shape, seed=0, noise=0.0):
+    x = np.linspace(0, 6, int(np.prod(shape)))
+    u = np.sin(x - t[:, None]) + 0.2 * np.cos(2 * x - 2 * t[:, None])
+    u += noise * np.random.default_rng(seed).standard_normal(u.shape)
+    return u.reshape(len(t), *shape).astype(np.float32)
+
+
+T = np.arange(120) * 0.2
+DAYS = [cftime.Datetime360Day(2000, 1 + k // 30, 1 + k % 30) for k in range(60)]
+LAND = np.pad(np.full((4, 5), np.nan, np.float32), ((3, 5), (2, 11)))
+
+
+def dataset(kind: str) -> tuple[xr.Dataset, dict[str, object]]:
+    """A dataset of a kind, and how it is compressed."""
+    time = ("time", T, {"units": "s"})
+    match kind:
+        case "masked map with residuals":
+            lat, lon = np.linspace(-40, -30, 12), np.linspace(10, 30, 18)
+            u = wave(T, 12, 18) + LAND
+            ds = xr.Dataset({"u": (("time", "lat", "lon"), u, {"units": "m s-1"})})
+            ds = ds.assign_coords(time=time, lat=lat, lon=lon)
+            return ds, {"max_error": {"u": 0.01}}
+        case "line of rank one":
+            return xr.Dataset({"u": (("time", "x"), np.outer(np.sin(T), np.ones(40)))}), {}
+        case "three dims, dates":
+            u = wave(np.arange(60) * 0.3, 4, 6, 8)
+            ds = xr.Dataset({"air temperature $x$": (("time", "lev", "y", "x"), u)})
+            return ds.assign_coords(time=DAYS), {"tolerance": 1e-3}
+        case "cells":
+            n = 300
+            lon, lat = np.random.default_rng(0).uniform(0, 60, (2, n))
+            t2m = np.sin(lon / 9 - T[:, None]) * np.cos(lat / 20) + 280
+            ds = xr.Dataset({"t2m": (("time", "cell"), t2m)})
+            return ds.assign_coords(time=time, lon=("cell", lon), lat=("cell", lat)), {}
+        case "sensors":
+            series = {f"sensor {k}": ("time", np.sin(T + k) * 3 + k) for k in range(5)}
+            return xr.Dataset(series, {"time": time}), {}
+        case "lossless dates":
+            ds = xr.Dataset({"u": (("time", "x"), np.round(wave(T[:30], 9), 1))})
+            dates = np.datetime64("2020-01-01", "ns") + np.arange(30) * np.timedelta64(6, "h")
+            return ds.assign_coords(time=dates), {"tolerance": 0}
+        case "rough":
+            rough = np.random.default_rng(1).standard_normal((50, 6, 40))
+            return xr.Dataset({"u": (("time", "y", "x"), rough)}), {}
+        case "constant":
+            return xr.Dataset({"u": (("time", "x"), np.ones((20, 5)))}), {}
+    raise AssertionError(kind)
+
+
+KINDS = {
+    "masked map with residuals": {"Modes", "Equations", "Coefficients in time", "0.01"},
+    "line of rank one": {"Modes", "Coefficients in time"},
+    "three dims, dates": {"Modes", "Equations", "lev = number 2 of 4"},
+    "cells": {"Modes", "Equations"},
+    "sensors": {"Modes", "Correlation of each variable with the leading coefficients."},
+    "lossless dates": {"0, lossless", "No value differs from the archive's."},
+    "rough": {"No modes: the variables are coded as values, without POD."},
+    "constant": {"No modes: the variables are coded as constant, exact."},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_store_has_a_page_that_fetches_nothing(tmp_path, kind):
+    ds, how = dataset(kind)
+    ds.to_zarr(tmp_path / "run.zarr", consolidated=False)
+    pipeline.compress(tmp_path / "run.zarr", tmp_path / "run", **how)
+    source = ["--source", str(tmp_path / "run.zarr")]
+    out = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "run"), "-o", str(out), *source]) == 0
+    page = checked(out)
+    for words in KINDS[kind]:
+        assert words in page.text, words
+    info = pipeline.info(tmp_path / "run")
+    assert info.source["fingerprint"] in page.text
+    assert list(tmp_path.glob(".*partial*")) == []
+    if info.rank:
+        assert "math" in page.tags or "No model pays here" in page.text
+
+
+def test_names_from_a_store_are_text_and_without_a_source_nothing_is_measured(tmp_path):
+    ds = xr.Dataset(
+        {HOSTILE.replace("/", "|"): (("time", "x"), wave(T, 30), {"units": HOSTILE})},
+        {"time": ("time", T, {"units": HOSTILE})},
+        {"title": HOSTILE, "history": np.arange(3)},
+    )
+    pipeline.compress(ds, tmp_path / "run", tolerance=1e-2)
+    assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
+    page = checked(tmp_path / "page.html")
+    assert HOSTILE in page.text
+    assert "Nothing was measured" in page.text
+
+
+# --- equations ----------------------------------------------------------------------------
+
+
+def evaluate(element: ET.Element, a: np.ndarray) -> float:
+    """Value of a MathML element: sums of products, powers, fractions, functions."""
+    children = list(element)
+    match element.tag:
+        case "math" | "mrow":
+            return evaluate_row(children, a)
+        case "mn":
+            return float(element.text)
+        case "msub":
+            return a[int(children[1].text) - 1]
+        case "msubsup":
+            return a[int(children[1].text) - 1] ** int(children[2].text)
+        case "msup":
+            return evaluate(children[0], a) ** evaluate(children[1], a)
+        case "mfrac":
+            return evaluate(children[0], a) / evaluate(children[1], a)
+        case "msqrt":
+            return np.sqrt(evaluate_row(children, a))
+    raise AssertionError(element.tag)
+
+
+def evaluate_row(children: list[ET.Element], a: np.ndarray) -> float:
+    total, product, function = 0.0, None, None
+    for child in [*children, ET.Element("end")]:
+        if child.tag == "end" or (child.tag == "mo" and child.text in ("+", "\N{MINUS SIGN}")):
+            total += product or 0.0
+            product = -1.0 if child.text == "\N{MINUS SIGN}" else 1.0
+        elif child.tag == "mi":
+            function = getattr(np, child.text)
+        elif child.tag != "mspace" and child.text not in ("(", ")", "·"):
+            value = evaluate(child, a)
+            value, function = (function(value) if function else value), None
+            product = (1.0 if product is None else product) * value
+    return total
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"kind": "polynomial", "states": 3, "degree": 3},
+        {"kind": "fourier", "states": 2, "frequencies": [1.0, 2.5]},
+        {
+            "kind": "symbolic",
+            "states": 2,
+            "expressions": ["a1**2/(1 + a2**2)", "sqrt(a1)*tanh(a2)"],
+        },
+    ],
+)
+def test_mathml_of_equations_stands_for_the_model(spec):
+    library, rng = library_from_spec(spec), np.random.default_rng(0)
+    xi = np.where(rng.random((library.size, 2)) < 0.6, rng.standard_normal((library.size, 2)), 0)
+    xi *= 10.0 ** rng.integers(-6, 4, xi.shape)
+    equations = Equations(
+        xi, library.names(), library.latex(), np.array([0.6, 0.4]), (0.1, 0.2), "s", ()
+    )
+    a = rng.uniform(0.5, 1.5, (4, library.states))
+    expected = library.evaluate(a) @ xi
+    for k, row in enumerate(equation_rows(equations)):
+        maths = ET.fromstring(f"<div>{row}</div>").findall("./div[@class='right']/math")
+        for point, value in zip(a, expected[:, k], strict=True):
+            got = sum(evaluate(math, point) for math in maths)
+            assert_allclose(got, value, rtol=2e-3, atol=1e-3 * np.abs(xi[:, k]).max())
+
+
+def test_names_of_networks_are_escaped_and_whatever_is_in_a_term_makes_elements():
+    assert "my_op&lt;b&gt;" in term(r"\mathrm{my\_op<b>}\left(a_{1}/2.5, a_{2}\right)")
+    for odd in ("", "a_", "{", "}", r"\left(", r"\frac", "^2", "a_{1}^", "<&>"):
+        ET.fromstring(f"<math>{term(odd)}</math>")
+
+
+def test_long_equations_show_their_largest_terms():
+    library = library_from_spec({"kind": "polynomial", "states": 9, "degree": 3})
+    xi = np.linspace(1, 2, library.size)[:, None]
+    equations = Equations(xi, library.names(), library.latex(), np.ones(9), (0.1,), "s", ())
+    (row,) = equation_rows(equations)
+    assert row.count("<math>") == 41
+    assert f"+ {library.size - 40} more" in row
+
+
+# --- colours ------------------------------------------------------------------------------
+
+
+def test_colours_fit_the_values():
+    x = np.linspace(-1, 1, 101)
+    assert fitting(x) == "diverging"
+    assert fitting(x + 280) == "magnitude"
+    low, high, _ = limits(np.append(x, [np.nan, 50]), "diverging")
+    assert low == -high
+    assert 0.9 < high < 50
+    assert limits(np.full(9, np.nan), "magnitude")[0] < limits(np.full(9, np.nan), "magnitude")[1]
+    for scale in ("diverging", "magnitude", "error"):
+        low, high, _ = limits(np.zeros(9), scale)
+        assert low < high
+
+
+# --- catalogue ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A folder of stores with a catalogue, one of them a real store with a page."""
+    store = tmp_path / "stores" / "b" / "wave.romzarr"
+    store.parent.mkdir(parents=True)
+    pipeline.compress(
+        xr.Dataset({"u": (("time", "x"), wave(T, 30))}, {"time": T}), store, tolerance=1e-2
+    )
+    now = datetime.now(UTC)
+
+    def entry(dataset, state, hours, **more):
+        known = {
+            "dataset": dataset, "store": dataset.replace(".zarr", ".romzarr"), "state": state,
+            "ratio": 12.5, "raw_bytes": 10**9, "stored_bytes": 8 * 10**7,
+            "relative_l2_error": 0.009, "tolerance": 0.01, "fingerprint": "f", "message": "",
+            "verified": {"error": 0.009, "when": now.isoformat(), "how": "sample"},
+            "last_run": (now - timedelta(hours=hours)).isoformat(),
+        }  # fmt: skip
+        path = (tmp_path / "stores" / "catalogue" / dataset).with_suffix(".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known | more))
+
+    entry("b/wave.zarr", "stored", 3, ratio=30.0)
+    entry("old.zarr", "stored", 60)
+    entry("broken.zarr", "failed", 1, message=HOSTILE, ratio=None, stored_bytes=None, verified=None)
+    entry("off.zarr", "stored", 1, verified={"error": 0.02, "when": "", "how": "fully"})
+    entry("new.zarr", "new", 1, last_run=None, ratio=None, verified=None, relative_l2_error=None)
+    runs = tmp_path / "stores" / "catalogue" / "runs"
+    runs.mkdir()
+    (runs / "20261101T020000Z.json").write_text(json.dumps({"compressed": 3, "plan": []}))
+    (store.parent / "wave.romzarr.html").write_text("a report")
+    return tmp_path / "stores"
+
+
+def test_the_archive_lists_first_what_needs_attention(archive, tmp_path):
+    out = archive / "index.html"
+    assert main(["report", "--catalogue", str(archive), "-o", str(out)]) == 0
+    page = checked(out)
+    names = ["broken.zarr", "off.zarr", "new.zarr", "old.zarr", "b/wave.zarr"]
+    places = [page.text.index(name) for name in names]
+    assert places == sorted(places)
+    assert HOSTILE in page.text
+    assert "above tolerance" in page.text
+    assert "60 h" not in page.text  # more than two days are said in days
+    content = out.read_text()
+    assert 'href="b/wave.romzarr.html"' in content
+    assert content.count("<a ") == 1
+    assert content.count("<polyline") == 1
+    assert "compressed 3" in page.text
+
+
+def test_a_folder_without_a_catalogue_and_a_damaged_one_are_said(archive, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    out = str(tmp_path / "index.html")
+    assert main(["report", "--catalogue", str(tmp_path / "empty"), "-o", out]) == 1
+    assert "romzarr nightly" in capsys.readouterr().err
+    (archive / "catalogue" / "old.json").write_text("{")
+    assert main(["report", "--catalogue", str(archive), "-o", out]) == 1
+    assert "old.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "page.html"], "neither"),
+        (["store", "--catalogue", "stores", "-o", "page.html"], "either one store"),
+        (["store", "-o", "nowhere/page.html"], "nowhere"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_computed(
+    tmp_path, monkeypatch, capsys, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_the_extra_is_named_and_the_archive_has_its_page(archive, tmp_path):
+    script = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from flows.cli import main\n"
+        f"sys.exit(main(['report', {str(archive / 'b/wave.romzarr')!r}, '-o', 'x.html']) + "
+        f"10 * main(['report', '--catalogue', {str(archive)!r}, '-o', 'y.html']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "pip install 'romzarr[plot]'" in done.stderr
+    assert not (tmp_path / "x.html").exists()
+    assert (tmp_path / "y.html").exists()
