@@ -283,8 +283,9 @@ def _relative_errors(
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)
     errors = {
-        norm.name: float(np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5))
-        / (total or 1)
+        norm.name: float(
+            np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5) / (total or 1)
+        )
         for norm, error, before, total in zip(
             pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
         )
