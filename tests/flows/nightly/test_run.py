@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import shutil
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 import flows.nightly.catalogue
 import pipeline
+from flows.clusters import ClusterError
 from flows.nightly import work
 from flows.nightly.plan import since_when
 from pipeline.config import ConfigError
@@ -264,19 +266,30 @@ def test_time_that_is_up_leaves_the_rest_for_the_next_run(place, capsys):
         ({"nightly__archive": "/absent/archive"}, "/absent/archive"),
         ({"nightly__archive": "s3://user:hunter22@host/x"}, "credentials into the environment"),
         ({"nightly__stores": "/proc/stores"}, "no lock can be made at /proc/stores/catalogue"),
-        ({"cluster__kind": "tcp://127.0.0.1:1"}, "no Dask scheduler answered"),
     ],
 )
 def test_a_run_that_can_do_nothing_says_why_with_a_status_of_its_own(
-    place, capsys, settings, words, monkeypatch
+    place, capsys, settings, words
 ):
-    monkeypatch.setattr("flows.clusters.address.PATIENCE_SECONDS", 1)
     place.add("a.zarr")
     place.set(**settings)
     assert place.nightly() == 2
     err = capsys.readouterr().err
     assert words in err
     assert "hunter22" not in err
+
+
+def test_a_run_without_workers_can_do_nothing(place, capsys, monkeypatch):
+    @contextmanager
+    def refused(settings):
+        raise ClusterError("the queue is closed")
+        yield
+
+    monkeypatch.setattr("flows.clusters.threads.start", refused)
+    place.add("a.zarr")
+    assert place.nightly() == 2
+    assert "the queue is closed" in capsys.readouterr().err
+    assert place.records()[-1]["state"] == "interrupted"
 
 
 def test_the_catalogue_is_made_again_from_the_stores(place):
