@@ -49,18 +49,28 @@ def compress_again(job: Job, config: Config) -> VerifyReport:
 
 
 def append(job: Job, config: Config) -> VerifyReport:
-    """Append what is new to the store; if something else was written, compress again."""
+    """Append what is new to the store; if something else was written, compress again.
+
+    Names and sizes of chunks are all that tells an append whether the rest is as it was, so all
+    of it is compared afterwards.
+    """
     try:
         report = pipeline.append(job.store, job.dataset.location, config=config)
-    except (ArchiveError, ConfigError) as error:
-        log.warning("compressed again, because nothing can be appended: %s", error)
-        return compress_again(job, config)
-    # The same times were written anew, and what with is not known.
-    return verify(job, config) if report.appended else compress_again(job, config)
+        # The same times were written anew, and what with is not known.
+        problem = "" if report.appended else "nothing is new in time"
+        if not problem:
+            verified = pipeline.verify(job.store, job.dataset.location, config=config)
+            problem = "; ".join(verified.problems)
+    except (ArchiveError, ConfigError, StoreError) as error:
+        problem = str(error)
+    if not problem:
+        return verified
+    log.warning("compressed again, because nothing can be appended: %s", problem)
+    return compress_again(job, config)
 
 
 def trust(job: Job, config: Config) -> VerifyReport:
-    """Verify what a run before has made, and compress again only if it is not right."""
+    """Verify what a run before has made, and go on with it, or begin anew, if it is not right."""
     sweep(job.store)
     try:
         verified = verify(job, config)
@@ -70,8 +80,8 @@ def trust(job: Job, config: Config) -> VerifyReport:
         problem = "; ".join(verified.problems)
     if not problem:
         return verified
-    log.warning("compressed again, because the store is not right: %s", problem)
-    return compress_again(job, config)
+    log.warning("the store is not right: %s", problem)
+    return append(job, config)
 
 
 def refuse(job: Job, config: Config) -> VerifyReport:
