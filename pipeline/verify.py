@@ -216,7 +216,7 @@ def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str
                 f"{_sizes(variable.dims, variable.shape)} there and {there} in the store; verify "
                 f"against the archive the store was made from"
             )
-    decoded = xr.open_dataset(store, engine="romzarr", chunks={})
+    decoded = xr.open_dataset(store, engine="romzarr")
     problems = [
         f"variable {v.name!r}: dtype {decoded[v.name].dtype}, was {v.dtype}"
         for v in archive.variables
@@ -321,7 +321,9 @@ def _compared(
     counted = np.isfinite(x) & np.isfinite(y) if lossless else ~np.isnan(x)
     # What is lossless may hold any numbers, also those whose squares are none.
     with np.errstate(over="ignore", invalid="ignore"):
-        difference, values = (np.where(counted, v, 0.0) for v in (x - y, x))
+        difference, values = x - y, x
+        if not counted.all():
+            difference, values = (np.where(counted, v, 0.0) for v in (difference, values))
         return _sums(difference, values, weights, span, at)
 
 

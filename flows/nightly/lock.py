@@ -21,12 +21,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from flows.nightly import CannotRunError
 from flows.nightly.catalogue import FOLDER, now
+from pipeline.objects import Stored, folder
+from pipeline.objects.requests import is_object_store
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ NAME = "lock"
 # A lease that did not change for this long is that of a crashed run.
 LEASE_SECONDS = 60.0
 RENEWALS = 4
-# Less than the time between renewals: one that hangs must not keep the next from its turn.
-PATIENCE = timedelta(seconds=10)
+LONGEST = 1000
 RELEASED = b"released"
 
 
@@ -116,6 +115,10 @@ def _take(descriptor: int, path: Path) -> None:
 @contextlib.contextmanager
 def leased(url: str) -> Iterator[Held]:
     """Hold the lock that is an object, and go on renewing it."""
+    if not is_object_store(url):
+        log.warning("%s: nothing there can be locked; start one run at a time", url)
+        yield Held()
+        return
     lease = Lease(url)
     lease.acquire()
     held, over = Held(), threading.Event()
@@ -138,26 +141,13 @@ def leased(url: str) -> Iterator[Held]:
 
 
 class Lease:
-    """An object that only its holder rewrites; conditional requests through obstore."""
+    """An object that only its holder rewrites, by conditional requests."""
 
     def __init__(self, url: str) -> None:
-        try:
-            # Part of the extra s3, which only those who keep stores there have.
-            import obstore
-            from obstore.store import from_url
-        except ModuleNotFoundError as error:
-            raise CannotRunError(
-                f"{url}: a lock in an object store needs obstore: pip install 'romzarr[s3]'"
-            ) from error
-        self.url, self._obstore = url, obstore
-        folder, _, self._key = url.rpartition("/")
-        self._store: Any = from_url(
-            folder,
-            client_options={"allow_http": True, "timeout": PATIENCE, "connect_timeout": PATIENCE},
-            retry_config={"max_retries": 3, "retry_timeout": PATIENCE},
-        )
-        self._version: Any = None
+        place, _, self._key = url.rpartition("/")
+        self.url, self._folder = url, folder(place)
         self._written = b""
+        self._version: Mapping[str, str] | None = None
         self._renewed = time.monotonic()
 
     def acquire(self) -> None:
@@ -168,67 +158,54 @@ class Lease:
         CannotRunError
             If its holder is alive, or the object store refuses.
         """
-        errors = self._obstore.exceptions
         try:
-            if self._put("create", signature()):
-                return
-            content, version = self._get()
-            self._watch(content, version)
-            if not self._put(version, signature()):
-                raise held_by(self._get()[0], self.url)
-        except (OSError, errors.BaseError) as error:
+            if not self._put(None):
+                found = self._get()
+                self._watch(found)
+                if not self._put(found.version):
+                    raise held_by(self._get().content, self.url)
+        except OSError as error:
             raise CannotRunError(
-                f"nightly.stores: no lock can be made at {self.url} ({type(error).__name__}: "
-                f"{error}); check the address, the credentials in the environment, and the network"
+                f"nightly.stores: no lock can be made at {self.url}: {error}"
             ) from error
 
-    def _watch(self, content: bytes, version: Any) -> None:
-        """Return once the lease with this version is known to be nobody's."""
-        if content == RELEASED:
+    def _watch(self, found: Stored) -> None:
+        """Return once the lease that was found is known to be nobody's."""
+        if found.content == RELEASED:
             return
         log.info("%s: waiting up to %.0f s for a sign of its holder", self.url, LEASE_SECONDS)
         lapse = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < lapse:
             time.sleep(LEASE_SECONDS / RENEWALS / 2)
-            found, seen = self._get()
-            if seen != version:
-                raise held_by(found, self.url)
-        log.warning("%s: taken over from a run that gives no sign: %s", self.url, content.decode())
+            now_there = self._get()
+            if now_there.content != found.content:
+                raise held_by(now_there.content, self.url)
+        log.warning("%s: taken over from a run that gives no sign", self.url)
 
     def renew(self) -> bool:
         """Write the lease again; False once it is another's, or might be."""
         try:
-            if not self._put(self._version, signature()):
-                # An answer that was lost leaves our own, with a version that we never saw.
-                found, self._version = self._get()
-                return found == self._written
-        except (OSError, self._obstore.exceptions.BaseError) as error:
+            return self._get().content == self._written and self._put(self._version)
+        except OSError as error:
             late = time.monotonic() - self._renewed
             log.warning("%s: cannot be renewed for %.0f s: %s", self.url, late, error)
             return late < LEASE_SECONDS - LEASE_SECONDS / RENEWALS
-        return True
 
     def release(self) -> None:
         """Let the next one have it at once."""
-        with contextlib.suppress(OSError, self._obstore.exceptions.BaseError):
-            self._put(self._version, RELEASED)
+        with contextlib.suppress(OSError):
+            if self._get().content == self._written:
+                self._folder.replace(self._key, RELEASED, self._version)
 
-    def _put(self, condition: Any, content: bytes) -> bool:
-        """Write on a condition: "create", or that of the version that was there."""
-        errors, self._written = self._obstore.exceptions, content
-        try:
-            put = self._obstore.put(self._store, self._key, content, mode=condition)
-        except (errors.AlreadyExistsError, errors.PreconditionError):
+    def _put(self, version: Mapping[str, str] | None) -> bool:
+        """Sign the lease, if it still is of this version (None: if there is none)."""
+        content = signature()
+        if not self._folder.replace(self._key, content, version):
             return False
-        self._version = _version_of(put)
-        self._renewed = time.monotonic()
+        self._written, self._renewed = content, time.monotonic()
         return True
 
-    def _get(self) -> tuple[bytes, Any]:
-        found = self._obstore.get(self._store, self._key)
-        return bytes(found.bytes()), _version_of(found.meta)
-
-
-def _version_of(facts: Mapping[str, Any]) -> dict[str, str]:
-    """What a conditional request names, without what this object store does not know."""
-    return {key: facts[key] for key in ("e_tag", "version") if facts.get(key) is not None}
+    def _get(self) -> Stored:
+        found = self._folder.read(self._key, LONGEST)
+        self._version = found.version
+        return found

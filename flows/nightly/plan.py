@@ -30,7 +30,7 @@ STATES = {
     "new": "compress",
     "missing": "compress",
     "damaged": "compress again",
-    "grown": "append or compress again",
+    "grown": "append, or compress again",
     "outdated": "compress again",
     "clash": "refuse",
     "stored": "nothing",

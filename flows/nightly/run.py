@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from flows.cluster import FAILURES
 from flows.clusters import Workers
 from flows.nightly import CannotRunError
 from flows.nightly.catalogue import Catalogue, Entry, catalogue_of
@@ -154,6 +155,8 @@ def attempted(job: Job, config: Config) -> Entry:
     except (PipelineError, OSError, MemoryError) as error:
         return failed_entry(job, f"{type(error).__name__}: {error}")
     except Exception as error:
+        if type(error).__name__ in FAILURES:
+            return failed_entry(job, f"{FAILURES[type(error).__name__]} ({error})")
         # Packages fail in ways of their own, and so may we: the next dataset may be sound.
         log.exception("unexpected")
         return failed_entry(job, f"{type(error).__name__}: {error}")

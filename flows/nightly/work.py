@@ -52,15 +52,21 @@ def append(job: Job, config: Config) -> VerifyReport:
     """Append what is new to the store; if something else was written, compress again."""
     try:
         report = pipeline.append(job.store, job.dataset.location, config=config)
-    except (ArchiveError, ConfigError) as error:
-        log.warning("compressed again, because nothing can be appended: %s", error)
-        return compress_again(job, config)
-    # The same times were written anew, and what with is not known.
-    return verify(job, config) if report.appended else compress_again(job, config)
+        # The same times were written anew, and what with is not known.
+        problem = "" if report.appended else "nothing is new in time"
+        if not problem:
+            verified = verify(job, config)
+            problem = "; ".join(verified.problems)
+    except (ArchiveError, ConfigError, StoreError) as error:
+        problem = str(error)
+    if not problem:
+        return verified
+    log.warning("compressed again, because nothing can be appended: %s", problem)
+    return compress_again(job, config)
 
 
 def trust(job: Job, config: Config) -> VerifyReport:
-    """Verify what a run before has made, and compress again only if it is not right."""
+    """Verify what a run before has made, and go on with it, or begin anew, if it is not right."""
     sweep(job.store)
     try:
         verified = verify(job, config)
@@ -70,8 +76,8 @@ def trust(job: Job, config: Config) -> VerifyReport:
         problem = "; ".join(verified.problems)
     if not problem:
         return verified
-    log.warning("compressed again, because the store is not right: %s", problem)
-    return compress_again(job, config)
+    log.warning("the store is not right: %s", problem)
+    return append(job, config)
 
 
 def refuse(job: Job, config: Config) -> VerifyReport:

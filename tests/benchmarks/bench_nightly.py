@@ -37,15 +37,17 @@ from tests.benchmarks.measure import (
     table,
 )
 
-SNAPSHOTS, POINTS = 160, 64
+POINTS = 64
 
 
-def make_archive(folder: Path, count: int) -> Path:
-    """`count` datasets of 2.6 MB: a few waves of their own on a grid of 64 x 64, and noise."""
-    t, y, x = np.ogrid[0 : 16 : SNAPSHOTS * 1j, 0 : 1 : POINTS * 1j, 0 : 1 : POINTS * 1j]
+def make_archive(folder: Path, count: int, snapshots: int) -> Path:
+    """`count` datasets: a few waves of their own on a grid of 64 x 64, and noise."""
+    t, y, x = np.ogrid[
+        0 : snapshots / 10 : snapshots * 1j, 0 : 1 : POINTS * 1j, 0 : 1 : POINTS * 1j
+    ]
     for number in range(count):
         rng = np.random.default_rng(number)
-        u = 1e-4 * rng.standard_normal((SNAPSHOTS, POINTS, POINTS))
+        u = 1e-4 * rng.standard_normal((snapshots, POINTS, POINTS))
         for k in range(1, 9):
             p, q, phase = rng.uniform(0, 2 * np.pi, 3)
             u += np.cos(k * t + phase) * np.sin(k * x + p) * np.sin(k * y + q) / k**2
@@ -108,7 +110,7 @@ def nothing_to_do(folder: Path) -> Record:
     return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu, "verifying": None}
 
 
-def report(folder: Path, count: int, repetitions: int) -> str:
+def report(folder: Path, count: int, nbytes: int, repetitions: int) -> str:
     runs: dict[str, Callable[[], Record]] = {
         "compressions by hand": lambda: of_method("single", folder),
         "nightly: the same, verified and catalogued": lambda: of_method("nightly", folder),
@@ -132,8 +134,7 @@ def report(folder: Path, count: int, repetitions: int) -> str:
     ]
     header = ("what", "wall s", "CPU s", "CPU ms a dataset", "CPU more than by hand %")
     head = (
-        f"{count} datasets of {4 * SNAPSHOTS * POINTS**2 / MB:.1f} MB, medians of {repetitions} "
-        f"in turns. {machine()}."
+        f"{count} datasets of {nbytes / MB:.1f} MB, medians of {repetitions} in turns. {machine()}."
     )
     return "\n\n".join([head, table((*header, "verifying, % of wall"), rows)])
 
@@ -173,6 +174,7 @@ def child(method: str, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--datasets", type=int, default=200)
+    parser.add_argument("--snapshots", type=int, default=160, help="of each: 160 are 2.6 MB")
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--method", choices=METHODS, help="measure one, here")
     parser.add_argument("--folder", type=Path, help="of --method")
@@ -181,8 +183,9 @@ def main(arguments: list[str] | None = None) -> None:
         child(given.method, given.folder)
         return
     with tempfile.TemporaryDirectory() as folder:
-        made = make_archive(Path(folder), given.datasets)
-        print(report(made, given.datasets, given.repetitions))
+        made = make_archive(Path(folder), given.datasets, given.snapshots)
+        nbytes = 4 * given.snapshots * POINTS**2
+        print(report(made, given.datasets, nbytes, given.repetitions))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.flows.nightly.processes import Run, start
 
 
 def dataset(seed: int, snapshots: int = 24) -> xr.Dataset:
-    t, x = np.linspace(0, 6, snapshots)[:, None], np.linspace(0, 1, 30)[None, :]
+    t, x = 0.1 * np.arange(snapshots)[:, None], np.linspace(0, 1, 30)[None, :]
     values = np.sin(3 * t - 5 * x + seed) + np.random.default_rng(seed).normal(size=(1, 30))
     return xr.Dataset({"u": (("time", "x"), values.astype(np.float32))}, {"time": t[:, 0]})
 

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 import uuid
-from datetime import timedelta
 
 import pytest
 import xarray as xr
@@ -14,6 +13,9 @@ import xarray as xr
 from flows.cli import main
 from flows.nightly import CannotRunError, lock
 from pipeline import objects
+from pipeline.archive.find import find_datasets
+from pipeline.archive.stamp import stamp_of
+from pipeline.objects import requests
 from tests.flows.nightly.conftest import dataset
 from tests.s3_server import fresh_connections, make_bucket, serving
 
@@ -90,11 +92,24 @@ def test_what_is_new_is_stored_and_what_is_stored_is_left_alone(bucket, settings
 
 def test_an_address_that_nobody_answers_is_a_run_that_cannot_be(settings, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(lock, "PATIENCE", timedelta(seconds=0.2))
-    assert main(["nightly", "--config", str(settings)]) == 2
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
+    with fresh_connections():
+        assert main(["nightly", "--config", str(settings)]) == 2
     err = capsys.readouterr().err
     assert "no lock can be made at s3://" in err
-    assert "check the address, the credentials in the environment, and the network" in err
+    assert "see that the network and the endpoint (AWS_ENDPOINT_URL) are up" in err
+
+
+def test_a_dataset_has_the_stamp_that_the_listing_of_its_archive_gives(bucket):
+    """Also one that is a single object; a name that another begins with is not it."""
+    add(bucket, "a.zarr", 1)
+    add(bucket, "a.zarr.old", 1)
+    root = f"s3://{bucket}/archive"
+    objects.folder(root).write("b.nc", b"content")
+    found = find_datasets(root, "*.*")
+    assert [each.name for each in found] == ["a.zarr", "a.zarr.old", "b.nc"]
+    assert [stamp_of(each.location) for each in found] == [each.stamp for each in found]
+    assert found[2].nbytes == 7
 
 
 # --- the lease ----------------------------------------------------------------------------

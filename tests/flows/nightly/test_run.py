@@ -2,17 +2,21 @@
 
 import json
 import logging
+import os
 import shutil
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pytest
 
 import flows.nightly.catalogue
 import pipeline
+from flows.clusters import ClusterError
+from flows.nightly import work
 from flows.nightly.plan import since_when
 from pipeline.config import ConfigError
 from pipeline.store.reader import open_store
+from pipeline.stream_compressor import StreamCompressor
 from tests.flows.nightly.conftest import dataset
 
 
@@ -56,26 +60,81 @@ def test_what_was_written_to_is_stored_again_even_if_no_size_changed(place):
     assert place.holds("a", 5, snapshots=32)
 
 
-def test_to_what_grew_only_the_new_is_appended(place, caplog):
+@pytest.fixture
+def growing(place):
+    """A dataset with a bound that allows to append, and a store of its first snapshots."""
     place.set(compression__tolerance=1e-2)
-    path = place.add("a.zarr")
+    place.add("a.zarr", snapshots=96)
     assert place.nightly() == 0
-    store = open_store(place.stores / "a.romzarr")
-    before = place.stores / "a.romzarr" / store.last.name
-    longer = dataset(0, 48).assign_coords(time=np.arange(48) * (6 / 23))
-    longer.isel(time=slice(24, None)).to_zarr(path, append_dim="time", consolidated=False)
+    return place
+
+
+def grow(place, seed=0):
+    """More of the same, in chunks of its own; what was there stays untouched."""
+    whole = dataset(seed, 160)
+    whole.isel(time=slice(96, None)).to_zarr(
+        place.archive / "a.zarr", append_dim="time", consolidated=False
+    )
+
+
+def test_what_grew_is_appended_and_compared_in_full(growing, monkeypatch):
+    place, first = growing, growing.generation("a")
+    grow(place)
+    monkeypatch.setattr(work, "compress_again", None)  # nothing may want it
     assert place.nightly() == 0
-    store = open_store(place.stores / "a.romzarr")
-    assert store.snapshots == 48
-    assert len(store.parts) == 2
-    assert before.is_dir()
-    assert pipeline.verify(store.url, path).ok
+    root = json.loads((place.stores / "a.romzarr" / "zarr.json").read_text())
+    assert first in str(root["attributes"]["romzarr"]["before"])
+    entry = place.entry("a.zarr")
+    assert (entry["state"], entry["verified"]["how"]) == ("stored", "full")
+    assert entry["raw_bytes"] == 160 * 30 * 4
+    assert (place.stores / "a.romzarr" / first).is_dir()
     assert place.nightly() == 0
     assert place.records()[-1]["counts"] == {"datasets": 1, "kept": 1, "left": 0}
-    place.add("a.zarr", seed=1, snapshots=60)
+
+
+def test_an_append_that_was_killed_is_gone_on_with(growing, monkeypatch):
+    """The parts that it has committed name the dataset of today, and hold some of it."""
+    place, first = growing, growing.generation("a")
+    grow(place)
+    source = place.archive / "a.zarr"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments, **keywords):
+        if updates.append(keywords) or len(updates) == 2:
+            raise Killed
+        return real(*arguments, **keywords)
+
+    updates, real = [], StreamCompressor.update
+    monkeypatch.setattr(StreamCompressor, "update", kill)
+    with pytest.raises(Killed):
+        pipeline.append(place.stores / "a.romzarr", source, commit_steps=8)
+    monkeypatch.setattr(StreamCompressor, "update", real)
+    assert 96 < open_store(place.stores / "a.romzarr").snapshots < 160
     assert place.nightly() == 0
-    assert "compressed again, because nothing can be appended" in caplog.text
-    assert pipeline.verify(store.url, path).ok
+    assert (place.stores / "a.romzarr" / first).is_dir()  # appended to, not replaced
+    assert pipeline.verify(place.stores / "a.romzarr", source).ok
+
+
+def test_what_was_only_touched_is_settled_in_one_night(growing):
+    place = growing
+    os.utime(place.archive / "a.zarr" / "zarr.json")
+    assert place.nightly() == 0
+    assert place.nightly() == 0
+    assert place.records()[-1]["counts"]["kept"] == 1
+
+
+def test_what_grew_on_another_history_is_compressed_again(growing):
+    """Chunks of the same size with other values: only comparing all of it tells."""
+    place = growing
+    place.add("a.zarr", 5, snapshots=96)
+    grow(place, 5)
+    assert place.nightly() == 0
+    root = json.loads((place.stores / "a.romzarr" / "zarr.json").read_text())
+    assert "before" not in root["attributes"]["romzarr"]
+    store, source = place.stores / "a.romzarr", place.archive / "a.zarr"
+    assert pipeline.verify(store, source).ok
 
 
 def test_other_promises_compress_again_and_other_settings_do_not(place):
@@ -207,19 +266,30 @@ def test_time_that_is_up_leaves_the_rest_for_the_next_run(place, capsys):
         ({"nightly__archive": "/absent/archive"}, "/absent/archive"),
         ({"nightly__archive": "s3://user:hunter22@host/x"}, "credentials into the environment"),
         ({"nightly__stores": "/proc/stores"}, "no lock can be made at /proc/stores/catalogue"),
-        ({"cluster__kind": "tcp://127.0.0.1:1"}, "no Dask scheduler answered"),
     ],
 )
 def test_a_run_that_can_do_nothing_says_why_with_a_status_of_its_own(
-    place, capsys, settings, words, monkeypatch
+    place, capsys, settings, words
 ):
-    monkeypatch.setattr("flows.clusters.address.PATIENCE_SECONDS", 1)
     place.add("a.zarr")
     place.set(**settings)
     assert place.nightly() == 2
     err = capsys.readouterr().err
     assert words in err
     assert "hunter22" not in err
+
+
+def test_a_run_without_workers_can_do_nothing(place, capsys, monkeypatch):
+    @contextmanager
+    def refused(settings):
+        raise ClusterError("the queue is closed")
+        yield
+
+    monkeypatch.setattr("flows.clusters.threads.start", refused)
+    place.add("a.zarr")
+    assert place.nightly() == 2
+    assert "the queue is closed" in capsys.readouterr().err
+    assert place.records()[-1]["state"] == "interrupted"
 
 
 def test_the_catalogue_is_made_again_from_the_stores(place):
