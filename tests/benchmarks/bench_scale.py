@@ -99,7 +99,7 @@ def opening_part(times: int) -> str:
         _, cost = opened(str(on_disk(many)))
         rows.append((f"disk{how}", many.chunks, objects, *_told(cost)))
         with served(many) as endpoint, credentials(endpoint):
-            _, cost = opened("s3://bucket")
+            _, cost = opened(f"s3://{many.name}")
         rows.append((f"object store{how}", many.chunks, objects, *_told(cost)))
     text = OPENING.format(latency=1e3 * LATENCY, page=PAGE, alone=times * 100 / PAGE * LATENCY)
     return f"## Opening\n\n{text}\n\n{table(header, rows)}"
