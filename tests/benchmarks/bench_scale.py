@@ -49,10 +49,11 @@ merge. It stays below 10^5 up to some thousands of space blocks; with more, the 
 few nodes on each level of the tree are more than that by themselves."""
 
 OPENING = """\
-Opening lists what there is, to find chunks that are missing and for the fingerprint. The object
-store is one that runs here and takes {latency:.0f} ms for each request of {page} keys; it answers
-in Python, in the same process, which is counted. Its keys are listed in spans side by side: one
-request after the other would wait {alone:.0f} s."""
+Opening lists all files twice: once for the stamp, which tells whether the archive is written to
+meanwhile, and once for the fingerprint and to find chunks that are missing. The object store is one
+that runs here and takes {latency:.0f} ms for each request of {page} keys; it answers in Python, in
+the same process, which is counted. Its keys are listed in spans side by side: one
+request after the other would wait {alone:.0f} s each time."""
 
 COSTS = """\
 On two worker processes of one thread each, tolerance {tolerance:g}: reading from files in memory,
