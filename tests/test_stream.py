@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.integrate import solve_ivp
 
 from pipeline.config import Config, with_values
 from pipeline.stream import BEGINNING, StreamReduction
@@ -78,3 +79,63 @@ def test_little_is_enough_for_a_basis_but_not_for_a_model():
     assert constant.a.shape == (5, 0)
     assert (fluctuation(np.ones((5, 3))) == 0).all()
     assert_allclose(constant.origin, 1)
+
+
+# --- dynamics that change -----------------------------------------------------------------
+
+
+def van_der_pol(mu):
+    """What changes in it is `mu`: x'' = mu (1 - x^2) x' - x."""
+    return lambda t, s: [s[1], mu * (1 - s[0] ** 2) * s[1] - s[0]]
+
+
+def true_terms(mu):
+    """Coefficients (10, 2) of the monomials of `monomials`."""
+    found = np.zeros((10, 2))
+    found[2, 0], found[1, 1], found[2, 1], found[7, 1] = 1, -1, mu, -mu
+    return found
+
+
+def monomials(s):
+    """1, x, y, xx, xy, yy, xxx, xxy, xyy, yyy."""
+    x, y = s.T
+    powers = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3)]
+    return np.column_stack([x**i * y**j for i, j in powers])
+
+
+def changed_record(count, step):
+    """Van der Pol's oscillator whose mu goes from 1 to 2 at half of `count` snapshots."""
+    half, start, parts = count // 2, [2.0, 0.0], []
+    for mu in (1.0, 2.0):
+        times = step * np.arange(half + 1)
+        found = solve_ivp(van_der_pol(mu), (0, times[-1]), start, t_eval=times, rtol=1e-10)
+        parts.append(found.y.T[:-1])
+        start = found.y.T[-1]
+    return step * np.arange(2 * half), np.concatenate(parts)
+
+
+def live_terms(stream, shapes):
+    """The live model as terms of the states: whatever the basis, by its values at some places."""
+    at = np.random.default_rng(1).uniform(-2, 2, (60, 2))
+    modes = stream.pod.modes @ shapes.T
+    origin = (stream.pod.origin - 2.0) @ shapes.T
+    theta = stream.library.evaluate((at - origin) @ np.linalg.inv(modes))
+    return np.linalg.lstsq(monomials(at), theta @ stream.model.coefficients @ modes, rcond=None)[0]
+
+
+def test_forgetting_follows_equations_that_change():
+    times, states = changed_record(12_000, 0.05)
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 2)))[0].T
+    rows, config = 2.0 + states @ shapes, with_values(Config(), {"library.degree": 3})
+    streams = {f: StreamReduction(1e-6, config=config, forgetting=f) for f in (1.0, 0.97)}
+    for start in range(0, 12_000, 50):
+        for stream in streams.values():
+            stream.update(rows[start : start + 50], times[start : start + 50])
+        if start + 50 == 6000:
+            for stream in streams.values():
+                assert_allclose(live_terms(stream, shapes), true_terms(1), atol=0.01)
+    assert_allclose(live_terms(streams[0.97], shapes), true_terms(2), atol=0.01)
+    # What forgets nothing has found something in between.
+    mixed = live_terms(streams[1.0], shapes)
+    for mu in (1, 2):
+        assert np.abs(mixed - true_terms(mu)).max() > 0.2

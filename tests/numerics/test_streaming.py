@@ -1,5 +1,7 @@
 """The weak form of a stream is that of the whole record, however it is cut and moved."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -115,6 +117,36 @@ def test_windows_fade_with_age_whatever_the_blocks():
         for mine, theirs in ((found.r, rows), (found.noise, noise)):
             gram = (theirs * weights[:, None]).T @ theirs
             assert_allclose(mine.T @ mine, gram, atol=1e-12 * gram.max())
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.95])
+def test_what_fades_is_weighted_least_squares(forgetting):
+    """Oracle: windows by the trapezoid rule, one by one, and dense least squares."""
+    rng, support, spacing, step = np.random.default_rng(0), 2.0, 0.25, 0.05
+    times = step * np.arange(COUNT)
+    a = np.column_stack([np.sin(times), np.cos(1.7 * times)]) + 0.3 * rng.standard_normal(2)
+    plan = plan_windows(times, a, test_function="(1-s**2)**3", support=support, spacing=spacing)
+    stream = StreamingWeakForm(
+        PolynomialLibrary(2, 2), replace(plan, noise=None), forgetting=forgetting
+    )
+    for k in range(0, COUNT, 13):
+        stream.add(a[k : k + 13], times[k : k + 13])
+    width, stride = round(support / step), round(spacing / step)
+    s = np.linspace(-1, 1, width + 1)
+    psi, slope = (1 - s**2) ** 3, -6 * s * (1 - s**2) ** 2 * 2 / support
+    x, y = a.T
+    theta = np.column_stack([np.ones(COUNT), x, y, x * x, x * y, y * y])
+    starts = np.arange(0, COUNT - width, stride)
+    g = step * np.array([psi @ theta[k : k + width + 1] for k in starts])
+    b = -step * np.array([slope @ a[k : k + width + 1] for k in starts])
+    root = np.sqrt(forgetting ** np.arange(len(starts))[::-1, None])
+    expected = np.linalg.lstsq(root * g, root * b, rcond=None)[0]
+    factor = stream.factor()
+    found = np.linalg.lstsq(factor.r[:, :6], factor.r[:, 6:], rcond=None)[0]
+    assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+    left = np.linalg.norm(root * (g @ expected - b), axis=0)
+    residual = factor.r[:, :6] @ found - factor.r[:, 6:]
+    assert_allclose(np.linalg.norm(residual, axis=0), left, rtol=1e-8)
 
 
 def test_forgetting_finds_the_later_of_two_systems():
