@@ -88,7 +88,7 @@ def append(
         with archive.unchanging():
             for span in _new_spans(archive, before, commit_steps):
                 stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))
-        stream.commit()
+        stream.close()
     return _report(open_store(store), before, began)
 
 

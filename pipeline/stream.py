@@ -147,16 +147,7 @@ class StreamReduction:
     @property
     def model(self) -> SparseModel | None:
         """Sparse model of the windows so far; its cost does not depend on how many they are."""
-        if self._weak is None:
-            return None
-        settings = self._config.sparse_regression
-        return stlsq(
-            self._weak.factor(),
-            threshold=None if settings.threshold == "auto" else settings.threshold,
-            ridge=settings.ridge,
-            max_iterations=settings.max_iterations,
-            names=self._weak.library.names(),
-        )
+        return sparse_model(self._weak, self._config) if self._weak else None
 
     def close(self) -> ReducedStream:
         """The fewest principal axes that keep the tolerance, and what belongs to them."""
@@ -203,16 +194,8 @@ class StreamReduction:
         """Choose test functions from the first snapshots, and take up all windows so far."""
         if not self.pod.rank:
             return
-        a, times = self.a[:BEGINNING], self.times[:BEGINNING]
-        library, settings = self._library(), self._config.weak_form
-        plan = plan_windows(
-            times,
-            a[:, : library.states],
-            test_function=settings.test_function,
-            support=settings.support,
-            spacing=settings.spacing,
-        )
-        self._rebuild(library, plan)
+        begun = weak_form_of(self.a, self.times, self._config)
+        self._rebuild(begun.library, begun.plan)
 
     def _rebuild(self, library: Library, plan: WindowPlan) -> None:
         """The weak form of all coefficients, for libraries that do not move."""
@@ -250,3 +233,31 @@ def _widened(a: Matrix, rank: int) -> Matrix:
     """Coefficients with zeros for modes that came later."""
     missing = rank - a.shape[1]
     return np.pad(a, ((0, 0), (0, missing))) if missing else a
+
+
+def weak_form_of(a: Matrix, times: Vector, config: Config) -> StreamingWeakForm:
+    """A weak form of coefficients (m, r), still empty, with windows that suit the first."""
+    library, settings = (
+        choose_library(config.library, a.shape[1], FACTOR_BYTES[1]),
+        config.weak_form,
+    )
+    plan = plan_windows(
+        times[:BEGINNING],
+        a[:BEGINNING, : library.states],
+        test_function=settings.test_function,
+        support=settings.support,
+        spacing=settings.spacing,
+    )
+    return StreamingWeakForm(library, plan)
+
+
+def sparse_model(weak: StreamingWeakForm, config: Config) -> SparseModel:
+    """The sparse model of the windows so far."""
+    settings = config.sparse_regression
+    return stlsq(
+        weak.factor(),
+        threshold=None if settings.threshold == "auto" else settings.threshold,
+        ridge=settings.ridge,
+        max_iterations=settings.max_iterations,
+        names=weak.library.names(),
+    )

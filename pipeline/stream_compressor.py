@@ -22,6 +22,7 @@ from pipeline.store import layout
 from pipeline.store.reader import CoefficientStore, open_store
 from pipeline.store.writer import StoreWriter
 from pipeline.streams.blocks import Block, Frame, Variables, named
+from pipeline.streams.continued import Continued
 from pipeline.streams.segment import OpenSegment, earlier_of, resumed
 
 # Snapshots after which the store is brought up to date.
@@ -159,7 +160,7 @@ class StreamCompressor:
             self._ended = str(error) or type(error).__name__
             raise
         if self._segment is not None and self._segment.is_full:
-            self._seal(self._segment)
+            self._seal(self._segment, self._continued(self._segment))
         elif self.snapshots - self.committed >= self._commit_steps:
             self.commit()
 
@@ -175,7 +176,7 @@ class StreamCompressor:
             self._write_part(segment, joined=True)
         else:
             # Joined once more, parts of a former process would lose a little each time.
-            self._seal(segment)
+            self._seal(segment, self._continued(segment))
 
     def close(self) -> None:
         """Code what is open as `pipeline.compress` would, and end the stream.
@@ -183,8 +184,10 @@ class StreamCompressor:
         Of fewer than five snapshots no model can be made: they stay as they are.
         """
         self._check_usable()
-        if self._segment is not None and self._segment.can_be_sealed:
-            self._seal(self._segment)
+        segment = self._segment
+        coded = self._continued(segment) if segment else None
+        if segment and (coded or segment.can_be_sealed):
+            self._seal(segment, coded)
         else:
             self.commit()
         self._ended = "it is closed"
@@ -246,16 +249,27 @@ class StreamCompressor:
             writer.commit(self._completed(facts) | {"stream": {"parts": opened, **segment.state}})
         self._written(opened)
 
-    def _seal(self, segment: OpenSegment) -> None:
+    def _seal(self, segment: OpenSegment, coded: Continued | None) -> None:
         """Write the segment as it shall stay, in place of its parts, and open another."""
-        with self._writer(self._opened) as writer:
-            facts = self._completed(segment.write_sealed(writer))
+        joined = 1 if coded and coded.tail else 0
+        with self._writer(self._opened + joined) as writer:
+            found = (
+                segment.write_continued(writer, coded) if coded else segment.write_sealed(writer)
+            )
+            facts = self._completed(found)
             writer.commit(facts)
         self._written(0)
         earlier = earlier_of(facts, segment.frame)
         self._segment = OpenSegment(
             segment.frame, self._config, earlier, self._forgetting, segment.last_time
         )
+
+    def _continued(self, segment: OpenSegment) -> Continued | None:
+        """How the segment goes on with the modes of the part before it, if that is smallest."""
+        if self._store is None:
+            return None
+        with threadpool_limits(1, user_api="blas"):
+            return segment.continued(self._store, self._opened)
 
     @contextmanager
     def _writer(self, replaced: int) -> Iterator[StoreWriter]:

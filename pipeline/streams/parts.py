@@ -16,6 +16,7 @@ from pipeline.numerics.budget import ErrorBudget, VariableNorms
 from pipeline.numerics.incremental import IncrementalPOD
 from pipeline.numerics.library import Library, PolynomialLibrary
 from pipeline.store.writer import StoreWriter
+from pipeline.stream import sparse_model, weak_form_of
 from pipeline.streams.blocks import Frame
 from pipeline.streams.running import ARITHMETIC, RunningFields
 from pipeline.write import Coding, facts
@@ -53,6 +54,15 @@ class LiveModel:
         }
 
 
+def live_model(a: Matrix, times: Vector, config: Config) -> LiveModel:
+    """The model of the coefficients (m, r) at these times (m,)."""
+    if len(a) < 3 or not a.shape[1]:
+        return LiveModel(None, None)
+    weak = weak_form_of(a, times, config)
+    weak.add(a[:, : weak.library.states], times)
+    return LiveModel(weak.library, sparse_model(weak, config))
+
+
 def write_running_fields(
     writer: StoreWriter,
     frame: Frame,
@@ -60,8 +70,12 @@ def write_running_fields(
     fields: list[RunningFields | None],
     scales: Vector,
     with_mean: bool,
+    dtype: np.dtype[Any] = ARITHMETIC,
 ) -> None:
-    """Fields of modes that are new, with the mean and masks if these are the first."""
+    """Fields of modes that are new, with the mean and masks if these are the first.
+
+    They decode to `dtype`.
+    """
     for number, coded in enumerate(fields):
         variable, part = frame.variables[number], frame.edges[number]
         space = variable.space_shape
@@ -80,7 +94,7 @@ def write_running_fields(
             coded.tile,
             len(scales),
             coded.step,
-            ARITHMETIC,
+            dtype,
             variable.name if masked else None,
         )
         for index, content in coded.contents.items():
@@ -106,17 +120,19 @@ def write_running(
 def running_facts(
     archive: Archive,
     pod: IncrementalPOD,
+    rank: int,
     errors: Mapping[str, float],
     model: LiveModel,
     config: Config,
+    dtype: np.dtype[Any] = ARITHMETIC,
 ) -> dict[str, Any]:
-    """All that a part of an open segment says, but for the state of the stream."""
+    """All that a part with coefficients of `rank` modes says, but for the state of the stream."""
     names = [variable.name for variable in archive.variables]
     codings = tuple("pod" if total > 0 else "constant" for total in pod.fluctuation)
-    coding = Coding(codings, pod.rank, ARITHMETIC.name)
+    coding = Coding(codings, rank, dtype.name)
     return {
         **facts(archive, coding, None, errors, config),
-        **(model.facts if pod.rank else {}),
+        **(model.facts if rank else {}),
         "fluctuation": dict(zip(names, pod.fluctuation.tolist(), strict=True)),
     }
 

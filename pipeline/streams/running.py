@@ -9,6 +9,7 @@ snapshots, and becomes new modes if it matters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +70,27 @@ def code_fields(
     unit = float(np.linalg.norm(fields)) or 1.0
     found = rates(shaped, field_levels(space), unit)
     step = step_of(position_within(found, allowed / max(weights, np.finfo(float).tiny)), unit)
+    return code_fields_with(variable, fields, valid, step, ARITHMETIC)
+
+
+def code_fields_with(
+    variable: ArchivedVariable,
+    fields: Matrix,
+    valid: NDArray[np.bool_] | None,
+    step: float,
+    dtype: np.dtype[Any],
+) -> RunningFields:
+    """Code fields (k + 1, points) with a given step, to decode to `dtype`."""
+    space = variable.space_shape
+    shaped = fields.reshape(-1, *space)
+    if valid is not None:
+        shaped = np.asarray(fill_masked(shaped, valid.reshape(space)), np.float64)
     tile = tile_shape(space, len(fields) - 1)
     contents, decoded = {}, np.empty(shaped.shape)
     for index, region in tiles(space, tile):
         part = shaped[(slice(None), *region)]
         contents[index] = encode_tile(part, tile, step)
-        decoded[(slice(None), *region)] = coded_tile(part, tile, step, ARITHMETIC)
+        decoded[(slice(None), *region)] = coded_tile(part, tile, step, dtype)
     flat = decoded.reshape(len(fields), -1)
     return RunningFields(tile, step, contents, flat if valid is None else np.where(valid, flat, 0))
 
@@ -130,11 +146,14 @@ def code_coefficients(
         if (missed <= allowed).all():
             break
         step *= SHORTER
-    return _without_model(a, rows, step), missed
+    content = encode_rows(a, rows, step, smooth=True)
+    return corrections_alone(a, step, rows, content), missed
 
 
-def _without_model(a: Matrix, rows: int, step: float) -> CodedLatent:
-    """A code of corrections alone: samples are zero."""
+def corrections_alone(
+    a: Matrix, step: float, rows: int, content: tuple[bytes, ...], orders: tuple[int, ...] = ()
+) -> CodedLatent:
+    """A code of corrections alone, `content` in chunks of `rows`: samples are zero."""
     count, rank = a.shape
     index = np.unique(np.append(np.arange(0, count, CODE_BLOCK), count - 1))
     samples = np.zeros((len(index), rank))
@@ -147,5 +166,6 @@ def _without_model(a: Matrix, rows: int, step: float) -> CodedLatent:
         sample_rows=few,
         sample_bytes=encode_rows(samples, few, step, smooth=False),
         correction_rows=rows,
-        correction_bytes=encode_rows(a, rows, step, smooth=True),
+        correction_bytes=content,
+        correction_orders=orders,
     )

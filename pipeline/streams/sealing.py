@@ -8,7 +8,9 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from pipeline.archive.archive import Archive
+from pipeline.choose import choose_coding
 from pipeline.chunked.plan import PODPlan, SpaceBlock
+from pipeline.coding.latent import CONTEXT_GAIN
 from pipeline.config import Config
 from pipeline.contracts import BlockSpan
 from pipeline.factor import ArchivePOD, Earlier, cut_factor
@@ -70,6 +72,15 @@ def factored(
     # Where the errors of a former process meet the modes, energies do not simply add.
     totals = np.maximum(pod.fluctuation - earlier.fluctuation, 0.0)
     return cut_factor(archive, config, None, factor, blocks, plan, earlier, totals)
+
+
+def bytes_foretold(archive: Archive, pod: ArchivePOD, tolerance: float) -> float:
+    """Bytes of all that is coded, if the segment is stored as if it had come at once."""
+    chosen = choose_coding(archive, pod, tolerance)
+    values = [*chosen.direct.values()]
+    if chosen.episodes:
+        values += chosen.episodes.variables.values()
+    return (CONTEXT_GAIN * chosen.plan.bits + sum(each.bits for each in values)) / 8
 
 
 def _orthonormal_in_time(a: Matrix, pod: IncrementalPOD) -> tuple[Matrix, Matrix]:

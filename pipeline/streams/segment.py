@@ -21,15 +21,18 @@ from pipeline.store.reader import CoefficientStore
 from pipeline.store.writer import StoreWriter
 from pipeline.stream import StreamReduction
 from pipeline.streams.blocks import Frame, Variables, check_follows, elapsed
+from pipeline.streams.chain import chain_of
+from pipeline.streams.continued import Continued, continuations
 from pipeline.streams.parts import (
     LiveModel,
+    live_model,
     relative_errors,
     running_facts,
     write_running,
     write_running_fields,
 )
 from pipeline.streams.running import code_coefficients, code_modes
-from pipeline.streams.sealing import factored
+from pipeline.streams.sealing import bytes_foretold, factored
 from pipeline.streams.series import Series
 
 Vector = NDArray[np.float64]
@@ -166,7 +169,7 @@ class OpenSegment:
         self._cuts, self._varying = self.reduction.cuts, pod.fluctuation > 0
         all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2 + self._earlier.lost
         errors = relative_errors(self.frame, pod, all_lost)
-        found = running_facts(archive, pod, errors, model, self._config)
+        found = running_facts(archive, pod, pod.rank, errors, model, self._config)
         return found | ({"extends": extends} if extends else {})
 
     @property
@@ -177,6 +180,47 @@ class OpenSegment:
             "left": self.pod.left.tolist(),
             "earlier": [self._earlier.fluctuation.tolist(), self._earlier.lost.tolist()],
         }
+
+    def continued(self, store: CoefficientStore, opened: int) -> Continued | None:
+        """The smallest way to go on with the modes of the part before the `opened` ones, which
+        are this segment; None if it can be sealed with fewer bytes, or there is no way."""
+        pod, tolerance = self.pod, self._config.compression.tolerance
+        chain = chain_of(store, self.frame, opened)
+        if chain is None or not self.snapshots:
+            return None
+        if pod.is_exact:
+            pod.settle()
+        a = self.reduction.a
+        found = list(continuations(pod, a, self.frame, chain, self._earlier, tolerance))
+        if not found:
+            return None
+        fixed = chain.fixed_bytes
+        best = min(found, key=lambda each: each.nbytes + (0 if each.tail else fixed))
+        if not self.can_be_sealed:
+            return best
+        archive = self.frame.span(self._series)
+        sealed = factored(archive, self.frame, pod, a, self._earlier, self._config)
+        alone = bytes_foretold(archive, sealed, tolerance) + (fixed if best.tail else 0)
+        return best if best.nbytes < alone else None
+
+    def write_continued(self, writer: StoreWriter, coded: Continued) -> dict[str, Any]:
+        """Write the segment in the modes of parts before it; returns the facts."""
+        series = Series(self.frame.dim)
+        if coded.tail:
+            series.append(coded.tail.changing, len(coded.tail.a))
+        series.append(self._series.variables(), self.snapshots)
+        archive, pod = self.frame.span(series), self.pod
+        write_running_fields(
+            writer, self.frame, pod, coded.fields, coded.scales, False, coded.dtype
+        )
+        model = live_model(coded.a, archive.time.values, self._config)
+        write_running(writer, archive, coded.latent, model)
+        names = [variable.name for variable in self.frame.variables]
+        errors = dict(zip(names, coded.errors.tolist(), strict=True))
+        errors["largest"] = max(errors.values())
+        rank = coded.a.shape[1]
+        facts = running_facts(archive, pod, rank, errors, model, self._config, coded.dtype)
+        return facts | {"extends": coded.extends}
 
     def write_sealed(self, writer: StoreWriter) -> dict[str, Any]:
         """Write the segment as `pipeline.compress` would; returns the facts."""
