@@ -180,7 +180,7 @@ class CodedLatent:
     added to each of the m snapshots rebuilt from the code (empty: nothing). They are coded
     with the quantisation steps ``sample_step`` and ``step``. Corrections of the leading modes are
     coded as differences of ``correction_orders`` in time; where that is 0, and of all other
-    modes, by wavelets.
+    modes, by wavelets, or as they are if corrections are not ``smooth``.
     """
 
     code: LatentCode
@@ -191,3 +191,4 @@ class CodedLatent:
     correction_rows: int = 1
     correction_bytes: tuple[bytes, ...] = ()
     correction_orders: tuple[int, ...] = ()
+    smooth: bool = True

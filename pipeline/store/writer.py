@@ -135,7 +135,7 @@ class StoreWriter(BasisWriter):
                 (snapshots, rank),
                 WaveletCodec(
                     float(coded.step),
-                    row_levels(coded.correction_rows, smooth=True),
+                    row_levels(coded.correction_rows, coded.smooth),
                     coded.correction_orders,
                 ),
                 coded.correction_rows,

@@ -91,10 +91,11 @@ def _is_coded(path: str) -> bool:
 
 
 def _can_be_joined(part: Generation) -> bool:
-    """Whether all coefficients are integers, and few enough."""
-    orders = part.latent.orders
-    whole = len(orders) == part.rank and all(orders)
-    return bool(part.before) and whole and part.snapshots * part.rank <= MOST_REWRITTEN
+    """Whether all coefficients are multiples of a step, no wavelets, and few enough."""
+    path = "latent/corrections"
+    if not part.before or path not in part.arrays or part.arrays.codec(path).levels != (0, 0):
+        return False
+    return part.snapshots * part.rank <= MOST_REWRITTEN
 
 
 def _tail(store: CoefficientStore, number: int, frame: Frame, nbytes: int) -> Tail:

@@ -9,14 +9,14 @@ without another loss. Nothing of the past is coded anew, and all of the bound is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coding.differences import best_orders
+from pipeline.coding.differences import MOST_ORDER
 from pipeline.coding.rates import Rates, allocate, rates, step_of
 from pipeline.coding.tiles import encode_rows, field_levels, tile_rows
 from pipeline.coding.wavelet import depth
@@ -40,7 +40,7 @@ NEGLIGIBLE = 1e-3
 # Of the largest energy: what of it is smaller, inner products do not tell.
 SQUARED = 1e-12
 # Ratio of one step tried to the next, and how many.
-STEP_RATIO, MOST_STEPS = 2**0.125, 40
+STEP_RATIO, MOST_STEPS = 0.9, 40
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Continued:
     @property
     def latent(self) -> CodedLatent:
         rows = tile_rows(*self.a.shape)
-        return corrections_alone(self.a, self.step, rows, self.content, self.orders)
+        code = corrections_alone(self.a, self.step, rows, self.content)
+        return replace(code, correction_orders=self.orders, smooth=False)
 
     @property
     def nbytes(self) -> int:
@@ -240,16 +241,11 @@ class _Coder:
         if (plan := self._plan()) is None:
             return None
         more, step, steps = plan
-        found = self._coded(more, step, steps, None)
-        ratio = STEP_RATIO if found else 1 / STEP_RATIO
         for _ in range(MOST_STEPS):
-            step = step * ratio
-            steps = steps if ratio > 1 else steps * ratio
-            another = self._coded(more, step, steps, None)
-            found = another or found
-            if (another is None) == (ratio > 1):
-                break
-        return found
+            if found := self._coded(more, step, steps, None):
+                return found
+            step, steps = step * STEP_RATIO, steps * STEP_RATIO
+        return None
 
     def joined(self, tail: Tail) -> Continued | None:
         """One part with the tail: with its steps, and as many new modes as these need."""
@@ -288,7 +284,7 @@ class _Coder:
             a = np.concatenate([np.pad(tail.a, ((0, 0), (0, a.shape[1] - tail.a.shape[1]))), a])
         orders = whole_orders(a, step)
         name = self.chain.before if tail else self.chain.extends
-        content = encode_rows(a, tile_rows(*a.shape), step, True, orders)
+        content = encode_rows(a, tile_rows(*a.shape), step, False, orders)
         return Continued(
             str(name), tail, fields, scales, a, step, orders, content,
             self.chain.arithmetic, self._errors(lost),
@@ -337,6 +333,16 @@ class _Coder:
 
 
 def whole_orders(a: Matrix, step: float) -> tuple[int, ...]:
-    """Orders of the differences of all columns, none of them 0: so all stay integers."""
-    orders = np.array(best_orders(a, step), int)
-    return tuple(np.maximum(np.pad(orders, (0, a.shape[1] - len(orders))), 1).tolist())
+    """Order of the differences of each column with which integers should take fewest bits."""
+    left = np.rint(a / step)
+    bits = [_bits(left)]
+    for order in range(1, MOST_ORDER + 1):
+        left[order:] = np.diff(left[order - 1 :], axis=0)
+        bits.append(_bits(left))
+    return tuple(np.argmin(bits, axis=0).tolist())
+
+
+def _bits(integers: Matrix) -> Vector:
+    """Bits (r,) that the sizes of integers (m, r) ask for."""
+    bits: Vector = np.log2(1 + np.abs(integers)).sum(axis=0)
+    return bits

@@ -150,9 +150,7 @@ def code_coefficients(
     return corrections_alone(a, step, rows, content), missed
 
 
-def corrections_alone(
-    a: Matrix, step: float, rows: int, content: tuple[bytes, ...], orders: tuple[int, ...] = ()
-) -> CodedLatent:
+def corrections_alone(a: Matrix, step: float, rows: int, content: tuple[bytes, ...]) -> CodedLatent:
     """A code of corrections alone, `content` in chunks of `rows`: samples are zero."""
     count, rank = a.shape
     index = np.unique(np.append(np.arange(0, count, CODE_BLOCK), count - 1))
@@ -167,5 +165,4 @@ def corrections_alone(
         sample_bytes=encode_rows(samples, few, step, smooth=False),
         correction_rows=rows,
         correction_bytes=content,
-        correction_orders=orders,
     )
