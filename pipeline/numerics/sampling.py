@@ -28,6 +28,9 @@ FIRST_HORIZON = 4
 FEW_BLOCKS, NEAR = 64, 16
 # Numbers one batch of candidate segments may hold.
 BATCH_SIZE = 2**24
+# Numbers for which errors at all snapshots and ends of segments are looked at together: there are
+# several arrays of as many, which fit a processor's cache.
+PIECE_SIZE = 2**18
 
 
 @dataclass(frozen=True)
@@ -360,9 +363,15 @@ class SampleSearch:
         step = np.arange(1, steps + 1)
         at = np.minimum(start[:, None] + step, len(self.a) - 1)
         open_end = _predict(self.kept[start], f, self.times, start, steps, self.substeps)
+        error, miss = open_end - self.a[at], self.kept[at] - open_end
+        some = max(1, PIECE_SIZE // steps**2)
+        pieces = [slice(k, k + some) for k in range(0, len(start), some)]
         with np.errstate(all="ignore"):
-            ok = self._segments_within(
-                open_end - self.a[at], self.kept[at] - open_end, start, step, limits
+            ok = np.concatenate(
+                [
+                    self._segments_within(error[part], miss[part], start[part], step, limits[part])
+                    for part in pieces
+                ]
             )
         ok[:, 0] = True
         ok &= step <= reach[:, None]
