@@ -10,7 +10,7 @@ ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly lint format types check clean
+.PHONY: help demo test bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
 	@echo "make bench-activations  hidden states and key/value cache of a decoder;  make bench-stream-peers  POD of streams"
 	@echo "make bench-nightly  what a nightly run costs beside the compressions it makes"
+	@echo "make bench-scale   archives of 10^6 chunks: plans, opening, costs, how many workers"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
@@ -59,6 +60,9 @@ bench-compression: $(BENCH_STAMP)
 
 bench-stream: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_stream $(DATA)
+
+bench-scale: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_scale > tests/benchmarks/SCALE.md
 
 bench-neural: $(NEURAL_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_neural

@@ -144,8 +144,9 @@ def report(options: Namespace) -> int:
     if options.catalogue:
         from flows.report.catalogue import catalogue_page
 
+        config = settings(options)
         count = write_page(
-            options.output, lambda: catalogue_page(options.catalogue, options.output)
+            options.output, lambda: catalogue_page(options.catalogue, options.output, config)
         )
     else:
         count = write_page(options.output, lambda: _store_page(options))

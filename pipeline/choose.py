@@ -114,7 +114,7 @@ def _by_variables(
         without: _pod_bits(fields, ratios) + sum(tried[v].bits for v in without)
         for without, fields in choices.items()
     }
-    log.info("bits expected, by the variables without POD: %s", costs)
+    log.debug("bits expected, by the variables without POD: %s", costs)
     best = min(costs, key=lambda without: costs[without])
     return Choice(choices[best], {v: tried[v] for v in sorted(best)}), tried
 
@@ -158,7 +158,7 @@ def _smaller(archive: Archive, whole: Choice, parted: Choice | None) -> Choice:
         for each in (whole, parted)
     ]
     bits[1] += sum(variable.bits for variable in parted.episodes.variables.values())
-    log.info(
+    log.debug(
         "bits expected with POD at all times, and but for %d snapshots: %s",
         len(parted.episodes.pod.right), bits,
     )  # fmt: skip

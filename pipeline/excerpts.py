@@ -39,25 +39,30 @@ class Spectrum:
     mean over these variables of the squared relative error.
 
     The energy of the joint matrix is the number of variables, so what the store does not keep
-    is known too, down to the rounding of the sum.
+    is known too, down to the rounding of the sum. Of a store of several `parts` the spectrum is
+    that of the newest, whose scales are those of the whole record: there ``energy`` is what is
+    kept, and ``left_out`` relative to it.
     """
 
     singular_values: Matrix
     left_out: Matrix
-    variables: int
+    energy: float
+    parts: int
     tolerance: float
 
 
 def spectrum(store: CoefficientStore) -> Spectrum:
     """The spectrum of a store, with what its modes leave out; reads one small array."""
     count = sum(variable.coding == "pod" for variable in store.variables.values())
-    energy = store.last.singular_values**2
-    left = np.maximum(count - np.concatenate([[0.0], np.cumsum(energy)]), 0.0) / max(count, 1)
+    parts, energy = len(store.starts) - 1, store.last.singular_values**2
+    total = float(count if parts == 1 else energy.sum())
+    left = np.maximum(total - np.concatenate([[0.0], np.cumsum(energy)]), 0.0) / (total or 1.0)
     rounding = len(left) * float(np.finfo(np.float64).eps)
     return Spectrum(
         store.last.singular_values,
         np.sqrt(np.where(left > rounding, left, 0.0)),
-        count,
+        total,
+        parts,
         float(store.facts["tolerance"]),
     )
 

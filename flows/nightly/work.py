@@ -50,17 +50,13 @@ def compress_again(job: Job, config: Config) -> VerifyReport:
 
 
 def append(job: Job, config: Config) -> VerifyReport:
-    """Append what is new to the store; if something else was written, compress again.
-
-    Names and sizes of chunks are all that tells an append whether the rest is as it was, so all
-    of it is compared afterwards.
-    """
+    """Append what is new to the store; if something else was written, compress again."""
     try:
         report = pipeline.append(job.store, job.dataset.location, config=config)
         # The same times were written anew, and what with is not known.
         problem = "" if report.appended else "nothing is new in time"
         if not problem:
-            verified = pipeline.verify(job.store, job.dataset.location, config=config)
+            verified = verify(job, config)
             problem = "; ".join(verified.problems)
     except (ArchiveError, ConfigError, StoreError) as error:
         problem = str(error)

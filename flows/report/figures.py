@@ -28,7 +28,7 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
     left, right = figure.subplots(1, 2)
     rank = len(spectrum.singular_values)
     numbers = np.arange(1, rank + 1)
-    energy = spectrum.singular_values**2 / max(spectrum.variables, 1)
+    energy = spectrum.singular_values**2 / spectrum.energy
     marker = "o" if rank <= MARKED else ""
     left.semilogy(numbers, energy, marker=marker, ms=3.5, lw=1, color=CURVES[0])
     # Two decades at least: ticks within one would all read alike.
@@ -44,8 +44,9 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
         xlabel="number of modes",
         ylabel="relative L2 error",
     )
-    right.axhline(spectrum.tolerance, color=RED, lw=1)
-    _said(right, 0.02, spectrum.tolerance, f"tolerance {spectrum.tolerance:g}", RED)
+    if spectrum.parts == 1:
+        right.axhline(spectrum.tolerance, color=RED, lw=1)
+        _said(right, 0.02, spectrum.tolerance, f"tolerance {spectrum.tolerance:g}", RED)
     right.axvline(rank, color=GREY, lw=1, ls="--")
     right.annotate(
         f"kept: {rank}", (rank, 0.97), (-4, 0), xycoords=right.get_xaxis_transform(),

@@ -29,6 +29,7 @@ padding:.6rem .8rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.28rem .7rem .28rem 0;border-bottom:1px solid var(--line);
 vertical-align:top;overflow-wrap:anywhere}th{color:var(--quiet);font-weight:500;white-space:nowrap}
+td:first-child:not(:last-child){white-space:nowrap}
 td.number,th.number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 .bars{min-width:12rem;width:45%}.bar{background:var(--blue);height:.75rem;border-radius:2px;min-width:1px;margin-top:.3rem}

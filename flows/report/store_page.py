@@ -31,7 +31,15 @@ from pipeline.store.reader import CoefficientStore, open_store
 COEFFICIENTS, VARIABLES = 4, 4
 # Rows of a table; a store of thousands of variables has a page all the same.
 ROWS = 24
-# How much of what is in the store is told by these, in words.
+# What the figure of the spectrum shows, for a store of one part and of several.
+OF_ALL = """\
+All variables together, each scaled to a fluctuation of one. What is left below the tolerance at the
+rank kept goes into fewer bits for modes and coefficients: the rank is the one with which both
+together take fewest bytes."""
+OF_PARTS = """\
+All variables together, scaled; of the newest of {} parts of the store, by the energy that its modes
+keep."""
+# Parts of a store in words.
 PARTS = {
     "basis": "modes and values",
     "latent": "coefficients in time",
@@ -184,7 +192,7 @@ def _how_measured(shown: Shown) -> str:
             "all of its values." if share == 1 else f"{100 * share:.2g} % of its values."
         )
     left = spectrum(shown.opened)
-    if left.variables and info.tolerance:
+    if left.energy and left.parts == 1 and info.tolerance:
         rest = max(info.relative_l2_error["largest"] ** 2 - left.left_out[-1] ** 2, 0.0) ** 0.5
         text += (
             f" Of the largest bound, {left.left_out[-1]:.1e} is what the modes leave out (root "
@@ -208,16 +216,11 @@ def _error_curves(shown: Shown) -> str:
 
 
 def _spectrum(shown: Shown) -> str:
-    if not shown.info.rank:
-        return paragraph("No modes: " + _why_no_modes(shown.info))
     found = spectrum(shown.opened)
+    if not len(found.singular_values):
+        return paragraph("No modes: " + _why_no_modes(shown.info))
     svg = inline(spectrum_figure(found), "spectrum", "singular values and what modes leave out")
-    return page.figure(
-        svg,
-        "All variables together, each scaled to a fluctuation of one. What is left below the "
-        "tolerance at the rank kept goes into fewer bits for modes and coefficients: the rank is "
-        "the one with which both together take fewest bytes.",
-    )
+    return page.figure(svg, OF_PARTS.format(found.parts) if found.parts > 1 else OF_ALL)
 
 
 def _why_no_modes(info: StoreInfo) -> str:
@@ -226,14 +229,17 @@ def _why_no_modes(info: StoreInfo) -> str:
 
 
 def _coefficients(shown: Shown) -> str:
-    if not shown.info.rank:
+    if not len(shown.opened.last.singular_values):
         return ""
     found = coefficients(shown.opened, COEFFICIENTS)
     svg = inline(coefficients_figure(found, shown.time), "coefficients", "coefficients in time")
-    samples = f"{shown.info.kept_samples} of {shown.info.snapshots} samples are kept; the model is "
-    samples += "integrated from one to the next"
-    samples += ", and what it misses is coded beside it." if found.corrected else "."
-    return page.figure(svg, samples)
+    how = "the model is integrated" if np.isfinite(found.modelled).any() else "lines lead"
+    words = [
+        "Of the newest part." if len(shown.opened.starts) > 2 else "",
+        f"{shown.info.kept_samples} of {shown.info.snapshots} samples are kept; {how} from one to "
+        + ("the next, and what that misses is coded beside." if found.corrected else "the next."),
+    ]
+    return page.figure(svg, " ".join(words).strip())
 
 
 def _equations(shown: Shown) -> str:

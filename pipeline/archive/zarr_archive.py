@@ -30,16 +30,13 @@ from pipeline.archive.provider import Piece, digest_of
 from pipeline.archive.zarr_source import ZarrReader, ZarrSource, chunk_keys, storage_chunks
 from pipeline.errors import ArchiveError, ChunkError, StorageError
 from pipeline.objects import RemoteStore
+from pipeline.objects.listing import listed
 
 MissingChunks = Literal["error", "fill"]
 
 # A task holds one block; of larger shards it takes whole inner chunks, up to this size.
 _LARGEST_BLOCK_BYTES = 64 * 2**20
 _PROBES = 64
-# Keys that one listing of an object store goes through, of several side by side.
-_LISTED_TOGETHER = 20_000
-# Stores of obstore that list keys in their order, and from one of them on.
-_LISTED_IN_ORDER = frozenset({"S3Store", "GCSStore", "MemoryStore"})
 
 
 @dataclass(frozen=True)
@@ -191,8 +188,8 @@ def chunk_sizes(store: Store, array: zarr.Array[Any]) -> dict[str, int]:
     """Stored size in bytes of every key under `array`."""
     if isinstance(store, LocalStore):
         return _local_sizes(os.fspath(store.root), array.path)
+    sizes: dict[str, int] = sync(_listed_sizes(store, array.path))
     keys = list(chunk_keys(array, Grid(storage_chunks(array)).positions()))
-    sizes: dict[str, int] = sync(_listed_sizes(store, array.path, keys))
     if any(key in sizes for key in keys):
         return sizes
     # Plain web servers list nothing: ask for each chunk.
@@ -218,8 +215,8 @@ def _local_sizes(root: str, path: str) -> dict[str, int]:
     return sizes
 
 
-async def _listed_sizes(store: Store, path: str, keys: list[str]) -> dict[str, int]:
-    """Sizes of what a store lists below `path`, where it lists anything; `keys` are expected."""
+async def _listed_sizes(store: Store, path: str) -> dict[str, int]:
+    """Sizes of what a store lists below `path`, where it lists anything."""
     prefix = f"{path}/" if path else ""
     if isinstance(store, FsspecStore):
         root = f"{store.path}/".lstrip("/")
@@ -232,29 +229,9 @@ async def _listed_sizes(store: Store, path: str, keys: list[str]) -> dict[str, i
             for key, info in found.items()
         }
     if isinstance(store, RemoteStore):
-        in_order = type(store.store).__name__ in _LISTED_IN_ORDER
-        ends = sorted(keys)[_LISTED_TOGETHER::_LISTED_TOGETHER] if in_order else []
-        spans = zip([None, *ends], [*ends, None], strict=True)
-        parts = await asyncio.gather(*(_listed_span(store, prefix, *span) for span in spans))
-        return {key: size for part in parts for key, size in part.items()}
-    listed = [key async for key in store.list_prefix(prefix)]
-    return await _probed_sizes(store, listed)
-
-
-async def _listed_span(
-    store: RemoteStore, prefix: str, after: str | None, last: str | None
-) -> dict[str, int]:
-    """Sizes of the keys after one and up to another.
-
-    A service gives a thousand keys a request, one request after the other; spans of keys are
-    listed side by side.
-    """
-    sizes: dict[str, int] = {}
-    async for entry in store.listed(prefix, after):
-        if last is not None and entry["path"] > last:
-            break
-        sizes[entry["path"]] = entry["size"]
-    return sizes
+        return {key: entry["size"] for key, entry in (await listed(store, prefix)).items()}
+    keys = [key async for key in store.list_prefix(prefix)]
+    return await _probed_sizes(store, keys)
 
 
 async def _probed_sizes(store: Store, keys: Iterable[str]) -> dict[str, int]:

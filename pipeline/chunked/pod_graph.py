@@ -13,12 +13,14 @@ from dask.highlevelgraph import HighLevelGraph
 
 from pipeline.chunked import pod_tasks
 from pipeline.chunked.plan import PODPlan, leaf_region
-from pipeline.contracts import ArchivedVariable
+from pipeline.contracts import ArchivedVariable, BlockSpan, Floats
 from pipeline.numerics.factors import Place
 from pipeline.numerics.inner_products import Precision
 from pipeline.numerics.truncation import Cut
 
 Graph = dict[Any, Any]
+
+_second = itemgetter(1)
 
 
 class Columns(NamedTuple):
@@ -47,18 +49,22 @@ class Builder:
     scales: Mapping[int, float] | None = None
     graph: Graph = field(default_factory=dict)
     token: str = field(default_factory=lambda: uuid4().hex)
+    flat_weights: Mapping[int, Floats] | None = None
 
     def __post_init__(self) -> None:
         self.owners = [row.variable for row in self.plan.rows]
         self.alone = len(self.owners) == 1
-        self.common: Graph = {}
+        if self.flat_weights is None:
+            self.flat_weights = {
+                row.number: np.ascontiguousarray(weights[row.region]).ravel()
+                for row in self.plan.rows
+                if (weights := self.variables[row.variable].weights) is not None
+            }
+        self.common: Graph = {
+            self.key("weights", row): flat for row, flat in self.flat_weights.items()
+        }
         for variable in self.variables:
             self.common.update(variable.source.graph())
-        for row in self.plan.rows:
-            weights = self.variables[row.variable].weights
-            if weights is not None:
-                flat = np.ascontiguousarray(weights[row.region]).ravel()
-                self.common[self.key("weights", row.number)] = flat
 
     def key(self, name: str, *numbers: int) -> Any:
         return (f"pod-{name}-{self.token}", *numbers)
@@ -84,7 +90,7 @@ class Builder:
         blocks = [self.block(row, t) for row in range(len(self.owners))]
         if self.alone:
             return Columns(blocks[0], blocks)
-        own = [self._own(row, t) for row in range(len(self.owners))]
+        own = [self._own(row, t, block) for row, block in enumerate(blocks)]
         joint = self.key("joint", t)
         self.graph[joint] = (
             pod_tasks.join_rows, own, self.owners, self._scales, self.cut, self.precision,
@@ -93,29 +99,30 @@ class Builder:
 
     def block(self, row: int, t: int) -> Any:
         """Add one task for each leaf, and one merge where a time block has several."""
-        space, spans = self.plan.rows[row], self.plan.leaves[row][t]
-        variable, block = self.variables[space.variable], self.key("block", row, t)
-        if block in self.graph:
+        spans, block = self.plan.leaves[row][t], self.key("block", row, t)
+        if len(spans) == 1:
+            self.graph[block] = self._leaf(row, spans[0])
             return block
         keys = [self.key("leaf", row, t, i) for i in range(len(spans))]
-        keys = [block] if len(keys) == 1 else keys
-        for key, span in zip(keys, spans, strict=True):
-            self.graph[key] = (
-                pod_tasks.read_and_factor,
-                variable.source.task(leaf_region(variable, space.region, span)),
-                variable.time_axis,
-                self._weights(row),
-                self.own_cut,
-                self.precision,
-                Place(space.variable, row, span.start),
-            )
-        if len(keys) > 1:
-            self.graph[block] = self._merged_pairs(row, keys)
+        self.graph.update((k, self._leaf(row, s)) for k, s in zip(keys, spans, strict=True))
+        self.graph[block] = self._merged_pairs(row, keys)
         return block
 
+    def _leaf(self, row: int, span: BlockSpan) -> tuple[Any, ...]:
+        space = self.plan.rows[row]
+        variable = self.variables[space.variable]
+        return (
+            pod_tasks.read_and_factor,
+            variable.source.task(leaf_region(variable, space.region, span)),
+            variable.time_axis,
+            self._weights(row),
+            self.own_cut,
+            self.precision,
+            Place(space.variable, row, span.start),
+        )
+
     def _weights(self, row: int) -> Any:
-        key = self.key("weights", row)
-        return key if key in self.common else None
+        return self.key("weights", row) if self.flat_weights and row in self.flat_weights else None
 
     def _merged_pairs(self, row: int, keys: list[Any]) -> tuple[Any, ...]:
         place = Place(self.owners[row], row, 0)
@@ -169,14 +176,13 @@ class Builder:
         last = len(self.plan.time_blocks) - 1
         sampled = sorted({0, last // 2, last})
         owners = [self.owners[i] for i in rows for _ in sampled]
-        own = [self._own(i, t) for i in rows for t in sampled]
+        own = [self._own(i, t, self.block(i, t)) for i in rows for t in sampled]
         key = self.key("scales")
         self.graph[key] = (pod_tasks.scales_from, owners, own)
         return key
 
-    def _own(self, row: int, t: int) -> Any:
+    def _own(self, row: int, t: int, block: Any) -> Any:
         """Add the columns that a space block has of its own in a time block."""
         key = self.key("own", row, t)
-        if key not in self.graph:
-            self.graph[key] = (itemgetter(1), self.block(row, t))
+        self.graph[key] = (_second, block)
         return key

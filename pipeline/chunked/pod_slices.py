@@ -257,9 +257,23 @@ def _client() -> Any:
 
 
 def _values(held: _Graph) -> list[Any]:
-    """Values of what was persisted, once they are there."""
+    """What cannot be compressed and the outputs of a slice, once they are there."""
     client, results = _client(), [held.graph[key] for key in held.keys]
-    return results if client is None else list(client.gather(results))
+    if client is None:
+        return results
+    defect, *handed_over = client.gather(results)
+    return [defect, *_wanted(client, [future.key for future in handed_over])]
+
+
+def _wanted(client: Any, keys: list[str]) -> list[Any]:
+    """Futures of data that some worker has handed over: with the last who wants it, it goes."""
+    from distributed import Future
+
+    futures = [Future(key, client) for key in keys]
+    # A future that came as a result is not known to be wanted by the client that got it, and
+    # for want of a public way to say so the message is the one that `Variable.get` leads to.
+    client._send_to_scheduler({"op": "client-desires-keys", "keys": keys, "client": client.id})
+    return futures
 
 
 def _wait(results: Sequence[Delayed]) -> None:
@@ -271,7 +285,7 @@ def _wait(results: Sequence[Delayed]) -> None:
 
 def _any_lost(node: _Done) -> bool:
     states = (getattr(output, "status", "finished") for output in node.outputs.values())
-    return any(state != "finished" for state in states)
+    return any(state in ("lost", "cancelled", "error") for state in states)
 
 
 # --- tasks --------------------------------------------------------------------------------

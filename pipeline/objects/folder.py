@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from zarr.core.sync import collect_aiterator, sync
 
+from pipeline.objects.listing import listed
 from pipeline.objects.remote import RemoteStore
 from pipeline.objects.requests import asked, is_object_store, located
 
@@ -84,7 +85,7 @@ class ObjectFolder:
         return set(collect_aiterator(self._zarr.list_dir("")))
 
     def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
-        found = {each["path"]: each for each in collect_aiterator(self._zarr.listed(path))}
+        found: dict[str, Mapping[str, Any]] = sync(listed(self._zarr, path))
         return found if found or path else self._itself()
 
     def _itself(self) -> dict[str, Mapping[str, Any]]:

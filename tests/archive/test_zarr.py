@@ -292,22 +292,6 @@ def test_every_kind_of_store_lists_the_same_chunks(tmp_path):
     assert listings[0] == listings[1] == listings[2]
 
 
-def test_keys_of_an_object_store_are_listed_side_by_side(monkeypatch):
-    """In spans of any length, and with keys that nobody expects."""
-    obstore = pytest.importorskip("obstore", reason="obstore is optional")
-    memory = obstore.store.MemoryStore()
-    store = zarr.storage.ObjectStore(memory)
-    array = zarr.create_array(store, name="u", shape=(31, 4), chunks=(1, 2), dtype="f4")
-    array[:] = 1
-    obstore.delete(memory, "u/c/7/1")
-    obstore.put(memory, "u/c/unknown", b"abc")
-    whole = chunk_sizes(store, array)
-    assert len(whole) == 31 * 2 - 1 + 2
-    for together in (1, 2, 7, 62, 63):
-        monkeypatch.setattr("pipeline.archive.zarr_archive._LISTED_TOGETHER", together)
-        assert chunk_sizes(store, array) == whole
-
-
 def test_a_zip_file_is_a_store(tmp_path, read_all):
     path = chunked(tmp_path)
     archive = shutil.make_archive(str(tmp_path / "a.zarr"), "zip", path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.benchmarks.bench_graph import ChunkGrid
@@ -49,10 +49,11 @@ merge. It stays below 10^5 up to some thousands of space blocks; with more, the 
 few nodes on each level of the tree are more than that by themselves."""
 
 OPENING = """\
-Opening lists what there is, to find chunks that are missing and for the fingerprint. The object
-store is one that runs here and takes {latency:.0f} ms for each request of {page} keys; it answers
-in Python, in the same process, which is counted. Its keys are listed in spans side by side: one
-request after the other would wait {alone:.0f} s."""
+Opening lists all files twice: once for the stamp, which tells whether the archive is written to
+meanwhile, and once for the fingerprint and to find chunks that are missing. The object store is one
+that runs here and takes {latency:.0f} ms for each request of {page} keys; it answers in Python, in
+the same process, which is counted. Its keys are listed in spans side by side: one
+request after the other would wait {alone:.0f} s each time."""
 
 COSTS = """\
 On two worker processes of one thread each, tolerance {tolerance:g}: reading from files in memory,
@@ -64,9 +65,10 @@ MODEL = """\
 t = max(storage, compute, network, scheduler, tree tail), for these run side by side. Storage: bytes
 fetched by what the storage gives to all readers together. Compute: CPU seconds a byte by the number
 of cores. Network: bytes fetched, and moved between workers, by the cards of machines of {cores}
-cores and {network:.0f} Gbit/s. Scheduler: tasks, one after the other. Tree tail: the merges on the
-way to the root that nothing runs beside. Not in it: what comes after the POD, and the coefficients
-in time (8 bytes for each of m snapshots and r modes), which the client holds."""
+cores and {network:.0f} Gbit/s; with two workers next to nothing moved (above), among many all rows
+may move to every merge, which is what is counted. Scheduler: tasks, one after the other. Tree tail:
+the merges on the way to the root that nothing runs beside. Not in it: what comes after the POD, and
+the coefficients in time (8 bytes for each of m snapshots and r modes), which the client holds."""
 
 
 def plans_part(grids: Sequence[ChunkGrid]) -> tuple[str, dict[str, Planned]]:
@@ -98,7 +100,7 @@ def opening_part(times: int) -> str:
         _, cost = opened(str(on_disk(many)))
         rows.append((f"disk{how}", many.chunks, objects, *_told(cost)))
         with served(many) as endpoint, credentials(endpoint):
-            _, cost = opened("s3://bucket")
+            _, cost = opened(f"s3://{many.name}")
         rows.append((f"object store{how}", many.chunks, objects, *_told(cost)))
     text = OPENING.format(latency=1e3 * LATENCY, page=PAGE, alone=times * 100 / PAGE * LATENCY)
     return f"## Opening\n\n{text}\n\n{table(header, rows)}"
@@ -135,38 +137,48 @@ def costs_part(
 
 
 def night_part(job: Job, measured: Costs, name: str) -> str:
+    header = ("storage GB/s", f"cores for {NIGHT:.0f} h", "what runs out as cores are added")
+    rows = [
+        (f"{storage / 1e9:.0f}", needed(job, measured, storage), shortages(job, measured, storage))
+        for storage in STORAGE
+    ]
     resources = list(hours(job, measured, 1, 1e9))
-    parts = [f"### {name}: {job.raw_bytes / 1e12:.0f} TB, {job.tasks} tasks"]
-    rows = [(f"{storage / 1e9:.0f}", *_verdict(job, measured, storage)) for storage in STORAGE]
-    parts.append(
-        table(
-            (
-                "storage GB/s",
-                f"cores for {NIGHT:.0f} h",
-                "takes longest then",
-                "of four times the cores",
-            ),
-            rows,
-        )
-    )
-    storage = STORAGE[2]
     lines = []
     for cores in CORES:
-        each = hours(job, measured, cores, storage)
-        lines.append((cores, *each.values(), max(each.values()), max(each, key=lambda r: each[r])))
-    parts.append(f"Hours by resource, with a storage of {storage / 1e9:.0f} GB/s:")
-    parts.append(table(("cores", *resources, "night", "runs out"), lines))
-    return "\n\n".join(parts)
+        each = hours(job, measured, cores, STORAGE[2])
+        lines.append((cores, *each.values(), max(each.values()), largest(each)))
+    return "\n\n".join(
+        [
+            f"### {name}: {job.raw_bytes / 1e12:.0f} TB, {job.tasks} tasks",
+            table(header, rows),
+            f"Hours by resource, with a storage of {STORAGE[2] / 1e9:.0f} GB/s:",
+            table(("cores", *resources, "night", "runs out"), lines),
+        ]
+    )
 
 
-def _verdict(job: Job, measured: Costs, storage: float) -> tuple[Any, str, str]:
+def needed(job: Job, measured: Costs, storage: float) -> str:
     cores = cores_for(job, measured, storage, NIGHT)
-    if cores is None:
-        each = hours(job, measured, CORES[-1], storage)
-        worst = max(each, key=lambda r: each[r])
-        return "no number", f"{worst}: {each[worst]:.1f} h", ""
-    now, more = (hours(job, measured, n, storage) for n in (cores, 4 * cores))
-    return cores, max(now, key=lambda r: now[r]), max(more, key=lambda r: more[r])
+    if cores is not None:
+        return f"{cores} ({-(-cores // NODE_CORES)} machines)"
+    each = hours(job, measured, CORES[-1], storage)
+    return f"no number: {largest(each)} takes {max(each.values()):.1f} h"
+
+
+def shortages(job: Job, measured: Costs, storage: float) -> str:
+    """What takes longest, from few cores to many."""
+    words: list[str] = []
+    before = ""
+    for cores in (2**k for k in range(3, 16)):
+        now = largest(hours(job, measured, cores, storage))
+        if now != before:
+            words.append(f"from {cores} on {now}" if before else now)
+        before = now
+    return ", ".join(words)
+
+
+def largest(each: Mapping[str, float]) -> str:
+    return max(each, key=lambda resource: each[resource])
 
 
 def report(smallest: bool) -> str:
@@ -182,7 +194,9 @@ def report(smallest: bool) -> str:
             plan = found[name]
             tail = seconds * len(plan.plan.tree.edges)
             tasks = round(plan.tasks * ARCHIVE / (_bytes(plan)))
-            nights.append(night_part(Job(ARCHIVE, tasks), costs(record, tail), name))
+            snapshots, arity = len(plan.plan.time_blocks[0]), plan.plan.arity
+            cost = costs(record, snapshots, arity, tail)
+            nights.append(night_part(Job(ARCHIVE, tasks), cost, name))
     model = MODEL.format(cores=NODE_CORES, network=8 * NODE_NETWORK / 1e9)
     return "\n\n".join(
         [

@@ -116,12 +116,15 @@ def measure(recipe: Recipe, leaves: int) -> Record:
     return in_child(__spec__.name, arguments)
 
 
-def costs(found: Record, tail: float) -> Costs:
-    """Costs as measured; on two workers half of what moves stays where it is."""
+def costs(found: Record, snapshots: int, arity: int, tail: float) -> Costs:
+    """Costs as measured, but for what moves between workers: among many, more does.
+
+    At most the rows of every block, `rank` of so many `snapshots` each, move to every merge.
+    """
     return Costs(
         cpu_per_byte=found["cpu"] / found["raw"],
         stored=found["read"] / found["raw"],
-        moved=2 * found["moved"] / found["raw"],
+        moved=found["rank"] / snapshots * arity / (arity - 1),
         scheduler=found["scheduler"],
         bandwidth=found["bandwidth"],
         tail=tail,

@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "list-type" in query:
             self._answer(200, self._listing(query), "application/xml")
         else:
-            content = self.files.get(url.path.split("/", 2)[2])
+            content = self.files.get(url.path.split("/", 2)[-1])
             self._answer(200 if content else 404, content or b"", "application/octet-stream")
 
     do_HEAD = do_GET

@@ -28,12 +28,12 @@ def test_small_archives_are_one_graph():
 
 def test_what_runs_out_first_is_what_takes_longest():
     costs = scale_model.Costs(
-        cpu_per_byte=4e-9, stored=0.9, moved=0.3, scheduler=1e-3, bandwidth=1e9, tail=60.0
+        cpu_per_byte=2e-8, stored=0.9, moved=0.3, scheduler=1e-3, bandwidth=1e9, tail=60.0
     )
     job = scale_model.Job(raw_bytes=1e14, tasks=2_700_000)
     few, many = (scale_model.hours(job, costs, cores, storage=20e9) for cores in (64, 1 << 20))
     assert max(few, key=few.get) == "compute"
-    assert few["compute"] == pytest.approx(1e14 * 4e-9 / 64 / 3600)
+    assert few["compute"] == pytest.approx(1e14 * 2e-8 / 64 / 3600)
     assert max(many, key=many.get) == "storage"
     needed = scale_model.cores_for(job, costs, storage=20e9, night=8.0)
     assert needed is not None

@@ -162,6 +162,21 @@ def test_a_scheduler_never_holds_more_than_it_is_given(client, times, spaces):
     assert len(dask.compute(*pod.blocks)) == len(plan.rows)
 
 
+@pytest.mark.cluster
+def test_results_handed_over_by_worker_processes_stay_until_they_are_merged(caplog):
+    given_ = archived(24, 3)
+    plan = plan_pod(given_, leaf_bytes=1)
+    how = {"tolerance": 1e-3, "refused": refused, "plan": plan, "scales": {0: 1.0}}
+    with dask.config.set(scheduler="synchronous"):
+        expected = run_pod(given_, **how)
+    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None):
+        found = run_pod(given_, **how, slice_tasks=30, submitted_tasks=90)
+        rows = dask.compute(*found.blocks)
+    assert "again" not in caplog.text
+    assert_allclose(found.factor.right, expected.factor.right, atol=1e-9)
+    assert [block.rows.shape for block in rows] == [(found.factor.right.shape[1], 8)] * 3
+
+
 class Loses(logging.Handler):
     """Closes a worker, with all it holds, when so many slices have been submitted."""
 

@@ -14,7 +14,7 @@ from pipeline.neural.runs import Problem, beyond, run_best, run_stlsq
 from pipeline.neural.selection import OVERLAP, STEP_BITS, choose, refit, select
 from pipeline.neural.systems import LOTKA_VOLTERRA, OSCILLATOR, PENDULUM, VAN_DER_POL
 from pipeline.numerics.neural_library import default_library
-from pipeline.numerics.weakform import canonical_r
+from pipeline.numerics.triangles import canonical_r
 
 
 @pytest.mark.parametrize(("sigma", "error"), [(1e-3, 0.01), (1e-2, 0.05), (5e-2, 0.25)])
