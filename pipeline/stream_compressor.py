@@ -160,7 +160,7 @@ class StreamCompressor:
             self._ended = str(error) or type(error).__name__
             raise
         if self._segment is not None and self._segment.is_full:
-            self._seal(self._segment, self._continued(self._segment))
+            self._seal(self._segment)
         elif self.snapshots - self.committed >= self._commit_steps:
             self.commit()
 
@@ -176,7 +176,7 @@ class StreamCompressor:
             self._write_part(segment, joined=True)
         else:
             # Joined once more, parts of a former process would lose a little each time.
-            self._seal(segment, self._continued(segment))
+            self._seal(segment)
 
     def close(self) -> None:
         """Code what is open as `pipeline.compress` would, and end the stream.
@@ -184,10 +184,8 @@ class StreamCompressor:
         Of fewer than five snapshots no model can be made: they stay as they are.
         """
         self._check_usable()
-        segment = self._segment
-        coded = self._continued(segment) if segment else None
-        if segment and (coded or segment.can_be_sealed):
-            self._seal(segment, coded)
+        if self._segment is not None and self._segment.can_be_sealed:
+            self._seal(self._segment)
         else:
             self.commit()
         self._ended = "it is closed"
@@ -249,8 +247,9 @@ class StreamCompressor:
             writer.commit(self._completed(facts) | {"stream": {"parts": opened, **segment.state}})
         self._written(opened)
 
-    def _seal(self, segment: OpenSegment, coded: Continued | None) -> None:
+    def _seal(self, segment: OpenSegment) -> None:
         """Write the segment as it shall stay, in place of its parts, and open another."""
+        coded = self._continued(segment)
         joined = 1 if coded and coded.tail else 0
         with self._writer(self._opened + joined) as writer:
             found = (

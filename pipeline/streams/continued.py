@@ -248,24 +248,40 @@ class _Coder:
         return None
 
     def joined(self, tail: Tail) -> Continued | None:
-        """One part with the tail: with its steps, and as many new modes as these need."""
-        new = self._modes[0]
-        energies = self._scales[:, None] ** 2 * self._energies(new)
-        enough = (tails(energies.T) <= self._room[:, None]).all(axis=0)
-        steps = tail.field_steps
-        if not steps[self._live].all() and (plan := self._plan()):
-            steps = plan[2]
-        for more in range(int(np.argmax(enough)), len(new) + 1):
-            if found := self._coded(more, tail.step, steps, tail):
+        """One part with the tail: with its steps, and as many new modes as these need.
+
+        The scales of new modes make up for the steps of their fields, which suit the tail.
+        """
+        if (plan := self._plan()) is None:
+            return None
+        more, _, steps = plan
+        gain = 1.0
+        if tail.field_steps[self._live].all():
+            if more:
+                gain = max(1.0, float(np.max(tail.field_steps[self._live] / steps[self._live])))
+            steps = tail.field_steps
+        for count in range(min(more, self._enough), len(self._modes[0]) + 1):
+            if found := self._coded(count, tail.step, steps, tail, gain):
                 return found
         return None
 
+    @property
+    def _enough(self) -> int:
+        """New modes with which what is left out alone is within the bound."""
+        energies = self._scales[:, None] ** 2 * self._energies(self._modes[0])
+        return int(np.argmax((tails(energies.T) <= self._room[:, None]).all(axis=0)))
+
     # --- coding -----------------------------------------------------------------------------
 
-    def _coded(self, more: int, step: float, steps: Vector, tail: Tail | None) -> Continued | None:
-        """Everything coded with these steps; None if that is not within the bound."""
+    def _coded(
+        self, more: int, step: float, steps: Vector, tail: Tail | None, gain: float = 1.0
+    ) -> Continued | None:
+        """Everything coded with these steps; None if that is not within the bound.
+
+        Scales of new modes are `gain` times the norms of their coefficients.
+        """
         own = tail.own if tail else 0
-        fields, scales, modes = self._coded_fields(more, steps, tail)
+        fields, scales, modes = self._coded_fields(more, steps, tail, gain)
         old = self._known - own
         basis = np.concatenate([self.chain.modes[:old], modes])
         exact = self._table @ self._modes[1][:, : self._known + more]
@@ -291,10 +307,10 @@ class _Coder:
         )  # fmt: skip
 
     def _coded_fields(
-        self, more: int, steps: Vector, tail: Tail | None
+        self, more: int, steps: Vector, tail: Tail | None, gain: float
     ) -> tuple[list[RunningFields | None], Vector, Matrix]:
         """Fields of the modes that a part adds, their scales, and the modes they decode to."""
-        modes, scales = self._modes[0][:more], self._scales[:more]
+        modes, scales = self._modes[0][:more], gain * self._scales[:more]
         if tail and tail.own:
             modes = np.concatenate([self.chain.modes[self._known - tail.own :], modes])
             scales = np.concatenate([tail.scales, scales])

@@ -186,7 +186,7 @@ class OpenSegment:
         are this segment; None if it can be sealed with fewer bytes, or there is no way."""
         pod, tolerance = self.pod, self._config.compression.tolerance
         chain = chain_of(store, self.frame, opened)
-        if chain is None or not self.snapshots:
+        if chain is None:
             return None
         if pod.is_exact:
             pod.settle()
@@ -196,8 +196,6 @@ class OpenSegment:
             return None
         fixed = chain.fixed_bytes
         best = min(found, key=lambda each: each.nbytes + (0 if each.tail else fixed))
-        if not self.can_be_sealed:
-            return best
         archive = self.frame.span(self._series)
         sealed = factored(archive, self.frame, pod, a, self._earlier, self._config)
         alone = bytes_foretold(archive, sealed, tolerance) + (fixed if best.tail else 0)
