@@ -39,6 +39,9 @@ MODE_BITS = 64.0
 NEGLIGIBLE = 1e-3
 # Of the largest energy: what of it is smaller, inner products do not tell.
 SQUARED = 1e-12
+# Coding modes of the tail together with new ones moves them a little, which new ones coded so much
+# finer make up for; or so many more of them.
+FINER, MOST_MORE = 2.0, 8
 # Ratio of one step tried to the next, and how many.
 STEP_RATIO, MOST_STEPS = 0.9, 40
 
@@ -260,9 +263,11 @@ class _Coder:
             if more:
                 gain = max(1.0, float(np.max(tail.field_steps[self._live] / steps[self._live])))
             steps = tail.field_steps
-        for count in range(min(more, self._enough), len(self._modes[0]) + 1):
-            if found := self._coded(count, tail.step, steps, tail, gain):
-                return found
+        first = min(more, self._enough)
+        for finer in (1.0, FINER):
+            for count in range(first, min(first + MOST_MORE, len(self._modes[0])) + 1):
+                if found := self._coded(count, tail.step, steps, tail, finer * gain):
+                    return found
         return None
 
     @property

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 import pipeline
 from pipeline import StreamCompressor
+from pipeline.store.reader import open_store
 from tests.benchmarks.measure import MB, Record, memory, reset_peak, table
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
 
@@ -129,6 +130,37 @@ def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]
     return found
 
 
+# --- night after night --------------------------------------------------------------------
+
+
+def nights(source: xr.Dataset, dim: str, name: str, count: int = 10) -> list[Record]:
+    """Bytes after each of so many nights, each appended for itself, beside batch."""
+    found, ends = [], np.linspace(0, source.sizes[dim], count + 1).astype(int)[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        store, batch = f"{folder}/s", f"{folder}/batch"
+        for night, end in enumerate(ends, 1):
+            seen = source.isel({dim: slice(end)})
+            at_once = pipeline.compress(seen, batch, tolerance=TOLERANCE, overwrite=True)
+            if night == 1:
+                pipeline.compress(seen, store, tolerance=TOLERANCE)
+            else:
+                pipeline.append(store, seen)
+            info, checked = pipeline.info(store), pipeline.verify(store, seen)
+            found.append(
+                {
+                    "dataset": name,
+                    "night": night,
+                    "bound kept": checked.ok,
+                    "parts": len(open_store(store).parts),
+                    "rank": info.rank,
+                    "batch rank": at_once.rank,
+                    "bytes": info.stored_bytes,
+                    "bytes / batch": info.stored_bytes / at_once.stored_bytes,
+                }
+            )
+    return found
+
+
 # --- memory -------------------------------------------------------------------------------
 
 
@@ -182,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for path in chosen.datasets:
             source, dim = xr.open_zarr(path, consolidated=False).load(), _time_of(path)
             print(page(beside_batch(source, dim, Path(path).stem, chosen.blocks)), flush=True)
+            print(page(nights(source, dim, Path(path).stem)), flush=True)
             if "cylinder_nek" in path:
                 print(page(switch(source, dim, Path(path).stem, 25)), flush=True)
         print(page(switch(two_systems(), "time", "two systems", 250)), flush=True)

@@ -9,6 +9,9 @@ def test_streams_are_compared_with_batch_and_watched(tmp_path):
     assert record["bound kept"]
     assert record["rank"] >= 2
     assert "two" in bench_stream.page([record])
+    found = bench_stream.nights(source, "time", "two", 2)
+    assert [each["night"] for each in found if each["bound kept"]] == [1, 2]
+    assert found[0]["bytes / batch"] == 1
     ranks = [each["rank"] for each in bench_stream.switch(source, "time", "two", 50)]
     assert ranks[1] == 2
     assert ranks[2] == 5
