@@ -41,8 +41,10 @@ def append(
     Snapshots whose times the store has are not read again; that they are the same is told from
     their times, and from the names and sizes of chunks where the archive is a Zarr store. The
     others are compressed as by `pipeline.StreamCompressor`, a commit every few blocks: whoever
-    is killed leaves the last of them, and is gone on with by calling this again. Nothing is
-    written where nothing is new.
+    is killed leaves the last of them, and is gone on with by calling this again. At the end they
+    are closed, as a segment of their own or in the modes of the parts before, whichever takes
+    fewer bytes; of fewer than five new snapshots the part stays open. Nothing is written where
+    nothing is new.
 
     Parameters
     ----------

@@ -179,7 +179,10 @@ class StreamCompressor:
             self._seal(segment)
 
     def close(self) -> None:
-        """Code what is open as `pipeline.compress` would, and end the stream.
+        """Code what is open as it shall stay, and end the stream.
+
+        As `pipeline.compress` would, or in the modes of the parts before it where that takes
+        fewer bytes.
 
         Of fewer than five snapshots no model can be made: they stay as they are.
         """

@@ -181,7 +181,7 @@ while killed < kills:
     least = first
     while least < last:
         pid = in_child(appended)
-        time.sleep(random.uniform(0, 0.4 * whole))
+        time.sleep(random.uniform(0, 0.6 * whole))
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         assert status in (0, signal.SIGKILL), status
