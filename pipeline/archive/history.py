@@ -46,9 +46,10 @@ def history_of(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[list
 
     The last chunk is a stretch of its own: it is written anew when an archive grows.
     """
-    *stops, last = [0, *_common_stops(marks, snapshots)]
-    chosen = stops[len(stops) - 1 : 0 : -max(1, -(-len(stops) // (MOST - 1)))][::-1]
-    return [[stop, *_joined(marks, start, stop)] for start, stop in pairwise([0, *chosen, last])]
+    *stops, last = _common_stops(marks, snapshots) or [0]
+    chosen = stops[:: -max(1, -(-len(stops) // (MOST - 1)))][::-1]
+    edges = [0, *chosen, last] if last else []
+    return [[stop, *_joined(marks, start, stop)] for start, stop in pairwise(edges)]
 
 
 def suspicious(
