@@ -123,7 +123,7 @@ def _compared(
             squares=np.sum(weighted**2, axis=1),
             peaks=weighted.max(axis=1, initial=0.0),
             largest=errors.max(axis=1, initial=0.0),
-            unlike=unlike.any(axis=1),
+            unlike=np.asarray(unlike.any(axis=1)),
             points=counted.sum(axis=1),
             values=np.full(len(span), errors.shape[1]),
         )
@@ -136,7 +136,7 @@ def _over_space(parts: Sequence[SnapshotErrors]) -> SnapshotErrors:
         squares=np.sum([part.squares for part in parts], axis=0),
         peaks=np.max([part.peaks for part in parts], axis=0),
         largest=np.max([part.largest for part in parts], axis=0),
-        unlike=np.max([part.unlike for part in parts], axis=0),
+        unlike=np.asarray(np.any([part.unlike for part in parts], axis=0)),
         points=np.sum([part.points for part in parts], axis=0),
         values=np.sum([part.values for part in parts], axis=0),
     )
