@@ -38,11 +38,12 @@ def append(
 ) -> AppendReport:
     """Bring a store up to date with an archive that has grown in time.
 
-    Snapshots whose times the store has are not read again; that they are the same is told from
-    their times, and from the names and sizes of chunks where the archive is a Zarr store. The
-    others are compressed as by `pipeline.StreamCompressor`, a commit every few blocks: whoever
-    is killed leaves the last of them, and is gone on with by calling this again. Nothing is
-    written where nothing is new.
+    Of snapshots that the store has nothing is read, but for parts of a Zarr archive whose files
+    were written since, and samples of NetCDF files and Dask arrays: these have to be what the
+    store was made from, as far as it resolves them (`pipeline.unchanged.refuse_other_values`).
+    The others are compressed as by `pipeline.StreamCompressor`, a commit every few blocks:
+    whoever is killed leaves the last of them, and is gone on with by calling this again. Nothing
+    is written where nothing is new.
 
     Parameters
     ----------
