@@ -82,9 +82,12 @@ def append(
     before = opened.snapshots
     refuse_other_variables(opened, archive)
     refuse_other_times(opened, archive)
-    refuse_other_values(opened, archive)
+    stream = None
     if len(archive.time.values) > before:
+        # What cannot be appended to says so before anything is read.
         stream = StreamCompressor(store, commit_steps=commit_steps, source=archive.source_facts)
+    refuse_other_values(opened, archive)
+    if stream is not None:
         dataset = lazy_dataset(source, missing)
         with archive.unchanging():
             for span in _new_spans(archive, before, commit_steps):

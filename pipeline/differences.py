@@ -209,7 +209,7 @@ def first_difference(errors: SnapshotErrors, store: Resolution) -> Difference | 
     if different.any():
         return _named(errors, int(np.argmax(different)), store)
     total = np.cumsum(errors.squares)
-    if len(total) and total[-1] > store.squares:
+    if total[-1] > store.squares:
         last = int(errors.numbers[np.argmax(total > store.squares)])
         words = "values differ by more than the store does altogether"
         return Difference(int(errors.numbers[0]), last, words)

@@ -27,6 +27,7 @@ from pipeline.differences import (
     snapshot_errors,
 )
 from pipeline.errors import ArchiveError
+from pipeline.steps import step
 from pipeline.store.reader import CoefficientStore
 
 # Blocks of each variable that are compared where nothing tells which of them may have changed.
@@ -104,13 +105,16 @@ def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
     blocks = _to_compare(opened, archive)
     if not blocks:
         return
+    with step("compare") as comparing:
+        found = snapshot_errors(archive, opened, blocks)
+        counts = (int(errors.values.sum()) for errors in found)
+        pairs = zip(archive.variables, counts, strict=True)
+        comparing.bytes = sum(variable.dtype.itemsize * count for variable, count in pairs)
     changed: dict[str, Difference] = {}
-    for variable, errors in zip(
-        archive.variables, snapshot_errors(archive, opened, blocks), strict=True
-    ):
-        found = first_difference(errors, resolution(opened, variable, errors))
-        if found is not None:
-            changed[variable.name] = found
+    for variable, errors in zip(archive.variables, found, strict=True):
+        difference = first_difference(errors, resolution(opened, variable, errors))
+        if difference is not None:
+            changed[variable.name] = difference
     if changed:
         # Values of two versions, if it is being written to: that is what is to be told then.
         with archive.unchanging():

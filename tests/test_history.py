@@ -33,6 +33,7 @@ def record() -> xr.Dataset:
         {
             "u": (("time", "x"), np.sin(0.3 * t - 5 * x).astype(np.float32)),
             "v": (("time", "x"), 5 + np.cos(0.3 * t) * x),
+            "still": (("time", "x"), np.full((NEW, 40), 0.1)),
         },
         {"time": days},
     )
@@ -84,12 +85,20 @@ def content(store: Path) -> dict[str, bytes]:
     return {file: Path(file).read_bytes() for file in files_below(store)}
 
 
-@pytest.fixture
-def compressed(tmp_path):
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
     """An archive of the old snapshots, not compressed, and its store."""
-    path = zarr_written(tmp_path, old(record()), **PLAIN)
-    pipeline.compress(path, tmp_path / "store", tolerance=TOLERANCE)
-    return path, tmp_path / "store"
+    place = tmp_path_factory.mktemp("kept")
+    path = zarr_written(place, old(record()), **PLAIN)
+    pipeline.compress(path, place / "store", tolerance=TOLERANCE)
+    return place
+
+
+@pytest.fixture
+def compressed(kept, tmp_path):
+    """Copies of both, whose files have the times of the first."""
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "a.zarr", tmp_path / "store"
 
 
 def grow(path: Path) -> None:
@@ -102,13 +111,13 @@ def test_any_changed_value_is_named_by_its_snapshot(tmp_path, kind):
     write, store = SOURCES[kind], tmp_path / "store"
     pipeline.compress(write(tmp_path, old(record())), store, tolerance=TOLERANCE)
     before = content(store)
-    chance = np.random.default_rng()
-    # The last chunk of the old archive was not full.
-    for number in (0, int(chance.integers(1, OLD - 5)), OLD - 1):
-        time = str(record().time.values[number])[:10]
-        for source in (changed(number), old(changed(number))):
-            with pytest.raises(ArchiveError, match=rf"changed at time\[{number}\] \({time}.*'u'"):
-                pipeline.append(store, write(tmp_path, source))
+    some = int(np.random.default_rng().integers(1, OLD - 5))
+    sources = [(number, changed(number)) for number in (0, some, OLD - 1)]
+    # The last chunk of the old archive was not full; and it need not have grown.
+    for number, source in (*sources, (some, old(changed(some)))):
+        time = str(source.time.values[number])[:10]
+        with pytest.raises(ArchiveError, match=rf"changed at time\[{number}\] \({time}.*'u'"):
+            pipeline.append(store, write(tmp_path, source))
     assert content(store) == before
     source = write(tmp_path, record())
     assert pipeline.append(store, source).appended == NEW - OLD
@@ -119,6 +128,14 @@ def test_a_change_less_than_what_the_store_resolves_counts_as_none(compressed, t
     _, store = compressed
     source = zarr_written(tmp_path, changed(17, 1e-3), **PLAIN)
     assert pipeline.append(store, source).appended == NEW - OLD
+
+
+def test_the_least_change_of_what_never_changes_is_named(compressed):
+    _, store = compressed
+    source = record()
+    source["still"][12, 3] += 1e-15
+    with pytest.raises(ArchiveError, match=r"changed at time\[12\].*'still'"):
+        pipeline.append(store, source)
 
 
 # --- what is only written anew ------------------------------------------------------------
@@ -141,7 +158,7 @@ def chunks_read(monkeypatch, path: Path, store: Path) -> list[str]:
 
 
 def keys(*numbers: int) -> set[str]:
-    return {f"{name}/c/{number}/0" for name in "uv" for number in numbers}
+    return {f"{name}/c/{number}/0" for name in ("u", "v", "still") for number in numbers}
 
 
 def test_only_stretches_that_were_written_to_are_read_and_once_only(compressed, monkeypatch):
@@ -194,6 +211,28 @@ def test_a_copy_with_a_changed_value_is_refused(compressed):
     chunk.write_bytes(values.tobytes())
     with pytest.raises(ArchiveError, match=r"changed at time\[27\] \(2001-01-28.*'u': NaN is"):
         pipeline.append(store, path)
+
+
+def test_of_a_long_dask_array_a_few_blocks_are_computed(tmp_path):
+    length, read = 4096, []
+    times = np.arange(length)
+    source = xr.Dataset({"u": (("time", "x"), np.sin(0.1 * times[:, None] + np.arange(4)))})
+    source = source.assign_coords(time=times)
+    pipeline.compress(source, tmp_path / "store", tolerance=0)  # fast
+
+    def noted(block, block_info=None):
+        read.append(block_info[0]["chunk-location"][0])
+        return block
+
+    lazy = source.chunk(time=16)
+    lazy["u"] = lazy.u.copy(data=lazy.u.data.map_blocks(noted, dtype=float))
+    for _ in range(2):
+        assert pipeline.append(tmp_path / "store", lazy).appended == 0
+    assert {0, length // 16 - 1} <= set(read)
+    assert len(read) == len(set(read)) * 2 <= length // 16
+    source["u"][length - 1, 2] = 5
+    with pytest.raises(ArchiveError, match=rf"changed at time\[{length - 1}\]"):
+        pipeline.append(tmp_path / "store", source.chunk(time=16))
 
 
 # --- what is missing, or means something else ---------------------------------------------
