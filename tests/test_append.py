@@ -208,11 +208,11 @@ def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tm
     """At least fifty kills, between commits and in the midst of them; every end is that of an
     undisturbed run."""
     store, whole = tmp_path / "store", record(140)
-    path = archive(tmp_path, 20, whole)
+    path = archive(tmp_path, 24, whole)
     pipeline.compress(path, store, tolerance=TOLERANCE)
     grow(path, 140, whole)
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, path, store, tmp_path / "note", "50", "20", "140"],
+        [sys.executable, "-c", KILLER, path, store, tmp_path / "note", "50", "24", "140"],
         env=os.environ | {"PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
