@@ -28,10 +28,11 @@ OLD, NEW, CHUNK = 45, 64, 8
 
 def record() -> xr.Dataset:
     t, x = np.arange(NEW)[:, None], np.linspace(0, 1, 40)
+    noise = 0.006 * np.random.default_rng(0).standard_normal((NEW, 40))
     days = np.datetime64("2001-01-01", "ns") + np.arange(NEW) * np.timedelta64(1, "D")
     return xr.Dataset(
         {
-            "u": (("time", "x"), np.sin(0.3 * t - 5 * x).astype(np.float32)),
+            "u": (("time", "x"), (np.sin(0.3 * t - 5 * x) + noise).astype(np.float32)),
             "v": (("time", "x"), 5 + np.cos(0.3 * t) * x),
             "still": (("time", "x"), np.full((NEW, 40), 0.1)),
         },
@@ -112,9 +113,11 @@ def test_any_changed_value_is_named_by_its_snapshot(tmp_path, kind):
     pipeline.compress(write(tmp_path, old(record())), store, tolerance=TOLERANCE)
     before = content(store)
     some = int(np.random.default_rng().integers(1, OLD - 5))
-    sources = [(number, changed(number)) for number in (0, some, OLD - 1)]
-    # The last chunk of the old archive was not full; and it need not have grown.
-    for number, source in (*sources, (some, old(changed(some)))):
+    # The least of these changes is no more than all errors of the store together. The last chunk
+    # of the old archive was not full; and an archive need not have grown.
+    cases = [(0, 1.0, NEW), (some, 0.2, NEW), (some, 1.0, OLD), (OLD - 1, 0.2, NEW)]
+    for number, by, snapshots in cases:
+        source = changed(number, by).isel(time=slice(snapshots))
         time = str(source.time.values[number])[:10]
         with pytest.raises(ArchiveError, match=rf"changed at time\[{number}\] \({time}.*'u'"):
             pipeline.append(store, write(tmp_path, source))
@@ -213,7 +216,8 @@ def test_a_copy_with_a_changed_value_is_refused(compressed):
         pipeline.append(store, path)
 
 
-def test_of_a_long_dask_array_a_few_blocks_are_computed(tmp_path):
+def test_of_a_long_dask_array_a_few_blocks_are_computed_and_all_of_numpy(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.archive.blocks.PIECE_BYTES", 2**13)
     length, read = 4096, []
     times = np.arange(length)
     source = xr.Dataset({"u": (("time", "x"), np.sin(0.1 * times[:, None] + np.arange(4)))})
@@ -230,6 +234,12 @@ def test_of_a_long_dask_array_a_few_blocks_are_computed(tmp_path):
         assert pipeline.append(tmp_path / "store", lazy).appended == 0
     assert {0, length // 16 - 1} <= set(read)
     assert len(read) == len(set(read)) * 2 <= length // 16
+    unseen = 16 * min(set(range(length // 16)) - set(read))
+    source["u"][unseen, 2] = 5
+    assert pipeline.append(tmp_path / "store", source.chunk(time=16)).appended == 0
+    with pytest.raises(ArchiveError, match=rf"changed at time\[{unseen}\]"):
+        pipeline.append(tmp_path / "store", source)
+    source["u"][unseen, 2] = np.sin(0.1 * unseen + 2)
     source["u"][length - 1, 2] = 5
     with pytest.raises(ArchiveError, match=rf"changed at time\[{length - 1}\]"):
         pipeline.append(tmp_path / "store", source.chunk(time=16))
