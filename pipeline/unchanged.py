@@ -122,11 +122,11 @@ def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
 
 
 def _told(changed: Mapping[str, Difference], archive: Archive) -> ArchiveError:
-    name = min(changed, key=lambda name: changed[name].first)
+    name = min(changed, key=lambda name: changed[name].last)
     found, dim = changed[name], archive.time.dim
     place = named_snapshot(archive.carried, dim, found.first)
     if found.last > found.first:
-        place += f" or up to {dim}[{found.last}]"
+        place += f" or later, up to {dim}[{found.last}]"
     return ArchiveError(
         f"{archive.name}: history has changed at {place}: variable {name!r}: {found.words}; "
         f"compress the archive anew"
@@ -138,7 +138,10 @@ def _told(changed: Mapping[str, Difference], archive: Archive) -> ArchiveError:
 
 def _to_compare(opened: CoefficientStore, archive: Archive) -> list[list[Block]]:
     """Blocks of every variable that may have changed, as far as can be known without reading."""
-    history = opened.facts.get("source", {}).get("history")
+    source = opened.facts.get("source", {})
+    if archive.stamp and archive.stamp == source.get("stamp"):
+        return []  # no file was written since the last commit
+    history = source.get("history")
     spans = [BlockSpan(0, opened.snapshots)]
     if archive.marks and history:
         spans = suspicious(archive.marks, history, opened.snapshots)
@@ -171,7 +174,7 @@ def _few(blocks: Sequence[Block], seed: str) -> list[Block]:
         by_time.setdefault(block[1], []).append(block)
     times = sorted(by_time, key=lambda span: span.start)
     chosen = [times[i] for i in spread(len(times), FEW)]
-    chance, most = random.Random(seed), max(1, FEW // max(1, len(chosen)))
+    chance, most = random.Random(seed), FEW // len(chosen)
     return [
         block
         for span in chosen
