@@ -27,7 +27,7 @@ from pipeline.differences import (
     snapshot_errors,
 )
 from pipeline.errors import ArchiveError
-from pipeline.steps import step
+from pipeline.steps import step, working_on
 from pipeline.store.reader import CoefficientStore
 
 # Blocks of each variable that are compared where nothing tells which of them may have changed.
@@ -105,7 +105,7 @@ def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
     blocks = _to_compare(opened, archive)
     if not blocks:
         return
-    with step("compare") as comparing:
+    with working_on(archive.name), step("compare") as comparing:
         found = snapshot_errors(archive, opened, blocks)
         counts = (int(errors.values.sum()) for errors in found)
         pairs = zip(archive.variables, counts, strict=True)
