@@ -64,7 +64,7 @@ def test_nights_share_modes_and_the_store_is_hardly_larger_than_at_once(tmp_path
 
 def test_what_was_there_stays_as_it_is(tmp_path):
     """Where nothing new turns up, the newest part is written again without another loss."""
-    store, source, before = tmp_path / "store", waves(200), None
+    store, source, before, own = tmp_path / "store", waves(200), None, -1
     for seen in appended(store, source, 120, (150, 156, 200)):
         now = decoded_of(store).u.values
         if before is not None and open_store(store).last.own == own:
