@@ -15,6 +15,7 @@ from pipeline.chunked.plan import LEAF_BYTES
 from pipeline.config import Config
 from pipeline.contracts import BlockSpan
 from pipeline.reports import AppendReport
+from pipeline.store.commit import sweep
 from pipeline.store.reader import CoefficientStore, open_store
 from pipeline.stream_compressor import StreamCompressor
 from pipeline.unchanged import (
@@ -85,7 +86,9 @@ def append(
     refuse_other_variables(opened, archive)
     refuse_other_times(opened, archive)
     stream = None
-    if len(archive.time.values) > before:
+    # A run that was killed may have left open what it had committed, and files besides.
+    sweep(store)
+    if len(archive.time.values) > before or "stream" in opened.facts:
         # What cannot be appended to says so before anything is read.
         stream = StreamCompressor(store, commit_steps=commit_steps, source=archive.source_facts)
     refuse_other_values(opened, archive)

@@ -197,6 +197,7 @@ while killed < kills:
         assert os.waitpid(in_child(lambda: check(least)), 0)[1] == 0
         least = int(open(note).read())
         seen.add(least)
+    assert os.waitpid(in_child(appended), 0)[1] == 0
     os.rename(store, f"{store}-{rounds}")
     rounds += 1
 print(killed, rounds, len(seen))
