@@ -4,6 +4,7 @@ import itertools
 import pickle
 import threading
 import time
+from collections import Counter
 
 import dask
 import numpy as np
@@ -90,6 +91,26 @@ def test_an_archive_on_s3_becomes_a_store_on_s3(s3, capsys):
         pipeline.compress(place, store, tolerance=TOLERANCE)
     # One generation and the root that names it.
     assert len(objects.folder(store).names()) == 2
+
+
+def test_few_requests_are_made_and_none_twice(s3):
+    """A chunk, and a document of every group and array, is read or written by one request."""
+    proxy, url = s3
+    place, store = archived(url, waves()), f"{url}/store.romzarr"
+    proxy.requests.clear()
+    pipeline.compress(place, store, tolerance=TOLERANCE)
+    made = Counter((method, path) for method, path, _ in proxy.requests)
+    # The stamp of the archive is taken before and after it is read.
+    assert [n for (_, path), n in made.items() if n > 1] == [2]
+    assert made["GET", "/" + url.removeprefix("s3://") + "?list-type=2&prefix=archive.zarr%2F"] == 2
+    assert {method for method, _ in made} == {"GET", "PUT"}
+    written = sum(method == "PUT" for method, _, _ in proxy.requests)
+    assert written == len(names(store))
+    # 8 chunks and 7 documents of the archive, 5 listings of it, 3 looks at the store.
+    assert len(proxy.requests) - written <= 22
+    proxy.requests.clear()
+    xr.open_dataset(store, engine="romzarr").load()
+    assert len(proxy.requests) <= len(names(store)) + 5
 
 
 def test_netcdf_and_csv_are_read_from_s3(s3, tmp_path):

@@ -104,10 +104,11 @@ def run_pod(
     Its graph is submitted at once if it has up to `slice_tasks` tasks. Else subtrees over time
     of so many are, one after the other, and their roots merged as soon as they are there. Then
     the scheduler never holds more than `submitted_tasks` tasks and results, but for what it is
-    about to forget and a slice that would not fit beside the roots that wait for their merge:
-    how many there are of these is settled by the plan. The result is the same, but for `scales`, which are then
-    estimated from fewer space blocks beforehand. What cannot be compressed ends the run at its
-    slice; what a lost worker held is made again, but for the `blocks` once they are returned.
+    about to forget, and for a slice that has no room beside roots that wait for their merge: of
+    these the plan sees to it that there are few. The result is the same, but for `scales`, which
+    are then estimated from fewer space blocks beforehand. What cannot be compressed ends the run
+    at its slice; what a lost worker held is made again, but for the `blocks` once they are
+    returned.
 
     Parameters
     ----------
