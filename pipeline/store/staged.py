@@ -49,9 +49,11 @@ class StagedStore(WrapperStore[Store]):
         """Write documents side by side, but for those that were written like this before."""
         changed = {key: each for key, each in contents.items() if self._put.get(key) != each}
         buffer = default_buffer_prototype().buffer
-        await asyncio.gather(
-            *(self._store.set(key, buffer.from_bytes(each)) for key, each in changed.items())
-        )
+        writes = (self._store.set(key, buffer.from_bytes(each)) for key, each in changed.items())
+        # None may still be under way when whoever called cleans up after a failure.
+        failures = [each for each in await asyncio.gather(*writes, return_exceptions=True) if each]
+        if failures:
+            raise failures[0]
         self._put.update(changed)
 
     def _holds(self, prefix: str) -> bool:
