@@ -380,6 +380,7 @@ class NightlyConfig(Section):
     pattern: str = setting("*.zarr", text("a glob such as '*.zarr' or '**/*.nc'", r"[^/].*"))
     stores: str = setting("none", text("the folder or URL below which the stores lie"))
     verify: Literal["sample", "full"] = setting("sample", one_of("sample", "full"))
+    parallel: int | Auto = setting(AUTO, automatic | integer(1))
     max_hours: float | Literal["unlimited"] = setting("unlimited", one_of("unlimited") | positive)
 
 

@@ -22,7 +22,9 @@ def nightly(options: Namespace) -> int:
         plan = plan_run(config, only=options.only, since=options.since)
         print_json(plan_facts(plan)) if options.json else print(plan_table(plan))
         return 0
-    record = run_nightly(config, working, only=options.only, since=options.since)
+    record = run_nightly(
+        config, working, only=options.only, since=options.since, log_format=options.log_format
+    )
     print_json(record.to_dict()) if options.json else print(run_table(record))
     return 1 if record.failed or record.state == "stopped" else 0
 

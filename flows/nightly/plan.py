@@ -94,22 +94,30 @@ def plan_run(config: Config, *, only: str = "**", since: str | None = None) -> P
     CannotRunError
         If the archive, the stores or the catalogue cannot be listed.
     """
-    places = checked(config.nightly)
+    config = checked(config)
+    places = config.nightly
     oldest = since_when(since).timestamp() if since else float("-inf")
     datasets = [d for d in listed_datasets(places, only) if d.written >= oldest]
     stores, entries = listed_stores(places.stores), entries_of(catalogue_of(places.stores))
-    return Plan(*ordered(judged_all(datasets, entries, stores, replace(config, nightly=places))))
+    return Plan(*ordered(judged_all(datasets, entries, stores, config)))
 
 
-def checked(settings: NightlyConfig) -> NightlyConfig:
-    """The settings with whole paths, unless one is missing."""
+def checked(config: Config) -> Config:
+    """The settings with whole paths, unless one is missing, or two do not go together."""
+    settings, kind = config.nightly, config.cluster.kind
     for name in ("archive", "stores"):
         if getattr(settings, name) == "none":
             raise ConfigError(
                 f"nightly.{name}: found 'none'; give a folder or URL in the section nightly of "
                 "the file that --config names"
             )
-    return replace(settings, archive=whole(settings.archive), stores=whole(settings.stores))
+    if settings.parallel not in ("auto", 1) and kind != "threads":
+        raise ConfigError(
+            f"nightly.parallel: found {settings.parallel} with cluster.kind {kind!r}, which works "
+            "on one dataset at a time; leave it out, or use cluster.kind: threads"
+        )
+    archive, stores = whole(settings.archive), whole(settings.stores)
+    return replace(config, nightly=replace(settings, archive=archive, stores=stores))
 
 
 def whole(place: str) -> str:

@@ -1,24 +1,26 @@
-"""A nightly run: one dataset after another, whatever becomes of each."""
+"""A nightly run: every dataset in its turn, whatever becomes of the others."""
 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
-from flows.cluster import FAILURES
 from flows.clusters import Workers
+from flows.logs import Format
 from flows.nightly import CannotRunError
 from flows.nightly.catalogue import Catalogue, Entry, catalogue_of
+from flows.nightly.crew import Outcome
 from flows.nightly.lock import Held, locked
 from flows.nightly.plan import Job, Plan, checked, plan_run
 from flows.nightly.record import Record, begun, write
-from flows.nightly.work import begun_entry, carry_out, failed_entry, left_entry
+from flows.nightly.team import Alone, Team, crew_for
+from flows.nightly.work import begun_entry, failed_entry, left_entry
+from flows.signals import ending_on_sigterm
 from pipeline.config import Config, NightlyConfig
 from pipeline.errors import PipelineError
 from pipeline.steps import size, working_on
@@ -41,7 +43,12 @@ class OutOfTime(StopRun):
 
 
 def run_nightly(
-    config: Config, working: Working, *, only: str = "**", since: str | None = None
+    config: Config,
+    working: Working,
+    *,
+    only: str = "**",
+    since: str | None = None,
+    log_format: Format = "text",
 ) -> Record:
     """Bring every store of an archive up to date.
 
@@ -53,6 +60,8 @@ def run_nightly(
         Starts the workers; it is called only if there is something to do.
     only, since
         As for `flows.nightly.plan.plan_run`.
+    log_format : "text" or "json"
+        Of the log of processes that it starts.
 
     Returns
     -------
@@ -67,32 +76,45 @@ def run_nightly(
     KeyboardInterrupt
         After SIGINT or SIGTERM. What was finished counts, and nothing half-written is left.
     """
-    config, began = replace(config, nightly=checked(config.nightly)), time.monotonic()
+    config, began = checked(config), time.monotonic()
     with locked(config.nightly.stores) as lock, ending_on_sigterm():
         catalogue = catalogue_of(config.nightly.stores)
         written(catalogue.folder.sweep)
         plan = plan_run(config, only=only, since=since)
         record = begun(catalogue, plan, config.to_dict()["nightly"])
         log.info("%d datasets: %d to do, %s", record.datasets, len(plan.jobs), size(plan.nbytes))
+        going = Going(config.nightly, began, lock)
         with recorded(catalogue, record, plan):
-            if plan.jobs:
-                with started(working, config) as workers:
-                    for job in plan.jobs:
-                        refuse_to_go_on(config.nightly, began, workers, lock)
-                        with working_on(job.dataset.name):
-                            record.add(job, *worked(job, config, catalogue))
+            for team, jobs in shifts(plan.jobs, config, working, log_format):
+                with team as members:
+                    for job, entry, seconds in worked_through(jobs, members, catalogue, going):
+                        record.add(job, entry, seconds)
     return record
 
 
+def shifts(
+    jobs: Sequence[Job], config: Config, working: Working, log_format: Format
+) -> Iterator[tuple[AbstractContextManager[Team], Sequence[Job]]]:
+    """Who does which jobs: those side by side first, if there are any, then those one by one."""
+    crew = crew_for(jobs, config, log_format)
+    beside, alone = (
+        tuple(job for job in jobs if crew.takes(job) is side) for side in (True, False)
+    )
+    if beside:
+        yield crew, beside
+    if alone:
+        yield one_by_one(working, config), alone
+
+
 @contextmanager
-def started(working: Working, config: Config) -> Iterator[Workers]:
-    """Workers; without them the run cannot go on."""
+def one_by_one(working: Working, config: Config) -> Iterator[Alone]:
+    """This process, with workers; without them the run cannot go on."""
     with ExitStack() as stack:
         try:
             workers = stack.enter_context(working(config))
         except PipelineError as error:
             raise CannotRunError(str(error)) from error
-        yield workers
+        yield Alone(config, workers)
 
 
 @contextmanager
@@ -121,45 +143,59 @@ def left(record: Record, plan: Plan) -> list[Job]:
     return [job for job in plan.jobs if job.dataset.name not in done]
 
 
-def refuse_to_go_on(settings: NightlyConfig, began: float, workers: Workers, lock: Held) -> None:
-    """Raise StopRun if time is up, the workers are gone, or another run has taken over."""
-    hours = settings.max_hours
-    if hours != "unlimited" and time.monotonic() - began >= 3600 * hours:
-        raise OutOfTime(f"the {hours:g} hours of nightly.max_hours are over")
-    if workers.client is not None and workers.client.status != "running":
-        raise StopRun("the scheduler of the workers is gone; see its log, and start it again")
-    if lock.lost.is_set():
-        raise StopRun("the lock could not be renewed, so another run may be at work by now")
+@dataclass(frozen=True)
+class Going:
+    """What lets a run begin another dataset: time that is left, and the lock."""
+
+    settings: NightlyConfig
+    began: float
+    lock: Held
+
+    def check(self, team: Team) -> None:
+        """Raise StopRun if time is up, the workers are gone, or another run has taken over."""
+        hours = self.settings.max_hours
+        if hours != "unlimited" and time.monotonic() - self.began >= 3600 * hours:
+            raise OutOfTime(f"the {hours:g} hours of nightly.max_hours are over")
+        if not team.is_there:
+            raise StopRun("the scheduler of the workers is gone; see its log, and start it again")
+        if self.lock.lost.is_set():
+            raise StopRun("the lock could not be renewed, so another run may be at work by now")
 
 
-def worked(job: Job, config: Config, catalogue: Catalogue) -> tuple[Entry, float]:
-    """Do one job and enter what became of it; how long it took."""
-    began = time.perf_counter()
-    written(catalogue.write, begun_entry(job))
+def worked_through(
+    jobs: Sequence[Job], team: Team, catalogue: Catalogue, going: Going
+) -> Iterator[Outcome]:
+    """Do the jobs, and enter what became of each; those begun are finished before a stop."""
+    waiting, stop = deque(jobs), None
     try:
-        entry = attempted(job, config)
+        while team.busy or (waiting and stop is None):
+            while waiting and stop is None and team.has_room:
+                try:
+                    going.check(team)
+                except StopRun as reason:
+                    stop = reason
+                    break
+                written(catalogue.write, begun_entry(waiting[0]))
+                team.begin(waiting.popleft())
+            if team.busy:
+                yield entered(*team.finish(), catalogue)
     except BaseException:
-        written(catalogue.write, left_entry(job))
+        for job in team.busy:
+            written(catalogue.write, left_entry(job))
         raise
-    seconds = time.perf_counter() - began
+    if stop is not None:
+        raise stop
+
+
+def entered(
+    job: Job, entry: Entry, seconds: float, catalogue: Catalogue
+) -> tuple[Job, Entry, float]:
+    """Put into the catalogue and into the log what became of a job."""
     if not written(catalogue.write, entry):
         entry = failed_entry(job, "what became of it could not be entered into the catalogue")
-    told(job, entry, seconds)
-    return entry, seconds
-
-
-def attempted(job: Job, config: Config) -> Entry:
-    """Do one job; a failure is an entry too, and no reason to stop."""
-    try:
-        return carry_out(job, config)
-    except (PipelineError, OSError, MemoryError) as error:
-        return failed_entry(job, f"{type(error).__name__}: {error}")
-    except Exception as error:
-        if type(error).__name__ in FAILURES:
-            return failed_entry(job, f"{FAILURES[type(error).__name__]} ({error})")
-        # Packages fail in ways of their own, and so may we: the next dataset may be sound.
-        log.exception("unexpected")
-        return failed_entry(job, f"{type(error).__name__}: {error}")
+    with working_on(job.dataset.name):
+        told(job, entry, seconds)
+    return job, entry, seconds
 
 
 def told(job: Job, entry: Entry, seconds: float) -> None:
@@ -195,20 +231,3 @@ def written(write: Callable[..., None], *what: Any) -> bool:
         )
         return False
     return True
-
-
-@contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: what is under way is taken back, in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt("SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -43,13 +43,22 @@ def run_table(record: Record) -> str:
 
 def archivable(record: Record) -> list[tuple[str, str]]:
     """Datasets with a verified store: their owner may move them away; romzarr never does."""
-    kept = [(job.dataset.nbytes, job.last.stored_bytes or 0) for job in record.kept if job.last]
-    new = [(each["archive_bytes"], each["stored_bytes"]) for each in record.stored]
+    kept = [
+        (job.dataset.nbytes, job.last.stored_bytes or 0, (job.last.verified or {}).get("error", 0))
+        for job in record.kept
+        if job.last
+    ]
+    new = [
+        (each["archive_bytes"], each["stored_bytes"], each["verified"]["error"])
+        for each in record.stored
+    ]
     if not kept and not new:
         return []
-    original, stored = (sum(pair[i] for pair in (*kept, *new)) for i in (0, 1))
-    count = len(kept) + len(new)
-    rows = [f"{count} datasets of {size(original)} have a verified store ({size(stored)})"]
+    original, stored, errors = zip(*kept, *new, strict=True)
+    rows = [
+        f"{len(errors)} datasets of {size(sum(original))} have a verified store "
+        f"({size(sum(stored))}); the largest error is {max(errors):.2e}"
+    ]
     rows += [
         f"{each['dataset']}: {size(each['archive_bytes'])} -> {size(each['stored_bytes'])}, "
         f"error {each['verified']['error']:.2e} ({each['verified']['how']})"

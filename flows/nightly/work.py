@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pipeline
+from flows.cluster import FAILURES
 from flows.logs import without_secrets
 from flows.nightly.catalogue import Entry, now, stored_entry
 from flows.nightly.plan import Job, promised
 from pipeline.archive.find import dataset_at
 from pipeline.config import Config, NightlyConfig
-from pipeline.errors import AccuracyError, ArchiveError, ConfigError, StoreError
+from pipeline.errors import AccuracyError, ArchiveError, ConfigError, PipelineError, StoreError
 from pipeline.reports import VerifyReport
 from pipeline.store.commit import sweep
 from pipeline.store.reader import open_store
@@ -119,3 +120,17 @@ def left_entry(job: Job) -> Entry:
     return replace(
         known, source=job.dataset.location, store=job.store, state=state, message=message
     )
+
+
+def attempted(job: Job, config: Config) -> Entry:
+    """Do one job; a failure is an entry too, and no reason to stop."""
+    try:
+        return carry_out(job, config)
+    except (PipelineError, OSError, MemoryError) as error:
+        return failed_entry(job, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        if type(error).__name__ in FAILURES:
+            return failed_entry(job, f"{FAILURES[type(error).__name__]} ({error})")
+        # Packages fail in ways of their own, and so may we: the next dataset may be sound.
+        log.exception("unexpected")
+        return failed_entry(job, f"{type(error).__name__}: {error}")

@@ -269,7 +269,7 @@ def _wanted(client: Any, keys: list[str]) -> list[Any]:
     """Futures of data that some worker has handed over: with the last who wants it, it goes."""
     from distributed import Future
 
-    futures = [Future(key, client) for key in keys]
+    futures: list[Any] = [Future(key, client) for key in keys]
     # A future that came as a result is not known to be wanted by the client that got it, and
     # for want of a public way to say so the message is the one that `Variable.get` leads to.
     client._send_to_scheduler({"op": "client-desires-keys", "keys": keys, "client": client.id})

@@ -26,9 +26,12 @@ def test_what_is_new_is_stored_and_verified_and_what_is_stored_is_left_alone(pla
     assert place.nightly() == 0
     out = capsys.readouterr().out
     assert "2 stored" in out
-    assert "2 datasets of" in out  # could be archived away
     assert place.holds("a", 1)
     assert place.holds("b", 2)
+    verified = max(place.entry(f"{name}.zarr")["verified"]["error"] for name in "ab")
+    told = next(line for line in out.splitlines() if "could be archived away" in line)
+    assert "2 datasets of" in told
+    assert f"the largest error is {verified:.2e}" in told
     entry, first = place.entry("a.zarr"), place.generation("a")
     assert entry["state"] == "stored"
     assert entry["raw_bytes"] == 24 * 30 * 4

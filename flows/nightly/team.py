@@ -1,0 +1,84 @@
+"""Who works on datasets: this process on one after another, or several processes side by side.
+
+A small dataset keeps one core busy and no more, so as many are worked on at a time as there are
+cores. A process that the kernel kills costs the dataset it worked on, and no other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from dask.system import CPU_COUNT
+
+from flows.clusters import Workers
+from flows.logs import Format
+from flows.nightly.crew import Crew, Outcome
+from flows.nightly.plan import Job
+from flows.nightly.work import attempted
+from pipeline.config import Config
+from pipeline.steps import working_on
+
+# A dataset whose files take more is worth all cores; fewer small ones are not worth processes,
+# each of which takes a second to start.
+SMALL_BYTES, FEWEST = 64 * 2**20, 16
+
+
+class Team(Protocol):
+    """Takes jobs, and gives back each with its entry and the seconds that it took."""
+
+    @property
+    def busy(self) -> Sequence[Job]: ...
+
+    @property
+    def has_room(self) -> bool: ...
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can do anything at all."""
+        ...
+
+    def begin(self, job: Job) -> None: ...
+
+    def finish(self) -> Outcome:
+        """Wait until one of the jobs is done."""
+        ...
+
+
+class Alone:
+    """This process, with all workers on one dataset at a time."""
+
+    def __init__(self, config: Config, workers: Workers) -> None:
+        self._config, self._workers = config, workers
+        self.busy: tuple[Job, ...] = ()
+
+    @property
+    def has_room(self) -> bool:
+        return not self.busy
+
+    @property
+    def is_there(self) -> bool:
+        client = self._workers.client
+        return client is None or client.status == "running"
+
+    def begin(self, job: Job) -> None:
+        self.busy = (job,)
+
+    def finish(self) -> Outcome:
+        (job,), began = self.busy, time.perf_counter()
+        with working_on(job.dataset.name):
+            entry = attempted(job, self._config)
+        self.busy = ()
+        return job, entry, time.perf_counter() - began
+
+
+def crew_for(jobs: Sequence[Job], config: Config, log_format: Format) -> Crew:
+    """The processes that work side by side on those of `jobs` that they take."""
+    parallel, threads = config.nightly.parallel, config.cluster.workers
+    if parallel != "auto":
+        return Crew(parallel, None, config, log_format)
+    cores = CPU_COUNT if threads == "auto" else threads
+    small = [job for job in jobs if job.dataset.nbytes <= SMALL_BYTES]
+    many = config.cluster.kind == "threads" and len(small) >= FEWEST
+    return Crew(cores if many else 1, SMALL_BYTES, config, log_format)
