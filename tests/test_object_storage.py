@@ -216,7 +216,7 @@ def test_what_fails_now_and_then_changes_nothing(s3):
     proxy, url = s3
     source, store = waves(), f"{url}/store.romzarr"
     place = archived(url, source)
-    proxy.fault = every(11, *PASSING)
+    proxy.fault = every(7, *PASSING)
     pipeline.compress(place, store, tolerance=TOLERANCE)
     assert pipeline.verify(store, place).ok
     proxy.fault = lambda method, path: None
