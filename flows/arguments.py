@@ -56,8 +56,10 @@ examples:
 
 APPEND = """\
 Exit status 1 if the archive does not begin as it did when the store was made: the first time that
-differs is said. The settings are those of the store. Killed at any moment, it goes on from its
-last commit when it is run again.
+differs is said. Parts of a Zarr archive that were written anew are compared with the store. Of a
+NetCDF file a few blocks are: changes elsewhere go unseen there, and anywhere those that are smaller
+than the error of the store. The settings are those of the store. Killed at any moment, it goes on
+from its last commit when it is run again.
 
 examples:
   romzarr compress run.zarr run.romzarr     the first night
@@ -218,7 +220,7 @@ def add_append(subparsers: Subparsers[Parser]) -> None:
         subparsers,
         "append",
         "append what is new in an archive to its store",
-        more="Only snapshots that the store does not have are read; twice changes nothing.",
+        more="Only what is new or written anew is read; twice changes nothing.",
         epilog=APPEND,
     )
     command.set_defaults(run=commands.append)

@@ -7,21 +7,21 @@ import os
 import time
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
-from typing import Any
 
-import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from pipeline.archive import Archive, lazy_dataset, open_archive
-from pipeline.archive.history import first_change
 from pipeline.chunked.plan import LEAF_BYTES
 from pipeline.config import Config
 from pipeline.contracts import BlockSpan
-from pipeline.errors import ArchiveError
 from pipeline.reports import AppendReport
 from pipeline.store.reader import CoefficientStore, open_store
 from pipeline.stream_compressor import StreamCompressor
+from pipeline.unchanged import (
+    refuse_other_times,
+    refuse_other_values,
+    refuse_other_variables,
+)
 
 Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
 
@@ -38,11 +38,12 @@ def append(
 ) -> AppendReport:
     """Bring a store up to date with an archive that has grown in time.
 
-    Snapshots whose times the store has are not read again; that they are the same is told from
-    their times, and from the names and sizes of chunks where the archive is a Zarr store. The
-    others are compressed as by `pipeline.StreamCompressor`, a commit every few blocks: whoever
-    is killed leaves the last of them, and is gone on with by calling this again. Nothing is
-    written where nothing is new.
+    Of snapshots that the store has nothing is read, but for parts of a Zarr archive whose files
+    were written since, and samples of NetCDF files and Dask arrays: these have to be what the
+    store was made from, as far as it resolves them (`pipeline.unchanged.refuse_other_values`).
+    The others are compressed as by `pipeline.StreamCompressor`, a commit every few blocks:
+    whoever is killed leaves the last of them, and is gone on with by calling this again. Nothing
+    is written where nothing is new.
 
     Parameters
     ----------
@@ -79,11 +80,14 @@ def append(
         missing_chunks=missing,
     )
     before = opened.snapshots
-    _check_variables(opened, archive)
-    _check_times(opened, archive)
-    _check_history(opened, archive)
+    refuse_other_variables(opened, archive)
+    refuse_other_times(opened, archive)
+    stream = None
     if len(archive.time.values) > before:
+        # What cannot be appended to says so before anything is read.
         stream = StreamCompressor(store, commit_steps=commit_steps, source=archive.source_facts)
+    refuse_other_values(opened, archive)
+    if stream is not None:
         dataset = lazy_dataset(source, missing)
         with archive.unchanging():
             for span in _new_spans(archive, before, commit_steps):
@@ -103,62 +107,6 @@ def _new_spans(archive: Archive, before: int, most: int) -> Iterator[BlockSpan]:
         if following - start > longest:
             yield BlockSpan(start, int(stop))
             start = int(stop)
-
-
-def _check_variables(opened: CoefficientStore, archive: Archive) -> None:
-    """Refuse an archive of other variables."""
-    for variable in archive.variables:
-        stored = opened.variables.get(variable.name)
-        if stored is None or (stored.dims, stored.space_shape, stored.dtype) != (
-            variable.dims, variable.space_shape, variable.dtype,
-        ):  # fmt: skip
-            raise ArchiveError(
-                f"{archive.name}: variable {variable.name!r} is not in {opened.url}, or has other "
-                f"dims, sizes or dtype there; append only what the store was made from"
-            )
-    if lost := opened.variables.keys() - {variable.name for variable in archive.variables}:
-        raise ArchiveError(f"{archive.name}: variable {min(lost)!r} of {opened.url} is missing")
-
-
-def _check_times(opened: CoefficientStore, archive: Archive) -> None:
-    """Refuse an archive whose times do not begin as those of the store."""
-    dim, count = archive.time.dim, len(archive.time.values)
-    known: NDArray[Any] = np.arange(opened.snapshots)
-    found: NDArray[Any] = np.arange(count)
-    decoded = xr.open_dataset(opened.url, engine="romzarr")
-    if (dim in decoded.coords) != (dim in archive.carried.coords):
-        raise ArchiveError(f"{archive.name}: the coordinate {dim!r} is not as it was")
-    if dim in decoded.coords:
-        known, found = decoded[dim].values, archive.carried[dim].values
-    both = min(len(known), count)
-    same = np.asarray(known[:both] == found[:both], dtype=bool)
-    if not same.all():
-        first = int(np.argmin(same))
-        raise ArchiveError(
-            f"{archive.name}: history has changed: {dim}[{first}] is {found[first]}, and "
-            f"{known[first]} in {opened.url}; compress the archive anew"
-        )
-    if count < len(known):
-        raise ArchiveError(
-            f"{archive.name}: history is missing: it ends before {dim}[{count}], which is "
-            f"{known[count]} in {opened.url}; restore it, or compress the archive anew"
-        )
-
-
-def _check_history(opened: CoefficientStore, archive: Archive) -> None:
-    """Refuse an archive whose chunks are not what the store was made from."""
-    history = opened.facts["source"].get("history", [])
-    changed = first_change(archive.marks, history) if archive.marks else None
-    if changed is not None:
-        start, stop = changed
-        dim = archive.time.dim
-        where = f"{dim}[{start}]"
-        if dim in archive.carried.coords:
-            where += f" ({archive.carried[dim].values[start]})"
-        raise ArchiveError(
-            f"{archive.name}: history has changed at {where} or up to {dim}[{stop - 1}]: chunks "
-            f"there have other sizes than when they were compressed; compress the archive anew"
-        )
 
 
 def _report(store: CoefficientStore, before: int, began: float) -> AppendReport:

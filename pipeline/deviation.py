@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pipeline.archive import Archive
-from pipeline.chunked.plan import PODPlan, SpaceBlock, leaf_region, plan_pod
+from pipeline.chunked.plan import PODPlan, SpaceBlock, plan_pod
+from pipeline.chunked.spots import spread
 from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from pipeline.sections import Section
 from pipeline.store.layout import Root
 from pipeline.store.reader import CoefficientStore, open_store
-from pipeline.verify import Source, as_stored, opened_once
+from pipeline.verify import Source, as_stored, block_of, opened_once
 
 Matrix = NDArray[np.float64]
 
@@ -113,20 +114,13 @@ def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> _Chosen:
     blocks = len(plan.time_blocks)
     each = max(1, sum(variable.nbytes for variable in archive.variables) // blocks)
     # Two times at least: nothing is said of a fluctuation that is seen at one.
-    times = _spread(blocks, max(2, most_bytes // each))
+    times = spread(blocks, max(2, most_bytes // each))
     share = most_bytes / (each * len(times))
     rows: list[SpaceBlock] = []
     for number in range(len(archive.variables)):
         mine = [row for row in plan.rows if row.variable == number]
-        rows += [mine[i] for i in _spread(len(mine), max(1, int(share * len(mine))))]
+        rows += [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
     return _Chosen(tuple(rows), tuple(times))
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` of so many numbers at even distances, the first and the last among them."""
-    if most >= count:
-        return list(range(count))
-    return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
 # --- tasks --------------------------------------------------------------------------------
@@ -162,10 +156,7 @@ def _leaf(
     archive: Archive, row: SpaceBlock, span: BlockSpan, section: Section, opened: CoefficientStore
 ) -> Delayed:
     variable = archive.variables[row.variable]
-    task = variable.source.task(leaf_region(variable, row.region, span))
-    graph = dict(variable.source.graph())
-    key = f"deviation-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
-    block = Delayed(key, graph | {key: task})
+    block = block_of(archive, variable, row, span, "deviation")
     weights = None if variable.weights is None else variable.weights[row.region].ravel()
     places = tuple(None if isinstance(at, int) else at for at in section.indexers)
     return delayed(_compared, pure=False)(

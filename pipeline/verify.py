@@ -278,15 +278,22 @@ def _leaf(
     span: BlockSpan,
     opened: CoefficientStore,
 ) -> Delayed:
-    task = variable.source.task(leaf_region(variable, row.region, span))
-    graph = dict(variable.source.graph())
-    key = f"verify-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
-    block = Delayed(key, graph | {key: task})
+    block = block_of(archive, variable, row, span, "verify")
     weights = None if variable.weights is None else variable.weights[row.region].ravel()
     return delayed(_compared, pure=False)(
         block, variable.name, variable.time_axis, row.region, span, weights,
         opened.url, opened.root,
     )  # fmt: skip
+
+
+def block_of(
+    archive: Archive, variable: ArchivedVariable, row: SpaceBlock, span: BlockSpan, purpose: str
+) -> Delayed:
+    """Lazy `ReadBlock` of a leaf, read for a purpose of its own."""
+    task = variable.source.task(leaf_region(variable, row.region, span))
+    graph = dict(variable.source.graph())
+    key = f"{purpose}-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
+    return Delayed(key, graph | {key: task})
 
 
 @lru_cache(maxsize=4)

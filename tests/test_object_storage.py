@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import re
 import threading
 import time
 from collections import Counter
@@ -10,12 +11,13 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import pipeline
 from flows.cli import main
 from pipeline import objects
 from pipeline.archive import open_archive
-from pipeline.errors import StorageError, StoreError, StoreExistsError
+from pipeline.errors import ArchiveError, StorageError, StoreError, StoreExistsError
 from pipeline.objects import requests
 from pipeline.store import layout
 from pipeline.store.commit import Commit, committer
@@ -147,6 +149,31 @@ def test_without_credentials_it_is_said_that_there_are_none(s3, monkeypatch):
     proxy.fault = lambda method, path: "503"
     with fresh_connections(), pytest.raises(StorageError, match="there are credentials"):
         open_archive(f"{url}/a.zarr")
+
+
+def test_only_objects_written_anew_are_compared_with_the_store(s3, tmp_path):
+    proxy, url = s3
+    place, store = archived(url, waves()), tmp_path / "store.romzarr"
+    pipeline.compress(place, store, tolerance=TOLERANCE)
+
+    def chunks_read() -> set[str]:
+        proxy.requests.clear()
+        assert pipeline.append(store, place).appended == 0
+        gets = (path for method, path, _ in proxy.requests if method == "GET")
+        return {path.partition("archive.zarr/")[2] for path in gets if "/archive.zarr/u/c/" in path}
+
+    assert chunks_read() == set()
+    array = zarr.open_array(objects.zarr_store(place, read_only=False), path="u", mode="r+")
+    number, value = int(np.random.default_rng().integers(60)), array[:, 7]
+    array[number, 7] = value[number] + 1
+    words = re.escape(f"changed at time[{number}] ({waves().time.values[number]}): variable 'u'")
+    with pytest.raises(ArchiveError, match=words):
+        pipeline.append(store, place)
+    array[number, 7] = value[number] + 1e-9
+    assert chunks_read() == {f"u/c/{number // 20}/{part}" for part in (0, 1)}
+    # An object with the same content is the same version.
+    array[number, 7] = value[number]
+    assert chunks_read() == set()
 
 
 # --- secrets ------------------------------------------------------------------------------

@@ -1,47 +1,82 @@
-"""Whether the beginning of an archive is still what it was, without reading it."""
+"""Which part of an archive may have changed, told from a listing of it.
+
+Along time every chunk that is stored has a mark: one checksum of keys and sizes, one of versions
+(when a file was written, ETags of objects). A history joins the marks of a few stretches of time.
+Where both checksums are as they were, nobody has written; where one is not, only reading tells.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-# Checksums that a history has at most, of stretches that are about alike.
+from pipeline.contracts import BlockSpan
+
+# Stretches that a history has at most, about alike but for the last.
 MOST = 8
 
 
+class Stored(NamedTuple):
+    """Size in bytes of what is stored, and what changes when it is written: "" if nobody knows."""
+
+    nbytes: int
+    version: str
+
+
 class Mark(NamedTuple):
-    """What is stored of one variable for its snapshots up to `stop`, since the mark before."""
+    """Checksums of what is stored of one variable up to snapshot `stop`, since the mark before."""
 
     stop: int
-    checksum: int
+    sizes: int
+    versions: int
 
 
-def mark(stop: int, stored: Sequence[tuple[str, int]]) -> Mark:
-    """Mark of chunks that end at snapshot `stop`, from the keys and sizes of what is stored."""
-    text = "\n".join(f"{key} {size}" for key, size in sorted(stored))
-    return Mark(stop, zlib.crc32(text.encode()))
+def mark(stop: int, stored: Mapping[str, Stored], meaning: str) -> Mark:
+    """Mark of chunks that end at snapshot `stop`, by key; `meaning` says how they are decoded."""
+    listed = sorted(stored.items())
+    sizes = _checksum(f"{key} {each.nbytes}" for key, each in listed)
+    versions = _checksum([meaning, *(f"{key} {each.version}" for key, each in listed)])
+    return Mark(stop, sizes, versions)
 
 
 def history_of(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[list[int]]:
-    """A few checksums of all that is stored for the first `snapshots`, each with where it ends.
+    """Where each stretch of the first `snapshots` ends, and its checksums of sizes and versions.
 
-    Only of chunks that were complete then: others are written anew when an archive grows.
+    The last chunk is a stretch of its own: it is written anew when an archive grows.
     """
-    stops = _common_stops(marks, snapshots)
-    chosen = stops[len(stops) - 1 :: -max(1, -(-len(stops) // MOST))][::-1]
-    return [[stop, _joined(marks, start, stop)] for start, stop in pairwise([0, *chosen])]
+    *stops, last = _common_stops(marks, snapshots) or [0]
+    chosen = stops[:: -max(1, -(-len(stops) // (MOST - 1)))][::-1]
+    edges = [0, *chosen, last] if last else []
+    return [[stop, *_joined(marks, start, stop)] for start, stop in pairwise(edges)]
 
 
-def first_change(
-    marks: Mapping[str, Sequence[Mark]], history: Sequence[Sequence[int]]
-) -> tuple[int, int] | None:
-    """Snapshots (start, stop) of the first stretch of a `history` that is not as it was."""
-    for (start, _), (stop, checksum) in pairwise([(0, 0), *history]):
-        if _joined(marks, start, stop) != checksum:
-            return start, stop
-    return None
+def suspicious(
+    marks: Mapping[str, Sequence[Mark]], history: Sequence[Sequence[int]], snapshots: int
+) -> list[BlockSpan]:
+    """Stretches of the first `snapshots` that a `history` does not vouch for.
+
+    Stores from before versions counted have no checksum of them, and are believed.
+    """
+    known = [(0,), *history]
+    found = [
+        (before[0], stop)
+        for before, (stop, *checksums) in pairwise(known)
+        if list(_joined(marks, before[0], stop))[: len(checksums)] != checksums
+    ]
+    if known[-1][0] < snapshots:
+        found.append((known[-1][0], snapshots))
+    return _runs(found)
+
+
+def _runs(spans: Sequence[tuple[int, int]]) -> list[BlockSpan]:
+    """Spans that follow one another without a gap as one."""
+    runs = list[BlockSpan]()
+    for start, stop in spans:
+        joins = runs and runs[-1].stop == start
+        runs.append(BlockSpan(runs.pop().start if joins else start, stop))
+    return runs
 
 
 def _common_stops(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[int]:
@@ -51,11 +86,13 @@ def _common_stops(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[i
     return sorted(stop for stop in common if stop <= snapshots)
 
 
-def _joined(marks: Mapping[str, Sequence[Mark]], start: int, stop: int) -> int:
-    text = [
-        f"{name} {each.stop} {each.checksum}"
-        for name in sorted(marks)
-        for each in marks[name]
-        if start < each.stop <= stop
+def _joined(marks: Mapping[str, Sequence[Mark]], start: int, stop: int) -> tuple[int, int]:
+    chosen = [
+        (name, each) for name in sorted(marks) for each in marks[name] if start < each.stop <= stop
     ]
-    return zlib.crc32("\n".join(text).encode())
+    sizes = _checksum(f"{name} {each.stop} {each.sizes}" for name, each in chosen)
+    return sizes, _checksum(f"{name} {each.stop} {each.versions}" for name, each in chosen)
+
+
+def _checksum(lines: Iterable[str]) -> int:
+    return zlib.crc32("\n".join(lines).encode())

@@ -75,6 +75,18 @@ def is_calendar(variable: xr.Variable) -> bool:
     return isinstance(first, cftime.datetime)
 
 
+def named_snapshot(dataset: xr.Dataset, dim: str, number: int) -> str:
+    """A snapshot in words: its number, and its time if that is a coordinate.
+
+    Examples
+    --------
+    >>> named_snapshot(xr.Dataset(coords={"time": [0.0, 0.5]}), "time", 1)
+    'time[1] (0.5)'
+    """
+    place = f"{dim}[{number}]"
+    return f"{place} ({dataset[dim].values[number]})" if dim in dataset.coords else place
+
+
 def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | None]:
     if time in dataset.dims:
         return time, _coordinate_along(dataset, time)

@@ -7,10 +7,8 @@ chunks are missing at all times is therefore taken as land or constant.
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -20,24 +18,21 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.store import Store
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.archive.blocks import Chunks, Grid, regular
-from pipeline.archive.history import Mark, mark
+from pipeline.archive.history import Mark, Stored, mark
 from pipeline.archive.location import open_store, redacted
 from pipeline.archive.provider import Piece, digest_of
 from pipeline.archive.remembering import RememberingStore
+from pipeline.archive.time_axis import named_snapshot
+from pipeline.archive.zarr_listing import stored_below
 from pipeline.archive.zarr_source import ZarrReader, ZarrSource, chunk_keys, storage_chunks
 from pipeline.errors import ArchiveError, ChunkError, StorageError
-from pipeline.objects import RemoteStore
-from pipeline.objects.listing import listed
 
 MissingChunks = Literal["error", "fill"]
 
 # A task holds one block; of larger shards it takes whole inner chunks, up to this size.
 _LARGEST_BLOCK_BYTES = 64 * 2**20
-_PROBES = 64
 
 
 @dataclass(frozen=True)
@@ -95,18 +90,18 @@ class ZarrArchive:
     def piece(self, name: str, time_axis: int) -> Piece:
         array = self.group[name]
         assert isinstance(array, zarr.Array)
-        sizes = chunk_sizes(self.store, array)
+        stored = stored_below(self.store, array)
         grid = Grid(storage_chunks(array))
-        absent = absent_chunks(array, grid, sizes)
+        absent = absent_chunks(array, grid, stored)
         if absent and self.missing_chunks == "error":
-            refuse_lost_chunks(name, self.name, grid, absent, time_axis)
+            refuse_lost_chunks(self.dataset, name, self.name, grid, absent, time_axis)
         reader = ZarrReader.of(name, self.location, array, self.raw.variables[name])
-        listing = (f"{key} {size}" for key, size in sorted(sizes.items()))
+        listing = (f"{key} {each.nbytes}" for key, each in sorted(stored.items()))
         return Piece(
             ZarrSource(reader, grid, absent),
             block_chunks(array),
             digest_of(listing),
-            time_marks(array, grid, sizes, time_axis),
+            time_marks(array, grid, stored, time_axis, reader.packing),
         )
 
 
@@ -131,43 +126,40 @@ def block_chunks(array: zarr.Array[Any]) -> Chunks:
 
 
 def time_marks(
-    array: zarr.Array[Any], grid: Grid, sizes: dict[str, int], time_axis: int
+    array: zarr.Array[Any],
+    grid: Grid,
+    stored: Mapping[str, Stored],
+    time_axis: int,
+    packing: tuple[tuple[str, Any], ...],
 ) -> tuple[Mark, ...]:
-    """Checksums of what is stored along time, in chunks that an archive that grows leaves alone."""
+    """Marks of what is stored along time, and of what it means, one wherever a chunk ends."""
+    meaning = repr((array.fill_value, packing))
     lengths = grid.chunks[time_axis]
-    stored = list[list[tuple[str, int]]]([] for _ in lengths)
+    chunks = list[dict[str, Stored]]({} for _ in lengths)
     for index, key in zip(grid.positions(), chunk_keys(array, grid.positions()), strict=True):
-        if key in sizes:
-            stored[index[time_axis]].append((key, sizes[key]))
-    stops, whole = list(accumulate(lengths)), _time_length(array, time_axis)
-    full = stops if lengths[-1:] == (whole,) or whole is None else stops[:-1]
-    return tuple(mark(stop, each) for stop, each in zip(full, stored, strict=False))
-
-
-def _time_length(array: zarr.Array[Any], time_axis: int) -> int | None:
-    """Length of a full chunk along time; None where chunks have any lengths."""
-    try:
-        return int((array.shards or array.chunks)[time_axis])
-    except NotImplementedError:
-        return None
+        if key in stored:
+            chunks[index[time_axis]][key] = stored[key]
+    stops = accumulate(lengths)
+    return tuple(mark(stop, each, meaning) for stop, each in zip(stops, chunks, strict=True))
 
 
 def absent_chunks(
-    array: zarr.Array[Any], grid: Grid, sizes: dict[str, int]
+    array: zarr.Array[Any], grid: Grid, stored: Container[str]
 ) -> dict[tuple[int, ...], str]:
-    """Grid positions and keys of the chunks that are not among `sizes`."""
+    """Grid positions and keys of the chunks that are not `stored`."""
     return {
         index: key
         for index, key in zip(grid.positions(), chunk_keys(array, grid.positions()), strict=True)
-        if key not in sizes
+        if key not in stored
     }
 
 
 def refuse_lost_chunks(
+    dataset: xr.Dataset,
     name: str,
     archive: str,
     grid: Grid,
-    absent: dict[tuple[int, ...], str],
+    absent: Mapping[tuple[int, ...], str],
     time_axis: int,
 ) -> None:
     """Raise unless every place with a missing chunk has none at any time, and others have.
@@ -175,7 +167,7 @@ def refuse_lost_chunks(
     Raises
     ------
     ChunkError
-        Naming the variable and the first missing key.
+        Naming the variable, and time and key of the chunk that is missing first.
     """
     times = len(grid.chunks[time_axis])
     places: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
@@ -184,74 +176,13 @@ def refuse_lost_chunks(
     everything = len(absent) == len(grid)
     lost = [i for found in places.values() if len(found) < times or everything for i in found]
     if lost:
+        first = min(lost, key=lambda index: (index[time_axis], index))
+        start = grid.region(first)[time_axis].start
+        since = named_snapshot(dataset, str(dataset[name].dims[time_axis]), start)
         raise ChunkError(
-            f"variable {name!r}: chunk {absent[min(lost)]!r} of archive {archive!r} is missing "
-            f"({len(lost)} of {len(grid)} chunks are), and a missing "
+            f"variable {name!r}: chunk {absent[first]!r} of archive {archive!r}, which begins at "
+            f"{since}, is missing ({len(lost)} of {len(grid)} chunks are), and a missing "
             "chunk is allowed only where none exists at any time; restore it, or set "
             "archive.missing_chunks: fill if these chunks were never written because they "
             "hold only the fill value"
         )
-
-
-def chunk_sizes(store: Store, array: zarr.Array[Any]) -> dict[str, int]:
-    """Stored size in bytes of every key under `array`."""
-    if isinstance(store, LocalStore):
-        return _local_sizes(os.fspath(store.root), array.path)
-    sizes: dict[str, int] = sync(_listed_sizes(store, array.path))
-    keys = list(chunk_keys(array, Grid(storage_chunks(array)).positions()))
-    if any(key in sizes for key in keys):
-        return sizes
-    # Plain web servers list nothing: ask for each chunk.
-    probed: dict[str, int] = sync(_probed_sizes(store, keys))
-    return probed
-
-
-def _local_sizes(root: str, path: str) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    folders = [path]
-    while folders:
-        folder = folders.pop()
-        prefix = f"{folder}/" if folder else ""
-        try:
-            entries = list(os.scandir(os.path.join(root, folder)))
-        except FileNotFoundError:
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(prefix + entry.name)
-            else:
-                sizes[prefix + entry.name] = entry.stat().st_size
-    return sizes
-
-
-async def _listed_sizes(store: Store, path: str) -> dict[str, int]:
-    """Sizes of what a store lists below `path`, where it lists anything."""
-    prefix = f"{path}/" if path else ""
-    if isinstance(store, FsspecStore):
-        root = f"{store.path}/".lstrip("/")
-        try:
-            found = await store.fs._find(f"{store.path}/{prefix}", detail=True)
-        except (FileNotFoundError, NotImplementedError):
-            return {}
-        return {
-            key.lstrip("/").removeprefix(root): int(info.get("size") or 0)
-            for key, info in found.items()
-        }
-    if isinstance(store, RemoteStore):
-        return {key: entry["size"] for key, entry in (await listed(store, prefix)).items()}
-    keys = [key async for key in store.list_prefix(prefix)]
-    return await _probed_sizes(store, keys)
-
-
-async def _probed_sizes(store: Store, keys: Iterable[str]) -> dict[str, int]:
-    gate = asyncio.Semaphore(_PROBES)
-
-    async def probe(key: str) -> tuple[str, int | None]:
-        async with gate:
-            try:
-                return key, await store.getsize(key)
-            except FileNotFoundError:
-                return key, None
-
-    found = await asyncio.gather(*(probe(key) for key in keys))
-    return {key: size for key, size in found if size is not None}

@@ -7,6 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from pipeline.chunked.plan import PODPlan
 from pipeline.contracts import BlockSpan
 
@@ -54,6 +56,19 @@ def share_of(plan: PODPlan, leaves: Leaves) -> float:
         )
 
     return values(leaves) / max(1, values(all_leaves(plan)))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` of so many numbers at even distances, the first and the last among them.
+
+    Examples
+    --------
+    >>> spread(10, 4), spread(3, 4)
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    if most >= count:
+        return list(range(count))
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
 def _drawn(items: Sequence[T], most: int, chance: random.Random) -> list[T]:

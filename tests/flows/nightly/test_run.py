@@ -129,7 +129,7 @@ def test_what_was_only_touched_is_settled_in_one_night(growing):
 
 
 def test_what_grew_on_another_history_is_compressed_again(growing):
-    """Chunks of the same size with other values: only comparing all of it tells."""
+    """Chunks of the same size with other values: those written anew are compared."""
     place = growing
     place.add("a.zarr", 5, snapshots=96)
     grow(place, 5)

@@ -1,0 +1,182 @@
+"""Whether an archive still begins with what its store was made from."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pipeline.archive import Archive
+from pipeline.archive.history import suspicious
+from pipeline.archive.memory_source import ArraySource
+from pipeline.archive.time_axis import named_snapshot
+from pipeline.chunked.plan import PODPlan, plan_pod
+from pipeline.chunked.spots import spread
+from pipeline.contracts import ArchivedVariable, BlockSpan
+from pipeline.differences import (
+    Block,
+    Difference,
+    first_difference,
+    resolution,
+    snapshot_errors,
+)
+from pipeline.errors import ArchiveError
+from pipeline.steps import step, working_on
+from pipeline.store.reader import CoefficientStore
+
+# Blocks of each variable that are compared where nothing tells which of them may have changed.
+FEW = 8
+
+
+def refuse_other_variables(opened: CoefficientStore, archive: Archive) -> None:
+    """Raise if an archive has other variables than its store.
+
+    Raises
+    ------
+    ArchiveError
+    """
+    for variable in archive.variables:
+        stored = opened.variables.get(variable.name)
+        if stored is None or (stored.dims, stored.space_shape, stored.dtype) != (
+            variable.dims, variable.space_shape, variable.dtype,
+        ):  # fmt: skip
+            raise ArchiveError(
+                f"{archive.name}: variable {variable.name!r} is not in {opened.url}, or has other "
+                f"dims, sizes or dtype there; append only what the store was made from"
+            )
+    if lost := opened.variables.keys() - {variable.name for variable in archive.variables}:
+        raise ArchiveError(f"{archive.name}: variable {min(lost)!r} of {opened.url} is missing")
+
+
+def refuse_other_times(opened: CoefficientStore, archive: Archive) -> None:
+    """Raise if the times of an archive do not begin as those of its store.
+
+    Raises
+    ------
+    ArchiveError
+        Naming the first time that differs or is missing.
+    """
+    dim, count = archive.time.dim, len(archive.time.values)
+    known: NDArray[Any] = np.arange(opened.snapshots)
+    found: NDArray[Any] = np.arange(count)
+    decoded = xr.open_dataset(opened.url, engine="romzarr")
+    if (dim in decoded.coords) != (dim in archive.carried.coords):
+        raise ArchiveError(f"{archive.name}: the coordinate {dim!r} is not as it was")
+    if dim in decoded.coords:
+        known, found = decoded[dim].values, archive.carried[dim].values
+    both = min(len(known), count)
+    same = np.asarray(known[:both] == found[:both], dtype=bool)
+    if not same.all():
+        first = int(np.argmin(same))
+        raise ArchiveError(
+            f"{archive.name}: history has changed: {dim}[{first}] is {found[first]}, and "
+            f"{known[first]} in {opened.url}; compress the archive anew"
+        )
+    if count < len(known):
+        raise ArchiveError(
+            f"{archive.name}: history is missing: it ends before {dim}[{count}], which is "
+            f"{known[count]} in {opened.url}; restore it, or compress the archive anew"
+        )
+
+
+def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
+    """Raise if old values of an archive are not those that its store was made from. Runs Dask.
+
+    Of a Zarr store those stretches of time are read where files have other sizes, or were written
+    since: none, as a rule. Values held in memory are all compared. Of NetCDF files and Dask
+    arrays nobody knows what was written, and a few blocks of each variable are looked at, among
+    them the first and the last of the store: changes elsewhere go unseen.
+
+    A store is not exact, so what is found is that a snapshot is off by more than the store can be
+    (`pipeline.differences.first_difference`). What is changed by less than the store resolves
+    counts as unchanged.
+
+    Raises
+    ------
+    ArchiveError
+        Naming the first snapshot that differs.
+    """
+    blocks = _to_compare(opened, archive)
+    if not blocks:
+        return
+    with working_on(archive.name), step("compare") as comparing:
+        found = snapshot_errors(archive, opened, blocks)
+        counts = (int(errors.values.sum()) for errors in found)
+        pairs = zip(archive.variables, counts, strict=True)
+        comparing.bytes = sum(variable.dtype.itemsize * count for variable, count in pairs)
+    changed: dict[str, Difference] = {}
+    for variable, errors in zip(archive.variables, found, strict=True):
+        difference = first_difference(errors, resolution(opened, variable, errors))
+        if difference is not None:
+            changed[variable.name] = difference
+    if changed:
+        # Values of two versions, if it is being written to: that is what is to be told then.
+        with archive.unchanging():
+            raise _told(changed, archive)
+
+
+def _told(changed: Mapping[str, Difference], archive: Archive) -> ArchiveError:
+    name = min(changed, key=lambda name: changed[name].last)
+    found, dim = changed[name], archive.time.dim
+    place = named_snapshot(archive.carried, dim, found.first)
+    if found.last > found.first:
+        place += f" or later, up to {dim}[{found.last}]"
+    return ArchiveError(
+        f"{archive.name}: history has changed at {place}: variable {name!r}: {found.words}; "
+        f"compress the archive anew"
+    )
+
+
+# --- which blocks -------------------------------------------------------------------------
+
+
+def _to_compare(opened: CoefficientStore, archive: Archive) -> list[list[Block]]:
+    """Blocks of every variable that may have changed, as far as can be known without reading."""
+    source = opened.facts.get("source", {})
+    if archive.stamp and archive.stamp == source.get("stamp"):
+        return []  # no file was written since the last commit
+    history = source.get("history")
+    spans = [BlockSpan(0, opened.snapshots)]
+    if archive.marks and history:
+        spans = suspicious(archive.marks, history, opened.snapshots)
+    if not spans:
+        return []
+    plan, found = plan_pod(archive.variables), list[list[Block]]()
+    for number, variable in enumerate(archive.variables):
+        blocks = [block for span in spans for block in _blocks(plan, number, variable, span)]
+        known = (archive.marks and history) or isinstance(variable.source, ArraySource)
+        found.append(blocks if known else _few(blocks, opened.last.name))
+    return found
+
+
+def _blocks(plan: PODPlan, number: int, variable: ArchivedVariable, span: BlockSpan) -> list[Block]:
+    """Blocks of a variable that hold a stretch of time, from chunk to chunk, and no more."""
+    ends = [0, *accumulate(variable.chunks[variable.time_axis])]
+    start = ends[bisect_right(ends, span.start) - 1]
+    stop = ends[bisect_left(ends, span.stop)]
+    rows = [row for row in plan.rows if row.variable == number]
+    # All space blocks of a variable have the same leaves.
+    leaves = [leaf for of_block in plan.leaves[rows[0].number] for leaf in of_block]
+    parts = (BlockSpan(max(each.start, start), min(each.stop, stop)) for each in leaves)
+    return [(row, part) for part in parts if part.start < part.stop for row in rows]
+
+
+def _few(blocks: Sequence[Block], seed: str) -> list[Block]:
+    """A few blocks at even distances in time, the first and the last among them."""
+    by_time: dict[BlockSpan, list[Block]] = {}
+    for block in blocks:
+        by_time.setdefault(block[1], []).append(block)
+    times = sorted(by_time, key=lambda span: span.start)
+    chosen = [times[i] for i in spread(len(times), FEW)]
+    chance, most = random.Random(seed), FEW // len(chosen)
+    return [
+        block
+        for span in chosen
+        for block in chance.sample(by_time[span], min(most, len(by_time[span])))
+    ]
