@@ -24,7 +24,6 @@ from pipeline.lossless import write_lossless
 from pipeline.reports import CompressionReport
 from pipeline.residuals import check_bounds, sharpened_by, write_residuals
 from pipeline.steps import step, working_on
-from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter
 from pipeline.write import Coding, coding_of, facts, write_fields, write_model
 
@@ -115,8 +114,8 @@ def compress(
             with archive.unchanging():
                 result = write(writer, archive, config)
             with step("commit"):
-                writer.commit(result.facts)
-    return _report(archive, result, store, config, began, cpu)
+                stored = writer.commit(result.facts)
+    return _report(archive, result, stored, config, began, cpu)
 
 
 def open_checked(source: Source, config: Config) -> Archive:
@@ -305,12 +304,12 @@ def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:
 def _report(
     archive: Archive,
     result: Result,
-    store: str | os.PathLike[str],
+    stored: int,
     config: Config,
     began: float,
     cpu: float,
 ) -> CompressionReport:
-    stored, coding, model = open_store(store).stored_bytes(), result.coding, result.model
+    coding, model = result.coding, result.model
     return CompressionReport(
         relative_l2_error=result.facts["relative_l2_error"],
         tolerance=config.compression.tolerance,

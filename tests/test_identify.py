@@ -36,7 +36,7 @@ from tests.systems_of_odes import (
     whole_within,
 )
 
-POINTS, NOISE, TOLERANCE = 1000, 0.01, 3e-2
+POINTS, NOISE, TOLERANCE = 500, 0.01, 3e-2
 
 
 @dataclass(frozen=True)
@@ -112,17 +112,19 @@ def test_known_equations_are_found_in_a_noisy_field(system, degree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
-    ("system", "snapshots", "degree"),
+    ("system", "snapshots", "degree", "seed"),
     [
-        (LORENZ, 4000, 2),
-        (VAN_DER_POL, 3000, 3),
-        (VAN_DER_POL, 6000, 3),
-        (LOTKA_VOLTERRA, 1500, 2),
-        (LOTKA_VOLTERRA, 3000, 2),
-        (LOTKA_VOLTERRA, 6000, 2),
-        (LINEAR_OSCILLATOR, 1500, 2),
+        (LORENZ, 4000, 2, 0),
+        (LORENZ, 4000, 2, 1),
+        (VAN_DER_POL, 3000, 3, 0),
+        (VAN_DER_POL, 6000, 3, 1),
+        (LOTKA_VOLTERRA, 1500, 2, 0),
+        (LOTKA_VOLTERRA, 1500, 2, 1),
+        (LOTKA_VOLTERRA, 3000, 2, 0),
+        (LOTKA_VOLTERRA, 6000, 2, 1),
+        (LINEAR_OSCILLATOR, 1500, 2, 0),
+        (LINEAR_OSCILLATOR, 1500, 2, 1),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

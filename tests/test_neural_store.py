@@ -19,7 +19,7 @@ NEURAL = Config(library=LibraryConfig(kind="neural", operators=("identity", "sin
 
 
 def archive():
-    times, states = LINEAR_OSCILLATOR.record(800)
+    times, states = LINEAR_OSCILLATOR.record(400)
     lift = np.linalg.qr(np.random.default_rng(0).standard_normal((200, 2)))[0]
     return xr.Dataset({"u": (("time", "x"), states @ lift.T)}, {"time": times})
 

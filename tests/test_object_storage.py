@@ -5,6 +5,7 @@ import pickle
 import re
 import threading
 import time
+from collections import Counter
 
 import dask
 import numpy as np
@@ -92,6 +93,27 @@ def test_an_archive_on_s3_becomes_a_store_on_s3(s3, capsys):
         pipeline.compress(place, store, tolerance=TOLERANCE)
     # One generation and the root that names it.
     assert len(objects.folder(store).names()) == 2
+
+
+def test_few_requests_are_made_and_none_twice(s3):
+    """A chunk, and a document of every group and array, is read or written by one request."""
+    proxy, url = s3
+    place, store = archived(url, waves()), f"{url}/store.romzarr"
+    proxy.requests.clear()
+    pipeline.compress(place, store, tolerance=TOLERANCE)
+    made = Counter((method, path) for method, path, _ in proxy.requests)
+    # The stamp of the archive is taken before and after it is read.
+    assert [n for (_, path), n in made.items() if n > 1] == [2]
+    bucket = url.removeprefix("s3://")
+    assert made["GET", f"/{bucket}?list-type=2&prefix=archive.zarr%2F"] == 2
+    assert {method for method, _ in made} == {"GET", "PUT"}
+    written = sum(method == "PUT" for method, _ in made)
+    # 8 chunks and 7 documents of the archive, 4 listings of it, 3 looks at the store.
+    assert made.total() - written <= 22
+    assert written == len(names(store)) <= 27
+    proxy.requests.clear()
+    xr.open_dataset(store, engine="romzarr").load()
+    assert len(proxy.requests) <= len(names(store)) + 5
 
 
 def test_netcdf_and_csv_are_read_from_s3(s3, tmp_path):
@@ -221,7 +243,7 @@ def test_what_fails_now_and_then_changes_nothing(s3):
     proxy, url = s3
     source, store = waves(), f"{url}/store.romzarr"
     place = archived(url, source)
-    proxy.fault = every(11, *PASSING)
+    proxy.fault = every(7, *PASSING)
     pipeline.compress(place, store, tolerance=TOLERANCE)
     assert pipeline.verify(store, place).ok
     proxy.fault = lambda method, path: None

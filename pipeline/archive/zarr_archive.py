@@ -23,6 +23,7 @@ from pipeline.archive.blocks import Chunks, Grid, regular
 from pipeline.archive.history import Mark, Stored, mark
 from pipeline.archive.location import open_store, redacted
 from pipeline.archive.provider import Piece, digest_of
+from pipeline.archive.remembering import RememberingStore
 from pipeline.archive.time_axis import named_snapshot
 from pipeline.archive.zarr_listing import stored_below
 from pipeline.archive.zarr_source import ZarrReader, ZarrSource, chunk_keys, storage_chunks
@@ -40,6 +41,7 @@ class ZarrArchive:
 
     location: str
     store: Store
+    group: zarr.Group
     raw: xr.Dataset
     missing_chunks: MissingChunks
 
@@ -47,10 +49,16 @@ class ZarrArchive:
     def open(cls, location: str, missing_chunks: MissingChunks) -> ZarrArchive:
         store = open_store(location)
         try:
-            group = zarr.open_group(store, mode="r")
+            group = zarr.open_group(RememberingStore(store), mode="r")
             # Said outright, so that xarray neither warns nor looks twice.
             consolidated = group.metadata.consolidated_metadata is not None
-            raw = xr.open_zarr(store, consolidated=consolidated, decode_cf=False, chunks=None)
+            raw = xr.open_zarr(
+                group.store,
+                consolidated=consolidated,
+                zarr_format=group.metadata.zarr_format,
+                decode_cf=False,
+                chunks=None,
+            )
         except StorageError:
             raise
         # Both libraries fail in ways of their own.
@@ -69,7 +77,7 @@ class ZarrArchive:
         if not consolidated:
             # zarr names the members as its requests return, in another order each time.
             raw = raw[sorted(raw.variables)]
-        return cls(location, store, raw, missing_chunks)
+        return cls(location, store, group, raw, missing_chunks)
 
     @property
     def name(self) -> str:
@@ -80,7 +88,8 @@ class ZarrArchive:
         return xr.decode_cf(self.raw)
 
     def piece(self, name: str, time_axis: int) -> Piece:
-        array = zarr.open_array(self.store, path=name, mode="r")
+        array = self.group[name]
+        assert isinstance(array, zarr.Array)
         stored = stored_below(self.store, array)
         grid = Grid(storage_chunks(array))
         absent = absent_chunks(array, grid, stored)

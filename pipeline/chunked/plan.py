@@ -26,6 +26,8 @@ ARITY, USUAL_ROWS = 4, 64
 # Those of a single space block, whose merges look at few points before they rotate the rows.
 ARITY_ALONE = 8
 MERGE_BYTES = 256 * 2**20
+# Tasks and results of a POD that a scheduler holds at a time: it pays for every one it knows.
+SCHEDULED = 75_000
 
 
 @dataclass(frozen=True)
@@ -160,13 +162,40 @@ class PODPlan:
         leaves = int(self._tasks_before[last] - self._tasks_before[first])
         return leaves + merge * self.tree.merges(level, number)
 
+    @property
+    def scheduled(self) -> int:
+        """Tasks and results on the scheduler when one time block after the other is factored.
 
-def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES) -> PODPlan:
+        Those of the largest time block with its weights and results, or of a merge, beside the
+        results of all but one child of a node on each level of the tree.
+        """
+        rows = len(self.rows)
+        waiting = sum(max(b - a for a, b in pairwise(edges)) - 1 for edges in self.tree.edges)
+        largest = max(int(np.diff(self._tasks_before).max()), 2 * rows + 2)
+        return largest + (waiting + 2) * (rows + 1)
+
+
+def plan_pod(
+    variables: Sequence[ArchivedVariable],
+    leaf_bytes: int = LEAF_BYTES,
+    scheduled: int = SCHEDULED,
+) -> PODPlan:
     """Group the chunks of an archive into leaves of a POD tree, without splitting any.
 
     Chunks are grouped along time first (up to `leaf_bytes` and 256 snapshots), then, where
-    they are small, along space, from the last dim to the first.
+    they are small, along space, from the last dim to the first. Where there are so many space
+    blocks that even single time blocks are more than `scheduled` tasks and results, they take as
+    many more chunks as it needs, and leaves as much more memory.
     """
+    together, plan = 1, _planned(variables, leaf_bytes, 1)
+    while plan.scheduled > scheduled and len(plan.rows) > len(variables):
+        together = max(together + 1, together * plan.scheduled // scheduled)
+        plan = _planned(variables, leaf_bytes, together)
+    return plan
+
+
+def _planned(variables: Sequence[ArchivedVariable], leaf_bytes: int, together: int) -> PODPlan:
+    """A plan whose leaves take up to so many chunks along space, or more where these are small."""
     common = _common_boundaries(variables)
     snapshot_bytes = max(_largest_chunk(v) for v in variables)
     time_blocks = _grouped(common, snapshot_bytes, leaf_bytes)
@@ -178,7 +207,8 @@ def plan_pod(variables: Sequence[ArchivedVariable], leaf_bytes: int = LEAF_BYTES
             _within(own, block, _largest_chunk(variable), leaf_bytes) for block in time_blocks
         )
         longest = max(len(span) for block in spans for span in block)
-        for region in _space_regions(variable, longest, leaf_bytes // 4):
+        size = longest * _largest_chunk(variable)
+        for region in _space_regions(variable, size, max(leaf_bytes // 4, together * size)):
             rows.append(SpaceBlock(len(rows), number, region))
             leaves.append(spans)
     most = max(4 * int(np.prod(row.shape, dtype=np.int64)) for row in rows)
@@ -230,10 +260,9 @@ def _within(
     return _grouped(boundaries[first:last], snapshot_bytes, limit)
 
 
-def _space_regions(variable: ArchivedVariable, snapshots: int, target: int) -> list[Region]:
-    """Space chunks, neighbours joined from the last dim on until a leaf has `target` bytes."""
+def _space_regions(variable: ArchivedVariable, size: int, target: int) -> list[Region]:
+    """Space chunks, leaves of `size` bytes joined from the last dim on until one has `target`."""
     chunks = [list(lengths) for lengths in variable.space_chunks]
-    size = snapshots * _largest_chunk(variable)
     for dim in reversed(range(len(chunks))):
         group = max(1, min(len(chunks[dim]), target // size))
         chunks[dim] = [sum(chunks[dim][i : i + group]) for i in range(0, len(chunks[dim]), group)]

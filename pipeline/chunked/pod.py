@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import dask
 from dask.delayed import Delayed
 
-from pipeline.chunked.plan import PODPlan, plan_pod
+from pipeline.chunked.plan import SCHEDULED, PODPlan, plan_pod
 from pipeline.chunked.pod_graph import Builder
 from pipeline.chunked.pod_slices import Slices, estimated_scales
 from pipeline.contracts import ArchivedVariable
@@ -24,9 +24,8 @@ from pipeline.numerics.truncation import tree_cut
 # Where there are several space blocks, what is dropped in each alone is this much less: it
 # adds to the error in full, not in squares.
 APART = 10
-# Tasks of one slice, and of all slices that are on the scheduler at a time: it takes memory and
-# time for every task that it knows. With several slices no worker waits for the end of one.
-SLICE_TASKS, SUBMITTED_TASKS = 20_000, 75_000
+# Tasks of one slice. With several on the scheduler no worker waits for the end of one.
+SLICE_TASKS = 20_000
 
 
 @dataclass(frozen=True)
@@ -98,17 +97,18 @@ def run_pod(
     refused: Callable[[PODPlan, Defect], Exception],
     plan: PODPlan | None = None,
     slice_tasks: int = SLICE_TASKS,
-    submitted_tasks: int = SUBMITTED_TASKS,
+    submitted_tasks: int = SCHEDULED,
 ) -> HeldPOD:
     """Run the POD of all `variables` on the current Dask scheduler.
 
     Its graph is submitted at once if it has up to `slice_tasks` tasks. Else subtrees over time
     of so many are, one after the other, and their roots merged as soon as they are there. Then
     the scheduler never holds more than `submitted_tasks` tasks and results, but for what it is
-    about to forget, and where there are so many space blocks that those of a few roots on each
-    level of the tree are more. The result is the same, but for `scales`, which are then
-    estimated from fewer space blocks beforehand. What cannot be compressed ends the run at its
-    slice; what a lost worker held is made again, but for the `blocks` once they are returned.
+    about to forget, and for a slice that has no room beside roots that wait for their merge: of
+    these the plan sees to it that there are few. The result is the same, but for `scales`, which
+    are then estimated from fewer space blocks beforehand. What cannot be compressed ends the run
+    at its slice; what a lost worker held is made again, but for the `blocks` once they are
+    returned.
 
     Parameters
     ----------

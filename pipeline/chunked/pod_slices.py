@@ -179,7 +179,7 @@ class Slices:
         rows = len(self.builder.owners)
         tasks = 2 * rows + 2 if self.is_merge(node) else self.builder.plan.tasks(*node)
         there = sum(s.tasks for s in self.running) + sum(len(d.outputs) for d in self.done.values())
-        return tasks + there <= self.submitted_tasks
+        return tasks + len(self.builder.common) + there <= self.submitted_tasks
 
     def submit(self, node: Node) -> None:
         """Submit a subtree, or a merge of nodes that are done."""
@@ -244,7 +244,7 @@ def _submitted(node: Node, builder: Builder, columns: Columns, parts: Sequence[_
     for result, key in zip(results, keys, strict=True):
         builder.graph[result] = (hold, builder.graph.pop(key) if key in alone else key)
     builder.graph[defect] = (_defect_of, columns.joint)
-    tasks = len(builder.graph)
+    tasks = len(builder.graph) + len(builder.common)
     for part in parts:
         builder.graph.update(part.outputs)
     (held,) = dask.persist(_Graph(builder.graph, [defect, *results], builder.common))

@@ -85,12 +85,14 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """Records of one system for all seeds, and its library."""
+    """Records of one system for all seeds, its library, and if it is to be short, how many steps
+    a router is trained on it."""
 
     system: System
     sigma: float
     library: NeuralLibrary
     records: tuple[Record, ...]
+    steps: int | None = None
 
     @classmethod
     def reference(cls, sigma: float = 1e-3, seeds: int = SEEDS) -> Problem:
@@ -262,6 +264,8 @@ def _routed(
     from pipeline.neural.router import RouterSettings, route
 
     started = time.process_time()
+    if problem.steps:
+        settings = {**settings, "steps": problem.steps}
     chosen_settings = RouterSettings(**settings)  # type: ignore[arg-type]
     binary = [float(len(term.arguments) == 2) for term in problem.library.terms]
     complexity = np.array(problem.library.complexity if steps else binary)

@@ -5,7 +5,16 @@ stay in it: what is pickled holds the URL alone.
 """
 
 from pipeline.objects.folder import Folder, Stored, folder
-from pipeline.objects.remote import RemoteStore, zarr_store
+from pipeline.objects.remote import RemoteStore, is_document, zarr_store
 from pipeline.objects.requests import located, told
 
-__all__ = ["Folder", "RemoteStore", "Stored", "folder", "located", "told", "zarr_store"]
+__all__ = [
+    "Folder",
+    "RemoteStore",
+    "Stored",
+    "folder",
+    "is_document",
+    "located",
+    "told",
+    "zarr_store",
+]

@@ -20,6 +20,9 @@ from pipeline.objects.requests import (
     told,
 )
 
+# Names of metadata in either version of the format.
+_DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+
 
 class RemoteStore(ObjectStore[Any]):
     """Zarr store in object storage that asks again; pickles hold its URL and no credentials."""
@@ -107,6 +110,11 @@ class RemoteStore(ObjectStore[Any]):
 
     async def getsize_prefix(self, prefix: str) -> int:
         return sum([each["size"] async for each in self.listed(prefix)])
+
+
+def is_document(key: str) -> bool:
+    """Whether a key of a Zarr store is one of metadata."""
+    return key.rpartition("/")[2] in _DOCUMENTS
 
 
 def zarr_store(url: str, read_only: bool) -> Store:

@@ -10,19 +10,19 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
-from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec
 
 from pipeline.store import layout
 from pipeline.store.codec import WaveletCodec
 from pipeline.store.files import WRITE_ALL, put_chunk, reported
+from pipeline.store.staged import StagedStore
 
 
 class ArrayWriter:
     """Creates arrays and groups below `_store`; `target` is what messages name."""
 
     target: str
-    _store: Store
+    _store: StagedStore
 
     def create_group(self, path: str) -> None:
         with reported(self.target):

@@ -59,7 +59,13 @@ class BasisWriter(ArrayWriter):
 
     def _tile_writer(self, array: str, leading: tuple[int, ...] = ()) -> TileWriter:
         grids = {variable: grid for (variable, of), grid in self._grids.items() if of == array}
-        return TileWriter(self.url, array, dict(self._groups), grids, leading)
+        documents = self._store.documents
+        masks = {
+            variable: documents[key]
+            for variable, group in self._groups.items()
+            if (key := f"basis/{group}/mask/{layout.ROOT}") in documents
+        }
+        return TileWriter(self.url, array, dict(self._groups), grids, masks, leading)
 
     def create_fields(
         self,

@@ -418,6 +418,7 @@ class ObjectCommit:
         self._onto = onto
         self._folder = objects.folder(url)
         self._before: objects.Stored | None = None
+        self._names = set[str]()
         self._published = False
 
     @property
@@ -429,11 +430,11 @@ class ObjectCommit:
             self._before = self._folder.read(layout.ROOT, layout.MAX_METADATA_BYTES)
         if self._onto is not None:
             self._check_unchanged()
-            return
-        if self._before is not None and not self.overwrite:
+        elif self._before is not None and not self.overwrite:
             raise _exists_error(self._root)
-        others = {n for n in self._folder.names() if not layout.GENERATION.fullmatch(n)}
-        if others and not _replaceable(self._root):
+        self._names = self._folder.names()
+        others = {n for n in self._names if not layout.GENERATION.fullmatch(n)}
+        if self._onto is None and others and not _replaceable(self._root):
             raise StoreError(
                 f"{self._root}: holds other data ({min(others)!r}); choose another destination"
             )
@@ -468,7 +469,7 @@ class ObjectCommit:
                 before = layout.parse_root(self._before.content, self._root)
                 superseded = before.generations - root.generations
         oldest = (datetime.now(UTC) - _ABANDONED).strftime("%Y%m%dT%H%M%S")
-        for name in self._folder.names():
+        for name in self._names:
             abandoned = bool(layout.GENERATION.fullmatch(name)) and name < oldest
             if name in superseded or (abandoned and name not in root.generations):
                 self._folder.remove(name)

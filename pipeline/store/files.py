@@ -6,14 +6,17 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import collect_aiterator, sync
+from zarr.core.sync import sync
 
+from pipeline import objects
 from pipeline.errors import StoreError
+from pipeline.objects import is_document
 from pipeline.store import layout
+from pipeline.store.staged import StagedStore
 
 # A chunk that is not there is damage, so a chunk full of zeros has to be there.
 WRITE_ALL: Any = {"write_empty_chunks": True}
@@ -39,38 +42,41 @@ def put_chunk(store: Store, path: str, index: Sequence[int], payload: bytes) -> 
     put(store, key, layout.with_checksum(payload))
 
 
-def finish(store: Store, facts: Mapping[str, Any]) -> bytes:
-    """Check that every chunk is there, make the metadata small and write the facts."""
-    keys = sorted(collect_aiterator(store.list()))
-    checksums = {}
-    for key in keys:
+class Finished(NamedTuple):
+    """The metadata of a complete generation, and the bytes of all its files."""
+
+    metadata: bytes
+    nbytes: int
+
+
+def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
+    """Check that every chunk is at `url`, make the metadata small, write them and the facts."""
+    found = objects.folder(url).files()
+    chunks = {key: int(each["size"]) for key, each in found.items() if not is_document(key)}
+    contents, checksums = {}, {}
+    for key, document in sorted(store.documents.items()):
         path = key.removesuffix(layout.ROOT).rstrip("/")
-        if key == layout.joined(path, layout.ROOT):
-            document, content = _compacted(store, key)
-            if document["node_type"] == "array":
-                _check_complete(path, document, keys)
-                checksums[path] = layout.checksum(content)
+        fields, contents[key] = _compacted(document)
+        if fields["node_type"] == "array":
+            _check_complete(path, fields, list(chunks))
+            checksums[path] = layout.checksum(contents[key])
     metadata = layout.compact_json(layout.group_document({**facts, "arrays": checksums}))
-    put(store, layout.ROOT, metadata)
-    return metadata
+    contents[layout.ROOT] = metadata
+    sync(store.put_documents(contents))
+    return Finished(metadata, sum(chunks.values()) + sum(map(len, contents.values())))
 
 
-def _compacted(store: Store, key: str) -> tuple[Any, bytes]:
-    """Metadata document `key`, and how it is rewritten without indents and empty fields."""
-    buffer = sync(store.get(key, default_buffer_prototype()))
-    if buffer is None:
-        raise StoreError(f"{key}: vanished while the store was being written")
+def _compacted(content: bytes) -> tuple[Any, bytes]:
+    """A metadata document, and how it is written without indents and empty fields."""
     document = {
         name: value
-        for name, value in json.loads(buffer.to_bytes()).items()
+        for name, value in json.loads(content).items()
         if value or name not in ("attributes", "storage_transformers", "consolidated_metadata")
     }
     if document["node_type"] == "array":
         # The separator "/" is the default.
         document["chunk_key_encoding"] = {"name": "default"}
-    content = layout.compact_json(document)
-    put(store, key, content)
-    return document, content
+    return document, layout.compact_json(document)
 
 
 def _check_complete(path: str, document: Mapping[str, Any], keys: Sequence[str]) -> None:

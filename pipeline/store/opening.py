@@ -56,7 +56,7 @@ def open_generation(
     metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
     store = CheckedStore(place, layouts, metadata)
     try:
-        group = zarr.open_group(store, mode="r", use_consolidated=True)
+        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
     # Zarr parses what was not checked here, such as fill values, and fails in many ways.
     except Exception as error:
         raise StoreError(f"{place}: metadata of an array cannot be used: {error}") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import StorePath
 
 from pipeline.contracts import Region
 from pipeline.errors import StoreError
@@ -20,14 +22,15 @@ class TileWriter:
     """Puts tiles of one kind of array in place; holds no open file and no credentials.
 
     ``url`` is the generation, ``array`` the last part of the paths, ``groups`` the path segment
-    of each variable, ``grids`` the number of its tiles along each dim. Numbers of chunks begin
-    with ``leading``.
+    of each variable, ``grids`` the number of its tiles along each dim, ``masks`` the metadata of
+    its mask if it has one. Numbers of chunks begin with ``leading``.
     """
 
     url: str
     array: str
     groups: Mapping[str, str]
     grids: Mapping[str, tuple[int, ...]]
+    masks: Mapping[str, bytes]
     leading: tuple[int, ...] = ()
 
     def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
@@ -75,7 +78,9 @@ class TileWriter:
         path = f"basis/{self.groups[variable]}/mask"
         store = layout.zarr_store(self.url, read_only=False)
         with reported(self.url):
-            array = zarr.open_array(store, path=path, mode="r+").with_config(WRITE_ALL)
+            document = json.loads(self.masks[variable])
+            array = zarr.Array(zarr.AsyncArray(document, StorePath(store, path)))
+            array = array.with_config(WRITE_ALL)
             expected = tuple(
                 len(range(*s.indices(n))) for s, n in zip(region, array.shape, strict=True)
             )

@@ -26,6 +26,7 @@ from pipeline.store.codec import WaveletCodec
 from pipeline.store.commit import committer
 from pipeline.store.files import finish, reported
 from pipeline.store.layout import Part, Root
+from pipeline.store.staged import StagedStore
 
 
 class StoreWriter(BasisWriter):
@@ -69,7 +70,7 @@ class StoreWriter(BasisWriter):
         try:
             with reported(self.target):
                 self._commit.begin()
-                self._store = layout.zarr_store(self._commit.url, read_only=False)
+                self._store = StagedStore(layout.zarr_store(self._commit.url, read_only=False))
                 zarr.create_group(self._store)
         except BaseException:
             self._commit.abort()
@@ -163,8 +164,10 @@ class StoreWriter(BasisWriter):
         with reported(self.target):
             self._facts["carried"] = write_carried(self._store, carried)
 
-    def commit(self, facts: Mapping[str, Any]) -> None:
+    def commit(self, facts: Mapping[str, Any]) -> int:
         """Complete the generation with `facts` and make it the store.
+
+        Returns the bytes of what was written: all of the store, but for parts that stay.
 
         Parameters
         ----------
@@ -178,9 +181,11 @@ class StoreWriter(BasisWriter):
             If a chunk was never written, or the disk is full: nothing is left behind then.
         """
         with reported(self.target):
-            metadata = finish(self._store, self._merged(facts))
-            own = Part(self._commit.generation, layout.checksum(metadata))
-            self._commit.publish(Root((*self._before, own)))
+            finished = finish(self.url, self._store, self._merged(facts))
+            own = Part(self._commit.generation, layout.checksum(finished.metadata))
+            root = Root((*self._before, own))
+            self._commit.publish(root)
+        return finished.nbytes + len(layout.root_document(root))
 
     def draft(self, facts: Mapping[str, Any]) -> tuple[str, Root]:
         """Complete the generation with `facts`, as `commit` does, without making it the store.
@@ -189,9 +194,9 @@ class StoreWriter(BasisWriter):
         what is there so far. More may be written and committed after that.
         """
         with reported(self.target):
-            metadata = finish(self._store, self._merged(facts))
+            finished = finish(self.url, self._store, self._merged(facts))
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
-        return place, Root((Part(self._commit.generation, layout.checksum(metadata)),))
+        return place, Root((Part(self._commit.generation, layout.checksum(finished.metadata)),))
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in facts["variables"]:

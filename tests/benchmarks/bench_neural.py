@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pipeline.config import CompressionConfig, Config, LibraryConfig
 from pipeline.neural.distill import distill
 from pipeline.neural.operations import OPERATIONS
 from pipeline.neural.runs import RUNS, Problem, RunResult, beyond, cures
-from pipeline.neural.systems import BEYOND, OSCILLATOR
+from pipeline.neural.systems import BEYOND, OSCILLATOR, System
 from pipeline.numerics.networks import shipped_operators
 from pipeline.numerics.neural_library import default_library
 from pipeline.reports import CompressionReport
@@ -65,8 +65,8 @@ def activations(epochs: int, seeds: int) -> str:
     return "# Activations, errors over the whole range without finishing\n\n" + rows(head, table)
 
 
-def five_runs(where: Path, seeds: int) -> str:
-    problem = Problem.reference(1e-3, seeds)
+def five_runs(where: Path, seeds: int, steps: int | None) -> str:
+    problem = replace(Problem.reference(1e-3, seeds), steps=steps)
     table = []
     for name in ("1", "2", "3", "4", "5", "router", "best"):
         result = RUNS[name](problem)
@@ -89,8 +89,8 @@ def _facts(result: RunResult) -> list[str]:
     ]
 
 
-def defaults(seeds: int) -> str:
-    """The default and the cured router at three levels of noise; and on seeds not seen before."""
+def defaults(seeds: int, levels: Sequence[float], steps: int | None) -> str:
+    """The default and the cured router at some levels of noise; and on seeds not seen before."""
     table = []
     for name, first, count in (
         ("best", 0, seeds),
@@ -98,9 +98,9 @@ def defaults(seeds: int) -> str:
         ("best", 1000, 5 * seeds),
         ("router", 1000, seeds),
     ):
-        for sigma in (1e-3, 1e-2, 5e-2):
+        for sigma in levels:
             records = tuple(OSCILLATOR.record(sigma, first + k) for k in range(count))
-            problem = Problem(OSCILLATOR, sigma, default_library(2), records)
+            problem = Problem(OSCILLATOR, sigma, default_library(2), records, steps)
             begin = time.perf_counter()
             result = RUNS[name](problem)
             wall = time.perf_counter() - begin
@@ -120,9 +120,9 @@ def defaults(seeds: int) -> str:
     return "# The default, errors of coefficients the largest of all seeds\n\n" + rows(head, table)
 
 
-def other_systems(where: Path, seeds: int) -> str:
+def other_systems(where: Path, seeds: int, systems: Sequence[System]) -> str:
     table = []
-    for system in BEYOND:
+    for system in systems:
         for noise in (1e-3, 1e-2):
             problem, result = beyond(system, noise, seeds)
             draw_run(result, where / f"{system.name.lower().replace(' ', '-')}.png")
@@ -144,8 +144,8 @@ def other_systems(where: Path, seeds: int) -> str:
     return "# Beyond the oscillator\n\n" + rows(head, table)
 
 
-def all_cures(where: Path, seeds: int) -> str:
-    found = cures(Problem.reference(1e-3, seeds))
+def all_cures(where: Path, seeds: int, steps: int | None) -> str:
+    found = cures(replace(Problem.reference(1e-3, seeds), steps=steps))
     draw_cures(found, where / "run-cures.png")
     return cures_page(found, "run-cures.png").split("![")[0]
 
@@ -212,15 +212,16 @@ def main(arguments: list[str] | None = None) -> None:
     where, small = given.directory, given.smallest
     where.mkdir(parents=True, exist_ok=True)
     seeds, few = (2, 1) if small else (20, 5)
+    steps, levels = (20, (1e-3,)) if small else (None, (1e-3, 1e-2, 5e-2))
     cases = (("cylinder_nek_pod", 1e-2), ("cylinder_xlb_lbm", 1e-1))
     parts: list[Callable[[], str]] = [
         lambda: training(where, *((200, 1) if small else (20_000, 4))),
         lambda: activations(*((200, 1) if small else (20_000, 4))),
         lambda: "# Distillation\n\n" + distilled_page([distill(o) for o in shipped_operators()]),
-        lambda: five_runs(where, seeds),
-        lambda: all_cures(where, seeds),
-        lambda: defaults(seeds),
-        lambda: other_systems(where, few),
+        lambda: five_runs(where, seeds, steps),
+        lambda: all_cures(where, seeds, steps),
+        lambda: defaults(seeds, levels, steps),
+        lambda: other_systems(where, few, BEYOND[: 1 if small else None]),
         lambda: wakes(cases[: 0 if small else None], 5),
     ]
     print(f"{machine()}\n")

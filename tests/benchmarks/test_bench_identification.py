@@ -6,7 +6,7 @@ from tests.benchmarks import bench_identification
 
 
 def test_smallest_size(capsys):
-    bench_identification.main(["--samples", "1500", "--largest", "100000", "--seeds", "1"])
+    bench_identification.main(["--samples", "1500", "--largest", "20000", "--seeds", "1"])
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(records) == 3 + 3 + 3 * len(bench_identification.NOISE)
     clean = [r for r in records if r["part"].startswith("accuracy") and not r["noise"]]

@@ -12,10 +12,21 @@ def bench():
     return bench_neural
 
 
+@pytest.fixture
+def hardly_optimised(bench):
+    """Programs that run for so few steps take far longer to optimise than to run."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.mark.slow
-def test_smallest_size(bench, tmp_path, capsys):
+def test_smallest_size(bench, hardly_optimised, tmp_path, capsys):
     bench.main(["--smallest", "--directory", str(tmp_path)])
     page = capsys.readouterr().out
     assert page.count("s of CPU.") >= 8
     assert "| best | 0.001 | 2/2 |" in page
-    assert len(list(tmp_path.glob("*.png"))) == 1 + 7 + 1 + 4
+    assert len(list(tmp_path.glob("*.png"))) == 1 + 7 + 1 + 1

@@ -1,22 +1,38 @@
 """An archive of 10^6 chunks is planned in time, in memory, and in slices."""
 
+import math
+
 import pytest
 
+from pipeline.chunked.plan import plan_pod
 from tests.benchmarks import bench_scale, scale_model
+from tests.benchmarks.bench_graph import ChunkGrid
 from tests.benchmarks.scale_plans import GRIDS, SMALLEST, planned
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", [GRIDS[1]], ids=lambda grid: grid.name)
+@pytest.mark.parametrize("grid", [GRIDS[0], GRIDS[1], GRIDS[3]], ids=lambda grid: grid.name)
 def test_a_million_chunks_are_planned_in_a_minute_and_2_gib(grid):
+    """Many times, many space blocks, and both: the scheduler never holds more than 10^5."""
     assert grid.chunk_count == 10**6
     found = planned(grid.archived(), 1e-2)
     assert found.cost.cpu_seconds < 60
     assert found.cost.peak_bytes < 2 * 2**30
     assert found.tasks <= 4 * grid.chunk_count
     assert found.most <= 100_000
-    leaves = sum(len(spans) for row in found.plan.leaves for spans in row)
-    assert leaves == grid.chunk_count
+    assert found.plan.scheduled <= 100_000
+
+
+@pytest.mark.parametrize("spaces", [30, 200])
+def test_space_blocks_are_as_large_as_the_scheduler_needs(spaces):
+    """Whatever there are, every point belongs to one, and no chunk to two."""
+    grid = ChunkGrid("a few times", (200, 64 * spaces, 64 * 777), (100, 64, 64))
+    plan = plan_pod(grid.archived(), leaf_bytes=1)
+    assert plan.scheduled <= 100_000
+    assert 5000 < len(plan.rows) <= 777 * spaces
+    assert sum(math.prod(row.shape) for row in plan.rows) == math.prod(grid.shape[1:])
+    ends = {end for row in plan.rows for part in row.region for end in (part.start, part.stop)}
+    assert all(end % 64 == 0 for end in ends)
 
 
 def test_small_archives_are_one_graph():

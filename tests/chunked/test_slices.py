@@ -162,6 +162,27 @@ def test_a_scheduler_never_holds_more_than_it_is_given(client, times, spaces):
     assert len(dask.compute(*pod.blocks)) == len(plan.rows)
 
 
+def test_space_blocks_are_taken_together_where_there_are_too_many(client):
+    given_ = archived(12, 60)
+    plan = plan_pod(given_, leaf_bytes=1, scheduled=150)
+    assert 1 < len(plan.rows) < 30
+    scheduler = client.cluster.scheduler
+    plugin = Most(scheduler)
+    scheduler.add_plugin(plugin, name="most")
+    try:
+        pod = run_pod(
+            given_, tolerance=1e-3, refused=refused, plan=plan, slice_tasks=30, submitted_tasks=150
+        )
+    finally:
+        scheduler.remove_plugin("most")
+    # Besides, two time blocks that it is about to forget.
+    assert plugin.most <= 150 + 2 * 4 * (len(plan.rows) + 1) < 4 * 60 * 2
+    with dask.config.set(scheduler="synchronous"):
+        whole = run_pod(given_, tolerance=1e-3, refused=refused)
+    energy = [np.sort(np.linalg.eigvalsh(f.gram[0]))[-3:] for f in (whole.factor, pod.factor)]
+    assert_allclose(energy[0], energy[1], rtol=1e-3)
+
+
 @pytest.mark.cluster
 def test_results_handed_over_by_worker_processes_stay_until_they_are_merged(caplog):
     given_ = archived(24, 3)

@@ -60,11 +60,11 @@ def test_known_systems_come_back_from_noisy_data(system, error_per_noise, noise)
 
 
 def test_error_falls_as_the_record_grows():
-    times, clean = LORENZ.record(160_000)
+    times, clean = LORENZ.record(80_000)
     library = PolynomialLibrary(3, 2)
     truth = LORENZ.coefficients(library.names())
     means = []
-    for samples in (5_000, 40_000, 160_000):
+    for samples in (5_000, 20_000, 80_000):
         errors = []
         for seed in range(3):
             a = with_noise(clean[:samples], 0.01, seed)

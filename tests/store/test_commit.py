@@ -212,21 +212,27 @@ def is_one_of_them(path):
                and np.allclose(found["v"], e.dataset["v"], rtol=1e-5, equal_nan=True)
                for e in examples)
 
-def check():
-    folder = os.path.dirname(target)
-    stores = [n for n in os.listdir(folder) if not n.startswith(".")]
-    for name in stores:
-        is_one_of_them(os.path.join(folder, name))
+def stores():
+    return {n for n in os.listdir(os.path.dirname(target)) if not n.startswith(".")}
+
+def check(names):
+    for name in names:
+        is_one_of_them(os.path.join(os.path.dirname(target), name))
 
 random.seed(int(sys.argv[5]))
 if not fresh:
     assert os.waitpid(in_child(lambda: conftest.write_example(examples[0], target)), 0)[1] == 0
+checked = set()
 for _ in range(kills):
     pid = in_child(keep_writing)
     time.sleep(random.uniform(0.02, 0.35))
     os.kill(pid, signal.SIGKILL)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL, "the writer failed before it was killed"
-    assert os.waitpid(in_child(check), 0)[1] == 0
+    # No writer touches the stores that others have finished under other names.
+    new = stores() - checked if fresh else stores()
+    assert os.waitpid(in_child(lambda: check(new)), 0)[1] == 0
+    checked |= new
+assert os.waitpid(in_child(lambda: check(stores())), 0)[1] == 0
 # The next writer for the same name removes what the killed ones left.
 for leftover in {n[1:].split(".partial-")[0] for n in os.listdir(os.path.dirname(target))
                  if n.startswith(".")}:
