@@ -60,7 +60,9 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
         model=facts["model"] | {"terms": _term_counts(opened)},
         prediction=_prediction(opened),
-        source={key: value for key, value in facts["source"].items() if key != "history"},
+        source={
+            key: value for key, value in facts["source"].items() if not key.endswith("history")
+        },
         versions=facts["versions"],
         format=opened.root.format,
         advice=advice(

@@ -25,8 +25,9 @@ Vector = NDArray[np.float64]
 Block = tuple[SpaceBlock, BlockSpan]
 
 # By how many times an error is far larger than usual: that of a snapshot, of a single value; and
-# than in the snapshot before, or, where that was not looked at, than those two once more. In
-# stores of six real records, of 1e-1 to 1e-4, the largest were 2.9, 25 and 2.7 times as large.
+# than in the snapshot before, or, where that was not looked at or is of another part of the store,
+# than those two once more. In stores of six real records, of 1e-1 to 1e-4, the largest were 2.9,
+# 25 and 2.7 times as large.
 MEAN_MARGIN, SINGLE_MARGIN, JUMP, ALONE = 6.0, 20.0, 4.0, 3.0
 
 
@@ -168,57 +169,72 @@ class Resolution:
     """What a store is off by in one variable, all its snapshots together.
 
     ``squares`` bounds the squared error (by weights of mean 1), ``largest`` any single error;
-    ``usual`` is the root of the mean squared error of a value.
+    ``usual`` is the root of the mean squared error of a value. Parts begin at the snapshots
+    ``starts``.
     """
 
     squares: float
     largest: float
     usual: float
+    starts: NDArray[np.int64]
 
 
 def resolution(
     opened: CoefficientStore, variable: ArchivedVariable, errors: SnapshotErrors
 ) -> Resolution:
     """The resolution of a store, by its facts; `errors` tell what share of the points is masked."""
-    facts, name = opened.facts, variable.name
+    facts, name, starts = opened.facts, variable.name, opened.starts
     largest = float(facts.get("max_error", {}).get(name, np.inf))
     totals = facts.get("fluctuation")
     if totals is None:
-        return Resolution(np.inf, largest, np.inf)
+        return Resolution(np.inf, largest, np.inf, starts)
     # Of what is constant the error itself is the relative one, as everywhere.
     squares = facts["relative_l2_error"][name] ** 2 * (totals[name] or 1.0)
     squares /= _mean_weight(variable)
     valid = errors.points.sum() / errors.values.sum()
     count = opened.snapshots * math.prod(variable.space_shape) * valid
-    return Resolution(squares, largest, math.sqrt(squares / count) if count else 0.0)
+    return Resolution(squares, largest, math.sqrt(squares / count) if count else 0.0, starts)
 
 
-def first_difference(errors: SnapshotErrors, store: Resolution) -> Difference | None:
+def first_difference(
+    errors: SnapshotErrors, store: Resolution, doubt: float = 1.0
+) -> Difference | None:
     """The first snapshot whose error cannot be that of the store, if there is any.
 
     It cannot be if NaN differs, or bits of what is lossless; if its squared error is larger than
     that of all snapshots of the store together, or that of a single value than its bound. And it
     is taken as changed if its error, or that of one of its values, is far larger than usual and
     far larger than in the snapshot before: where a record is hard to follow, a store is off for
-    as long as that takes, and hardly ever at one snapshot alone.
+    as long as that takes, and hardly ever at one snapshot alone. Where nothing else speaks for a
+    change, `doubt` makes "far larger" so many times as large.
     """
-    means = np.sqrt(errors.squares / np.maximum(errors.points, 1))
+    total = np.cumsum(errors.squares)
+    proven = total[-1] > store.squares
     different = errors.unlike | (errors.squares > store.squares) | (errors.largest > store.largest)
-    different |= _stands_out(means, MEAN_MARGIN * store.usual, errors.numbers)
-    different |= _stands_out(errors.peaks, SINGLE_MARGIN * store.usual, errors.numbers)
+    different |= _far_larger(errors, store, 1.0 if proven else doubt)
     if different.any():
         return _named(errors, int(np.argmax(different)), store)
-    total = np.cumsum(errors.squares)
-    if total[-1] > store.squares:
+    if proven:
         last = int(errors.numbers[np.argmax(total > store.squares)])
         words = "values differ by more than the store does altogether"
         return Difference(int(errors.numbers[0]), last, words)
     return None
 
 
-def _stands_out(sizes: Vector, most: float, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where an error is larger than `most`, and far larger than in the snapshot before."""
-    follows = np.diff(numbers, prepend=numbers[0]) == 1
+def _far_larger(errors: SnapshotErrors, store: Resolution, doubt: float) -> NDArray[np.bool_]:
+    """Where the error of a snapshot, or of one of its values, is far larger than usual."""
+    means = np.sqrt(errors.squares / np.maximum(errors.points, 1))
+    follows = np.diff(errors.numbers, prepend=errors.numbers[0]) == 1
+    follows &= ~np.isin(errors.numbers, store.starts)
+    usual = doubt * store.usual
+    return _stands_out(means, MEAN_MARGIN * usual, follows) | _stands_out(
+        errors.peaks, SINGLE_MARGIN * usual, follows
+    )
+
+
+def _stands_out(sizes: Vector, most: float, follows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where an error is larger than `most`, and far larger than in the snapshot that it
+    `follows`."""
     least = np.where(follows, JUMP * np.roll(sizes, 1), ALONE * most)
     stands_out: NDArray[np.bool_] = sizes > np.maximum(most, least)
     return stands_out

@@ -43,6 +43,14 @@ class Earlier:
     def none(cls, variables: int) -> Earlier:
         return cls(np.zeros(variables), np.zeros(variables))
 
+    def spare(self, tolerance: float) -> Matrix:
+        """Squared fluctuation (V,) that counts for later snapshots beside their own.
+
+        Half of what these lack of a bound `tolerance`: the other half is for those after them.
+        So a bound that is spent leaves to later snapshots what they fluctuate by themselves.
+        """
+        return np.asarray(np.maximum(self.fluctuation - self.lost / tolerance**2, 0.0) / 2)
+
 
 @dataclass(frozen=True)
 class ArchivePOD:
@@ -86,8 +94,9 @@ class ArchivePOD:
     @property
     def fluctuations(self) -> Matrix:
         """Fluctuation (V,) of each variable over the whole store, or 0."""
-        now = np.array([norm.fluctuation for norm in self.norms])
-        return np.where(now > 0, now, np.sqrt(self.earlier.fluctuation))
+        counted = np.array([norm.fluctuation for norm in self.norms]) ** 2
+        now = np.where(counted > 0, counted - self.earlier.spare(self.budget.tolerance), 0.0)
+        return np.asarray(np.sqrt(now + self.earlier.fluctuation))
 
     @property
     def energies(self) -> Matrix:
@@ -264,17 +273,15 @@ def cut_factor(
 ) -> ArchivePOD:
     """Choose arithmetic and the modes that may be of use from the small factors.
 
-    The bound is that of the whole store, if there are `earlier` snapshots. Squared fluctuations
-    are `totals` (V,), where they are known better than by the factors.
+    The bound is what the whole store has left of it, if there are `earlier` snapshots. Squared
+    fluctuations are `totals` (V,), where they are known better than by the factors.
     """
     totals = _totals(archive, factor) if totals is None else totals
     earlier = earlier or Earlier.none(len(totals))
     means = _mean_sums(archive, plan, blocks)
-    norms = _norms(archive, means, np.where(totals > 0, totals + earlier.fluctuation, 0.0))
+    spare = earlier.spare(config.compression.tolerance)
+    norms = _norms(archive, means, np.where(totals > 0, totals + spare, 0.0))
     budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
-    if earlier.lost.any():
-        left = np.sqrt(np.maximum(budget.allowed**2 - earlier.lost, 0.0))
-        budget = replace(budget, tolerated=left, allowed=left)
     numbers = range(len(archive.variables))
     gram = np.array([factor.gram[v] for v in numbers])
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance

@@ -69,6 +69,8 @@ class StreamReduction:
         What a window of the weak form counts beside the next one.
     fluctuation : (V,) float, optional
         Squared fluctuation of each variable before this stream, which counts with it.
+    spent : (V,) float, optional
+        What of it the tolerance is not of any more, as errors before have used it up.
 
     Attributes
     ----------
@@ -86,10 +88,16 @@ class StreamReduction:
         config: Config | None = None,
         forgetting: float = 1.0,
         fluctuation: Floats | None = None,
+        spent: Floats | float = 0.0,
     ) -> None:
         self.pod = IncrementalPOD(
-            RESIDUAL_SHARE**0.5 * tolerance, weights=weights, sizes=sizes, fluctuation=fluctuation
+            RESIDUAL_SHARE**0.5 * tolerance,
+            weights=weights,
+            sizes=sizes,
+            fluctuation=fluctuation,
+            spent=spent,
         )
+        self._spent = spent
         self.cuts = 0
         self._tolerance, self._config = tolerance, config or Config()
         self._forgetting = forgetting
@@ -101,7 +109,11 @@ class StreamReduction:
     def resume(self, state: PODState, a: Matrix, times: Vector) -> None:
         """Begin where another process stopped, with its coefficients (m, r) and times (m,)."""
         self.pod = IncrementalPOD.resumed(
-            state, self.pod.tolerance, weights=self.pod.weights, sizes=self.pod.sizes
+            state,
+            self.pod.tolerance,
+            weights=self.pod.weights,
+            sizes=self.pod.sizes,
+            spent=self._spent,
         )
         self._parts, self._after_cut = [(a, times)], max(self.pod.rank, LEAST)
         if self.pod.snapshots >= BEGINNING:

@@ -6,7 +6,7 @@ import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -32,6 +32,11 @@ from pipeline.store.reader import CoefficientStore
 
 # Blocks of each variable that are compared where nothing tells which of them may have changed.
 FEW = 8
+
+# What speaks for a change of old values: other checksums of them, files that were written, or
+# nothing; and how many times larger than usual an error has to be for being taken as one.
+Evidence = Literal["checksums", "files", "nothing"]
+DOUBT: Mapping[Evidence, float] = {"checksums": 1.0, "files": 1.0, "nothing": 3.0}
 
 
 def refuse_other_variables(opened: CoefficientStore, archive: Archive) -> None:
@@ -89,22 +94,24 @@ def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
     """Raise if old values of an archive are not those that its store was made from. Runs Dask.
 
     Of a Zarr store those stretches of time are read where files have other sizes, or were written
-    since: none, as a rule. Values held in memory are all compared. Of NetCDF files and Dask
-    arrays nobody knows what was written, and a few blocks of each variable are looked at, among
-    them the first and the last of the store: changes elsewhere go unseen.
+    since: none, as a rule. Values held in memory have checksums, if the store was made from such.
+    Of NetCDF files and Dask arrays nobody knows what was written, and a few blocks of each
+    variable are looked at, among them the first and the last of the store: changes elsewhere go
+    unseen.
 
     A store is not exact, so what is found is that a snapshot is off by more than the store can be
     (`pipeline.differences.first_difference`). What is changed by less than the store resolves
-    counts as unchanged.
+    counts as unchanged, but for values with checksums.
 
     Raises
     ------
     ArchiveError
         Naming the first snapshot that differs.
     """
-    blocks = _to_compare(opened, archive)
-    if not blocks:
+    evidence, spans = _suspected(opened, archive)
+    if not spans:
         return
+    blocks = _to_compare(opened, archive, evidence, spans)
     with working_on(archive.name), step("compare") as comparing:
         found = snapshot_errors(archive, opened, blocks)
         counts = (int(errors.values.sum()) for errors in found)
@@ -112,9 +119,12 @@ def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
         comparing.bytes = sum(variable.dtype.itemsize * count for variable, count in pairs)
     changed: dict[str, Difference] = {}
     for variable, errors in zip(archive.variables, found, strict=True):
-        difference = first_difference(errors, resolution(opened, variable, errors))
+        difference = first_difference(errors, resolution(opened, variable, errors), DOUBT[evidence])
         if difference is not None:
             changed[variable.name] = difference
+    if evidence == "checksums" and not changed:
+        words = "checksums of values differ, by less than the store resolves"
+        changed = {archive.variables[0].name: Difference(spans[0].start, spans[0].stop - 1, words)}
     if changed:
         # Values of two versions, if it is being written to: that is what is to be told then.
         with archive.unchanging():
@@ -136,22 +146,29 @@ def _told(changed: Mapping[str, Difference], archive: Archive) -> ArchiveError:
 # --- which blocks -------------------------------------------------------------------------
 
 
-def _to_compare(opened: CoefficientStore, archive: Archive) -> list[list[Block]]:
-    """Blocks of every variable that may have changed, as far as can be known without reading."""
-    source = opened.facts.get("source", {})
+def _suspected(opened: CoefficientStore, archive: Archive) -> tuple[Evidence, list[BlockSpan]]:
+    """Stretches of time that may have changed, as far as can be known without reading, and what
+    speaks for it."""
+    source, whole = opened.facts.get("source", {}), [BlockSpan(0, opened.snapshots)]
     if archive.stamp and archive.stamp == source.get("stamp"):
-        return []  # no file was written since the last commit
-    history = source.get("history")
-    spans = [BlockSpan(0, opened.snapshots)]
-    if archive.marks and history:
-        spans = suspicious(archive.marks, history, opened.snapshots)
-    if not spans:
-        return []
+        return "files", []  # none was written since the last commit
+    history = source.get(archive.history) if archive.marks else None
+    if not history:
+        return "nothing", whole
+    evidence: Evidence = "checksums" if archive.marks_values else "files"
+    return evidence, suspicious(archive.marks, history, opened.snapshots)
+
+
+def _to_compare(
+    opened: CoefficientStore, archive: Archive, evidence: Evidence, spans: Sequence[BlockSpan]
+) -> list[list[Block]]:
+    """Blocks of every variable in stretches of time; a few of them, if nothing speaks for a
+    change and they have to be read."""
     plan, found = plan_pod(archive.variables), list[list[Block]]()
     for number, variable in enumerate(archive.variables):
         blocks = [block for span in spans for block in _blocks(plan, number, variable, span)]
-        known = (archive.marks and history) or isinstance(variable.source, ArraySource)
-        found.append(blocks if known else _few(blocks, opened.last.name))
+        every = evidence != "nothing" or isinstance(variable.source, ArraySource)
+        found.append(blocks if every else _few(blocks, opened.last.name))
     return found
 
 

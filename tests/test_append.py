@@ -240,3 +240,18 @@ def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tm
         assert opened.last.rank <= rank + 2
         assert {entry.name for entry in end.iterdir()} == {*opened.root.generations, "zarr.json"}
     assert not [entry for entry in os.listdir(tmp_path) if entry.startswith(".")]
+
+
+def test_a_bound_that_is_spent_lets_append_what_hardly_moves(tmp_path):
+    """Later snapshots may be off by what they fluctuate by themselves, however little."""
+    t, x = np.arange(400) * 0.05, np.linspace(0, 2 * np.pi, 300)
+    waves = sum(np.outer(np.sin((1 + k) * t), np.cos((k + 1) * x)) for k in range(6))
+    u = (300 + np.exp(-t)[:, None] * waves).astype(np.float32)
+    source = xr.Dataset({"u": (("time", "x"), u)}, {"time": t})
+    pipeline.compress(source.isel(time=slice(100)), tmp_path / "store", tolerance=1e-3)
+    for stop in (120, 200, 203, 310, 400):
+        report = pipeline.append(tmp_path / "store", source.isel(time=slice(stop)))
+        known = source.u.values[:stop].astype(np.float64)
+        found = xr.open_dataset(tmp_path / "store", engine="romzarr").u.values.astype(np.float64)
+        error = np.linalg.norm(found - known) / np.linalg.norm(known - known.mean(axis=0))
+        assert error <= report.relative_l2_error["u"] <= 1e-3

@@ -32,9 +32,10 @@ class Archive:
     compressed, by name) are strict JSON; `pipeline.encoding.encoding_from_json` restores each.
     ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
     metadata, times or what is stored for a variable change; ``marks`` tell where in time, if
-    the source stores chunks that it lists. ``location`` is the path or URL that was opened, and
-    ``stamp`` tells whether any of its files has been written since; both are empty for data
-    that was open already, and the stamp where no files are listed (http).
+    the source stores chunks that it lists, or, if ``marks_values``, all values are in memory.
+    ``location`` is the path or URL that was opened, and ``stamp`` tells whether any of its files
+    has been written since; both are empty for data that was open already, and the stamp where no
+    files are listed (http).
     """
 
     name: str
@@ -49,15 +50,21 @@ class Archive:
     raw_bytes: int
     fingerprint: str
     marks: Mapping[str, tuple[Mark, ...]]
+    marks_values: bool
     location: str = ""
     stamp: str = ""
 
     def source_facts(self, snapshots: int) -> dict[str, Any]:
         """What a store of the first `snapshots` says about where they are from."""
         history = history_of(self.marks, snapshots)
-        known = {"history": history} if history else {}
+        known = {self.history: history} if history else {}
         stamp = {"stamp": self.stamp} if self.stamp else {}
         return {"name": self.name, "fingerprint": self.fingerprint, **stamp, **known}
+
+    @property
+    def history(self) -> str:
+        """Name of the fact that has what `marks` say: of files, or of values."""
+        return "value_history" if self.marks_values else "history"
 
     def unchanging(self) -> AbstractContextManager[None]:
         """Context in which the archive is read; raises at its end if it was written meanwhile."""
@@ -87,6 +94,10 @@ def archive_from(
         for name, piece in pieces.items()
     )
     kept = {*chosen.compressed, *chosen.carried}
+    # Of one kind, or changes of some variables would go unseen.
+    marked = all(piece.marks for piece in pieces.values()) and (
+        len({piece.marks_values for piece in pieces.values()}) == 1
+    )
     return Archive(
         name=provider.name,
         variables=compressed,
@@ -103,7 +114,8 @@ def archive_from(
         },
         raw_bytes=sum(variable.nbytes for variable in compressed),
         fingerprint=_fingerprint(dataset, axis, pieces),
-        marks={name: piece.marks for name, piece in pieces.items() if piece.marks},
+        marks={name: piece.marks for name, piece in pieces.items()} if marked else {},
+        marks_values=any(piece.marks_values for piece in pieces.values()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from dask.optimization import cull
 from dask.utils import ensure_dict
 
 from pipeline.archive.blocks import Grid, merged_along, regular
+from pipeline.archive.history import Mark
 from pipeline.archive.location import redacted
 from pipeline.archive.provider import Piece, digest_of
 from pipeline.contracts import ReadBlock, Region
@@ -119,7 +121,15 @@ def _array_piece(values: np.ndarray[Any, Any], time_axis: int) -> Piece:
     lengths = merged_along(values.shape, thin, time_axis, values.dtype.itemsize)
     sample = values[tuple(slice(None, None, max(1, size // _SAMPLED)) for size in values.shape)]
     digest = digest_of([np.ascontiguousarray(sample).tobytes()])
-    return Piece(ArraySource(values), regular(values.shape, lengths), digest)
+    chunks, marks = regular(values.shape, lengths), value_marks(values, time_axis)
+    return Piece(ArraySource(values), chunks, digest, marks, marks_values=True)
+
+
+def value_marks(values: np.ndarray[Any, Any], time_axis: int) -> tuple[Mark, ...]:
+    """Marks of the values of every snapshot."""
+    snapshots = np.moveaxis(values, time_axis, 0)
+    checksums = (zlib.crc32(np.ascontiguousarray(each).data) for each in snapshots)
+    return tuple(Mark(stop, found, found) for stop, found in enumerate(checksums, start=1))
 
 
 def _chunked(variable: xr.Variable, time_axis: int) -> xr.Variable:

@@ -18,13 +18,15 @@ from pipeline.contracts import BlockSource
 class Piece:
     """One variable's blocks: where they come from, their grid, and a digest of what is stored.
 
-    ``marks`` are checksums of that along time, where it is known chunk by chunk.
+    ``marks`` are checksums of that along time, where it is known chunk by chunk; of the values
+    themselves if ``marks_values``.
     """
 
     source: BlockSource
     chunks: Chunks
     digest: str
     marks: tuple[Mark, ...] = ()
+    marks_values: bool = False
 
 
 class Provider(Protocol):

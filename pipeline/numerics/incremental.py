@@ -101,6 +101,8 @@ class IncrementalPOD:
         all points are one variable's.
     fluctuation : (V,) float, optional
         Squared fluctuation of each variable before this stream, which counts with it.
+    spent : (V,) float, optional
+        What of it `tolerance` is not of any more.
 
     Attributes
     ----------
@@ -121,8 +123,10 @@ class IncrementalPOD:
         weights: Floats | None = None,
         sizes: Sequence[int] | None = None,
         fluctuation: Floats | None = None,
+        spent: Floats | float = 0.0,
     ) -> None:
         self.tolerance = tolerance
+        self._spent = np.asarray(spent, np.float64)
         self._earlier = None if fluctuation is None else np.asarray(fluctuation, np.float64)
         self._unmix: Matrix | None = None
         self.weights = None if weights is None else np.asarray(weights, np.float64)
@@ -170,6 +174,7 @@ class IncrementalPOD:
         *,
         weights: Floats | None = None,
         sizes: Sequence[int] | None = None,
+        spent: Floats | float = 0.0,
     ) -> IncrementalPOD:
         """Go on from a state.
 
@@ -178,7 +183,7 @@ class IncrementalPOD:
         cut (by the inequality of Cauchy and Schwarz), and the mean beside the modes. So
         ``lost`` becomes a bound from above and ``fluctuation`` one from below.
         """
-        pod = cls(tolerance, weights=weights, sizes=sizes)
+        pod = cls(tolerance, weights=weights, sizes=sizes, spent=spent)
         pod._begin(state.origin[None])
         pod.fluctuation, pod.left = state.fluctuation, state.left
         pod.lost = pod._unmet = state.lost
@@ -217,6 +222,11 @@ class IncrementalPOD:
     def mean(self) -> Vector:
         """Temporal mean (n,) of all snapshots."""
         return self.origin + self._mean
+
+    @property
+    def counting(self) -> Vector:
+        """Squared fluctuation (V,) that the tolerance is of: all but what was spent before."""
+        return np.maximum(self.fluctuation - self._spent, 0.0)
 
     @property
     def errors(self) -> Vector:
@@ -262,7 +272,7 @@ class IncrementalPOD:
         values = self._anomalies(block)
         a, left = self._projected(values)
         self._count(values)
-        room = np.maximum(self.tolerance**2 * self.fluctuation - self.left, 0.0)
+        room = np.maximum(self.tolerance**2 * self.counting - self.left, 0.0)
         # Coefficients may be large beside one variable, and cancel in it.
         rounded = self._energies(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._lengths
         room += ROUNDING**2 * rounded
@@ -296,7 +306,7 @@ class IncrementalPOD:
         dropped = tails((spread[:, None] ** 2 * self._energies(modes)).T).T
         meeting = tails(self._products(met, modes).T).T + np.sqrt(self._unmet * dropped)
         lost = np.maximum(self.lost + dropped + 2 * meeting, 0.0)
-        within = np.all(lost <= tolerance**2 * self.fluctuation, axis=1)
+        within = np.all(lost <= tolerance**2 * self.counting, axis=1)
         kept = int(np.argmax(within)) if within.any() else self.rank
         towards_mean = self._average @ self.modes
         self.origin, self._mean = self.origin + towards_mean, self._mean - towards_mean

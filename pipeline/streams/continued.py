@@ -52,8 +52,7 @@ class Continued:
 
     ``a`` (m, r) are whole multiples of ``step``, differenced with ``orders``; they begin with
     the snapshots of the `tail` that is written anew. ``fields`` and ``scales`` are of the modes
-    that it adds. ``lost`` (V,) is the squared error of all snapshots of the store, ``errors``
-    (V,) the bound on the error by its root, with rounding.
+    that it adds. ``errors`` (V,) bound those of the whole store by its fluctuation.
     """
 
     extends: str
@@ -121,7 +120,7 @@ def _norms(frame: Frame, pod: IncrementalPOD) -> list[VariableNorms]:
             float((pod.snapshots * squares[part].sum()) ** 0.5),
             variable.dtype,
         )
-        for variable, part, total in zip(frame.variables, frame.edges, pod.fluctuation, strict=True)
+        for variable, part, total in zip(frame.variables, frame.edges, pod.counting, strict=True)
     ]
 
 
@@ -166,8 +165,7 @@ class _Coder:
     @cached_property
     def _room(self) -> Vector:
         """Squared error (V,) that coding may make of these snapshots."""
-        left = np.maximum(self.budget.tolerated**2 - self.earlier.lost, 0.0)
-        return np.maximum(np.sqrt(left) - np.sqrt(self.pod.lost), 0.0) ** 2
+        return np.maximum(self.budget.tolerated - np.sqrt(self.pod.lost), 0.0) ** 2
 
     @cached_property
     def _modes(self) -> tuple[Matrix, Matrix]:
@@ -296,9 +294,7 @@ class _Coder:
             change = modes[:own] - self.chain.modes[old:]
             r = np.linalg.qr(tail.a[:, old:], mode="r")
             moved = self._energies(r @ change).sum(axis=0)
-            lost = lost + (np.sqrt(self.earlier.lost) + np.sqrt(moved)) ** 2
-        else:
-            lost = lost + self.earlier.lost
+            lost = lost + moved + 2 * np.sqrt(self.earlier.lost * moved)
         if (lost > self.budget.tolerated**2).any():
             return None
         if tail:
@@ -348,9 +344,11 @@ class _Coder:
         return np.asarray(lost + missed + 2 * np.sqrt(lost * noisy))
 
     def _errors(self, lost: Vector) -> Vector:
-        norms = _norms(self.frame, self.pod)
-        both = zip(norms, np.sqrt(lost).tolist(), strict=True)
-        return np.array([self.budget.with_rounding(n, e) / (n.fluctuation or 1) for n, e in both])
+        """Bounds (V,) on the errors of the whole store by its fluctuation, with rounding."""
+        both = zip(_norms(self.frame, self.pod), np.sqrt(lost).tolist(), strict=True)
+        now = np.array([self.budget.with_rounding(norms, error) for norms, error in both])
+        total = np.sqrt(self.pod.fluctuation)
+        return np.hypot(now, np.sqrt(self.earlier.lost)) / np.where(total > 0, total, 1.0)
 
 
 def whole_orders(a: Matrix, step: float) -> tuple[int, ...]:

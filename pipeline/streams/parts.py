@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.archive.archive import Archive
 from pipeline.config import Config
 from pipeline.contracts import CodedLatent, SparseModel
+from pipeline.factor import Earlier
 from pipeline.numerics.budget import ErrorBudget, VariableNorms
 from pipeline.numerics.incremental import IncrementalPOD
 from pipeline.numerics.library import Library, PolynomialLibrary
@@ -137,8 +138,11 @@ def running_facts(
     }
 
 
-def relative_errors(frame: Frame, pod: IncrementalPOD, lost: Vector) -> dict[str, float]:
-    """Bound on the error of every variable, and the largest, from squares `lost` (V,)."""
+def relative_errors(
+    frame: Frame, pod: IncrementalPOD, lost: Vector, earlier: Earlier
+) -> dict[str, float]:
+    """Bound on the error of every variable, and the largest, from squares `lost` (V,) now, and
+    those of `earlier` snapshots."""
     budget = ErrorBudget(lost, lost, lost, ARITHMETIC, pod.tolerance)
     mean, errors = pod.mean**2, dict[str, float]()
     weights = np.ones_like(mean) if pod.weights is None else pod.weights
@@ -146,5 +150,6 @@ def relative_errors(frame: Frame, pod: IncrementalPOD, lost: Vector) -> dict[str
         size = float(np.sqrt(pod.snapshots * np.sum(weights[part] * mean[part])))
         total = float(np.sqrt(pod.fluctuation[v]))
         norms = VariableNorms(variable.name, total, size, variable.dtype)
-        errors[variable.name] = budget.with_rounding(norms, float(lost[v] ** 0.5)) / (total or 1)
+        now = budget.with_rounding(norms, float(lost[v] ** 0.5))
+        errors[variable.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (total or 1)
     return errors | {"largest": max(errors.values())}

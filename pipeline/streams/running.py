@@ -112,12 +112,13 @@ def code_modes(
     fields = np.concatenate([mean[None], scales[:, None] * pod.modes[first:]])
     found: list[RunningFields | None] = []
     modes, origin = pod.modes[first:].copy(), pod.origin.copy()
-    for variable, part, total in zip(frame.variables, frame.edges, pod.fluctuation, strict=True):
-        if total == 0:
+    allowed = FIELD_SHARE * tolerance**2 * pod.counting
+    for v, (variable, part) in enumerate(zip(frame.variables, frame.edges, strict=True)):
+        if pod.fluctuation[v] == 0:
             found.append(None)
             continue
         valid = None if pod.valid is None or pod.valid[part].all() else pod.valid[part]
-        coded = code_fields(variable, fields[:, part], valid, FIELD_SHARE * tolerance**2 * total)
+        coded = code_fields(variable, fields[:, part], valid, allowed[v])
         origin[part] = coded.decoded[0] / pod.snapshots**0.5
         modes[:, part] = coded.decoded[1:] / scales[:, None]
         found.append(coded)
@@ -134,7 +135,7 @@ def code_coefficients(
     of the bound, each by its snapshots.
     """
     grams = pod.grams
-    room = LATENT_SHARE * tolerance**2 * pod.fluctuation
+    room = LATENT_SHARE * tolerance**2 * pod.counting
     allowed = np.minimum(room * len(a) / pod.snapshots, (room - lost) / 2)
     per_step = NOISE_GAIN * len(a) / 12 * np.trace(grams, axis1=1, axis2=2)
     moving = per_step > 0

@@ -81,6 +81,7 @@ class OpenSegment:
             config=config,
             forgetting=forgetting,
             fluctuation=earlier.fluctuation,
+            spent=earlier.fluctuation - earlier.spare(config.compression.tolerance),
         )
         self.written = 0
         # What the parts in the store rest on: modes, moves of the basis, variables that vary.
@@ -167,8 +168,8 @@ class OpenSegment:
         write_running(writer, archive, coded, model)
         self._coded, self.written, self._modes = lost, self.snapshots, pod.rank
         self._cuts, self._varying = self.reduction.cuts, pod.fluctuation > 0
-        all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2 + self._earlier.lost
-        errors = relative_errors(self.frame, pod, all_lost)
+        all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2
+        errors = relative_errors(self.frame, pod, all_lost, self._earlier)
         found = running_facts(archive, pod, pod.rank, errors, model, self._config)
         return found | ({"extends": extends} if extends else {})
 
