@@ -97,21 +97,27 @@ def continuations(
     """
     if (chain.varies != (pod.fluctuation > 0)).any():
         return
-    norms = _norms(frame, pod)
-    try:
-        budget = split_budget(norms, tolerance, chain.arithmetic == np.float64)
-    except AccuracyError:
-        return
-    if budget.basis != chain.arithmetic:
-        return
-    coder = _Coder(pod, a, frame, chain, earlier, budget)
-    if chain.tail and (joined := coder.joined(chain.tail)):
-        yield joined
-    if apart := coder.apart():
-        yield apart
+    # A step has to do for the snapshots that will join, which have no more than they fluctuate
+    # by; those that join take what there is.
+    own = pod.fluctuation - earlier.fluctuation
+    every = own + 2 * earlier.spare(tolerance)
+    for tail, counted in ((chain.tail, every), (None, own)):
+        norms = _norms(frame, pod, np.maximum(counted, 0.0))
+        try:
+            budget = split_budget(norms, tolerance, chain.arithmetic == np.float64)
+        except AccuracyError:
+            continue
+        if budget.basis != chain.arithmetic:
+            continue
+        coder = _Coder(pod, a, frame, chain, earlier, norms, budget)
+        if tail and (joined := coder.joined(tail)):
+            yield joined
+        elif not tail and (apart := coder.apart()):
+            yield apart
 
 
-def _norms(frame: Frame, pod: IncrementalPOD) -> list[VariableNorms]:
+def _norms(frame: Frame, pod: IncrementalPOD, counted: Vector) -> list[VariableNorms]:
+    """Norms of the segment, with the squared fluctuation (V,) that its bound is of."""
     squares = pod.mean**2 if frame.weights is None else frame.weights * pod.mean**2
     return [
         VariableNorms(
@@ -120,7 +126,7 @@ def _norms(frame: Frame, pod: IncrementalPOD) -> list[VariableNorms]:
             float((pod.snapshots * squares[part].sum()) ** 0.5),
             variable.dtype,
         )
-        for variable, part, total in zip(frame.variables, frame.edges, pod.counting, strict=True)
+        for variable, part, total in zip(frame.variables, frame.edges, counted, strict=True)
     ]
 
 
@@ -131,6 +137,7 @@ class _Coder:
     frame: Frame
     chain: Chain
     earlier: Earlier
+    norms: list[VariableNorms]
     budget: ErrorBudget
 
     # --- what is to be coded ----------------------------------------------------------------
@@ -345,7 +352,7 @@ class _Coder:
 
     def _errors(self, lost: Vector) -> Vector:
         """Bounds (V,) on the errors of the whole store by its fluctuation, with rounding."""
-        both = zip(_norms(self.frame, self.pod), np.sqrt(lost).tolist(), strict=True)
+        both = zip(self.norms, np.sqrt(lost).tolist(), strict=True)
         now = np.array([self.budget.with_rounding(norms, error) for norms, error in both])
         total = np.sqrt(self.pod.fluctuation)
         return np.hypot(now, np.sqrt(self.earlier.lost)) / np.where(total > 0, total, 1.0)
