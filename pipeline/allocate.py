@@ -78,7 +78,7 @@ class FieldsPlan:
 
     ``field_bits`` (V,) is what the fields of each variable should cost, ``shared_bits`` (V,)
     its part of what modes cost besides, by its part of their energy; ``bits`` all together,
-    infinite where nothing meets the bound (``chosen`` None). ``missed`` (r,) is the squared
+    infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None). ``missed`` (r,) is the squared
     error planned for each coefficient.
     """
 
@@ -128,6 +128,8 @@ def plan_fields(
     missed, bits, shared = np.zeros(0), np.zeros(len(lazy)), np.zeros(len(lazy))
     if not live:
         return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
+    if not pod.modes:
+        return FieldsPlan(pod, lazy, tiles, None, missed, bits, shared)
     found, latent = _rates(lazy, pod), _latent_rates(pod)
     energies = pod.energies[live]
     allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2

@@ -256,3 +256,19 @@ def test_a_bound_that_is_spent_lets_append_what_hardly_moves(tmp_path):
         found = xr.open_dataset(tmp_path / "store", engine="romzarr").u.values.astype(np.float64)
         error = np.linalg.norm(found - known) / np.linalg.norm(known - known.mean(axis=0))
         assert error <= report.relative_l2_error["u"] <= 1e-3
+
+
+@pytest.mark.parametrize("noise", [0, 1e-9, 1e-3])
+def test_what_has_come_to_rest_is_appended(tmp_path, noise):
+    """The bound of the whole store may leave such snapshots so much room that no mode is needed."""
+    t, x = np.arange(300) * 0.1, np.linspace(0, 2 * np.pi, 200)
+    u = np.outer(np.sin(t), np.cos(x)) + np.outer(np.cos(1.7 * t), np.sin(2 * x))
+    u[100:] = u[99] + noise * np.random.default_rng(0).standard_normal((200, 200))
+    source = xr.Dataset({"u": (("time", "x"), u)}, {"time": t})
+    pipeline.compress(source.isel(time=slice(100)), tmp_path / "store", tolerance=0.1)
+    for stop in (150, 151, 300):
+        report = pipeline.append(tmp_path / "store", source.isel(time=slice(stop)))
+        found = xr.open_dataset(tmp_path / "store", engine="romzarr").u.values
+        known = u[:stop]
+        error = np.linalg.norm(found - known) / np.linalg.norm(known - known.mean(axis=0))
+        assert error <= report.relative_l2_error["u"] <= 0.1
