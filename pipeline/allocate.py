@@ -78,8 +78,8 @@ class FieldsPlan:
 
     ``field_bits`` (V,) is what the fields of each variable should cost, ``shared_bits`` (V,)
     its part of what modes cost besides, by its part of their energy; ``bits`` all together,
-    infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None). ``missed`` (r,) is the squared
-    error planned for each coefficient.
+    infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None).
+    ``missed`` (r,) is the squared error planned for each coefficient.
     """
 
     pod: ArchivePOD

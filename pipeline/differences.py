@@ -15,11 +15,10 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.archive import Archive
 from pipeline.chunked.plan import SpaceBlock
-from pipeline.coding.exact import same_bits
 from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from pipeline.store.layout import Root
 from pipeline.store.reader import CoefficientStore
-from pipeline.verify import block_of, opened_once
+from pipeline.verify import block_of, opened_once, side_by_side
 
 Vector = NDArray[np.float64]
 Block = tuple[SpaceBlock, BlockSpan]
@@ -106,13 +105,7 @@ def _compared(
 ) -> SnapshotErrors:
     """Task: errors of the first snapshots of a block, those of `span`."""
     opened = opened_once(url, root)
-    decoded = opened.decode(name, slice(span.start, span.stop), region)
-    given, found = (
-        np.moveaxis(values, time_axis, 0)[: len(span)].reshape(len(span), -1)
-        for values in (block.values, decoded)
-    )
-    lossless = opened.variables[name].coding == "lossless"
-    unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
+    given, found, unlike = side_by_side(block, name, time_axis, region, span, opened)
     # NaN of some payloads are warned of when they are cast, and infinities have no difference.
     with np.errstate(invalid="ignore", over="ignore"):
         errors = np.abs(given.astype(np.float64) - found.astype(np.float64))

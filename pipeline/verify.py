@@ -21,7 +21,7 @@ from pipeline.chunked.plan import PODPlan, SpaceBlock, leaf_region, plan_pod
 from pipeline.chunked.spots import Leaves, all_leaves, share_of, some_leaves
 from pipeline.coding.exact import same_bits
 from pipeline.config import Config
-from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock
+from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from pipeline.errors import StoreError
 from pipeline.reports import VerifyReport
 from pipeline.steps import step, working_on
@@ -302,11 +302,31 @@ def opened_once(url: str, root: Root) -> CoefficientStore:
     return open_store(url, root)
 
 
+def side_by_side(
+    block: ReadBlock,
+    name: str,
+    time_axis: int,
+    region: Region,
+    span: BlockSpan,
+    opened: CoefficientStore,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Values (m, points) of the first snapshots of a block, those of `span`, as they are and as
+    the store decodes them; and where NaN differs, or any bit of what is lossless."""
+    decoded = opened.decode(name, slice(span.start, span.stop), region)
+    given, found = (
+        np.moveaxis(values, time_axis, 0)[: len(span)].reshape(len(span), -1)
+        for values in (block.values, decoded)
+    )
+    lossless = opened.variables[name].coding == "lossless"
+    unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
+    return given, found, unlike
+
+
 def _compared(
     block: ReadBlock,
     name: str,
     time_axis: int,
-    region: tuple[slice, ...],
+    region: Region,
     span: BlockSpan,
     weights: Floats | None,
     url: str,
@@ -314,13 +334,8 @@ def _compared(
 ) -> Sums:
     """Task: compare one block of the archive with what the store decodes there."""
     opened = opened_once(url, root)
-    decoded = opened.decode(name, slice(span.start, span.stop), region)
-    given, found = (
-        np.moveaxis(values, time_axis, 0).reshape(len(span), -1)
-        for values in (block.values, decoded)
-    )
+    given, found, unlike = side_by_side(block, name, time_axis, region, span, opened)
     lossless = opened.variables[name].coding == "lossless"
-    unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
     at = np.unravel_index(int(np.argmax(unlike)), unlike.shape) if unlike.any() else None
     # NaN of some payloads are warned of when they are cast.
     with np.errstate(invalid="ignore"):
