@@ -316,7 +316,7 @@ def _report(
         largest_pointwise_error=result.facts.get("largest_pointwise_error", {}),
         max_error=result.facts["max_error"],
         rank=coding.rank,
-        nonzero_terms=model.models[0].nonzero_terms if model else 0,
+        nonzero_terms=model.nonzero_terms if model else 0,
         kept_samples=model.latent.coded.code.kept if model else 0,
         snapshots=len(archive.time.values),
         raw_bytes=archive.raw_bytes,

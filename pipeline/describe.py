@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,13 @@ from pipeline.compress import advice
 from pipeline.numerics.library import ConcatenatedLibrary, Library, library_from_spec
 from pipeline.numerics.neural_library import NeuralLibrary
 from pipeline.reports import StoreInfo
+from pipeline.store.latent import StoredLatent
 from pipeline.store.reader import CoefficientStore, open_store
 
 Matrix = NDArray[np.float64]
 
+# Stretches of time of a model that are named.
+SPANS = 4
 MEASURED_BY = "bound from the norms of all cuts and of what coding misses"
 
 
@@ -101,31 +105,54 @@ def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Equations:
-    """The sparse model of a store, ``da/dt = Theta(a) Xi``, to be read by people.
+class Regime:
+    """A model, and where in time it serves.
 
-    ``coefficients`` (p, q) of the pooled model, ``names`` and ``symbols`` its p terms in
-    plain text and LaTeX, ``formulas`` the same with networks as the formulas they were trained
-    to be (empty: there are none), ``share`` (r,) each mode's part of the energy kept, ``size``
-    (q,) the standard deviation of each coefficient.
+    ``coefficients`` (p, q) and the ``residual`` (q,) of its equations, NaN if that is not known;
+    ``spans`` the first and the last snapshot of each stretch of time that it foretells.
     """
 
     coefficients: Matrix
+    residual: tuple[float, ...]
+    spans: tuple[tuple[int, int], ...] = ()
+
+    def where(self) -> str:
+        """The stretches of time in words."""
+        shown = [f"{first} to {last}" for first, last in self.spans[:SPANS]]
+        more = [f"{len(self.spans) - SPANS} more"] if len(self.spans) > SPANS else []
+        return "snapshots " + ", ".join(shown + more)
+
+
+@dataclass(frozen=True)
+class Equations:
+    """The sparse models of a store, ``da/dt = Theta(a) Xi``, to be read by people.
+
+    ``regimes`` are one for the whole record, or one for each of several stretches of time in
+    their order; ``names`` and ``symbols`` the p terms in plain text and LaTeX, ``formulas`` the
+    same with networks as the formulas they were trained to be (empty: there are none), ``share``
+    (r,) each mode's part of the energy kept.
+    """
+
+    regimes: tuple[Regime, ...]
     names: tuple[str, ...]
     symbols: tuple[str, ...]
     share: Matrix
-    residual: tuple[float, ...]
     time_units: str
     dependent: tuple[str, ...]
     formulas: tuple[str, ...] = ()
 
+    @property
+    def coefficients(self) -> Matrix:
+        """Those (p, q) of the first regime; (0, 0) if there is no model."""
+        return self.regimes[0].coefficients if self.regimes else np.zeros((0, 0))
+
     def text(self) -> str:
         """One equation a line, after what the modes are and before what was left out."""
-        if not self.coefficients.size:
+        if not self.regimes:
             return "No model: every variable is constant in time, or coded without POD."
         unit = f" (time in {self.time_units})" if self.time_units not in ("", "1") else ""
         lines = [
-            f"Equations of the leading {len(self.residual)} of {len(self.share)} POD "
+            f"Equations of the leading {self.coefficients.shape[1]} of {len(self.share)} POD "
             f"coefficients{unit}"
         ]
         lines.append(
@@ -133,27 +160,35 @@ class Equations:
             + ", ".join(f"a{k + 1} {_percent(share)}" for k, share in enumerate(self.share[:12]))
             + (", ..." if len(self.share) > 12 else "")
         )
-        lines.append("")
-        for k in range(len(self.residual)):
-            right = _sum(self.coefficients[:, k], self.names) or "0"
-            lines.append(f"a{k + 1}' = {right}    [residual {_percent(self.residual[k])}]")
-        if self.formulas:
-            lines += ["", "with each network replaced by the formula it was trained to be:"]
-            for k in range(len(self.residual)):
-                right = _sum(self.coefficients[:, k], self.formulas) or "0"
-                lines.append(f"a{k + 1}' = {right}")
+        for regime in self.regimes:
+            several = [f"{regime.where()}:"] if len(self.regimes) > 1 else []
+            lines += ["", *several, *self._lines(regime)]
         if self.dependent:
             lines += ["", "left out, because the data cannot tell them apart from others:"]
             lines += [f"  {words}" for words in self.dependent]
         return "\n".join(lines)
 
+    def _lines(self, regime: Regime) -> Iterator[str]:
+        for k, column in enumerate(regime.coefficients.T):
+            right = _sum(column, self.names) or "0"
+            yield f"a{k + 1}' = {right}    [residual {_percent(regime.residual[k])}]"
+        if self.formulas:
+            yield ""
+            yield "with each network replaced by the formula it was trained to be:"
+            for k, column in enumerate(regime.coefficients.T):
+                yield f"a{k + 1}' = {_sum(column, self.formulas) or '0'}"
+
     def latex(self) -> str:
-        """An ``align*`` environment."""
-        lines = [
-            rf"\dot a_{{{k + 1}}} &= " + (_sum(self.coefficients[:, k], self.symbols, r"\,") or "0")
-            for k in range(self.coefficients.shape[1])
-        ]
-        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
+        """An ``align*`` environment for each regime."""
+        found = []
+        for regime in self.regimes:
+            lines = [
+                rf"\dot a_{{{k + 1}}} &= " + (_sum(column, self.symbols, r"\,") or "0")
+                for k, column in enumerate(regime.coefficients.T)
+            ]
+            where = f"% {regime.where()}\n" if len(self.regimes) > 1 else ""
+            found.append(where + "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}")
+        return "\n".join(found)
 
 
 def _percent(share: float) -> str:
@@ -183,30 +218,49 @@ def _formulas(library: Library) -> tuple[str, ...]:
 
 
 def equations(store: str | os.PathLike[str]) -> Equations:
-    """The pooled sparse model of a coefficient store, of its newest part that has one.
+    """The sparse models of a coefficient store, of its newest part that has any.
 
     Raises
     ------
     StoreError
         If there is no store, or it is damaged or not understood.
     """
-    parts = open_store(store).parts
+    opened = open_store(store)
+    numbered = list(zip(opened.parts, opened.starts, strict=False))
     # One that is still open may not have a model yet.
-    part = next((part for part in reversed(parts) if part.facts["nonzero_terms"]), parts[-1])
+    part, start = next(
+        (each for each in reversed(numbered) if each[0].facts["nonzero_terms"]), numbered[-1]
+    )
     facts: Mapping[str, Any] = part.facts
-    latent = part.latent
     energy = part.singular_values**2
     share = energy / max(float(energy.sum()), np.finfo(float).tiny)
-    if not len(latent.coefficients):
-        return Equations(np.zeros((0, 0)), (), (), share, (), facts["time"]["units"], ())
+    if not len(part.latent.coefficients):
+        return Equations((), (), (), share, facts["time"]["units"], ())
     library = library_from_spec(facts["library"])
+    found = list(_regimes(part.latent, int(start), facts["model"]))
     return Equations(
-        coefficients=latent.coefficients[0],
+        regimes=tuple([regime for regime in found if regime.spans] or found[:1]),
         names=library.names(),
         symbols=library.latex(),
         share=share,
-        residual=tuple(facts["model"]["residual"]),
         time_units=facts["time"]["units"],
         dependent=tuple(facts["model"]["dependent"]),
         formulas=_formulas(library),
     )
+
+
+def _regimes(latent: StoredLatent, start: int, model: Mapping[str, Any]) -> Iterator[Regime]:
+    """Models in the order of time; `start` is the part's first snapshot."""
+    residuals = [model["residual"], *model.get("other_residuals", [])]
+    unknown = [math.nan] * latent.coefficients.shape[2]
+    steps = latent.facts["latent"]["block_steps"]
+    for number, coefficients in enumerate(latent.coefficients):
+        residual = residuals[number] if number < len(residuals) else unknown
+        served = np.pad(latent.block_model == number, 1).astype(np.int8)
+        edges = steps * np.flatnonzero(np.diff(served))
+        spans = zip(edges[::2], np.minimum(edges[1::2], latent.snapshots) - 1, strict=True)
+        yield Regime(
+            coefficients,
+            tuple(residual),
+            tuple((start + int(first), start + int(last)) for first, last in spans),
+        )

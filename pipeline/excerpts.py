@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pipeline.contracts import BlockSpan
-from pipeline.numerics.integrate import trajectories
+from pipeline.numerics.integrate import Dynamics, trajectories
 from pipeline.sections import Section
 from pipeline.store.latent import StoredLatent
 from pipeline.store.reader import CoefficientStore
@@ -117,20 +117,37 @@ def coefficients(store: CoefficientStore, leading: int) -> Coefficients:
 def _modelled(
     latent: StoredLatent, coded: Matrix, numbers: NDArray[np.int64], kept: NDArray[np.int64]
 ) -> Matrix:
-    """The pooled model integrated from each kept sample up to the next."""
+    """The model of each kept sample, or the first where none serves, integrated up to the next."""
     found = np.full_like(coded, np.nan)
-    if not len(kept) or not latent.coefficients[:1].any():
+    if not len(kept) or not latent.coefficients.any():
         return found
-    model, substeps = latent.models[0], latent.facts["latent"]["substeps"]
     lengths = np.diff(kept, append=len(coded))
-    found[kept, : model.modes] = coded[kept, : model.modes]
-    states = trajectories(
-        model, coded[kept, : model.modes], latent.times[numbers], kept.astype(np.int64), substeps
-    )
+    serving = latent.block_model[numbers[kept] // latent.facts["latent"]["block_steps"]]
+    for number, model in enumerate(latent.models):
+        own = np.maximum(serving, 0) == number
+        _integrate(latent, model, numbers, kept[own], lengths[own], coded, found)
+    return found
+
+
+def _integrate(
+    latent: StoredLatent,
+    model: Dynamics,
+    numbers: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    coded: Matrix,
+    found: Matrix,
+) -> None:
+    """Fill `found` with what a model makes of each start for so many snapshots."""
+    if not len(starts):
+        return
+    first = coded[starts, : model.modes]
+    found[starts, : model.modes] = first
+    substeps = latent.facts["latent"]["substeps"]
+    states = trajectories(model, first, latent.times[numbers], starts, substeps)
     for step, now in zip(range(1, int(lengths.max())), states, strict=False):
         going = lengths > step
-        found[kept[going] + step, : model.modes] = now[going]
-    return found
+        found[starts[going] + step, : model.modes] = now[going]
 
 
 def _ranges(

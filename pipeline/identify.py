@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.chunked.systems import weak_factors
 from pipeline.coding.latent import Decoded, code_latent
 from pipeline.config import Config, LibraryConfig
-from pipeline.contracts import SparseModel, TriangularFactor
+from pipeline.contracts import SparseModel
 from pipeline.errors import AccuracyError, ConfigError
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.library import (
@@ -33,16 +31,12 @@ from pipeline.numerics.neural_library import (
 from pipeline.numerics.sampling import STRAIGHT_LINE, Tolerances
 from pipeline.numerics.stlsq import stlsq
 from pipeline.numerics.testfunctions import parse_test_function
-from pipeline.numerics.weakform import WindowPlan, merge_factors, plan_windows
+from pipeline.numerics.weakform import WindowPlan, plan_windows
+from pipeline.systems import CODE_BLOCK, Offer, WeakSystems, weak_systems
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# Snapshots a block of kept samples spans: short enough to decode a time range cheaply and
-# to keep chaos from amplifying rounding, long enough that its first sample is no burden.
-CODE_BLOCK = 256
-# Time blocks of the weak form are multiples of it, and this long unless given.
-WEAK_BLOCK = 16 * CODE_BLOCK
 # Triangular factors may take up this share of the bytes of all else, but no less than the
 # one number and no more than the other: the fixed part of a store stays small.
 FACTOR_SHARE, FACTOR_BYTES = 0.1, (2048, 4096)
@@ -70,17 +64,17 @@ class Tried(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentModel:
-    """Models of a(t), the triangular factors they rest on, and the samples kept.
+    """Models of a(t), the weak systems they rest on, and the samples kept.
 
-    ``models[0]`` is pooled over the record; further ones belong to single time blocks.
-    ``errors`` (V,) bounds the error with the coefficients exactly as they will be decoded.
-    ``plain_bytes`` is what they take without a model, ``tried`` what other models took.
+    ``fitted`` are the models of ``offer``, ``models`` those of them that serve some block, or the
+    first if none does. ``errors`` (V,) bounds the error with the coefficients exactly as they
+    will be decoded. ``plain_bytes`` is what they take without a model, ``tried`` what other
+    models took.
     """
 
-    library: Library
-    plan: WindowPlan
-    block_steps: int
-    factors: tuple[TriangularFactor, ...]
+    systems: WeakSystems
+    offer: Offer
+    fitted: tuple[SparseModel, ...]
     models: tuple[SparseModel, ...]
     latent: Decoded
     errors: Matrix
@@ -88,9 +82,14 @@ class LatentModel:
     tried: tuple[Tried, ...]
 
     @property
+    def nonzero_terms(self) -> int:
+        """Terms of all models together."""
+        return sum(each.nonzero_terms for each in self.models)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of samples, corrections and terms."""
-        return self.latent.nbytes + TERM_BYTES * sum(each.nonzero_terms for each in self.models)
+        return self.latent.nbytes + TERM_BYTES * self.nonzero_terms
 
 
 def check_expressions(config: Config) -> None:
@@ -240,21 +239,7 @@ def identify(
 
 
 def _tried(model: LatentModel) -> Tried:
-    return Tried(model.library.size, model.models[0].nonzero_terms, model.nbytes)
-
-
-@dataclass(frozen=True)
-class _WeakSystems:
-    """Triangular factors of all time blocks, for one library and one choice of windows."""
-
-    library: Library
-    plan: WindowPlan
-    block_steps: int
-    factors: tuple[TriangularFactor, ...]
-
-    @cached_property
-    def pooled(self) -> TriangularFactor:
-        return merge_factors(self.factors)
+    return Tried(model.systems.library.size, model.nonzero_terms, model.nbytes)
 
 
 @dataclass(frozen=True)
@@ -300,16 +285,28 @@ class _Search:
             )
             if all(plan.width != other.width for other in found):
                 found.append(plan)
-        return [self._model(library, plan) for plan in found]
-
-    def _model(self, library: Library, plan: WindowPlan) -> LatentModel:
-        """The pooled model, those of single time blocks, and the smallest code they allow."""
-        a, times = self.a[self.quiet, : library.states], self.times[self.quiet]
-        block = _weak_block(len(a), library, self.factor_bytes, self.config.weak_form.block_steps)
-        factors = weak_factors(a, times, library, plan, block)
-        weak = _WeakSystems(library, plan, block, tuple(factors))
         given = self.config.sparse_regression.threshold
-        return self._fitted(weak, None if given == "auto" else given)
+        threshold = None if given == "auto" else given
+        return [self._smallest(self._systems(library, plan), threshold) for plan in found]
+
+    def _smallest(self, systems: WeakSystems, threshold: float | None) -> LatentModel:
+        """The code of the offer that stores smallest."""
+        found = [
+            self._coded(systems, offer, self._fitted(systems.library, offer, threshold))
+            for offer in systems.offers
+        ]
+        return min(found, key=lambda each: each.nbytes)
+
+    def _systems(self, library: Library, plan: WindowPlan) -> WeakSystems:
+        return weak_systems(
+            self.a,
+            self.times,
+            self.quiet,
+            library,
+            plan,
+            block_steps=self.config.weak_form.block_steps,
+            factor_bytes=self.factor_bytes,
+        )
 
     def other_thresholds(self, best: LatentModel) -> list[LatentModel]:
         """Models with fewer and with more terms, as long as bytes become fewer.
@@ -319,56 +316,44 @@ class _Search:
         found = list[LatentModel]()
         if (best.latent.coded.code.block_model == STRAIGHT_LINE).all():
             return found
-        weak = _WeakSystems(best.library, best.plan, best.block_steps, best.factors)
         for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO):
             threshold, last = best.models[0].threshold, best
             for _ in range(MOST_THRESHOLDS):
                 threshold *= ratio
-                pooled = self._fit(weak.pooled, weak.library, threshold)
-                if pooled.nonzero_terms == last.models[0].nonzero_terms:
+                fitted = self._fitted(best.systems.library, best.offer, threshold)
+                if terms_of(fitted) == terms_of(last.fitted):
                     continue
-                another = self._fitted(weak, threshold)
+                another = self._coded(best.systems, best.offer, fitted)
                 found.append(another)
-                if not pooled.nonzero_terms or another.nbytes >= last.nbytes:
+                if not any(terms_of(fitted)) or another.nbytes >= last.nbytes:
                     break
                 last = another
         return found
 
-    def _fitted(self, weak: _WeakSystems, threshold: float | None) -> LatentModel:
-        """The smallest code that models with a threshold allow."""
-        library, factors, block = weak.library, weak.factors, weak.block_steps
-        pooled = self._fit(weak.pooled, library, threshold)
-        blocks = np.arange(-(-len(self.a) // CODE_BLOCK))
-        choices = [np.zeros(len(blocks), np.int16)]
-
-        def coded(models: Sequence[SparseModel]) -> LatentModel:
-            latent = self._code(library, models, choices)
-            errors = self.tolerances.errors(latent.a - self.a)
-            model = LatentModel(
-                library, weak.plan, block, factors, tuple(models), latent, errors,
-                self.plain.nbytes, (),
-            )  # fmt: skip
-            return _used(model)
-
-        found = [coded([pooled])]
-        if len(factors) > 1:
-            own = [self._fit(factor, library, threshold) for factor in factors]
-            number = np.cumsum(self.quiet)[blocks * CODE_BLOCK] - 1
-            choices.append((1 + np.maximum(number, 0) // block).astype(np.int16))
-            found.append(coded([pooled, *own]))
-        return min(found, key=lambda each: each.nbytes)
-
-    def _fit(
-        self, factor: TriangularFactor, library: Library, threshold: float | None
-    ) -> SparseModel:
+    def _fitted(
+        self, library: Library, offer: Offer, threshold: float | None
+    ) -> tuple[SparseModel, ...]:
+        """A sparse model for each triangle that is offered."""
         regression = self.config.sparse_regression
-        return stlsq(
-            factor,
-            threshold=threshold,
-            ridge=regression.ridge,
-            max_iterations=regression.max_iterations,
-            names=library.names(),
+        return tuple(
+            stlsq(
+                factor,
+                threshold=threshold,
+                ridge=regression.ridge,
+                max_iterations=regression.max_iterations,
+                names=library.names(),
+            )
+            for factor in offer.factors
         )
+
+    def _coded(
+        self, systems: WeakSystems, offer: Offer, fitted: tuple[SparseModel, ...]
+    ) -> LatentModel:
+        """The code that the models of an offer allow."""
+        latent = self._code(systems.library, fitted, [offer.serving])
+        errors = self.tolerances.errors(latent.a - self.a)
+        plain = self.plain.nbytes
+        return _used(LatentModel(systems, offer, fitted, fitted, latent, errors, plain, ()))
 
     def _code(
         self,
@@ -392,10 +377,15 @@ class _Search:
         return latent
 
 
+def terms_of(models: Sequence[SparseModel]) -> list[int]:
+    return [model.nonzero_terms for model in models]
+
+
 def _used(model: LatentModel) -> LatentModel:
-    """Without those models of single blocks that no block uses."""
+    """With those models alone that serve some block, in the order in which they do."""
     coded = model.latent.coded
-    used = sorted({0, *(int(number) for number in coded.code.block_model if number >= 0)})
+    numbers, first = np.unique(coded.code.block_model, return_index=True)
+    used = [int(n) for n in numbers[np.argsort(first)] if n != STRAIGHT_LINE] or [0]
     renumbered = np.full(len(model.models) + 1, STRAIGHT_LINE, np.int16)
     renumbered[used] = np.arange(len(used))
     code = replace(coded.code, block_model=renumbered[coded.code.block_model])
@@ -404,14 +394,3 @@ def _used(model: LatentModel) -> LatentModel:
         models=tuple(model.models[number] for number in used),
         latent=replace(model.latent, coded=replace(coded, code=code)),
     )
-
-
-def _weak_block(snapshots: int, library: Library, factor_bytes: float, given: int | str) -> int:
-    """Snapshots per time block, a multiple of the code's: few enough that factors stay small."""
-    if given == "auto":
-        one = 2 * (library.size + library.states) ** 2
-        blocks = max(1, int(factor_bytes // one))
-        steps = max(WEAK_BLOCK, -(-snapshots // blocks))
-    else:
-        steps = int(given)
-    return -(-steps // CODE_BLOCK) * CODE_BLOCK

@@ -87,7 +87,7 @@ def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None
     writer.write_time(archive.time)
     if model is not None:
         writer.write_latent(model.latent.coded, archive.time.dim)
-        factors = _narrowed(np.array([factor.r for factor in model.factors]))
+        factors = _narrowed(np.array([factor.r for factor in model.systems.factors]))
         writer.write_model(np.array([m.coefficients for m in model.models]), factors)
 
 
@@ -112,7 +112,7 @@ def facts(
         "relative_l2_error": dict(errors),
         "max_error": dict(config.compression.bounds),
         "rank": coding.rank,
-        "nonzero_terms": model.models[0].nonzero_terms if model else 0,
+        "nonzero_terms": model.nonzero_terms if model else 0,
         "raw_bytes": archive.raw_bytes,
         "arithmetic": coding.arithmetic,
         "variables": {
@@ -131,7 +131,7 @@ def facts(
         "order": list(archive.order),
         "attrs": archive.attrs,
         "encoding": archive.encoding,
-        "library": model.library.spec() if model else {},
+        "library": model.systems.library.spec() if model else {},
         "model": _model_facts(model) if model else {},
         **({} if rough is None else {"episodes": runs(rough)}),
         "config": _changed(config),
@@ -141,20 +141,25 @@ def facts(
 
 
 def _model_facts(model: LatentModel) -> dict[str, Any]:
-    pooled = model.models[0]
+    (first, *others), systems = model.models, model.systems
     return {
-        "test_function": model.plan.test_function.spec(),
-        "support": model.plan.support,
-        "stride": model.plan.stride,
-        "block_steps": model.block_steps,
-        "windows": [factor.windows for factor in model.factors],
-        "threshold": pooled.threshold,
-        "residual": [round(float(r), 6) for r in pooled.residual],
-        "stop_reason": pooled.stop_reason,
-        "dependent": list(pooled.dependent[:8]),
+        "test_function": systems.plan.test_function.spec(),
+        "support": systems.plan.support,
+        "stride": systems.plan.stride,
+        "block_steps": systems.block_steps,
+        "windows": [factor.windows for factor in systems.factors],
+        "threshold": first.threshold,
+        "residual": _rounded(first.residual),
+        "stop_reason": first.stop_reason,
+        "dependent": list(first.dependent[:8]),
+        **({"other_residuals": [_rounded(each.residual) for each in others]} if others else {}),
         "bytes": {"model": model.nbytes, "none": model.plain_bytes},
         "tried": [list(each) for each in model.tried],
     }
+
+
+def _rounded(residual: Floats) -> list[float]:
+    return [round(float(r), 6) for r in residual]
 
 
 def _compact_chunks(chunks: Sequence[Sequence[int]]) -> list[Any]:

@@ -26,7 +26,6 @@ from pipeline.factor import factor_archive
 from pipeline.identify import choose_library, identify, make_library
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.library import PolynomialLibrary
-from pipeline.numerics.sampling import STRAIGHT_LINE
 from tests.systems_of_odes import (
     LINEAR_OSCILLATOR,
     LORENZ,
@@ -68,7 +67,7 @@ def found_again(system: KnownSystem, snapshots: int, config: Config, seed: int =
         return Found(coded.rank, np.inf, np.inf)
     a, tolerances = coded.a, coded.tolerances
     found = identify(a, times, tolerances, config, step=coded.step, coded_bytes=coded.bits / 8)
-    model = Dynamics(found.library, found.models[0].coefficients)
+    model = Dynamics(found.systems.library, found.models[0].coefficients)
     # a(t), before it is coded, is an affine map of the states but for noise. Under such a map a
     # polynomial ODE stays one of the same degree.
     affine = np.linalg.lstsq(np.column_stack([np.ones(snapshots), states]), a, rcond=None)[0]
@@ -154,21 +153,66 @@ def test_time_blocks_of_the_weak_form_change_nothing_but_rounding():
         assert_allclose(model.coefficients, models[0].coefficients, rtol=1e-6, atol=1e-8)
 
 
-def test_blocks_of_different_dynamics_get_models_of_their_own():
+def oscillators(*parts):
+    """A record in which each part, of so many snapshots, turns at its own speed."""
+    phase = np.cumsum(np.repeat([0.05 * speed for speed, _ in parts], [n for _, n in parts]))
+    return 0.05 * np.arange(len(phase)), np.stack([np.cos(phase), -np.sin(phase)], axis=1)
+
+
+@pytest.mark.parametrize("switch", [768, 1024, 1100, 1279])
+def test_a_change_of_regime_begins_another_model(switch):
     """Two oscillators one after the other: no single linear model serves both."""
-    t = 0.05 * np.arange(2048)
-    slow = np.stack([np.cos(t[:1024]), -np.sin(t[:1024])], axis=1)
-    fast = np.stack([np.cos(4 * t[:1024]), -np.sin(4 * t[:1024])], axis=1)
-    a = np.concatenate([slow, fast])
-    config = Config(library=LibraryConfig(degree=1), weak_form=WeakFormConfig(block_steps=1024))
-    model = identified(a, t, config)
-    assert len(model.models) > 1
+    times, a = oscillators((1, switch), (4, 2048 - switch))
+    model = identified(a, times, Config(library=LibraryConfig(degree=1)))
+    assert len(model.models) == 2
     chosen = model.latent.coded.code.block_model
-    assert len(set(chosen[:4])) == len(set(chosen[4:])) == 1
-    assert chosen[0] != chosen[-1]
-    assert STRAIGHT_LINE not in chosen
-    alone = identified(a, t, Config(library=LibraryConfig(degree=1)))
-    assert model.latent.nbytes < 0.5 * alone.latent.nbytes
+    before, after = switch // 256, -(-switch // 256)
+    assert (chosen[:before] == 0).all()
+    assert (chosen[after:] == 1).all()
+    for found, speed in zip(model.models, (1, 4), strict=True):
+        assert_allclose(found.coefficients[1:], [[0, -speed], [speed, 0]], atol=2e-3 * speed)
+    apart = [
+        identified(a[part], times[part], Config(library=LibraryConfig(degree=1))).nbytes
+        for part in (slice(None, switch), slice(switch, None))
+    ]
+    # Of a block that is partly of either regime the code without a model is left.
+    assert model.nbytes < sum(apart) + model.plain_bytes / 4
+    assert model.nbytes < 0.35 * model.plain_bytes
+
+
+def test_as_many_models_as_there_are_regimes():
+    times, a = oscillators((1, 1000), (1.7, 1000), (1, 1000), (2.4, 1000))
+    model = identified(a, times, Config(library=LibraryConfig(degree=1)))
+    speeds = [found.coefficients[2, 0] for found in model.models]
+    assert_allclose(speeds, [1, 1.7, 1, 2.4], rtol=1e-2)
+
+
+def test_one_regime_has_one_model():
+    rng = np.random.default_rng(0)
+    for system in (LORENZ, LINEAR_OSCILLATOR):
+        times, a = system.record(2000)
+        for noise in (0, 1e-2):
+            noisy = a - a.mean(axis=0) + noise * a.std() * rng.standard_normal(a.shape)
+            model = identified(noisy, times, Config(library=LibraryConfig(degree=2)))
+            assert len(model.models) == 1
+            assert not model.systems.regimes
+
+
+def test_a_model_of_a_regime_serves_on_either_side_of_an_episode():
+    """Snapshots at which a(t) means nothing are in no window."""
+    times, a = oscillators((1, 1500), (3, 1500))
+    rough = np.zeros(3000, bool)
+    rough[600:640] = True
+    a[rough] = np.random.default_rng(0).standard_normal((40, 2))
+    with dask.config.set(scheduler="synchronous"):
+        model = identify(
+            a, times, whole_within(a, 1e-3), Config(library=LibraryConfig(degree=1)),
+            step=1e-3, coded_bytes=1e7, rough=rough,
+        )  # fmt: skip
+    chosen = model.latent.coded.code.block_model
+    assert (chosen[:2] == 0).all()
+    assert (chosen[3:5] == 0).all()
+    assert (chosen[6:] == 1).all()
 
 
 def test_the_library_grows_to_what_terms_and_bytes_allow():

@@ -13,7 +13,7 @@ from html import escape
 
 import numpy as np
 
-from pipeline.describe import Equations
+from pipeline.describe import Equations, Regime
 
 # Equations typeset, and terms of each: the largest, if there are more.
 EQUATIONS, TERMS = 12, 40
@@ -98,10 +98,10 @@ def term(latex: str) -> str:
     return _Reader(latex).row()
 
 
-def equation_rows(equations: Equations) -> Iterator[str]:
+def equation_rows(equations: Equations, regime: Regime) -> Iterator[str]:
     """A row of HTML for each equation; lines break between terms, where browsers break none."""
-    for k in range(min(EQUATIONS, equations.coefficients.shape[1])):
-        column = equations.coefficients[:, k]
+    for k in range(min(EQUATIONS, regime.coefficients.shape[1])):
+        column = regime.coefficients[:, k]
         used = np.flatnonzero(column)
         largest = np.sort(used[np.argsort(-np.abs(column[used]))[:TERMS]])
         left = _math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1)
@@ -110,7 +110,7 @@ def equation_rows(equations: Equations) -> Iterator[str]:
         ]
         more = f"<span>+ {len(used) - len(largest)} more</span>" if len(used) > len(largest) else ""
         right = "".join(signs) + more or "<math><mn>0</mn></math>"
-        residual = f'<span class="quiet">residual {100 * equations.residual[k]:.2g} %</span>'
+        residual = f'<span class="quiet">residual {100 * regime.residual[k]:.2g} %</span>'
         yield f'<div class="left">{left}</div><div class="right">{right}{residual}</div>'
 
 

@@ -247,16 +247,21 @@ def _equations(shown: Shown) -> str:
         return ""
     equations = pipeline.equations(shown.opened.url)
     count = equations.coefficients.shape[1]
-    if not count or not equations.coefficients.any():
+    if not any(regime.coefficients.any() for regime in equations.regimes):
         return paragraph("No model pays here: coefficients are coded as they are.")
     unit = f", time in {equations.time_units}" if equations.time_units not in ("", "1") else ""
     words = f"The leading {count} of {shown.info.rank} coefficients{unit}."
     if count > EQUATIONS:
         words += f" Of these equations the first {EQUATIONS}; romzarr equations STORE prints all."
-    rows = "".join(equation_rows(equations))
+    several = len(equations.regimes) > 1
+    typeset = "".join(
+        (paragraph(f"For {regime.where()}:") if several else "")
+        + f'<div class="equations">{"".join(equation_rows(equations, regime))}</div>'
+        for regime in equations.regimes
+    )
     left_out = "".join(paragraph(f"left out: {each}", "quiet") for each in equations.dependent[:8])
     costs = paragraph("; ".join(bytes_of_terms(shown.info.model)), "quiet")
-    return paragraph(words) + f'<div class="equations">{rows}</div>' + left_out + costs
+    return paragraph(words) + typeset + left_out + costs
 
 
 def _bytes(info: StoreInfo) -> str:

@@ -263,39 +263,39 @@ class SampleSearch:
         keeps fewest.
         """
         limits = np.array(allowances)[:, None] * self.tolerances.for_coding() / len(self.a)
+        starts = np.arange(0, len(self.a), self.block_steps)
         if block_models is None:
-            candidates = list(range(STRAIGHT_LINE, len(self.models)))
+            wanted = dict.fromkeys(range(STRAIGHT_LINE, len(self.models)), starts)
         else:
-            candidates = sorted({int(c) for c in block_models})
-        indices = {c: self._all_blocks(c, limits) for c in candidates}
+            wanted = {int(c): starts[block_models == c] for c in np.unique(block_models)}
+        found = {c: self._all_blocks(c, those, limits) for c, those in wanted.items()}
         return [
-            self._of_blocks({c: found[number] for c, found in indices.items()}, block_models)
+            self._of_blocks({c: each[number] for c, each in found.items()}, block_models)
             for number in range(len(allowances))
         ]
 
     def _of_blocks(
-        self, indices: Mapping[int, list[Index]], block_models: NDArray[np.int16] | None
+        self, found: Mapping[int, Mapping[int, Index]], block_models: NDArray[np.int16] | None
     ) -> LatentCode:
-        """Samples of all blocks from those found with each candidate."""
-        starts = np.arange(0, len(self.a), self.block_steps)
+        """Samples of all blocks from those found with each candidate, by starts of blocks."""
+        starts = range(0, len(self.a), self.block_steps)
         if block_models is None:
-            candidates = sorted(indices)
-            counts = np.array([[len(block) for block in indices[c]] for c in candidates])
+            candidates = sorted(found)
+            counts = np.array([[len(found[c][start]) for start in starts] for c in candidates])
             block_models = (np.argmin(counts, axis=0) + STRAIGHT_LINE).astype(np.int16)
-        chosen = [indices[int(c)][b] for b, c in enumerate(block_models)]
-        index = np.unique(np.concatenate([starts, *chosen, [len(self.a) - 1]]))
+        chosen = [found[int(c)][start] for c, start in zip(block_models, starts, strict=True)]
+        index = np.unique(np.concatenate([list(starts), *chosen, [len(self.a) - 1]]))
         return LatentCode(index, self.kept[index], self.block_steps, block_models, self.substeps)
 
-    def _all_blocks(self, candidate: int, limits: Matrix) -> list[list[Index]]:
-        """For each row of limits, the samples kept in each block by one candidate.
+    def _all_blocks(self, candidate: int, starts: Index, limits: Matrix) -> list[dict[int, Index]]:
+        """For each row of limits, the samples kept by one candidate in the blocks at `starts`.
 
         In batches that fit memory; all limits side by side, which costs little more than one.
         """
-        starts = np.arange(0, len(self.a), self.block_steps)
         ends = np.minimum(starts + self.block_steps, len(self.a) - 1)
         batch = max(1, BATCH_SIZE // (self.block_steps**2 * limits.size))
         f = None if candidate == STRAIGHT_LINE else self.models[candidate]
-        blocks: list[list[Index]] = [[] for _ in limits]
+        blocks: list[dict[int, Index]] = [{} for _ in limits]
         for i in range(0, len(starts), batch):
             some, count = starts[i : i + batch], len(limits)
             found = self._some_blocks(
@@ -305,7 +305,8 @@ class SampleSearch:
                 np.repeat(limits, len(some), axis=0),
             )
             for number, those in enumerate(blocks):
-                those += found[number * len(some) : (number + 1) * len(some)]
+                part = found[number * len(some) : (number + 1) * len(some)]
+                those.update(zip(some.tolist(), part, strict=True))
         return blocks
 
     def _some_blocks(

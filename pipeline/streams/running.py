@@ -27,10 +27,10 @@ from pipeline.coding.tiles import (
     tiles,
 )
 from pipeline.contracts import ArchivedVariable, CodedLatent, LatentCode
-from pipeline.identify import CODE_BLOCK
 from pipeline.numerics.incremental import IncrementalPOD
 from pipeline.numerics.sampling import STRAIGHT_LINE
 from pipeline.streams.blocks import Frame
+from pipeline.systems import CODE_BLOCK
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]

@@ -20,7 +20,7 @@ import pipeline
 from flows.cli import main
 from flows.report.maps import fitting, limits
 from flows.report.mathml import equation_rows, term
-from pipeline.describe import Equations
+from pipeline.describe import Equations, Regime
 from pipeline.numerics.library import library_from_spec
 
 HOSTILE = "<script>alert('x')</script><img src=http://example.org/x.png>&$x_1$"
@@ -242,12 +242,13 @@ def test_mathml_of_equations_stands_for_the_model(spec):
     library, rng = library_from_spec(spec), np.random.default_rng(0)
     xi = np.where(rng.random((library.size, 2)) < 0.6, rng.standard_normal((library.size, 2)), 0)
     xi *= 10.0 ** rng.integers(-6, 4, xi.shape)
+    regime = Regime(xi, (0.1, 0.2))
     equations = Equations(
-        xi, library.names(), library.latex(), np.array([0.6, 0.4]), (0.1, 0.2), "s", ()
+        (regime,), library.names(), library.latex(), np.array([0.6, 0.4]), "s", ()
     )
     a = rng.uniform(0.5, 1.5, (4, library.states))
     expected = library.evaluate(a) @ xi
-    for k, row in enumerate(equation_rows(equations)):
+    for k, row in enumerate(equation_rows(equations, regime)):
         maths = ET.fromstring(f"<div>{row}</div>").findall("./div[@class='right']/math")
         for point, value in zip(a, expected[:, k], strict=True):
             got = sum(evaluate(math, point) for math in maths)
@@ -263,8 +264,9 @@ def test_names_of_networks_are_escaped_and_whatever_is_in_a_term_makes_elements(
 def test_long_equations_show_their_largest_terms():
     library = library_from_spec({"kind": "polynomial", "states": 9, "degree": 3})
     xi = np.linspace(1, 2, library.size)[:, None]
-    equations = Equations(xi, library.names(), library.latex(), np.ones(9), (0.1,), "s", ())
-    (row,) = equation_rows(equations)
+    regime = Regime(xi, (0.1,))
+    equations = Equations((regime,), library.names(), library.latex(), np.ones(9), "s", ())
+    (row,) = equation_rows(equations, regime)
     assert row.count("<math>") == 41
     assert f"+ {library.size - 40} more" in row
 
