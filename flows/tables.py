@@ -124,7 +124,7 @@ def info_table(info: Facts, store: str) -> str:
         ("error measured by", info["error_measured_by"]),
         ("rank", f"{info['rank']} POD modes"),
         ("energy by mode", energies(info["energy_by_mode"])),
-        ("model", f"{info['nonzero_terms']} terms"),
+        ("model", terms(info)),
         *continued("terms by bytes", bytes_of_terms(info["model"])),
         ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
         *continued("foretold by", predictors(info["prediction"])),
@@ -150,6 +150,16 @@ def shape(variable: Facts) -> str:
     lengths = ", ".join(f"{dim} {length}" for dim, length in dims)
     residuals = " and residuals" if variable.get("corrected") else ""
     return f"{lengths}; {variable['dtype']}; {CODINGS[variable['coding']]}{residuals}"
+
+
+def terms(info: Facts) -> str:
+    """How many terms there are, and for how many regimes.
+
+    >>> terms({"nonzero_terms": 54, "model": {"terms": [27, 27]}})
+    '54 terms, for 2 regimes'
+    """
+    regimes = len(info["model"]["terms"])
+    return f"{info['nonzero_terms']} terms" + (f", for {regimes} regimes" if regimes > 1 else "")
 
 
 def bytes_of_terms(model: Facts) -> list[str]:

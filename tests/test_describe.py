@@ -109,6 +109,30 @@ def test_equations_as_text_and_latex_are_the_model_that_is_integrated(lorenz):
     assert "in s" in equations.text()
 
 
+def test_each_regime_has_its_equations_and_its_snapshots(tmp_path):
+    """An oscillator that turns faster from snapshot 1100 on; the frequencies are read back."""
+    phase = np.cumsum(np.repeat([0.05, 0.15], [1100, 1460]))
+    source = lifted(np.stack([np.cos(phase), np.sin(phase)], axis=1), 0.05 * np.arange(len(phase)))
+    pipeline.compress(source, tmp_path / "s", tolerance=1e-3)
+    equations = pipeline.equations(tmp_path / "s")
+    for regime, speed in zip(equations.regimes, (1, 3), strict=True):
+        turning = regime.coefficients[[equations.names.index(name) for name in ("a1", "a2")]]
+        assert_allclose(np.abs(np.linalg.eigvals(turning).imag), speed, rtol=1e-2)
+        assert max(regime.residual) < 0.05
+    (first,), (second,) = (regime.spans for regime in equations.regimes)
+    assert first[0] == 0
+    assert first[1] in (1023, 1279)
+    assert second == (second[0], 2559)
+    assert second[0] in (1024, 1280)
+    text = equations.text()
+    assert text.count("a1' =") == text.count("a2' =") == 2
+    assert f"snapshots {first[0]} to {first[1]}:" in text
+    assert equations.latex().count(r"\begin{align*}") == 2
+    assert f"% snapshots {second[0]} to {second[1]}" in equations.latex()
+    terms = [np.count_nonzero(regime.coefficients) for regime in equations.regimes]
+    assert pipeline.info(tmp_path / "s").nonzero_terms == sum(terms)
+
+
 def test_a_store_without_modes_has_no_equations(tmp_path):
     still = xr.Dataset({"u": (("time", "x"), np.ones((20, 5)))}, {"time": np.arange(20.0)})
     report = pipeline.compress(still, tmp_path / "still", tolerance=1e-2)

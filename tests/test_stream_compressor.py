@@ -6,6 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from numpy.testing import assert_allclose
 
 import pipeline
 from pipeline import StreamCompressor
@@ -174,6 +175,24 @@ def test_a_regime_that_begins_gets_its_modes_within_one_block(tmp_path):
     assert ranks[5] == 5
     stream.close()
     assert pipeline.info(tmp_path / "s").rank <= 5
+
+
+def test_a_change_of_regime_begins_a_model_of_its_own(tmp_path):
+    """Closed, a stream has the models of batch: one for each speed of an oscillator."""
+    phase = np.cumsum(np.repeat([0.05, 0.15], [1100, 1460]))
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((80, 2)))[0].T
+    rows = np.stack([np.cos(phase), np.sin(phase)], axis=1) @ shapes
+    source = xr.Dataset({"x": (("time", "y"), rows)}, {"time": 0.05 * np.arange(len(rows))})
+    with StreamCompressor(tmp_path / "s", tolerance=TOLERANCE) as stream:
+        for block in blocks_of(source, 700):
+            stream.update(block)
+    report = pipeline.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
+    found = pipeline.equations(tmp_path / "s").regimes
+    for regime, batch in zip(found, pipeline.equations(tmp_path / "batch").regimes, strict=True):
+        assert_allclose(np.abs(regime.coefficients), np.abs(batch.coefficients), 0.02, 0.01)
+    assert len(found) == 2
+    assert pipeline.verify(tmp_path / "s", source).ok
+    assert pipeline.info(tmp_path / "s").stored_bytes <= 1.15 * report.stored_bytes
 
 
 def test_a_constant_that_begins_to_move_is_exact_until_then(tmp_path):

@@ -10,20 +10,25 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dask
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import pipeline
 from pipeline import StreamCompressor
+from pipeline.numerics import regimes as regime_search
 from pipeline.store.reader import open_store
 from tests.benchmarks.measure import MB, Record, memory, reset_peak, table
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
+
+Vector = NDArray[np.float64]
 
 BLOCKS = (50, 7, 1)
 TOLERANCE = 1e-2
@@ -130,6 +135,43 @@ def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]
     return found
 
 
+def lorenz(rhos: Sequence[float], snapshots: int) -> xr.Dataset:
+    """Lorenz attractors one after the other in one subspace, each from where the last one ends."""
+    state, found = np.array(LORENZ.start), []
+    for rho in rhos:
+        system = replace(LORENZ, right_hand_side=_lorenz(rho), start=tuple(state))
+        states = system.record(snapshots + 1)[1]
+        found.append(states[:-1])
+        state = states[-1]
+    shapes = np.sin(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, 400)))
+    rows = np.concatenate(found) @ shapes
+    return xr.Dataset({"x": (("time", "point"), rows)}, {"time": 0.01 * np.arange(len(rows))})
+
+
+def _lorenz(rho: float) -> Callable[[float, Vector], Vector]:
+    return lambda _, a: np.array(
+        [10 * (a[1] - a[0]), a[0] * (rho - a[2]) - a[1], a[0] * a[1] - 8 / 3 * a[2]]
+    )
+
+
+def regimes(rhos: Sequence[float], snapshots: int) -> list[Record]:
+    """Bytes and time with a model for each regime, beside one model for the whole record."""
+    source, found = lorenz(rhos, snapshots), []
+    for tolerance in (1e-2, 1e-3, 1e-4):
+        record: Record = {"rho": ", ".join(f"{rho:g}" for rho in rhos), "tolerance": tolerance}
+        for name, most in (("one model", 1), ("regimes", regime_search.MOST_REGIMES)):
+            before, regime_search.MOST_REGIMES = regime_search.MOST_REGIMES, most
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.process_time()
+                report = pipeline.compress(source, f"{folder}/s", tolerance=tolerance)
+                record[f"{name}, kB"] = report.stored_bytes / 1e3
+                record[f"{name}, s"] = time.process_time() - began
+                record["models"] = len(open_store(f"{folder}/s").last.latent.coefficients)
+            regime_search.MOST_REGIMES = before
+        found.append(record)
+    return found
+
+
 # --- night after night --------------------------------------------------------------------
 
 
@@ -218,6 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if "cylinder_nek" in path:
                 print(page(switch(source, dim, Path(path).stem, 25)), flush=True)
         print(page(switch(two_systems(), "time", "two systems", 250)), flush=True)
+        for rhos, snapshots in (((28,), 6000), ((28, 40), 3000), ((28, 34, 40, 46, 31, 37), 2000)):
+            print(page(regimes(rhos, snapshots)), flush=True)
 
 
 def _time_of(path: str) -> str:
