@@ -91,6 +91,12 @@ class LatentModel:
         """Bytes of samples, corrections and terms."""
         return self.latent.nbytes + TERM_BYTES * self.nonzero_terms
 
+    @property
+    def stored_bytes(self) -> int:
+        """The same, and those of the triangular factors, of which zeros take none."""
+        columns, blocks = len(self.systems.factors[0].r), len(self.systems.factors)
+        return self.nbytes + 2 * blocks * columns * (columns + 1)
+
 
 def check_expressions(config: Config) -> None:
     """Refuse test functions and terms that are not allowed, before any work starts.
@@ -227,7 +233,7 @@ def identify(
     found = [search.models(library) for library in search.libraries()]
     best, *lower = [min(models, key=lambda each: each.nbytes) for models in found]
     for model in lower:
-        if model.nbytes < best.nbytes - WORTHWHILE * coded_bytes:
+        if model.stored_bytes < best.stored_bytes - WORTHWHILE * coded_bytes:
             best = model
     others = [model for models in found for model in models]
     if config.sparse_regression.threshold == "auto":
