@@ -268,7 +268,7 @@ def add_reconstruct(subparsers: Subparsers[Parser]) -> None:
 
 def add_equations(subparsers: Subparsers[Parser]) -> None:
     command = add_command(
-        subparsers, "equations", "print the equations found for the POD coefficients"
+        subparsers, "equations", "print the equations found for the POD coefficients, by regime"
     )
     command.set_defaults(run=commands.equations)
     command.add_argument("store", metavar="STORE")

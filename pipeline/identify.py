@@ -32,7 +32,7 @@ from pipeline.numerics.sampling import STRAIGHT_LINE, Tolerances
 from pipeline.numerics.stlsq import stlsq
 from pipeline.numerics.testfunctions import parse_test_function
 from pipeline.numerics.weakform import WindowPlan, plan_windows
-from pipeline.systems import CODE_BLOCK, Offer, WeakSystems, weak_systems
+from pipeline.weak_systems import CODE_BLOCK, Offer, WeakSystems, weak_systems
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -30,7 +30,7 @@ from pipeline.contracts import ArchivedVariable, CodedLatent, LatentCode
 from pipeline.numerics.incremental import IncrementalPOD
 from pipeline.numerics.sampling import STRAIGHT_LINE
 from pipeline.streams.blocks import Frame
-from pipeline.systems import CODE_BLOCK
+from pipeline.weak_systems import CODE_BLOCK
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]

@@ -23,7 +23,7 @@ CODE_BLOCK = 256
 WEAK_BLOCK = 16 * CODE_BLOCK
 # Regimes are told apart by blocks as short as those of the code, where all their triangles take
 # no more than so many bytes, and merging them no more than so many products.
-REGIME_BYTES, REGIME_PRODUCTS = 2**26, 2**29
+REGIME_BYTES, REGIME_PRODUCTS = 2**24, 2**29
 
 
 @dataclass(frozen=True)
