@@ -34,7 +34,7 @@ def residual(rows):
     return np.sum((b - g @ np.linalg.lstsq(g, b, rcond=None)[0]) ** 2, axis=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     blocks=st.integers(6, 20),
@@ -45,7 +45,9 @@ def residual(rows):
 def test_a_change_is_found_where_it_is(seed, blocks, place, noise, across):
     """The cut with the smallest residual, by fits of the rows on either side."""
     rng = np.random.default_rng(seed)
-    first, second = rng.standard_normal((2, P, Q))
+    # All terms change, as noise may hide it where one that counts little does.
+    first = rng.standard_normal((P, Q))
+    second = -first
     switch = int(np.clip(round(place * blocks), 2, blocks - across - 2))
     rows = systems(rng, [first] * switch + [second] * (blocks - switch), noise)
     before, after = find_regimes(triangles(rows), across)
@@ -67,7 +69,7 @@ def test_a_change_is_found_where_it_is(seed, blocks, place, noise, across):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10_000), blocks=st.integers(1, 20), noise=st.sampled_from([0, 1e-3, 0.3])
 )
