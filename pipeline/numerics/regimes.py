@@ -120,8 +120,10 @@ def _best_cut(factors: Sequence[TriangularFactor], span: BlockSpan, across: int)
     for number in range(1, len(part) - across):
         left, right = before[number - 1], after[number + across]
         if min(left.windows, right.windows) >= 2 * left.terms:
-            gain, cut = _gain(before[-1], left, right), span.start + number
-            if gain > best.gain:
+            # Squares may leave the finite numbers; what is compared with them is no gain.
+            with np.errstate(all="ignore"):
+                gain, cut = _gain(before[-1], left, right), span.start + number
+            if gain > best.gain and np.isfinite(gain):
                 parts = BlockSpan(span.start, cut), BlockSpan(cut + across, span.stop)
                 best = _Cut(gain, parts)
     return best
@@ -151,8 +153,10 @@ def serving(factors: Sequence[TriangularFactor], spans: Sequence[BlockSpan]) -> 
 
     Between spans it is the one on either side that leaves the smaller residual there.
     """
-    models = [_least_squares(factors[span.start : span.stop]) for span in spans]
     numbers = np.zeros(len(factors), np.intp)
+    if len(spans) == 1:
+        return numbers
+    models = [_least_squares(factors[span.start : span.stop]) for span in spans]
     for number, span in enumerate(spans):
         numbers[span.start : span.stop] = number
     for number, (left, right) in enumerate(pairwise(spans)):

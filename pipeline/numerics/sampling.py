@@ -181,7 +181,9 @@ def _predict(
 
 def _step_accuracy(a: Matrix, tolerances: Tolerances) -> float:
     """Share of a(t) that one step may be off: little of what coding may lose."""
-    share = tolerances.for_coding() / np.maximum(tolerances.coding(a), np.finfo(float).tiny)
+    allowed, whole = tolerances.for_coding(), tolerances.coding(a)
+    # A variable may have nothing of the modes.
+    share = np.divide(allowed, whole, out=np.full_like(whole, np.inf), where=whole > allowed)
     return float(np.clip(1e-2 * np.sqrt(share.min()), 1e-12, 1e-3))
 
 

@@ -103,8 +103,11 @@ def test_what_is_too_short_for_a_fit_is_no_regime():
         assert 2 * len(span) >= 2 * P
 
 
-def test_numbers_that_are_not_finite_cut_nothing():
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e200])
+def test_numbers_that_are_too_large_cut_nothing(number):
     rng = np.random.default_rng(0)
     factors = triangles(systems(rng, [rng.standard_normal((P, Q))] * 6, 0.1))
-    factors[2] = TriangularFactor(np.full_like(factors[2].r, np.nan), P, WINDOWS)
-    assert find_regimes(factors, 1) == [BlockSpan(0, 6)]
+    factors[2] = TriangularFactor(np.full_like(factors[2].r, number), P, WINDOWS)
+    spans = find_regimes(factors, 1)
+    assert spans == [BlockSpan(0, 6)]
+    assert_array_equal(serving(factors, spans), 0)

@@ -247,3 +247,13 @@ def test_each_block_takes_the_model_that_serves_it():
     assert_structure(code, joined, 256)
     assert np.linalg.norm(whole(code, models, t) - joined) <= limits.allowed[0]
     assert code.kept < 20
+
+
+def test_a_variable_that_has_nothing_of_the_modes_asks_for_no_accuracy():
+    times, a = LINEAR_OSCILLATOR.record(300)
+    models, allowed = [true_model(LINEAR_OSCILLATOR, 1)], 1e-3 * np.linalg.norm(a)
+    both = coding_only(np.stack([np.eye(2), np.zeros((2, 2))]), np.array([allowed, 1e3]), 300)
+    one = coding_only(np.eye(2)[None], np.array([allowed]), 300)
+    found, expected = (searched(a, times, models, limits, 256) for limits in (both, one))
+    assert np.array_equal(found.index, expected.index)
+    assert found.substeps == expected.substeps
