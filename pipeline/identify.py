@@ -327,11 +327,11 @@ class _Search:
             for _ in range(MOST_THRESHOLDS):
                 threshold *= ratio
                 fitted = self._fitted(best.systems.library, best.offer, threshold)
-                if terms_of(fitted) == terms_of(last.fitted):
+                if _terms_of(fitted) == _terms_of(last.fitted):
                     continue
                 another = self._coded(best.systems, best.offer, fitted)
                 found.append(another)
-                if not any(terms_of(fitted)) or another.nbytes >= last.nbytes:
+                if not any(_terms_of(fitted)) or another.nbytes >= last.nbytes:
                     break
                 last = another
         return found
@@ -383,7 +383,7 @@ class _Search:
         return latent
 
 
-def terms_of(models: Sequence[SparseModel]) -> list[int]:
+def _terms_of(models: Sequence[SparseModel]) -> list[int]:
     return [model.nonzero_terms for model in models]
 
 

@@ -26,6 +26,8 @@ from pipeline.factor import factor_archive
 from pipeline.identify import choose_library, identify, make_library
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.library import PolynomialLibrary
+from pipeline.weak_systems import REGIME_BYTES, REGIME_PRODUCTS, weak_systems
+from tests.benchmarks.bench_stream import two_systems
 from tests.systems_of_odes import (
     LINEAR_OSCILLATOR,
     LORENZ,
@@ -213,6 +215,41 @@ def test_a_model_of_a_regime_serves_on_either_side_of_an_episode():
     assert (chosen[:2] == 0).all()
     assert (chosen[3:5] == 0).all()
     assert (chosen[6:] == 1).all()
+
+
+def test_the_degree_is_chosen_by_what_lies_on_the_disk(tmp_path):
+    """Triangles of the library are kept, too: a tenth of the bytes is what products may cost."""
+    source, sizes = two_systems(points=100), {}
+    for degree in ("auto", 1, 2):
+        config = Config(
+            compression=CompressionConfig(tolerance=1e-2), library=LibraryConfig(degree=degree)
+        )
+        report = pipeline.compress(source, tmp_path / str(degree), config=config)
+        sizes[degree] = report.stored_bytes
+    assert sizes["auto"] <= 1.1 * min(sizes[1], sizes[2])
+    assert sizes[2] > 1.1 * sizes[1]
+
+
+def test_triangles_of_short_blocks_take_no_more_memory_than_allowed(monkeypatch):
+    """However long the record and however large the library, and merges are as few."""
+    for snapshots, states in ((200_000, 2), (200_000, 12), (200_000, 40)):
+        library, seen = PolynomialLibrary(states, 2), []
+        columns = library.size + states
+
+        def factors(a, times, library, plan, steps, seen=seen):
+            seen.append(-(-len(a) // steps))
+            raise InterruptedError
+
+        monkeypatch.setattr("pipeline.weak_systems.weak_factors", factors)
+        with pytest.raises(InterruptedError):
+            weak_systems(
+                np.zeros((snapshots, states)), np.arange(snapshots), np.ones(snapshots, bool),
+                library, None, block_steps="auto", factor_bytes=2048,
+            )  # fmt: skip
+        (blocks,) = seen
+        assert blocks == 1 or 8 * blocks * columns**2 <= REGIME_BYTES <= 2**24
+        assert blocks == 1 or blocks * columns**3 <= REGIME_PRODUCTS
+        assert states > 2 or blocks == -(-snapshots // 256)
 
 
 def test_the_library_grows_to_what_terms_and_bytes_allow():
