@@ -82,7 +82,7 @@ def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice
     if _is_open(plan, direct):
         chosen, planned = _by_variables(archive, pod, plan, direct, tolerance)
     # Gram matrices cannot tell what some of the snapshots alone need at the tightest tolerances.
-    if tolerance < TIGHTEST or not pod.modes:
+    if tolerance < TIGHTEST:
         return chosen
     without = frozenset(chosen.direct) if chosen.plan.live else frozenset[int]()
     rough = _rough(pod.without(without) if without else pod)

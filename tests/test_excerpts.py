@@ -81,6 +81,25 @@ def test_coefficients_of_a_long_record_are_its_middle_and_its_range(wave):
     assert_array_equal(found.numbers[found.kept], kept)
 
 
+def test_each_sample_is_gone_on_from_by_the_model_of_its_regime(tmp_path):
+    """An oscillator that turns three times as fast from snapshot 1100 on, in closed form."""
+    phase = np.cumsum(np.repeat([0.05, 0.15], [1100, 1460]))
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 2)))[0].T
+    rows = np.stack([np.cos(phase), np.sin(phase)], axis=1) @ shapes
+    source = xr.Dataset({"u": (("time", "x"), rows)}, {"time": 0.05 * np.arange(len(phase))})
+    pipeline.compress(source, tmp_path / "s", tolerance=1e-3)
+    latent = open_store(tmp_path / "s").last.latent
+    found = coefficients(open_store(tmp_path / "s"), 2)
+    assert found.numbers[0] < 1024 < 1280 < found.numbers[-1]
+    served = latent.block_model[found.numbers // 256]
+    assert {0, 1} <= set(served.tolist())
+    # Where a model serves, it stays near what is decoded with its corrections.
+    off = np.abs(found.modelled - found.coded).max(axis=1) / np.abs(found.coded).max()
+    begun = found.numbers >= found.numbers[found.kept[0]]
+    whole = begun & np.isin(found.numbers // 256, [2, 3, 5, 6])
+    assert off[whole].max() < 0.05
+
+
 def test_the_model_goes_on_from_each_sample_as_its_equations_say(wave):
     """SciPy integrates the equations that `pipeline.equations` prints."""
     from scipy.integrate import solve_ivp
