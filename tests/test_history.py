@@ -112,10 +112,9 @@ def test_any_changed_value_is_named_by_its_snapshot(tmp_path, kind):
     write, store = SOURCES[kind], tmp_path / "store"
     pipeline.compress(write(tmp_path, old(record())), store, tolerance=TOLERANCE)
     before = content(store)
-    some = int(np.random.default_rng().integers(1, OLD - 5))
-    # The least of these changes is no more than all errors of the store together. The last chunk
-    # of the old archive was not full; and an archive need not have grown.
-    cases = [(0, 1.0, NEW), (some, 0.2, NEW), (some, 1.0, OLD), (OLD - 1, 0.2, NEW)]
+    # The least of these changes is no more than all errors of the store together. One is where a
+    # chunk begins; the last chunk of the old archive was not full; an archive need not have grown.
+    cases = [(0, 1.0, NEW), (16, 0.2, NEW), (29, 0.2, NEW), (29, 1.0, OLD), (OLD - 1, 0.2, NEW)]
     for number, by, snapshots in cases:
         source = changed(number, by).isel(time=slice(snapshots))
         time = str(source.time.values[number])[:10]
@@ -125,6 +124,17 @@ def test_any_changed_value_is_named_by_its_snapshot(tmp_path, kind):
     source = write(tmp_path, record())
     assert pipeline.append(store, source).appended == NEW - OLD
     assert pipeline.verify(store, source).ok
+
+
+@pytest.mark.parametrize("number", [*range(CHUNK, OLD, CHUNK), 23, OLD - 1])
+def test_a_change_is_seen_where_nothing_but_its_chunk_is_read(compressed, number):
+    path, store = compressed
+    start = number // CHUNK * CHUNK
+    span = slice(start, min(start + CHUNK, OLD))
+    written = changed(number, 0.2)[["u"]].isel(time=span).drop_vars("time")
+    written.to_zarr(path, region={"time": span, "x": slice(0, 40)}, consolidated=False)
+    with pytest.raises(ArchiveError, match=rf"changed at time\[{number}\] .*'u'"):
+        pipeline.append(store, path)
 
 
 def test_a_change_less_than_what_the_store_resolves_counts_as_none(compressed, tmp_path):
@@ -350,6 +360,7 @@ def resolved(errors: SnapshotErrors) -> Resolution:
         np.r_[np.full(900, 1e-6), np.ones(100)],  # another regime
         1e-4 + np.exp(-(((np.arange(1000) - 500) / 3) ** 2)),  # a burst
         np.exp(-np.arange(1000) / 20),  # a transient
+        np.r_[12.0, np.ones(999)],  # a jolt at the start
     ],
 )
 def test_errors_that_a_store_has_are_no_changes(sizes):
