@@ -29,6 +29,10 @@ from pipeline.numerics.truncation import Cut, kept_columns
 
 Matrix = NDArray[np.float64]
 
+# Where a merge has so many times more columns than points, QR is less work than a Gram matrix of
+# the columns: the rank is no more than the points. Then its SVD is a fifth of the work of eigh.
+FEW_POINTS = 2
+
 
 def merge_in_space(
     parts: Sequence[tuple[int, TimeFactor]],
@@ -310,6 +314,8 @@ def merge_in_time(
         merged = _merge_sketched(children, factors, weights, cut, precision, place, defects)
         if merged is not None:
             return merged
+    if FEW_POINTS * len(blocks[0].mean) <= sum(1 + len(block.rows) for block in blocks):
+        precision = replace(precision, householder=True)
     joint = {place.variable: merge_product(children, weights, precision)}
     scales = {place.variable: 1.0}
     factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
