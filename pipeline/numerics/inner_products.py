@@ -59,6 +59,9 @@ class Precision:
         return 1e-30 if self.householder else 1e-15
 
 
+# Where a block has so many times more columns than points QR is less work than a Gram matrix of
+# the columns, whose rank is no more than the points.
+FEW_POINTS = 2
 # Numbers of a block below which float64 products cost next to nothing.
 SMALL = 2**20
 DOUBLE = Precision(np.dtype(np.float64), np.dtype(np.float64))
@@ -87,6 +90,12 @@ def choose_precision(dtypes: Sequence[np.dtype[Any]], tolerance: float | None) -
 def affordable(precision: Precision, numbers: int) -> Precision:
     """`precision` for a block of so many numbers: products in float64 where it is small."""
     return replace(precision, products=DOUBLE.products) if numbers <= SMALL else precision
+
+
+def least_work(precision: Precision, points: int, columns: int) -> Precision:
+    """`precision` for so many `columns`: Householder QR where the points are far fewer."""
+    few = FEW_POINTS * points <= columns
+    return replace(precision, householder=True) if few else precision
 
 
 def panels(points: int, height: int) -> Iterator[slice]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from pipeline.contracts import Floats
@@ -21,6 +20,7 @@ from pipeline.numerics.inner_products import (
     Precision,
     affordable,
     inner_product,
+    least_work,
     panels,
     spectrum,
 )
@@ -28,10 +28,6 @@ from pipeline.numerics.sketch import SHARPNESS, rotated, sparse_points, suffices
 from pipeline.numerics.truncation import Cut, kept_columns
 
 Matrix = NDArray[np.float64]
-
-# Where a merge has so many times more columns than points, QR is less work than a Gram matrix of
-# the columns: the rank is no more than the points. Then its SVD is a fifth of the work of eigh.
-FEW_POINTS = 2
 
 
 def merge_in_space(
@@ -101,18 +97,23 @@ class Child:
 class _Stack:
     """Rows of all children, each followed by the shift of its mean, about the common mean.
 
-    ``expand`` (K_own, K) turns the stacked rows into the columns of all time factors, one
-    after the other, each followed by its constant.
+    ``mixes`` turn the rows of each child into those of the columns of its time factor; without
+    one they are.
     """
 
     mean: Matrix
     rows: Sequence[Floats]
     shifts: Sequence[Matrix]
-    expand: Matrix
+    mixes: Sequence[Matrix | None]
+
+    @property
+    def height(self) -> int:
+        """Number of the stacked rows."""
+        return sum(len(rows) + 1 for rows in self.rows)
 
     def panels(self, dtype: np.dtype[np.floating]) -> Iterator[tuple[slice, Floats]]:
-        """The stacked rows (K_own, ...) on one panel of points after the other."""
-        for span in panels(len(self.mean), len(self.expand)):
+        """The stacked rows (height, ...) on one panel of points after the other."""
+        for span in panels(len(self.mean), self.height):
             yield span, self.at(span, dtype)
 
     def at(self, points: slice, dtype: np.dtype[np.floating]) -> Floats:
@@ -124,6 +125,28 @@ class _Stack:
         ]
         return np.concatenate(layers, dtype=dtype, casting="same_kind")
 
+    def mixed(self, stacked: Matrix) -> Matrix:
+        """What is given for the stacked rows (height, l) for the columns of all time factors.
+
+        These are (K, l), one factor after the other, each followed by its constant.
+        """
+        return self._each(stacked, [mix if mix is None else mix.T for mix in self.mixes])
+
+    def unmixed(self, turn: Matrix) -> Matrix:
+        """The transpose: what is given for the columns (K, l) for the stacked rows."""
+        return self._each(turn, self.mixes)
+
+    def _each(self, given: Matrix, factors: Sequence[Matrix | None]) -> Matrix:
+        if all(factor is None for factor in factors):
+            return given
+        parts, start = list[Matrix](), 0
+        for factor, rows in zip(factors, self.rows, strict=True):
+            stop = start + (len(rows) if factor is None else factor.shape[1])
+            part = given[start:stop]
+            parts += [part if factor is None else factor @ part, given[stop : stop + 1]]
+            start = stop + 1
+        return np.vstack(parts)
+
     def shifted(self, weights: Floats | None) -> float:
         """Energy of the shifts."""
         return sum(float(np.vdot(s if weights is None else weights * s, s)) for s in self.shifts)
@@ -131,15 +154,9 @@ class _Stack:
 
 def _stacked(children: Sequence[Child]) -> _Stack:
     mean = common_mean(children)
-    shifts: list[Matrix] = []
-    blocks: list[Matrix] = []
-    for child in children:
-        shift = child.block.mean - mean
-        shift *= child.snapshots**0.5
-        shifts.append(shift)
-        mix = np.eye(len(child.block.rows)) if child.block.mix is None else child.block.mix
-        blocks += [mix, np.ones((1, 1))]
-    return _Stack(mean, [c.block.rows for c in children], shifts, scipy.linalg.block_diag(*blocks))
+    blocks = [child.block for child in children]
+    shifts = [c.snapshots**0.5 * (c.block.mean - mean) for c in children]
+    return _Stack(mean, [b.rows for b in blocks], shifts, [b.mix for b in blocks])
 
 
 def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
@@ -176,18 +193,17 @@ def merge_product(
 ) -> Matrix:
     """Inner product of the columns of all children about their common mean, on one row block."""
     stack = _stacked(children)
-    precision = affordable(_wide_enough(children, precision), len(stack.expand) * len(stack.mean))
-    product = inner_product(stack.panels(precision.products), len(stack.expand), weights, precision)
-    if precision.householder:
-        return product @ stack.expand
-    return stack.expand.T @ product @ stack.expand
+    precision = affordable(_wide_enough(children, precision), stack.height * len(stack.mean))
+    product = inner_product(stack.panels(precision.products), stack.height, weights, precision)
+    right = stack.mixed(product.T).T
+    return right if precision.householder else stack.mixed(right)
 
 
 def merge_rows(children: Sequence[Child], turn: Matrix, precision: Precision) -> RowBlock:
     """Mean and rows of the union, for the columns that `turn` (K, k) has chosen."""
     precision = _wide_enough(children, precision)
     stack = _stacked(children)
-    rotation = np.ascontiguousarray((stack.expand @ turn).T, precision.rows)
+    rotation = np.ascontiguousarray(stack.unmixed(turn).T, precision.rows)
     rows = np.empty((turn.shape[1], len(stack.mean)), precision.rows)
     for span, panel in stack.panels(precision.rows):
         rows[:, span] = rotation @ panel
@@ -314,8 +330,8 @@ def merge_in_time(
         merged = _merge_sketched(children, factors, weights, cut, precision, place, defects)
         if merged is not None:
             return merged
-    if FEW_POINTS * len(blocks[0].mean) <= sum(1 + len(block.rows) for block in blocks):
-        precision = replace(precision, householder=True)
+    columns = sum(len(block.rows) + 1 for block in blocks)
+    precision = least_work(precision, len(blocks[0].mean), columns)
     joint = {place.variable: merge_product(children, weights, precision)}
     scales = {place.variable: 1.0}
     factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
@@ -333,14 +349,14 @@ def _merge_sketched(
 ) -> tuple[RowBlock, TimeFactor] | None:
     """Merge with directions found on some of the points, if it stays within the cut on all."""
     stack = _stacked(children)
-    n, columns = len(stack.mean), len(stack.expand)
+    n, columns = len(stack.mean), stack.height
     points = sparse_points(n, columns)
     if points is None:
         return None
     seen = stack.at(points, DOUBLE.products)
     product = (seen if weights is None else seen * weights[points]) @ seen.T
     turn, _, _ = _joint_columns(
-        {place.variable: stack.expand.T @ product @ stack.expand},
+        {place.variable: stack.mixed(stack.mixed(product).T)},
         {place.variable: 1.0},
         cut.split(SHARPNESS),
         precision,
@@ -348,7 +364,7 @@ def _merge_sketched(
     )
     precision = affordable(_wide_enough(children, precision), n * columns)
     panels = stack.panels(precision.products)
-    rows, gram = rotated(panels, stack.expand @ turn, n, weights, precision)
+    rows, gram = rotated(panels, stack.unmixed(turn), n, weights, precision)
     total = sum(float(np.trace(f.gram[place.variable])) for f in factors)
     total += stack.shifted(weights)
     missed = total - float(np.trace(gram))

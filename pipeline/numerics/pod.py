@@ -28,6 +28,7 @@ from pipeline.numerics.inner_products import (
     Precision,
     affordable,
     inner_product,
+    least_work,
     panels,
     spectrum,
 )
@@ -71,7 +72,7 @@ def factor_block(
     """
     if min(values.shape) > SNAPSHOTS_AT_ONCE:
         return _factor_pieces(values, weights, cut, precision, place)
-    precision = affordable(precision, values.size)
+    precision = affordable(least_work(precision, *values.shape[::-1]), values.size)
     missing = np.isnan(values[0])
     valid = ~missing if missing.any() else None
     if valid is not None and not np.isnan(values[:, missing]).all():
