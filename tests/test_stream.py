@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
 from pipeline.config import Config, with_values
-from pipeline.stream import BEGINNING, StreamReduction
+from pipeline.stream import BEGINNING, GROWN, LEAST, StreamReduction
 from tests.oracles import fluctuation, relative_error, singular_values
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
 
@@ -38,6 +38,52 @@ def test_a_regime_that_begins_is_followed_within_the_bound(block):
     best = next(r for r in range(99) if np.linalg.norm(sigma[r:]) <= 1e-2 * np.linalg.norm(sigma))
     assert len(found.modes) == best
     assert_allclose(found.times, t)
+
+
+def noisy(rows, share, seed=0):
+    """`rows` with white noise of so much of their fluctuation."""
+    scale = share * np.linalg.norm(rows - rows.mean(axis=0)) / rows.size**0.5
+    return rows + scale * np.random.default_rng(seed).standard_normal(rows.shape)
+
+
+@pytest.mark.parametrize("block", [1, 7, 50])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
+def test_noise_within_the_bound_costs_no_modes(block, share):
+    """While the stream runs if there is room for what else is lost, and in the end always."""
+    tolerance = 2e-2
+    times, states = LORENZ.record(1200)
+    rows = noisy(lifted(states, 60), share * tolerance)
+    stream = StreamReduction(tolerance)
+    for start in range(0, len(rows), block):
+        stream.update(rows[start : start + block], times[start : start + block])
+        assert (stream.pod.errors <= tolerance).all()
+    assert stream.pod.rank < (GROWN * LEAST if share < 0.7 else 61)
+    found = stream.close()
+    assert len(found.modes) == 3
+    assert relative_error(rows, found.origin + found.a @ found.modes) <= tolerance
+
+
+@pytest.mark.parametrize("strength", [0.05, 1.0])
+def test_what_begins_in_noise_is_followed_within_the_bound(strength):
+    """A wave of another subspace, late: barely more than the bound, or as strong as the first."""
+    tolerance, t = 3e-2, np.arange(1500) * 0.1
+    first = np.column_stack([np.cos(t), np.sin(t), 0 * t, 0 * t])
+    later = strength * np.column_stack([0 * t, 0 * t, np.cos(3 * t), np.sin(3 * t)])
+    rows = noisy(lifted(first + np.where(t[:, None] < 100, 0, later), 80), 0.3 * tolerance)
+    stream = StreamReduction(tolerance)
+    for start in range(0, len(rows), 25):
+        stream.update(rows[start : start + 25], t[start : start + 25])
+        assert (stream.pod.errors <= tolerance).all()
+        # Noise in the first blocks is not told from modes.
+        if 500 <= start < 1000:
+            assert stream.pod.rank <= 4
+    sigma = singular_values(rows)
+    best = next(
+        r for r in range(80) if np.linalg.norm(sigma[r:]) <= tolerance * np.linalg.norm(sigma)
+    )
+    found = stream.close()
+    assert len(found.modes) <= best + 1
+    assert relative_error(rows, found.origin + found.a @ found.modes) <= tolerance
 
 
 @pytest.mark.parametrize("degree", [1, 2])

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 import pipeline
 from pipeline import StreamCompressor
-from pipeline.config import CompressionConfig, Config
+from pipeline.config import CompressionConfig, Config, LibraryConfig
 from pipeline.errors import ArchiveError, ConfigError, PipelineError, StoreError
 from pipeline.store.reader import open_store
 from pipeline.streams import segment
@@ -97,6 +97,42 @@ def test_the_equations_are_those_of_batch(tmp_path, system, length):
     found = pipeline.equations(tmp_path / "s")
     assert found.names == expected.names
     assert ((found.coefficients != 0) == (expected.coefficients != 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("system", "degree", "tolerance", "reopened"),
+    [(LORENZ, 2, 2e-2, 0), (LORENZ, 2, 1.1e-2, 0), (LINEAR_OSCILLATOR, 1, 3e-2, 700)],
+)
+def test_noise_in_the_field_changes_neither_equations_nor_bytes(
+    tmp_path, system, degree, tolerance, reopened
+):
+    """With room in the bound for more than the noise, and for little more; and a resume."""
+    times, states = system.record(1500)
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((200, states.shape[1])))[0].T
+    field = (states - states.mean(axis=0)) @ shapes
+    field += 0.01 * field.std() * np.random.default_rng(1).standard_normal(field.shape)
+    source = xr.Dataset({"x": (("time", "point"), 1.0 + field)}, {"time": times})
+    settings = Config(
+        compression=CompressionConfig(tolerance=tolerance), library=LibraryConfig(degree=degree)
+    )
+    batch = pipeline.compress(source, tmp_path / "batch", config=settings)
+    expected = pipeline.equations(tmp_path / "batch")
+    stream = StreamCompressor(tmp_path / "s", config=settings)
+    for block in blocks_of(source, 50):
+        stream.update(block)
+        if stream.snapshots == reopened:
+            stream.commit()
+            stream = StreamCompressor(tmp_path / "s")
+    stream.close()
+    assert pipeline.verify(tmp_path / "s", source).ok
+    info, found = pipeline.info(tmp_path / "s"), pipeline.equations(tmp_path / "s")
+    assert info.rank == batch.rank == system.states
+    assert info.stored_bytes <= 1.15 * batch.stored_bytes
+    assert found.names == expected.names
+    # Terms at the threshold may be on either side of it; those that matter are not.
+    theta = np.abs(expected.coefficients).max(axis=0)
+    differ = (found.coefficients != 0) != (expected.coefficients != 0)
+    assert (np.abs(expected.coefficients) <= 0.02 * theta)[differ].all()
 
 
 def test_arrays_of_any_kind_become_one_variable(tmp_path):

@@ -39,8 +39,9 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 # A segment is full when its coefficients are more numbers than its modes and than so many, or
-# its modes take so many bytes: memory does not depend on the length of the stream.
-LEAST_HELD, MOST_BYTES = 1 << 18, 1 << 28
+# its modes take so many bytes: memory does not depend on the length of the stream. Of modes that
+# reduce nothing few are left when it is sealed, so it may hold more.
+LEAST_HELD, LEAST_HELD_OF_NOISE, MOST_BYTES = 1 << 18, 1 << 20, 1 << 28
 
 
 class OpenSegment:
@@ -103,9 +104,11 @@ class OpenSegment:
 
     @property
     def is_full(self) -> bool:
-        held = self.pod.modes.size if self.snapshots else 0
-        many = self.snapshots * self.pod.rank > max(LEAST_HELD, held)
-        return self.can_be_sealed and (many or 8 * held > MOST_BYTES)
+        if not self.can_be_sealed:
+            return False
+        held = self.pod.modes.size
+        least = LEAST_HELD if self.reduction.reduces else LEAST_HELD_OF_NOISE
+        return self.snapshots * self.pod.rank > max(least, held) or 8 * held > MOST_BYTES
 
     @property
     def can_be_sealed(self) -> bool:

@@ -1,5 +1,6 @@
 """POD of blocks and their merging, against an SVD of the whole matrix."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -271,6 +272,25 @@ def test_a_block_that_is_masked_from_its_first_snapshot_to_its_last_has_no_defec
     _, factor = factor_block(np.full((5, 3), np.nan), None, KEEP_ALL, precision, HERE)
     assert factor.defect is None
     assert factor.right.shape == (5, 0)
+
+
+@pytest.mark.parametrize("points", [30, SNAPSHOTS_AT_ONCE + 20])
+@pytest.mark.parametrize("precision", [DOUBLE, SINGLE])
+def test_a_long_record_of_few_points_takes_no_square_of_its_length(points, precision):
+    """Noise, of which no columns can be dropped."""
+    m = 6000
+    rows = 3.0 + np.random.default_rng(0).standard_normal((m, points)).astype(precision.products)
+    tracemalloc.start()
+    block, factor = factor_block(rows, None, Cut(1e-6), precision, HERE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 8 * m * points
+    assert factor.right.shape == (m, points)
+    wide = rows.astype(np.float64)
+    energy = np.linalg.eigvalsh(factor.gram[0])[::-1]
+    exact = singular_values(wide - wide.mean(axis=0)) ** 2
+    assert_allclose(energy, exact[:points], rtol=1e-4 if precision.rows.itemsize == 4 else 1e-9)
+    assert np.abs(rebuilt(block, factor) - wide).max() < 1e-4
 
 
 def test_long_blocks_are_factored_in_pieces_with_the_same_law():
