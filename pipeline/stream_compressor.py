@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 import xarray as xr
 from numpy.typing import ArrayLike
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from pipeline.compress import settled
 from pipeline.config import Config, with_values
@@ -29,6 +30,8 @@ from pipeline.streams.segment import OpenSegment, earlier_of, resumed
 COMMIT_STEPS = 1024
 # Parts of an open segment: more are joined, or sealed.
 MOST_OPEN = 32
+# Numbers of modes from which several BLAS threads are worth it.
+MANY_NUMBERS = 1 << 22
 
 
 class StreamCompressor:
@@ -155,7 +158,8 @@ class StreamCompressor:
         """
         self._check_usable()
         try:
-            self._take(named(block, times, self.snapshots))
+            with self._blas_threads():
+                self._take(named(block, times, self.snapshots))
         except BaseException as error:
             self._ended = str(error) or type(error).__name__
             raise
@@ -201,7 +205,8 @@ class StreamCompressor:
     @property
     def model(self) -> SparseModel | None:
         """Sparse model of the segment so far, in time that does not depend on its length."""
-        return self._segment.reduction.model if self._segment else None
+        with self._blas_threads():
+            return self._segment.reduction.model if self._segment else None
 
     @property
     def relative_l2_error(self) -> dict[str, float]:
@@ -240,6 +245,12 @@ class StreamCompressor:
         count = self._segment.take(variables)
         self.snapshots += count
         self._raw_bytes += count * self._segment.frame.snapshot_bytes
+
+    def _blas_threads(self) -> AbstractContextManager[Any]:
+        """One BLAS thread, unless modes are large: the work of an update is over before others
+        have woken, and beside a simulation they would wait for its cores."""
+        modes = self._segment.pod.modes.size if self.rank and self._segment else 0
+        return nullcontext() if modes > MANY_NUMBERS else _blas().limit(limits=1, user_api="blas")
 
     def _write_part(self, segment: OpenSegment, joined: bool) -> None:
         """Write what is new of the segment as one more part, or all of it as the only one."""
@@ -293,6 +304,12 @@ class StreamCompressor:
     def _written(self, opened: int) -> None:
         self._store, self._opened, self._overwrite = open_store(self._target), opened, False
         self.committed = self.snapshots
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    # Finding the libraries takes as long as an update does.
+    return ThreadpoolController()
 
 
 def _existing(url: str) -> CoefficientStore | None:

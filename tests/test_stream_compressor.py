@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import pipeline
 from pipeline import StreamCompressor
 from pipeline.config import CompressionConfig, Config, LibraryConfig
 from pipeline.errors import ArchiveError, ConfigError, PipelineError, StoreError
+from pipeline.numerics.incremental import IncrementalPOD
 from pipeline.store.reader import open_store
 from pipeline.streams import segment
 from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors
@@ -133,6 +135,30 @@ def test_noise_in_the_field_changes_neither_equations_nor_bytes(
     theta = np.abs(expected.coefficients).max(axis=0)
     differ = (found.coefficients != 0) != (expected.coefficients != 0)
     assert (np.abs(expected.coefficients) <= 0.02 * theta)[differ].all()
+
+
+@pytest.mark.parametrize(("many", "expected"), [(1 << 22, 1), (0, 2)])
+def test_updates_take_one_blas_thread_unless_modes_are_large(tmp_path, monkeypatch, many, expected):
+    """And those of the caller are as many afterwards as before."""
+    seen, update = [], IncrementalPOD.update
+
+    def threads() -> set[int]:
+        found = ThreadpoolController().select(user_api="blas").info()
+        return {library["num_threads"] for library in found}
+
+    def noted(self, block):
+        seen.append(threads())
+        return update(self, block)
+
+    monkeypatch.setattr(IncrementalPOD, "update", noted)
+    monkeypatch.setattr("pipeline.stream_compressor.MANY_NUMBERS", many)
+    rows = decaying_matrix(np.random.default_rng(0), 40, 60, 2, rank=3)
+    with threadpool_limits(2, user_api="blas"):
+        with StreamCompressor(tmp_path / "s", tolerance=0.1) as stream:
+            stream.update(rows[:20])
+            stream.update(rows[20:])
+        assert threads() == {2}
+    assert seen == [{1}, {expected}]
 
 
 def test_arrays_of_any_kind_become_one_variable(tmp_path):
