@@ -30,13 +30,10 @@ BEGINNING = 1024
 # Blocks of coefficients held one by one: a list of small arrays takes more than they do.
 MOST_PARTS = 256
 # Modes are looked over when there are so many times as many as after the last time, and at
-# least so many, or so many times the snapshots where they reduce nothing: a move costs as much as
-# the updates in between.
-GROWN, LEAST, LONGER = 1.5, 8, 2
-# As many modes as this share of the snapshots, or of the points, reduce nothing: they hold noise.
-# Where the bound has room for it, by this share of the squared error allowed, and so many times
-# fewer modes are left, it is lost at once, and updates may leave so many times as much.
-NO_REDUCTION, NOISE_SHARE, FEWER, NOISE_MARGIN = 0.5, 0.5, 4, 1.25
+# least so many: a move costs as much as the updates in between.
+GROWN, LEAST = 1.5, 8
+# As many modes as this share of the snapshots, or of the points, reduce nothing.
+NO_REDUCTION = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class StreamReduction:
         self._weak: StreamingWeakForm | None = None
         self._chosen: tuple[int, Library] | None = None
         self._parts: list[tuple[Matrix, Vector]] = []
-        self._after_cut, self._looked_over = LEAST, LEAST
+        self._after_cut = LEAST
 
     def resume(self, state: PODState, a: Matrix, times: Vector) -> None:
         """Begin where another process stopped, with its coefficients (m, r) and times (m,)."""
@@ -120,10 +117,7 @@ class StreamReduction:
             sizes=self.pod.sizes,
             spent=self._spent,
         )
-        if self.pod.left_share > self.pod.tolerance**2:
-            self._leave_noise()
         self._parts, self._after_cut = [(a, times)], max(self.pod.rank, LEAST)
-        self._looked_over = self.pod.snapshots
         if self.pod.snapshots >= BEGINNING:
             self._begin()
 
@@ -165,9 +159,9 @@ class StreamReduction:
         else:
             self._grow(self._weak)
             self._weak.add(a[:, : self._weak.library.states], seen)
-        longer = self.pod.snapshots >= LONGER * self._looked_over and not self.reduces
-        if longer or self.pod.rank >= GROWN * self._after_cut:
-            self._look_over()
+        if self.pod.rank >= GROWN * self._after_cut:
+            self._cut(RUNNING_SHARE**0.5 * self._tolerance)
+            self._after_cut = max(self.pod.rank, LEAST)
 
     @property
     def model(self) -> SparseModel | None:
@@ -188,21 +182,6 @@ class StreamReduction:
             self.library,
             self.model,
         )
-
-    def _look_over(self) -> None:
-        """Drop modes that do not pay, and noise if there is room for it."""
-        pod, noise = self.pod, NOISE_SHARE**0.5 * self._tolerance
-        dropped = (RUNNING_SHARE - RESIDUAL_SHARE) * self._tolerance**2
-        self._cut((dropped + pod.tolerance**2) ** 0.5)
-        if not self.reduces and FEWER * pod.rank_within(noise) <= pod.rank:
-            self._cut(noise)
-            pod.left = pod.lost
-            self._leave_noise()
-        self._after_cut, self._looked_over = max(pod.rank, LEAST), pod.snapshots
-
-    def _leave_noise(self) -> None:
-        """Let updates leave more noise, by what they left before."""
-        self.pod.tolerance = max(self.pod.tolerance, (NOISE_MARGIN * self.pod.left_share) ** 0.5)
 
     # --- coefficients -----------------------------------------------------------------------
 

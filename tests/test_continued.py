@@ -62,6 +62,19 @@ def test_nights_share_modes_and_the_store_is_hardly_larger_than_at_once(tmp_path
     assert pipeline.equations(store).coefficients.any()
 
 
+@pytest.mark.parametrize("points", [1, 4])
+def test_nights_within_the_span_of_known_modes_bring_none(tmp_path, points):
+    """As many modes as points: no snapshot has anything else."""
+    t = 0.3 * np.arange(300)[:, None]
+    k = np.arange(1, 1 + points)
+    u = np.sin(k * t + np.sin(0.1 * t)) + 0.01 * np.random.default_rng(0).standard_normal(
+        (300, points)
+    )
+    source = xr.Dataset({"u": (("time", "x"), u)}, {"time": t[:, 0]})
+    for seen in appended(tmp_path / "store", source, 100, (150, 153, 300)):
+        assert_within(tmp_path / "store", seen)
+
+
 def test_what_was_there_stays_as_it_is(tmp_path):
     """Where nothing new turns up, the newest part is written again without another loss."""
     store, source, before, own = tmp_path / "store", waves(200), None, -1

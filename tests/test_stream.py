@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
 from pipeline.config import Config, with_values
-from pipeline.stream import BEGINNING, GROWN, LEAST, StreamReduction
+from pipeline.stream import BEGINNING, StreamReduction
 from tests.oracles import fluctuation, relative_error, singular_values
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
 
@@ -49,7 +49,7 @@ def noisy(rows, share, seed=0):
 @pytest.mark.parametrize("block", [1, 7, 50])
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
 def test_noise_within_the_bound_costs_no_modes(block, share):
-    """While the stream runs if there is room for what else is lost, and in the end always."""
+    """Held while the stream runs, as nobody knows what comes; and none in the end."""
     tolerance = 2e-2
     times, states = LORENZ.record(1200)
     rows = noisy(lifted(states, 60), share * tolerance)
@@ -57,7 +57,7 @@ def test_noise_within_the_bound_costs_no_modes(block, share):
     for start in range(0, len(rows), block):
         stream.update(rows[start : start + block], times[start : start + block])
         assert (stream.pod.errors <= tolerance).all()
-    assert stream.pod.rank < (GROWN * LEAST if share < 0.7 else 61)
+    assert not stream.reduces
     found = stream.close()
     assert len(found.modes) == 3
     assert relative_error(rows, found.origin + found.a @ found.modes) <= tolerance
@@ -74,9 +74,6 @@ def test_what_begins_in_noise_is_followed_within_the_bound(strength):
     for start in range(0, len(rows), 25):
         stream.update(rows[start : start + 25], t[start : start + 25])
         assert (stream.pod.errors <= tolerance).all()
-        # Noise in the first blocks is not told from modes.
-        if 500 <= start < 1000:
-            assert stream.pod.rank <= 4
     sigma = singular_values(rows)
     best = next(
         r for r in range(80) if np.linalg.norm(sigma[r:]) <= tolerance * np.linalg.norm(sigma)

@@ -92,10 +92,12 @@ def bits_of(values: Floats, levels: Sequence[int], step: float) -> float:
 
 def _at_columns(values: Floats, levels: Sequence[int], unit: float, columns: slice) -> Matrix:
     """Squared errors, in squares of the step, and bits: (2, rows, columns)."""
-    coefficients = forward(values, levels)
-    gain = NOISE_GAIN ** np.count_nonzero(levels)
     tables = _TABLES[..., columns]
     errors, bits = found = np.zeros((2, len(values), tables.shape[-1]))
+    if not len(values):
+        return found
+    coefficients = forward(values, levels)
+    gain = NOISE_GAIN ** np.count_nonzero(levels)
     for band in bands(values.shape[1:], levels[1:]):
         part = coefficients[(slice(None), *band.region)].reshape(len(values), -1)
         if not part.size:

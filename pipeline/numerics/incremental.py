@@ -93,7 +93,7 @@ class IncrementalPOD:
     tolerance : float
         What updates leave of each variable, of all snapshots so far, is at most this share of
         its fluctuation. What cuts drop comes besides; with the error that a cut was allowed the
-        squares add. It may be set anew at any time.
+        squares add.
     weights : (n,) float, optional
         Non-negative weights of the squared errors.
     sizes : sequence of int, optional
@@ -113,8 +113,7 @@ class IncrementalPOD:
         quite if they were adopted.
     fluctuation, lost, left : (V,) float64
         Squared norms over all snapshots so far: of the differences from their mean, of the
-        errors, and of that part of them that updates left; what a cut dropped may be set to
-        count as left, too.
+        errors, and of that part of them that updates left.
     """
 
     def __init__(
@@ -193,7 +192,7 @@ class IncrementalPOD:
         pod._mean = state.triangle[0, 1:] / state.triangle[0, 0] @ state.modes
         pod._seen = Triangle(len(state.triangle), AT_ONCE)
         pod._seen.add(state.triangle)
-        pod._inner = pod._balanced
+        pod._inner = pod._weights * pod._spread(pod.balance)
         pod._set_modes(state.modes)
         pod._met = np.zeros((len(state.modes) + 1, len(pod.origin)))
         pod._met_from = len(state.modes)
@@ -228,13 +227,6 @@ class IncrementalPOD:
     def counting(self) -> Vector:
         """Squared fluctuation (V,) that the tolerance is of: all but what was spent before."""
         return np.maximum(self.fluctuation - self._spent, 0.0)
-
-    @property
-    def left_share(self) -> float:
-        """Largest share of a variable's squared fluctuation, as the tolerance counts it, that is
-        `left`."""
-        counting = np.where(self.counting > 0, self.counting, np.inf)
-        return float((self.left / counting).max())
 
     @property
     def errors(self) -> Vector:
@@ -309,9 +301,13 @@ class IncrementalPOD:
         """
         if not self.rank:
             return None
-        self._inner = self._balanced
-        move, modes, met, lost = self._without_last()
-        kept = self._fewest(lost, tolerance)
+        move, modes, spread = self._principal_axes()
+        met = move.turn @ self._met[1:] + np.outer(move.shift, self._met[0])
+        dropped = tails((spread[:, None] ** 2 * self._energies(modes)).T).T
+        meeting = tails(self._products(met, modes).T).T + np.sqrt(self._unmet * dropped)
+        lost = np.maximum(self.lost + dropped + 2 * meeting, 0.0)
+        within = np.all(lost <= tolerance**2 * self.counting, axis=1)
+        kept = int(np.argmax(within)) if within.any() else self.rank
         towards_mean = self._average @ self.modes
         self.origin, self._mean = self.origin + towards_mean, self._mean - towards_mean
         self._set_modes(modes[:kept], orthonormal=True)
@@ -321,10 +317,6 @@ class IncrementalPOD:
         move = Move(move.turn[:kept], move.shift[:kept])
         self._seen.move(move.augmented)
         return move
-
-    def rank_within(self, tolerance: float) -> int:
-        """How many modes `cut` would keep."""
-        return self._fewest(self._without_last()[-1], tolerance) if self.rank else 0
 
     def adopt(self, first: int, modes: Matrix, origin: Vector | None = None) -> None:
         """Take others for the modes from `first` on, and for the origin if it is given.
@@ -448,11 +440,6 @@ class IncrementalPOD:
         still = inverse[moving].mean() if moving.any() else 1.0
         return np.where(moving, inverse, still)
 
-    @property
-    def _balanced(self) -> Vector:
-        """Weights (n,) of the points with which all variables fluctuate alike."""
-        return self._weights * self._spread(self.balance)
-
     def _spread(self, factors: Vector) -> Vector:
         """Factors (V,) of the variables at each point (n,)."""
         return np.repeat(factors, [part.stop - part.start for part in self._parts])
@@ -460,7 +447,7 @@ class IncrementalPOD:
     def _append(self, directions: Matrix) -> None:
         """Make directions (k, n) modes, but for those that are rounding of the modes."""
         if not self.rank:
-            self._inner = self._balanced
+            self._inner = self._weights * self._spread(self.balance)
         along = np.sum(((directions * self._inner) @ self.modes.T) ** 2, axis=1)
         directions = directions[2 * along < np.sum(directions**2 * self._inner, axis=1)]
         if not len(directions):
@@ -517,28 +504,15 @@ class IncrementalPOD:
         r = self.triangle
         return r[0, 1:] / r[0, 0]
 
-    def _without_last(self) -> tuple[Move, Matrix, Matrix, Matrix]:
-        """The move to principal axes, the axes (r, n), their part (r, n) of `met`, and the squared
-        errors (r + 1, V) if none, one, ... all of them are kept."""
-        move, modes, spread = self._principal_axes()
-        met = move.turn @ self._met[1:] + np.outer(move.shift, self._met[0])
-        dropped = tails((spread[:, None] ** 2 * self._energies(modes)).T).T
-        meeting = tails(self._products(met, modes).T).T + np.sqrt(self._unmet * dropped)
-        return move, modes, met, np.maximum(self.lost + dropped + 2 * meeting, 0.0)
-
-    def _fewest(self, lost: Matrix, tolerance: float) -> int:
-        """Modes that keep a tolerance; all, if none do."""
-        within = np.all(lost <= tolerance**2 * self.counting, axis=1)
-        return int(np.argmax(within)) if within.any() else self.rank
-
     def _principal_axes(self) -> tuple[Move, Matrix, Vector]:
         """The move to principal axes, the axes (r, n), and how far (r,) the past is spread
         along them: the root of the sum of squares.
 
-        Factors of the variables are such that all fluctuate alike now; the axes are
+        Factors of the variables are chosen anew, so that all fluctuate alike; the axes are
         orthonormal with these.
         """
-        values, vectors = np.linalg.eigh((self.modes * self._balanced) @ self.modes.T)
+        self._inner = self._weights * self._spread(self.balance)
+        values, vectors = np.linalg.eigh((self.modes * self._inner) @ self.modes.T)
         # Any root will do where weights leave next to nothing of a mode: it cancels.
         root = np.sqrt(np.maximum(values, np.finfo(float).eps * values[-1]))
         _, spread, axes = scipy.linalg.svd(self.triangle[1:, 1:] @ (vectors * root))
