@@ -23,10 +23,12 @@ from threadpoolctl import threadpool_limits
 
 import pipeline
 from pipeline import StreamCompressor
+from pipeline.config import Config, with_values
 from pipeline.numerics import regimes as regime_search
 from pipeline.store.reader import open_store
+from pipeline.streams import segment
 from tests.benchmarks.measure import MB, Record, memory, reset_peak, table
-from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
+from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ, VAN_DER_POL, KnownSystem
 
 Vector = NDArray[np.float64]
 
@@ -172,6 +174,44 @@ def regimes(rhos: Sequence[float], snapshots: int) -> list[Record]:
     return found
 
 
+# --- noise --------------------------------------------------------------------------------
+
+
+def noise(system: KnownSystem, degree: int, snapshots: int, points: int = 200) -> list[Record]:
+    """Bytes, rank and terms beside batch, where noise of 1 % takes as many modes as points; with
+    segments as short as those without noise, and as they are."""
+    rng, (times, states) = np.random.default_rng(0), system.record(snapshots)
+    rows = states @ np.linalg.qr(rng.standard_normal((points, system.states)))[0].T
+    rms = np.sqrt(np.mean((rows - rows.mean(axis=0)) ** 2))
+    rows += 0.01 * rms * rng.standard_normal(rows.shape)
+    source, found = xr.Dataset({"x": (("time", "point"), rows)}, {"time": times}), []
+    for tolerance in (5e-2, 2e-2, 1e-2):
+        record: Record = {"system": system.name, "tolerance": tolerance}
+        settings = {"compression.tolerance": tolerance, "library.degree": degree}
+        config = with_values(Config(), settings)
+        with tempfile.TemporaryDirectory() as folder:
+            pipeline.compress(source, f"{folder}/batch", config=config)
+            batch = record["batch"] = pipeline.info(f"{folder}/batch").stored_bytes
+            _add_rank(record, "batch", f"{folder}/batch")
+            for name, most in (("short", segment.LEAST_HELD), ("now", segment.LEAST_HELD_OF_NOISE)):
+                before, segment.LEAST_HELD_OF_NOISE = segment.LEAST_HELD_OF_NOISE, most
+                with StreamCompressor(f"{folder}/{name}", config=config) as stream:
+                    for block in blocks_of(source, "time", 50):
+                        stream.update(block)
+                segment.LEAST_HELD_OF_NOISE = before
+                record[f"bytes / batch, {name}"] = (
+                    pipeline.info(f"{folder}/{name}").stored_bytes / batch
+                )
+                _add_rank(record, name, f"{folder}/{name}")
+        found.append(record)
+    return found
+
+
+def _add_rank(record: Record, name: str, store: str) -> None:
+    info = pipeline.info(store)
+    record[f"rank and terms, {name}"] = f"{info.rank}, {info.nonzero_terms}"
+
+
 # --- night after night --------------------------------------------------------------------
 
 
@@ -262,6 +302,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(page(switch(two_systems(), "time", "two systems", 250)), flush=True)
         for rhos, snapshots in (((28,), 6000), ((28, 40), 3000), ((28, 34, 40, 46, 31, 37), 2000)):
             print(page(regimes(rhos, snapshots)), flush=True)
+        for system, degree, count in (
+            (LORENZ, 2, 4000), (VAN_DER_POL, 3, 4000), (LINEAR_OSCILLATOR, 1, 3000)
+        ):  # fmt: skip
+            print(page(noise(system, degree, count)), flush=True)
 
 
 def _time_of(path: str) -> str:

@@ -1,6 +1,7 @@
 """The benchmark of streams at its smallest size."""
 
 from tests.benchmarks import bench_stream
+from tests.systems_of_odes import LINEAR_OSCILLATOR
 
 
 def test_streams_are_compared_with_batch_and_watched(tmp_path):
@@ -15,6 +16,9 @@ def test_streams_are_compared_with_batch_and_watched(tmp_path):
     ranks = [each["rank"] for each in bench_stream.switch(source, "time", "two", 50)]
     assert ranks[1] == 2
     assert ranks[2] == 5
+    records = bench_stream.noise(LINEAR_OSCILLATOR, 1, 300, 10)
+    assert all(each["bytes / batch, now"] <= 1.15 for each in records)
+    assert all(each["rank and terms, batch"].startswith("2, ") for each in records[:2])
     curve = bench_stream.watched(200, 30, 100, str(tmp_path))
     assert [at for at, _ in curve] == [100, 200, 200]
     bench_stream.draw(curve, 1e6, tmp_path / "memory.png")
