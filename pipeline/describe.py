@@ -15,6 +15,7 @@ from pipeline.compress import advice
 from pipeline.numerics.library import ConcatenatedLibrary, Library, library_from_spec
 from pipeline.numerics.neural_library import NeuralLibrary
 from pipeline.reports import StoreInfo
+from pipeline.store import layout
 from pipeline.store.latent import StoredLatent
 from pipeline.store.reader import CoefficientStore, open_store
 
@@ -68,7 +69,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
             key: value for key, value in facts["source"].items() if not key.endswith("history")
         },
         versions=facts["versions"],
-        format=opened.root.format,
+        format=layout.FORMAT,
         advice=advice(
             ratio, last.rank, opened.snapshots, [v.coding for v in opened.variables.values()]
         ),

@@ -10,7 +10,8 @@
     |-- StorageError     (OSError)      storage at a URL that does not answer, or refuses
     |-- AccuracyError                   a bound that cannot be met, or was found broken
     `-- StoreError                      a coefficient store that cannot be written or read
-        `-- StoreExistsError (FileExistsError)
+        |-- StoreExistsError (FileExistsError)
+        `-- StoreReplacedError            what was opened is there no more
 """
 
 from __future__ import annotations
@@ -50,3 +51,7 @@ class StoreError(PipelineError):
 
 class StoreExistsError(StoreError, FileExistsError):
     """The destination exists and overwriting was not asked for."""
+
+
+class StoreReplacedError(StoreError):
+    """The store was replaced since it was opened; opened again, it can be read."""

@@ -10,9 +10,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
-from zarr.codecs import Crc32cCodec
 
 from pipeline.store import layout
+from pipeline.store.checksums import ChecksumCodec
 from pipeline.store.codec import WaveletCodec
 from pipeline.store.files import WRITE_ALL, put_chunk, reported
 from pipeline.store.staged import StagedStore
@@ -40,7 +40,7 @@ class ArrayWriter:
         compressors: tuple[BytesBytesCodec, ...] | None = None,
     ) -> zarr.Array[Any]:
         if isinstance(coding, WaveletCodec):
-            compressors = (Crc32cCodec(),)
+            compressors = (ChecksumCodec(),)
         return zarr.create_array(
             self._store,
             name=path,

@@ -20,7 +20,7 @@ from pipeline.coding.coefficients import Coefficients
 from pipeline.coding.tiles import region_of
 from pipeline.contracts import Floats, Region
 from pipeline.errors import StoreError
-from pipeline.store import layout
+from pipeline.store import checksums, layout
 from pipeline.store.codec import WaveletCodec
 from pipeline.store.fields import located
 from pipeline.store.layout import ArrayLayout
@@ -164,7 +164,7 @@ class StoredArrays:
         with self._reading(path):
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
             # The checksum at its end was right.
-            payload = content.to_bytes()[:-4]
+            payload = content.to_bytes()[: -checksums.SIZE]
             with located(f"{self.url}: array {path} cannot be read"):
                 return codec.coefficients(payload, self.layouts[path].chunk, array.dtype)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 
 from pipeline.coding.exact import LEVEL, ExactCoding
@@ -15,6 +15,7 @@ from pipeline.coding.tiles import field_levels, grid, value_levels
 from pipeline.contracts import Floats
 from pipeline.store import layout
 from pipeline.store.array_writer import ArrayWriter
+from pipeline.store.checksums import ChecksumCodec
 from pipeline.store.codec import WaveletCodec
 from pipeline.store.exact import ExactCodec
 from pipeline.store.files import reported
@@ -212,7 +213,7 @@ class BasisWriter(ArrayWriter):
         with reported(self.target):
             group = self._groups.get(variable) or self._new_group(variable)
             path = f"basis/{group}/exact"
-            compressors = (blosc, Crc32cCodec())
+            compressors = (blosc, ChecksumCodec())
             self.create(path, shape, tile, native, dims, codec, True, compressors)
         self._grids[variable, "exact"] = grid(shape, tile)
 

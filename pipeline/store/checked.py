@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -12,10 +12,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from pipeline.errors import StoreError
-from pipeline.store import layout
+from pipeline.store import checksums, layout
 from pipeline.store.layout import ArrayLayout
 
-_CHUNK = re.compile(r"(.+)/c(?:/\d+)*")
 _BLOSC_HEADER = struct.Struct("<4B3I")
 
 
@@ -28,6 +27,7 @@ class CheckedStore(WrapperStore[Store]):
     Parameters
     ----------
     url : str
+        The generation.
     arrays : mapping of str to ArrayLayout
         What the metadata of each array say, by path.
     metadata : bytes, optional
@@ -39,6 +39,7 @@ class CheckedStore(WrapperStore[Store]):
     ) -> None:
         super().__init__(layout.zarr_store(url))
         self.url, self.arrays, self._metadata = url, arrays, metadata
+        self.generation = url.rpartition("/")[2]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CheckedStore, (self.url, self.arrays)
@@ -51,7 +52,11 @@ class CheckedStore(WrapperStore[Store]):
     ) -> Buffer | None:
         if key == layout.ROOT and self._metadata is not None:
             return prototype.buffer.from_bytes(self._metadata)
-        return self._checked(key, await self._store.get(key, prototype, byte_range))
+        chunk = await self._store.get(key, prototype, byte_range)
+        if chunk is None and checksums.array_of(key):
+            root = await self._above.get(layout.ROOT, prototype)
+            raise self._missing(key, None if root is None else root.to_bytes())
+        return self._checked(key, chunk)
 
     def get_sync(
         self,
@@ -62,19 +67,32 @@ class CheckedStore(WrapperStore[Store]):
     ) -> Buffer | None:
         # Exists from zarr 3.2 on, and only there anything calls it.
         store: Any = self._store
-        return self._checked(key, store.get_sync(key, prototype=prototype, byte_range=byte_range))
+        chunk = store.get_sync(key, prototype=prototype, byte_range=byte_range)
+        if chunk is None and checksums.array_of(key):
+            raise self._missing(key, layout.read_root(self._url_above))
+        return self._checked(key, chunk)
+
+    @property
+    def _url_above(self) -> str:
+        """The store that this is a generation of."""
+        return self.url.rpartition("/")[0]
+
+    @cached_property
+    def _above(self) -> Store:
+        return layout.zarr_store(self._url_above)
+
+    def _missing(self, key: str, root: bytes | None) -> StoreError:
+        where = layout.joined(self.url, key)
+        return layout.missing(self._url_above, self.generation, where, root)
 
     def _checked(self, key: str, chunk: Buffer | None) -> Buffer | None:
-        found = _CHUNK.fullmatch(key)
-        if found is None:
+        path = checksums.array_of(key)
+        if path is None or chunk is None:
             return chunk
         where = layout.joined(self.url, key)
-        if chunk is None:
-            raise StoreError(f"{where}: chunk is missing; the store is damaged")
-        content = chunk.to_bytes()
-        payload, checksum = content[:-4], content[-4:]
-        layout.checked(payload, int.from_bytes(checksum, "little"), where)
-        array = self.arrays[found[1]]
+        place = layout.joined(self.generation, key)
+        payload = checksums.payload_of(chunk.to_bytes(), place, where)
+        array = self.arrays[path]
         if array.compressed:
             _check_blosc(payload, array.packed_bytes, where)
         elif not array.coded and len(payload) != array.chunk_bytes:

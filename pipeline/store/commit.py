@@ -4,6 +4,11 @@ A writer fills a *generation*, a folder that is never changed afterwards. The ro
 name the generations that count: writing that one small file is the commit. As a rule one counts;
 where something was appended, several do, in the order of time.
 
+Generations that do not count any more stay for whoever opened them (`RETENTION`): the root
+metadata name them too, with the time when they were replaced, and whoever writes there next
+removes those whose time is over. Nothing is ever removed that no root metadata have named, or
+while these are damaged.
+
 On a local file system the generation is built in a hidden folder beside the destination,
 ``.<name>.partial-<generation>``, holding ``lock`` and ``store/``. The writer keeps ``lock``
 locked (flock) as long as it lives, so the kernel tells the next writer whether the folder
@@ -23,7 +28,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,8 +37,13 @@ from typing import Protocol
 from pipeline import objects
 from pipeline.errors import StorageError, StoreError, StoreExistsError
 from pipeline.store import layout
-from pipeline.store.layout import Root
+from pipeline.store.layout import Part, Root, Superseded
 
+# How long a generation stays that was replaced. An analysis that was begun on it, or a graph built
+# on it, goes on for some time; archives are not held twice for long.
+RETENTION = timedelta(hours=1)
+# A stream may replace generations many times a second: of more than so many the oldest go.
+MOST_SUPERSEDED = 128
 _ABANDONED = timedelta(days=7)
 # Files brought to the disk side by side.
 _FLUSHED = 16
@@ -53,8 +63,11 @@ class Commit(Protocol):
         """Check the destination, remove what crashed writers left, prepare `url`."""
         ...
 
-    def publish(self, root: Root) -> None:
-        """Make what `root` names the store: the generation at `url` and others already there."""
+    def publish(self, parts: tuple[Part, ...]) -> Root:
+        """Make these the store: the generation at `url`, after others already there.
+
+        Returns what the root metadata say now.
+        """
         ...
 
     def abort(self) -> None:
@@ -85,18 +98,87 @@ def committer(
                 f"{url}: writing here would touch the archive at {place}; choose a destination "
                 "outside of it"
             )
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    generation = f"{stamp}-{secrets.token_hex(4)}"
+    generation = f"{_stamp(datetime.now(UTC))}-{secrets.token_hex(4)}"
     if layout.is_local(url):
         return LocalCommit(Path(url), generation, overwrite, onto)
     return ObjectCommit(url, generation, overwrite, onto)
 
 
 def sweep(target: str | os.PathLike[str]) -> None:
-    """Remove what crashed writers left beside a local store, as the next writer would."""
+    """Remove what is of no use any more, as the next writer would.
+
+    That is generations that were replaced long ago (`RETENTION`), and what crashed writers left
+    beside a local store.
+    """
     url = layout.normalised(target)
     if layout.is_local(url):
         _sweep(Path(url))
+    elif (root := _current(url)) is not None and (over := _outlived(root.superseded)):
+        folder = objects.folder(url)
+        for name in over & folder.names():
+            folder.remove(name)
+
+
+def check_root(url: str) -> None:
+    """Refuse root metadata that are damaged, or older than what lies beside them.
+
+    On object storage nobody can tell a newer generation from what a writer that died has left.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or they are not whole; or a local store holds a newer generation that
+        they do not name and no writer is about to.
+    """
+    names = objects.folder(url).names() if layout.is_local(url) else set[str]()
+    root = layout.current_root(url)
+    newest = max(_begun(name) for name in root.generations)
+    others = {name for name in names - root.named if layout.GENERATION.fullmatch(name)}
+    for name in sorted(name for name in others if _begun(name) > newest):
+        if not _staging(Path(url), name).exists() and layout.current_root(url) == root:
+            raise StoreError(
+                f"{url}: {layout.ROOT} does not name {name}, which is newer: an older one was put "
+                "back, or the store was copied while it was written to; restore the newer one, or "
+                f"remove {name} if it is of no use"
+            )
+
+
+def _stamp(time: datetime) -> str:
+    return time.strftime("%Y%m%dT%H%M%S")
+
+
+def _begun(generation: str) -> str:
+    """When the writer of a generation began."""
+    return generation.partition("-")[0]
+
+
+def _outlived(superseded: Sequence[Superseded]) -> frozenset[str]:
+    """Generations that nobody is expected to read any more."""
+    oldest = _stamp(datetime.now(UTC) - RETENTION)
+    kept = sorted(superseded, key=lambda each: each.since)[-MOST_SUPERSEDED:]
+    return frozenset(
+        each.generation for each in superseded if each.since < oldest or each not in kept
+    )
+
+
+def _root_after(parts: tuple[Part, ...], before: Root | None, others: Iterable[str] = ()) -> Root:
+    """Root metadata of `parts` in place of those `before`.
+
+    ``others`` are generations that count no more either, of a store whose root metadata are not
+    there or not whole.
+    """
+    now = _stamp(datetime.now(UTC))
+    known = {} if before is None else {each.generation: each for each in before.superseded}
+    names = {*known, *others, *(before.generations if before else ())}
+    names -= {part.generation for part in parts}
+    superseded = tuple(known.get(name) or Superseded(name, now) for name in sorted(names))
+    over = _outlived(superseded)
+    return Root(parts, tuple(each for each in superseded if each.generation not in over))
+
+
+def _dropped(before: Root | None, root: Root) -> frozenset[str]:
+    """Generations that `root` does not name any more."""
+    return before.named - root.named if before else frozenset()
 
 
 def _exists_error(url: str) -> StoreExistsError:
@@ -197,15 +279,14 @@ class LocalCommit:
             parent.mkdir(exist_ok=True)
             self._parents.append(parent)
 
-    def publish(self, root: Root) -> None:
+    def publish(self, parts: tuple[Part, ...]) -> Root:
         built = self._staging / "store"
         _flush_tree(built)
-        content = layout.root_document(root)
         if self._check_destination():
-            self._replace(built, content)
-        else:
-            self._appear(built, content)
-        _remove_superseded(self.path)
+            return self._replace(built, parts)
+        root = Root(parts)
+        self._appear(built, layout.root_document(root))
+        return root
 
     def _appear(self, built: Path, root: bytes) -> None:
         _write_flushed(built / layout.ROOT, root)
@@ -219,16 +300,23 @@ class LocalCommit:
             raise
         _flush(self.path.parent)
 
-    def _replace(self, built: Path, root: bytes) -> None:
+    def _replace(self, built: Path, parts: tuple[Part, ...]) -> Root:
         prepared = self._staging / layout.ROOT
-        _write_flushed(prepared, root)
         with _locked(self.path):
             # Nobody else can replace the root between this look and the end.
             self._check_destination()
+            before = _current(str(self.path))
+            # Where nothing tells what counted, all that is there is what was to be replaced.
+            others = _generations(self.path) if before is None else ()
+            root = _root_after(parts, before, others)
+            _write_flushed(prepared, layout.root_document(root))
             os.rename(built / self.generation, self.path / self.generation)
             _flush(self.path)
             os.replace(prepared, self.path / layout.ROOT)
             _flush(self.path)
+        for name in _dropped(before, root):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        return root
 
     def abort(self) -> None:
         if self._lock is None and not self._staging.exists():
@@ -286,7 +374,14 @@ def _sweep(path: Path) -> None:
             with _claimed(staging) as dead:
                 if dead:
                     _discard(path, generation)
-    _remove_superseded(path)
+    root = _current(str(path))
+    for name in _outlived(root.superseded) if root else ():
+        shutil.rmtree(path / name, ignore_errors=True)
+
+
+def _generations(path: Path) -> list[str]:
+    """Names of all generations that are in a folder."""
+    return [entry.name for entry in path.iterdir() if layout.GENERATION.fullmatch(entry.name)]
 
 
 def _glob_escaped(text: str) -> str:
@@ -340,31 +435,6 @@ def _discard(path: Path, generation: str) -> None:
         time.sleep(0.01)
         if not staging.exists():
             break
-
-
-def _remove_superseded(path: Path) -> None:
-    """Remove generations of `path` that do not count and that no writer is about to commit.
-
-    The order matters where several writers race: candidates are listed first, their writers
-    looked at second, and what counts is read last, so that a generation committed meanwhile
-    is either seen as alive or seen to count.
-    """
-    if _current(str(path)) is None:
-        return
-    candidates = [entry for entry in path.iterdir() if layout.GENERATION.fullmatch(entry.name)]
-    dead = [entry for entry in candidates if _has_no_writer(path, entry.name)]
-    counts = _current(str(path))
-    for entry in dead:
-        if counts is not None and entry.name not in counts.generations:
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _has_no_writer(path: Path, generation: str) -> bool:
-    staging = _staging(path, generation)
-    if not staging.exists():
-        return True
-    with _claimed(staging) as dead:
-        return dead
 
 
 def _flush_tree(folder: Path) -> None:
@@ -443,10 +513,15 @@ class ObjectCommit:
         if _current(self._root) != self._onto:
             raise _changed_error(self._root)
 
-    def publish(self, root: Root) -> None:
+    def publish(self, parts: tuple[Part, ...]) -> Root:
         if self._onto is not None:
             self._check_unchanged()
-        version = self._before.version if self._before else None
+        version, before = None, None
+        if self._before is not None:
+            version = self._before.version
+            with contextlib.suppress(StoreError):
+                before = layout.parse_root(self._before.content, self._root)
+        root = _root_after(parts, before)
         try:
             done = self._folder.replace(layout.ROOT, layout.root_document(root), version)
         except StorageError as error:
@@ -460,19 +535,15 @@ class ObjectCommit:
         self._published = True
         # What cannot be removed now goes when it is a week old.
         with contextlib.suppress(OSError):
-            self._remove_superseded(root)
+            self._remove_unused(root, before)
+        return root
 
-    def _remove_superseded(self, root: Root) -> None:
-        superseded = frozenset[str]()
-        if self._before is not None:
-            with contextlib.suppress(StoreError):
-                before = layout.parse_root(self._before.content, self._root)
-                superseded = before.generations - root.generations
-        oldest = (datetime.now(UTC) - _ABANDONED).strftime("%Y%m%dT%H%M%S")
-        for name in self._names:
-            abandoned = bool(layout.GENERATION.fullmatch(name)) and name < oldest
-            if name in superseded or (abandoned and name not in root.generations):
-                self._folder.remove(name)
+    def _remove_unused(self, root: Root, before: Root | None) -> None:
+        """Remove what was replaced long ago, and what crashed writers left."""
+        oldest = _stamp(datetime.now(UTC) - _ABANDONED)
+        abandoned = {n for n in self._names if layout.GENERATION.fullmatch(n) and n < oldest}
+        for name in self._names & (_dropped(before, root) | (abandoned - root.named)):
+            self._folder.remove(name)
 
     def abort(self) -> None:
         if self._published:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.contracts import BlockSpan, Region
 from pipeline.store.generation import Generation
-from pipeline.store.layout import Root
+from pipeline.store.layout import Part
 from pipeline.store.reader import open_draft
 
 Matrix = NDArray[np.float64]
@@ -24,7 +24,7 @@ class Draft:
     """What `pipeline.store.writer.StoreWriter.draft` completed; works in any process."""
 
     url: str
-    root: Root
+    part: Part
 
     def predict(self, variable: str, time_axis: int, region: Region) -> Matrix:
         """Values of a region, dims in the variable's order, before residuals and rounding."""
@@ -43,7 +43,7 @@ class Draft:
 
 @lru_cache(maxsize=2)
 def _opened(draft: Draft, shaking: float = 0.0) -> Generation:
-    store = open_draft(draft.url, draft.root)
+    store = open_draft(draft.url, draft.part)
     return replace(store, latent=replace(store.latent, shaking=shaking)) if shaking else store
 
 

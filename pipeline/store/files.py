@@ -15,7 +15,8 @@ from zarr.core.sync import sync
 from pipeline import objects
 from pipeline.errors import StoreError
 from pipeline.objects import is_document
-from pipeline.store import layout
+from pipeline.store import checksums, layout
+from pipeline.store.checksums import SealingStore
 from pipeline.store.staged import StagedStore
 
 # A chunk that is not there is damage, so a chunk full of zeros has to be there.
@@ -37,33 +38,34 @@ def put(store: Store, key: str, content: bytes) -> None:
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
 
 
-def put_chunk(store: Store, path: str, index: Sequence[int], payload: bytes) -> None:
+def put_chunk(store: SealingStore, path: str, index: Sequence[int], payload: bytes) -> None:
     key = layout.joined(path, "c", *map(str, index))
-    put(store, key, layout.with_checksum(payload))
+    put(store, key, payload + bytes(checksums.SIZE))
 
 
 class Finished(NamedTuple):
-    """The metadata of a complete generation, and the bytes of all its files."""
+    """The checksum of a complete generation's metadata, and the bytes of all its files."""
 
-    metadata: bytes
+    checksum: int
     nbytes: int
 
 
 def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
     """Check that every chunk is at `url`, make the metadata small, write them and the facts."""
-    found = objects.folder(url).files()
-    chunks = {key: int(each["size"]) for key, each in found.items() if not is_document(key)}
-    contents, checksums = {}, {}
+    listed = objects.folder(url).files()
+    chunks = {key: int(each["size"]) for key, each in listed.items() if not is_document(key)}
+    contents, found = {}, {}
     for key, document in sorted(store.documents.items()):
         path = key.removesuffix(layout.ROOT).rstrip("/")
         fields, contents[key] = _compacted(document)
         if fields["node_type"] == "array":
             _check_complete(path, fields, list(chunks))
-            checksums[path] = layout.checksum(contents[key])
-    metadata = layout.compact_json(layout.group_document({**facts, "arrays": checksums}))
+            found[path] = checksums.checksum(f"{store.generation}/{key}", contents[key])
+    metadata = layout.compact_json(layout.group_document({**facts, "arrays": found}))
     contents[layout.ROOT] = metadata
     sync(store.put_documents(contents))
-    return Finished(metadata, sum(chunks.values()) + sum(map(len, contents.values())))
+    checksum = checksums.checksum(f"{store.generation}/{layout.ROOT}", metadata)
+    return Finished(checksum, sum(chunks.values()) + sum(map(len, contents.values())))
 
 
 def _compacted(content: bytes) -> tuple[Any, bytes]:

@@ -11,29 +11,29 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import google_crc32c
 import numpy as np
 from numcodecs import Blosc
 from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from pipeline import objects
-from pipeline.errors import StorageError, StoreError
+from pipeline.errors import StorageError, StoreError, StoreReplacedError
+from pipeline.store import checksums
+from pipeline.store.checksums import ChecksumCodec
 from pipeline.store.codec import NAME, WaveletCodec
 from pipeline.store.exact import NAME as EXACT
 from pipeline.store.exact import ExactCodec
 
 Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
-# The first is written where a store is one generation: older versions read it.
-FORMAT, FORMAT_OF_PARTS = 2, 3
+FORMAT = 4
 KEY = "romzarr"
 ROOT = "zarr.json"
 CHUNK_BYTES = 1 << 20
@@ -43,13 +43,14 @@ MAX_CHUNK_BYTES = 1 << 31
 MAX_CODED_VALUES = 1 << 27
 MAX_METADATA_BYTES = 1 << 26
 MAX_SNAPSHOTS = 1 << 31
-GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+STAMP = re.compile(r"\d{8}T\d{6}")
+GENERATION = re.compile(rf"{STAMP.pattern}-[0-9a-f]{{8}}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # What a variable may have below basis/.
 _BASIS = ("episodes", "exact", "fields", "mask", "mean", "residuals", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
-_COMPRESSORS = (["blosc", "crc32c"], ["crc32c"])
+_COMPRESSORS = (["blosc", checksums.NAME], [checksums.NAME])
 _VARIABLE_LENGTH = frozenset({"string", "variable_length_bytes"})
 _FIXED_LENGTH = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
 _SIZES = {
@@ -61,7 +62,7 @@ _SIZES = {
 
 def codecs(shuffle: Shuffle = "shuffle") -> tuple[BytesBytesCodec, ...]:
     """What a chunk passes through: a shuffle of bytes or bits, zstd, and a checksum."""
-    return BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), Crc32cCodec()
+    return BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), ChecksumCodec()
 
 
 def codecs_for(values: NDArray[Any]) -> tuple[BytesBytesCodec, ...]:
@@ -132,30 +133,6 @@ def compact_json(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def checksum(content: bytes) -> int:
-    """CRC32C of `content`."""
-    value: int = google_crc32c.value(content)
-    return value
-
-
-def checked(content: bytes, expected: int, where: str) -> bytes:
-    """`content`, unless its checksum is another.
-
-    Raises
-    ------
-    StoreError
-        If it is: the message names the place.
-    """
-    if checksum(content) != expected:
-        raise StoreError(f"{where}: is damaged (its checksum does not fit)")
-    return content
-
-
-def with_checksum(payload: bytes) -> bytes:
-    """A chunk as the codec crc32c makes it of its payload."""
-    return payload + checksum(payload).to_bytes(4, "little")
-
-
 def since_first(times: NDArray[Any]) -> NDArray[np.float64]:
     """Times counted from the first; integers subtract exactly before they are rounded."""
     return (times - times[0]).astype(np.float64)
@@ -188,18 +165,29 @@ class Part(NamedTuple):
     checksum: int
 
 
+class Superseded(NamedTuple):
+    """A generation that counted until it was replaced, and when that was (`STAMP`, UTC)."""
+
+    generation: str
+    since: str
+
+
 class Root(NamedTuple):
-    """What the root metadata say: the generations that count, in the order of time."""
+    """What the root metadata say: the generations that count, in the order of time, and those
+    that counted before and may still be there for whoever opened them."""
 
     parts: tuple[Part, ...]
-
-    @property
-    def format(self) -> int:
-        return FORMAT if len(self.parts) == 1 else FORMAT_OF_PARTS
+    superseded: tuple[Superseded, ...] = ()
 
     @property
     def generations(self) -> frozenset[str]:
+        """Names of the generations that count."""
         return frozenset(part.generation for part in self.parts)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Names of those that count, or did."""
+        return self.generations | {each.generation for each in self.superseded}
 
 
 @dataclass(frozen=True)
@@ -294,12 +282,12 @@ def _shown(value: Any) -> str:
 
 
 def root_document(root: Root) -> bytes:
-    """Root metadata that make generations count."""
-    last = root.parts[-1]
-    facts = {"format": root.format, "generation": last.generation, "checksum": last.checksum}
-    if len(root.parts) > 1:
-        facts["before"] = [list(part) for part in root.parts[:-1]]
-    return compact_json(group_document(facts))
+    """Root metadata that make generations count, with a checksum of all the rest."""
+    facts: dict[str, Any] = {"format": FORMAT, "parts": [list(part) for part in root.parts]}
+    if root.superseded:
+        facts["superseded"] = [list(each) for each in root.superseded]
+    plain = compact_json(group_document(facts))
+    return compact_json(group_document(facts | {"checksum": checksums.checksum(ROOT, plain)}))
 
 
 def parse_root(raw: bytes, url: str) -> Root:
@@ -308,7 +296,8 @@ def parse_root(raw: bytes, url: str) -> Root:
     Raises
     ------
     StoreError
-        If this is no romzarr store, or one of another format.
+        If this is no romzarr store, one of another format, or a single byte is not as it was
+        written.
     """
     document = _parsed(raw, joined(url, ROOT))
     try:
@@ -322,36 +311,92 @@ def parse_root(raw: bytes, url: str) -> Root:
             f"{url}: not a romzarr store, which is a Zarr group with an attribute {KEY!r}"
         ) from error
     version = facts.integer("format", 1, 1 << 31)
-    if version not in (FORMAT, FORMAT_OF_PARTS):
-        newest = FORMAT_OF_PARTS
+    if version != FORMAT:
         raise OtherFormatError(
-            f"{url}: written in format {version}, this romzarr reads formats {FORMAT} and "
-            f"{newest}; use {'a newer' if version > newest else 'an older'} romzarr"
+            f"{url}: written in format {version}, this romzarr reads format {FORMAT}; use "
+            f"{'a newer' if version > FORMAT else 'an older'} romzarr, or compress anew"
         )
-    listed = facts.document.get("before", []) if version == FORMAT_OF_PARTS else []
-    if not isinstance(listed, list):
-        raise StoreError(f"{url}: 'before' must be a list of generations, found {_shown(listed)}")
-    generation = facts.text("generation")
-    for each in [*listed, [generation, 0]]:
-        if not _is_part(each):
-            raise StoreError(f"{url}: {_shown(each)} is no name of a generation with a checksum")
-    last = Part(generation, facts.integer("checksum", 0, (1 << 32) - 1))
-    root = Root((*(Part(*each) for each in listed), last))
-    if len(root.generations) < len(root.parts):
-        raise StoreError(f"{url}: a generation is named twice")
+    parts = tuple(Part(*each) for each in _pairs(facts, "parts", _is_checksum, url))
+    superseded = _pairs(facts, "superseded", _is_stamp, url) if "superseded" in facts else ()
+    root = Root(parts, tuple(Superseded(*each) for each in superseded))
+    # Every byte counts: an older list of generations would be a store all the same.
+    if not parts or raw != root_document(root):
+        raise StoreError(
+            f"{joined(url, ROOT)}: is damaged, or was changed since romzarr wrote it (its checksum "
+            "does not fit)"
+        )
     return root
 
 
-def _is_part(value: Any) -> bool:
-    """Whether a JSON value is a name of a generation with a checksum."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and GENERATION.fullmatch(value[0]) is not None
-        and type(value[1]) is int
-        and 0 <= value[1] < 1 << 32
+def _pairs(
+    facts: Fields, key: str, is_second: Callable[[Any], bool], url: str
+) -> tuple[list[Any], ...]:
+    """Names of generations, each once, with something else."""
+    given = facts.document.get(key)
+    listed: list[Any] = given if isinstance(given, list) else [given]
+    for each in listed:
+        valid = isinstance(each, list) and len(each) == 2 and isinstance(each[0], str)
+        if not valid or not GENERATION.fullmatch(each[0]) or not is_second(each[1]):
+            raise StoreError(f"{url}: {key!r}: {_shown(each)} does not tell a generation")
+    if len({name for name, _ in listed}) < len(listed):
+        raise StoreError(f"{url}: {key!r} names a generation twice")
+    return tuple(listed)
+
+
+def _is_checksum(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 32
+
+
+def _is_stamp(value: Any) -> bool:
+    return isinstance(value, str) and STAMP.fullmatch(value) is not None
+
+
+def missing(url: str, generation: str, where: str, root: bytes | None) -> StoreError:
+    """What to say where a file of a generation is not there.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    generation : str
+    where : str
+        The file.
+    root : bytes, optional
+        The root metadata as they are now; None where there are none.
+    """
+    try:
+        named = root is not None and generation in parse_root(root, url).generations
+    except StoreError:
+        # Nobody knows what counts.
+        named = True
+    if named:
+        return StoreError(f"{where}: is missing; the store is damaged")
+    return StoreReplacedError(
+        f"{url}: the store was replaced since it was opened, and what was opened is no longer "
+        "kept; open it again"
     )
+
+
+def read_root(url: str) -> bytes | None:
+    """Root metadata of the store at `url` as they are now; None where there are none."""
+    try:
+        return read_bytes(joined(url, ROOT))
+    except FileNotFoundError:
+        return None
+
+
+def current_root(url: str) -> Root:
+    """What counts in the store at `url` now.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or its root metadata are damaged or not understood.
+    """
+    raw = read_root(url)
+    if raw is None:
+        raise StoreError(f"{url}: there is no romzarr store")
+    return parse_root(raw, url)
 
 
 def parse_facts(raw: bytes, url: str) -> Fields:
@@ -486,9 +531,9 @@ def _check_codecs(
     listed = node.document.get("codecs")
     codecs = [Fields(c, node.where) for c in (listed if isinstance(listed, list) else ())]
     names = [codec.text("name") for codec in codecs]
-    if coded and names != [NAME, "crc32c"]:
-        raise StoreError(f"{node.where}: codecs must be {NAME}, crc32c; found {names}")
-    if coded or names == [EXACT, "blosc", "crc32c"]:
+    if coded and names != [NAME, checksums.NAME]:
+        raise StoreError(f"{node.where}: codecs must be {NAME}, {checksums.NAME}; found {names}")
+    if coded or names == [EXACT, "blosc", checksums.NAME]:
         kind = WaveletCodec if coded else ExactCodec
         native = np.dtype(dtype if dtype in _SIZES else "O")
         try:
@@ -499,7 +544,8 @@ def _check_codecs(
         return names, codec.itemsize(native) if isinstance(codec, ExactCodec) else None
     if names[:1] == [] or names[0] not in _SERIALIZERS or names[1:] not in _COMPRESSORS:
         raise StoreError(
-            f"{node.where}: codecs must be bytes, perhaps blosc, and crc32c; found {names}"
+            f"{node.where}: codecs must be bytes, perhaps blosc, and {checksums.NAME}; found "
+            f"{names}"
         )
     return names, None
 

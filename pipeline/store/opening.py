@@ -10,7 +10,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
 from pipeline.errors import StoreError
-from pipeline.store import layout
+from pipeline.store import checksums, layout
 from pipeline.store.arrays import StoredArrays
 from pipeline.store.checked import CheckedStore
 from pipeline.store.checks import check_latent
@@ -42,7 +42,7 @@ def open_generation(
         If a piece is missing, damaged, of the wrong type or shape, or not allowed.
     """
     place = layout.joined(url, name)
-    facts, documents = checked_metadata(place, checksum)
+    facts, documents = checked_metadata(url, name, checksum)
     parsed = {
         path: layout.parse_array(content, layout.joined(place, path), layout.is_coded(path))
         for path, content in documents.items()
@@ -65,21 +65,25 @@ def open_generation(
     return Generation(name, facts.document, variables, own, arrays, latent, before)
 
 
-def checked_metadata(place: str, checksum: int) -> tuple[Fields, dict[str, bytes]]:
-    """Facts of the generation at `place`, and the metadata of its arrays by path.
+def checked_metadata(url: str, name: str, checksum: int) -> tuple[Fields, dict[str, bytes]]:
+    """Facts of a generation of the store at `url`, and the metadata of its arrays by path.
 
     Raises
     ------
+    StoreReplacedError
+        If any is missing, as the generation does not count any more.
     StoreError
-        If any is missing, or does not fit its checksum.
+        If any is missing all the same, or does not fit its checksum.
     """
+    place = layout.joined(url, name)
     where = layout.joined(place, layout.ROOT)
     try:
         raw = layout.read_bytes(where)
     except FileNotFoundError as error:
-        raise StoreError(f"{where}: the generation that the store names is missing") from error
-    facts = layout.parse_facts(layout.checked(raw, checksum, where), place)
-    return facts, _array_documents(place, layout.array_paths(facts))
+        raise layout.missing(url, name, where, layout.read_root(url)) from error
+    own = layout.joined(name, layout.ROOT)
+    facts = layout.parse_facts(checksums.checked(raw, checksum, own, where), place)
+    return facts, _array_documents(url, name, layout.array_paths(facts))
 
 
 def _extended(facts: Fields, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
@@ -108,13 +112,14 @@ def _check_extended(
                 )
 
 
-def _array_documents(place: str, checksums: Mapping[str, int]) -> dict[str, bytes]:
+def _array_documents(url: str, name: str, expected: Mapping[str, int]) -> dict[str, bytes]:
     """Metadata files of arrays, fetched side by side and checked."""
+    place = layout.joined(url, name)
     store = layout.zarr_store(place)
 
     async def fetched() -> list[Buffer | None]:
         prototype = default_buffer_prototype()
-        keys = [layout.joined(path, layout.ROOT) for path in checksums]
+        keys = [layout.joined(path, layout.ROOT) for path in expected]
         return await asyncio.gather(*(store.get(key, prototype) for key in keys))
 
     try:
@@ -122,9 +127,10 @@ def _array_documents(place: str, checksums: Mapping[str, int]) -> dict[str, byte
     except OSError as error:
         raise StoreError(f"{place}: metadata cannot be read: {error}") from error
     documents = {}
-    for (path, checksum), content in zip(checksums.items(), contents, strict=True):
-        where = layout.joined(place, path, layout.ROOT)
+    for (path, checksum), content in zip(expected.items(), contents, strict=True):
+        key = layout.joined(name, path, layout.ROOT)
+        where = layout.joined(url, key)
         if content is None:
-            raise StoreError(f"{where}: is missing; the store is damaged")
-        documents[path] = layout.checked(content.to_bytes(), checksum, where)
+            raise layout.missing(url, name, where, layout.read_root(url))
+        documents[path] = checksums.checked(content.to_bytes(), checksum, key, where)
     return documents

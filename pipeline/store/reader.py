@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline import objects
 from pipeline.contracts import Floats
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreReplacedError
 from pipeline.store import layout
+from pipeline.store.commit import check_root
 from pipeline.store.generation import Generation
 from pipeline.store.indexing import Indexer, positions
-from pipeline.store.layout import Root
+from pipeline.store.layout import Part, Root
 from pipeline.store.memory import TileMemory
 from pipeline.store.opening import checked_metadata, open_generation
 from pipeline.store.variables import StoredVariable
@@ -25,6 +27,8 @@ from pipeline.store.variables import StoredVariable
 # Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
 # time wants each of its tiles again for every block; a tile takes up to 64 MiB.
 _REMEMBERED_BYTES = 256 * 2**20
+# Times that a store is opened anew that is replaced while it is opened.
+_OPENINGS = 5
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,10 @@ class CoefficientStore:
         StoreError
             Naming the first that is missing or damaged.
         """
+        check_root(self.url)
         for part, (name, checksum) in zip(self.parts, self.root.parts, strict=True):
             # They are remembered by this process, and what counts here is what is there now.
-            checked_metadata(layout.joined(self.url, name), checksum)
+            checked_metadata(self.url, name, checksum)
             part.arrays.check_files()
 
     def stored_bytes(self) -> int:
@@ -182,27 +187,31 @@ def open_store(target: str | os.PathLike[str], root: Root | None = None) -> Coef
     target : str or path
         Local path or URL.
     root : Root, optional
-        Insist on this state of it: a task must read the one its graph was built on.
+        The state of it to open, which may have been replaced meanwhile: a task must read the
+        one its graph was built on. That works as long as what was replaced is kept
+        (`pipeline.store.commit.RETENTION`).
 
     Raises
     ------
+    StoreReplacedError
+        If the state asked for is there no more.
     StoreError
         If there is no store, its format is unknown, or a piece of it is missing, of the
         wrong type or shape, or not allowed; the message names the piece.
     """
     url = layout.normalised(target)
-    try:
-        found = layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
-    except FileNotFoundError as error:
-        raise StoreError(f"{url}: there is no romzarr store") from error
-    if root is not None and root != found:
-        raise StoreError(f"{url}: the store was replaced since it was opened; open it again")
-    return _opened(url, found)
+    if root is not None:
+        return _opened(url, root)
+    for _ in range(_OPENINGS - 1):
+        # It may be replaced, and swept, after its root was read.
+        with contextlib.suppress(StoreReplacedError):
+            return _opened(url, layout.current_root(url))
+    return _opened(url, layout.current_root(url))
 
 
-def open_draft(url: str, root: Root) -> Generation:
+def open_draft(url: str, part: Part) -> Generation:
     """Open a generation that does not count yet (`pipeline.store.writer.StoreWriter.draft`)."""
-    return _opened(url, root).last
+    return _opened(url, Root((part,))).last
 
 
 # Generations never change, so an open one stays right; tasks of one process share it.

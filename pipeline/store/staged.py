@@ -12,12 +12,12 @@ from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
-from zarr.storage import WrapperStore
 
 from pipeline.objects import is_document
+from pipeline.store.checksums import SealingStore
 
 
-class StagedStore(WrapperStore[Store]):
+class StagedStore(SealingStore):
     """Zarr store at a new place that nobody else creates arrays in.
 
     Metadata documents are kept in memory and written by `put_documents` alone; chunks, which
@@ -27,18 +27,20 @@ class StagedStore(WrapperStore[Store]):
     Parameters
     ----------
     store : Store
+    generation : str
+        As of `SealingStore`.
     other : StagedStore, optional
         Another view of the same place, whose documents are those of this one.
     """
 
-    def __init__(self, store: Store, other: StagedStore | None = None) -> None:
-        super().__init__(store)
+    def __init__(self, store: Store, generation: str, other: StagedStore | None = None) -> None:
+        super().__init__(store, generation)
         self._documents: dict[str, Buffer] = other._documents if other else {}
         # As they were written to the store.
         self._put: dict[str, bytes] = other._put if other else {}
 
     def _with_store(self, store: Store) -> StagedStore:
-        return StagedStore(store, self)
+        return StagedStore(store, self.generation, self)
 
     @property
     def documents(self) -> Mapping[str, bytes]:
@@ -78,15 +80,17 @@ class StagedStore(WrapperStore[Store]):
         if is_document(key):
             self._documents[key] = value
         else:
-            await self._store.set(key, value)
+            await super().set(key, value)
 
-    async def _set_many(self, values: Any) -> None:
-        for key, value in values:
-            await self.set(key, value)
+    def set_sync(self, key: str, value: Buffer) -> None:
+        if is_document(key):
+            self._documents[key] = value
+        else:
+            super().set_sync(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         if not is_document(key):
-            await self._store.set_if_not_exists(key, value)
+            await super().set_if_not_exists(key, value)
         elif key not in self._documents:
             self._documents[key] = value
 

@@ -14,6 +14,7 @@ from zarr.storage import StorePath
 from pipeline.contracts import Region
 from pipeline.errors import StoreError
 from pipeline.store import layout
+from pipeline.store.checksums import SealingStore
 from pipeline.store.files import WRITE_ALL, put_chunk, reported
 
 
@@ -32,6 +33,11 @@ class TileWriter:
     grids: Mapping[str, tuple[int, ...]]
     masks: Mapping[str, bytes]
     leading: tuple[int, ...] = ()
+
+    @property
+    def _store(self) -> SealingStore:
+        generation = self.url.rpartition("/")[2]
+        return SealingStore(layout.zarr_store(self.url, read_only=False), generation)
 
     def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
         """Put one tile in place; doing so twice changes nothing.
@@ -56,7 +62,7 @@ class TileWriter:
             0 <= i < n for i, n in zip(index, tiles, strict=True)
         ):
             raise StoreError(f"{path}: tile {index} does not fit a grid of {tiles} tiles")
-        store = layout.zarr_store(self.url, read_only=False)
+        store = self._store
         with reported(self.url):
             put_chunk(store, path, (*self.leading, *index), content)
 
@@ -76,7 +82,7 @@ class TileWriter:
             If shapes do not fit, or the file system refuses.
         """
         path = f"basis/{self.groups[variable]}/mask"
-        store = layout.zarr_store(self.url, read_only=False)
+        store = self._store
         with reported(self.url):
             document = json.loads(self.masks[variable])
             array = zarr.Array(zarr.AsyncArray(document, StorePath(store, path)))

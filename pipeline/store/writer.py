@@ -70,7 +70,9 @@ class StoreWriter(BasisWriter):
         try:
             with reported(self.target):
                 self._commit.begin()
-                self._store = StagedStore(layout.zarr_store(self._commit.url, read_only=False))
+                self._store = StagedStore(
+                    layout.zarr_store(self._commit.url, read_only=False), self._commit.generation
+                )
                 zarr.create_group(self._store)
         except BaseException:
             self._commit.abort()
@@ -182,21 +184,20 @@ class StoreWriter(BasisWriter):
         """
         with reported(self.target):
             finished = finish(self.url, self._store, self._merged(facts))
-            own = Part(self._commit.generation, layout.checksum(finished.metadata))
-            root = Root((*self._before, own))
-            self._commit.publish(root)
+            own = Part(self._commit.generation, finished.checksum)
+            root = self._commit.publish((*self._before, own))
         return finished.nbytes + len(layout.root_document(root))
 
-    def draft(self, facts: Mapping[str, Any]) -> tuple[str, Root]:
+    def draft(self, facts: Mapping[str, Any]) -> tuple[str, Part]:
         """Complete the generation with `facts`, as `commit` does, without making it the store.
 
-        Returns where it is and its root metadata, for `pipeline.store.draft.Draft` to read
-        what is there so far. More may be written and committed after that.
+        Returns where it is and what it is, for `pipeline.store.draft.Draft` to read what is
+        there so far. More may be written and committed after that.
         """
         with reported(self.target):
             finished = finish(self.url, self._store, self._merged(facts))
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
-        return place, Root((Part(self._commit.generation, layout.checksum(finished.metadata)),))
+        return place, Part(self._commit.generation, finished.checksum)
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in facts["variables"]:
