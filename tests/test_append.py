@@ -239,7 +239,7 @@ def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tm
             assert apart <= 2 * TOLERANCE * spread
         assert found.time.identical(expected.time)
         assert opened.last.rank <= rank + 2
-        assert {entry.name for entry in end.iterdir()} == {*opened.root.generations, "zarr.json"}
+        assert {entry.name for entry in end.iterdir()} == {*opened.root.named, "zarr.json"}
     assert not [entry for entry in os.listdir(tmp_path) if entry.startswith(".")]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -52,9 +51,9 @@ class CheckedStore(WrapperStore[Store]):
     ) -> Buffer | None:
         if key == layout.ROOT and self._metadata is not None:
             return prototype.buffer.from_bytes(self._metadata)
-        chunk = await self._store.get(key, prototype, byte_range)
+        chunk = await _found(self._store, key, prototype, byte_range)
         if chunk is None and checksums.array_of(key):
-            root = await self._above.get(layout.ROOT, prototype)
+            root = await _found(layout.zarr_store(self._above), layout.ROOT, prototype)
             raise self._missing(key, None if root is None else root.to_bytes())
         return self._checked(key, chunk)
 
@@ -69,21 +68,17 @@ class CheckedStore(WrapperStore[Store]):
         store: Any = self._store
         chunk = store.get_sync(key, prototype=prototype, byte_range=byte_range)
         if chunk is None and checksums.array_of(key):
-            raise self._missing(key, layout.read_root(self._url_above))
+            raise self._missing(key, layout.read_root(self._above))
         return self._checked(key, chunk)
 
     @property
-    def _url_above(self) -> str:
+    def _above(self) -> str:
         """The store that this is a generation of."""
         return self.url.rpartition("/")[0]
 
-    @cached_property
-    def _above(self) -> Store:
-        return layout.zarr_store(self._url_above)
-
     def _missing(self, key: str, root: bytes | None) -> StoreError:
         where = layout.joined(self.url, key)
-        return layout.missing(self._url_above, self.generation, where, root)
+        return layout.missing(self._above, self.generation, where, root)
 
     def _checked(self, key: str, chunk: Buffer | None) -> Buffer | None:
         path = checksums.array_of(key)
@@ -98,6 +93,17 @@ class CheckedStore(WrapperStore[Store]):
         elif not array.coded and len(payload) != array.chunk_bytes:
             raise StoreError(f"{where}: chunk has {len(payload)} bytes, not {array.chunk_bytes}")
         return chunk
+
+
+async def _found(
+    store: Store, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+) -> Buffer | None:
+    """What lies at a key, None if nothing does."""
+    try:
+        return await store.get(key, prototype, byte_range)
+    except FileNotFoundError:
+        # A folder that is not there is one that Zarr cannot open.
+        return None
 
 
 def _check_blosc(payload: bytes, expected: int | None, where: str) -> None:

@@ -7,19 +7,19 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import Crc32cCodec
 from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
 
 from pipeline.coding.field import coded_field
 from pipeline.coding.wavelet import depth
+from pipeline.store.checksums import ChecksumCodec
 from pipeline.store.codec import NAME, WaveletCodec
 
 
 def created(store, shape, chunks, dtype, codec):
     return zarr.create_array(
         store, name="x", shape=shape, chunks=chunks, dtype=dtype, filters=(), serializer=codec,
-        compressors=(Crc32cCodec(),), fill_value=0,
+        compressors=(ChecksumCodec(),), fill_value=0,
     )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_chunks_that_do_not_decode_are_errors_that_zarr_expects():
     array = created(store, (8,), (8,), "f8", WaveletCodec(1.0, (0,)))
     array[...] = 1
     plain = zarr.create_array(
-        store, name="y", shape=1, chunks=1, dtype="u1", compressors=(Crc32cCodec(),), fill_value=0
+        store, name="y", shape=1, chunks=1, dtype="u1", compressors=(ChecksumCodec(),), fill_value=0
     )
     plain[...] = 1
     store._store_dict["x/c/0"] = store._store_dict["y/c/0"]

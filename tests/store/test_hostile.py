@@ -13,6 +13,7 @@ from pipeline.errors import LibraryError, StoreError
 from pipeline.store import layout
 from pipeline.store.engine import RomzarrBackendEntrypoint
 from pipeline.store.reader import _opened, open_store
+from tests.forgery import sign, sign_metadata, write_chunk
 
 
 def changed(path, keys, value):
@@ -36,33 +37,15 @@ def changed(path, keys, value):
         file.write_text(json.dumps(document))
     else:
         file.unlink()
-    signed(path)
-
-
-def signed(path):
-    """Make all checksums of metadata fit."""
-    generation = next(path.glob("2*"))
-    file = generation / "zarr.json"
-    document = json.loads(file.read_text())
-    arrays = document["attributes"]["romzarr"].get("arrays", {})
-    for name in [name for name, checksum in arrays.items() if type(checksum) is int]:
-        node = generation / name / "zarr.json"
-        if node.exists():
-            arrays[name] = layout.checksum(node.read_bytes())
-        else:
-            del arrays[name]
-    file.write_text(json.dumps(document))
-    part = layout.Part(generation.name, layout.checksum(file.read_bytes()))
-    root = layout.root_document(layout.Root((part,)))
-    (path / "zarr.json").write_bytes(root)
-    _opened.cache_clear()
+    sign_metadata(path)
 
 
 FACTS = ("attributes", "romzarr")
 NODE = "node"
 STEP = (NODE, "basis/u/fields", "codecs", 0, "configuration")
 CORRECTIONS = (NODE, "latent/corrections", "codecs", 0, "configuration")
-BLOSC = [{"name": "bytes"}, {"name": "blosc"}, {"name": "crc32c"}]
+BLOSC = [{"name": "bytes"}, {"name": "blosc"}, {"name": "romzarr.crc32c"}]
+CODECS = "codecs must be romzarr.wavelet, romzarr.crc32c"
 WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [0]}}
 
 
@@ -102,14 +85,14 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((NODE, "basis/u/fields", "data_type"), "int32", "codes float32 and float64"),
         ((NODE, "basis/u/mask", "data_type"), "numpy.void", "must be a JSON object"),
         ((NODE, "basis/u/fields", "codecs"), [{"name": "numcodecs.pickle"}], "codecs must be"),
-        ((NODE, "basis/u/fields", "codecs"), [], "codecs must be romzarr.wavelet, crc32c; found"),
-        ((NODE, "basis/u/fields", "codecs"), BLOSC, "codecs must be romzarr.wavelet, crc32c"),
-        ((NODE, "latent/samples", "codecs"), BLOSC, "codecs must be romzarr.wavelet, crc32c"),
+        ((NODE, "basis/u/fields", "codecs"), [], f"{CODECS}; found"),
+        ((NODE, "basis/u/fields", "codecs"), BLOSC, CODECS),
+        ((NODE, "latent/samples", "codecs"), BLOSC, CODECS),
         ((NODE, "latent/corrections", "codecs"), BLOSC, "codecs must be romzarr.wavelet"),
         ((NODE, "basis/u/mask", "codecs"), BLOSC[:2], "must be bytes, perhaps blosc"),
-        ((NODE, "latent/steps", "codecs"), [WAVELET, {"name": "crc32c"}], "must be bytes"),
+        ((NODE, "latent/steps", "codecs"), [WAVELET, {"name": "romzarr.crc32c"}], "must be bytes"),
         ((NODE, "model/coefficients", "codecs"),
-         [{"name": "bytes"}, {"name": "blosc"}, {"name": "blosc"}, {"name": "crc32c"}],
+         [{"name": "bytes"}, {"name": "blosc"}, {"name": "blosc"}, {"name": "romzarr.crc32c"}],
          "codecs must be"),
         ((*STEP, "step"), 0, "'step' must be positive and finite"),
         ((*STEP, "step"), -1.0, "'step' must be positive and finite"),
@@ -163,7 +146,9 @@ def test_a_missing_generation_is_named(small):
     _, path = small
     root, missing = path / "zarr.json", layout.Part("20200101T000000-00000000", 0)
     root.write_bytes(layout.root_document(layout.Root((missing,))))
-    with pytest.raises(StoreError, match="the generation that the store names is missing"):
+    with pytest.raises(
+        StoreError, match=r"20200101T000000-00000000.*is missing; the store is damaged"
+    ):
         open_store(path)
 
 
@@ -190,7 +175,7 @@ def test_a_chunk_that_claims_to_be_huge_is_not_decoded(small):
     chunk = chunk_of(path, "basis/u/mask")
     bomb = bytearray(chunk.read_bytes()[:-4])
     struct.pack_into("<I", bomb, 4, 2**31 - 1)
-    chunk.write_bytes(layout.with_checksum(bytes(bomb)))
+    write_chunk(chunk, bytes(bomb))
     with pytest.raises(StoreError, match="should decode to 48"):
         open_store(path).decode("u", 0, (0, 0))
 
@@ -199,7 +184,7 @@ def test_a_chunk_that_claims_to_be_huge_is_not_decoded(small):
 def test_a_chunk_shorter_than_it_claims_is_not_decoded(small, left, message):
     _, path = small
     chunk = chunk_of(path, "basis/u/mask")
-    chunk.write_bytes(layout.with_checksum(chunk.read_bytes()[:-4][:left]))
+    write_chunk(chunk, chunk.read_bytes()[:-4][:left])
     with pytest.raises(StoreError, match=message):
         open_store(path).decode("u", 0, (0, 0))
 
@@ -210,7 +195,7 @@ def test_garbage_with_a_right_checksum_is_an_error_of_ours_or_finite(small, name
     _, path = small
     for chunk in next(path.glob(f"*/{name}/c")).rglob("*"):
         if chunk.is_file():
-            chunk.write_bytes(layout.with_checksum(content))
+            write_chunk(chunk, content)
     _opened.cache_clear()
     message = f"array {name} cannot be read"
     try:
@@ -223,7 +208,7 @@ def test_garbage_with_a_right_checksum_is_an_error_of_ours_or_finite(small, name
 
 def test_decoding_garbage_takes_no_more_memory_than_what_it_stands_for(small):
     _, path = small
-    chunk_of(path, "basis/u/fields").write_bytes(layout.with_checksum(b"\x01" * 2_000_000))
+    write_chunk(chunk_of(path, "basis/u/fields"), b"\x01" * 2_000_000)
     _opened.cache_clear()
     store = open_store(path)
     tracemalloc.start()
@@ -241,7 +226,7 @@ def rewritten(path, name, change):
     group = zarr.open_group(next(path.glob("2*")), mode="r+", use_consolidated=False)
     array = group[name]
     array[...] = change(array[...])
-    signed(path)
+    sign(path)
 
 
 @pytest.mark.parametrize(

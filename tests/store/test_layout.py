@@ -17,7 +17,11 @@ def root(**facts):
     return layout.compact_json(document)
 
 
-PART = {"generation": "20260101T000000-01234567", "checksum": 1}
+PART = ["20260101T000000-01234567", 1]
+ROOT = layout.Root(
+    (layout.Part(*PART), layout.Part("20260102T000000-01234567", 7)),
+    (layout.Superseded("20251231T000000-01234567", "20260101T010000"),),
+)
 
 
 @pytest.mark.parametrize(
@@ -29,20 +33,37 @@ PART = {"generation": "20260101T000000-01234567", "checksum": 1}
         (b'{"attributes":{}}', "not a romzarr store"),
         (b'{"node_type":"group","attributes":{"romzarr":{}}}', "not a romzarr store"),
         (root().replace(b"group", b"array"), "not a romzarr store"),
-        (root(format=1, generation="x"), "reads formats 2 and 3; use an older"),
-        (root(format=4, generation="x"), "reads formats 2 and 3; use a newer"),
-        (root(format=3, before={}, **PART), "'before' must be a list of generations"),
-        (root(format=3, before=[["../x", 1]], **PART), "no name of a generation"),
-        (root(format=3, before=[[PART["generation"], 1]], **PART), "named twice"),
-        (root(format=True, generation="x"), "'format' must be"),
-        (root(format=2, generation="../../etc"), "no name of a gen"),
-        (root(format=2), "'generation' is missing"),
-        (root(format=2, generation="20260101T000000-01234567"), "'checksum' is missing"),
+        (root(format=2, generation="x"), "reads format 4; use an older romzarr, or compress"),
+        (root(format=5, parts=[]), "reads format 4; use a newer"),
+        (root(format=True, parts=[PART]), "'format' must be"),
+        (root(format=4), "'parts': None does not tell a generation"),
+        (root(format=4, parts={}), "'parts': {} does not tell a generation"),
+        (root(format=4, parts=[]), "is damaged"),
+        (root(format=4, parts=[["../x", 1]]), "does not tell a generation"),
+        (root(format=4, parts=[[PART[0], True]]), "does not tell a generation"),
+        (root(format=4, parts=[PART, PART]), "names a generation twice"),
+        (root(format=4, parts=[PART], superseded=[PART]), "does not tell a generation"),
+        (root(format=4, parts=[PART]), "is damaged, or was changed"),
+        (root(format=4, parts=[PART], checksum=1), "is damaged, or was changed"),
+        (layout.root_document(ROOT) + b" ", "is damaged, or was changed"),
     ],
 )
 def test_root_metadata_that_are_not_ours_are_refused(raw, message):
     with pytest.raises(StoreError, match=message):
         layout.parse_root(raw, "somewhere")
+
+
+def test_root_metadata_come_back():
+    assert layout.parse_root(layout.root_document(ROOT), "somewhere") == ROOT
+
+
+def test_no_bit_of_the_root_metadata_can_be_changed_unseen():
+    content = layout.root_document(ROOT)
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(StoreError):
+            layout.parse_root(bytes(flipped), "somewhere")
 
 
 def test_what_is_coded_is_known_by_its_path():

@@ -379,14 +379,6 @@ def test_pickled_variables_are_read_in_another_process(small, tmp_path):
     np.testing.assert_allclose(values, example.dataset["v"][2:4], rtol=1e-6)
 
 
-def test_a_store_replaced_under_a_reader_says_so(make, write, small):
-    _, path = small
-    lazy = pickle.loads(pickle.dumps(opened(path)["u"].variable))
-    write(make(seed=1), path, overwrite=True)
-    with pytest.raises(StoreError, match="was replaced since it was opened"):
-        lazy.load()
-
-
 def test_opening_guesses_the_engine(small, tmp_path):
     entrypoint = RomzarrBackendEntrypoint()
     assert entrypoint.guess_can_open(small[1])
