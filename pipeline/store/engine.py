@@ -107,7 +107,7 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
 
 
 def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:
-    data = indexing.LazilyIndexedArray(DecodedArray(store.url, store.root, stored))
+    data = indexing.LazilyIndexedArray(DecodedArray(store.url, Root(store.root.parts), stored))
     encoding = encoding_from_json(stored.encoding)
     if stored.chunks is not None:
         encoding["preferred_chunks"] = dict(zip(stored.dims, stored.chunks, strict=True))

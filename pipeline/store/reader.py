@@ -201,29 +201,34 @@ def open_store(target: str | os.PathLike[str], root: Root | None = None) -> Coef
     """
     url = layout.normalised(target)
     if root is not None:
-        return _opened(url, root)
+        return _opened(url, root.parts)
     for _ in range(_OPENINGS - 1):
         # It may be replaced, and swept, after its root was read.
         with contextlib.suppress(StoreReplacedError):
-            return _opened(url, layout.current_root(url))
-    return _opened(url, layout.current_root(url))
+            return _opened_now(url)
+    return _opened_now(url)
+
+
+def _opened_now(url: str) -> CoefficientStore:
+    root = layout.current_root(url)
+    return replace(_opened(url, root.parts), root=root)
 
 
 def open_draft(url: str, part: Part) -> Generation:
     """Open a generation that does not count yet (`pipeline.store.writer.StoreWriter.draft`)."""
-    return _opened(url, Root((part,))).last
+    return _opened(url, (part,)).last
 
 
 # Generations never change, so an open one stays right; tasks of one process share it.
 @lru_cache(maxsize=16)
-def _opened(url: str, root: Root) -> CoefficientStore:
+def _opened(url: str, named: tuple[Part, ...]) -> CoefficientStore:
     tiles, parts = TileMemory(_REMEMBERED_BYTES), list[Generation]()
-    for name, checksum in root.parts:
+    for name, checksum in named:
         part = open_generation(url, name, checksum, parts, tiles)
         if parts:
             _check_continues(parts[-1], part, url)
         parts.append(part)
-    return CoefficientStore(url, root, tuple(parts))
+    return CoefficientStore(url, Root(named), tuple(parts))
 
 
 def _check_continues(before: Generation, part: Generation, url: str) -> None:

@@ -75,7 +75,7 @@ class Place:
     def generation(self, name: str) -> str:
         """Which attempt at a store counts: changes whenever it is compressed again."""
         root = json.loads((self.stores / f"{name}.romzarr" / "zarr.json").read_text())
-        return root["attributes"]["romzarr"]["generation"]
+        return root["attributes"]["romzarr"]["parts"][-1][0]
 
     def holds(self, name: str, seed: int = 0, snapshots: int = 24) -> bool:
         """Whether the store decodes to the dataset, and nothing unfinished is beside it."""
