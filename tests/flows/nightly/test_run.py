@@ -86,7 +86,7 @@ def test_what_grew_is_appended_and_compared_in_full(growing, monkeypatch):
     monkeypatch.setattr(work, "compress_again", None)  # nothing may want it
     assert place.nightly() == 0
     root = json.loads((place.stores / "a.romzarr" / "zarr.json").read_text())
-    assert first in str(root["attributes"]["romzarr"]["before"])
+    assert first in str(root["attributes"]["romzarr"]["parts"][:-1])
     entry = place.entry("a.zarr")
     assert (entry["state"], entry["verified"]["how"]) == ("stored", "full")
     assert entry["raw_bytes"] == 160 * 30 * 4
