@@ -10,7 +10,7 @@ ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale lint format types check clean
+.PHONY: help demo test golden bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-activations  hidden states and key/value cache of a decoder;  make bench-stream-peers  POD of streams"
 	@echo "make bench-nightly  what a nightly run costs beside the compressions it makes"
 	@echo "make bench-scale   archives of 10^6 chunks: plans, opening, costs, how many workers"
+	@echo "make golden  write the golden stores of the tests anew, after a change of the format that is meant"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
@@ -76,6 +77,10 @@ bench-stream-peers: $(BENCH_STAMP)
 
 bench-nightly: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_nightly
+
+# Only where a change of the format is meant.
+golden: $(STAMP)
+	$(BIN)/python -m tests.golden.make
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

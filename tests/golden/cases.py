@@ -1,0 +1,195 @@
+"""What the golden stores are made of: one for each coding, dtype and way of writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import pipeline
+from pipeline.config import Config
+
+Writer = Callable[[Path], None]
+CASES: dict[str, Writer] = {}
+
+
+def case(write: Writer) -> Writer:
+    """Register the writer of a golden store under its name."""
+    CASES[write.__name__] = write
+    return write
+
+
+def waves(
+    snapshots: int = 60, points: int = 40, dtype: str = "f4", offset: float = 0
+) -> xr.Dataset:
+    """Three travelling waves about a mean."""
+    t, x = 0.1 * np.arange(snapshots)[:, None], np.linspace(0, 1, points)
+    u = sum(np.sin((k + 1) * t - 5 * k * x) / k for k in (1, 2, 3))
+    return xr.Dataset({"u": (("time", "x"), (u + offset).astype(dtype))}, {"time": t[:, 0], "x": x})
+
+
+def noise(shape: tuple[int, ...] = (24, 50), dtype: str = "f8") -> xr.Dataset:
+    """Values that no basis shortens."""
+    values = np.random.default_rng(1).standard_normal(shape).astype(dtype)
+    return xr.Dataset({"w": (("time", "x"), values)}, {"time": np.arange(float(shape[0]))})
+
+
+def ocean() -> xr.Dataset:
+    """Two variables on a masked grid, time in the middle of one, and what comes along unchanged."""
+    t, y, x = 0.2 * np.arange(40), np.linspace(-1, 1, 24), np.linspace(0, 3, 33)
+    grid = np.meshgrid(t, y, x, indexing="ij")
+    u = np.sin(grid[0] - 2 * grid[2]) * np.cos(grid[1]) + 0.3 * np.cos(2 * grid[0] + grid[2])
+    land = np.hypot(y[:, None], x - 2) < 0.5
+    v = np.where(land, np.nan, u + 10)
+    time = np.datetime64("2001-01-01", "ns") + np.arange(40) * np.timedelta64(6, "h")
+    return xr.Dataset(
+        {
+            "u": (("time", "y", "x"), np.where(land, np.nan, u).astype("f4"), {"units": "m/s"}),
+            "v": (("y", "time", "x"), np.moveaxis(v, 0, 1)),
+            "depth": (("y", "x"), np.where(land, 0.0, 100.0)),
+            "still": (("time", "y"), np.broadcast_to(y, (40, 24)).astype("f4")),
+            "count": ("time", np.arange(40, dtype="i2")),
+        },
+        {"time": time, "y": y, "x": x, "name": ("y", [f"row {k}" for k in range(24)])},
+        {"title": "an ocean", "levels": np.array([1, 2])},
+    )
+
+
+def oscillator(snapshots: int = 400) -> xr.Dataset:
+    """A damped oscillation: the model foretells it."""
+    t = 0.05 * np.arange(snapshots)
+    states = np.exp(-0.02 * t)[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
+    shapes = np.random.default_rng(2).standard_normal((2, 30))
+    return xr.Dataset({"u": (("time", "x"), states @ shapes)}, {"time": t})
+
+
+def storm() -> xr.Dataset:
+    """Waves, with noise in a part of the time."""
+    source = waves(300, 128)
+    u = source.u.values.copy()
+    u[100:180] += np.random.default_rng(3).standard_normal((80, 128)).astype("f4")
+    return source.assign(u=(("time", "x"), u)).isel(x=slice(96))
+
+
+@case
+def pod_with_mask_and_carried_variables(path: Path) -> None:
+    pipeline.compress(ocean(), path, tolerance=1e-2)
+
+
+@case
+def pod_float16(path: Path) -> None:
+    pipeline.compress(waves(400, 60, dtype="f2", offset=3), path, tolerance=1e-1)
+
+
+@case
+def pod_big_endian_float32(path: Path) -> None:
+    pipeline.compress(waves(dtype=">f4"), path, tolerance=1e-2)
+
+
+@case
+def pod_float64_uneven_times(path: Path) -> None:
+    source = waves(dtype=">f8", offset=100)
+    times = np.cumsum(np.random.default_rng(4).uniform(0.05, 1, 60))
+    # Under another name than that of the dim.
+    source = source.drop_vars("time").assign_coords(when=("time", times, {"axis": "T"}))
+    pipeline.compress(source, path, tolerance=1e-5)
+
+
+@case
+def pod_with_a_model(path: Path) -> None:
+    pipeline.compress(oscillator(), path, tolerance=1e-3)
+
+
+@case
+def pod_weighted(path: Path) -> None:
+    source = ocean()[["u"]]
+    weights = (("y", "x"), np.ones((24, 33)) * np.linspace(1, 2, 33))
+    pipeline.compress(source.assign_coords(area=weights), path, tolerance=1e-2, weights="area")
+
+
+@case
+def pod_with_symbolic_terms(path: Path) -> None:
+    config = Config()
+    library = replace(config.library, kind="polynomial+symbolic", expressions=("sin(a1)",))
+    pipeline.compress(oscillator(), path, tolerance=1e-3, config=replace(config, library=library))
+
+
+@case
+def values_float64(path: Path) -> None:
+    pipeline.compress(noise(), path, tolerance=1e-1)
+
+
+@case
+def values_float32_several_levels(path: Path) -> None:
+    t, x = np.arange(48)[:, None], np.linspace(0, 1, 100)
+    rng = np.random.default_rng(5)
+    rough = np.cumsum(rng.standard_normal((48, 100)), axis=1)
+    source = xr.Dataset({"w": (("time", "x"), (rough + 0 * t * x).astype("f4"))})
+    pipeline.compress(source, path, tolerance=1e-2)
+
+
+@case
+def values_float16(path: Path) -> None:
+    pipeline.compress(noise(dtype="f2"), path, tolerance=1e-1)
+
+
+@case
+def episodes(path: Path) -> None:
+    pipeline.compress(storm(), path, tolerance=1e-2)
+
+
+@case
+def bounds_on_single_values(path: Path) -> None:
+    source = xr.merge([waves(24, 50), noise((24, 50)).assign_coords(time=waves(24).time)])
+    pipeline.compress(source, path, tolerance=1e-2, max_error={"u": 1e-3, "w": 0.05})
+
+
+@case
+def constants(path: Path) -> None:
+    x = np.linspace(0, 1, 30)
+    x[3] = np.nan
+    variables = {
+        name: (("time", "x"), np.broadcast_to(x, (20, 30)).astype(dtype))
+        for name, dtype in (("a", "f2"), ("b", ">f4"), ("c", "f8"))
+    }
+    pipeline.compress(xr.Dataset(variables), path, tolerance=1e-2)
+
+
+@case
+def lossless(path: Path) -> None:
+    variables = {
+        f"u{dtype[-2:]}{'b' * dtype.startswith('>')}": waves(24, 30, dtype).u
+        for dtype in ("f2", "f4", "f8", ">f2", ">f4", ">f8")
+    }
+    packed = np.round(waves(24, 30, "f8").u * 100) * 0.01 + 5
+    odd = waves(24, 30).u.copy()
+    odd[3, :4] = [np.nan, np.inf, -np.inf, -0.0]
+    pipeline.compress(xr.Dataset({**variables, "packed": packed, "odd": odd}), path, tolerance=0)
+
+
+@case
+def appended(path: Path) -> None:
+    source = waves(180)
+    pipeline.compress(source.isel(time=slice(60)), path, tolerance=1e-3)
+    for stop in (120, 180):
+        pipeline.append(path, source.isel(time=slice(stop)))
+
+
+@case
+def stream_closed(path: Path) -> None:
+    source = waves(120)
+    with pipeline.StreamCompressor(path, tolerance=1e-2, commit_steps=40) as stream:
+        for start in range(0, 120, 20):
+            stream.update(source.isel(time=slice(start, start + 20)))
+
+
+@case
+def stream_open(path: Path) -> None:
+    source = waves(60)
+    stream = pipeline.StreamCompressor(path, tolerance=1e-2, commit_steps=20)
+    for start in range(0, 60, 10):
+        stream.update(source.isel(time=slice(start, start + 10)))
+    stream.commit()
