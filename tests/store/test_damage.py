@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import xarray as xr
 
 import pipeline
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.store.reader import _opened, open_store
 from tests.oracles import files_below
 
@@ -93,3 +95,59 @@ def test_a_file_that_is_gone_is_named(kind, source, tmp_path):
             pipeline.verify(store, source)
         assert named in str(caught.value)
         file.write_bytes(content)
+
+
+def read_or_refused(store: Path) -> xr.Dataset | None:
+    """What a store decodes to; None if it is refused."""
+    _opened.cache_clear()
+    try:
+        return xr.open_dataset(store, engine="romzarr").load()
+    except PipelineError:
+        return None
+
+
+def assert_found(store: Path, named: list[Path], before: xr.Dataset) -> None:
+    """The check of all files names one of these, and nobody reads anything else than before."""
+    _opened.cache_clear()
+    with pytest.raises(StoreError) as caught:
+        open_store(store).check_files()
+    words = [str(store) if each.parent == store else str(each) for each in named]
+    assert any(each in str(caught.value) for each in words)
+    found = read_or_refused(store)
+    if found is not None:
+        xr.testing.assert_identical(found, before)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_misplaced_files_are_found_and_named(kind, source, tmp_path):
+    """Two that are swapped, and one that belongs to another store at the same place."""
+    options, _ = STORES[kind]
+    store, other = tmp_path / "store.romzarr", tmp_path / "other.romzarr"
+    pipeline.compress(source, store, **options)
+    pipeline.compress(source + 0.1, other, **options)
+    before = xr.open_dataset(store, engine="romzarr").load()
+    files = sorted(Path(name) for name in files_below(store))
+    contents = {file: file.read_bytes() for file in files}
+    pairs = [pair for pair in combinations(files, 2) if len({contents[f] for f in pair}) == 2]
+    for one, two in random.Random(0).sample(pairs, 40):
+        one.write_bytes(contents[two])
+        two.write_bytes(contents[one])
+        assert_found(store, [one, two], before)
+        one.write_bytes(contents[one])
+        two.write_bytes(contents[two])
+    (generation,) = other.glob("2*")
+    for file in files:
+        # Whatever lies at the same place of another store, which may hold the same.
+        foreign = generation.joinpath(*file.relative_to(store).parts[1:])
+        if file.parent == store or not foreign.exists() or is_group(foreign):
+            continue
+        file.write_bytes(foreign.read_bytes())
+        if file.name != "zarr.json" or foreign.read_bytes() != contents[file]:
+            assert_found(store, [file], before)
+        file.write_bytes(contents[file])
+    _opened.cache_clear()
+    open_store(store).check_files()
+
+
+def is_group(file: Path) -> bool:
+    return b'"node_type":"group"' in file.read_bytes() and b"attributes" not in file.read_bytes()
