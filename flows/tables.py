@@ -155,11 +155,14 @@ def shape(variable: Facts) -> str:
 def terms(info: Facts) -> str:
     """How many terms there are, and for how many regimes.
 
-    >>> terms({"nonzero_terms": 54, "model": {"terms": [27, 27]}})
+    >>> terms({"nonzero_terms": 54, "model": {"terms": [27, 27], "decodes": True}})
     '54 terms, for 2 regimes'
+    >>> terms({"nonzero_terms": 12, "model": {"terms": [12], "decodes": False}})
+    '12 terms, not used for decoding'
     """
-    regimes = len(info["model"]["terms"])
-    return f"{info['nonzero_terms']} terms" + (f", for {regimes} regimes" if regimes > 1 else "")
+    regimes, count = len(info["model"]["terms"]), info["nonzero_terms"]
+    unused = ", not used for decoding" if count and not info["model"]["decodes"] else ""
+    return f"{count} terms" + (f", for {regimes} regimes" if regimes > 1 else "") + unused
 
 
 def bytes_of_terms(model: Facts) -> list[str]:
@@ -176,8 +179,8 @@ def bytes_of_terms(model: Facts) -> list[str]:
     with_it, without = model["bytes"]["model"], model["bytes"]["none"]
     first = f"the coefficients take {size(with_it)} with the model (terms included), "
     first += f"{size(without)} without"
-    if with_it > without:
-        first += ": it stays to be read"
+    if with_it >= without:
+        first += ": it is there to be read"
     return [
         first,
         *(f"{n} terms of a library of {p}: {size(b)}" for p, n, b in model["tried"]),
@@ -194,9 +197,8 @@ def predictors(prediction: Facts) -> list[str]:
     """
     if not prediction:
         return []
-    lines = [
-        f"the model in {prediction['modelled_blocks']} of {prediction['blocks']} time blocks",
-    ]
+    modelled, blocks = prediction["modelled_blocks"], prediction["blocks"]
+    lines = [f"the model in {modelled} of {blocks} time blocks"] if modelled else []
     orders = {k: order for k, order in enumerate(prediction["polynomial_orders"], 1) if order}
     if orders:
         degrees = ", ".join(str(order - 1) for order in orders.values())

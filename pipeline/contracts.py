@@ -170,6 +170,16 @@ class LatentCode:
     def kept(self) -> int:
         return len(self.index)
 
+    @property
+    def modelled(self) -> bool:
+        """Whether a model is integrated anywhere."""
+        return bool((self.block_model >= 0).any())
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether all that is rebuilt is zero: no model, and samples of zeros."""
+        return not self.modelled and not self.samples.any()
+
 
 @dataclass(frozen=True)
 class CodedLatent:

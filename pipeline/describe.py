@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,17 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compress import advice
-from pipeline.numerics.library import ConcatenatedLibrary, Library, library_from_spec
+from pipeline.numerics.library import ConcatenatedLibrary, Library
 from pipeline.numerics.neural_library import NeuralLibrary
 from pipeline.reports import StoreInfo
 from pipeline.store import layout
+from pipeline.store.generation import Generation
 from pipeline.store.latent import StoredLatent
+from pipeline.store.layout import Fields, compact_json
+from pipeline.store.models import StoredModels, models_from_facts
 from pipeline.store.reader import CoefficientStore, open_store
 
 Matrix = NDArray[np.float64]
 
 # Stretches of time of a model that are named.
 SPANS = 4
+NO_MODES = "No model: every variable is constant in time, or coded without POD."
+NO_EQUATIONS = "No model: no equations of the coefficients were found."
+NOT_DECODED = "not used for decoding: the model takes more bytes than it saves"
 MEASURED_BY = "bound from the norms of all cuts and of what coding misses"
 
 
@@ -63,7 +68,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         episodes=[tuple(run) for run in facts.get("episodes", [])],
         time=facts["time"],
         energy_by_mode=tuple(float(e) for e in energy / max(energy.sum(), np.finfo(float).tiny)),
-        model=facts["model"] | {"terms": _term_counts(opened)},
+        model=_model_of(last),
         prediction=_prediction(opened),
         source={
             key: value for key, value in facts["source"].items() if not key.endswith("history")
@@ -78,8 +83,17 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
     )
 
 
-def _term_counts(opened: CoefficientStore) -> list[int]:
-    return [int(np.count_nonzero(xi)) for xi in opened.last.latent.coefficients]
+def _model_of(part: Generation) -> dict[str, Any]:
+    """What is said of the models; of their terms how many there are."""
+    found, facts = _models_of(part), part.facts["model"]
+    terms = [] if found is None else [int(np.count_nonzero(xi)) for xi in found.coefficients]
+    said = {key: value for key, value in facts.items() if key not in ("library", "terms")}
+    return said | {"decodes": len(part.latent.models) > 0, "terms": terms}
+
+
+def _models_of(part: Generation) -> StoredModels | None:
+    """The models of a part, with which it is decoded or not."""
+    return models_from_facts(Fields(part.facts, part.name).fields("model"))
 
 
 def _prediction(opened: CoefficientStore) -> dict[str, Any]:
@@ -96,8 +110,9 @@ def _prediction(opened: CoefficientStore) -> dict[str, Any]:
 
 
 def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:
-    """Bytes of each group of the store; "metadata" is all that is in none of them."""
+    """Bytes of each group of the store, and of the facts of models; "metadata" is all else."""
     parts = dict.fromkeys(("basis", "latent", "model", "coordinates"), 0)
+    parts["model"] = sum(len(compact_json(part.facts["model"])) for part in opened.parts)
     for path, size in opened.sizes().items():
         group = path.split("/")[1]
         if group in parts:
@@ -129,9 +144,10 @@ class Equations:
     """The sparse models of a store, ``da/dt = Theta(a) Xi``, to be read by people.
 
     ``regimes`` are one for the whole record, or one for each of several stretches of time in
-    their order; ``names`` and ``symbols`` the p terms in plain text and LaTeX, ``formulas`` the
-    same with networks as the formulas they were trained to be (empty: there are none), ``share``
-    (r,) each mode's part of the energy kept.
+    their order; ``decodes`` says whether coefficients are decoded with them. ``names`` and
+    ``symbols`` are the p terms in plain text and LaTeX, ``formulas`` the same with networks as
+    the formulas they were trained to be (empty: there are none), ``share`` (r,) each mode's part
+    of the energy kept.
     """
 
     regimes: tuple[Regime, ...]
@@ -141,6 +157,7 @@ class Equations:
     time_units: str
     dependent: tuple[str, ...]
     formulas: tuple[str, ...] = ()
+    decodes: bool = True
 
     @property
     def coefficients(self) -> Matrix:
@@ -150,7 +167,7 @@ class Equations:
     def text(self) -> str:
         """One equation a line, after what the modes are and before what was left out."""
         if not self.regimes:
-            return "No model: every variable is constant in time, or coded without POD."
+            return NO_MODES if not len(self.share) else NO_EQUATIONS
         unit = f" (time in {self.time_units})" if self.time_units not in ("", "1") else ""
         lines = [
             f"Equations of the leading {self.coefficients.shape[1]} of {len(self.share)} POD "
@@ -161,6 +178,8 @@ class Equations:
             + ", ".join(f"a{k + 1} {_percent(share)}" for k, share in enumerate(self.share[:12]))
             + (", ..." if len(self.share) > 12 else "")
         )
+        if not self.decodes:
+            lines.append(NOT_DECODED)
         for regime in self.regimes:
             several = [f"{regime.where()}:"] if len(self.regimes) > 1 else []
             lines += ["", *several, *self._lines(regime)]
@@ -235,33 +254,31 @@ def equations(store: str | os.PathLike[str]) -> Equations:
     facts: Mapping[str, Any] = part.facts
     energy = part.singular_values**2
     share = energy / max(float(energy.sum()), np.finfo(float).tiny)
-    if not len(part.latent.coefficients):
-        return Equations((), (), (), share, facts["time"]["units"], ())
-    library = library_from_spec(facts["library"])
-    found = list(_regimes(part.latent, int(start), facts["model"]))
+    units, found = facts["time"]["units"], _models_of(part)
+    if found is None:
+        return Equations((), (), (), share, units, ())
+    library, regimes = found.library, list(_regimes(part.latent, int(start), found))
     return Equations(
-        regimes=tuple([regime for regime in found if regime.spans] or found[:1]),
+        regimes=tuple([regime for regime in regimes if regime.spans] or regimes[:1]),
         names=library.names(),
         symbols=library.latex(),
         share=share,
-        time_units=facts["time"]["units"],
-        dependent=tuple(facts["model"]["dependent"]),
+        time_units=units,
+        dependent=tuple(facts["model"].get("dependent", ())),
         formulas=_formulas(library),
+        decodes=len(part.latent.models) > 0,
     )
 
 
-def _regimes(latent: StoredLatent, start: int, model: Mapping[str, Any]) -> Iterator[Regime]:
+def _regimes(latent: StoredLatent, start: int, found: StoredModels) -> Iterator[Regime]:
     """Models in the order of time; `start` is the part's first snapshot."""
-    residuals = [model["residual"], *model.get("other_residuals", [])]
-    unknown = [math.nan] * latent.coefficients.shape[2]
-    steps = latent.facts["latent"]["block_steps"]
-    for number, coefficients in enumerate(latent.coefficients):
-        residual = residuals[number] if number < len(residuals) else unknown
-        served = np.pad(latent.block_model == number, 1).astype(np.int8)
-        edges = steps * np.flatnonzero(np.diff(served))
+    serving = latent.block_model if latent.models else np.zeros(0, np.int16)
+    for number, coefficients in enumerate(found.coefficients):
+        served = np.pad(serving == number, 1).astype(np.int8)
+        edges = np.flatnonzero(np.diff(served)) * (latent.facts["latent"].get("block_steps", 0))
         spans = zip(edges[::2], np.minimum(edges[1::2], latent.snapshots) - 1, strict=True)
         yield Regime(
             coefficients,
-            tuple(residual),
+            found.residuals[number],
             tuple((start + int(first), start + int(last)) for first, last in spans),
         )

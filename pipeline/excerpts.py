@@ -73,7 +73,8 @@ class Coefficients:
 
     ``numbers`` (n,) of the snapshots; ``coded`` (n, k) as decoded; ``modelled`` (n, k) as the
     model goes on from every snapshot in ``kept``, places among them where a sample is kept, up
-    to the next (NaN where a coefficient has no equation, and before the first). ``parts`` (p, 2)
+    to the next (NaN where a coefficient has no equation or no model serves, and before the
+    first). ``parts`` (p, 2)
     first and last snapshot of each part of a record too long to show whole (empty else),
     ``lowest`` and ``highest`` (p, k) the range seen there. ``corrected`` says whether anything
     is coded beside the samples.
@@ -117,14 +118,14 @@ def coefficients(store: CoefficientStore, leading: int) -> Coefficients:
 def _modelled(
     latent: StoredLatent, coded: Matrix, numbers: NDArray[np.int64], kept: NDArray[np.int64]
 ) -> Matrix:
-    """The model of each kept sample, or the first where none serves, integrated up to the next."""
+    """The model that serves each kept sample, if any does, integrated up to the next."""
     found = np.full_like(coded, np.nan)
     if not len(kept) or not latent.coefficients.any():
         return found
     lengths = np.diff(kept, append=len(coded))
     serving = latent.block_model[numbers[kept] // latent.facts["latent"]["block_steps"]]
     for number, model in enumerate(latent.models):
-        own = np.maximum(serving, 0) == number
+        own = serving == number
         _integrate(latent, model, numbers, kept[own], lengths[own], coded, found)
     return found
 

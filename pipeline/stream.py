@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from pipeline.config import Config
 from pipeline.contracts import Floats, SparseModel
-from pipeline.identify import FACTOR_BYTES, choose_library
+from pipeline.identify import choose_library, plan_library
 from pipeline.numerics.incremental import IncrementalPOD, PODState
 from pipeline.numerics.library import Library
 from pipeline.numerics.moving import Move, is_closed, moved_plan
 from pipeline.numerics.stlsq import stlsq
 from pipeline.numerics.streaming import StreamingWeakForm
-from pipeline.numerics.weakform import WindowPlan, plan_windows
+from pipeline.numerics.weakform import WindowPlan
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -202,10 +202,11 @@ class StreamReduction:
 
     # --- weak form --------------------------------------------------------------------------
 
-    def _library(self) -> Library:
+    def _library(self, plan: WindowPlan) -> Library:
         # Asked for with every update: choosing takes as long as a snapshot does.
         if self._chosen is None or self._chosen[0] != self.pod.rank:
-            library = choose_library(self._config.library, self.pod.rank, FACTOR_BYTES[1])
+            windows = plan.count(self.pod.snapshots)
+            library = choose_library(self._config.library, self.pod.rank, windows)
             self._chosen = self.pod.rank, library
         return self._chosen[1]
 
@@ -225,7 +226,7 @@ class StreamReduction:
     def _grow(self, weak: StreamingWeakForm) -> None:
         """Let new modes into the library, as far as it takes more."""
         states = weak.library.states
-        if self.pod.rank == states or (library := self._library()).states == states:
+        if self.pod.rank == states or (library := self._library(weak.plan)).states <= states:
             return
         growth = Move.growth(states, library.states - states)
         if is_closed(library):
@@ -240,7 +241,7 @@ class StreamReduction:
         if not self.pod.rank:
             self._weak = None
             return
-        library, old = self._library(), weak.library.states
+        library, old = self._library(weak.plan), weak.library.states
         if is_closed(library) and old == move.turn.shape[1] and library.states == self.pod.rank:
             weak.move(move)
             return
@@ -256,17 +257,8 @@ def _widened(a: Matrix, rank: int) -> Matrix:
 
 def weak_form_of(a: Matrix, times: Vector, config: Config) -> StreamingWeakForm:
     """A weak form of coefficients (m, r), still empty, with windows that suit the first."""
-    library, settings = (
-        choose_library(config.library, a.shape[1], FACTOR_BYTES[1]),
-        config.weak_form,
-    )
-    plan = plan_windows(
-        times[:BEGINNING],
-        a[:BEGINNING, : library.states],
-        test_function=settings.test_function,
-        support=settings.support,
-        spacing=settings.spacing,
-    )
+    first, settings = slice(BEGINNING), config.weak_form
+    library, plan = plan_library(config.library, settings, a[first], times[first], settings.support)
     return StreamingWeakForm(library, plan)
 
 

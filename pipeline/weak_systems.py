@@ -19,8 +19,6 @@ Matrix = NDArray[np.float64]
 # Snapshots a block of kept samples spans: short enough to decode a time range cheaply and
 # to keep chaos from amplifying rounding, long enough that its first sample is no burden.
 CODE_BLOCK = 256
-# Time blocks of the weak form are multiples of it, and this long unless given.
-WEAK_BLOCK = 16 * CODE_BLOCK
 # Regimes are told apart by blocks as short as those of the code, where all their triangles take
 # no more than so many bytes, and merging them no more than so many products.
 REGIME_BYTES, REGIME_PRODUCTS = 2**24, 2**29
@@ -36,16 +34,14 @@ class Offer:
 
 @dataclass(frozen=True)
 class WeakSystems:
-    """Triangular factors of all time blocks, for one library and one choice of windows.
+    """Triangular factors of a record, for one library and one choice of windows.
 
     Attributes
     ----------
     library : Library
     plan : WindowPlan
-    block_steps : int
-        Snapshots per time block.
-    factors : tuple of TriangularFactor
-        One for each time block.
+    pooled : TriangularFactor
+        That of the whole record.
     regimes : tuple of TriangularFactor
         One for each stretch of time that needs a model of its own; none, if one serves all.
     serving : (blocks,) int16
@@ -54,15 +50,14 @@ class WeakSystems:
 
     library: Library
     plan: WindowPlan
-    block_steps: int
-    factors: tuple[TriangularFactor, ...]
+    pooled: TriangularFactor
     regimes: tuple[TriangularFactor, ...]
     serving: NDArray[np.int16]
 
     @cached_property
     def offers(self) -> tuple[Offer, ...]:
         """One model for the whole record and, where there are regimes, one for each."""
-        pooled = Offer((merge_factors(self.factors),), np.zeros_like(self.serving))
+        pooled = Offer((self.pooled,), np.zeros_like(self.serving))
         return (pooled, Offer(self.regimes, self.serving)) if self.regimes else (pooled,)
 
 
@@ -74,18 +69,16 @@ def weak_systems(
     plan: WindowPlan,
     *,
     block_steps: int | str,
-    factor_bytes: float,
 ) -> WeakSystems:
     """Triangles of a(t) at the snapshots that `quiet` marks. Runs Dask.
 
-    Features are evaluated once: triangles of short blocks are merged to those of regimes, and
-    to those of time blocks of about `block_steps` snapshots, or of as many as keep them all
-    below `factor_bytes` ("auto").
+    Features are evaluated once: triangles of blocks of `block_steps` snapshots, or of as few as
+    memory and merging allow ("auto"), are merged to those of regimes and of the whole record.
     """
     a, times = a[quiet, : library.states], times[quiet]
-    most = _block_steps(len(a), library, factor_bytes, block_steps)
-    short = min(_short_steps(len(a), library), most)
-    together = -(-most // short)
+    short = _short_steps(len(a), library)
+    if block_steps != "auto":
+        short = min(short, -(-int(block_steps) // CODE_BLOCK) * CODE_BLOCK)
     factors = weak_factors(a, times, library, plan, short)
     spans = find_regimes(factors, across=1 + -(-plan.width // short))
     # Blocks of the code begin elsewhere where snapshots are left out: the middle tells.
@@ -94,22 +87,10 @@ def weak_systems(
     return WeakSystems(
         library,
         plan,
-        together * short,
-        tuple(merge_factors(factors[k : k + together]) for k in range(0, len(factors), together)),
+        merge_factors(factors),
         tuple(merge_factors(factors[s.start : s.stop]) for s in spans) if len(spans) > 1 else (),
         serving(factors, spans)[inside // short].astype(np.int16),
     )
-
-
-def _block_steps(snapshots: int, library: Library, factor_bytes: float, given: int | str) -> int:
-    """Snapshots per time block, a multiple of the code's: few enough that factors stay small."""
-    if given == "auto":
-        one = 2 * (library.size + library.states) ** 2
-        blocks = max(1, int(factor_bytes // one))
-        steps = max(WEAK_BLOCK, -(-snapshots // blocks))
-    else:
-        steps = int(given)
-    return -(-steps // CODE_BLOCK) * CODE_BLOCK
 
 
 def _short_steps(snapshots: int, library: Library) -> int:

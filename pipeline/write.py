@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, Floats
 from pipeline.factor import ArchivePOD
 from pipeline.identify import LatentModel
+from pipeline.model_facts import model_facts
 from pipeline.numerics.factors import Mask
 from pipeline.numerics.roughness import runs
 from pipeline.store.writer import StoreWriter
@@ -87,15 +88,6 @@ def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None
     writer.write_time(archive.time)
     if model is not None:
         writer.write_latent(model.latent.coded, archive.time.dim)
-        factors = _narrowed(np.array([factor.r for factor in model.systems.factors]))
-        writer.write_model(np.array([m.coefficients for m in model.models]), factors)
-
-
-def _narrowed(factors: Matrix) -> Floats:
-    """Single precision where its range allows it: regression forgives it, and it weighs half."""
-    sizes = np.abs(factors[factors != 0])
-    inside = sizes.max(initial=1.0) < 1e30 and sizes.min(initial=1.0) > 1e-30
-    return factors.astype(np.float32) if inside else factors
 
 
 def facts(
@@ -112,7 +104,7 @@ def facts(
         "relative_l2_error": dict(errors),
         "max_error": dict(config.compression.bounds),
         "rank": coding.rank,
-        "nonzero_terms": model.nonzero_terms if model else 0,
+        "nonzero_terms": 0,
         "raw_bytes": archive.raw_bytes,
         "arithmetic": coding.arithmetic,
         "variables": {
@@ -131,35 +123,13 @@ def facts(
         "order": list(archive.order),
         "attrs": archive.attrs,
         "encoding": archive.encoding,
-        "library": model.systems.library.spec() if model else {},
-        "model": _model_facts(model) if model else {},
+        "model": {},
         **({} if rough is None else {"episodes": runs(rough)}),
         "config": _changed(config),
         "source": archive.source_facts(len(archive.time.values)),
         "versions": {name: version(name) for name in PACKAGES},
+        **(model_facts(model) if model else {}),
     }
-
-
-def _model_facts(model: LatentModel) -> dict[str, Any]:
-    (first, *others), systems = model.models, model.systems
-    return {
-        "test_function": systems.plan.test_function.spec(),
-        "support": systems.plan.support,
-        "stride": systems.plan.stride,
-        "block_steps": systems.block_steps,
-        "windows": [factor.windows for factor in systems.factors],
-        "threshold": first.threshold,
-        "residual": _rounded(first.residual),
-        "stop_reason": first.stop_reason,
-        "dependent": list(first.dependent[:8]),
-        **({"other_residuals": [_rounded(each.residual) for each in others]} if others else {}),
-        "bytes": {"model": model.nbytes, "none": model.plain_bytes},
-        "tried": [list(each) for each in model.tried],
-    }
-
-
-def _rounded(residual: Floats) -> list[float]:
-    return [round(float(r), 6) for r in residual]
 
 
 def _compact_chunks(chunks: Sequence[Sequence[int]]) -> list[Any]:

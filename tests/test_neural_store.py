@@ -44,8 +44,8 @@ def test_a_store_with_a_neural_library_keeps_its_bound_and_needs_no_framework(st
 def test_the_model_is_used_and_the_spec_is_small(store):
     assert pipeline.info(store).kept_samples < 20
     facts = json.loads(next(store.glob("2*/zarr.json")).read_text())["attributes"]["romzarr"]
-    assert facts["library"]["kind"] == "neural"
-    assert len(json.dumps(facts["library"])) < 1000
+    assert facts["model"]["library"]["kind"] == "neural"
+    assert len(json.dumps(facts["model"]["library"])) < 1000
 
 
 def test_equations_are_printed_with_formulas(store):

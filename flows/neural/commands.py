@@ -124,12 +124,15 @@ def diagnose(options: Namespace) -> int:
     """Dependences of a store's library on its own coefficients."""
     from pipeline.contracts import BlockSpan
     from pipeline.neural.collinearity import diagnose
+    from pipeline.store.layout import Fields
+    from pipeline.store.models import models_from_facts
     from pipeline.store.reader import open_store
 
-    latent = open_store(options.store).last.latent
-    if not latent.models:
+    last = open_store(options.store).last
+    found = models_from_facts(Fields(last.facts, options.store).fields("model"))
+    if found is None:
         raise PipelineError(f"{options.store}: there is no model, so there is no library")
-    library = latent.models[0].library
+    latent, library = last.latent, found.library
     a = latent.span(BlockSpan(0, latent.snapshots))[:, : library.states]
     print(diagnose(library, a).words())
     return 0

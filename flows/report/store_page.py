@@ -21,8 +21,9 @@ from flows.report.svg import inline, styled
 from flows.tables import CODINGS, bytes_of_terms, plain, shape, size
 from pipeline.archive.location import redacted
 from pipeline.config import Config
+from pipeline.describe import NOT_DECODED
 from pipeline.deviation import Deviation, deviation
-from pipeline.excerpts import coefficients, spectrum
+from pipeline.excerpts import Coefficients, coefficients, spectrum
 from pipeline.reports import StoreInfo
 from pipeline.sections import Axis, Section, label, section_of
 from pipeline.store.reader import CoefficientStore, open_store
@@ -233,13 +234,18 @@ def _coefficients(shown: Shown) -> str:
         return ""
     found = coefficients(shown.opened, COEFFICIENTS)
     svg = inline(coefficients_figure(found, shown.time), "coefficients", "coefficients in time")
+    words = ["Of the newest part."] if len(shown.opened.starts) > 2 else []
+    return page.figure(svg, " ".join([*words, _how_coded(shown, found)]))
+
+
+def _how_coded(shown: Shown, found: Coefficients) -> str:
+    """How the coefficients come from the samples, if there are any."""
+    if not shown.opened.last.latent.sampled:
+        return "No model foretells them: they are coded as they are."
     how = "the model is integrated" if np.isfinite(found.modelled).any() else "lines lead"
-    words = [
-        "Of the newest part." if len(shown.opened.starts) > 2 else "",
-        f"{shown.info.kept_samples} of {shown.info.snapshots} samples are kept; {how} from one to "
-        + ("the next, and what that misses is coded beside." if found.corrected else "the next."),
-    ]
-    return page.figure(svg, " ".join(words).strip())
+    kept = f"{shown.info.kept_samples} of {shown.info.snapshots} samples are kept; {how} from one "
+    beside = ", and what that misses is coded beside." if found.corrected else "."
+    return f"{kept}to the next{beside}"
 
 
 def _equations(shown: Shown) -> str:
@@ -249,6 +255,7 @@ def _equations(shown: Shown) -> str:
     count = equations.coefficients.shape[1]
     if not any(regime.coefficients.any() for regime in equations.regimes):
         return paragraph("No model pays here: coefficients are coded as they are.")
+    unused = "" if equations.decodes else paragraph(f"{NOT_DECODED.capitalize()}.", "warn")
     unit = f", time in {equations.time_units}" if equations.time_units not in ("", "1") else ""
     words = f"The leading {count} of {shown.info.rank} coefficients{unit}."
     if count > EQUATIONS:
@@ -261,7 +268,7 @@ def _equations(shown: Shown) -> str:
     )
     left_out = "".join(paragraph(f"left out: {each}", "quiet") for each in equations.dependent[:8])
     costs = paragraph("; ".join(bytes_of_terms(shown.info.model)), "quiet")
-    return paragraph(words) + typeset + left_out + costs
+    return unused + paragraph(words) + typeset + left_out + costs
 
 
 def _bytes(info: StoreInfo) -> str:

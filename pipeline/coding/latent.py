@@ -52,10 +52,11 @@ class Decoded:
 
     @property
     def nbytes(self) -> int:
-        coded = self.coded
-        index, orders = 2 * coded.code.kept, 2 * len(coded.correction_orders)
-        listed = index + orders + (LIST_BYTES if orders else 0)
-        return listed + sum(map(len, coded.sample_bytes + coded.correction_bytes))
+        coded, orders = self.coded, 2 * len(self.coded.correction_orders)
+        corrections = sum(map(len, coded.correction_bytes)) + orders + (LIST_BYTES if orders else 0)
+        if coded.code.says_nothing:
+            return corrections
+        return corrections + 2 * coded.code.kept + sum(map(len, coded.sample_bytes))
 
 
 def code_latent(

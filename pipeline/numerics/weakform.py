@@ -75,6 +75,10 @@ class WindowPlan:
         """Numbers of the windows that start in `span` (the last may not fit the record)."""
         return range(-(-span.start // self.stride), -(-span.stop // self.stride))
 
+    def count(self, snapshots: int) -> int:
+        """Windows that fit a record of so many snapshots."""
+        return max(0, (snapshots - 1 - self.width) // self.stride + 1)
+
     def halo(self, times: Vector, span: BlockSpan) -> BlockSpan:
         """Snapshots that the windows of `span` read."""
         owned = self.windows(span)
@@ -189,8 +193,7 @@ def _rows(
     if plan.step is None:
         yield from _uneven_rows(a, times, library, plan, owned, first)
         return
-    fitting = (plan.snapshots - 1 - plan.width) // plan.stride
-    count = min(owned.stop, fitting + 1) - owned.start
+    count = min(owned.stop, plan.count(plan.snapshots)) - owned.start
     if count > 0:
         yield from _uniform_rows(a[owned.start * plan.stride - first :], library, plan, count)
 

@@ -23,21 +23,29 @@ def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int)
     rank = earlier + own
     if not rank:
         return 0, snapshots
-    block_steps = latent.integer("block_steps", 1, layout.MAX_SNAPSHOTS)
-    latent.integer("substeps", 1, 1 << 16)
-    (kept,) = shape_of(arrays, "latent/steps", "uint", 1, facts.where)
-    if not 1 <= kept <= snapshots:
-        raise StoreError(f"{facts.where}: latent/steps keeps {kept} of {snapshots} snapshots")
-    agree(arrays, "latent/samples", "float64", (kept, rank), facts.where)
     if "latent/corrections" in arrays:
         agree(arrays, "latent/corrections", "float64", (snapshots, rank), facts.where)
-    blocks = -(-snapshots // block_steps)
-    agree(arrays, "latent/block_model", "int", (blocks,), facts.where)
-    _, _, modelled = shape_of(arrays, "model/coefficients", "float64", 3, facts.where)
-    if modelled > rank:
-        raise StoreError(f"{facts.where}: models of {modelled} coefficients, but rank {rank}")
+    elif "latent/steps" not in arrays:
+        raise StoreError(f"{facts.where}: there are neither latent/steps nor latent/corrections")
+    if "latent/steps" in arrays:
+        _check_samples(latent, arrays, snapshots, rank)
     _check_time(facts.fields("time"), arrays, snapshots)
     return own, snapshots
+
+
+def _check_samples(
+    latent: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int, rank: int
+) -> None:
+    """Samples, and which model serves each block."""
+    block_steps = latent.integer("block_steps", 1, layout.MAX_SNAPSHOTS)
+    latent.integer("substeps", 1, 1 << 16)
+    (kept,) = shape_of(arrays, "latent/steps", "uint", 1, latent.where)
+    if not 1 <= kept <= snapshots:
+        raise StoreError(f"{latent.where}: latent/steps keeps {kept} of {snapshots} snapshots")
+    agree(arrays, "latent/samples", "float64", (kept, rank), latent.where)
+    if "latent/block_model" in arrays:
+        blocks = -(-snapshots // block_steps)
+        agree(arrays, "latent/block_model", "int", (blocks,), latent.where)
 
 
 def _check_time(time: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int) -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.contracts import BlockSpan, Region
+from pipeline.contracts import Region
 from pipeline.store.generation import Generation
 from pipeline.store.layout import Part
 from pipeline.store.reader import open_draft
@@ -34,7 +34,7 @@ class Draft:
         """How far `predicted` values move at most where samples of a(t) are off as a reader's
         rounding may be."""
         store = _opened(self)
-        modelled = store.rank > 0 and (store.latent.code(BlockSpan(0, 1)).block_model >= 0).any()
+        modelled = len(store.latent.models) > 0
         if store.variables[variable].coding != "pod" or not modelled:
             return 0.0
         moved = _predicted(_opened(self, SHAKING), variable, time_axis, region) - predicted

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.contracts import BlockSpan, Floats, LatentCode
+from pipeline.contracts import BlockSpan, LatentCode
 from pipeline.errors import StoreError
 from pipeline.numerics.integrate import Dynamics
-from pipeline.numerics.library import library_from_spec
-from pipeline.numerics.sampling import rebuild
+from pipeline.numerics.sampling import STRAIGHT_LINE, rebuild
 from pipeline.store import layout
 from pipeline.store.arrays import StoredArrays
 from pipeline.store.layout import Fields
+from pipeline.store.models import StoredModels, models_from_facts
 
 # Snapshots this far apart are decoded as separate spans.
 _LARGEST_GAP = 256
@@ -40,17 +40,29 @@ class StoredLatent:
     def url(self) -> str:
         return self.arrays.url
 
-    @cached_property
-    def coefficients(self) -> NDArray[np.float64]:
-        """Xi of every model, (models, p, q)."""
-        if not self.rank:
-            return np.zeros((0, 0, 0))
-        return self.arrays.finite("model/coefficients")
+    @property
+    def sampled(self) -> bool:
+        """Whether there are samples to go on from; else corrections are all there is."""
+        return "latent/steps" in self.arrays
 
     @cached_property
-    def factors(self) -> Floats | None:
-        """Triangular factors R of every time block, where they are kept."""
-        return self.arrays.finite("model/factors") if "model/factors" in self.arrays else None
+    def stored_models(self) -> StoredModels | None:
+        """The models that coefficients are decoded with, if there are any."""
+        if not self.sampled or "model" not in self.facts:
+            return None
+        facts = Fields(self.facts, self.url).fields("model")
+        found = models_from_facts(facts)
+        if found is None or not found.decode:
+            return None
+        if found.coefficients.shape[2] > self.rank:
+            raise StoreError(f"{facts.where}: more equations than the {self.rank} modes")
+        return found
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """Xi of every model that decodes, (models, p, q)."""
+        found = self.stored_models
+        return np.zeros((0, 0, 0)) if found is None else found.coefficients
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -72,19 +84,16 @@ class StoredLatent:
     @cached_property
     def models(self) -> tuple[Dynamics, ...]:
         """Right-hand sides da/dt of the stored models."""
-        if not len(self.coefficients):
-            return ()
-        library = library_from_spec(Fields(self.facts, self.url).fields("library").document)
-        if library.size != self.coefficients.shape[1]:
-            raise StoreError(
-                f"{self.url}: model/coefficients has {self.coefficients.shape[1]} terms, the "
-                f"library {library.size}"
-            )
-        return tuple(Dynamics(library, xi) for xi in self.coefficients)
+        found = self.stored_models
+        return (
+            () if found is None else tuple(Dynamics(found.library, xi) for xi in found.coefficients)
+        )
 
     @cached_property
     def index(self) -> NDArray[np.int64]:
-        """Numbers of the snapshots whose coefficients are kept."""
+        """Numbers of the snapshots whose coefficients are kept; none with corrections alone."""
+        if not self.sampled:
+            return np.zeros(0, np.int64)
         index: NDArray[np.int64] = np.cumsum(self.arrays.read("latent/steps"), dtype=np.int64)
         ends = np.array([0, self.snapshots - 1])
         starts = np.arange(0, self.snapshots, self.facts["latent"]["block_steps"])
@@ -103,9 +112,17 @@ class StoredLatent:
 
     @cached_property
     def block_model(self) -> NDArray[np.int16]:
-        """Number of the model that serves each block of time, -1 for none."""
-        block_model = self.arrays.read("latent/block_model")
+        """Number of the model that serves each block of time, -1 for none.
+
+        The first serves all where nothing else is said.
+        """
+        if not self.sampled:
+            return np.zeros(0, np.int16)
         count = len(self.coefficients)
+        if "latent/block_model" not in self.arrays:
+            blocks = -(-self.snapshots // self.facts["latent"]["block_steps"])
+            return np.full(blocks, 0 if count else STRAIGHT_LINE, np.int16)
+        block_model = self.arrays.read("latent/block_model")
         if ((block_model < -1) | (block_model >= count)).any():
             raise StoreError(f"{self.url}: latent/block_model names a model beyond {count}")
         return block_model.astype(np.int16)
@@ -137,6 +154,8 @@ class StoredLatent:
             raise IndexError(f"{span} is not within the {self.snapshots} snapshots of {self.url}")
         if not len(span) or not self.rank:
             return np.zeros((len(span), self.rank))
+        if not self.sampled:
+            return self.corrections(span)
         return rebuild(self.code(span), self.models, self.times, span) + self.corrections(span)
 
     def corrections(self, span: BlockSpan) -> NDArray[np.float64]:

@@ -427,8 +427,6 @@ def array_paths(facts: Fields) -> dict[str, int]:
         *(f"latent/{array}" for array in ("steps", "samples", "corrections")),
         *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),
-        "model/coefficients",
-        "model/factors",
     ]
     listed = facts.fields("arrays")
     # Arrays that a later version adds are left alone.

@@ -18,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.coding.tiles import row_levels
-from pipeline.contracts import CodedLatent, Floats, TimeAxis
+from pipeline.contracts import CodedLatent, TimeAxis
 from pipeline.store import layout
 from pipeline.store.basis_writer import BasisWriter
 from pipeline.store.carried import share, write_carried
@@ -116,26 +116,19 @@ class StoreWriter(BasisWriter):
         return scale if np.array_equal(time.values, scale * elapsed) else None
 
     def write_latent(self, coded: CodedLatent, time_dim: str) -> None:
-        """Write what a(t) is rebuilt from, after the time."""
+        """Write what a(t) is rebuilt from, after the time.
+
+        Samples that say nothing are left out: then corrections are all there is.
+        """
         self.create_group("latent")
-        code = coded.code
-        steps = np.diff(code.index, prepend=0)
-        width = np.min_scalar_type(int(steps.max(initial=0)))
-        self.write("latent/steps", steps.astype(width), ("kept",))
-        rank, snapshots = code.samples.shape[1], self._facts["latent"]["snapshots"]
-        self.write_coded(
-            "latent/samples",
-            ("kept", "mode"),
-            (code.kept, rank),
-            WaveletCodec(float(coded.sample_step), row_levels(coded.sample_rows, smooth=False)),
-            coded.sample_rows,
-            coded.sample_bytes,
-        )
+        if not coded.code.says_nothing:
+            self._write_samples(coded)
         if coded.correction_bytes:
+            shape = self._facts["latent"]["snapshots"], coded.code.samples.shape[1]
             self.write_coded(
                 "latent/corrections",
                 (time_dim, "mode"),
-                (snapshots, rank),
+                shape,
                 WaveletCodec(
                     float(coded.step),
                     row_levels(coded.correction_rows, coded.smooth),
@@ -144,15 +137,23 @@ class StoreWriter(BasisWriter):
                 coded.correction_rows,
                 coded.correction_bytes,
             )
-        self.write("latent/block_model", code.block_model, ("block",))
-        self._facts["latent"] |= {"block_steps": code.block_steps, "substeps": code.substeps}
 
-    def write_model(self, coefficients: NDArray[np.float64], factors: Floats | None = None) -> None:
-        """Write Xi of every model (models, p, q) and, if kept, R of every time block."""
-        self.create_group("model")
-        self.write("model/coefficients", coefficients, ("model", "term", "equation"))
-        if factors is not None:
-            self.write("model/factors", factors, ("block", "row", "column"))
+    def _write_samples(self, coded: CodedLatent) -> None:
+        code = coded.code
+        steps = np.diff(code.index, prepend=0)
+        width = np.min_scalar_type(int(steps.max(initial=0)))
+        self.write("latent/steps", steps.astype(width), ("kept",))
+        self.write_coded(
+            "latent/samples",
+            ("kept", "mode"),
+            code.samples.shape,
+            WaveletCodec(float(coded.sample_step), row_levels(coded.sample_rows, smooth=False)),
+            coded.sample_rows,
+            coded.sample_bytes,
+        )
+        if code.block_model.any():
+            self.write("latent/block_model", code.block_model, ("block",))
+        self._facts["latent"] |= {"block_steps": code.block_steps, "substeps": code.substeps}
 
     def write_coordinates(self, carried: xr.Dataset) -> None:
         """Write coordinates and variables that pass through unchanged, with their encodings.

@@ -13,9 +13,10 @@ from pipeline.archive.archive import Archive
 from pipeline.config import Config
 from pipeline.contracts import CodedLatent, SparseModel
 from pipeline.factor import Earlier
+from pipeline.model_facts import equation_facts
 from pipeline.numerics.budget import ErrorBudget, VariableNorms
 from pipeline.numerics.incremental import IncrementalPOD
-from pipeline.numerics.library import Library, PolynomialLibrary
+from pipeline.numerics.library import Library
 from pipeline.store.writer import StoreWriter
 from pipeline.stream import sparse_model, weak_form_of
 from pipeline.streams.blocks import Frame
@@ -28,31 +29,19 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LiveModel:
-    """The model of a segment so far, and its terms; None where there is none yet."""
+    """The model of a segment so far, and its terms; None where there is none yet.
+
+    Nothing is decoded with it: coefficients are coded before it is known.
+    """
 
     library: Library | None
     model: SparseModel | None
 
     @property
-    def coefficients(self) -> Matrix:
-        """Xi (1, p, q); zeros for a single state where there is no model."""
-        if self.model is None:
-            return np.zeros((1, 2, 1))
-        return self.model.coefficients[None]
-
-    @property
     def facts(self) -> dict[str, Any]:
-        library = self.library or PolynomialLibrary(1, 1)
-        if self.model is None:
-            return {"library": library.spec(), "model": {"residual": [0.0], "dependent": []}}
-        return {
-            "library": library.spec(),
-            "nonzero_terms": self.model.nonzero_terms,
-            "model": {
-                "residual": [round(float(r), 6) for r in self.model.residual],
-                "dependent": list(self.model.dependent[:8]),
-            },
-        }
+        if self.library is None or self.model is None:
+            return {}
+        return equation_facts(self.library, self.model)
 
 
 def live_model(a: Matrix, times: Vector, config: Config) -> LiveModel:
@@ -107,15 +96,12 @@ def write_running_fields(
         writer.write_singular_values(scales)
 
 
-def write_running(
-    writer: StoreWriter, archive: Archive, coded: CodedLatent | None, model: LiveModel
-) -> None:
+def write_running(writer: StoreWriter, archive: Archive, coded: CodedLatent | None) -> None:
     """Coordinates, times, and coefficients where there are any."""
     writer.write_coordinates(archive.carried)
     writer.write_time(archive.time)
     if coded is not None:
         writer.write_latent(coded, archive.time.dim)
-        writer.write_model(model.coefficients)
 
 
 def running_facts(

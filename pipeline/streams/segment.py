@@ -168,7 +168,7 @@ class OpenSegment:
             lost = lost + missed
         archive = self.frame.span(self._series, start)
         model = LiveModel(self.reduction.library, self.reduction.model)
-        write_running(writer, archive, coded, model)
+        write_running(writer, archive, coded)
         self._coded, self.written, self._modes = lost, self.snapshots, pod.rank
         self._cuts, self._varying = self.reduction.cuts, pod.fluctuation > 0
         all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2
@@ -216,7 +216,7 @@ class OpenSegment:
             writer, self.frame, pod, coded.fields, coded.scales, False, coded.dtype
         )
         model = live_model(coded.a, archive.time.values, self._config)
-        write_running(writer, archive, coded.latent, model)
+        write_running(writer, archive, coded.latent)
         names = [variable.name for variable in self.frame.variables]
         errors = dict(zip(names, coded.errors.tolist(), strict=True))
         errors["largest"] = max(errors.values())

@@ -91,7 +91,7 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((NODE, "latent/corrections", "codecs"), BLOSC, "codecs must be romzarr.wavelet"),
         ((NODE, "basis/u/mask", "codecs"), BLOSC[:2], "must be bytes, perhaps blosc"),
         ((NODE, "latent/steps", "codecs"), [WAVELET, {"name": "romzarr.crc32c"}], "must be bytes"),
-        ((NODE, "model/coefficients", "codecs"),
+        ((NODE, "latent/block_model", "codecs"),
          [{"name": "bytes"}, {"name": "blosc"}, {"name": "blosc"}, {"name": "romzarr.crc32c"}],
          "codecs must be"),
         ((*STEP, "step"), 0, "'step' must be positive and finite"),
@@ -161,9 +161,49 @@ def test_code_in_the_library_is_not_run(small):
     _, path = small
     expression = "__import__('os').system('false')"
     library = {"kind": "symbolic", "states": 3, "expressions": [expression]}
-    changed(path, (*FACTS, "library"), library)
+    changed(path, (*FACTS, "model", "library"), library)
     with pytest.raises((LibraryError, StoreError)):
         _ = open_store(path).last.latent.models
+
+
+BROKEN_MODELS = [
+    (("terms",), None, "'terms' must be a list for each model"),
+    (("terms",), [], "'terms' must be a list for each model"),
+    (("terms",), [7], "'terms' must be a list for each model"),
+    (("terms",), [[[]] * 2], "must have the same 1 to 3 equations"),
+    (("terms",), [[[]] * 3] * 2, "must have the same 1 to 3 equations"),
+    (("residuals",), [["0"] * 3], "'residuals' must be numbers"),
+    (("terms", 0, 1), [10, 1.0], "must be numbers below 10, each before a coefficient"),
+    (("terms", 0, 1), [-1, 1.0], "must be numbers below 10"),
+    (("terms", 0, 1), [1.0, 1.0], "must be numbers below 10"),
+    (("terms", 0, 1), [True, 1.0], "must be numbers below 10"),
+    (("terms", 0, 1), [1], "must be numbers below 10"),
+    (("terms", 0, 1), [1, 10**400], "must be numbers below 10"),
+    (("terms", 0, 1), [1, "1"], "must be numbers below 10"),
+    (("terms", 0, 1), {"1": 1}, "must be numbers below 10"),
+    (("library",), 7, "'library' must be a JSON object"),
+    (("library", "states"), 10**6, "states"),
+    (("library", "states"), 2, "must have the same 1 to 2 equations"),
+]
+
+
+@pytest.mark.parametrize(("keys", "value", "message"), BROKEN_MODELS)
+def test_facts_of_a_model_that_cannot_be_are_named(small, keys, value, message):
+    _, path = small
+    changed(path, (*FACTS, "model", *keys), value)
+    with pytest.raises(StoreError, match=message):
+        xr.open_dataset(path, engine=RomzarrBackendEntrypoint)["u"].load()
+
+
+def test_models_take_no_more_memory_than_allowed(small):
+    """Few bytes of facts may stand for many zeros."""
+    _, path = small
+    many = {"kind": "polynomial", "states": 3, "degree": 16}
+    changed(path, (*FACTS, "model", "library"), many)
+    changed(path, (*FACTS, "model", "residuals"), [[0.0] * 3] * 6000)
+    changed(path, (*FACTS, "model", "terms"), [[[]] * 3] * 6000)
+    with pytest.raises(StoreError, match="6000 models of 969 terms in 3 equations are more than"):
+        xr.open_dataset(path, engine=RomzarrBackendEntrypoint)["u"].load()
 
 
 def chunk_of(path, name):
@@ -235,7 +275,6 @@ def rewritten(path, name, change):
         ("basis/singular_values", lambda a: a * np.nan, "basis/singular_values holds NaN"),
         ("basis/singular_values", lambda a: a - a[0], "singular_values are not all positive"),
         ("basis/singular_values", lambda a: -a, "singular_values are not all positive"),
-        ("model/coefficients", lambda a: a + np.inf, "model/coefficients holds NaN"),
         ("latent/steps", lambda a: a[::-1], "latent/steps must lead"),
         ("latent/steps", lambda a: a * 2, "latent/steps must lead"),
         ("latent/block_model", lambda a: a + 100, "names a model beyond"),

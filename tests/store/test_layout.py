@@ -74,5 +74,5 @@ def test_what_is_coded_is_known_by_its_path():
 PATHS = [
     *(f"basis/u/{name}" for name in ("fields", "values", "mask")),
     *(f"latent/{name}" for name in ("samples", "corrections", "steps")),
-    *("coordinates/values", "coordinates/basis/fields", "model/factors"),
+    *("coordinates/values", "coordinates/basis/fields", "latent/block_model"),
 ]

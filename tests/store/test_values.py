@@ -97,7 +97,7 @@ def finish(writer: StoreWriter, values: Values, dtype: str) -> None:
         "coding": "direct",
     }
     writer.commit(
-        {"variables": {"u": facts}, "order": ["u"], "attrs": {}, "encoding": {}, "library": {},
+        {"variables": {"u": facts}, "order": ["u"], "attrs": {}, "encoding": {},
          "arithmetic": values.arithmetic}
     )  # fmt: skip
 
