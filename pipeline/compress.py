@@ -277,7 +277,8 @@ def _relative_errors(
     """
     pod, missed = coded.pod, np.zeros(len(coded.fields))
     if model is not None:
-        missed[coded.live] = pod.apart[coded.live] + model.errors
+        difference = model.stored.a - coded.a
+        missed[coded.live] = pod.apart[coded.live] + coded.tolerances.errors(difference)
     missed[list(lost)] = list(lost.values())
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)
@@ -317,7 +318,7 @@ def _report(
         max_error=result.facts["max_error"],
         rank=coding.rank,
         nonzero_terms=result.facts["nonzero_terms"],
-        kept_samples=model.latent.coded.code.kept if model and model.decodes else 0,
+        kept_samples=model.latent.coded.code.kept if model and model.pays else 0,
         snapshots=len(archive.time.values),
         raw_bytes=archive.raw_bytes,
         stored_bytes=stored,

@@ -272,13 +272,19 @@ def equations(store: str | os.PathLike[str]) -> Equations:
 
 def _regimes(latent: StoredLatent, start: int, found: StoredModels) -> Iterator[Regime]:
     """Models in the order of time; `start` is the part's first snapshot."""
-    serving = latent.block_model if latent.models else np.zeros(0, np.int16)
     for number, coefficients in enumerate(found.coefficients):
-        served = np.pad(serving == number, 1).astype(np.int8)
-        edges = np.flatnonzero(np.diff(served)) * (latent.facts["latent"].get("block_steps", 0))
-        spans = zip(edges[::2], np.minimum(edges[1::2], latent.snapshots) - 1, strict=True)
+        spans = _served(latent, number) if latent.models else found.spans[number]
         yield Regime(
             coefficients,
             found.residuals[number],
-            tuple((start + int(first), start + int(last)) for first, last in spans),
+            tuple((start + first, start + last) for first, last in spans),
         )
+
+
+def _served(latent: StoredLatent, number: int) -> list[tuple[int, int]]:
+    """First and last snapshot of each stretch of time that a model serves."""
+    served = np.pad(latent.block_model == number, 1).astype(np.int8)
+    edges = latent.facts["latent"]["block_steps"] * np.flatnonzero(np.diff(served))
+    return [
+        (int(first), min(int(stop), latent.snapshots) - 1) for first, stop in edges.reshape(-1, 2)
+    ]

@@ -49,9 +49,9 @@ WORTHWHILE = 0.1
 THRESHOLD_RATIO, MOST_THRESHOLDS = 2.0, 12
 # Significant digits of a coefficient, and what it takes up with its number among the terms.
 DIGITS, TERM_BYTES = 8, 14
-# What else a model takes up that decodes, measured: metadata of the arrays of samples and of
-# which model serves a block, the library, and what is said of the model.
-MODEL_BYTES = 1200
+# What else decoding with a model takes up, measured: metadata of the arrays of samples, and
+# of that of which model serves a block, where they are not all served by the first.
+MODEL_BYTES, SERVING_BYTES = 800, 340
 # Windows for each term of a library: with fewer, the equations of Lorenz-96 systems of 6 to 15
 # states are not found, at 1 % noise or at none.
 WINDOWS_PER_TERM = 2
@@ -69,10 +69,9 @@ class Tried(NamedTuple):
 class LatentModel:
     """Models of a(t), the weak systems they rest on, and the code of a(t).
 
-    ``fitted`` are the models of ``offer``, ``models`` those of them that serve some block, or the
-    first if none does. ``errors`` (V,) bounds the error with the coefficients exactly as they
-    will be decoded. ``plain_bytes`` is what they take without a model, ``tried`` what other
-    models took; ``coded_bytes`` is expected of fields and coefficients together.
+    ``fitted`` are the models of ``offer``, ``models`` those of them that serve some block of
+    ``latent``, or the first if none does; ``plain`` is the code without a model. ``coded_bytes``
+    is expected of fields and coefficients together, ``tried`` what other models took.
     """
 
     systems: WeakSystems
@@ -80,15 +79,14 @@ class LatentModel:
     fitted: tuple[SparseModel, ...]
     models: tuple[SparseModel, ...]
     latent: Decoded
-    errors: Matrix
-    plain_bytes: int
+    plain: Decoded
     coded_bytes: float
     tried: tuple[Tried, ...] = ()
 
     @property
-    def decodes(self) -> bool:
-        """Whether some block is decoded with a model."""
-        return self.latent.coded.code.modelled
+    def stored(self) -> Decoded:
+        """The code that a store keeps."""
+        return self.latent if self.pays else self.plain
 
     @property
     def nonzero_terms(self) -> int:
@@ -97,13 +95,15 @@ class LatentModel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of samples, corrections and terms."""
+        """Bytes of samples, corrections and terms, but not what is fixed."""
         return self.latent.nbytes + TERM_BYTES * self.nonzero_terms
 
     @property
     def pays(self) -> bool:
         """Whether decoding with it takes fewer bytes than without, all counted."""
-        return self.decodes and self.nbytes + MODEL_BYTES < self.plain_bytes
+        code = self.latent.coded.code
+        arrays = MODEL_BYTES + (SERVING_BYTES if code.block_model.any() else 0)
+        return code.modelled and self.nbytes + arrays < self.plain.nbytes
 
 
 def check_expressions(config: Config) -> None:
@@ -276,7 +276,7 @@ def identify(
             best = smallest
     if not best.pays:
         paying = [model for model in others if model.pays]
-        best = min(paying, key=lambda each: each.nbytes, default=search.without(best))
+        best = min(paying, key=lambda each: each.nbytes, default=best)
     return replace(best, tried=tuple(dict.fromkeys(_tried(model) for model in others)))
 
 
@@ -343,7 +343,7 @@ class _Search:
         None where no block uses the best one: other terms will not change that.
         """
         found = list[LatentModel]()
-        if not best.decodes:
+        if not best.latent.coded.code.modelled:
             return found
         for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO):
             threshold, last = best.models[0].threshold, best
@@ -381,17 +381,9 @@ class _Search:
     ) -> LatentModel:
         """The code that the models of an offer allow."""
         latent = self._code(systems.library, fitted, [offer.serving])
-        errors, plain = self._errors(latent), self.plain.nbytes
         return _used(
-            LatentModel(systems, offer, fitted, fitted, latent, errors, plain, self.coded_bytes)
+            LatentModel(systems, offer, fitted, fitted, latent, self.plain, self.coded_bytes)
         )
-
-    def without(self, model: LatentModel) -> LatentModel:
-        """A model that does not pay, with the code that needs none."""
-        return _used(replace(model, latent=self.plain, errors=self._errors(self.plain)))
-
-    def _errors(self, latent: Decoded) -> Matrix:
-        return self.tolerances.errors(latent.a - self.a)
 
     def _code(
         self,

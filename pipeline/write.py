@@ -87,7 +87,7 @@ def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None
     writer.write_coordinates(archive.carried)
     writer.write_time(archive.time)
     if model is not None:
-        writer.write_latent(model.latent.coded, archive.time.dim)
+        writer.write_latent(model.stored.coded, archive.time.dim)
 
 
 def facts(

@@ -27,13 +27,16 @@ MAX_NUMBER = 1e300
 class StoredModels:
     """Xi (models, p, q) of the terms of a library, and the residual of every equation.
 
-    ``decode`` says whether coefficients are decoded with them, or they are there to be read.
+    ``decode`` says whether coefficients are decoded with them, or they are there to be read; then
+    ``spans`` are the first and the last snapshot of each stretch of time that each of several
+    would serve.
     """
 
     library: Library
     coefficients: Matrix
     residuals: tuple[tuple[float, ...], ...]
     decode: bool
+    spans: tuple[tuple[tuple[int, int], ...], ...]
 
 
 def models_to_facts(
@@ -99,7 +102,21 @@ def models_from_facts(facts: Fields) -> StoredModels | None:
     if not all(_is_number(r) for each in residuals for r in each):
         raise StoreError(f"{facts.where}: 'residuals' must be numbers")
     shares = tuple(tuple(map(float, each)) for each in residuals)
-    return StoredModels(library, coefficients, shares, facts.document.get("decodes") is True)
+    decode, spans = facts.document.get("decodes") is True, _spans(facts, len(terms))
+    return StoredModels(library, coefficients, shares, decode, spans)
+
+
+def _spans(facts: Fields, models: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+    if "spans" not in facts.document:
+        return ((),) * models
+    found = _listed(facts, "spans")
+    each = [span for spans in found for span in spans]
+    if len(found) != models or not all(
+        isinstance(span, list) and len(span) == 2 and all(type(n) is int for n in span)
+        for span in each
+    ):
+        raise StoreError(f"{facts.where}: 'spans' must be pairs of snapshots for each model")
+    return tuple(tuple((span[0], span[1]) for span in spans) for spans in found)
 
 
 def _listed(facts: Fields, key: str) -> list[list[Any]]:

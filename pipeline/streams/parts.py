@@ -41,7 +41,7 @@ class LiveModel:
     def facts(self) -> dict[str, Any]:
         if self.library is None or self.model is None:
             return {}
-        return equation_facts(self.library, self.model)
+        return equation_facts(self.library, [self.model])
 
 
 def live_model(a: Matrix, times: Vector, config: Config) -> LiveModel:

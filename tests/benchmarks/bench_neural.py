@@ -190,7 +190,7 @@ def compressed(name: str, kind: str, tolerance: float) -> tuple[CompressionRepor
         begin = time.process_time()
         report = pipeline.compress(DATA / f"{name}.zarr", store, config=config)
         cpu = time.process_time() - begin
-        residual = float(np.mean(pipeline.info(store).model["residual"]))
+        residual = float(np.mean(pipeline.info(store).model["residuals"]))
     return report, cpu, residual
 
 

@@ -41,7 +41,7 @@ def dynamics_record(archive: Archive, tolerance: float) -> Record:
         "terms": TERM_BYTES * sum(each.nonzero_terms for each in model.models),
         "modelled": float((latent.code.block_model >= 0).mean()),
         "extrapolated": int(np.count_nonzero(latent.correction_orders)),
-        "without": model.plain_bytes,
+        "without": model.plain.nbytes,
         "wavelets": wavelets,
         "polynomial": by_degree[degree],
         "degree": degree,

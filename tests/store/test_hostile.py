@@ -167,7 +167,10 @@ def test_code_in_the_library_is_not_run(small):
 
 
 BROKEN_MODELS = [
-    (("terms",), None, "'terms' must be a list for each model"),
+    (("terms",), {}, "'terms' must be a list for each model"),
+    (("spans",), [[], []], "'spans' must be pairs of snapshots"),
+    (("spans",), [[[0, 1], [2]]], "'spans' must be pairs of snapshots"),
+    (("spans",), [[[0, "1"]]], "'spans' must be pairs of snapshots"),
     (("terms",), [], "'terms' must be a list for each model"),
     (("terms",), [7], "'terms' must be a list for each model"),
     (("terms",), [[[]] * 2], "must have the same 1 to 3 equations"),
