@@ -101,9 +101,17 @@ class LatentModel:
     @property
     def pays(self) -> bool:
         """Whether decoding with it takes fewer bytes than without, all counted."""
-        code = self.latent.coded.code
-        arrays = MODEL_BYTES + (SERVING_BYTES if code.block_model.any() else 0)
-        return code.modelled and self.nbytes + arrays < self.plain.nbytes
+        return self.latent.coded.code.modelled and self._all_bytes < self.plain.nbytes
+
+    @property
+    def stored_bytes(self) -> float:
+        """Bytes of what a store keeps to decode a(t): without the model where it does not pay."""
+        return self._all_bytes if self.pays else self.plain.nbytes
+
+    @property
+    def _all_bytes(self) -> float:
+        serving = SERVING_BYTES if self.latent.coded.code.block_model.any() else 0
+        return self.nbytes + MODEL_BYTES + serving
 
 
 def check_expressions(config: Config) -> None:
@@ -266,17 +274,14 @@ def identify(
     found = [search.models(settings) for settings in search.settings()]
     best, *lower = [min(models, key=lambda each: each.nbytes) for models in found]
     for model in lower:
-        if model.nbytes < best.nbytes - WORTHWHILE * coded_bytes:
+        if model.stored_bytes < best.stored_bytes - WORTHWHILE * coded_bytes:
             best = model
     others = [model for models in found for model in models]
     if config.sparse_regression.threshold == "auto":
         others += (beside := search.other_thresholds(best))
-        smallest = min([best, *beside], key=lambda each: each.nbytes)
-        if smallest.nbytes < best.nbytes - WORTHWHILE * coded_bytes:
+        smallest = min([best, *beside], key=lambda each: each.stored_bytes)
+        if smallest.stored_bytes < best.stored_bytes - WORTHWHILE * coded_bytes:
             best = smallest
-    if not best.pays:
-        paying = [model for model in others if model.pays]
-        best = min(paying, key=lambda each: each.nbytes, default=best)
     return replace(best, tried=tuple(dict.fromkeys(_tried(model) for model in others)))
 
 

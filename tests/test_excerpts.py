@@ -36,7 +36,7 @@ def wave(tmp_path_factory):
     folder = tmp_path_factory.mktemp("excerpts")
     source = flow()
     source.chunk(time=50, y=10).to_zarr(folder / "wave.zarr", consolidated=False)
-    pipeline.compress(folder / "wave.zarr", folder / "wave", tolerance=1e-2)
+    pipeline.compress(folder / "wave.zarr", folder / "wave", tolerance=1e-4)
     return source, folder / "wave", folder / "wave.zarr"
 
 
