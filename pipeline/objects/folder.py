@@ -69,13 +69,13 @@ class ObjectFolder:
     def read(self, path: str, limit: int) -> Stored:
         store = self._zarr.store
 
-        async def request() -> Stored:
-            found = await store.get_async(path)
+        def request() -> Stored:
+            found = store.get(path)
             version = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key]}
             if found.meta["size"] > limit:
-                content = await store.get_range_async(path, start=0, end=limit + 1)
+                content = store.get_range(path, start=0, end=limit + 1)
             else:
-                content = await found.bytes_async()
+                content = found.bytes()
             return Stored(bytes(content), version)
 
         stored: Stored = sync(asked(f"{self._url}/{path}", request))
@@ -94,18 +94,18 @@ class ObjectFolder:
             return {}
         above = RemoteStore(place).store
         try:
-            return {"": sync(asked(self._url, lambda: above.head_async(name)))}
+            return {"": sync(asked(self._url, lambda: above.head(name)))}
         except FileNotFoundError:
             return {}
 
     def write(self, path: str, content: bytes) -> None:
         store = self._zarr.store
-        sync(asked(f"{self._url}/{path}", lambda: store.put_async(path, content)))
+        sync(asked(f"{self._url}/{path}", lambda: store.put(path, content)))
 
     def remove(self, path: str) -> None:
         paths = list(self.files(path))
         if paths:
-            sync(asked(self._url, lambda: self._zarr.store.delete_async(paths)))
+            sync(asked(self._url, lambda: self._zarr.store.delete(paths)))
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -113,7 +113,7 @@ class ObjectFolder:
         condition: Any = "create" if version is None else version
         store, where = self._zarr.store, f"{self._url}/{path}"
         try:
-            sync(asked(where, lambda: store.put_async(path, content, mode=condition)))
+            sync(asked(where, lambda: store.put(path, content, mode=condition)))
         except (AlreadyExistsError, PreconditionError):
             # It may be what an earlier try wrote, whose answer was lost.
             with contextlib.suppress(FileNotFoundError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -27,6 +28,8 @@ SILENT_SECONDS = 20.0
 REQUEST_SECONDS = 900.0
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.2
+# Requests under way at once in this process, each with a thread that waits for it.
+AT_ONCE = 64
 
 
 def is_object_store(url: str) -> bool:
@@ -80,7 +83,7 @@ def connection(url: str) -> Any:
 def _file_system(scheme: str) -> Any:
     connection(f"{scheme}://any")
     # Open files are read in many small pieces, each its own request: obstore repeats those.
-    return import_module("obstore.fsspec").FsspecStore(scheme, **options(retries=TRIES - 1))
+    return import_module("pipeline.objects.files").Files(scheme, **options(retries=TRIES - 1))
 
 
 def located(url: str) -> tuple[Any, str]:
@@ -143,7 +146,22 @@ def told(url: str) -> Iterator[None]:
         raise StorageError(f"{url}: {_ADVICE.get(name, _NO_ANSWER)} ({said})") from None
 
 
-async def asked(url: str, request: Callable[[], Awaitable[T]]) -> T:
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(AT_ONCE, "romzarr request")
+
+
+async def waited(request: Callable[[], T]) -> T:
+    """What `request` returns, waited for in a thread of Python's own.
+
+    What obstore awaits is ended by threads that Python does not know. One that is a little late,
+    as on a busy core, asks for the interpreter while that ends, and the process is aborted
+    (SIGABRT). Threads of a pool are joined before that, and obstore's own never call Python.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_threads(), request)
+
+
+async def asked(url: str, request: Callable[[], T]) -> T:
     """What `request` returns, sent up to `TRIES` times; it must be one that may be repeated.
 
     Raises
@@ -154,12 +172,12 @@ async def asked(url: str, request: Callable[[], Awaitable[T]]) -> T:
     with told(url):
         for failures in range(TRIES - 1):
             try:
-                return await request()
+                return await waited(request)
             except Exception as error:
                 if not is_passing(error):
                     raise
             await pause(failures)
-        return await request()
+        return await waited(request)
 
 
 async def pause(failures: int) -> None:
