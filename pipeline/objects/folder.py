@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from zarr.core.sync import collect_aiterator, sync
 
 from pipeline.objects.listing import listed
+from pipeline.objects.memory import remembered
 from pipeline.objects.remote import RemoteStore
 from pipeline.objects.requests import asked, is_object_store, located
 
@@ -67,19 +68,20 @@ class ObjectFolder:
         self._url, self._zarr = url, RemoteStore(url)
 
     def read(self, path: str, limit: int) -> Stored:
-        store = self._zarr.store
+        store, url = self._zarr.store, f"{self._url}/{path}"
+        version: dict[str, str] = {}
 
-        def request() -> Stored:
+        def request() -> bytes:
             found = store.get(path)
-            version = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key]}
+            version.update({k: found.meta[k] for k in ("e_tag", "version") if found.meta[k]})
             if found.meta["size"] > limit:
-                content = store.get_range(path, start=0, end=limit + 1)
-            else:
-                content = found.bytes()
-            return Stored(bytes(content), version)
+                return bytes(store.get_range(path, start=0, end=limit + 1))
+            return bytes(found.bytes())
 
-        stored: Stored = sync(asked(f"{self._url}/{path}", request))
-        return stored
+        content = sync(remembered(url, lambda: asked(url, request)))
+        if content is None:
+            raise FileNotFoundError(url)
+        return Stored(bytes(content), version or None)
 
     def names(self) -> set[str]:
         return set(collect_aiterator(self._zarr.list_dir("")))

@@ -20,6 +20,7 @@ from zarr.storage import FsspecStore, ObjectStore
 
 from pipeline.errors import StorageError
 from pipeline.objects import requests
+from pipeline.objects.memory import remembered, written
 from pipeline.objects.requests import (
     asked,
     connection,
@@ -56,13 +57,14 @@ class RemoteStore(ObjectStore[Any]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        def request() -> Buffer | None:
-            try:
-                return prototype.buffer.from_bytes(_content(self.store, key, byte_range))
-            except FileNotFoundError:
-                return None
+        url = f"{self.url}/{key}"
 
-        return await asked(f"{self.url}/{key}", request)
+        async def found() -> Any:
+            with contextlib.suppress(FileNotFoundError):
+                return await asked(url, lambda: _content(self.store, key, byte_range))
+
+        content = await (remembered(url, found) if byte_range is None else found())
+        return None if content is None else prototype.buffer.from_bytes(content)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -78,8 +80,9 @@ class RemoteStore(ObjectStore[Any]):
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        content = value.as_buffer_like()
-        await asked(f"{self.url}/{key}", lambda: self.store.put(key, content))
+        content, url = value.as_buffer_like(), f"{self.url}/{key}"
+        done = await asked(url, lambda: self.store.put(key, content))
+        written(url, content, done["e_tag"])
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         from obstore.exceptions import AlreadyExistsError
@@ -134,8 +137,11 @@ class RemoteStore(ObjectStore[Any]):
             yield each["path"]
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        found = await asked(self.url, lambda: self.store.list_with_delimiter(prefix))
-        for path in (*found["common_prefixes"], *(each["path"] for each in found["objects"])):
+        async def found() -> Any:
+            return await asked(self.url, lambda: self.store.list_with_delimiter(prefix))
+
+        entries = await remembered(f"{self.url}/{prefix}".rstrip("/") + "/", found)
+        for path in (*entries["common_prefixes"], *(each["path"] for each in entries["objects"])):
             yield path.rstrip("/").rpartition("/")[2]
 
     async def getsize_prefix(self, prefix: str) -> int:
