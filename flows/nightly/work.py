@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pipeline
 from flows.cluster import FAILURES
@@ -24,6 +25,8 @@ from pipeline.store.reader import open_store
 
 log = logging.getLogger(__name__)
 
+RETENTION = timedelta(hours=1)
+
 
 def carry_out(job: Job, config: Config) -> Entry:
     """Leave a dataset with a store that is verified, and say what is known of it then.
@@ -39,7 +42,9 @@ def carry_out(job: Job, config: Config) -> Entry:
     if not verified.ok:
         raise AccuracyError("; ".join(verified.problems))
     files = dataset_at(job.store, job.dataset.name)
-    return stored_entry(job.dataset, open_store(job.store), verified, files, promised(config))
+    replaced = job.state not in ("new", "missing")
+    store = open_store(job.store)
+    return stored_entry(job.dataset, store, verified, files, promised(config), replaced)
 
 
 def compress(job: Job, config: Config, overwrite: bool = False) -> VerifyReport:
@@ -139,8 +144,27 @@ def left_entry(job: Job) -> Entry:
     state = "failed" if job.failed_before else job.state
     message = known.message if job.failed_before else job.reason
     return replace(
-        known, source=job.dataset.location, store=job.store, state=state, message=message
+        known,
+        source=job.dataset.location,
+        store=job.store,
+        state=state,
+        message=message,
+        gone="",
     )
+
+
+def is_to_be_swept(entry: Entry) -> bool:
+    """Whether generations that its store had before have been kept for long enough."""
+    return entry.replaced and now() - datetime.fromisoformat(entry.last_run) > RETENTION
+
+
+def settled_entry(entry: Entry) -> Entry:
+    """The entry of a dataset that is there and needs nothing, once its store is swept."""
+    if not is_to_be_swept(entry):
+        return replace(entry, gone="")
+    sweep(entry.store)
+    stamp = dataset_at(entry.store, entry.dataset).stamp
+    return replace(entry, gone="", replaced=False, store_stamp=stamp)
 
 
 def attempted(job: Job, config: Config) -> Entry:
