@@ -318,9 +318,9 @@ class StreamCompressor:
         except StoreError as error:
             if self._is_taken_over():
                 raise StoreError(
-                    f"{self._target}: another stream has taken this store over, and only one can "
-                    f"write it: this one has ended at snapshot {self.committed}, its last commit; "
-                    "end the other and open the store again to go on"
+                    f"{self._target}: was changed by another writer: a stream has taken the store "
+                    f"over, and only one can write it. This one has ended at snapshot "
+                    f"{self.committed}, its last commit; end the other and open the store again"
                 ) from error
             raise
 

@@ -42,7 +42,8 @@ def carry_out(job: Job, config: Config) -> Entry:
     if not verified.ok:
         raise AccuracyError("; ".join(verified.problems))
     files = dataset_at(job.store, job.dataset.name)
-    replaced = job.state not in ("new", "missing")
+    known = job.last is not None and job.last.replaced
+    replaced = known or job.state not in ("new", "missing", "unverified")
     store = open_store(job.store)
     return stored_entry(job.dataset, store, verified, files, promised(config), replaced)
 
