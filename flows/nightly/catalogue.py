@@ -118,7 +118,6 @@ def stored_entry(
     verified: VerifyReport,
     files: Dataset,
     settings: Mapping[str, Any],
-    replaced: bool,
 ) -> Entry:
     """The entry of a store that was just verified; `files` lists what it consists of."""
     facts, stored_bytes, when = store.facts, store.stored_bytes(), now().isoformat()
@@ -144,7 +143,7 @@ def stored_entry(
         generation=store.last.name,
         store_stamp=files.stamp,
         settings=settings,
-        replaced=replaced,
+        replaced=bool(store.root.superseded),
     )
 
 

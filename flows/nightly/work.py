@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pipeline
 from flows.cluster import FAILURES
@@ -19,13 +19,11 @@ from pipeline.config import Config, NightlyConfig
 from pipeline.errors import AccuracyError, ArchiveError, ConfigError, PipelineError, StoreError
 from pipeline.objects import is_document, remembering
 from pipeline.reports import VerifyReport
-from pipeline.store.commit import sweep
+from pipeline.store.commit import RETENTION, sweep
 from pipeline.store.layout import GENERATION
 from pipeline.store.reader import open_store
 
 log = logging.getLogger(__name__)
-
-RETENTION = timedelta(hours=1)
 
 
 def carry_out(job: Job, config: Config) -> Entry:
@@ -42,10 +40,7 @@ def carry_out(job: Job, config: Config) -> Entry:
     if not verified.ok:
         raise AccuracyError("; ".join(verified.problems))
     files = dataset_at(job.store, job.dataset.name)
-    known = job.last is not None and job.last.replaced
-    replaced = known or job.state not in ("new", "missing", "unverified")
-    store = open_store(job.store)
-    return stored_entry(job.dataset, store, verified, files, promised(config), replaced)
+    return stored_entry(job.dataset, open_store(job.store), verified, files, promised(config))
 
 
 def compress(job: Job, config: Config, overwrite: bool = False) -> VerifyReport:
