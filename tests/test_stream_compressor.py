@@ -362,7 +362,7 @@ def test_a_stream_that_takes_over_a_living_one_warns_and_the_other_is_told(tmp_p
         one.commit()
     assert not caplog.records
     other = StreamCompressor(store)
-    assert "another stream seems to be writing here, its last commit was 0 s ago" in caplog.text
+    assert "another stream seems to be writing here, its last commit was" in caplog.text
     other.update(third)
     other.commit()
     one.update(third)
