@@ -9,6 +9,7 @@ from flows import commands
 from flows.logs import add_log_format
 from flows.neural.arguments import add_neural
 from flows.nightly.arguments import add_nightly, add_status
+from pipeline.config import whole_place
 
 SOURCES = """\
 SOURCE is a Zarr archive (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file whose
@@ -284,7 +285,10 @@ def add_report(subparsers: Subparsers[Parser]) -> None:
     command.add_argument("-o", "--output", metavar="PAGE.html", required=True, help="page to write")
     command.add_argument("--source", metavar="SOURCE", help="measure the error against the archive")
     command.add_argument(
-        "--catalogue", metavar="STORES", help="list the datasets of `romzarr nightly` instead"
+        "--catalogue",
+        metavar="STORES",
+        type=whole_place,
+        help="list the datasets of `romzarr nightly` instead",
     )
     add_where(command)
 

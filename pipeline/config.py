@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -71,6 +72,27 @@ def text(meaning: str, pattern: str = r".*\S.*") -> Check:
     def accept(value: Any) -> str:
         require(isinstance(value, str) and re.fullmatch(pattern, value) is not None)
         return str(value)
+
+    return Check(meaning, accept)
+
+
+def whole_place(place: str) -> str:
+    """A path from the root of the file system, or a URL, without a slash at its end.
+
+    >>> whole_place("s3://bucket/runs/"), whole_place("/data/../runs/")
+    ('s3://bucket/runs', '/runs')
+    """
+    if "://" in place:
+        return place.rstrip("/")
+    return os.path.abspath(os.path.expanduser(place))
+
+
+def a_place(meaning: str) -> Check:
+    """A folder or URL; what is kept is whole, so that all commands look in the same place."""
+
+    def accept(value: Any) -> str:
+        require(isinstance(value, str) and bool(value.strip()))
+        return whole_place(value)
 
     return Check(meaning, accept)
 
@@ -376,9 +398,12 @@ class ClusterConfig(Section):
 class NightlyConfig(Section):
     """The archive that ``romzarr nightly`` keeps compressed, and where its stores are."""
 
-    archive: str = setting("none", text("the folder or URL below which the datasets lie"))
+    archive: str = setting(
+        NONE, nothing | a_place("the folder or URL below which the datasets lie")
+    )
     pattern: str = setting("*.zarr", text("a glob such as '*.zarr' or '**/*.nc'", r"[^/].*"))
-    stores: str = setting("none", text("the folder or URL below which the stores lie"))
+    stores: str = setting(NONE, nothing | a_place("the folder or URL below which the stores lie"))
+    empty: Literal["error", "allow"] = setting("error", one_of("error", "allow"))
     verify: Literal["sample", "full"] = setting("sample", one_of("sample", "full"))
     parallel: int | Auto = setting(AUTO, automatic | integer(1))
     max_hours: float | Literal["unlimited"] = setting("unlimited", one_of("unlimited") | positive)

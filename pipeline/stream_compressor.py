@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +25,10 @@ from pipeline.store.reader import CoefficientStore, open_store
 from pipeline.store.writer import StoreWriter
 from pipeline.streams.blocks import Block, Frame, Variables, named
 from pipeline.streams.continued import Continued
+from pipeline.streams.liveness import Signature, last_sign
 from pipeline.streams.segment import OpenSegment, earlier_of, resumed
+
+log = logging.getLogger(__name__)
 
 # Snapshots after which the store is brought up to date.
 COMMIT_STEPS = 1024
@@ -114,11 +118,19 @@ class StreamCompressor:
         self._opened, self._ended = 0, ""
         self.snapshots = self.committed = 0
         self._raw_bytes = 0
+        self._signature = Signature()
         if self._store is not None:
             self._go_on(self._store)
 
     def _go_on(self, store: CoefficientStore) -> None:
         """Take up a store that exists: its open segment, or a new one after it."""
+        if (seconds := last_sign(store.facts)) is not None:
+            log.warning(
+                "%s: another stream seems to be writing here, its last commit was %.0f s ago; if "
+                "it is alive end one of them, since the commits of one are refused from now on",
+                self._target,
+                seconds,
+            )
         self.snapshots = self.committed = store.snapshots
         self._raw_bytes = int(store.facts["raw_bytes"])
         self._opened = int(store.facts.get("stream", {}).get("parts", 0))
@@ -258,7 +270,8 @@ class StreamCompressor:
         with self._writer(self._opened if joined else 0) as writer:
             extends = None if joined or self._store is None else self._store.last.name
             facts = segment.write_part(writer, extends)
-            writer.commit(self._completed(facts) | {"stream": {"parts": opened, **segment.state}})
+            stream = {"parts": opened, "writer": self._signature.signed(), **segment.state}
+            writer.commit(self._completed(facts) | {"stream": stream})
         self._written(opened)
 
     def _seal(self, segment: OpenSegment) -> None:
@@ -290,11 +303,32 @@ class StreamCompressor:
         root = self._store.root if self._store else None
         keep = len(root.parts) - replaced if root else 0
         with (
+            self._alone(),
             StoreWriter(self._target, self._overwrite, onto=root, keep=keep) as writer,
             # Tasks run side by side already; BLAS threads on top would fight for the cores.
             threadpool_limits(1, user_api="blas"),
         ):
             yield writer
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Say of a commit that is refused that another stream has come between, if it has."""
+        try:
+            yield
+        except StoreError as error:
+            if self._is_taken_over():
+                raise StoreError(
+                    f"{self._target}: was changed by another writer: a stream has taken the store "
+                    f"over, and only one can write it. This one has ended at snapshot "
+                    f"{self.committed}, its last commit; end the other and open the store again"
+                ) from error
+            raise
+
+    def _is_taken_over(self) -> bool:
+        try:
+            return self._signature.is_other(open_store(self._target).facts)
+        except (StoreError, OSError):
+            return False
 
     def _completed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Facts of a part with those of the whole store."""

@@ -1,26 +1,32 @@
 """Archives and stores on S3, over HTTP, through a network that fails."""
 
+import asyncio
+import hashlib
 import itertools
 import pickle
 import re
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import dask
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 import pipeline
 from flows.cli import main
 from pipeline import objects
 from pipeline.archive import open_archive
 from pipeline.errors import ArchiveError, StorageError, StoreError, StoreExistsError
-from pipeline.objects import requests
+from pipeline.objects import memory, requests
 from pipeline.store import layout
 from pipeline.store.commit import Commit, committer
+from pipeline.store.files import put
 from pipeline.store.layout import Part, Root
 from tests.oracles import decoded_errors
 from tests.s3_server import fresh_connections, make_bucket, proxied, serving
@@ -147,8 +153,93 @@ def test_without_credentials_it_is_said_that_there_are_none(s3, monkeypatch):
     # Where a machine of a cloud asks for its role.
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", proxy.url)
     proxy.fault = lambda method, path: "503"
-    with fresh_connections(), pytest.raises(StorageError, match="there are credentials"):
+    with fresh_connections(), pytest.raises(StorageError, match="no key was found"):
         open_archive(f"{url}/a.zarr")
+
+
+def test_a_bucket_that_is_not_there_is_said_not_to_be_at_once(s3):
+    proxy, _ = s3
+    place = objects.folder("s3://no-such-bucket/deep/er")
+    asking = [
+        lambda: place.read("a", 9),
+        lambda: place.write("a", b"1"),
+        lambda: place.replace("a", b"1", None),
+        place.names,
+        place.files,
+    ]
+    for ask in asking:
+        proxy.requests.clear()
+        with pytest.raises(StorageError, match=r"^s3://no-such-bucket: there is no such bucket"):
+            ask()
+        assert len(proxy.requests) == 1
+
+
+def test_no_thread_but_those_of_python_calls_python(s3, tmp_path, monkeypatch):
+    """One of Rust's that is late while Python finalizes aborts the process.
+
+    What wakes an event loop from outside is seen here, and so is who does it.
+    """
+    _, url = s3
+    foreign, real = set(), asyncio.BaseEventLoop.call_soon_threadsafe
+
+    def call(self, *arguments, **options):
+        if isinstance(threading.current_thread(), threading._DummyThread):
+            foreign.add(threading.get_ident())
+        calls.append(self)
+        return real(self, *arguments, **options)
+
+    calls = []
+    for loop in (asyncio.BaseEventLoop, asyncio.SelectorEventLoop):
+        monkeypatch.setattr(loop, "call_soon_threadsafe", call)
+    place, store = archived(url, waves()), f"{url}/store.romzarr"
+    pipeline.compress(place, store, tolerance=TOLERANCE)
+    assert pipeline.verify(store, place).ok
+    xr.open_dataset(store, engine="romzarr").load()
+    waves().to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    objects.folder(url).write("a.nc", (tmp_path / "a.nc").read_bytes())
+    assert open_archive(f"{url}/a.nc").variables[0].shape == (60, 80)
+    objects.folder(store).remove("")
+    assert len(calls) > 50
+    assert not foreign
+
+
+# --- what need not be asked for again -----------------------------------------------------
+
+
+@pytest.mark.parametrize("tagged", ["with the MD5", "otherwise"])
+def test_what_storage_says_it_received_whole_is_not_read_back(s3, monkeypatch, tagged):
+    proxy, url = s3
+    store = objects.zarr_store(f"{url}/a.zarr", read_only=False)
+    if tagged == "otherwise":
+        # As of an object that is encrypted with a key of the bucket's owner.
+        other = SimpleNamespace(md5=lambda content, **options: hashlib.sha256(content))
+        monkeypatch.setattr(memory, "hashlib", other)
+    with objects.remembering(lambda key: "/a.zarr/u" in key):
+        for path in ("u", "v"):
+            put(store, path, b"123")
+        proxy.requests.clear()
+        assert [content(store, path) for path in "uuvv"] == [b"123"] * 4
+    gets = [path[-1] for _, path, _ in proxy.requests]
+    assert gets == (["v", "v"] if tagged == "with the MD5" else ["u", "v", "v"])
+    proxy.requests.clear()
+    assert content(store, "u") == b"123"
+    assert len(proxy.requests) == 1
+
+
+def test_no_more_is_held_than_there_is_room_for(s3, monkeypatch):
+    proxy, url = s3
+    monkeypatch.setattr(memory, "HELD_BYTES", 1000)
+    store = objects.zarr_store(f"{url}/a.zarr", read_only=False)
+    with objects.remembering(lambda key: True):
+        for path in "abc":
+            put(store, path, bytes(400))
+        proxy.requests.clear()
+        assert all(content(store, path) == bytes(400) for path in "abcabc")
+    assert [path[-1] for _, path, _ in proxy.requests] == ["c", "c"]
+
+
+def content(store, path: str) -> bytes:
+    return sync(store.get(path, default_buffer_prototype())).to_bytes()
 
 
 @pytest.mark.parametrize("number", [20, 33])  # the first of a chunk, and another

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from pipeline.errors import ArchiveError, ConfigError, PipelineError, StoreError
 from pipeline.numerics.incremental import IncrementalPOD
 from pipeline.store.reader import open_store
 from pipeline.streams import segment
+from pipeline.streams.liveness import Signature, last_sign
 from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ, VAN_DER_POL, with_noise
 
@@ -345,3 +349,55 @@ def test_of_two_writers_the_second_is_refused(tmp_path):
     with pytest.raises(StoreError, match="changed by another writer"):
         other.commit()
     assert pipeline.verify(tmp_path / "s", source.isel(time=slice(20))).ok
+
+
+# --- two streams into one store -----------------------------------------------------------
+
+
+def test_a_stream_that_takes_over_a_living_one_warns_and_the_other_is_told(tmp_path, caplog):
+    store, (first, second, third, *_) = tmp_path / "store", blocks_of(record(60), 20)
+    one = StreamCompressor(store, tolerance=TOLERANCE)
+    for block in (first, second):
+        one.update(block)
+        one.commit()
+    assert not caplog.records
+    other = StreamCompressor(store)
+    assert "another stream seems to be writing here, its last commit was" in caplog.text
+    other.update(third)
+    other.commit()
+    one.update(third)
+    with pytest.raises(StoreError, match=r"a stream has taken the store over.*snapshot 40"):
+        one.commit()
+    other.close()
+    assert open_store(store).snapshots == 60
+    assert pipeline.verify(store, record(60)).ok
+    # What is closed is nobody's.
+    caplog.clear()
+    StreamCompressor(store)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("seconds", "late", "alive"), [(0.5, 30, True), (0.5, 90, False), (900, 1700, True)]
+)
+def test_a_stream_counts_as_alive_while_it_is_not_late(seconds, late, alive):
+    when = datetime.now(UTC) - timedelta(seconds=late)
+    mark = {"id": "a", "committed": when.isoformat(), "seconds": seconds}
+    assert (last_sign({"stream": {"parts": 1, "writer": mark}}) is not None) == alive
+
+
+HOSTILE = [None, [], "x", {}, {"committed": 3, "seconds": 1}, {"committed": "now", "seconds": 1}]
+HOSTILE += [{"committed": "2031-07-01", "seconds": "x"}, {"committed": "2031-07-01T00:00:00"}]
+
+
+@pytest.mark.parametrize("mark", HOSTILE)
+def test_a_mark_that_is_none_is_no_sign_of_life(mark):
+    assert last_sign({"stream": {"parts": 1, "writer": mark}}) is None
+    assert last_sign({"stream": mark}) is None
+
+
+def test_a_mark_tells_nothing_but_a_random_number_and_times():
+    one, other = Signature().signed(), Signature().signed()
+    assert one.keys() == {"id", "committed", "seconds"}
+    assert one["id"] != other["id"]
+    assert re.fullmatch(r"[0-9a-f]{16}", one["id"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.nightly import commands
+from pipeline.config import whole_place
 
 NIGHTLY = """\
 examples:
@@ -16,7 +17,8 @@ The section nightly of the file says where archive and stores are. Datasets are 
 or deleted. What is stored and unchanged is skipped; interrupted at any point, the next run
 goes on. Triggers (cron, systemd, Kubernetes, SLURM) are in deploy/.
 
-exit status: 0 all stored, or time was up; 1 some failed, and are named; 2 nothing could be done
+exit status: 0 all stored, or time was up; 1 some failed, and are named; 2 nothing could be done,
+or no dataset was found at all
 """
 
 STATUS = """\
@@ -34,6 +36,9 @@ def add_nightly(command: Parser) -> None:
     command.set_defaults(run=commands.nightly)
     command.add_argument(
         "--dry-run", action="store_true", help="print the plan with sizes, and do nothing"
+    )
+    command.add_argument(
+        "--quiet", action="store_true", help="print nothing if there was nothing to do, for cron"
     )
     command.add_argument(
         "--only", default="**", metavar="PATTERN", help="datasets that match this glob too"
@@ -54,5 +59,11 @@ def add_nightly(command: Parser) -> None:
 def add_status(command: Parser) -> None:
     command.epilog = STATUS
     command.set_defaults(run=commands.status, cluster=None)
-    command.add_argument("stores", metavar="STORES", nargs="?", help="folder or URL of the stores")
+    command.add_argument(
+        "stores",
+        metavar="STORES",
+        nargs="?",
+        type=whole_place,
+        help="folder or URL of the stores",
+    )
     command.add_argument("--config", metavar="FILE", help="settings, for nightly.archive")

@@ -39,13 +39,15 @@ class Entry:
 
     ``state`` is "stored", "failed" (``message`` says why), "running", or, where a run stopped
     before the dataset's turn, what it found (`flows.nightly.plan.STATES`). ``last_run`` is when
-    the dataset was last worked on.
+    the dataset was last worked on. ``gone`` is when the dataset was first not found any more;
+    empty while it is there.
 
     All else describes the store that is in place, also where a later try failed: ``ratio``,
     ``relative_l2_error`` (the largest of all variables), ``verified`` with ``error``, ``when``,
     ``how`` ("sample" or "full") and ``share`` of the values compared; ``fingerprint`` and
     ``stamp`` of the dataset it was made from; its newest ``generation``, ``store_stamp`` of its
-    files, and the ``settings`` that it promises to keep.
+    files, and the ``settings`` that it promises to keep. ``replaced`` says that generations
+    before the newest may lie beside it, kept for whoever had opened them.
     """
 
     dataset: str
@@ -65,6 +67,8 @@ class Entry:
     generation: str = ""
     store_stamp: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    replaced: bool = False
+    gone: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,7 +79,12 @@ class Entry:
 
 _KNOWN = {each.name for each in fields(Entry)}
 _NUMBERS = ("ratio", "raw_bytes", "stored_bytes", "relative_l2_error", "tolerance")
-_MAPPINGS = ("verified", "settings")
+# All else is text.
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(_NUMBERS, (int, float, type(None))),
+    **dict.fromkeys(("verified", "settings"), (dict, type(None))),
+    "replaced": (bool,),
+}
 
 
 def entry_from_json(content: bytes) -> Entry:
@@ -92,17 +101,14 @@ def entry_from_json(content: bytes) -> Entry:
     # Keys that a later version adds are left alone.
     values = {key: value for key, value in found.items() if key in _KNOWN}
     for key, value in values.items():
-        kinds: tuple[type, ...] = (str,)
-        if key in (*_NUMBERS, *_MAPPINGS):
-            kinds = (int, float, type(None)) if key in _NUMBERS else (dict, type(None))
-        if not isinstance(value, kinds):
+        if not isinstance(value, _KINDS.get(key, (str,))):
             raise ValueError(f"{key!r} is {value!r}")
     try:
         entry = Entry(**values)
     except TypeError as error:
         raise ValueError(f"keys are missing: {error}") from error
-    if entry.last_run:
-        datetime.fromisoformat(entry.last_run)
+    for when in filter(None, (entry.last_run, entry.gone)):
+        datetime.fromisoformat(when)
     return entry
 
 
@@ -137,6 +143,7 @@ def stored_entry(
         generation=store.last.name,
         store_stamp=files.stamp,
         settings=settings,
+        replaced=bool(store.root.superseded),
     )
 
 
@@ -165,6 +172,14 @@ class Catalogue:
         if RECORD.fullmatch(name):  # a dataset may have the name of a run
             name = f"{entry.dataset}.dataset.json"
         self.folder.write(name, entry.to_json())
+
+    def record(self, name: str) -> Mapping[str, Any]:
+        """The record of a run; empty if it cannot be read."""
+        try:
+            found = json.loads(self.folder.read(name))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def records(self) -> list[str]:
         """Names of the records of runs, by the times that they have as names."""

@@ -13,18 +13,26 @@ from pipeline.errors import ConfigError
 def nightly(options: Namespace) -> int:
     """Status 0: all is stored, or left because time was up. 1: some failed, or were not reached."""
     # They bring Dask and xarray, which `romzarr --help` does without.
-    from flows.nightly.plan import plan_run
+    from flows.nightly.plan import plan_run, refuse_empty
     from flows.nightly.run import run_nightly
     from flows.nightly.tables import plan_table, run_table
 
     config = settings(options)
     if options.dry_run:
         plan = plan_run(config, only=options.only, since=options.since)
+        refuse_empty(plan, config, options.only)
         print_json(plan_facts(plan)) if options.json else print(plan_table(plan))
         return 0
     record = run_nightly(
-        config, working, only=options.only, since=options.since, log_format=options.log_format
+        config,
+        working,
+        only=options.only,
+        since=options.since,
+        log_format=options.log_format,
+        quiet=options.quiet,
     )
+    if options.quiet and record.is_idle:
+        return 0
     print_json(record.to_dict()) if options.json else print(run_table(record))
     return 1 if record.failed or record.state == "stopped" else 0
 
@@ -43,12 +51,12 @@ def plan_facts(plan: Any) -> dict[str, Any]:
         ],
         "bytes": plan.nbytes,
         "kept": [job.dataset.name for job in plan.kept],
+        "vanished": [entry.dataset for entry in plan.vanished],
     }
 
 
 def status(options: Namespace) -> int:
-    from flows.nightly.catalogue import catalogue_of
-    from flows.nightly.status import last_record, standings
+    from flows.nightly.status import last_run, standings
     from flows.nightly.tables import status_table
 
     config = settings(options)
@@ -58,9 +66,11 @@ def status(options: Namespace) -> int:
             "romzarr status: found no folder of stores; give it as STORES, or a file with "
             "nightly.stores as --config"
         )
-    found, last = standings(config, stores), last_record(catalogue_of(stores))
+    last = last_run(stores)
+    found = standings(config, stores, last)
     if options.json:
-        print_json({"stores": stores, "last_run": last, "datasets": [f.to_dict() for f in found]})
+        run = {"last_run": last.name, "last_run_state": last.state} if last else {"last_run": ""}
+        print_json({"stores": stores, **run, "datasets": [f.to_dict() for f in found]})
     else:
-        print(status_table(found, last or "none yet"))
+        print(status_table(found, last))
     return 0

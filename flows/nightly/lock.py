@@ -10,6 +10,7 @@ are ever compared, so none has to be right.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -35,6 +36,8 @@ NAME = "lock"
 LEASE_SECONDS = 60.0
 RENEWALS = 4
 LONGEST = 1000
+# How often a run tries to get a lock of the kernel, which `is_held` has for a moment.
+LOOKS, LOOK_SECONDS = 4, 0.05
 RELEASED = b"released"
 
 
@@ -55,6 +58,17 @@ def locked(stores: str) -> AbstractContextManager[Held]:
     """
     place = f"{stores}/{FOLDER}/{NAME}"
     return leased(place) if "://" in stores else flocked(Path(place))
+
+
+def is_held(stores: str) -> bool | None:
+    """Whether a run holds the lock of the stores at a path or URL; None where nobody can know.
+
+    On an object store that takes as long as its holder may take to renew it.
+    """
+    place = f"{stores}/{FOLDER}/{NAME}"
+    if "://" not in stores:
+        return _is_flocked(place)
+    return Lease(place).is_alive() if is_object_store(place) else None
 
 
 def signature() -> bytes:
@@ -86,8 +100,7 @@ def flocked(path: Path) -> Iterator[Held]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise CannotRunError(
-            f"nightly.stores: no lock can be made at {path}: {error.strerror}; check that the "
-            "disk is mounted, not full, and may be written to"
+            f"nightly.stores: no lock can be made at {path}: {error.strerror}; {advice(error)}"
         ) from error
     try:
         _take(descriptor, path)
@@ -99,14 +112,48 @@ def flocked(path: Path) -> Iterator[Held]:
         os.close(descriptor)
 
 
+def advice(error: OSError) -> str:
+    if error.errno == errno.EROFS:
+        return (
+            "mount that disk for writing, or, where systemd starts this, name the folder in "
+            "ReadWritePaths= of the unit and create it: all else is read-only there"
+        )
+    return "check that the disk is mounted, not full, and may be written to"
+
+
 def _take(descriptor: int, path: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise held_by(os.pread(descriptor, 1000, 0), str(path)) from error
+        for tries in range(1, LOOKS + 1):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if tries == LOOKS:
+                    raise held_by(os.pread(descriptor, LONGEST, 0), str(path)) from error
+                time.sleep(LOOK_SECONDS)
     except OSError as error:
         # Stores are committed in one step anyway: two runs would waste work and break nothing.
         log.warning("%s: this file system has no locks (%s); start one run at a time", path, error)
+
+
+def _is_flocked(place: str) -> bool | None:
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        # Shared and for a moment: two who look do not see each other, and a run tries again.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 # --- object stores ------------------------------------------------------------------------
@@ -159,28 +206,50 @@ class Lease:
             If its holder is alive, or the object store refuses.
         """
         try:
-            if not self._put(None):
+            while not self._put(None):
+                if self._put(self._unheld().version):
+                    return
+                # Another took it meanwhile, and may have given it back already.
                 found = self._get()
-                self._watch(found)
-                if not self._put(found.version):
-                    raise held_by(self._get().content, self.url)
+                if found.content != RELEASED:
+                    raise held_by(found.content, self.url)
         except OSError as error:
             raise CannotRunError(
                 f"nightly.stores: no lock can be made at {self.url}: {error}"
             ) from error
 
-    def _watch(self, found: Stored) -> None:
-        """Return once the lease that was found is known to be nobody's."""
+    def _unheld(self) -> Stored:
+        """The lease that is there, once it is known to be nobody's."""
+        found = self._get()
         if found.content == RELEASED:
-            return
+            return found
         log.info("%s: waiting up to %.0f s for a sign of its holder", self.url, LEASE_SECONDS)
         lapse = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < lapse:
             time.sleep(LEASE_SECONDS / RENEWALS / 2)
             now_there = self._get()
+            if now_there.content == RELEASED:
+                return now_there
             if now_there.content != found.content:
                 raise held_by(now_there.content, self.url)
         log.warning("%s: taken over from a run that gives no sign", self.url)
+        return found
+
+    def is_alive(self) -> bool | None:
+        """Whether its holder renews it; waits for two renewals, of which one may fail."""
+        try:
+            found = self._get().content
+            end = time.monotonic() + 2 * LEASE_SECONDS / RENEWALS
+            while found != RELEASED and time.monotonic() < end:
+                time.sleep(LEASE_SECONDS / RENEWALS / 8)
+                now_there = self._get().content
+                if now_there != found:
+                    return now_there != RELEASED
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        return False
 
     def renew(self) -> bool:
         """Write the lease again; False once it is another's, or might be."""

@@ -18,7 +18,8 @@ from typing import Any
 
 from flows.nightly import CannotRunError
 from flows.nightly.catalogue import FETCHED, FOLDER, Catalogue, Entry, catalogue_of, now
-from pipeline.archive.find import Dataset, find_datasets
+from pipeline.archive.find import Dataset, find_datasets, matcher
+from pipeline.archive.location import redacted
 from pipeline.config import Config, NightlyConfig, with_values
 from pipeline.errors import ArchiveError, ConfigError, StoreError
 from pipeline.store.reader import CoefficientStore, open_store
@@ -65,10 +66,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in the order of a run; `kept` need nothing."""
+    """Jobs in the order of a run; `kept` need nothing.
+
+    ``found`` counts the datasets that are there, whenever written to. ``vanished`` has the
+    entries of those that were there when the last night came to them, and are not.
+    """
 
     jobs: tuple[Job, ...]
     kept: tuple[Job, ...]
+    found: int
+    vanished: tuple[Entry, ...]
 
     @property
     def nbytes(self) -> int:
@@ -97,13 +104,57 @@ def plan_run(config: Config, *, only: str = "**", since: str | None = None) -> P
     config = checked(config)
     places = config.nightly
     oldest = since_when(since).timestamp() if since else float("-inf")
-    datasets = [d for d in listed_datasets(places, only) if d.written >= oldest]
+    found = listed_datasets(places, only)
+    datasets = [dataset for dataset in found if dataset.written >= oldest]
     stores, entries = listed_stores(places.stores), entries_of(catalogue_of(places.stores))
-    return Plan(*ordered(judged_all(datasets, entries, stores, config)))
+    jobs, kept = ordered(judged_all(datasets, entries, stores, config))
+    names = {dataset.name for dataset in found}
+    wanted, chosen = matcher(places.pattern), matcher(only)
+    vanished = tuple(
+        entry
+        for name, entry in sorted(entries.items())
+        if name not in names and not entry.gone and wanted(name) and chosen(name)
+    )
+    return Plan(jobs, kept, len(found), vanished)
+
+
+def refuse_empty(plan: Plan, config: Config, only: str) -> None:
+    """Refuse a night that finds no dataset at all, unless the settings allow that.
+
+    Raises
+    ------
+    CannotRunError
+        Saying where was looked for what, and what may be meant.
+    """
+    places = config.nightly
+    if plan.found or places.empty == "allow":
+        return
+    pattern = f"nightly.pattern {places.pattern!r}"
+    pattern += f" and --only {only!r}" if only != "**" else ""
+    known = [entry.dataset for entry in entries_of(catalogue_of(places.stores)).values()]
+    hints = [f"the catalogue knows {some_of(known)}"] if known else []
+    deeper = replace(places, pattern=f"**/{PurePosixPath(places.pattern).name}")
+    below = [dataset.name for dataset in listed_datasets(deeper)]
+    hints += [f"in other folders below there is {some_of(below)}"] if below else []
+    raise CannotRunError(
+        f"nightly.archive: found no dataset in {redacted(places.archive)!r} that matches {pattern}"
+        f"{''.join(f'; {hint}' for hint in hints)}. Check the path, the pattern, and that the "
+        "disk is mounted; where there may be none, set nightly.empty: allow"
+    )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """How many there are, and which the first are.
+
+    >>> some_of(["a", "b", "c", "d", "e"])
+    '5 (a, b, c, ...)'
+    """
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} ({', '.join(sorted(names)[:3])}{more})"
 
 
 def checked(config: Config) -> Config:
-    """The settings with whole paths, unless one is missing, or two do not go together."""
+    """The settings, unless one is missing, or two do not go together."""
     settings, kind = config.nightly, config.cluster.kind
     for name in ("archive", "stores"):
         if getattr(settings, name) == "none":
@@ -116,15 +167,7 @@ def checked(config: Config) -> Config:
             f"nightly.parallel: found {settings.parallel} with cluster.kind {kind!r}, which works "
             "on one dataset at a time; leave it out, or use cluster.kind: threads"
         )
-    archive, stores = whole(settings.archive), whole(settings.stores)
-    return replace(config, nightly=replace(settings, archive=archive, stores=stores))
-
-
-def whole(place: str) -> str:
-    """A path from the root of the file system, or a URL, without a slash at its end."""
-    if "://" in place:
-        return place.rstrip("/")
-    return os.path.abspath(os.path.expanduser(place))
+    return config
 
 
 def since_when(text: str) -> datetime:
@@ -200,7 +243,7 @@ def judged_all(
     stores: Mapping[str, Dataset],
     config: Config,
 ) -> list[Job]:
-    """Each dataset with the state of its store; ``nightly.stores`` is a whole path here."""
+    """Each dataset with the state of its store;"""
     places = {dataset.name: store_of(dataset.name, config.nightly.stores) for dataset in datasets}
     shared, promise = Counter(places.values()), promised(config)
 

@@ -22,7 +22,8 @@ class Record:
 
     ``state`` is "running" (also that of a run that was killed), "done", or why it ended before
     all were done: "interrupted", "out of time", "stopped". ``outcomes`` has what became of each
-    dataset that was worked on, ``left`` names those that the run did not come to.
+    dataset that was worked on, ``left`` names those that the run did not come to, ``vanished``
+    those that are not there any more.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Record:
     kept: tuple[Job, ...] = ()
     outcomes: list[dict[str, Any]] = field(default_factory=list)
     left: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
 
     def add(self, job: Job, entry: Entry, seconds: float) -> None:
         self.outcomes.append(
@@ -51,6 +53,11 @@ class Record:
                 "seconds": round(seconds, 3),
             }
         )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there was nothing to do, and nothing to tell."""
+        return self.state == "done" and not (self.outcomes or self.vanished)
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -79,6 +86,7 @@ class Record:
             },
             "datasets": self.outcomes,
             "left": list(self.left),
+            "vanished": list(self.vanished),
         }
 
 
@@ -94,6 +102,7 @@ def begun(catalogue: Catalogue, plan: Plan, settings: Mapping[str, Any]) -> Reco
         datasets=len(plan.jobs) + len(plan.kept),
         settings=settings,
         kept=plan.kept,
+        vanished=tuple(entry.dataset for entry in plan.vanished),
     )
 
 

@@ -7,19 +7,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.clusters import Workers
 from flows.logs import Format
 from flows.nightly import CannotRunError
-from flows.nightly.catalogue import Catalogue, Entry, catalogue_of
+from flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
 from flows.nightly.crew import Outcome
 from flows.nightly.lock import Held, locked
-from flows.nightly.plan import Job, Plan, checked, plan_run
+from flows.nightly.plan import Job, Plan, checked, plan_run, refuse_empty
 from flows.nightly.record import Record, begun, write
+from flows.nightly.tables import GONE
 from flows.nightly.team import Alone, Team, crew_for
-from flows.nightly.work import begun_entry, failed_entry, left_entry
+from flows.nightly.work import begun_entry, failed_entry, is_to_be_swept, left_entry, settled_entry
 from flows.signals import ending_on_sigterm
 from pipeline.config import Config, NightlyConfig
 from pipeline.errors import PipelineError
@@ -49,6 +50,7 @@ def run_nightly(
     only: str = "**",
     since: str | None = None,
     log_format: Format = "text",
+    quiet: bool = False,
 ) -> Record:
     """Bring every store of an archive up to date.
 
@@ -62,6 +64,8 @@ def run_nightly(
         As for `flows.nightly.plan.plan_run`.
     log_format : "text" or "json"
         Of the log of processes that it starts.
+    quiet : bool
+        Log nothing where nothing is to be done.
 
     Returns
     -------
@@ -72,7 +76,7 @@ def run_nightly(
     ------
     ConfigError, CannotRunError
         If nothing can be done for any dataset: a setting is wrong, a place unreachable, or
-        another run at work.
+        another run at work, or nothing is found where the settings look.
     KeyboardInterrupt
         After SIGINT or SIGTERM. What was finished counts, and nothing half-written is left.
     """
@@ -82,14 +86,29 @@ def run_nightly(
         written(catalogue.folder.sweep)
         plan = plan_run(config, only=only, since=since)
         record = begun(catalogue, plan, config.to_dict()["nightly"])
-        log.info("%d datasets: %d to do, %s", record.datasets, len(plan.jobs), size(plan.nbytes))
+        if plan.jobs or not quiet:
+            log.info(
+                "%d datasets: %d to do, %s", record.datasets, len(plan.jobs), size(plan.nbytes)
+            )
         going = Going(config.nightly, began, lock)
         with recorded(catalogue, record, plan):
+            refuse_empty(plan, config, only)
+            settle(plan, catalogue)
             for team, jobs in shifts(plan.jobs, config, working, log_format):
                 with team as members:
                     for job, entry, seconds in worked_through(jobs, members, catalogue, going):
                         record.add(job, entry, seconds)
     return record
+
+
+def settle(plan: Plan, catalogue: Catalogue) -> None:
+    """Enter what is not there any more, or is again, and sweep stores that were replaced."""
+    for entry in plan.vanished:
+        log.warning("%s: %s (%s)", entry.dataset, GONE, entry.store)
+        written(catalogue.write, replace(entry, gone=now().isoformat()))
+    for job in plan.kept:
+        if job.last is not None and (job.last.gone or is_to_be_swept(job.last)):
+            written(catalogue.write, settled_entry(job.last))
 
 
 def shifts(

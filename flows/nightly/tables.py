@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from flows.nightly.catalogue import Entry
 from flows.nightly.plan import STATES, Plan
 from flows.nightly.record import Record
-from flows.nightly.status import Standing
+from flows.nightly.status import LastRun, Standing
 from flows.tables import size, table
 
 # Datasets named one by one at the end of a run; `romzarr status` names all.
 NAMED = 20
+# What is said of a dataset that has vanished.
+GONE = "not in the archive any more; what was stored of it stays"
 
 
 def plan_table(plan: Plan) -> str:
@@ -22,7 +24,10 @@ def plan_table(plan: Plan) -> str:
     ]
     head = ("found", "dataset", "size", "to do", "why")
     total = f"{len(plan.jobs)} to do, {size(plan.nbytes)} to read; {len(plan.kept)} as they are"
-    return "\n".join([*columns([head, *rows]), "", total] if rows else [total])
+    gone = [f"{entry.dataset}: {GONE}" for entry in plan.vanished]
+    return "\n".join(
+        [*(columns([head, *rows]) if rows else []), *gone, *([""] if rows else []), total]
+    )
 
 
 def run_table(record: Record) -> str:
@@ -32,9 +37,12 @@ def run_table(record: Record) -> str:
     counts += [f"{len(record.kept)} as they were"] if record.kept else []
     counts += [f"{len(record.left)} left for the next run"] if record.left else []
     why = f" ({record.reason})" if record.reason else ""
+    more = len(record.vanished) - NAMED
     rows = [
         ("datasets", f"{record.datasets}: {', '.join(counts) or 'none'}"),
         *(("FAILED", f"{each['dataset']}: {each['message']}") for each in record.failed),
+        *(("GONE", f"{name}: {GONE}") for name in record.vanished[:NAMED]),
+        *((("", f"and {more} more: romzarr status"),) if more > 0 else ()),
         *archivable(record),
         ("record", f"catalogue/{record.name}"),
     ]
@@ -69,7 +77,7 @@ def archivable(record: Record) -> list[tuple[str, str]]:
     return [("could be archived away" if i == 0 else "", row) for i, row in enumerate(rows)]
 
 
-def status_table(found: Sequence[Standing], last: str) -> str:
+def status_table(found: Sequence[Standing], last: LastRun | None) -> str:
     """A line a dataset, those first that need attention."""
     head = ("dataset", "state", "ratio", "error", "verified", "age", "")
     rows = [
@@ -86,7 +94,12 @@ def status_table(found: Sequence[Standing], last: str) -> str:
     counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
     lines = columns([head, *rows]) if rows else []
     return "\n".join(
-        [*lines, "", f"{len(found)} datasets: {counts or 'none'}", f"last run: {last}"]
+        [
+            *lines,
+            "",
+            f"{len(found)} datasets: {counts or 'none'}",
+            f"last run: {last or 'none yet'}",
+        ]
     )
 
 

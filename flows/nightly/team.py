@@ -1,7 +1,8 @@
 """Who works on datasets: this process on one after another, or several processes side by side.
 
 A small dataset keeps one core busy and no more, so as many are worked on at a time as there are
-cores. A process that the kernel kills costs the dataset it worked on, and no other.
+cores, and more of those that mostly wait for a network. A process that the kernel kills costs the
+dataset it worked on, and no other.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from pipeline.steps import working_on
 # A dataset whose files take more is worth all cores; fewer small ones are not worth processes,
 # each of which takes a second to start.
 SMALL_BYTES, FEWEST = 64 * 2**20, 16
+# Where storage is asked over a network a dataset waits four fifths of its time: two are worth it,
+# and two more for each core.
+FEWEST_REMOTE, REMOTE_PER_CORE = 2, 2
 
 
 class Team(Protocol):
@@ -79,6 +83,8 @@ def crew_for(jobs: Sequence[Job], config: Config, log_format: Format) -> Crew:
     if parallel != "auto":
         return Crew(parallel, None, config, log_format)
     cores = CPU_COUNT if threads == "auto" else threads
+    remote = any("://" in place for place in (config.nightly.archive, config.nightly.stores))
+    fewest, size = (FEWEST_REMOTE, REMOTE_PER_CORE * cores) if remote else (FEWEST, cores)
     small = [job for job in jobs if job.dataset.nbytes <= SMALL_BYTES]
-    many = config.cluster.kind == "threads" and len(small) >= FEWEST
-    return Crew(cores if many else 1, SMALL_BYTES, config, log_format)
+    many = config.cluster.kind == "threads" and len(small) >= fewest
+    return Crew(size if many else 1, SMALL_BYTES, config, log_format)

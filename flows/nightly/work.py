@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime
 
 import pipeline
 from flows.cluster import FAILURES
@@ -14,8 +17,10 @@ from flows.nightly.plan import Job, promised
 from pipeline.archive.find import dataset_at
 from pipeline.config import Config, NightlyConfig
 from pipeline.errors import AccuracyError, ArchiveError, ConfigError, PipelineError, StoreError
+from pipeline.objects import is_document, remembering
 from pipeline.reports import VerifyReport
-from pipeline.store.commit import sweep
+from pipeline.store.commit import RETENTION, sweep
+from pipeline.store.layout import GENERATION
 from pipeline.store.reader import open_store
 
 log = logging.getLogger(__name__)
@@ -41,8 +46,9 @@ def carry_out(job: Job, config: Config) -> Entry:
 def compress(job: Job, config: Config, overwrite: bool = False) -> VerifyReport:
     # Stores say what they were made with, and where others lie is none of that.
     settings = replace(config, nightly=NightlyConfig())
-    pipeline.compress(job.dataset.location, job.store, config=settings, overwrite=overwrite)
-    return verify(job, config)
+    with asking_once(job):
+        pipeline.compress(job.dataset.location, job.store, config=settings, overwrite=overwrite)
+        return verify(job, config)
 
 
 def compress_again(job: Job, config: Config) -> VerifyReport:
@@ -52,12 +58,13 @@ def compress_again(job: Job, config: Config) -> VerifyReport:
 def append(job: Job, config: Config) -> VerifyReport:
     """Append what is new to the store; if something else was written, compress again."""
     try:
-        report = pipeline.append(job.store, job.dataset.location, config=config)
-        # The same times were written anew, and what with is not known.
-        problem = "" if report.appended else "nothing is new in time"
-        if not problem:
-            verified = verify(job, config)
-            problem = "; ".join(verified.problems)
+        with asking_once(job):
+            report = pipeline.append(job.store, job.dataset.location, config=config)
+            # The same times were written anew, and what with is not known.
+            problem = "" if report.appended else "nothing is new in time"
+            if not problem:
+                verified = verify(job, config)
+                problem = "; ".join(verified.problems)
     except (ArchiveError, ConfigError, StoreError) as error:
         problem = str(error)
     if not problem:
@@ -70,7 +77,8 @@ def trust(job: Job, config: Config) -> VerifyReport:
     """Verify what a run before has made, and go on with it, or begin anew, if it is not right."""
     sweep(job.store)
     try:
-        verified = verify(job, config)
+        with asking_once(job):
+            verified = verify(job, config)
     except StoreError as error:
         problem = str(error)
     else:
@@ -79,6 +87,20 @@ def trust(job: Job, config: Config) -> VerifyReport:
         return verified
     log.warning("the store is not right: %s", problem)
     return append(job, config)
+
+
+def asking_once(job: Job) -> AbstractContextManager[None]:
+    """Ask storage once for each file of the store, and once for the metadata of the dataset.
+
+    Generations of a store never change. What holds values of the dataset is read anew."""
+    generation = re.compile(rf"{re.escape(job.store)}/{GENERATION.pattern}/.+")
+    inside = f"{job.dataset.location}/"
+
+    def wanted(url: str) -> bool:
+        of_dataset = url.startswith(inside) and (is_document(url) or url.endswith("/"))
+        return of_dataset or generation.fullmatch(url) is not None
+
+    return remembering(wanted)
 
 
 def refuse(job: Job, config: Config) -> VerifyReport:
@@ -118,8 +140,27 @@ def left_entry(job: Job) -> Entry:
     state = "failed" if job.failed_before else job.state
     message = known.message if job.failed_before else job.reason
     return replace(
-        known, source=job.dataset.location, store=job.store, state=state, message=message
+        known,
+        source=job.dataset.location,
+        store=job.store,
+        state=state,
+        message=message,
+        gone="",
     )
+
+
+def is_to_be_swept(entry: Entry) -> bool:
+    """Whether generations that its store had before have been kept for long enough."""
+    return entry.replaced and now() - datetime.fromisoformat(entry.last_run) > RETENTION
+
+
+def settled_entry(entry: Entry) -> Entry:
+    """The entry of a dataset that is there and needs nothing, once its store is swept."""
+    if not is_to_be_swept(entry):
+        return replace(entry, gone="")
+    sweep(entry.store)
+    stamp = dataset_at(entry.store, entry.dataset).stamp
+    return replace(entry, gone="", replaced=False, store_stamp=stamp)
 
 
 def attempted(job: Job, config: Config) -> Entry:

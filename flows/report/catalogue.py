@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -12,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
-from flows.nightly.status import ORDER, Standing, last_record, standings
+from flows.nightly.status import ORDER, LastRun, Standing, last_run, standings
 from flows.report import page
 from flows.report.page import Cell, Part, number, paragraph
 from flows.tables import size
@@ -27,7 +26,7 @@ ABOVE, HARDLY = "above tolerance", "hardly compressed"
 STATES = (ABOVE, *ORDER[:-1], HARDLY, ORDER[-1])
 LOOKS = {
     **dict.fromkeys(STATES, "warn"),
-    **dict.fromkeys((ABOVE, "failed", "clash", "damaged", "missing"), "bad"),
+    **dict.fromkeys((ABOVE, "failed", "clash", "damaged", "missing", "killed"), "bad"),
     **dict.fromkeys(("stored", "running"), "good"),
 }
 # A smaller ratio is hardly worth it.
@@ -48,14 +47,18 @@ def catalogue_page(stores: str, out: str, config: Config) -> str:
     CannotRunError
         If a place cannot be listed.
     """
-    found = sorted(standings(config, stores), key=_urgency)
+    last = last_run(stores)
+    found = sorted(standings(config, stores, last), key=_urgency)
     if not found:
         raise StoreError(
             f"{redacted(stores)}: found no catalogue, which `romzarr nightly` writes beside the "
             f"stores; give the folder of the setting nightly.stores"
         )
     folder = "" if "://" in out else os.path.dirname(os.path.abspath(out))
-    parts = [Part("Datasets", _table(found, folder)), Part("Runs", _runs(catalogue_of(stores)))]
+    parts = [
+        Part("Datasets", _table(found, folder)),
+        Part("Runs", _runs(catalogue_of(stores), last)),
+    ]
     title = f"Archive {os.path.basename(redacted(stores).rstrip('/'))}"
     return page.document(title, _top(stores, found), parts)
 
@@ -183,24 +186,23 @@ def _spectrum(entry: Entry) -> str:
     )
 
 
-def _runs(catalogue: Catalogue) -> str:
+def _runs(catalogue: Catalogue, last: LastRun | None) -> str:
     """The last runs, the newest first."""
-    if not last_record(catalogue):
+    if last is None:
         return ""
     rows = []
     for name in sorted(catalogue.records(), reverse=True)[:RUNS]:
-        record = _record(catalogue, name)
+        record = catalogue.record(name) or {"began": name, "state": "cannot be read"}
         counts: Mapping[str, Any] = record.get("counts", {})
-        words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        state = ": ".join(filter(None, (str(record.get("state")), str(record.get("reason") or ""))))
-        rows.append([str(record.get("began")), str(record.get("ended")), state, words])
+        words = [f"{count} {what}" for what, count in counts.items() if count]
+        words += [f"not there any more: {each}" for each in record.get("vanished", [])]
+        state = last.state if name == last.name else _state(record)
+        state = ": ".join(filter(None, (state, str(record.get("reason") or ""))))
+        rows.append([str(record.get("began")), str(record.get("ended")), state, ", ".join(words)])
     return page.table(["began", "ended", "state", "datasets"], rows)
 
 
-def _record(catalogue: Catalogue, name: str) -> Mapping[str, Any]:
-    """The record of a run; what cannot be read counts as one of which nothing is known."""
-    try:
-        found = json.loads(catalogue.folder.read(name))
-    except (OSError, ValueError):
-        found = None
-    return found if isinstance(found, dict) else {"began": name, "state": "cannot be read"}
+def _state(record: Mapping[str, Any]) -> str:
+    """What became of a run that is not the last: it cannot be at work any more."""
+    state = str(record.get("state"))
+    return "killed" if state == "running" else state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -97,9 +98,12 @@ def dataset_at(location: str, name: str) -> Dataset:
     Raises
     ------
     OSError
-        If it cannot be listed.
+        If it cannot be listed, or there is nothing: object storage has no empty folders.
     """
-    return _dataset(name, location, list(files_of(location)))
+    files = list(files_of(location))
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, "there are no files", redacted(location))
+    return _dataset(name, location, files)
 
 
 def matcher(pattern: str) -> Wanted:

@@ -5,6 +5,7 @@ stay in it: what is pickled holds the URL alone.
 """
 
 from pipeline.objects.folder import Folder, Stored, folder
+from pipeline.objects.memory import remembering
 from pipeline.objects.remote import RemoteStore, is_document, zarr_store
 from pipeline.objects.requests import located, told
 
@@ -15,6 +16,7 @@ __all__ = [
     "folder",
     "is_document",
     "located",
+    "remembering",
     "told",
     "zarr_store",
 ]

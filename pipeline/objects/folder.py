@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from zarr.core.sync import collect_aiterator, sync
 
 from pipeline.objects.listing import listed
+from pipeline.objects.memory import remembered
 from pipeline.objects.remote import RemoteStore
 from pipeline.objects.requests import asked, is_object_store, located
 
@@ -67,19 +68,20 @@ class ObjectFolder:
         self._url, self._zarr = url, RemoteStore(url)
 
     def read(self, path: str, limit: int) -> Stored:
-        store = self._zarr.store
+        store, url = self._zarr.store, f"{self._url}/{path}"
+        version: dict[str, str] = {}
 
-        async def request() -> Stored:
-            found = await store.get_async(path)
-            version = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key]}
+        def request() -> bytes:
+            found = store.get(path)
+            version.update({k: found.meta[k] for k in ("e_tag", "version") if found.meta[k]})
             if found.meta["size"] > limit:
-                content = await store.get_range_async(path, start=0, end=limit + 1)
-            else:
-                content = await found.bytes_async()
-            return Stored(bytes(content), version)
+                return bytes(store.get_range(path, start=0, end=limit + 1))
+            return bytes(found.bytes())
 
-        stored: Stored = sync(asked(f"{self._url}/{path}", request))
-        return stored
+        content = sync(remembered(url, lambda: asked(url, request)))
+        if content is None:
+            raise FileNotFoundError(url)
+        return Stored(bytes(content), version or None)
 
     def names(self) -> set[str]:
         return set(collect_aiterator(self._zarr.list_dir("")))
@@ -94,18 +96,18 @@ class ObjectFolder:
             return {}
         above = RemoteStore(place).store
         try:
-            return {"": sync(asked(self._url, lambda: above.head_async(name)))}
+            return {"": sync(asked(self._url, lambda: above.head(name)))}
         except FileNotFoundError:
             return {}
 
     def write(self, path: str, content: bytes) -> None:
         store = self._zarr.store
-        sync(asked(f"{self._url}/{path}", lambda: store.put_async(path, content)))
+        sync(asked(f"{self._url}/{path}", lambda: store.put(path, content)))
 
     def remove(self, path: str) -> None:
         paths = list(self.files(path))
         if paths:
-            sync(asked(self._url, lambda: self._zarr.store.delete_async(paths)))
+            sync(asked(self._url, lambda: self._zarr.store.delete(paths)))
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -113,7 +115,7 @@ class ObjectFolder:
         condition: Any = "create" if version is None else version
         store, where = self._zarr.store, f"{self._url}/{path}"
         try:
-            sync(asked(where, lambda: store.put_async(path, content, mode=condition)))
+            sync(asked(where, lambda: store.put(path, content, mode=condition)))
         except (AlreadyExistsError, PreconditionError):
             # It may be what an earlier try wrote, whose answer was lost.
             with contextlib.suppress(FileNotFoundError):

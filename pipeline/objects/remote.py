@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from zarr.abc.store import ByteRequest, Store
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore
 
 from pipeline.errors import StorageError
 from pipeline.objects import requests
+from pipeline.objects.memory import remembered, written
 from pipeline.objects.requests import (
     asked,
     connection,
@@ -18,6 +28,7 @@ from pipeline.objects.requests import (
     is_passing,
     pause,
     told,
+    waited,
 )
 
 # Names of metadata in either version of the format.
@@ -46,34 +57,55 @@ class RemoteStore(ObjectStore[Any]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        ask = super().get
-        return await asked(f"{self.url}/{key}", lambda: ask(key, prototype, byte_range))
+        url = f"{self.url}/{key}"
+
+        async def found() -> Any:
+            with contextlib.suppress(FileNotFoundError):
+                return await asked(url, lambda: _content(self.store, key, byte_range))
+
+        content = await (remembered(url, found) if byte_range is None else found())
+        return None if content is None else prototype.buffer.from_bytes(content)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        ask, ranges = super().get_partial_values, list(key_ranges)
-        return await asked(self.url, lambda: ask(prototype, ranges))
+        return await asyncio.gather(*(self.get(key, prototype, each) for key, each in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        ask = super().exists
-        return await asked(f"{self.url}/{key}", lambda: ask(key))
+        try:
+            await self.getsize(key)
+        except FileNotFoundError:
+            return False
+        return True
 
     async def set(self, key: str, value: Buffer) -> None:
-        ask = super().set
-        await asked(f"{self.url}/{key}", lambda: ask(key, value))
+        self._check_writable()
+        content, url = value.as_buffer_like(), f"{self.url}/{key}"
+        done = await asked(url, lambda: self.store.put(key, content))
+        written(url, content, done["e_tag"])
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        ask = super().set_if_not_exists
-        await asked(f"{self.url}/{key}", lambda: ask(key, value))
+        from obstore.exceptions import AlreadyExistsError
+
+        self._check_writable()
+        content = value.as_buffer_like()
+        with contextlib.suppress(AlreadyExistsError):
+            await asked(f"{self.url}/{key}", lambda: self.store.put(key, content, mode="create"))
 
     async def delete(self, key: str) -> None:
-        ask = super().delete
-        await asked(f"{self.url}/{key}", lambda: ask(key))
+        self._check_writable()
+        # S3 says nothing of an object that is not there; others do.
+        with contextlib.suppress(FileNotFoundError):
+            await asked(f"{self.url}/{key}", lambda: self.store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        self._check_writable()
+        keys = [key async for key in self.list_prefix(f"{prefix.rstrip('/')}/" if prefix else "")]
+        await asyncio.gather(*(self.delete(key) for key in keys))
 
     async def getsize(self, key: str) -> int:
-        ask = super().getsize
-        return await asked(f"{self.url}/{key}", lambda: ask(key))
+        found = await asked(f"{self.url}/{key}", lambda: self.store.head(key))
+        return int(found["size"])
 
     async def listed(
         self, prefix: str | None = None, after: str | None = None
@@ -83,9 +115,10 @@ class RemoteStore(ObjectStore[Any]):
         failures = 0
         with told(self.url):
             while True:
+                pages = iter(self.store.list(prefix, offset=last))
                 try:
-                    async for batch in self.store.list(prefix, offset=last):
-                        for item in batch:
+                    while (page := await waited(partial(next, pages, None))) is not None:
+                        for item in page:
                             yield item
                             last = item["path"]
                     return
@@ -104,12 +137,37 @@ class RemoteStore(ObjectStore[Any]):
             yield each["path"]
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        found = await asked(self.url, lambda: self.store.list_with_delimiter_async(prefix))
-        for path in (*found["common_prefixes"], *(each["path"] for each in found["objects"])):
+        async def found() -> Any:
+            return await asked(self.url, lambda: self.store.list_with_delimiter(prefix))
+
+        entries = await remembered(f"{self.url}/{prefix}".rstrip("/") + "/", found)
+        for path in (*entries["common_prefixes"], *(each["path"] for each in entries["objects"])):
             yield path.rstrip("/").rpartition("/")[2]
 
     async def getsize_prefix(self, prefix: str) -> int:
         return sum([each["size"] async for each in self.listed(prefix)])
+
+
+def _content(store: Any, key: str, wanted: ByteRequest | None) -> Any:
+    """Bytes of an object, or some of them."""
+    if isinstance(wanted, RangeByteRequest):
+        return store.get_range(key, start=wanted.start, end=wanted.end)
+    if isinstance(wanted, OffsetByteRequest):
+        return store.get(key, options={"range": {"offset": wanted.offset}}).bytes()
+    if isinstance(wanted, SuffixByteRequest):
+        return _end(store, key, wanted.suffix)
+    return store.get(key).bytes()
+
+
+def _end(store: Any, key: str, length: int) -> Any:
+    """The last bytes of an object."""
+    from obstore.exceptions import NotSupportedError
+
+    try:
+        return store.get(key, options={"range": {"suffix": length}}).bytes()
+    except NotSupportedError:  # Azure has no such request
+        size = store.head(key)["size"]
+        return store.get_range(key, start=max(0, size - length), end=size)
 
 
 def is_document(key: str) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -27,6 +29,8 @@ SILENT_SECONDS = 20.0
 REQUEST_SECONDS = 900.0
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.2
+# Requests under way at once in this process, each with a thread that waits for it.
+AT_ONCE = 64
 
 
 def is_object_store(url: str) -> bool:
@@ -80,7 +84,7 @@ def connection(url: str) -> Any:
 def _file_system(scheme: str) -> Any:
     connection(f"{scheme}://any")
     # Open files are read in many small pieces, each its own request: obstore repeats those.
-    return import_module("obstore.fsspec").FsspecStore(scheme, **options(retries=TRIES - 1))
+    return import_module("pipeline.objects.files").Files(scheme, **options(retries=TRIES - 1))
 
 
 def located(url: str) -> tuple[Any, str]:
@@ -110,6 +114,20 @@ _REFUSED = (
     "access is refused; see that the credentials in the environment of this process "
     "(AWS_ACCESS_KEY_ID, ...) may do this, or set AWS_SKIP_SIGNATURE=true for public data"
 )
+_NO_KEY = (
+    "no key was found: there are no credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) in the "
+    "environment of this process, and this machine has no role to ask as; set them, or "
+    "AWS_SKIP_SIGNATURE=true for public data"
+)
+# Without a key a machine asks where those of a cloud are told their role.
+_KEYLESS = (
+    *("/latest/api/token", "/latest/meta-data", "/computeMetadata/", "/metadata/identity/"),
+    *("Missing AccessKeyId", "Missing SecretAccessKey"),
+)
+# What services say of a bucket that is not there.
+_NO_BUCKET = ("<Code>NoSuchBucket<", "The specified bucket does not exist", "ContainerNotFound")
+# What the server takes for our fault will be no other the next time, but for these.
+_LASTING = re.compile(r"status code: 4(?!08|09|25|29)\d\d")
 _ADVICE = {
     "PermissionDeniedError": _REFUSED,
     "UnauthenticatedError": _REFUSED,
@@ -123,7 +141,16 @@ _PASSING = ("GenericError", "JoinError")
 
 def is_passing(error: Exception) -> bool:
     """Whether the same request may be answered the next time."""
-    return type(error).__module__.startswith("obstore") and type(error).__name__ in _PASSING
+    if not type(error).__module__.startswith("obstore") or type(error).__name__ not in _PASSING:
+        return False
+    said = str(error)
+    # Where nobody knows a role nothing answers, however often it is asked.
+    keyless = _about(said, _KEYLESS) and "status code: 5" not in said
+    return not (keyless or _LASTING.search(said))
+
+
+def _about(said: str, words: tuple[str, ...]) -> bool:
+    return any(each in said for each in words)
 
 
 @contextmanager
@@ -135,15 +162,45 @@ def told(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        name = type(error).__name__
-        if not type(error).__module__.startswith("obstore") or name in _CONFLICTS:
+        name, whole = type(error).__name__, str(error)
+        foreign = type(error).__module__.startswith("obstore")
+        if (foreign or isinstance(error, FileNotFoundError)) and _about(whole, _NO_BUCKET):
+            raise StorageError(
+                f"{bucket_of(url)}: there is no such bucket; check its name, or create it"
+            ) from None
+        if not foreign or name in _CONFLICTS:
             raise
+        advice = _NO_KEY if _about(whole, _KEYLESS) else _ADVICE.get(name, _NO_ANSWER)
         # What follows the first line is for who debugs obstore.
-        said = str(error).partition("\n")[0].strip()
-        raise StorageError(f"{url}: {_ADVICE.get(name, _NO_ANSWER)} ({said})") from None
+        raise StorageError(f"{url}: {advice} ({whole.partition(chr(10))[0].strip()})") from None
 
 
-async def asked(url: str, request: Callable[[], Awaitable[T]]) -> T:
+def bucket_of(url: str) -> str:
+    """The bucket that a URL is in.
+
+    >>> bucket_of("s3://bucket/deep/er")
+    's3://bucket'
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(AT_ONCE, "romzarr request")
+
+
+async def waited(request: Callable[[], T]) -> T:
+    """What `request` returns, waited for in a thread of Python's own.
+
+    What obstore awaits is ended by threads that Python does not know. One that is a little late,
+    as on a busy core, asks for the interpreter while that ends, and the process is aborted
+    (SIGABRT). Threads of a pool are joined before that, and obstore's own never call Python.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_threads(), request)
+
+
+async def asked(url: str, request: Callable[[], T]) -> T:
     """What `request` returns, sent up to `TRIES` times; it must be one that may be repeated.
 
     Raises
@@ -154,12 +211,12 @@ async def asked(url: str, request: Callable[[], Awaitable[T]]) -> T:
     with told(url):
         for failures in range(TRIES - 1):
             try:
-                return await request()
+                return await waited(request)
             except Exception as error:
                 if not is_passing(error):
                     raise
             await pause(failures)
-        return await request()
+        return await waited(request)
 
 
 async def pause(failures: int) -> None:

@@ -30,6 +30,7 @@ def commands_in(text: str) -> list[list[str]]:
     """Command lines of romzarr: in scripts, and in lists as YAML has them."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     plain = re.sub(r"[\[\],\"]", " ", "\n".join(lines))
+    plain = re.sub(r"\$\w+", "1", plain)
     return [shlex.split(found, comments=True)[1:] for found in COMMAND.findall(plain)]
 
 
@@ -62,7 +63,7 @@ def test_every_command_of_romzarr_exists_with_its_flags(path):
 
 def test_the_triggers_start_the_nightly_command():
     for name in ("crontab", "systemd/romzarr-nightly.service", "slurm/nightly.sbatch"):
-        assert [c[0] for c in commands_in((DEPLOY / name).read_text())] == ["nightly"]
+        assert {c[0] for c in commands_in((DEPLOY / name).read_text())} == {"nightly"}
     for name in ("kubernetes/nightly.yaml", "compose.yaml"):
         assert [c[0] for c in commands_in((DEPLOY / name).read_text())][-1] == "nightly"
 
@@ -103,6 +104,15 @@ def test_systemd_accepts_the_units(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_the_unit_may_do_little():
+    """From 0 (nothing) to 10 (all that root may do); 8.6 is what a user may do who logs in."""
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=25"]
+    unit = DEPLOY / "systemd" / "romzarr-nightly.service"
+    done = subprocess.run([*command, unit], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_night_that_failed_is_not_repeated_and_a_crash_is():
     service = (DEPLOY / "systemd" / "romzarr-nightly.service").read_text()
     assert "Restart=on-failure\nRestartPreventExitStatus=1 2\n" in service
@@ -117,6 +127,76 @@ def test_a_night_that_failed_is_not_repeated_and_a_crash_is():
 
 def test_the_script_of_sbatch_is_one_of_bash():
     subprocess.run(["bash", "-n", DEPLOY / "slurm" / "nightly.sbatch"], check=True)
+
+
+JOB = """\
+JobId=17 JobName=my-nightly
+   Priority=4294901758 Nice=0 Account=physics QOS=N/A
+   JobState=RUNNING Reason=None Dependency=(null)
+   RunTime=00:00:00 TimeLimit={limit} TimeMin=N/A
+   Partition=night AllocNode:Sid=localhost:1
+   NumNodes=1 NumCPUs=4 NumTasks=1 CPUs/Task=4 ReqB:S:C:T=0:0:*:*
+   MinCPUsNode=4 MinMemoryCPU=2G MinTmpDiskNode=0
+   Features=(null) DelayBoot=00:00:00
+   Command={folder}/nightly.sbatch
+   WorkDir={folder}
+   StdOut={folder}/log-17.txt
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Runs the script as a job of SLURM with this time limit; what it has called, and its end."""
+    shutil.copy(DEPLOY / "slurm" / "nightly.sbatch", tmp_path)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "romzarr", "sleep"):
+        note = f'echo {name} "$@" >> {tmp_path}/called; exit ${{{name.upper()}:-0}}'
+        (programs / name).write_text(f"#!/bin/sh\n{note}\n")
+    (programs / "scontrol").write_text(f"#!/bin/sh\ncat {tmp_path}/job\n")
+    for each in programs.iterdir():
+        each.chmod(0o755)
+
+    def run(limit, *options, **ends):
+        (tmp_path / "called").write_text("")
+        (tmp_path / "job").write_text(JOB.format(limit=limit, folder=tmp_path))
+        environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "17", **ends}
+        command = ["bash", tmp_path / "nightly.sbatch", *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        calls = (tmp_path / "called").read_text().splitlines()
+        return [call for call in calls if call.split()[0] != "sleep"], done
+
+    return run
+
+
+def test_the_next_night_has_the_options_of_this_one(job, tmp_path):
+    (submitted, ran), done = job("1-06:00:00", "--gres=lustre")
+    assert (done.returncode, done.stderr) == (0, "")
+    words = submitted.split()
+    assert words[-3:] == ["--gres=lustre", f"{tmp_path}/nightly.sbatch", "--gres=lustre"]
+    assert set(words[1:-3]) == {
+        *("--begin=01:00", "--quiet", "--job-name=my-nightly", "--account=physics"),
+        *("--partition=night", "--time=1-06:00:00", "--cpus-per-task=4", "--mem-per-cpu=2G"),
+        *(f"--chdir={tmp_path}", f"--output={tmp_path}/log-%j.txt"),
+    }
+    assert ran == "romzarr nightly --config config.yaml --max-hours 29.00"
+
+
+@pytest.mark.parametrize(
+    ("limit", "hours"),
+    [("12:00:00", 11), ("08:30:00", 7.5), ("01:30:00", 0.75), ("UNLIMITED", 8760)],
+)
+def test_no_dataset_is_begun_that_the_time_limit_would_cut_off(job, limit, hours):
+    (_, ran), _ = job(limit)
+    assert float(ran.split()[-1]) == hours
+
+
+def test_a_chain_that_ends_says_so_and_the_night_is_done(job):
+    called, done = job("12:00:00", SBATCH="1", ROMZARR="1")
+    assert done.returncode == 3
+    assert "NO NIGHT FOLLOWS" in done.stderr
+    programs = [call.split()[0] for call in called]
+    assert programs == [*["sbatch"] * 4, "romzarr", *["sbatch"] * 4]
 
 
 def test_the_dockerfile_pleases_hadolint():

@@ -11,6 +11,7 @@ import pytest
 
 import flows.nightly.catalogue
 import pipeline
+from flows.cli import main
 from flows.clusters import ClusterError
 from flows.nightly import work
 from flows.nightly.plan import since_when
@@ -339,3 +340,116 @@ def test_a_clock_that_goes_back_changes_nothing_but_dates(place, capsys, monkeyp
     assert place.holds("a", 3)
     names = sorted(path.stem for path in (place.catalogue / "runs").glob("1999*.json"))
     assert names == [f"19991231T235959Z{suffix}" for suffix in ("", "-1", "-2")]
+
+
+# --- nothing found, and what is gone ------------------------------------------------------
+
+
+def test_a_night_that_finds_nothing_fails_and_says_where_it_looked(place, capsys):
+    place.add("2031/a.zarr")
+    place.set(nightly__pattern="*.zarr", nightly__stores=str(place.stores))
+    assert place.nightly() == 2
+    err = capsys.readouterr().err
+    assert f"found no dataset in '{place.archive}' that matches nightly.pattern '*.zarr'" in err
+    assert "in other folders below there is 1 (2031/a.zarr)" in err
+    assert "nightly.empty: allow" in err
+    assert place.records()[-1]["state"] == "interrupted"
+    assert place.nightly("--dry-run") == 2
+    assert place.nightly("--only", "2032/**") == 2
+    assert "--only '2032/**'" in capsys.readouterr().err
+    place.set(nightly__empty="allow")
+    assert place.nightly() == 0
+
+
+def test_an_archive_that_was_emptied_is_no_success(place, capsys):
+    """A disk that is not mounted looks like that."""
+    for name in "abcd":
+        place.add(f"{name}.zarr")
+    assert place.nightly() == 0
+    shutil.move(place.archive, place.folder / "elsewhere")
+    place.archive.mkdir()
+    assert place.nightly() == 2
+    assert "the catalogue knows 4 (a.zarr, b.zarr, c.zarr, ...)" in capsys.readouterr().err
+    assert place.records()[-1]["vanished"] == [f"{name}.zarr" for name in "abcd"]
+    place.archive.rmdir()
+    shutil.move(place.folder / "elsewhere", place.archive)
+    assert place.nightly() == 0
+    record = place.records()[-1]
+    assert (record["counts"]["kept"], record["vanished"]) == (4, [])
+
+
+def test_what_has_vanished_is_named_once_everywhere(place, capsys):
+    for name in "abc":
+        place.add(f"{name}.zarr")
+    place.nightly()
+    shutil.rmtree(place.archive / "b.zarr")
+    capsys.readouterr()
+    # One that was not asked for cannot be said to have vanished.
+    assert place.nightly("--only", "a*") == 0
+    assert "b.zarr" not in "".join(capsys.readouterr())
+    page = place.folder / "page.html"
+    for nights in range(2):
+        assert place.nightly() == 0
+        out, err = capsys.readouterr()
+        assert ("b.zarr: not in the archive any more" in out) == (nights == 0)
+        assert ("b.zarr: not in the archive any more" in err) == (nights == 0)
+        assert place.records()[-1]["vanished"] == (["b.zarr"] if nights == 0 else [])
+        assert place.entry("b.zarr")["gone"]
+    assert main(["report", "--catalogue", str(place.stores), "-o", str(page)]) == 0
+    assert "not there any more: b.zarr" in page.read_text()
+    place.add("b.zarr")
+    assert place.nightly() == 0
+    assert place.entry("b.zarr")["gone"] == ""
+    assert place.holds("b")
+
+
+def test_quiet_prints_nothing_where_nothing_was_to_do(place, capfd):
+    place.add("a.zarr")
+    assert place.nightly("--quiet") == 0
+    assert "1 stored" in capfd.readouterr().out
+    assert place.nightly("--quiet") == 0
+    assert capfd.readouterr() == ("", "")
+    shutil.rmtree(place.archive / "a.zarr")
+    place.add("b.zarr")
+    place.nightly("--quiet")
+    assert "a.zarr: not in the archive any more" in capfd.readouterr().out
+
+
+def test_a_place_may_be_written_with_a_tilde_for_every_command(place, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(place.folder))
+    place.add("a.zarr")
+    place.set(nightly__archive="~/archive", nightly__stores="~/stores/")
+    assert place.nightly() == 0
+    record = place.records()[-1]
+    assert record["settings"]["stores"] == str(place.stores)
+    capsys.readouterr()
+    for arguments in (place.arguments("status"), ["status", "~/stores"]):
+        assert main(arguments) == 0
+        out = capsys.readouterr().out
+        assert "1 datasets: 1 stored" in out
+        assert ".json: done, began" in out
+    page = place.folder / "page.html"
+    assert main(["report", "--catalogue", "~/stores", "-o", str(page)]) == 0
+    assert "<td>done</td>" in page.read_text()
+
+
+def test_generations_that_were_replaced_are_swept_a_while_later(place, monkeypatch):
+    """And only then; the store counts as verified all the same."""
+    swept = []
+    monkeypatch.setattr(work, "sweep", lambda store: swept.append(store))
+    place.add("a.zarr", 1)
+    place.add("b.zarr", 1)
+    place.nightly()
+    place.add("a.zarr", 2)
+    place.nightly()
+    assert [place.entry(name)["replaced"] for name in ("a.zarr", "b.zarr")] == [True, False]
+    place.nightly()
+    assert swept == []
+    monkeypatch.setattr(work, "RETENTION", timedelta(hours=-1))
+    first = place.generation("a")
+    for _ in range(2):
+        assert place.nightly() == 0
+        assert place.records()[-1]["counts"]["kept"] == 2
+        assert swept == [str(place.stores / "a.romzarr")]
+        assert place.entry("a.zarr")["replaced"] is False
+    assert place.generation("a") == first

@@ -5,6 +5,7 @@ import shutil
 
 from flows.cli import main
 from flows.nightly.tables import columns
+from tests.flows.nightly.processes import wait_for
 
 
 def states(capsys, arguments):
@@ -28,7 +29,7 @@ def test_every_state_is_told(place, capsys):
     expected = {
         "bad.zarr": "failed",
         "missing.zarr": "missing",
-        "running.zarr": "running",
+        "running.zarr": "killed",
         "grown.zarr": "grown",
         "new.zarr": "new",
         "gone.zarr": "gone",
@@ -67,6 +68,36 @@ def test_no_stores_at_all_is_told(place, capsys):
     assert "found no folder of stores" in capsys.readouterr().err
     assert main(["status", str(place.folder / "absent")]) == 0
     assert "0 datasets: none" in capsys.readouterr().out
+
+
+def test_after_a_kill_it_is_said_that_nobody_is_at_work(place, capsys):
+    place.add("a.zarr", snapshots=4000)
+    run = place.start()
+    wait_for(lambda: list(place.stores.glob(".a.romzarr.partial-*")))
+    assert states(capsys, place.arguments("status")) == {"a.zarr": "running"}
+    main(place.arguments("status"))
+    out = capsys.readouterr().out
+    assert "at work on it since" in out
+    assert ".json: at work, began" in out
+    run.process.kill()
+    run.end()
+    assert states(capsys, place.arguments("status")) == {"a.zarr": "killed"}
+    main(place.arguments("status"))
+    out = capsys.readouterr().out
+    assert "a run was killed that began to work on it at" in out
+    assert ".json: killed, began" in out
+
+
+def test_a_dataset_that_is_gone_with_its_store_is_said_to_be(place, capsys):
+    place.add("a.zarr", 1)
+    place.add("b.zarr", 2)
+    place.nightly()
+    for path in (place.archive / "a.zarr", place.stores / "a.romzarr"):
+        shutil.rmtree(path)
+    capsys.readouterr()
+    assert states(capsys, place.arguments("status")) == {"a.zarr": "missing", "b.zarr": "stored"}
+    main(place.arguments("status"))
+    assert "its store is gone; the dataset is not there either" in capsys.readouterr().out
 
 
 def test_columns_stand_below_one_another():
