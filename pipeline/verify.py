@@ -23,6 +23,7 @@ from pipeline.coding.exact import same_bits
 from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from pipeline.errors import StoreError
+from pipeline.recorded import config_of
 from pipeline.reports import VerifyReport
 from pipeline.steps import step, working_on
 from pipeline.store.layout import Root
@@ -195,12 +196,12 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     StoreError
         If its variables are others than those of the store.
     """
-    made = opened.facts["config"].get("archive", {})
+    made = config_of(opened).archive
     return open_archive(
         source,
-        time=made.get("time", "auto"),
-        variables=made.get("variables", "all"),
-        weights=made.get("weights", "none"),
+        time=made.time,
+        variables=made.variables,
+        weights=made.weights,
         missing_chunks=config.archive.missing_chunks,
     )
 

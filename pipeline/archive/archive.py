@@ -59,7 +59,9 @@ class Archive:
         history = history_of(self.marks, snapshots)
         known = {self.history: history} if history else {}
         stamp = {"stamp": self.stamp} if self.stamp else {}
-        return {"name": self.name, "fingerprint": self.fingerprint, **stamp, **known}
+        # Who made a store, on which machine and in which folder, is nobody's business.
+        name = self.name.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+        return {"name": name, "fingerprint": self.fingerprint, **stamp, **known}
 
     @property
     def history(self) -> str:

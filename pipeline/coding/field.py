@@ -28,7 +28,7 @@ from pipeline.coding.differences import LARGEST, differenced, summed
 from pipeline.coding.rangecoder import NARROW, WIDE, Decoder, Encoder, Integers
 from pipeline.coding.wavelet import bands, forward
 from pipeline.contracts import Floats, Region
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, TooFineError
 
 # Squared steps of error that a bit is worth. At high rates a bit more for all divides the
 # error, a twelfth of a squared step, by four: 2 ln(2) / 12 = 0.116. The best is broad about 0.1.
@@ -74,8 +74,9 @@ def encode_field(
     Raises
     ------
     ValueError
-        If `step` is not a positive number, or a value is not finite or above 2**60 steps, or
-        2**45 where there are differences.
+        If `step` is not a positive number.
+    TooFineError
+        If a value is not finite or above 2**60 steps, or 2**45 where there are differences.
     """
     array, coded = _quantised(values, step, levels, orders)
     if not len(coded.places):
@@ -217,7 +218,7 @@ def _quantised(
     ratios = np.abs(coefficients)
     largest = ratios.max(initial=0.0)
     if not largest < _LARGEST:
-        raise ValueError(
+        raise TooFineError(
             f"values must be finite and below 2**60 steps of {step!r}; the largest wavelet "
             f"coefficient is {largest:.3g} steps"
         )
@@ -243,7 +244,7 @@ def _put_differences(
     ratios = np.rint(values[:, columns] / step)
     largest = np.abs(ratios).max(initial=0.0)
     if not largest < LARGEST:
-        raise ValueError(
+        raise TooFineError(
             f"values that are differenced must be finite and below 2**45 steps of {step!r}; the "
             f"largest is {largest:.3g} steps"
         )
