@@ -358,7 +358,10 @@ def _sums(
     unlike: tuple[Any, ...] | None,
 ) -> Sums:
     scale = 1.0 if weights is None else weights
-    where = np.unravel_index(int(np.nanargmax(np.abs(difference))), difference.shape)
+    sizes = np.abs(difference)
+    # Where every value was lost none is larger than another.
+    sizes = np.where(np.isnan(sizes), np.inf if np.isnan(sizes).all() else -1.0, sizes)
+    where = np.unravel_index(int(np.argmax(sizes)), difference.shape)
     # About the first snapshot first: means that dwarf the fluctuation would cost its digits.
     mean = values[0] + (values - values[0]).mean(axis=0)
     return Sums(
@@ -367,7 +370,7 @@ def _sums(
         fluctuation=float(np.sum(scale * (values - mean) ** 2)),
         error=float(np.sum(scale * difference**2)),
         weights=weights,
-        largest=_finite(float(np.abs(difference[where]))),
+        largest=_finite(float(sizes[where])),
         largest_at=(span.start + int(where[0]), int(where[1])),
         unlike_at=None if unlike is None else (span.start + int(unlike[0]), int(unlike[1])),
     )

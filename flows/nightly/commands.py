@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.commands import print_json, settings, working
+from flows.terminal import show
 from pipeline.errors import ConfigError
 
 
@@ -20,12 +21,12 @@ def nightly(options: Namespace) -> int:
     config = settings(options)
     if options.dry_run:
         plan = plan_run(config, only=options.only, since=options.since)
-        print_json(plan_facts(plan)) if options.json else print(plan_table(plan))
+        print_json(plan_facts(plan)) if options.json else show(plan_table(plan))
         return 0
     record = run_nightly(
         config, working, only=options.only, since=options.since, log_format=options.log_format
     )
-    print_json(record.to_dict()) if options.json else print(run_table(record))
+    print_json(record.to_dict()) if options.json else show(run_table(record))
     return 1 if record.failed or record.state == "stopped" else 0
 
 
@@ -62,5 +63,5 @@ def status(options: Namespace) -> int:
     if options.json:
         print_json({"stores": stores, "last_run": last, "datasets": [f.to_dict() for f in found]})
     else:
-        print(status_table(found, last or "none yet"))
+        show(status_table(found, last or "none yet"))
     return 0
