@@ -19,8 +19,10 @@ Check = Callable[[Any], bool]
 class Facts(dict[str, Any]):
     """A JSON object in which nothing is missing without a word."""
 
-    def __init__(self, document: Mapping[str, Any], where: str) -> None:
-        super().__init__({key: _strict(each, f"{where}/{key}") for key, each in document.items()})
+    def __init__(self, document: Any = (), where: str = "") -> None:
+        # Whoever copies a dict gives pairs.
+        pairs = dict(document).items()
+        super().__init__({key: _strict(each, f"{where}/{key}") for key, each in pairs})
         self.where = where
 
     def __missing__(self, key: str) -> Any:
