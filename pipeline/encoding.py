@@ -34,6 +34,8 @@ Name = TypeVar("Name", bound=Hashable)
 # What names of variables may not be: they become names of folders and files.
 _RESERVED = frozenset({"", ".", "..", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 MAX_NAME_BYTES = 200
+# Variables of a store: each takes half a millisecond to open.
+MAX_VARIABLES = 10_000
 # Characters of an array of texts, however few its texts have, and as a multiple of those.
 _WIDEST, _MUCH_LARGER = 1 << 12, 16
 # Stands where an encoding lacks an entry that others share.

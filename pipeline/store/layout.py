@@ -24,7 +24,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from pipeline import objects
-from pipeline.encoding import unfit_name
+from pipeline.encoding import MAX_VARIABLES, unfit_name
 from pipeline.errors import StorageError, StoreError, StoreReplacedError
 from pipeline.store import checksums
 from pipeline.store.checksums import ChecksumCodec
@@ -33,7 +33,6 @@ from pipeline.store.exact import NAME as EXACT
 from pipeline.store.exact import ExactCodec
 from pipeline.store.limits import (
     MAX_METADATA_BYTES,
-    MAX_VARIABLES,
     check_chunk,
     index_bytes,
     refuse_large_document,

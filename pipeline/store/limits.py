@@ -24,8 +24,6 @@ MAX_TEXTS, MAX_TEXT_BYTES = 1 << 20, 1 << 24
 MAX_CODED_VALUES, MAX_TABLE_VALUES = FIELD_VALUES, ROW_VALUES
 # Of a metadata file, and brackets and commas in it: each may become 100 bytes of Python objects.
 MAX_METADATA_BYTES, MAX_TOKENS, MAX_DEPTH = 1 << 24, 1 << 20, 64
-# Each takes half a millisecond to open.
-MAX_VARIABLES = 10_000
 MAX_AXES = 32
 MAX_RANK = 1 << 16
 MAX_SNAPSHOTS = 1 << 31
