@@ -97,7 +97,9 @@ def _rows(file: TextIO) -> list[Row]:
 
 def _delimiter(lines: list[str]) -> str | None:
     """The character that every one of `lines` holds, most often; None for white space."""
-    counts = {mark: min((line.count(mark) for line in lines), default=0) for mark in _DELIMITERS}
+    # A line on which a quoted cell begins or ends has not all cells of its row.
+    whole = [line for line in lines if line.count('"') % 2 == 0]
+    counts = {mark: min((line.count(mark) for line in whole), default=0) for mark in _DELIMITERS}
     best = max(_DELIMITERS, key=counts.__getitem__)
     return best if counts[best] else None
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from numcodecs import Blosc
+from zarr.codecs import BloscCodec
 
 from pipeline.coding.field import encode_field
 from pipeline.encoding import attributes_to_json, encoding_from_json
@@ -92,11 +93,11 @@ def zeros_as_a_coordinate(store):
     generation, *_ = facts_of(store)
     size = 1 << 28
     grid = {"name": "regular", "configuration": {"chunk_shape": [size]}}
-    blosc = {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "noshuffle",
-             "typesize": 8, "blocksize": 0}}  # fmt: skip
     node = json.loads((generation / "coordinates/x/zarr.json").read_text())
-    node_of(generation, "coordinates/x", shape=[size], chunk_grid=grid,
-            codecs=[{"name": "bytes", "configuration": {"endian": "little"}}, blosc, node["codecs"][-1]])  # fmt: skip
+    blosc = BloscCodec(cname="zstd", typesize=8, shuffle="noshuffle").to_dict()
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    codecs = [little, blosc, node["codecs"][-1]]
+    node_of(generation, "coordinates/x", shape=[size], chunk_grid=grid, codecs=codecs)
     zeros = Blosc("zstd", 5).encode(np.zeros(1 << 20))
     (chunk,) = (f for f in (generation / "coordinates/x/c").rglob("*") if f.is_file())
     write_chunk(chunk, bytes(zeros))
@@ -120,7 +121,8 @@ def huge_tiles(store):
     node = json.loads((generation / path / "zarr.json").read_text())
     rank = node["shape"][0]
     chunk = [rank, (1 << 27) // rank]
-    node_of(generation, path, chunk_grid={"name": "regular", "configuration": {"chunk_shape": chunk}})  # fmt: skip
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
+    node_of(generation, path, chunk_grid=grid)
 
 
 def deep_facts(store):
