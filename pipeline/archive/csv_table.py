@@ -90,7 +90,9 @@ def _rows(file: TextIO) -> list[Row]:
     delimiter = _delimiter([line for _, line in lines[:10]])
     if delimiter is None:
         return [(number, line.split()) for number, line in lines]
-    reader = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(
+        (f"{line}\n" for _, line in lines), delimiter=delimiter, skipinitialspace=True
+    )
     # A quoted cell may span lines: a row is counted by its last.
     return [(lines[reader.line_num - 1][0], row) for row in reader]
 
