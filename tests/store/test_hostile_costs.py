@@ -108,12 +108,6 @@ def huge_coordinate(store):
     node_of(generation, "coordinates/x", shape=[2**40])
 
 
-def long_steps(store):
-    _, facts, save = facts_of(store)
-    facts["latent"] |= {"substeps": 65536, "block_steps": 48}
-    save()
-
-
 def huge_tiles(store):
     """Two bytes that stand for 2**27 values."""
     generation, *_ = facts_of(store)
@@ -139,7 +133,7 @@ def many_entries(store):
 
 @pytest.mark.parametrize(
     "bomb",
-    [wide_texts, zeros_as_a_coordinate, huge_coordinate, long_steps, huge_tiles, deep_facts,
+    [wide_texts, zeros_as_a_coordinate, huge_coordinate, huge_tiles, deep_facts,
      many_entries],
 )  # fmt: skip
 def test_bombs_are_refused_at_little_cost(store, bomb):
