@@ -61,7 +61,7 @@ def refuse_large_document(raw: bytes, where: str) -> None:
         mark = found[0][:1]
         depth += 1 if mark in b"[{" else -1 if mark in b"]}" else 0
         if depth > MAX_DEPTH:
-            raise StoreError(f"{where}: JSON is nested deeper than {MAX_DEPTH} levels")
+            raise StoreError(f"{where}: not JSON of a store: nested deeper than {MAX_DEPTH} levels")
 
 
 def check_chunk(
