@@ -145,6 +145,7 @@ def test_bombs_are_refused_at_little_cost(store, bomb):
     assert seconds < 15  # five of them to start Python and xarray
 
 
+@pytest.mark.slow
 def test_the_largest_tile_takes_less_than_allowed(tmp_path):
     # What no limit refuses: all that a tile may hold, none of it zero, beyond 32 bits.
     values = np.random.default_rng(0).standard_normal((1, 1 << 10, 1 << 13)) * 1e9
