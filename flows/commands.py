@@ -15,6 +15,7 @@ import pipeline
 from flows.cluster import connect
 from flows.clusters import Workers
 from flows.tables import append_table, compression_table, info_table, size, verify_table
+from flows.terminal import show
 from pipeline.config import ClusterConfig, Config, load_config
 from pipeline.errors import ConfigError, PipelineError
 
@@ -74,7 +75,7 @@ def compress(options: Namespace) -> int:
     if options.json:
         print_json(report)
     else:
-        print(compression_table(report, options.source, options.store))
+        show(compression_table(report, options.source, options.store))
     return 0
 
 
@@ -85,7 +86,7 @@ def append(options: Namespace) -> int:
     if options.json:
         print_json(report)
     else:
-        print(append_table(report, options.source, options.store))
+        show(append_table(report, options.source, options.store))
     return 0
 
 
@@ -94,7 +95,7 @@ def info(options: Namespace) -> int:
     if options.json:
         print_json(facts)
     else:
-        print(info_table(facts, options.store))
+        show(info_table(facts, options.store))
     return 0
 
 
@@ -107,7 +108,7 @@ def verify(options: Namespace) -> int:
     if options.json:
         print_json(report.to_dict())
     else:
-        print(verify_table(report.to_dict(), options.source, options.store))
+        show(verify_table(report.to_dict(), options.source, options.store))
     return 0 if report.ok else 1
 
 
@@ -120,13 +121,13 @@ def reconstruct(options: Namespace) -> int:
             stop=options.stop,
             overwrite=options.overwrite,
         )
-    print(f"{options.store} decoded into {options.out}", file=sys.stderr)
+    show(f"{options.store} decoded into {options.out}", sys.stderr)
     return 0
 
 
 def equations(options: Namespace) -> int:
     found = pipeline.equations(options.store)
-    print(found.latex() if options.latex else found.text())
+    show(found.latex() if options.latex else found.text())
     return 0
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from flows.terminal import escaped, show
 from pipeline.steps import current_dataset
 
 Format = Literal["text", "json"]
@@ -27,6 +28,9 @@ HIDDEN = "[hidden]"
 # Variables of the environment whose values are secrets, and user:password in a URL.
 _SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY")
 _USER_IN_URL = re.compile(r"(\w+://)[^/@\s]+@")
+_SECRET_IN_URL = re.compile(
+    r"([?&][\w.-]*(?:sig|token|credential|key|password|secret)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE
+)
 _LEAST_SECRET = 6
 
 
@@ -39,6 +43,7 @@ def without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if len(value) >= _LEAST_SECRET and value in text and _SECRET_NAMES.search(name.upper()):
             text = text.replace(value, HIDDEN)
+    text = _SECRET_IN_URL.sub(rf"\1{HIDDEN}", text)
     return _USER_IN_URL.sub(rf"\1{HIDDEN}@", text)
 
 
@@ -54,7 +59,7 @@ class TextFormatter(logging.Formatter):
         shown = logging.makeLogRecord(record.__dict__)
         shown.msg = f"{dataset}: {record.getMessage()}" if dataset else record.getMessage()
         shown.args = ()
-        return without_secrets(super().format(shown))
+        return escaped(without_secrets(super().format(shown)), lines=True)
 
 
 class JsonFormatter(logging.Formatter):
@@ -111,7 +116,7 @@ def complain(message: str, kind: Format = "text") -> None:
         )
         print(JsonFormatter().format(record), file=sys.stderr)
     else:
-        print(f"romzarr: error: {without_secrets(message)}", file=sys.stderr)
+        show(f"romzarr: error: {without_secrets(message)}", sys.stderr)
 
 
 def add_log_format(command: argparse.ArgumentParser) -> None:

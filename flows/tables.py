@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from flows.terminal import escaped
 from pipeline.steps import size as size
 
 Facts = Mapping[str, Any]
@@ -26,9 +27,11 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
       rank       3
       snapshots  40
     """
-    rows = list(rows)
+    rows = [(escaped(name), escaped(value)) for name, value in rows]
     width = max(len(name) for name, _ in rows)
-    return "\n".join([title, *(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)])
+    return "\n".join(
+        [escaped(title), *(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)]
+    )
 
 
 def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate, pairwise
 
 import xarray as xr
@@ -14,6 +15,7 @@ from pipeline.archive import Archive, lazy_dataset, open_archive
 from pipeline.chunked.plan import LEAF_BYTES
 from pipeline.config import Config
 from pipeline.contracts import BlockSpan
+from pipeline.recorded import config_of
 from pipeline.reports import AppendReport
 from pipeline.store.commit import sweep
 from pipeline.store.reader import CoefficientStore, open_store
@@ -23,6 +25,7 @@ from pipeline.unchanged import (
     refuse_other_values,
     refuse_other_variables,
 )
+from pipeline.write import source_facts
 
 Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
 
@@ -74,12 +77,13 @@ def append(
     """
     began = time.perf_counter()
     opened, missing = open_store(store), (config or Config()).archive.missing_chunks
-    made = opened.facts["config"].get("archive", {})
+    made_with = config_of(opened)
+    made = made_with.archive
     archive = open_archive(
         source,
-        time=made.get("time", "auto"),
-        variables=made.get("variables", "all"),
-        weights=made.get("weights", "none"),
+        time=made.time,
+        variables=made.variables,
+        weights=made.weights,
         missing_chunks=missing,
     )
     before = opened.snapshots
@@ -90,7 +94,8 @@ def append(
     sweep(store)
     if len(archive.time.values) > before or "stream" in opened.facts:
         # What cannot be appended to says so before anything is read.
-        stream = StreamCompressor(store, commit_steps=commit_steps, source=archive.source_facts)
+        told = partial(source_facts, archive, made_with)
+        stream = StreamCompressor(store, commit_steps=commit_steps, source=told)
     refuse_other_values(opened, archive)
     if stream is not None:
         dataset = lazy_dataset(source, missing)

@@ -68,6 +68,14 @@ def one_of(*words: str) -> Check:
     return Check(" or ".join(repr(word) for word in words), accept)
 
 
+def _accept_flag(value: Any) -> bool:
+    require(isinstance(value, bool))
+    return bool(value)
+
+
+flag = Check("true or false", _accept_flag)
+
+
 def text(meaning: str, pattern: str = r".*\S.*") -> Check:
     def accept(value: Any) -> str:
         require(isinstance(value, str) and re.fullmatch(pattern, value) is not None)
@@ -211,6 +219,7 @@ class ArchiveConfig(Section):
         "none", one_of("none", "cos(latitude)") | text("the name of a variable that holds weights")
     )
     missing_chunks: Literal["error", "fill"] = setting("error", one_of("error", "fill"))
+    record_path: bool = setting(False, flag)
 
 
 @dataclass(frozen=True)
@@ -492,6 +501,9 @@ def load_config(
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from error
+        # Tags such as !!timestamp and !!binary stand for values that may not exist.
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from error
     return with_values(config, overrides or {})
 
 
@@ -518,6 +530,10 @@ def unknown(key: str) -> str:
     return f"unknown key {key!r}; the nearest known key is {max(KNOWN_KEYS, key=likeness)!r}"
 
 
+# Of a configuration file; no setting needs more.
+MAX_BYTES, MAX_DEPTH = 1 << 20, 16
+
+
 class StrictLoader(yaml.SafeLoader):
     """YAML 1.2 numbers and booleans: 1e-2 is a number, and a variable may be called NO."""
 
@@ -539,9 +555,35 @@ StrictLoader.add_implicit_resolver(
 )
 
 
+def _line(event: yaml.Event) -> str:
+    return f"line {event.start_mark.line + 1}" if event.start_mark else "somewhere"
+
+
+def _modest_text(path: Path) -> str:
+    """What a file holds, if no parser can be hurt by it: settings are few and flat."""
+    if not path.is_file() and path.exists():
+        raise ConfigError("is no regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"has more than {MAX_BYTES} bytes")
+    text, depth = content.decode("utf-8"), 0
+    for event in yaml.parse(text, Loader=StrictLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(
+                f"{_line(event)}: aliases (*{event.anchor}) are not allowed; write the value out"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{_line(event)}: values are nested deeper than {MAX_DEPTH} levels")
+    return text
+
+
 def read_yaml(path: Path) -> Iterator[tuple[str, Any]]:
     """Keys and values of a configuration file as ``section.key``, checked for duplicates."""
-    loader = StrictLoader(path.read_text(encoding="utf-8"))
+    text = _modest_text(path)
+    loader = StrictLoader(text)
     root = loader.get_single_node()
     for name, section, where in entries(loader, root, "the file"):
         if name not in SECTIONS:

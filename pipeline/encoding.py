@@ -13,7 +13,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,8 +31,26 @@ _DROPPED = frozenset({"source"})
 _REFUSED_CODECS = frozenset({"pickle", "numcodecs.pickle"})
 _NUMERIC_KINDS = "biufcmM"
 Name = TypeVar("Name", bound=Hashable)
+# What names of variables may not be: they become names of folders and files.
+_RESERVED = frozenset({"", ".", "..", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+MAX_NAME_BYTES = 200
+# Variables of a store: each takes half a millisecond to open.
+MAX_VARIABLES = 10_000
+# Characters of an array of texts, however few its texts have, and as a multiple of those.
+_WIDEST, _MUCH_LARGER = 1 << 12, 16
 # Stands where an encoding lacks an entry that others share.
 _ABSENT = {_TAG: "absent"}
+
+
+def unfit_name(name: str) -> str:
+    """Why a variable cannot be called `name`; empty if it can."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "is no text"
+    if name in _RESERVED or "/" in name or "\\" in name or "\0" in name:
+        return "would be a path, or a file that Zarr keeps for itself"
+    return f"has more than {MAX_NAME_BYTES} bytes" if size > MAX_NAME_BYTES else ""
 
 
 class _NotJSON(Exception):
@@ -155,7 +173,8 @@ def _pack_array(value: np.generic | np.ndarray[Any, Any]) -> dict[str, Any]:
     array = np.asarray(value)
     dtype = array.dtype.str
     if array.dtype.kind in "SU":
-        packed, dtype = array.astype(str).tolist(), "str"
+        packed = array.astype(str).tolist()
+        dtype = "str" if _fits_width(packed) else "object"
     elif array.dtype.kind not in _NUMERIC_KINDS:
         raise _NotJSON
     elif array.dtype.kind in "biu" or (array.dtype.char in "efd" and np.isfinite(array).all()):
@@ -205,8 +224,8 @@ def _unpack_float(value: Any, where: str) -> float:
 
 
 def _unpack_array(value: Any, where: str) -> np.ndarray[Any, Any]:
-    if value["dtype"] == "str":
-        return np.asarray(value["data"], dtype=str).reshape(value["shape"])
+    if value["dtype"] in ("str", "object"):
+        return _unpack_texts(value, where)
     dtype = _unpack_dtype(value["dtype"], where)
     if dtype is str or dtype.kind not in _NUMERIC_KINDS:
         raise StoreError(f"encoding {where!r}: an array of dtype {value['dtype']!r} is not allowed")
@@ -218,6 +237,36 @@ def _unpack_array(value: Any, where: str) -> np.ndarray[Any, Any]:
     )
     # The shape allocates nothing: reshape refuses one that the data does not fill.
     return flat.reshape(value["shape"])
+
+
+def _unpack_texts(value: Any, where: str) -> np.ndarray[Any, Any]:
+    texts, wide = list(_texts(value["data"])), value["dtype"] == "object"
+    if not all(isinstance(text, str) for text in texts):
+        raise StoreError(f"encoding {where!r}: an array of texts holds something else")
+    if not (wide or _fits_width(texts)):
+        raise StoreError(
+            f"encoding {where!r}: {len(texts)} texts of up to {max(map(len, texts))} characters "
+            "take far more memory than they have characters"
+        )
+    return np.array(texts, dtype=object if wide else str).reshape(value["shape"])
+
+
+def _fits_width(texts: Any) -> bool:
+    """Whether an array in which each takes as much as the longest is not much larger than they.
+
+    Otherwise the array is of objects when it is read.
+    """
+    lengths = [len(text) for text in _texts(texts)]
+    return len(lengths) * max(lengths, default=0) <= _WIDEST + _MUCH_LARGER * sum(lengths)
+
+
+def _texts(nested: Any) -> Iterator[Any]:
+    """What lists of lists hold."""
+    if not isinstance(nested, list):
+        yield nested
+        return
+    for each in nested:
+        yield from _texts(each)
 
 
 def _unpack_scalar(value: Any, where: str) -> np.generic:

@@ -9,6 +9,8 @@
     |-- LibraryError     (ValueError)   a feature or test function that is not allowed
     |-- StorageError     (OSError)      storage at a URL that does not answer, or refuses
     |-- AccuracyError                   a bound that cannot be met, or was found broken
+    |   `-- TooFineError (ValueError)   a step that is too small for what it is to quantise
+    |-- ResourceError   (RuntimeError) threads that the system refuses to start
     `-- StoreError                      a coefficient store that cannot be written or read
         |-- StoreExistsError (FileExistsError)
         `-- StoreReplacedError            what was opened is there no more
@@ -43,6 +45,26 @@ class StorageError(PipelineError, OSError):
 
 class AccuracyError(PipelineError):
     """A promised error bound cannot be met, or was measured to be broken."""
+
+
+class ResourceError(PipelineError, RuntimeError):
+    """The system refuses what the work needs, so nothing can be said of the data."""
+
+
+def refuse_blame(error: BaseException) -> None:
+    """Raise a `ResourceError` if `error` says that no thread could be started.
+
+    What was being read then is not to be called damaged.
+    """
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        raise ResourceError(
+            "the system refuses to start a thread; raise its limits (ulimit -u, or pids of the "
+            "container) or run fewer workers at once"
+        ) from error
+
+
+class TooFineError(AccuracyError, ValueError):
+    """A quantisation step is so small beside the values that no integer counts it."""
 
 
 class StoreError(PipelineError):

@@ -23,7 +23,7 @@ from pipeline.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
 from pipeline.chunked.residuals import Found, Spread, WriteResiduals, joined
 from pipeline.chunked.slices import gathered
 from pipeline.contracts import ArchivedVariable
-from pipeline.errors import AccuracyError, ConfigError
+from pipeline.errors import AccuracyError, ConfigError, TooFineError
 from pipeline.factor import Sharpened
 from pipeline.store.draft import Draft
 from pipeline.store.writer import StoreWriter
@@ -151,7 +151,13 @@ def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: 
     name, tile = variable.name, aligned_tile(variable, LEAST, MOST)
     writer.create_residuals(name, variable.dims, variable.shape, tile, step)
     task = WriteResiduals(draft, writer.residuals, name, variable.time_axis, step)
-    result: Found = gathered(lazy_tiles(variable, tile, task), joined)
+    try:
+        result: Found = gathered(lazy_tiles(variable, tile, task), joined)
+    except TooFineError as error:
+        raise AccuracyError(
+            f"variable {name!r}: compression.max_error of about {step / 2:.2g} is too small beside "
+            f"the largest of its values; raise it, or take tolerance 0, which is lossless: {error}"
+        ) from error
     return result
 
 

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from pipeline.compress import settled
-from pipeline.config import Config, with_values
+from pipeline.config import Config
 from pipeline.contracts import SparseModel
 from pipeline.errors import ConfigError, StoreError
 from pipeline.factor import Earlier
 from pipeline.identify import check_expressions
+from pipeline.recorded import config_of
 from pipeline.store import layout
 from pipeline.store.reader import CoefficientStore, open_store
 from pipeline.store.writer import StoreWriter
@@ -357,12 +358,7 @@ def _existing(url: str) -> CoefficientStore | None:
 
 def _config_of(store: CoefficientStore, tolerance: float | None) -> Config:
     """The settings that a store was made with."""
-    made = {
-        f"{section}.{key}": value
-        for section, values in store.facts["config"].items()
-        for key, value in values.items()
-    }
-    config = with_values(Config(), made)
+    config = config_of(store)
     if tolerance not in (None, config.compression.tolerance):
         raise ConfigError(
             f"compression.tolerance: found {tolerance:g}, but {store.url} was made with "

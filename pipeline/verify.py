@@ -23,6 +23,7 @@ from pipeline.coding.exact import same_bits
 from pipeline.config import Config
 from pipeline.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from pipeline.errors import StoreError
+from pipeline.recorded import config_of
 from pipeline.reports import VerifyReport
 from pipeline.steps import step, working_on
 from pipeline.store.layout import Root
@@ -195,12 +196,12 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     StoreError
         If its variables are others than those of the store.
     """
-    made = opened.facts["config"].get("archive", {})
+    made = config_of(opened).archive
     return open_archive(
         source,
-        time=made.get("time", "auto"),
-        variables=made.get("variables", "all"),
-        weights=made.get("weights", "none"),
+        time=made.time,
+        variables=made.variables,
+        weights=made.weights,
         missing_chunks=config.archive.missing_chunks,
     )
 
@@ -357,7 +358,10 @@ def _sums(
     unlike: tuple[Any, ...] | None,
 ) -> Sums:
     scale = 1.0 if weights is None else weights
-    where = np.unravel_index(int(np.nanargmax(np.abs(difference))), difference.shape)
+    sizes = np.abs(difference)
+    # Where every value was lost none is larger than another.
+    sizes = np.where(np.isnan(sizes), np.inf if np.isnan(sizes).all() else -1.0, sizes)
+    where = np.unravel_index(int(np.argmax(sizes)), difference.shape)
     # About the first snapshot first: means that dwarf the fluctuation would cost its digits.
     mean = values[0] + (values - values[0]).mean(axis=0)
     return Sums(
@@ -366,7 +370,7 @@ def _sums(
         fluctuation=float(np.sum(scale * (values - mean) ** 2)),
         error=float(np.sum(scale * difference**2)),
         weights=weights,
-        largest=_finite(float(np.abs(difference[where]))),
+        largest=_finite(float(sizes[where])),
         largest_at=(span.start + int(where[0]), int(where[1])),
         unlike_at=None if unlike is None else (span.start + int(unlike[0]), int(unlike[1])),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -26,6 +28,8 @@ from pipeline.store.writer import StoreWriter
 
 Matrix = NDArray[np.float64]
 
+# Where it ran says nothing of what is stored.
+NOT_RECORDED = frozenset({"cluster", "nightly"})
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
 
 
@@ -126,7 +130,7 @@ def facts(
         "model": {},
         **({} if rough is None else {"episodes": runs(rough)}),
         "config": _changed(config),
-        "source": archive.source_facts(len(archive.time.values)),
+        "source": source_facts(archive, config, len(archive.time.values)),
         "versions": {name: version(name) for name in PACKAGES},
         **(model_facts(model) if model else {}),
     }
@@ -140,11 +144,21 @@ def _compact_chunks(chunks: Sequence[Sequence[int]]) -> list[Any]:
     ]
 
 
+def source_facts(archive: Archive, config: Config, snapshots: int) -> dict[str, Any]:
+    """Where the first `snapshots` are from: the whole path only where the settings ask for it."""
+    path = {"path": archive.name} if config.archive.record_path else {}
+    return archive.source_facts(snapshots) | path
+
+
 def _changed(config: Config) -> dict[str, Any]:
-    """Settings that differ from the defaults."""
+    """Settings that differ from the defaults, of the sections that say how values are coded."""
+    if not config.archive.record_path:
+        weights = os.path.basename(config.library.weights)
+        config = replace(config, library=replace(config.library, weights=weights))
     defaults = Config().to_dict()
     return {
         section: changed
         for section, values in config.to_dict().items()
-        if (changed := {k: v for k, v in values.items() if v != defaults[section][k]})
+        if section not in NOT_RECORDED
+        and (changed := {k: v for k, v in values.items() if v != defaults[section][k]})
     }

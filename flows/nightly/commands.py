@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.commands import print_json, settings, working
+from flows.terminal import show
 from pipeline.errors import ConfigError
 
 
@@ -21,7 +22,7 @@ def nightly(options: Namespace) -> int:
     if options.dry_run:
         plan = plan_run(config, only=options.only, since=options.since)
         refuse_empty(plan, config, options.only)
-        print_json(plan_facts(plan)) if options.json else print(plan_table(plan))
+        print_json(plan_facts(plan)) if options.json else show(plan_table(plan))
         return 0
     record = run_nightly(
         config,
@@ -33,7 +34,7 @@ def nightly(options: Namespace) -> int:
     )
     if options.quiet and record.is_idle:
         return 0
-    print_json(record.to_dict()) if options.json else print(run_table(record))
+    print_json(record.to_dict()) if options.json else show(run_table(record))
     return 1 if record.failed or record.state == "stopped" else 0
 
 
@@ -72,5 +73,5 @@ def status(options: Namespace) -> int:
         run = {"last_run": last.name, "last_run_state": last.state} if last else {"last_run": ""}
         print_json({"stores": stores, **run, "datasets": [f.to_dict() for f in found]})
     else:
-        print(status_table(found, last))
+        show(status_table(found, last))
     return 0

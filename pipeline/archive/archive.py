@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from pipeline.archive.checks import select
+from pipeline.archive.checks import refuse_names, select
 from pipeline.archive.history import Mark, history_of
 from pipeline.archive.provider import Piece, Provider, digest_of
 from pipeline.archive.stamp import unchanging
@@ -59,7 +59,9 @@ class Archive:
         history = history_of(self.marks, snapshots)
         known = {self.history: history} if history else {}
         stamp = {"stamp": self.stamp} if self.stamp else {}
-        return {"name": self.name, "fingerprint": self.fingerprint, **stamp, **known}
+        # Who made a store, on which machine and in which folder, is nobody's business.
+        name = self.name.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+        return {"name": name, "fingerprint": self.fingerprint, **stamp, **known}
 
     @property
     def history(self) -> str:
@@ -94,6 +96,7 @@ def archive_from(
         for name, piece in pieces.items()
     )
     kept = {*chosen.compressed, *chosen.carried}
+    refuse_names([*kept, *dataset.coords], provider.name)
     # Of one kind, or changes of some variables would go unseen.
     marked = all(piece.marks for piece in pieces.values()) and (
         len({piece.marks_values for piece in pieces.values()}) == 1

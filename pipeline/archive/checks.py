@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from pipeline.archive.time_axis import is_calendar
+from pipeline.encoding import MAX_VARIABLES, unfit_name
 from pipeline.errors import ArchiveError
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,26 @@ def _wanted(dataset: xr.Dataset, variables: str | Sequence[str], archive: str) -
                 f"variable of it{hint}; they are {', '.join(map(repr, known)) or 'none'}"
             )
     return wanted
+
+
+def refuse_names(names: Iterable[Hashable], archive: str) -> None:
+    """Refuse variables whose names could not be those of files, or that are too many.
+
+    Raises
+    ------
+    ArchiveError
+    """
+    different = set(map(str, names))
+    for name in sorted(different):
+        if why := unfit_name(name):
+            raise ArchiveError(
+                f"archive {archive!r}: variable {name!r:.200} {why}; rename it, or leave it out"
+            )
+    if len(different) > MAX_VARIABLES:
+        raise ArchiveError(
+            f"archive {archive!r}: {len(different)} variables, a store has at most "
+            f"{MAX_VARIABLES}; choose some (archive.variables), or put them along a dim"
+        )
 
 
 def _bounds(dataset: xr.Dataset) -> frozenset[str]:

@@ -87,18 +87,21 @@ def read_csv(location: str) -> xr.Dataset:
 
 def _rows(file: TextIO) -> list[Row]:
     lines = [(i, line) for i, line in enumerate(file.read().splitlines(), 1) if line.strip()]
-    text = [line for _, line in lines]
-    delimiter = _delimiter(text[:10])
+    delimiter = _delimiter([line for _, line in lines[:10]])
     if delimiter is None:
-        cells: Sequence[list[str]] = [line.split() for line in text]
-    else:
-        cells = list(csv.reader(text, delimiter=delimiter, skipinitialspace=True))
-    return [(number, row) for (number, _), row in zip(lines, cells, strict=True)]
+        return [(number, line.split()) for number, line in lines]
+    reader = csv.reader(
+        (f"{line}\n" for _, line in lines), delimiter=delimiter, skipinitialspace=True
+    )
+    # A quoted cell may span lines: a row is counted by its last.
+    return [(lines[reader.line_num - 1][0], row) for row in reader]
 
 
 def _delimiter(lines: list[str]) -> str | None:
     """The character that every one of `lines` holds, most often; None for white space."""
-    counts = {mark: min((line.count(mark) for line in lines), default=0) for mark in _DELIMITERS}
+    # A line on which a quoted cell begins or ends has not all cells of its row.
+    whole = [line for line in lines if line.count('"') % 2 == 0]
+    counts = {mark: min((line.count(mark) for line in whole), default=0) for mark in _DELIMITERS}
     best = max(_DELIMITERS, key=counts.__getitem__)
     return best if counts[best] else None
 
@@ -119,7 +122,12 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    # Python's own way to group digits is nobody else's.
+    return "_" not in cell
+
+
+def _floats(cells: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([float(cell) for cell in cells], np.float64)
 
 
 def _is_header(rows: list[Row]) -> bool:
@@ -137,11 +145,12 @@ def _is_header(rows: list[Row]) -> bool:
 
 
 def _increase(cells: list[str]) -> bool:
-    return all(map(_is_number, cells)) and bool((np.diff(np.array(cells, np.float64)) > 0).all())
+    return all(map(_is_number, cells)) and bool((np.diff(_floats(cells)) > 0).all())
 
 
 def _is_even(cells: list[str]) -> bool:
-    steps = np.diff(np.array(cells, dtype=np.float64))
+    with np.errstate(invalid="ignore", over="ignore"):
+        steps = np.diff(_floats(cells))
     return bool(
         steps.size and steps.min() > 0 and np.ptp(steps) <= _EVEN * abs(float(steps.mean()))
     )
@@ -185,11 +194,10 @@ def _times(header: Row, first: int, name: str) -> xr.Variable:
 
 def _numbers(row: Row, first: int, name: str) -> NDArray[np.float64]:
     number, cells = row
-    try:
-        return np.array(cells[first:], dtype=np.float64)
-    except ValueError as error:
-        column = next(i for i, cell in enumerate(cells[first:], first + 1) if not _is_number(cell))
-        raise ArchiveError(
-            f"archive {name!r}, line {number}, column {column}: {cells[column - 1]!r} is not a "
-            "number; write numbers with a decimal point, and nan where a value is missing"
-        ) from error
+    for column, cell in enumerate(cells[first:], first + 1):
+        if not _is_number(cell):
+            raise ArchiveError(
+                f"archive {name!r}, line {number}, column {column}: {cell!r} is not a number; "
+                "write numbers with a decimal point, and nan where a value is missing"
+            )
+    return _floats(cells[first:])

@@ -8,9 +8,11 @@ fsspec's configuration). A URL that holds a secret is therefore refused.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
@@ -47,25 +49,50 @@ def normalised(source: str | os.PathLike[str]) -> str:
 
 
 def redacted(location: str) -> str:
-    """`location` without user, password, query and fragment: safe to store and to print."""
-    if not is_url(location):
-        return location
-    parts = urlsplit(location)
+    """`location` without user, password, query and fragment: safe to store and to print.
+
+    >>> redacted("simplecache::https://me:pass@host/a.nc?sig=abc")
+    'simplecache::https://host/a.nc'
+    """
+    return "::".join(map(_redacted_link, _links(location))) if is_url(location) else location
+
+
+def _links(url: str) -> list[str]:
+    """The URLs that fsspec chains; an IPv6 address in brackets is none."""
+    return re.split(r"::(?![^\[\]]*\])", url)
+
+
+def _redacted_link(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition('://')[0]}://..."
+    # What is no URL is the name of a protocol, or a path within an archive.
+    if not parts.scheme or "://" not in url:
+        return url.partition("?")[0]
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _refuse_secrets(url: str) -> None:
-    parts = urlsplit(url)
-    parameters = [name.casefold() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    found = [name for name in parameters if any(word in name for word in _SECRET_PARAMETERS)]
-    if ":" in parts.netloc.rpartition("@")[0]:
-        found.insert(0, "user:password")
+    try:
+        links = [urlsplit(link) for link in _links(url)]
+    except ValueError as error:
+        raise ArchiveError(f"archive {redacted(url)!r}: is no URL: {error}") from error
+    found = [secret for parts in links for secret in _secrets_in(parts)]
     if found:
         raise ArchiveError(
             f"archive {redacted(url)!r}: the URL holds {found[0]}, which would travel in every "
             "task and log; take it out and put credentials into the environment of the workers "
             "(AWS_ACCESS_KEY_ID ..., ~/.netrc, fsspec or obstore configuration)"
         )
+
+
+def _secrets_in(parts: SplitResult) -> Iterator[str]:
+    if ":" in parts.netloc.rpartition("@")[0]:
+        yield "user:password"
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if any(word in name.casefold() for word in _SECRET_PARAMETERS):
+            yield name.casefold()
 
 
 def open_store(location: str) -> Store:

@@ -180,7 +180,7 @@ def _between(shape: tuple[int, ...], stride: int) -> Iterator[Lattice]:
     """Lattices that refine one of twice the stride: those with two known diagonals first."""
     axes = [axis for axis, length in enumerate(shape) if length > stride]
     parities = [p for p in product((0, 1), repeat=len(axes)) if any(p)]
-    done = [(0,) * len(axes)]
+    done = {(0,) * len(axes)}
     for parity in sorted(parities, key=lambda p: (sum(p) % 2, sum(p), p)):
         starts = dict(zip(axes, parity, strict=True))
         region = tuple(
@@ -195,7 +195,7 @@ def _between(shape: tuple[int, ...], stride: int) -> Iterator[Lattice]:
                 break
         along = tuple(tuple(axes[i] for i in pair) for pair in pairs)
         yield Lattice(region, stride, along, len(pairs) * 2**distance)
-        done.append(parity)
+        done.add(parity)
 
 
 def _steps(part: Part, parts: Mapping[tuple[int, ...], Part | None]) -> Iterator[Step]:

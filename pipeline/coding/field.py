@@ -28,7 +28,7 @@ from pipeline.coding.differences import LARGEST, differenced, summed
 from pipeline.coding.rangecoder import NARROW, WIDE, Decoder, Encoder, Integers
 from pipeline.coding.wavelet import bands, forward
 from pipeline.contracts import Floats, Region
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, TooFineError
 
 # Squared steps of error that a bit is worth. At high rates a bit more for all divides the
 # error, a twelfth of a squared step, by four: 2 ln(2) / 12 = 0.116. The best is broad about 0.1.
@@ -47,7 +47,7 @@ class _Coded(NamedTuple):
     """What a payload says: the sizes in steps that are not zero, where in the flat array they
     are, and which are `negative`."""
 
-    places: NDArray[np.intp]
+    places: NDArray[np.signedinteger[Any]]
     sizes: Integers
     negative: NDArray[np.int32]
     head: bytes
@@ -74,8 +74,9 @@ def encode_field(
     Raises
     ------
     ValueError
-        If `step` is not a positive number, or a value is not finite or above 2**60 steps, or
-        2**45 where there are differences.
+        If `step` is not a positive number.
+    TooFineError
+        If a value is not finite or above 2**60 steps, or 2**45 where there are differences.
     """
     array, coded = _quantised(values, step, levels, orders)
     if not len(coded.places):
@@ -129,7 +130,8 @@ def decode_coefficients(
     if len(head) < _HEAD_BYTES:
         raise StoreError("a coded array is too short; the store is damaged")
     integers = np.dtype(np.int64 if _is_wide(head) else np.int32)
-    places, sizes, negative = np.zeros(0, np.intp), np.zeros(0, integers), np.zeros(0, np.int32)
+    places, sizes = np.zeros(0, _place_type(shape)), np.zeros(0, integers)
+    negative = np.zeros(0, np.int32)
     if len(content) > _HEAD_BYTES:
         decoder = Decoder(content[_HEAD_BYTES:], _exponents(head))
         places, sizes = _decoded_sizes(decoder, shape, levels, integers)
@@ -152,7 +154,7 @@ def coded_field(
 
 def _decoded_sizes(
     decoder: Decoder, shape: Sequence[int], levels: Sequence[int], dtype: np.dtype[Any]
-) -> tuple[NDArray[np.intp], Integers]:
+) -> tuple[NDArray[np.signedinteger[Any]], Integers]:
     """Sizes that are not zero, and where they are in the flat array, which is never made."""
 
     def zeros(region: Region) -> Integers:
@@ -160,15 +162,33 @@ def _decoded_sizes(
 
     shape, levels = shape or (1,), levels or (0,)
     parts = traverse(no_flags(shape, levels), shape, levels, decoder, zeros)
-    places, sizes = [np.zeros(0, np.intp)], [np.zeros(0, dtype)]
-    for part in parts:
-        some = np.nonzero(part.sizes)
+    kind = _place_type(shape)
+    places, sizes = [np.zeros(0, kind)], [np.zeros(0, dtype)]
+    while parts:
+        part = parts.pop()
+        some = part.sizes != 0
         sizes.append(part.sizes[some])
-        inside = [i + s.start for i, s in zip(some, part.region, strict=True)]
-        places.append(np.ravel_multi_index(inside, tuple(shape)))
+        places.append(_flat_places(part.region, shape, kind)[some])
+        del part
     found = np.concatenate(places)
     order = np.argsort(found)
     return found[order], np.concatenate(sizes)[order]
+
+
+def _place_type(shape: Sequence[int]) -> np.dtype[Any]:
+    """Integers that hold every place of a flat array of `shape`."""
+    return np.dtype(np.int32 if math.prod(shape) < 2**31 else np.int64)
+
+
+def _flat_places(
+    region: Region, shape: Sequence[int], kind: np.dtype[Any]
+) -> NDArray[np.signedinteger[Any]]:
+    """Places of a region in the flat array of `shape`."""
+    stride, places = math.prod(shape), np.zeros((), kind)
+    for part, length in zip(region, shape, strict=True):
+        stride //= max(1, length)
+        places = np.add.outer(places, stride * np.arange(part.start, part.stop, dtype=kind))
+    return places
 
 
 def _with_an_axis(sizes: Integers, levels: Sequence[int]) -> tuple[Integers, Sequence[int]]:
@@ -198,7 +218,7 @@ def _quantised(
     ratios = np.abs(coefficients)
     largest = ratios.max(initial=0.0)
     if not largest < _LARGEST:
-        raise ValueError(
+        raise TooFineError(
             f"values must be finite and below 2**60 steps of {step!r}; the largest wavelet "
             f"coefficient is {largest:.3g} steps"
         )
@@ -224,7 +244,7 @@ def _put_differences(
     ratios = np.rint(values[:, columns] / step)
     largest = np.abs(ratios).max(initial=0.0)
     if not largest < LARGEST:
-        raise ValueError(
+        raise TooFineError(
             f"values that are differenced must be finite and below 2**45 steps of {step!r}; the "
             f"largest is {largest:.3g} steps"
         )
@@ -324,10 +344,12 @@ def _restored(
     first, others = _excess(coded.head[0] >> 1, 7), _excess(coded.head[1], 8)
     size = coded.sizes
     with np.errstate(over="ignore", invalid="ignore"):
-        magnitude = (size + np.where(size == 1, first, others)) * step
-        values = np.where(coded.negative, -magnitude, magnitude).astype(dtype)
-    small = math.prod(shape) < 2**31
-    places: Integers = coded.places.astype(np.int32 if small else np.int64)
+        magnitude = np.where(size == 1, first, others)
+        magnitude += size
+        magnitude *= step
+        np.negative(magnitude, out=magnitude, where=coded.negative != 0)
+        values = magnitude.astype(dtype, copy=False)
+    places = coded.places.astype(_place_type(shape), copy=False)
     found = Coefficients(tuple(shape), tuple(levels), places, values)
     return _with_sums(found, coded, step, orders) if any(orders) else found
 

@@ -63,6 +63,8 @@ _SEEN = 256
 PRIOR_WEIGHT, MEMORY = 24, 4096
 # Symbols coded with the same counts: at least so many, and one in BATCH_SHARE of those seen.
 LEAST_BATCH, BATCH_SHARE = 24, 4
+# Bits that are decoded at a time: as integers they take many times their memory.
+_FEW_BITS = 1 << 20
 # Of each symbol of a batch; none is larger, as what was seen is halved at MEMORY.
 _EACH = np.full(MEMORY, float(_SEEN))
 
@@ -227,8 +229,9 @@ class Decoder:
             part = self._decoded(counts.model(), stop - start)
             counts.saw(part)
             symbols[start:stop] = part
-        sizes = symbols.astype(values[0].dtype, copy=True)
-        for width, some in _powers(symbols):
+        large = list(_powers(symbols))
+        sizes = symbols.astype(values[0].dtype, copy=False)
+        for width, some in large:
             sizes[some] = self._plain(len(some), width) + (EXACT - 1 + (1 << width))
         flat = np.empty_like(sizes)
         flat[order] = sizes
@@ -239,7 +242,9 @@ class Decoder:
 
     def transfer_bits(self, bits: NDArray[np.int32]) -> None:
         """Overwrite bits by the next ones."""
-        bits[...] = self._plain(len(bits), 1)
+        for start in range(0, len(bits), _FEW_BITS):
+            part = bits[start : start + _FEW_BITS]
+            part[...] = self._plain(len(part), 1)
 
     def _plain(self, count: int, width: int) -> NDArray[np.int64]:
         numbers = np.zeros(count, np.int64)

@@ -19,7 +19,7 @@ from pipeline.contracts import Floats, Region
 
 # Values of a tile of fields (all modes together), and the points in space they are cut to:
 # small tiles know little of their neighbours, large ones make reading one point slow.
-FIELD_VALUES, LEAST_POINTS, MOST_POINTS = 1 << 23, 1 << 12, 1 << 18
+FIELD_VALUES, MOST_POINTS = 1 << 23, 1 << 18
 # Values of a tile of values coded as they are, and its snapshots where the record is long:
 # whoever reads one snapshot decodes all of them.
 VALUES, MOST_SNAPSHOTS = 1 << 21, 1 << 7
@@ -43,7 +43,7 @@ def tile_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
         As long in all directions where `shape` allows it, which wavelets like best; every
         axis is cut evenly, so that the last tile sticks out by less than one value per tile.
     """
-    return _cube(shape, min(max(FIELD_VALUES // (rank + 1), LEAST_POINTS), MOST_POINTS))
+    return _cube(shape, min(max(1, FIELD_VALUES // (rank + 1)), MOST_POINTS))
 
 
 def value_tile(shape: Sequence[int]) -> tuple[int, ...]:

@@ -71,6 +71,12 @@ class Dynamics:
     def modes(self) -> int:
         return int(self.coefficients.shape[1])
 
+    @property
+    def operations(self) -> int:
+        """About how many additions and products one evaluation at one state takes."""
+        active = int(np.count_nonzero(self.coefficients.any(axis=1)))
+        return active * (self.library.operations + 2 * self.modes)
+
     @cached_property
     def _function(self) -> RightHandSide:
         if isinstance(self.library, PolynomialLibrary):

@@ -33,6 +33,10 @@ MAX_PARTS = 16
 FEW_STATES = 2048
 
 
+# Operations that sine and the like take.
+_FUNCTION = 20
+
+
 class Library(Protocol):
     """Features of ``states`` coefficients a1 ... aq."""
 
@@ -41,6 +45,11 @@ class Library(Protocol):
 
     @property
     def size(self) -> int: ...
+
+    @property
+    def operations(self) -> int:
+        """About how many operations a value of its dearest term takes."""
+        ...
 
     def names(self) -> tuple[str, ...]:
         """Plain-text names of the terms, in the order of the columns."""
@@ -96,6 +105,10 @@ class PolynomialLibrary:
         if self.interactions:
             return term_count(self.states, self.degree)
         return 1 + self.states * self.degree
+
+    @property
+    def operations(self) -> int:
+        return self.degree
 
     @cached_property
     def factors(self) -> tuple[tuple[int, ...], ...]:
@@ -263,6 +276,10 @@ class FourierLibrary:
                     values[:, k] *= math.exp(damping)
         return values
 
+    @property
+    def operations(self) -> int:
+        return _FUNCTION
+
     def spec(self) -> dict[str, Any]:
         return {
             "kind": "fourier",
@@ -287,8 +304,8 @@ class SymbolicLibrary:
         if not 1 <= len(texts) <= MAX_EXPRESSIONS:
             raise LibraryError(f"1 to {MAX_EXPRESSIONS} expressions needed, got {len(texts)}")
         names = tuple(f"a{j + 1}" for j in range(self.states))
-        object.__setattr__(self, "expressions", tuple(texts))
         object.__setattr__(self, "_parsed", tuple(parse(text, names) for text in texts))
+        object.__setattr__(self, "expressions", tuple(texts))
 
     @property
     def size(self) -> int:
@@ -311,6 +328,10 @@ class SymbolicLibrary:
         for k, expression in enumerate(chosen):
             values[:, k] = expression.evaluate(by_name)
         return values
+
+    @property
+    def operations(self) -> int:
+        return _FUNCTION * max(len(text) for text in self.expressions)
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "symbolic", "states": self.states, "expressions": list(self.expressions)}
@@ -358,6 +379,10 @@ class ConcatenatedLibrary:
                 values[:, here] = part.evaluate(a, wanted[here] - first, variance=variance)
             first += part.size
         return values
+
+    @property
+    def operations(self) -> int:
+        return max(part.operations for part in self.parts)
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "concatenated", "parts": [part.spec() for part in self.parts]}

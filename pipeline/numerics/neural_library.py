@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,15 @@ class NeuralLibrary:
         inner = sum(self._error(each) for each in term.arguments if isinstance(each, Term))
         # An inner error is divided by the reach and passed on times the slope, of its order.
         return float(np.hypot(operator.error, inner))
+
+    @property
+    def operations(self) -> int:
+        """Of a term that no other shares a network's value with; nested ones take two."""
+        networks = [
+            sum(inputs * outputs for inputs, outputs in pairwise(each.network.widths))
+            for each in self.operators
+        ]
+        return 2 * max(networks) * (2 if self.nested else 1)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._name(term) for term in self.terms)

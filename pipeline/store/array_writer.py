@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 
-from pipeline.store import layout
+from pipeline.store import layout, limits
 from pipeline.store.checksums import ChecksumCodec
 from pipeline.store.codec import WaveletCodec
 from pipeline.store.files import WRITE_ALL, put_chunk, reported
@@ -57,11 +56,8 @@ class ArrayWriter:
         )
 
     def write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
-        """Write a whole array in chunks of rows."""
-        chunk = tuple(max(1, n) for n in values.shape)
-        if chunk:
-            rows = layout.row_chunk(chunk[0], values.dtype.itemsize * math.prod(chunk[1:]))
-            chunk = (rows, *chunk[1:])
+        """Write a whole array in chunks of about 1 MiB."""
+        chunk = limits.chunk_of(values.shape, values.dtype.itemsize, layout.CHUNK_BYTES)
         with reported(self.target):
             codecs = layout.codecs_for(values)
             array = self.create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)

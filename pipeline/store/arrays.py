@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +17,13 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from pipeline.coding.coefficients import Coefficients
-from pipeline.coding.tiles import region_of
+from pipeline.coding.tiles import grid, region_of
 from pipeline.contracts import Floats, Region
-from pipeline.errors import StoreError
+from pipeline.errors import ResourceError, StorageError, StoreError, refuse_blame
 from pipeline.store import checksums, layout
 from pipeline.store.codec import WaveletCodec
 from pipeline.store.fields import located
+from pipeline.store.indexing import OutOfRangeError
 from pipeline.store.layout import ArrayLayout
 from pipeline.store.memory import Sized, TileMemory
 
@@ -30,6 +31,28 @@ T = TypeVar("T", bound=Sized)
 
 # Files fetched side by side to be checked.
 _FETCHED = 32
+
+
+@contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Begin with `what` whatever goes wrong, which it may in any way: content may mean harm.
+
+    Raises
+    ------
+    StoreError
+        In place of any error but that of an index that was asked for.
+    ResourceError
+        If the system is at its limits, which is not the store's fault.
+    """
+    try:
+        yield
+    except (StoreError, StorageError, ResourceError, OutOfRangeError):
+        raise
+    except MemoryError as error:
+        raise StoreError(f"{what}: it takes more memory than there is; ask for less") from error
+    except Exception as error:
+        refuse_blame(error)
+        raise StoreError(f"{what}: {error or type(error).__name__}") from error
 
 
 @dataclass(frozen=True)
@@ -78,9 +101,10 @@ class StoredArrays:
             Naming the first that is missing or damaged.
         """
         for path, array in self.layouts.items():
-            grid = (range(-(-n // c)) for n, c in zip(array.shape, array.chunk, strict=True))
-            keys = [self._array(path).metadata.encode_chunk_key(i) for i in product(*grid)]
-            for some in _batched(keys):
+            # One after the other: there may be far fewer than are said.
+            places = np.ndindex(*grid(array.shape, array.chunk))
+            keys = map(self._array(path).metadata.encode_chunk_key, places)
+            while some := list(islice(keys, _FETCHED)):
                 with self._reading(path):
                     sync(_fetched(self.group.store, [layout.joined(path, key) for key in some]))
         place = layout.joined(self.url, self.generation)
@@ -103,15 +127,8 @@ class StoredArrays:
         with self._reading(path):
             return np.asarray(array[selection or ...])
 
-    @contextmanager
-    def _reading(self, path: str) -> Iterator[None]:
-        """Name the array in what goes wrong, which it may in any way: content may mean harm."""
-        try:
-            yield
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreError(f"{self.url}: array {path} cannot be read: {error}") from error
+    def _reading(self, path: str) -> AbstractContextManager[None]:
+        return harmless(f"{self.url}: array {path} cannot be read")
 
     def finite(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         """As `read`; NaN and infinities are damage."""
@@ -167,10 +184,6 @@ class StoredArrays:
             payload = content.to_bytes()[: -checksums.SIZE]
             with located(f"{self.url}: array {path} cannot be read"):
                 return codec.coefficients(payload, self.layouts[path].chunk, array.dtype)
-
-
-def _batched(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (keys[i : i + _FETCHED] for i in range(0, len(keys), _FETCHED))
 
 
 async def _fetched(store: Any, keys: Sequence[str]) -> None:

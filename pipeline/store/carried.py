@@ -13,7 +13,7 @@ import xarray as xr
 from zarr.abc.store import Store
 
 from pipeline.encoding import attributes_to_json, encoding_to_json, share_encodings
-from pipeline.store import layout
+from pipeline.store import layout, limits
 
 # What an encoding says about values; the rest says how the source kept them on disk.
 _PACKING_KEYS = frozenset(
@@ -64,10 +64,14 @@ def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
 
 def _prepared(array: xr.DataArray) -> xr.DataArray:
     """`array` with an encoding that says how the values are packed and not where."""
+    encoding = {k: v for k, v in array.encoding.items() if k in _PACKING_KEYS}
     if array.chunks is not None:
         # Zarr chunks have one shape; ragged ones grow to the largest.
-        array = array.chunk({d: max(c) for d, c in zip(array.dims, array.chunks, strict=True)})
-    encoding = {k: v for k, v in array.encoding.items() if k in _PACKING_KEYS}
+        most = [max(lengths) for lengths in array.chunks]
+        chunk = limits.chunk_of(most, max(1, array.dtype.itemsize), limits.MAX_CHUNK_BYTES)
+        array = array.chunk(dict(zip(array.dims, chunk, strict=True)))
+    elif array.nbytes > layout.CHUNK_BYTES:
+        encoding["chunks"] = limits.chunk_of(array.shape, _bytes_each(array), layout.CHUNK_BYTES)
     for key in ("missing_value", "_FillValue"):
         if _is_nan(encoding.get(key)):
             del encoding[key]
@@ -77,6 +81,13 @@ def _prepared(array: xr.DataArray) -> xr.DataArray:
     array.encoding = encoding | {"compressors": codecs}
     array.attrs = {k: v for k, v in array.attrs.items() if _plain(v)}
     return array
+
+
+def _bytes_each(array: xr.DataArray) -> int:
+    """Bytes of one value; of a text what the longest takes, with its length."""
+    if array.dtype.kind in "OT":
+        return 4 + max((len(str(text).encode()) for text in array.values.flat), default=0)
+    return int(array.dtype.itemsize)
 
 
 def _is_nan(value: Any) -> bool:

@@ -11,7 +11,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from pipeline.errors import StoreError
-from pipeline.store import checksums, layout
+from pipeline.store import checksums, layout, limits
 from pipeline.store.layout import ArrayLayout
 
 _BLOSC_HEADER = struct.Struct("<4B3I")
@@ -111,7 +111,7 @@ def _check_blosc(payload: bytes, expected: int | None, where: str) -> None:
     if len(payload) < _BLOSC_HEADER.size:
         raise StoreError(f"{where}: chunk is shorter than its header; the store is damaged")
     *_, decoded, _, encoded = _BLOSC_HEADER.unpack_from(payload)
-    fits = decoded == expected if expected is not None else decoded <= layout.MAX_CHUNK_BYTES
+    fits = decoded == expected if expected is not None else decoded <= limits.MAX_TEXT_BYTES
     if encoded != len(payload) or not fits:
         raise StoreError(
             f"{where}: chunk claims {encoded} bytes that decode to {decoded}, has "

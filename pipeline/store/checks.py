@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from pipeline.errors import StoreError
-from pipeline.store import layout
+from pipeline.store import limits
 from pipeline.store.layout import ArrayLayout, Fields
 
 
@@ -14,7 +14,7 @@ def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int)
     """Modes of its own that a generation has, after `earlier` ones of those it goes on from, and
     its snapshots, once everything that depends on them agrees."""
     latent = facts.fields("latent")
-    snapshots = latent.integer("snapshots", 1, layout.MAX_SNAPSHOTS)
+    snapshots = latent.integer("snapshots", 1, limits.MAX_SNAPSHOTS)
     if facts.text("arithmetic") not in ("float32", "float64"):
         raise StoreError(f"{facts.where}: 'arithmetic' must be 'float32' or 'float64'")
     own = 0
@@ -23,6 +23,8 @@ def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int)
     rank = earlier + own
     if not rank:
         return 0, snapshots
+    if rank > limits.MAX_RANK:
+        raise StoreError(f"{facts.where}: {rank} modes, at most {limits.MAX_RANK} are allowed")
     if "latent/corrections" in arrays:
         agree(arrays, "latent/corrections", "float64", (snapshots, rank), facts.where)
     elif "latent/steps" not in arrays:
@@ -37,11 +39,15 @@ def _check_samples(
     latent: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int, rank: int
 ) -> None:
     """Samples, and which model serves each block."""
-    block_steps = latent.integer("block_steps", 1, layout.MAX_SNAPSHOTS)
-    latent.integer("substeps", 1, 1 << 16)
+    block_steps = latent.integer("block_steps", 1, limits.MAX_BLOCK_STEPS)
+    latent.integer("substeps", 1, limits.MAX_SUBSTEPS)
     (kept,) = shape_of(arrays, "latent/steps", "uint", 1, latent.where)
-    if not 1 <= kept <= snapshots:
-        raise StoreError(f"{latent.where}: latent/steps keeps {kept} of {snapshots} snapshots")
+    most = min(snapshots, limits.MAX_KEPT)
+    if not 1 <= kept <= most:
+        raise StoreError(
+            f"{latent.where}: latent/steps keeps {kept} of {snapshots} snapshots, at most {most} "
+            "are allowed"
+        )
     agree(arrays, "latent/samples", "float64", (kept, rank), latent.where)
     if "latent/block_model" in arrays:
         blocks = -(-snapshots // block_steps)

@@ -25,6 +25,9 @@ NAME = "romzarr.wavelet"
 MAX_LEVELS = 40
 # Sums of differences take twice the memory that decoding takes else; tables are small.
 MAX_SUMMED = 1 << 24
+# Axes that are longer than one: each doubles the parts that are coded one after the other, and
+# with so many they take 4 s.
+MAX_AXES = 7
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,11 @@ class WaveletCodec(ArrayBytesCodec):
             raise ValueError(
                 f"{NAME}: 'levels' of chunks {tuple(chunk)} must be at most {most}, "
                 f"found {list(self.levels)}"
+            )
+        if sum(length > 1 for length in chunk) > MAX_AXES:
+            raise ValueError(
+                f"{NAME}: codes chunks of at most {MAX_AXES} dims longer than 1, found "
+                f"{tuple(chunk)}"
             )
         if dtype not in (np.dtype("f4"), np.dtype("f8")):
             raise ValueError(f"{NAME}: codes float32 and float64, not {dtype}")

@@ -36,7 +36,7 @@ from typing import Protocol
 
 from pipeline import objects
 from pipeline.errors import StorageError, StoreError, StoreExistsError
-from pipeline.store import layout
+from pipeline.store import layout, limits
 from pipeline.store.layout import Part, Root, Superseded
 
 # How long a generation stays that was replaced. An analysis that was begun on it, or a graph built
@@ -497,7 +497,7 @@ class ObjectCommit:
 
     def begin(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._before = self._folder.read(layout.ROOT, layout.MAX_METADATA_BYTES)
+            self._before = self._folder.read(layout.ROOT, limits.MAX_METADATA_BYTES)
         if self._onto is not None:
             self._check_unchanged()
         elif self._before is not None and not self.overwrite:

@@ -17,6 +17,7 @@ from pipeline.errors import StoreError
 from pipeline.objects import is_document
 from pipeline.store import checksums, layout
 from pipeline.store.checksums import SealingStore
+from pipeline.store.limits import refuse_large_document
 from pipeline.store.staged import StagedStore
 
 # A chunk that is not there is damage, so a chunk full of zeros has to be there.
@@ -62,6 +63,8 @@ def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
             _check_complete(path, fields, list(chunks))
             found[path] = checksums.checksum(f"{store.generation}/{key}", contents[key])
     metadata = layout.compact_json(layout.group_document({**facts, "arrays": found}))
+    # No reader would take more.
+    refuse_large_document(metadata, url)
     contents[layout.ROOT] = metadata
     sync(store.put_documents(contents))
     checksum = checksums.checksum(f"{store.generation}/{layout.ROOT}", metadata)

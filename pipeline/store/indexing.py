@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,10 @@ Positions = NDArray[np.int64]
 _SLAB_VALUES = 1 << 21
 # Rows of this many values make a BLAS call worth its overhead.
 _LEAST_ROW = 32
+
+
+class OutOfRangeError(IndexError):
+    """An index that whoever asks gave is beyond the end."""
 
 
 class Piece(NamedTuple):
@@ -39,9 +43,43 @@ def positions(indexer: Indexer, n: int) -> tuple[Positions, Positions]:
     else:
         asked = np.atleast_1d(np.asarray(indexer, dtype=np.int64))
         if ((asked < -n) | (asked >= n)).any():
-            raise IndexError(f"index {asked.min()} to {asked.max()} is out of range for length {n}")
+            raise OutOfRangeError(
+                f"index {asked.min()} to {asked.max()} is out of range for length {n}"
+            )
         asked = np.where(asked < 0, asked + n, asked)
     return np.unique(asked, return_inverse=True)
+
+
+def across(
+    starts: NDArray[np.int64],
+    indexer: Indexer,
+    axis: int,
+    read: Callable[[int, Positions], NDArray[Any]],
+) -> NDArray[Any]:
+    """What `read` gives of several arrays, indexed as if they were one along an axis.
+
+    Parameters
+    ----------
+    starts : ndarray of int
+        Where each array begins, and at last where all end.
+    indexer : int, slice or ndarray of int
+        An int drops the axis.
+    axis : int
+        Where the axis is in what `read` returns.
+    read : callable
+        Takes the number of an array and increasing positions in it.
+    """
+    rows, back = positions(indexer, int(starts[-1]))
+    edges = np.searchsorted(rows, starts)
+    found = [
+        read(number, rows[first:last] - starts[number])
+        for number, (first, last) in enumerate(pairwise(edges))
+        if first < last
+    ]
+    # Where nothing is wanted any array tells the shape.
+    whole = np.concatenate(found or [read(len(starts) - 2, rows)], axis=axis)
+    values = np.take(whole, back, axis=axis)
+    return values.take(0, axis) if isinstance(indexer, int | np.integer) else values
 
 
 def pieces(wanted: Sequence[Positions], tile: Sequence[int]) -> Iterator[Piece]:

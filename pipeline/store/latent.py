@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.contracts import BlockSpan, LatentCode
 from pipeline.errors import StoreError
 from pipeline.numerics.integrate import Dynamics
 from pipeline.numerics.sampling import STRAIGHT_LINE, rebuild
-from pipeline.store import layout
+from pipeline.store import layout, limits
 from pipeline.store.arrays import StoredArrays
 from pipeline.store.layout import Fields
 from pipeline.store.models import StoredModels, models_from_facts
@@ -67,16 +67,21 @@ class StoredLatent:
     @cached_property
     def times(self) -> NDArray[np.float64]:
         """Times of the snapshots, counted from the first."""
-        step = self.facts["time"]["step"]
+        return self.times_of(0, self.snapshots)
+
+    def times_of(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Times of some snapshots, counted from the first of the record."""
+        step = self.facts["time"].get("step")
         if step is not None:
-            uniform: NDArray[np.float64] = step * np.arange(self.snapshots)
+            uniform: NDArray[np.float64] = step * np.arange(start, stop)
             return uniform
         scale, path = self.facts["time"].get("scale"), "latent/times"
         if scale is not None:
             path = f"coordinates/{self.facts['time']['dim']}"
-        times: NDArray[np.float64] = self.arrays.finite(path)
+        times: NDArray[np.float64] = self.arrays.finite(path, slice(start, stop))
         if scale is not None:
-            times = scale * layout.since_first(times)
+            first = self.arrays.finite(path, slice(0, 1))
+            times = scale * layout.since_first(np.concatenate([first, times]))[1:]
         if not (np.diff(times) > 0).all():
             raise StoreError(f"{self.url}: {path} do not increase")
         return times
@@ -85,9 +90,22 @@ class StoredLatent:
     def models(self) -> tuple[Dynamics, ...]:
         """Right-hand sides da/dt of the stored models."""
         found = self.stored_models
-        return (
-            () if found is None else tuple(Dynamics(found.library, xi) for xi in found.coefficients)
-        )
+        if found is None:
+            return ()
+        models = tuple(Dynamics(found.library, xi) for xi in found.coefficients)
+        self._refuse_slow(max(model.operations for model in models))
+        return models
+
+    def _refuse_slow(self, operations: int) -> None:
+        """Refuse models that take so many operations an evaluation, if a block takes too long."""
+        steps = min(self.facts["latent"]["block_steps"], self.snapshots)
+        # A step of Runge and Kutta takes four evaluations.
+        needed = 4 * steps * self.facts["latent"]["substeps"] * operations
+        if needed > limits.MAX_OPERATIONS:
+            raise StoreError(
+                f"{self.url}: a model takes {needed:.3g} operations for a block, at most "
+                f"{limits.MAX_OPERATIONS:.3g} are allowed"
+            )
 
     @cached_property
     def index(self) -> NDArray[np.int64]:
@@ -96,11 +114,13 @@ class StoredLatent:
             return np.zeros(0, np.int64)
         index: NDArray[np.int64] = np.cumsum(self.arrays.read("latent/steps"), dtype=np.int64)
         ends = np.array([0, self.snapshots - 1])
-        starts = np.arange(0, self.snapshots, self.facts["latent"]["block_steps"])
+        steps = self.facts["latent"]["block_steps"]
+        fewer_blocks = -(-self.snapshots // steps) <= len(index)
+        starts = np.arange(0, self.snapshots if fewer_blocks else 1, steps)
         increasing = (np.diff(index) > 0).all()
         # Every block starts anew, which bounds what decoding one snapshot can cost.
         if (
-            not increasing
+            not (increasing and fewer_blocks)
             or index[[0, -1]].tolist() != ends.tolist()
             or (not np.isin(starts, index, assume_unique=True).all())
         ):
@@ -156,7 +176,14 @@ class StoredLatent:
             return np.zeros((len(span), self.rank))
         if not self.sampled:
             return self.corrections(span)
-        return rebuild(self.code(span), self.models, self.times, span) + self.corrections(span)
+        code = self.code(span)
+        # Counted from the first block that is needed: times of a long record are not made.
+        block = int(code.index[0]) // code.block_steps
+        offset = block * code.block_steps
+        near = replace(code, index=code.index - offset, block_model=code.block_model[block:])
+        times = self.times_of(offset, int(code.index[-1]) + 1)
+        here = BlockSpan(span.start - offset, span.stop - offset)
+        return rebuild(near, self.models, times, here) + self.corrections(span)
 
     def corrections(self, span: BlockSpan) -> NDArray[np.float64]:
         """What is added to the coefficients rebuilt for `span`, (len(span), r)."""

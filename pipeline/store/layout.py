@@ -24,12 +24,21 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from pipeline import objects
+from pipeline.encoding import MAX_VARIABLES, unfit_name
 from pipeline.errors import StorageError, StoreError, StoreReplacedError
 from pipeline.store import checksums
 from pipeline.store.checksums import ChecksumCodec
 from pipeline.store.codec import NAME, WaveletCodec
 from pipeline.store.exact import NAME as EXACT
 from pipeline.store.exact import ExactCodec
+from pipeline.store.limits import (
+    MAX_METADATA_BYTES,
+    check_chunk,
+    index_bytes,
+    refuse_large_document,
+)
+from pipeline.store.local import GENERATION as GENERATION
+from pipeline.store.local import RegularFiles, refuse_irregular
 
 Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
@@ -37,14 +46,7 @@ FORMAT = 4
 KEY = "romzarr"
 ROOT = "zarr.json"
 CHUNK_BYTES = 1 << 20
-# A chunk that claims to be larger is taken for an attack on memory.
-MAX_CHUNK_BYTES = 1 << 31
-# Decoding takes some 40 bytes for each value of a coded chunk.
-MAX_CODED_VALUES = 1 << 27
-MAX_METADATA_BYTES = 1 << 26
-MAX_SNAPSHOTS = 1 << 31
 STAMP = re.compile(r"\d{8}T\d{6}")
-GENERATION = re.compile(rf"{STAMP.pattern}-[0-9a-f]{{8}}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # What a variable may have below basis/.
 _BASIS = ("episodes", "exact", "fields", "mask", "mean", "residuals", "values")
@@ -99,7 +101,7 @@ def joined(url: str, *parts: str) -> str:
 def zarr_store(url: str, read_only: bool = True) -> Store:
     """Zarr store at `url`, with the credentials of this process and no others."""
     if is_local(url):
-        return LocalStore(url, read_only=read_only)
+        return RegularFiles(url, read_only=True) if read_only else LocalStore(url)
     return objects.zarr_store(url, read_only)
 
 
@@ -116,6 +118,8 @@ def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
         If what is at the URL does not answer, or refuses.
     """
     place, _, name = url.rpartition("/")
+    if is_local(url):
+        refuse_irregular(url)
     try:
         content = objects.folder(place).read(name, limit).content
     except StorageError:
@@ -196,6 +200,7 @@ class ArrayLayout:
 
     ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets,
     ``compressed`` by blosc, which is given ``packed_itemsize`` bytes for each value, or neither.
+    ``index`` is what xarray may take to open it, in bytes (`pipeline.store.limits`).
     """
 
     shape: tuple[int, ...]
@@ -205,6 +210,7 @@ class ArrayLayout:
     coded: bool
     compressed: bool
     packed_itemsize: int | None
+    index: int = 0
 
     @property
     def packed_bytes(self) -> int | None:
@@ -418,9 +424,14 @@ def array_paths(facts: Fields) -> dict[str, int]:
         if segment(group, ()) != group:
             raise StoreError(f"{variables.where}: {_shown(group)} is no name of a group")
     carried = list(facts.fields("carried"))
-    for name in carried:
-        if "\\" in name or "\0" in name or {"", ".", ".."} & set(name.split("/")):
-            raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable")
+    for name in [*variables, *carried]:
+        if why := unfit_name(name):
+            raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable: it {why}")
+    if len(groups) + len(carried) > MAX_VARIABLES or len(set(groups)) < len(groups):
+        raise StoreError(
+            f"{facts.where}: {len(groups) + len(carried)} variables in {len(set(groups))} groups; "
+            f"allowed are {MAX_VARIABLES} variables, each that is coded in a group of its own"
+        )
     known = [
         "basis/singular_values",
         *(f"basis/{group}/{array}" for group in groups for array in _BASIS),
@@ -484,6 +495,8 @@ def check_group(raw: bytes, url: str) -> None:
 
 
 def _parsed(raw: bytes, where: str) -> Any:
+    refuse_large_document(raw, where)
+
     def refused(constant: str) -> None:
         raise ValueError(f"{constant} is no number in JSON")
 
@@ -509,11 +522,11 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
     if "blosc" not in names and not coded and itemsize is None:
         raise StoreError(f"{node.where}: strings without a fixed length must be compressed")
     compressed = "blosc" in names
-    layout = ArrayLayout(shape, dtype, chunk, itemsize, coded, compressed, packed or itemsize)
-    if (layout.chunk_bytes or math.prod(chunk)) > MAX_CHUNK_BYTES:
-        raise StoreError(f"{node.where}: chunks {chunk} of {dtype} exceed {MAX_CHUNK_BYTES} bytes")
-    if coded and math.prod(chunk) > MAX_CODED_VALUES:
-        raise StoreError(f"{node.where}: coded chunks {chunk} exceed {MAX_CODED_VALUES} values")
+    eager = index_bytes(node.document, node.where, shape, math.prod(chunk), itemsize)
+    layout = ArrayLayout(
+        shape, dtype, chunk, itemsize, coded, compressed, packed or itemsize, eager
+    )
+    check_chunk(chunk, layout.chunk_bytes, coded, "/latent/" in node.where, node.where)
     return layout
 
 

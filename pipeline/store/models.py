@@ -19,7 +19,7 @@ Matrix = NDArray[np.float64]
 # Significant digits of what is read by people, and not decoded with.
 DIGITS = 4
 # Coefficients, zeros included, that a reader makes room for.
-MAX_COEFFICIENTS = 1 << 24
+MAX_COEFFICIENTS = 1 << 22
 MAX_NUMBER = 1e300
 
 

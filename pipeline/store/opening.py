@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 
 import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
+from pipeline.coding.tiles import grid
 from pipeline.errors import StoreError
 from pipeline.store import checksums, layout
-from pipeline.store.arrays import StoredArrays
+from pipeline.store.arrays import StoredArrays, harmless
 from pipeline.store.checked import CheckedStore
 from pipeline.store.checks import check_latent
+from pipeline.store.facts import check_errors, checked_facts
 from pipeline.store.generation import Generation
 from pipeline.store.latent import StoredLatent
 from pipeline.store.layout import Fields
+from pipeline.store.limits import check_indexes
 from pipeline.store.memory import TileMemory
 from pipeline.store.variables import StoredVariable, variables_of
 
@@ -48,6 +52,9 @@ def open_generation(
         for path, content in documents.items()
     }
     layouts = {path: array for path, (_, array) in parsed.items()}
+    parts = (*(part.arrays.layouts for part in earlier), layouts)
+    eager = [(a.index, math.prod(grid(a.shape, a.chunk))) for p in parts for a in p.values()]
+    check_indexes(eager, facts.where)
     before = _extended(facts, earlier)
     known = before[-1].rank if before else 0
     own, snapshots = check_latent(facts, layouts, known)
@@ -55,14 +62,14 @@ def open_generation(
     _check_extended(variables, before, facts)
     metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
     store = CheckedStore(place, layouts, metadata)
-    try:
-        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
     # Zarr parses what was not checked here, such as fill values, and fails in many ways.
-    except Exception as error:
-        raise StoreError(f"{place}: metadata of an array cannot be used: {error}") from error
+    with harmless(f"{place}: metadata of an array cannot be used"):
+        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
     arrays = StoredArrays(url, name, layouts, group, tiles)
-    latent = StoredLatent(arrays, facts.document, known + own, snapshots)
-    return Generation(name, facts.document, variables, own, arrays, latent, before)
+    checked = checked_facts(facts)
+    check_errors(checked, variables, facts.where)
+    latent = StoredLatent(arrays, checked, known + own, snapshots)
+    return Generation(name, checked, variables, own, arrays, latent, before)
 
 
 def checked_metadata(url: str, name: str, checksum: int) -> tuple[Fields, dict[str, bytes]]:
@@ -122,10 +129,8 @@ def _array_documents(url: str, name: str, expected: Mapping[str, int]) -> dict[s
         keys = [layout.joined(path, layout.ROOT) for path in expected]
         return await asyncio.gather(*(store.get(key, prototype) for key in keys))
 
-    try:
+    with harmless(f"{place}: metadata cannot be read"):
         contents = sync(fetched())
-    except OSError as error:
-        raise StoreError(f"{place}: metadata cannot be read: {error}") from error
     documents = {}
     for (path, checksum), content in zip(expected.items(), contents, strict=True):
         key = layout.joined(name, path, layout.ROOT)

@@ -16,9 +16,10 @@ from pipeline import objects
 from pipeline.contracts import Floats
 from pipeline.errors import StoreError, StoreReplacedError
 from pipeline.store import layout
+from pipeline.store.arrays import harmless
 from pipeline.store.commit import check_root
 from pipeline.store.generation import Generation
-from pipeline.store.indexing import Indexer, positions
+from pipeline.store.indexing import Indexer, Positions, across
 from pipeline.store.layout import Part, Root
 from pipeline.store.memory import TileMemory
 from pipeline.store.opening import checked_metadata, open_generation
@@ -97,24 +98,17 @@ class CoefficientStore:
             coefficients around the wanted snapshots are rebuilt. Asked for with others, or
             again, a value may be rounded differently, to the store's arithmetic dtype.
         """
-        if len(self.parts) == 1:
-            return self.last.decode(variable, time_indexer, space_indexers)
-        rows, back = positions(time_indexer, self.snapshots)
-        edges = np.searchsorted(rows, self.starts)
-        # Dims before time that an int drops do not count.
-        stored = self.variables[variable]
-        axis = sum(not isinstance(i, int | np.integer) for i in space_indexers[: stored.time_axis])
-        decoded = [
-            part.decode(variable, rows[first:last] - start, space_indexers)
-            for part, start, first, last in zip(
-                self.parts, self.starts, edges, edges[1:], strict=False
-            )
-            if first < last
-        ]
-        # Where no snapshot is wanted any part tells the shape.
-        decoded = decoded or [self.last.decode(variable, rows, space_indexers)]
-        values = np.take(np.concatenate(decoded, axis=axis), back, axis=axis)
-        return values.take(0, axis) if isinstance(time_indexer, int | np.integer) else values
+        with harmless(f"{self.url}: {variable!r} cannot be decoded"):
+            if len(self.parts) == 1:
+                return self.last.decode(variable, time_indexer, space_indexers)
+            # Dims before time that an int drops do not count.
+            before = space_indexers[: self.variables[variable].time_axis]
+            axis = sum(not isinstance(i, int | np.integer) for i in before)
+
+            def read(number: int, rows: Positions) -> NDArray[Any]:
+                return self.parts[number].decode(variable, rows, space_indexers)
+
+            return across(self.starts, time_indexer, axis, read)
 
     def mean(self, variable: str, space_indexers: Sequence[Indexer] | None = None) -> Floats:
         """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points.

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.encoding import with_shared
 from pipeline.errors import StoreError
-from pipeline.store import layout
+from pipeline.store import layout, limits
 from pipeline.store.checks import agree
 from pipeline.store.layout import ArrayLayout, Fields
 
@@ -90,8 +90,9 @@ def _variable(
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     coding = _coding(fields.text("group"), arrays)
     has_values = coding == "direct" or f"basis/{fields.text('group')}/episodes" in arrays
-    if len(dims) != len(shape) or not dims:
-        raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}")
+    if len(dims) != len(shape) or not dims or name in dims:
+        # What is called like a dim of its own would be read whole, as an index.
+        raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}, or the name")
     return StoredVariable(
         name=name,
         dims=dims,
@@ -118,11 +119,13 @@ def _episodes(facts: Fields, snapshots: int) -> int:
         valid &= isinstance(span, list) and len(span) == 2 and all(type(i) is int for i in span)
         valid = valid and last <= span[0] < span[1] <= snapshots
         last = span[1] if valid else snapshots
-    if not valid:
+    total = sum(stop - start for start, stop in spans) if valid else 0
+    if not valid or total > limits.MAX_EPISODES:
         raise StoreError(
-            f"{facts.where}: 'episodes' must be increasing pairs of snapshots up to {snapshots}"
+            f"{facts.where}: 'episodes' must be increasing pairs of snapshots up to {snapshots}, "
+            f"of {limits.MAX_EPISODES} at most"
         )
-    return sum(stop - start for start, stop in spans)
+    return total
 
 
 def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> str:
@@ -143,6 +146,10 @@ def _chunks(fields: Fields, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
     for lengths, n in zip(chunks if valid else (), shape, strict=False):
         ragged = isinstance(lengths, list) and all(type(c) is int and c > 0 for c in lengths)
         valid &= (type(lengths) is int and lengths > 0) or (ragged and sum(lengths) == n)
-    if not valid:
+    counts = [
+        len(c) if isinstance(c, list) else -(-n // c)
+        for c, n in zip(chunks if valid else (), shape, strict=False)
+    ]
+    if not valid or max(counts, default=0) > limits.MAX_ARCHIVE_CHUNKS:
         raise StoreError(f"{fields.where}: 'chunks' do not fit shape {shape}")
     return tuple(tuple(c) if isinstance(c, list) else c for c in chunks)

@@ -33,7 +33,7 @@ def test_tiles_cover_every_point_once(shape, data):
 )
 def test_tiles_are_of_a_good_size_and_hardly_stick_out(shape, rank):
     tile = tiles.tile_shape(shape, rank)
-    wanted = min(max(tiles.FIELD_VALUES // (rank + 1), tiles.LEAST_POINTS), tiles.MOST_POINTS)
+    wanted = min(tiles.FIELD_VALUES // (rank + 1), tiles.MOST_POINTS)
 
     assert math.prod(tile) <= wanted
     # Cutting evenly takes up to half of each axis that is cut, and rounding a little more.

@@ -118,7 +118,7 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
          [9, 2], "cut into chunks"),
         ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
-         [1 << 26, 3], "exceed 134217728 values"),
+         [1 << 26, 3], "exceed 131072 values"),
         ((NODE, "basis/u/mask", "shape"), [6, 9], "basis/u/mask has shape"),
         ((NODE, "basis/u/mask", "data_type"), "int8", "dims of bool"),
         ((NODE, "latent/corrections", "shape"), [21, 3], "latent/corrections has shape"),
