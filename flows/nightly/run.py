@@ -20,7 +20,6 @@ from flows.nightly.plan import Job, Plan, checked, plan_run
 from flows.nightly.record import Record, begun, write
 from flows.nightly.team import Alone, Team, crew_for
 from flows.nightly.work import begun_entry, failed_entry, left_entry
-from flows.signals import ending_on_sigterm
 from pipeline.config import Config, NightlyConfig
 from pipeline.errors import PipelineError
 from pipeline.steps import size, working_on
@@ -74,10 +73,11 @@ def run_nightly(
         If nothing can be done for any dataset: a setting is wrong, a place unreachable, or
         another run at work.
     KeyboardInterrupt
-        After SIGINT or SIGTERM. What was finished counts, and nothing half-written is left.
+        After a signal (`flows.signals`). What was finished counts, and nothing half-written is
+        left.
     """
     config, began = checked(config), time.monotonic()
-    with locked(config.nightly.stores) as lock, ending_on_sigterm():
+    with locked(config.nightly.stores) as lock:
         catalogue = catalogue_of(config.nightly.stores)
         written(catalogue.folder.sweep)
         plan = plan_run(config, only=only, since=since)
