@@ -251,7 +251,7 @@ class LocalCommit:
             raise _exists_error(str(self.path))
         if self.path.is_dir() and not any(self.path.iterdir()):
             return False
-        if _replaceable(str(self.path)):
+        if holds_store(str(self.path)):
             return True
         raise StoreError(
             f"{self.path}: exists and is not a romzarr store, so --overwrite does not replace "
@@ -318,7 +318,7 @@ class LocalCommit:
                 parent.rmdir()
 
 
-def _replaceable(url: str) -> bool:
+def holds_store(url: str) -> bool:
     """Whether a romzarr store of any format lies at `url`, or part of one that was half copied."""
     try:
         layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
@@ -394,7 +394,7 @@ class ObjectCommit:
             raise _exists_error(self._root)
         self._names = self._folder.names()
         others = {n for n in self._names if not layout.GENERATION.fullmatch(n)}
-        if self._onto is None and others and not _replaceable(self._root):
+        if self._onto is None and others and not holds_store(self._root):
             raise StoreError(
                 f"{self._root}: holds other data ({min(others)!r}); choose another destination"
             )

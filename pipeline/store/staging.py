@@ -12,18 +12,26 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 LOCK = "lock"
+# What was at the place, while something new is put there in two steps.
+OLD = "old"
 # Files brought to the disk side by side.
 _FLUSHED = 16
 # Of this process, and not yet known to be gone.
 _claimed_here = set[Path]()
+
+
+def new_token() -> str:
+    """A name that nobody else has: the time, and chance."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 def staging_of(path: Path, token: str) -> Path:
@@ -66,7 +74,15 @@ def remove_staging(staging: Path) -> None:
 def remove_all_of_this_process() -> None:
     """Remove what this process still has, and what threads brought back: it is about to end."""
     for staging in list(_claimed_here):
+        give_back(staging)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def give_back(staging: Path) -> None:
+    """Put back what was moved aside for something new that has not come."""
+    path = staging.with_name(staging.name[1:].rpartition(".partial-")[0])
+    if os.path.lexists(staging / OLD) and not os.path.lexists(path):
+        os.rename(staging / OLD, path)
 
 
 def sweep_staging(path: Path, token: re.Pattern[str], discard: Callable[[str], None]) -> None:
@@ -77,6 +93,7 @@ def sweep_staging(path: Path, token: re.Pattern[str], discard: Callable[[str], N
         if token.fullmatch(found):
             with abandoned(staging) as dead:
                 if dead:
+                    give_back(staging)
                     discard(found)
 
 
@@ -111,6 +128,21 @@ def _abandoned_without_lock(staging: Path) -> bool:
 
 def _age(path: Path) -> timedelta:
     return datetime.now(UTC) - datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def make_parents(path: Path) -> list[Path]:
+    """Make the folders above `path`; returns those that were missing, the innermost last."""
+    missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
+    for parent in reversed(missing):
+        parent.mkdir(exist_ok=True)
+    return missing[::-1]
+
+
+def remove_empty(parents: Sequence[Path]) -> None:
+    """Remove folders that `make_parents` made and nothing has come into."""
+    for parent in reversed(parents):
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def _entries(folder: Path) -> list[Path]:
