@@ -59,6 +59,7 @@ def leave(ending: EndingOnSignals, options: Namespace | None) -> NoReturn:
     kill_children()
     # Temporary folders and semaphores of packages; clusters that were just being started.
     atexit._run_exitfuncs()
+    kill_children()
     staging = sys.modules.get("pipeline.store.staging")
     if staging is not None:
         staging.remove_all_of_this_process()
