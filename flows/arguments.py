@@ -259,7 +259,10 @@ def add_verify(subparsers: Subparsers[Parser]) -> None:
 
 def add_reconstruct(subparsers: Subparsers[Parser]) -> None:
     command = add_command(
-        subparsers, "reconstruct", "decode a store into a Zarr archive or a NetCDF file", epilog=RECONSTRUCT
+        subparsers,
+        "reconstruct",
+        "decode a store into a Zarr archive or a NetCDF file",
+        epilog=RECONSTRUCT,
     )
     command.set_defaults(run=commands.reconstruct)
     command.add_argument("store", metavar="STORE")

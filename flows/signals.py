@@ -21,6 +21,7 @@ from typing import Any, Self
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Ignored before: somebody told to end twice, by a terminal and by what watches over it.
 _IGNORED = 2
+_SOON_SECONDS = 0.02
 
 
 class Ended(KeyboardInterrupt):
@@ -106,8 +107,15 @@ class EndingOnSignals:
 
     def _vanished(self) -> None:
         if self._open:
+            # Raised here it would vanish again: this runs where exceptions are ignored.
+            again = threading.Timer(_SOON_SECONDS, self._again)
+            again.daemon = True
+            again.start()
+
+    def _again(self) -> None:
+        if self._open:
             self._received = 0
-            signal.raise_signal(self.number)
+            signal.pthread_kill(threading.main_thread().ident or 0, self.number)
 
     def _unraisable(self, unraisable: Any) -> None:
         if not isinstance(unraisable.exc_value, Ended):

@@ -116,7 +116,7 @@ def refuse_names(dataset: xr.Dataset) -> None:
 def _write_zarr(dataset: xr.Dataset, place: Any) -> None:
     version: Literal[2, 3] = 2 if _has_v2_codecs(dataset) else 3
     dataset.to_zarr(
-        place, mode="w-", zarr_format=version, consolidated=version == 2, align_chunks=True
+        place, mode="w", zarr_format=version, consolidated=version == 2, align_chunks=True
     )
 
 

@@ -60,6 +60,11 @@ class RootLast(WrapperStore[Store]):
         else:
             await super().set_if_not_exists(key, value)
 
+    async def delete_dir(self, prefix: str) -> None:
+        # Before it creates the root group Zarr removes all there is, which is our mark alone.
+        if prefix:
+            await super().delete_dir(prefix)
+
     async def delete(self, key: str) -> None:
         self.kept.pop(key, None)
         await super().delete(key)
