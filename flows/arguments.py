@@ -30,7 +30,7 @@ every night:
   romzarr COMMAND --help                  more on one command
 
 exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or settings, or a
-nightly run that could do nothing at all
+nightly run that could do nothing at all, 128 + n ended by signal n (SIGINT, SIGTERM, SIGHUP)
 """
 
 COMPRESS = """\
@@ -68,8 +68,12 @@ examples:
 """
 
 RECONSTRUCT = """\
+What is at OUT is whole until the new archive takes its place in one step. Stores, and the archive
+that STORE was made from, are never replaced. At a URL only Zarr is written, where nothing is.
+
 examples:
   romzarr reconstruct run.romzarr again.zarr
+  romzarr reconstruct run.romzarr again.nc                            a NetCDF file
   romzarr reconstruct run.romzarr part.zarr --start 100 --stop 200    snapshots 100 to 199
 """
 
@@ -256,14 +260,17 @@ def add_verify(subparsers: Subparsers[Parser]) -> None:
 
 def add_reconstruct(subparsers: Subparsers[Parser]) -> None:
     command = add_command(
-        subparsers, "reconstruct", "decode a store into a Zarr archive", epilog=RECONSTRUCT
+        subparsers,
+        "reconstruct",
+        "decode a store into a Zarr archive or a NetCDF file",
+        epilog=RECONSTRUCT,
     )
     command.set_defaults(run=commands.reconstruct)
     command.add_argument("store", metavar="STORE")
-    command.add_argument("out", metavar="OUT.zarr")
+    command.add_argument("out", metavar="OUT", help="path ending in .zarr or .nc, or a URL")
     command.add_argument("--start", type=int, metavar="I", help="first snapshot (default 0)")
     command.add_argument("--stop", type=int, metavar="J", help="one past the last snapshot")
-    add_overwrite(command, "OUT.zarr")
+    add_overwrite(command, "an archive at OUT")
     add_where(command)
 
 

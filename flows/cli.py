@@ -1,53 +1,77 @@
 """The command ``romzarr``: arguments in, exit status out.
 
 Status 0: done. 1: a bound is broken, or the job failed. 2: wrong usage or settings, or a nightly
-run that could do nothing for any dataset.
+run that could do nothing for any dataset. 128 + n: signal n has ended it.
 Results go to standard output, messages and progress to standard error.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from typing import NoReturn
 
-from flows.arguments import parser
-from flows.logs import complain, logging_to_stderr
-from flows.nightly import CannotRunError
-from pipeline.errors import ConfigError, PipelineError
-
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from flows.signals import EndingOnSignals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    options = parser().parse_args(arguments)
-    try:
-        with logging_to_stderr(options.log_format):
-            status: int = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has gone: what is left must not fail at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except (KeyboardInterrupt, Exception) as error:
-        message, status = explained(error)
-        complain(message, options.log_format)
+    """Run one command and return its exit status; where a signal ends it, end the process."""
+    options, status = None, 0
+    with EndingOnSignals() as ending:
+        try:
+            try:
+                # Only now, when signals are looked after: the rest takes a while to load.
+                from flows.arguments import parser
+                from flows.execute import execute
+
+                options = parser().parse_args(arguments)
+                status = execute(options, ending)
+            finally:
+                ending.close()
+        except BaseException:
+            # Whatever a signal has become on its way up.
+            if not ending.number:
+                raise
+        ending.close()
+        if ending.number:
+            leave(ending, options)
     return status
 
 
-def explained(error: BaseException) -> tuple[str, int]:
-    """What to say about an error that ends a command, and its status; defects are raised."""
-    named = f"{type(error).__name__}: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED
-    if isinstance(error, ConfigError | CannotRunError):
-        return str(error), USAGE
-    if isinstance(error, PipelineError):
-        return str(error), FAILED
-    if isinstance(error, OSError | MemoryError):
-        return named, FAILED
-    raise error
+def leave(ending: EndingOnSignals, options: Namespace | None) -> NoReturn:
+    """End this process, which a signal has asked for, with nothing left of its work.
+
+    Threads of it may be at work still, and would be waited for at an ordinary end. What they
+    write after all was taken back is removed last.
+    """
+    message = f"interrupted by {ending.name}"
+    if options is None:
+        # Nothing is sure to be imported.
+        sys.stderr.write(f"romzarr: error: {message}\n")
+    else:
+        from flows.logs import complain
+
+        complain(message, options.log_format)
+    sys.stderr.flush()
+    kill_children()
+    # Temporary folders and semaphores of packages; clusters that were just being started.
+    atexit._run_exitfuncs()
+    kill_children()
+    staging = sys.modules.get("pipeline.store.staging")
+    if staging is not None:
+        staging.remove_all_of_this_process()
+    os._exit(ending.status)
+
+
+def kill_children() -> None:
+    """Kill workers that are still there: they may write, and would outlive this process."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    for child in multiprocessing.active_children() if multiprocessing else ():
+        child.kill()
+        child.join()
 
 
 if __name__ == "__main__":

@@ -165,6 +165,17 @@ def named(words: str) -> Check:
     return Check(words, accept)
 
 
+def files(words: str, *keys: str) -> Check:
+    """A path under each of these keys."""
+
+    def accept(value: Any) -> dict[str, str]:
+        require(isinstance(value, Mapping) and set(value) == set(keys))
+        require(all(isinstance(each, str) and each.strip() for each in value.values()))
+        return {key: str(value[key]) for key in keys}
+
+    return Check(words, accept)
+
+
 automatic = one_of(AUTO)
 nothing = one_of(NONE)
 positive = number("a number above 0", lambda value: value > 0)
@@ -179,6 +190,9 @@ some_bounds = bounds("a mapping of variables to numbers above 0 such as {u: 0.01
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
 a_cluster = one_of("threads", "local", "slurm", "kubernetes", "gateway") | text(
     "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
+)
+certificates = files(
+    "a mapping of ca_file, cert and key to the paths of PEM files", "ca_file", "cert", "key"
 )
 a_walltime = text("hours such as '01:30:00', with days '2-00:00:00'", r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
 a_kind = text(
@@ -299,11 +313,11 @@ SETTINGS_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "local": (*SCALING, *SIZING),
     "slurm": (
         *(*SCALING, *SIZING, "start_minutes", "queue", "account", "walltime", "interface"),
-        *("directives", "prologue", "log_directory"),
+        *("directives", "prologue", "log_directory", "tls"),
     ),
     "kubernetes": (*SCALING, *SIZING, "start_minutes", "image", "namespace", "secret"),
     "gateway": (*SCALING, "start_minutes", "gateway", "options"),
-    "address": (),
+    "address": ("tls",),
 }
 # What has no default that would fit everybody.
 NEEDED_BY_KIND: Mapping[str, tuple[str, ...]] = {
@@ -331,6 +345,7 @@ class ClusterConfig(Section):
     directives: tuple[str, ...] = setting((), texts("a list of options of sbatch", least=0))
     prologue: tuple[str, ...] = setting((), texts("a list of lines of shell", least=0))
     log_directory: str = setting(".", text("the path of a folder"))
+    tls: Nothing | Mapping[str, str] = setting(NONE, nothing | certificates)
     image: str = setting(NONE, text("'none' or the name of a container image"))
     namespace: str = setting("default", text("the name of a namespace"))
     secret: str = setting(NONE, text("'none' or the name of a secret"))
@@ -346,6 +361,11 @@ class ClusterConfig(Section):
         self._refuse_settings_of_other_kinds()
         self._require_settings_of_this_kind()
         self._check_scaling()
+        if self.tls != NONE and self.kind.startswith("tcp://"):
+            raise ConfigError(
+                f"cluster.tls: found {self.tls!r} with kind {self.kind!r}, which is not encrypted; "
+                "give the address as tls://, or remove cluster.tls"
+            )
 
     @property
     def family(self) -> str:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
+from tempfile import TemporaryDirectory
 
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
+from distributed.utils import LoopRunner
+from tornado.ioloop import IOLoop
 
 from flows.clusters import Workers
 from flows.clusters.workers import described, limit_blas, scale
+from flows.signals import SIGNALS
 from pipeline.config import AUTO, NONE, ClusterConfig
 
 
@@ -23,6 +29,9 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
         settings = replace(settings, workers=max(1, CPU_COUNT // threads))
     fixed = settings.maximum == NONE
     with (
+        # Of the workers; what a killed one leaves goes with it.
+        TemporaryDirectory(prefix="romzarr-workers-") as folder,
+        loop_without_signals() as loop,
         LocalCluster(
             n_workers=settings.workers if fixed else settings.minimum,
             threads_per_worker=threads,
@@ -32,7 +41,9 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
             # No dashboard, and a port of its own: the usual one may belong to another job.
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
+            local_directory=folder,
             silence_logs=logging.ERROR,
+            loop=loop,
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -40,3 +51,24 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
             scale(cluster, settings)
         limit_blas(client)
         yield Workers(described(settings, f"processes of {threads} thread(s)"), client)
+
+
+@contextmanager
+def loop_without_signals() -> Iterator[IOLoop]:
+    """The event loop of a thread that gets no signals, nor do the processes that it starts.
+
+    A terminal, systemd and SLURM tell all processes of a job to end. Workers that do so by
+    themselves are taken for crashed and started again, while they are stopped in order.
+    """
+    runner = LoopRunner()
+    # Started by the loop, the tracker would let signals through there.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()

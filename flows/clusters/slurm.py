@@ -12,14 +12,19 @@ from pathlib import Path
 
 from dask_jobqueue import SLURMCluster
 from distributed import Client
+from distributed.security import Security
+from distributed.utils import get_ip
 
 from flows.clusters import ClusterError, Workers
+from flows.clusters.security import security_of
 from flows.clusters.workers import described, or_cluster_error, ready
 from pipeline.config import AUTO, NONE, ClusterConfig
 
 # Of a job's time a worker uses this much, and hands over what it holds in the rest.
 LIFETIME = 0.9
 PATIENCE_SECONDS = 60
+# Of dashboards, with a port of its own: the usual one may belong to another job.
+LOOPBACK = "127.0.0.1:0"
 
 
 @contextmanager
@@ -36,9 +41,10 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
             "cluster.kind: found 'slurm', but this machine has no sbatch; run on a node from "
             "which jobs are submitted, or use another kind"
         )
+    security = security_of(settings)
     logs = Path(settings.log_directory).expanduser().absolute()
     logs.mkdir(parents=True, exist_ok=True)
-    with or_cluster_error(lambda: _cluster(settings, logs), "no scheduler") as cluster:
+    with or_cluster_error(lambda: _cluster(settings, logs, security), "no scheduler") as cluster:
         refuse_what_slurm_refuses(cluster.job_script())
         # Fixed numbers too: otherwise nobody replaces a job that ended or was cancelled.
         fixed = settings.maximum == NONE
@@ -55,7 +61,7 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
             yield all_
 
 
-def _cluster(settings: ClusterConfig, logs: Path) -> SLURMCluster:
+def _cluster(settings: ClusterConfig, logs: Path, security: Security | None) -> SLURMCluster:
     lifetime = int(LIFETIME * seconds(settings.walltime))
     return SLURMCluster(
         cores=settings.threads_per_worker,
@@ -65,15 +71,24 @@ def _cluster(settings: ClusterConfig, logs: Path) -> SLURMCluster:
         account=None if settings.account == NONE else settings.account,
         walltime=settings.walltime,
         interface=None if settings.interface == AUTO else settings.interface,
+        security=security,
         job_name="romzarr",
         job_extra_directives=list(settings.directives),
         job_script_prologue=list(settings.prologue),
         log_directory=str(logs),
         # Different for each, so that not all of them hand over at once.
-        worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{lifetime // 9}s"],
-        # A port of its own: the usual one may belong to another job.
-        scheduler_options={"dashboard_address": ":0"},
+        worker_extra_args=[
+            *("--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{lifetime // 9}s"),
+            *("--dashboard-address", LOOPBACK),
+        ],
+        scheduler_options=scheduler_options(settings),
     )
+
+
+def scheduler_options(settings: ClusterConfig) -> dict[str, str]:
+    """Where the scheduler listens: on the one address that the jobs are given."""
+    where = {"host": get_ip()} if settings.interface == AUTO else {"interface": settings.interface}
+    return {**where, "dashboard_address": LOOPBACK}
 
 
 def seconds(walltime: str) -> int:

@@ -21,7 +21,7 @@ from flows.logs import Format, logging_to_stderr
 from flows.nightly.catalogue import Entry
 from flows.nightly.plan import Job
 from flows.nightly.work import attempted, failed_entry
-from flows.signals import ending_on_sigterm
+from flows.signals import EndingOnSignals
 from pipeline.config import Config
 from pipeline.steps import working_on
 
@@ -155,7 +155,7 @@ def work(connection: Connection, lives: Connection, config: Config, log_format: 
     threading.Thread(target=end_with, args=(lives,), daemon=True).start()
     with (
         contextlib.suppress(KeyboardInterrupt, EOFError),
-        ending_on_sigterm(),
+        EndingOnSignals(),
         logging_to_stderr(log_format),
         connect(config.cluster),
     ):

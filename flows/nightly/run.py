@@ -21,7 +21,6 @@ from flows.nightly.record import Record, begun, write
 from flows.nightly.tables import GONE
 from flows.nightly.team import Alone, Team, crew_for
 from flows.nightly.work import begun_entry, failed_entry, is_to_be_swept, left_entry, settled_entry
-from flows.signals import ending_on_sigterm
 from pipeline.config import Config, NightlyConfig
 from pipeline.errors import PipelineError
 from pipeline.steps import size, working_on
@@ -78,10 +77,11 @@ def run_nightly(
         If nothing can be done for any dataset: a setting is wrong, a place unreachable, or
         another run at work, or nothing is found where the settings look.
     KeyboardInterrupt
-        After SIGINT or SIGTERM. What was finished counts, and nothing half-written is left.
+        After a signal (`flows.signals`). What was finished counts, and nothing half-written is
+        left.
     """
     config, began = checked(config), time.monotonic()
-    with locked(config.nightly.stores) as lock, ending_on_sigterm():
+    with locked(config.nightly.stores) as lock:
         catalogue = catalogue_of(config.nightly.stores)
         written(catalogue.folder.sweep)
         plan = plan_run(config, only=only, since=since)

@@ -18,9 +18,9 @@ from pipeline.archive.provider import Provider
 from pipeline.archive.stamp import stamp_of
 from pipeline.archive.zarr_archive import MissingChunks, ZarrArchive
 
-_CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
+CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
 _ZARR = frozenset({".zarr", ".zip"})
-_NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
+NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
 
 
 Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
@@ -95,9 +95,9 @@ def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:
     kind = suffix(location)
     if os.path.isdir(location) or kind in _ZARR:
         return ZarrArchive.open(location, missing_chunks)
-    if kind in _CSV:
+    if kind in CSV:
         return MemoryArchive(redacted(location), read_csv(location))
     # A local file of another suffix can only be NetCDF; its first bytes will tell.
-    if kind in _NETCDF or not is_url(location):
+    if kind in NETCDF or not is_url(location):
         return FileArchive(location)
     return ZarrArchive.open(location, missing_chunks)

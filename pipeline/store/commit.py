@@ -10,10 +10,7 @@ removes those whose time is over. Nothing is ever removed that no root metadata 
 while these are damaged.
 
 On a local file system the generation is built in a hidden folder beside the destination,
-``.<name>.partial-<generation>``, holding ``lock`` and ``store/``. The writer keeps ``lock``
-locked (flock) as long as it lives, so the kernel tells the next writer whether the folder
-was left by a crash, and on which host and by which process does not matter. Where a file
-system has no locks, leftovers are taken to be alive and are never removed.
+``.<name>.partial-<generation>``, holding ``lock`` and ``store/`` (`pipeline.store.staging`).
 
 On an object store the generation is written under the destination at once and no lock
 exists: what crashed writers left is removed when it is a week old.
@@ -23,13 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +32,16 @@ from pipeline import objects
 from pipeline.errors import StorageError, StoreError, StoreExistsError
 from pipeline.store import layout, limits
 from pipeline.store.layout import Part, Root, Superseded
+from pipeline.store.staging import (
+    claim,
+    flush,
+    flush_tree,
+    locked,
+    remove_staging,
+    staging_of,
+    sweep_staging,
+    write_flushed,
+)
 
 # How long a generation stays that was replaced. An analysis that was begun on it, or a graph built
 # on it, goes on for some time; archives are not held twice for long.
@@ -45,8 +49,6 @@ RETENTION = timedelta(hours=1)
 # A stream may replace generations many times a second: of more than so many the oldest go.
 MOST_SUPERSEDED = 128
 _ABANDONED = timedelta(days=7)
-# Files brought to the disk side by side.
-_FLUSHED = 16
 
 
 class Commit(Protocol):
@@ -135,7 +137,7 @@ def check_root(url: str) -> None:
     newest = max(_begun(name) for name in root.generations)
     others = {name for name in names - root.named if layout.GENERATION.fullmatch(name)}
     for name in sorted(name for name in others if _begun(name) > newest):
-        if not _staging(Path(url), name).exists() and layout.current_root(url) == root:
+        if not staging_of(Path(url), name).exists() and layout.current_root(url) == root:
             raise StoreError(
                 f"{url}: {layout.ROOT} does not name {name}, which is newer: an older one was put "
                 "back, or the store was copied while it was written to; restore the newer one, or "
@@ -220,7 +222,7 @@ class LocalCommit:
     ) -> None:
         self.path, self.generation, self.overwrite = path, generation, overwrite
         self._onto = onto
-        self._staging = _staging(path, generation)
+        self._staging = staging_of(path, generation)
         self._lock: int | None = None
         self._parents: list[Path] = []
 
@@ -234,25 +236,8 @@ class LocalCommit:
         self._check_destination()
         self._make_parents()
         _sweep(self.path)
-        self._take_lock()
+        self._lock = claim(self._staging)
         Path(self.url).mkdir(parents=True)
-
-    def _take_lock(self) -> None:
-        lock = self._staging / "lock"
-        # Another writer's sweep may hold the lock for a moment, and remove it unless it was
-        # ours first; then the folder is made again.
-        while not lock.exists():
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
-            self._staging.mkdir(exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            if self._lock is None:
-                continue
-            # Without locks in this file system nobody will take the writer for dead.
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def _check_destination(self) -> bool:
         """Whether a store has to be replaced."""
@@ -266,7 +251,7 @@ class LocalCommit:
             raise _exists_error(str(self.path))
         if self.path.is_dir() and not any(self.path.iterdir()):
             return False
-        if _replaceable(str(self.path)):
+        if holds_store(str(self.path)):
             return True
         raise StoreError(
             f"{self.path}: exists and is not a romzarr store, so --overwrite does not replace "
@@ -281,7 +266,7 @@ class LocalCommit:
 
     def publish(self, parts: tuple[Part, ...]) -> Root:
         built = self._staging / "store"
-        _flush_tree(built)
+        flush_tree(built)
         if self._check_destination():
             return self._replace(built, parts)
         root = Root(parts)
@@ -289,8 +274,8 @@ class LocalCommit:
         return root
 
     def _appear(self, built: Path, root: bytes) -> None:
-        _write_flushed(built / layout.ROOT, root)
-        _flush(built)
+        write_flushed(built / layout.ROOT, root)
+        flush(built)
         try:
             # Succeeds only where nothing or an empty folder is.
             os.rename(built, self.path)
@@ -298,31 +283,29 @@ class LocalCommit:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise _exists_error(str(self.path)) from error
             raise
-        _flush(self.path.parent)
+        flush(self.path.parent)
 
     def _replace(self, built: Path, parts: tuple[Part, ...]) -> Root:
         prepared = self._staging / layout.ROOT
-        with _locked(self.path):
+        with locked(self.path):
             # Nobody else can replace the root between this look and the end.
             self._check_destination()
             before = _current(str(self.path))
             # Where nothing tells what counted, all that is there is what was to be replaced.
             others = _generations(self.path) if before is None else ()
             root = _root_after(parts, before, others)
-            _write_flushed(prepared, layout.root_document(root))
+            write_flushed(prepared, layout.root_document(root))
             os.rename(built / self.generation, self.path / self.generation)
-            _flush(self.path)
+            flush(self.path)
             os.replace(prepared, self.path / layout.ROOT)
-            _flush(self.path)
+            flush(self.path)
         for name in _dropped(before, root):
             shutil.rmtree(self.path / name, ignore_errors=True)
         return root
 
     def abort(self) -> None:
-        if self._lock is None and not self._staging.exists():
-            self._remove_parents()
-            return
-        _discard(self.path, self.generation)
+        if self._lock is not None or self._staging.exists():
+            _discard(self.path, self.generation)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -335,20 +318,7 @@ class LocalCommit:
                 parent.rmdir()
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Alone among those who lock this folder, on file systems that have locks."""
-    with _descriptor(folder) as descriptor:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-def _staging(path: Path, generation: str) -> Path:
-    return path.with_name(f".{path.name}.partial-{generation}")
-
-
-def _replaceable(url: str) -> bool:
+def holds_store(url: str) -> bool:
     """Whether a romzarr store of any format lies at `url`, or part of one that was half copied."""
     try:
         layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
@@ -367,13 +337,7 @@ def _is_remainder(path: Path) -> bool:
 
 def _sweep(path: Path) -> None:
     """Remove what crashed writers of `path` left, and nothing of writers still alive."""
-    prefix = f".{path.name}.partial-"
-    for staging in path.parent.glob(f"{_glob_escaped(prefix)}*"):
-        generation = staging.name.removeprefix(prefix)
-        if layout.GENERATION.fullmatch(generation):
-            with _claimed(staging) as dead:
-                if dead:
-                    _discard(path, generation)
+    sweep_staging(path, layout.GENERATION, lambda generation: _discard(path, generation))
     root = _current(str(path))
     for name in _outlived(root.superseded) if root else ():
         shutil.rmtree(path / name, ignore_errors=True)
@@ -384,86 +348,12 @@ def _generations(path: Path) -> list[str]:
     return [entry.name for entry in path.iterdir() if layout.GENERATION.fullmatch(entry.name)]
 
 
-def _glob_escaped(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
-
-
-@contextlib.contextmanager
-def _claimed(staging: Path) -> Iterator[bool]:
-    """Whether the writer of `staging` is dead; it cannot come to life inside the context."""
-    try:
-        lock = os.open(staging / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield _abandoned_without_lock(staging)
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        dead = False
-    else:
-        dead = True
-    try:
-        yield dead
-    finally:
-        os.close(lock)
-
-
-def _abandoned_without_lock(staging: Path) -> bool:
-    # Empty, it is one whose writer died before it made the lock; a writer that lives makes
-    # the folder again. Not empty, it was brought back by a write under way in a failed
-    # writer's thread, or is one that somebody is just removing.
-    with contextlib.suppress(OSError):
-        staging.rmdir()
-    return staging.exists() and _age(staging) > timedelta(minutes=1)
-
-
-def _age(path: Path) -> timedelta:
-    return datetime.now(UTC) - datetime.fromtimestamp(path.stat().st_mtime, UTC)
-
-
 def _discard(path: Path, generation: str) -> None:
     """Remove a staging folder, and its generation where it was moved in but never counted."""
     counts = _current(str(path))
     if counts is not None and generation not in counts.generations:
         shutil.rmtree(path / generation, ignore_errors=True)
-    staging = _staging(path, generation)
-    for _ in range(10):
-        # The lock goes last: a folder that is not wholly removed must be known as left over.
-        shutil.rmtree(staging / "store", ignore_errors=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        # After a failure, writes under way in other threads may bring the folder back.
-        time.sleep(0.01)
-        if not staging.exists():
-            break
-
-
-def _flush_tree(folder: Path) -> None:
-    """Bring every file and folder below `folder` to the disk, side by side: it is all waiting."""
-    found = list(os.walk(folder))
-    paths = [Path(parent, name) for parent, _, names in found for name in ("", *names)]
-    with ThreadPoolExecutor(_FLUSHED) as pool:
-        list(pool.map(_flush, paths))
-
-
-def _flush(path: Path) -> None:
-    with _descriptor(path) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _descriptor(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _write_flushed(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    remove_staging(staging_of(path, generation))
 
 
 class ObjectCommit:
@@ -504,7 +394,7 @@ class ObjectCommit:
             raise _exists_error(self._root)
         self._names = self._folder.names()
         others = {n for n in self._names if not layout.GENERATION.fullmatch(n)}
-        if self._onto is None and others and not _replaceable(self._root):
+        if self._onto is None and others and not holds_store(self._root):
             raise StoreError(
                 f"{self._root}: holds other data ({min(others)!r}); choose another destination"
             )

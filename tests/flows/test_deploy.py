@@ -70,7 +70,7 @@ def test_the_triggers_start_the_nightly_command():
 
 def test_the_settings_of_clusters_in_the_readme_are_allowed(tmp_path):
     lines = re.findall(r"^    (cluster: .*)$", README, re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 4
     for number, line in enumerate(lines):
         path = tmp_path / f"{number}.yaml"
         path.write_text(line)

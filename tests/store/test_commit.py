@@ -129,7 +129,7 @@ def test_a_full_disk_at_any_write_leaves_what_was(make, write, small, monkeypatc
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     put = zarr.storage.LocalStore.set
-    flush, rename, replace = commit._write_flushed, os.rename, os.replace
+    flush, rename, replace = commit.write_flushed, os.rename, os.replace
 
     async def put_or_fail(self, *args):
         fail_at_zero()
@@ -140,7 +140,7 @@ def test_a_full_disk_at_any_write_leaves_what_was(make, write, small, monkeypatc
         monkeypatch.setattr(
             commit.os, name, lambda *args, original=original: (fail_at_zero(), original(*args))
         )
-    monkeypatch.setattr(commit, "_write_flushed", lambda *args: (fail_at_zero(), flush(*args)))
+    monkeypatch.setattr(commit, "write_flushed", lambda *args: (fail_at_zero(), flush(*args)))
 
     def write_or_fail(target):
         try:

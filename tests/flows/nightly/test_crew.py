@@ -80,7 +80,7 @@ def test_the_processes_end_with_the_run_and_the_next_goes_on(many, number):
     wait_for(lambda: len(under_way(many)) == 2)
     there = members(run)
     run.signal(number)
-    assert run.end()[0] == (130 if number == signal.SIGTERM else -number)
+    assert run.end()[0] == (128 + number if number == signal.SIGTERM else -number)
     wait_for(lambda: not any(each.is_running() for each in there))
     assert number == signal.SIGKILL or not many.unfinished()
     assert many.nightly() == 0

@@ -71,7 +71,7 @@ def slow_reading(monkeypatch, seconds):
         yield begun
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_that_is_told_to_end_takes_back_what_is_under_way(place, capsys, number):
     for name in ("a.zarr", "b.zarr"):
         place.add(name, snapshots=1200)
@@ -79,8 +79,8 @@ def test_a_run_that_is_told_to_end_takes_back_what_is_under_way(place, capsys, n
     wait_for(lambda: list(place.stores.glob(".a.romzarr.partial-*")))
     run.signal(number)
     status, said = run.end()
-    assert status == 130
-    assert "romzarr: error: interrupted" in said
+    assert status == 128 + number
+    assert f"romzarr: error: interrupted by {signal.Signals(number).name}\n" in said
     assert not place.unfinished()
     assert place.records()[-1]["state"] == "interrupted"
     assert place.entry("a.zarr")["state"] == "new"
