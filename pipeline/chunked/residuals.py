@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.chunked.blocks import Tile
 from pipeline.coding.residuals import encode_residuals, rounded_residuals
 from pipeline.contracts import Floats, ReadBlock, Region
+from pipeline.numerics.rounding import rounded
 
 Matrix = NDArray[np.float64]
 
@@ -89,7 +90,7 @@ class WriteResiduals:
         content = encode_residuals(residuals, tile.shape, self.step)
         self.writer.write_tile(self.variable, tile.index, content)
         with np.errstate(over="ignore", invalid="ignore"):
-            corrected = (decoded + residuals).astype(values.dtype)
+            corrected = rounded(decoded + residuals, values.dtype)
         return Found(
             largest=_largest(values),
             drift=drift,
