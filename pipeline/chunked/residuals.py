@@ -67,9 +67,11 @@ class Spread:
 
     def __call__(self, block: ReadBlock, tile: Tile) -> float:
         values = np.moveaxis(block.values, self.time_axis, 0).astype(np.float64)
-        about = values - values.mean(axis=0)
-        counted = np.isfinite(about)
-        return float(np.sqrt(np.mean(about**2, where=counted))) if counted.any() else 0.0
+        # What cannot be squared is refused by the POD, with its name.
+        with np.errstate(over="ignore", invalid="ignore"):
+            about = values - values.mean(axis=0)
+            counted = np.isfinite(about)
+            return float(np.sqrt(np.mean(about**2, where=counted))) if counted.any() else 0.0
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,9 @@ class CoefficientStore:
         ]
         # Where no snapshot is wanted any part tells the shape.
         decoded = decoded or [self.last.decode(variable, rows, space_indexers)]
-        values = np.take(np.concatenate(decoded, axis=axis), back, axis=axis)
+        # Not in another order of bytes.
+        joined = np.concatenate(decoded, axis=axis, dtype=stored.dtype)
+        values = np.take(joined, back, axis=axis)
         return values.take(0, axis) if isinstance(time_indexer, int | np.integer) else values
 
     def mean(self, variable: str, space_indexers: Sequence[Indexer] | None = None) -> Floats:
