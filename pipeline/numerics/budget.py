@@ -118,10 +118,9 @@ def _fits(variable: VariableNorms, tolerance: float, basis: np.dtype[Any]) -> bo
         return variable.dtype.itemsize <= basis.itemsize
     # A field is the root of the number of snapshots larger than values, and transforms add some.
     largest = GROWTH * (variable.mean + variable.fluctuation)
-    inside = largest < float(np.finfo(basis).max)
-    return (
-        inside and _decoding(variable, basis) <= ROUNDING_SHARE * tolerance * variable.fluctuation
-    )
+    if not largest < float(np.finfo(basis).max):
+        return False
+    return _decoding(variable, basis) <= ROUNDING_SHARE * tolerance * variable.fluctuation
 
 
 def _allowed(variable: VariableNorms, tolerance: float, basis: np.dtype[Any]) -> float:

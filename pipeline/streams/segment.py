@@ -150,7 +150,8 @@ class OpenSegment:
             if variable.dtype.itemsize < rows.itemsize:
                 continue
             values = rows[:, part]
-            moved = values - (pod.origin[part] if begun else values[0])
+            with np.errstate(over="ignore"):
+                moved = values - (pod.origin[part] if begun else values[0])
             largest, apart = (np.nanmax(np.abs(x), initial=0.0) for x in (values, moved))
             still = not begun or pod.fluctuation[v] < SMALLEST**2
             if LARGEST < largest < np.inf or (still and 0 < apart < SMALLEST):
