@@ -21,7 +21,7 @@ def rounded(values: Floats, dtype: DTypeLike) -> NDArray[Any]:
         with np.errstate(over="raise"):
             return values.astype(dtype, copy=False)
     except FloatingPointError:
-        return _cut_off(values, dtype).astype(dtype)
+        return _cut_off(values, np.isfinite(values), dtype).astype(dtype)
 
 
 def rounded_sum(first: Floats, second: Floats | float, out: NDArray[Any]) -> None:
@@ -32,11 +32,11 @@ def rounded_sum(first: Floats, second: Floats | float, out: NDArray[Any]) -> Non
     except FloatingPointError:
         with np.errstate(over="ignore"):
             total = np.add(first, second, dtype=np.float64)
-        cut = _cut_off(total, out.dtype)
         finite = np.isfinite(first) & np.isfinite(second)
-        np.copyto(out, np.where(finite, cut, total), casting="same_kind")
+        np.copyto(out, _cut_off(total, finite, out.dtype), casting="same_kind")
 
 
-def _cut_off(values: Floats, dtype: DTypeLike) -> Floats:
+def _cut_off(values: Floats, finite: NDArray[np.bool_], dtype: DTypeLike) -> Floats:
+    """What is `finite` within the range of a dtype."""
     most = float(np.finfo(np.dtype(dtype)).max)
-    return np.clip(values, -most, most)
+    return np.where(finite, np.clip(values, -most, most), values)
