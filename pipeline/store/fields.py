@@ -126,8 +126,7 @@ class FieldPart:
         """
         _, blocks, _ = self.blocks.shape
         sums = np.empty((len(weights), ROWS, blocks, COLUMNS), self.blocks.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
-            product(weights[:, None], self.blocks.swapaxes(0, 1), sums.swapaxes(1, 2))
+        product(weights[:, None], self.blocks.swapaxes(0, 1), sums.swapaxes(1, 2))
         rows = len(weights) * ROWS
         return sums.reshape(rows, self.width)[:, self.columns].reshape(rows, *self.first.shape)
 

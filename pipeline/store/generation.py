@@ -207,14 +207,16 @@ class Generation:
         """Write the sums over all modes, time first."""
         a, aligned = self.latent.at(rows), AlignedRows.of(rows)
         dtype = np.dtype(self.facts["arithmetic"])
-        terms = [
-            Term(
-                FieldValues(each.arrays, each.variables[stored.name]),
-                aligned.spread(a[:, columns] / each.own_values, dtype),
-            )
-            for each, columns in self._with_fields()
-        ]
-        write_sums(terms, self._chain[0].mean_weight, aligned, wanted, out)
+        # Only a store made to harm lets sums overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            terms = [
+                Term(
+                    FieldValues(each.arrays, each.variables[stored.name]),
+                    aligned.spread(a[:, columns] / each.own_values, dtype),
+                )
+                for each, columns in self._with_fields()
+            ]
+            write_sums(terms, self._chain[0].mean_weight, aligned, wanted, out)
 
     def _put_episodes(
         self, stored: StoredVariable, snapshots: Positions, wanted: Wanted, values: NDArray[Any]
