@@ -74,10 +74,9 @@ def drawn(seed: int) -> Case:
     lengths = _lengths(rng, sizes["time"])
     bounds = None
     if way == "compress" and rng.random() < 0.3:
-        bounds = {
-            str(n): float(10 ** rng.uniform(-3, 0)) * float(np.nanstd(v.values.astype("f8")) + 1e-9)
-            for n, v in source.data_vars.items()
-        }
+        with np.errstate(over="ignore"):
+            spread = {str(n): np.nanstd(v.values.astype("f8")) for n, v in source.data_vars.items()}
+        bounds = {n: float(10 ** rng.uniform(-3, 0)) * float(s + 1e-9) for n, s in spread.items()}
     if way == "compress":
         source = source.chunk(time=int(rng.choice([1, 7, 10**6])), x=int(rng.choice([5, 10**6])))
     return Case(
