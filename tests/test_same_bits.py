@@ -80,6 +80,7 @@ def places(length: int) -> st.SearchStrategy:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The specified chunks")
 @given(
     name=st.sampled_from(["batch", "model", "bounded", "parts"]),
     chunks=st.sampled_from([None, {}, {"time": 7}, {"x": 5, "y": 2}]),

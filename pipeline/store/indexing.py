@@ -60,6 +60,8 @@ def _runs(places: Positions, length: int) -> Iterator[tuple[int, Positions, slic
 
 def narrowed(inside: Positions) -> slice | Positions:
     """Increasing positions; a slice where they are contiguous: it copies nothing."""
+    if not len(inside):
+        return slice(0, 0)
     first, last = int(inside[0]), int(inside[-1])
     return slice(first, last + 1) if last - first + 1 == len(inside) else inside
 
