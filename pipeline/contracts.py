@@ -158,6 +158,7 @@ class LatentCode:
     kept, and the last of the record, so any time range decodes from the samples around it.
     Between two kept samples model ``block_model[start // block_steps]`` is integrated (-1:
     straight line) with ``substeps`` Runge-Kutta steps a snapshot and closed on the next one.
+    Of a part of a record ``first`` samples come before.
     """
 
     index: NDArray[np.int64]
@@ -165,6 +166,7 @@ class LatentCode:
     block_steps: int
     block_model: NDArray[np.int16]
     substeps: int
+    first: int = 0
 
     @property
     def kept(self) -> int:

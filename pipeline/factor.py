@@ -389,8 +389,11 @@ def _sums_of_block(block: RowBlock, weights: Floats | None) -> _MeanSums:
     if block.valid is not None:
         mask = digest_of([np.packbits(block.valid).tobytes()])
         mean, weights = mean[block.valid], weights[block.valid]
-    square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
-    return _MeanSums(square, float(mean.sum()), len(mean), weight, mask)
+    # What cannot be squared is refused with its name: rounding of float64 is too much beside it.
+    with np.errstate(over="ignore"):
+        square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
+        total = float(mean.sum())
+    return _MeanSums(square, total, len(mean), weight, mask)
 
 
 def _same_masks(
@@ -412,7 +415,9 @@ def _norms(
 ) -> tuple[VariableNorms, ...]:
     m = len(archive.time.values)
     return tuple(
-        VariableNorms(v.name, float(total**0.5), float((m * mean.square) ** 0.5), v.dtype)
+        VariableNorms(
+            v.name, float(total**0.5), float((m * mean.square) ** 0.5), v.dtype, m * mean.weight
+        )
         for v, total, mean in zip(archive.variables, totals, means, strict=True)
     )
 
@@ -437,6 +442,11 @@ def _defect_error(archive: Archive, plan: PODPlan, defect: Defect) -> ArchiveErr
         return ArchiveError(
             f"{where}: found an infinite value, allowed are finite values, and NaN where it is "
             f"NaN at all times; repair the value or leave the variable out"
+        )
+    if defect.kind == "scale":
+        return ArchiveError(
+            f"{where}: found fluctuations that cannot be squared in float64, allowed are about "
+            f"1e-140 to 1e140; multiply the variable by a power of ten, or use tolerance 0"
         )
     found, before = ("NaN", "a number") if defect.kind == "appears" else ("a number", "NaN")
     return ArchiveError(

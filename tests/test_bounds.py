@@ -22,7 +22,6 @@ from pipeline.coding import wavelet
 from pipeline.errors import AccuracyError, ConfigError
 from pipeline.numerics import integrate, sampling
 from pipeline.store import fields, layout
-from pipeline.store.generation import Generation
 from pipeline.store.latent import StoredLatent
 from pipeline.store.reader import _opened, open_store
 from tests.oracles import decoded_errors
@@ -192,18 +191,13 @@ def test_bounds_hold_where_every_result_of_arithmetic_is_another(bounded, monkey
     def of(function):
         return lambda *args, **kwargs: shaken(function(*args, **kwargs))
 
-    def shaken_sum(weights, some, axis, out):
-        combine(weights, some, axis, out)
-        out[...] = shaken(out)
-
-    combine = fields.combine
     monkeypatch.setattr(wavelet, "_lift", shaken_lift)
     monkeypatch.setattr(wavelet, "_synthesise", shaken_synthesis)
-    monkeypatch.setattr(fields, "combine", shaken_sum)
+    monkeypatch.setattr(fields.FieldPart, "sums", of(fields.FieldPart.sums))
     monkeypatch.setattr(integrate, "runge_kutta_step", of(integrate.runge_kutta_step))
-    monkeypatch.setattr(sampling, "_predict", of(sampling._predict))
+    monkeypatch.setattr(sampling, "_open_ends", of(sampling._open_ends))
     monkeypatch.setattr(StoredLatent, "span", of(StoredLatent.span))
-    monkeypatch.setattr(Generation, "weights", of(Generation.weights))
+    monkeypatch.setattr(fields.AlignedRows, "spread", of(fields.AlignedRows.spread))
     _opened.cache_clear()
     decoded = xr.open_dataset(store, engine="romzarr").load()
     _opened.cache_clear()

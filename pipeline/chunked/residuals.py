@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.chunked.blocks import Tile
 from pipeline.coding.residuals import encode_residuals, rounded_residuals
 from pipeline.contracts import Floats, ReadBlock, Region
+from pipeline.numerics.rounding import rounded
 
 Matrix = NDArray[np.float64]
 
@@ -66,9 +67,11 @@ class Spread:
 
     def __call__(self, block: ReadBlock, tile: Tile) -> float:
         values = np.moveaxis(block.values, self.time_axis, 0).astype(np.float64)
-        about = values - values.mean(axis=0)
-        counted = np.isfinite(about)
-        return float(np.sqrt(np.mean(about**2, where=counted))) if counted.any() else 0.0
+        # What cannot be squared is refused by the POD, with its name.
+        with np.errstate(over="ignore", invalid="ignore"):
+            about = values - values.mean(axis=0)
+            counted = np.isfinite(about)
+            return float(np.sqrt(np.mean(about**2, where=counted))) if counted.any() else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class WriteResiduals:
         content = encode_residuals(residuals, tile.shape, self.step)
         self.writer.write_tile(self.variable, tile.index, content)
         with np.errstate(over="ignore", invalid="ignore"):
-            corrected = (decoded + residuals).astype(values.dtype)
+            corrected = rounded(decoded + residuals, values.dtype)
         return Found(
             largest=_largest(values),
             drift=drift,

@@ -1,8 +1,4 @@
-"""Wavelet coefficients that are mostly zeros, and what becomes of them.
-
-The transform is linear: a sum of arrays is what the sum of their coefficients is transformed
-back to. Where few sums of many arrays are wanted, that is far less work.
-"""
+"""Wavelet coefficients that are mostly zeros, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -57,33 +53,6 @@ class Coefficients:
         shape, levels = self.shape[1:], self.levels[1:]
         stop = np.searchsorted(self.places, math.prod(shape))
         return Coefficients(shape, levels, self.places[:stop], self.values[:stop]).array()
-
-    def combined(self, weights: Floats) -> Floats:
-        """Weighted sums of what lies along the first axis, which has no levels.
-
-        Parameters
-        ----------
-        weights : ndarray, shape (m, r)
-
-        Returns
-        -------
-        ndarray, shape (m, *shape[1:]), dtype of `values`
-            ``weights @ array()`` to the rounding of that dtype: the sums are of float64, but
-            they are rounded before they are transformed, not after.
-
-        Raises
-        ------
-        StoreError
-            If a sum is not finite.
-        """
-        points = math.prod(self.shape[1:])
-        ends = np.searchsorted(self.places, points * np.arange(self.shape[0] + 1))
-        counts, inside = np.diff(ends), self.places % max(1, points)
-        out = np.empty((len(weights), points), self.values.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for row, place in zip(weights, out, strict=True):
-                place[:] = np.bincount(inside, np.repeat(row, counts) * self.values, points)
-        return _inverted(out.reshape(len(weights), *self.shape[1:]), self.levels)
 
 
 def _inverted(coefficients: Floats, levels: tuple[int, ...]) -> Floats:

@@ -23,18 +23,25 @@ FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 ROUNDED = 9e-4
 # Share that is never spent: that, which rounding of decoded values may double, and a little.
 RESERVE = 2e-3
+# Coefficients of wavelets, and sums on the way to values, may be so many times larger than fields.
+GROWTH = 100.0
 # Arithmetic is good enough when its rounding takes up less than this share of the bound.
 ROUNDING_SHARE = 5e-3
 
 
 @dataclass(frozen=True)
 class VariableNorms:
-    """Norms over the record, in the variable's own units: of the fluctuation and the mean."""
+    """Norms over the record, in the variable's own units: of the fluctuation and the mean.
+
+    ``counted`` is the weight of all its values: a value that is off by 1 everywhere makes the
+    square of that norm.
+    """
 
     name: str
     fluctuation: float
     mean: float
     dtype: np.dtype[Any]
+    counted: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,13 +108,18 @@ def _unit(dtype: np.dtype[Any]) -> float:
 
 def _decoding(variable: VariableNorms, basis: np.dtype[Any]) -> float:
     """Rounding of decoded mean, modes and their sums."""
-    return _unit(basis) * (2 * variable.mean + 20 * variable.fluctuation)
+    relative = _unit(basis) * (2 * variable.mean + 20 * variable.fluctuation)
+    return relative + 22 * _smallest(variable, basis)
 
 
 def _fits(variable: VariableNorms, tolerance: float, basis: np.dtype[Any]) -> bool:
     if variable.fluctuation == 0:
         # A constant is stored exactly, in its own dtype.
         return variable.dtype.itemsize <= basis.itemsize
+    # A field is the root of the number of snapshots larger than values, and transforms add some.
+    largest = GROWTH * (variable.mean + variable.fluctuation)
+    if not largest < float(np.finfo(basis).max):
+        return False
     return _decoding(variable, basis) <= ROUNDING_SHARE * tolerance * variable.fluctuation
 
 
@@ -128,4 +140,10 @@ def _last(variable: VariableNorms) -> float:
     No more than half a unit in the last place; and, because the source is on that grid, it
     moves a value by no more than its distance from the source.
     """
-    return _unit(variable.dtype) * float(np.hypot(variable.mean, variable.fluctuation))
+    relative = _unit(variable.dtype) * float(np.hypot(variable.mean, variable.fluctuation))
+    return relative + _smallest(variable, variable.dtype)
+
+
+def _smallest(variable: VariableNorms, dtype: np.dtype[Any]) -> float:
+    """Rounding of values below the normal ones of a dtype, whose distance is always the same."""
+    return float(np.finfo(dtype).smallest_subnormal) / 2 * float(variable.counted) ** 0.5

@@ -29,8 +29,9 @@ Mask = NDArray[np.bool_]
 class Defect:
     """First place at which the data cannot be compressed.
 
-    ``kind`` is "inf", or "appears" / "vanishes" for NaN that comes and goes; ``time`` the
-    snapshot of the record, ``row`` the row block, ``point`` the flat index in it.
+    ``kind`` is "inf", "scale" for fluctuations whose squares leave float64, or "appears" /
+    "vanishes" for NaN that comes and goes; ``time`` the snapshot of the record, ``row`` the row
+    block, ``point`` the flat index in it.
     """
 
     time: int

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.numerics.library import Library, PolynomialLibrary
+from pipeline.numerics.products import ROWS, product
 
 Matrix = NDArray[np.float64]
 RightHandSide = Callable[[Matrix], Matrix]
@@ -50,14 +51,22 @@ class _Polynomial(NamedTuple):
 
     def at(self, a: Matrix) -> Matrix:
         """Time derivative (w, q) at states (w, q)."""
-        total: Matrix = a @ self.linear
+        total: Matrix = _product(a, self.linear)
         total += self.constant
         for factors, coefficients in self.products:
             values = a.take(factors[0], axis=1)
             for more in factors[1:]:
                 values *= a.take(more, axis=1)
-            total += values @ coefficients
+            total += _product(values, coefficients)
         return total
+
+
+def _product(left: Matrix, right: Matrix) -> Matrix:
+    """``left @ right``; a whole number of blocks of rows in such, as readers need it."""
+    if len(left) % ROWS:
+        return np.asarray(left @ right)
+    blocks = product(left.reshape(-1, ROWS, left.shape[1]), right)
+    return np.asarray(blocks.reshape(len(left), -1))
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class Dynamics:
             return _Polynomial.of(self.library, self.coefficients).at
         active = np.flatnonzero(self.coefficients.any(axis=1))
         coefficients = self.coefficients[active]
-        return lambda a: np.asarray(self.library.evaluate(a, active) @ coefficients)
+        return lambda a: _product(self.library.evaluate(a, active), coefficients)
 
     def __call__(self, a: Matrix) -> Matrix:
         """Time derivative (w, q) at states (w, q)."""

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.contracts import Floats
-from pipeline.errors import ArchiveError
 from pipeline.numerics.factors import Defect, Mask, Place, RowBlock, TimeFactor
 from pipeline.numerics.inner_products import (
     DOUBLE,
@@ -62,13 +61,9 @@ def factor_block(
     Returns
     -------
     RowBlock, TimeFactor
-        With ``defect`` set, and nothing else of use, where values are infinite or the mask
-        moves. Besides `values`, memory for the rows and a few panels is used.
-
-    Raises
-    ------
-    ArchiveError
-        If fluctuations are so large or small that their squares leave float64.
+        With ``defect`` set, and nothing else of use, where values are infinite, the mask moves,
+        or fluctuations are so large or small that their squares leave float64. Besides `values`,
+        memory for the rows and a few panels is used.
     """
     if min(values.shape) > SNAPSHOTS_AT_ONCE:
         return _factor_pieces(values, weights, cut, precision, place)
@@ -95,12 +90,13 @@ def factor_block(
         if defect is not None:
             return _defective(values, defect, place)
         # Points of weight zero may do what they like.
-        counted = slice(None) if weights is None else weights > 0
-        if np.nanmax(np.abs(values - values[0])[:, counted], initial=0.0) > 0:
-            raise ArchiveError(
-                f"variable {place.variable}: fluctuations of norm {norm:g} cannot be squared in "
-                f"float64; multiply the variable by a power of ten before compressing"
-            )
+        counted = np.ones(values.shape[1]) if weights is None else weights > 0
+        with np.errstate(over="ignore"):
+            apart = np.nan_to_num(np.abs(values - values[0]), posinf=np.inf) * counted
+        if apart.max(initial=0.0) > 0:
+            time, point = np.unravel_index(int(np.argmax(apart)), apart.shape)
+            found = Defect(place.start + int(time), "scale", place.row, int(point))
+            return _defective(values, found, place)
     kept = kept_columns(energy[None, :], np.array([energy.sum()]), cut, attempt.rounding)
     # No more directions than these are orthogonal to the constant; the next is rounding.
     kept = min(kept, len(values) - 1)

@@ -8,7 +8,7 @@ never the bound: what counts is the error of exactly what the decoder will compu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.contracts import BlockSpan, LatentCode
 from pipeline.numerics.integrate import Dynamics, runge_kutta_step, trajectories
+from pipeline.numerics.products import ROWS
 
 Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -28,6 +29,8 @@ FIRST_HORIZON = 4
 FEW_BLOCKS, NEAR = 64, 16
 # Numbers one batch of candidate segments may hold.
 BATCH_SIZE = 2**24
+# Segments that a reader integrates side by side.
+SEGMENTS = 4 * ROWS
 # Numbers for which errors at all snapshots and ends of segments are looked at together: there are
 # several arrays of as many, which fit a processor's cache.
 PIECE_SIZE = 2**18
@@ -125,32 +128,62 @@ def rebuild(code: LatentCode, models: Sequence[Dynamics], times: Matrix, span: B
     for model in np.unique(which[gaps]):
         mine = gaps[which[gaps] == model]
         f = None if model == STRAIGHT_LINE else models[model]
-        _fill_gaps(rebuilt, index, samples, mine, f, times, code.substeps)
+        for some in _batches(mine, np.diff(index), samples.shape[1], f, code.first + first):
+            ends = _open_ends(f, some, code.first + first, index, samples, times, code.substeps)
+            _close(rebuilt, ends, index, samples, some, times)
     return rebuilt[span.start - index[0] : span.stop - index[0]]
 
 
-def _fill_gaps(
-    rebuilt: Matrix,
+def _batches(
+    gaps: Index, lengths: Index, modes: int, f: Dynamics | None, first: int
+) -> Iterator[Index]:
+    """Gaps to be filled at once: of a model those that have their places in one batch."""
+    if f is None:
+        size = max(1, BATCH_SIZE // (int(lengths[gaps].max()) * modes))
+        yield from (gaps[i : i + size] for i in range(0, len(gaps), size))
+        return
+    numbers = (first + gaps) // SEGMENTS
+    yield from np.split(gaps, np.flatnonzero(np.diff(numbers)) + 1)
+
+
+def _open_ends(
+    f: Dynamics | None,
+    gaps: Index,
+    first: int,
     index: Index,
     samples: Matrix,
-    gaps: Index,
-    f: Dynamics | None,
     times: Matrix,
     substeps: int,
+) -> Matrix:
+    """States (S, H, r) after the samples before some gaps, as far as the longest reaches.
+
+    Of a model they are the same to the bit whatever else is asked for: a segment has one place
+    among all of the record, and batches are of one size, whether there is anything else in them.
+    """
+    steps = int(np.diff(index)[gaps].max())
+    if f is None:
+        return np.repeat(samples[gaps][:, None, :], steps, axis=1)
+    places = (first + gaps) % SEGMENTS
+    states, start = np.zeros((SEGMENTS, f.modes)), np.zeros(SEGMENTS, np.int64)
+    states[places], start[places] = samples[gaps, : f.modes], index[gaps]
+    predicted = np.repeat(samples[gaps][:, None, :], steps, axis=1)
+    path = trajectories(f, states, times, start, substeps)
+    for step, found in zip(range(steps), path, strict=False):
+        predicted[:, step, : f.modes] = found[places]
+    return predicted
+
+
+def _close(
+    rebuilt: Matrix, open_end: Matrix, index: Index, samples: Matrix, gaps: Index, times: Matrix
 ) -> None:
     """Write the snapshots between samples `gaps` and `gaps + 1` into `rebuilt`."""
-    lengths = np.diff(index)[gaps]
-    batch = max(1, BATCH_SIZE // (int(lengths.max()) * samples.shape[1]))
-    for i in range(0, len(gaps), batch):
-        some, longest = gaps[i : i + batch], int(lengths[i : i + batch].max())
-        start, length = index[some], lengths[i : i + batch]
-        open_end = _predict(samples[some], f, times, start, longest, substeps)
-        miss = samples[some + 1] - open_end[np.arange(len(some)), length - 1]
-        step = np.arange(1, longest + 1)
-        inside = step[None, :] < length[:, None]
-        share = _elapsed(times, start, step) / (times[start + length] - times[start])[:, None]
-        closed = open_end + share[:, :, None] * miss[:, None, :]
-        rebuilt[(start[:, None] + step - index[0])[inside]] = closed[inside]
+    start, length = index[gaps], np.diff(index)[gaps]
+    miss = samples[gaps + 1] - open_end[np.arange(len(gaps)), length - 1]
+    step = np.arange(1, open_end.shape[1] + 1)
+    inside = step[None, :] < length[:, None]
+    share = _elapsed(times, start, step) / (times[start + length] - times[start])[:, None]
+    closed = open_end + share[:, :, None] * miss[:, None, :]
+    rebuilt[(start[:, None] + step - index[0])[inside]] = closed[inside]
 
 
 def _elapsed(times: Matrix, start: Index, step: Index) -> Matrix:

@@ -136,10 +136,6 @@ class StoredArrays:
         _check_finite(values, f"{self.url}: {path}")
         return values
 
-    def kept(self, key: tuple[Any, ...]) -> Any:
-        """What is remembered under `key`, None if nothing is."""
-        return self.tiles.kept((self.generation, *key))
-
     def remembered(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
         """What is remembered under `key`, else what `decode` returns."""
         return self.tiles.get((self.generation, *key), decode)

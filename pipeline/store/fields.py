@@ -1,37 +1,28 @@
-"""Tiles of fields, which weighted sums of fields are taken from: snapshots of a variable.
+"""Tiles of fields, and the weighted sums of them that are snapshots of a variable.
 
-A tile is kept the way it was coded, as the coefficients that are not zero. For a few sums it is
-the sums of the coefficients that are transformed back; for many it pays to decode all fields
-once. Both give the same to the rounding of the fields' own dtype: 20 roundings of the
-fluctuation are set aside for all arithmetic (`pipeline.numerics.budget`).
+A value is the same to the bit whatever it is asked for with: a tile is decoded as a whole, sums
+over modes are products of blocks of one shape (`pipeline.numerics.products`), in which each
+snapshot and each point has its own place, and all else is arithmetic on single values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coding.coefficients import Coefficients
-from pipeline.contracts import Floats, Region
+from pipeline.contracts import Floats
 from pipeline.errors import StoreError
-from pipeline.store.indexing import Positions, combine, place, points
+from pipeline.numerics.products import COLUMNS, ROWS, product
+from pipeline.store.indexing import Positions, narrowed
+from pipeline.store.indexing import points as chosen
 
 Inside = Sequence[slice | Positions]
-
-
-class FieldTile(Protocol):
-    """The fields of a variable, (r + 1, *space), in one tile."""
-
-    def combine(self, weights: Floats, inside: Inside, time_axis: int, out: NDArray[Any]) -> None:
-        """``out = sum_k weights[t, k] fields[k]`` at some points, time as dim `time_axis`."""
-
-    def first(self, inside: Inside) -> Floats:
-        """The first field at some points."""
 
 
 @contextmanager
@@ -44,82 +35,124 @@ def located(where: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class DecodedTile:
-    """Fields as they are."""
-
-    fields: Floats
-
-    def __post_init__(self) -> None:
-        self.fields.flags.writeable = False
-
-    @property
-    def nbytes(self) -> int:
-        return self.fields.nbytes
-
-    def combine(self, weights: Floats, inside: Inside, time_axis: int, out: NDArray[Any]) -> None:
-        combine(weights, points(self.fields, inside), time_axis, out)
-
-    def first(self, inside: Inside) -> Floats:
-        return points(self.fields[:1], inside)[0]
-
-
-@dataclass
-class CodedTile:
-    """Fields as their coefficients.
+class FieldTile:
+    """The fields of a variable in one tile.
 
     Attributes
     ----------
-    coefficients : Coefficients
-        Of the whole tile, (r + 1, *tile).
-    region : tuple of slice
-        The part of the tile that lies within the variable.
-    mask : ndarray of bool, optional
-        Where nothing is, in that part: sums are NaN there, fields other than the first 0.
-    where : str
-        Begins the messages of errors.
+    first : ndarray, shape of the tile
+        The first field.
+    modes : ndarray, shape (r, points)
+        The others, with zeros up to a whole number of blocks of `COLUMNS` points.
     """
 
-    coefficients: Coefficients
-    region: Region
-    mask: NDArray[np.bool_] | None
-    where: str
-    _summed: int = field(default=0, init=False)
+    first: Floats
+    modes: Floats
+
+    @classmethod
+    def of(cls, fields: Floats, mask: NDArray[np.bool_] | None) -> FieldTile:
+        """Fields (r + 1, *tile); where the mask is true the first is NaN, others are 0."""
+        if mask is not None:
+            fields[:1, mask] = np.nan
+            fields[1:, mask] = 0
+        modes = fields[1:]
+        flat = modes.reshape(len(modes), math.prod(modes.shape[1:]))
+        first = fields[0, ...]
+        if missing := -first.size % COLUMNS:
+            # Not a view, which would keep all fields.
+            first, flat = first.copy(), np.pad(flat, ((0, 0), (0, missing)))
+        first.flags.writeable = flat.flags.writeable = False
+        return cls(first, flat)
 
     @property
     def nbytes(self) -> int:
-        return self.coefficients.nbytes + (0 if self.mask is None else self.mask.nbytes)
+        return self.first.nbytes + self.modes.nbytes
 
-    def is_worth_decoding(self, count: int) -> bool:
-        """Whether to decode all fields for `count` sums more, with those that were asked for.
+    def part(self, inside: Inside) -> FieldPart:
+        """Some points, each axis indexed for itself."""
+        first = chosen(self.first[None], inside)[0, ...]
+        rank, width = self.modes.shape
+        blocks = self.modes.reshape(rank, width // COLUMNS, COLUMNS)
+        if first.size == self.first.size:
+            return FieldPart(first, blocks, slice(0, first.size))
+        numbers: NDArray[Any] = np.arange(self.first.size).reshape(1, *self.first.shape)
+        flat = np.asarray(chosen(numbers, inside).ravel(), np.int64)
+        needed, which = np.unique(flat // COLUMNS, return_inverse=True)
+        some: Floats = blocks[:, narrowed(needed), :]
+        return FieldPart(first, some, narrowed(which * COLUMNS + flat % COLUMNS))
 
-        A sum takes an inverse transform, decoding takes one per field. If it does not pay
-        after all, no more than that much again is lost, however the sums are asked for.
+
+@dataclass(frozen=True)
+class FieldPart:
+    """The fields of a variable at some points of a tile.
+
+    Attributes
+    ----------
+    first : ndarray
+        The first field.
+    blocks : ndarray, shape (r, blocks, COLUMNS)
+        The others in all blocks that hold one of the points.
+    columns : slice or positions
+        Where the points are in these blocks.
+    """
+
+    first: Floats
+    blocks: Floats
+    columns: slice | Positions
+
+    @property
+    def modes(self) -> Floats:
+        """All fields but the first, (r, *shape of the first)."""
+        rank = len(self.blocks)
+        flat = self.blocks.reshape(rank, self.width)[:, self.columns]
+        return flat.reshape(rank, *self.first.shape)
+
+    @property
+    def width(self) -> int:
+        """Numbers that a snapshot takes while it is summed."""
+        return math.prod(self.blocks.shape[1:])
+
+    def sums(self, weights: Floats) -> Floats:
+        """Sums over all fields but the first.
+
+        Parameters
+        ----------
+        weights : ndarray, shape (n, ROWS, r)
+            In the fields' dtype.
+
+        Returns
+        -------
+        ndarray, shape (n * ROWS, *shape of the first)
         """
-        self._summed += count
-        if 2 * self._summed <= self.coefficients.shape[0]:
-            return False
-        self._summed = 0
-        return True
+        _, blocks, _ = self.blocks.shape
+        sums = np.empty((len(weights), ROWS, blocks, COLUMNS), self.blocks.dtype)
+        product(weights[:, None], self.blocks.swapaxes(0, 1), sums.swapaxes(1, 2))
+        rows = len(weights) * ROWS
+        return sums.reshape(rows, self.width)[:, self.columns].reshape(rows, *self.first.shape)
 
-    def decoded(self) -> DecodedTile:
-        with located(self.where):
-            fields = self.coefficients.array()[(slice(None), *self.region)]
-        if self.mask is not None:
-            fields[:1, self.mask] = np.nan
-            fields[1:, self.mask] = 0
-        return DecodedTile(fields)
 
-    def combine(self, weights: Floats, inside: Inside, time_axis: int, out: NDArray[Any]) -> None:
-        with located(self.where):
-            sums = self.coefficients.combined(weights)[(slice(None), *self.region)]
-        place(self._masked(sums), inside, time_axis, out)
+@dataclass(frozen=True)
+class AlignedRows:
+    """Snapshots, increasing, as places in blocks of `ROWS`, each in its own place in a block."""
 
-    def first(self, inside: Inside) -> Floats:
-        with located(self.where):
-            fields = self.coefficients.first()[(None, *self.region)]
-        return points(self._masked(fields), inside)[0]
+    blocks: int
+    places: Positions
 
-    def _masked(self, sums: Floats) -> Floats:
-        if self.mask is not None:
-            sums[:, self.mask] = np.nan
-        return sums
+    @classmethod
+    def of(cls, rows: Positions) -> AlignedRows:
+        numbers, which = np.unique(rows // ROWS, return_inverse=True)
+        return cls(len(numbers), which * ROWS + rows % ROWS)
+
+    def spread(self, weights: Floats, dtype: np.dtype[Any]) -> Floats:
+        """Weights (m, r) of the snapshots, (blocks, ROWS, r), 0 where no snapshot is."""
+        out = np.zeros((self.blocks, ROWS, weights.shape[1]), dtype)
+        out[self.places // ROWS, self.places % ROWS] = weights
+        return out
+
+    def parts(self, most: int) -> Iterator[tuple[slice, slice, slice | Positions]]:
+        """Some blocks at a time: which, the snapshots in them, and the places of these there."""
+        for start in range(0, self.blocks, most):
+            stop = min(start + most, self.blocks)
+            first, last = np.searchsorted(self.places, [start * ROWS, stop * ROWS])
+            inside = narrowed(self.places[first:last] - start * ROWS)
+            yield slice(start, stop), slice(int(first), int(last)), inside

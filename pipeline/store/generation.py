@@ -8,14 +8,24 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from pipeline.contracts import Floats
 from pipeline.errors import StoreError
+from pipeline.numerics.rounding import rounded
 from pipeline.store.arrays import StoredArrays
+from pipeline.store.fields import AlignedRows
 from pipeline.store.indexing import Indexer, Positions, as_asked, positions
 from pipeline.store.latent import StoredLatent
-from pipeline.store.values import DirectValues, ExactValues, FieldValues, Residuals, Wanted
+from pipeline.store.values import (
+    DirectValues,
+    ExactValues,
+    FieldValues,
+    Residuals,
+    Term,
+    Wanted,
+    write_sums,
+)
 from pipeline.store.variables import StoredVariable
 
 
@@ -89,13 +99,9 @@ class Generation:
         elif f"basis/{stored.group}/residuals" in self.arrays:
             values = self._predicted(stored, rows, wanted)
             Residuals(self.arrays, stored).add_to(values, rows, wanted)
-            # Rounded once.
-            with np.errstate(over="ignore"):
-                values = values.astype(stored.dtype, copy=False)
-        elif stored.coding == "direct":
-            values = DirectValues(self.arrays, stored).values(rows, wanted)
+            values = rounded(values, stored.dtype)
         else:
-            values, back = self._combined(stored, rows, back, wanted), np.arange(len(back))
+            values = self._decoded(stored, rows, wanted, stored.dtype)
         backs.insert(axis, back)
         indexers = list(space_indexers)
         indexers.insert(axis, time_indexer)
@@ -127,10 +133,8 @@ class Generation:
         first = self if constant else self._chain[0]
         weight = 1.0 if constant else first.mean_weight
         dtype = stored.dtype if constant else self.facts["arithmetic"]
-        values = np.empty([len(places) for places in wanted], dtype)
         fields = FieldValues(first.arrays, first.variables[variable])
-        for region, inside, tile in fields.tiles(wanted, 1):
-            values[region] = tile.first(inside) * weight
+        values = (fields.first(wanted) * weight).astype(dtype, copy=False)
         if len(first.episodes) and not constant:
             there = DirectValues(first.arrays, first.variables[variable], "episodes").mean(wanted)
             values += (there - values) * (len(first.episodes) / first.snapshots)
@@ -179,65 +183,51 @@ class Generation:
         self, stored: StoredVariable, rows: Positions, wanted: Wanted
     ) -> NDArray[np.float64]:
         """Values without residuals at the snapshots `rows`, not rounded."""
-        wide = np.dtype(np.float64)
-        if stored.coding == "direct":
-            return DirectValues(self.arrays, stored).values(rows, wanted, wide)
-        return self._combined(stored, rows, np.arange(len(rows)), wanted, wide)
+        return self._decoded(stored, rows, wanted, np.dtype(np.float64))
 
-    def _combined(
-        self,
-        stored: StoredVariable,
-        rows: Positions,
-        back: Positions,
-        wanted: Wanted,
-        dtype: DTypeLike | None = None,
+    def _decoded(
+        self, stored: StoredVariable, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]
     ) -> NDArray[Any]:
-        """Values at the snapshots ``rows[back]``, made of fields or of a constant."""
+        """Values without residuals at the snapshots `rows`, rounded once, to `dtype`."""
+        if stored.coding == "direct":
+            return DirectValues(self.arrays, stored).values(rows, wanted, dtype)
         axis, shape = stored.time_axis, [len(places) for places in wanted]
-        values = np.empty((*shape[:axis], len(back), *shape[axis:]), dtype or stored.dtype)
+        values = np.empty((*shape[:axis], len(rows), *shape[axis:]), dtype)
+        by_time = np.moveaxis(values, axis, 0)
         if stored.coding == "constant":
-            terms = [(FieldValues(self.arrays, stored), np.ones((len(back), 1)))]
+            by_time[...] = FieldValues(self.arrays, stored).first(wanted)
         else:
-            a = self.latent.at(rows)[back]
-            terms = [
-                (FieldValues(each.arrays, each.variables[stored.name]), each.weights(a[:, columns]))
-                for each, columns in self._with_fields()
-            ]
-        for number, (fields, weights) in enumerate(terms):
-            for region, inside, tile in fields.tiles(wanted, len(weights)):
-                out = values[(*region[:axis], slice(None), *region[axis:])]
-                if number == 0:
-                    tile.combine(weights, inside, axis, out)
-                    continue
-                more = np.empty(out.shape, self.facts["arithmetic"])
-                tile.combine(weights, inside, axis, more)
-                out += more
-        if len(self.episodes) and stored.coding == "pod":
-            self._put_episodes(stored, rows[back], wanted, values)
+            self._sum_fields(stored, rows, wanted, by_time)
+            self._put_episodes(stored, rows, wanted, by_time)
         return values
 
-    def _put_episodes(
-        self,
-        stored: StoredVariable,
-        snapshots: NDArray[np.int64],
-        wanted: Wanted,
-        values: NDArray[Any],
+    def _sum_fields(
+        self, stored: StoredVariable, rows: Positions, wanted: Wanted, out: NDArray[Any]
     ) -> None:
-        """Replace what fields make of the snapshots that belong to episodes."""
-        there = np.isin(snapshots, self.episodes)
-        rows, back = np.unique(
-            np.searchsorted(self.episodes, snapshots[there]), return_inverse=True
-        )
-        if len(rows):
-            direct = DirectValues(self.arrays, stored, "episodes")
-            found, axis = direct.values(rows, wanted, values.dtype), stored.time_axis
-            np.moveaxis(values, axis, 0)[there] = np.moveaxis(found, axis, 0)[back]
+        """Write the sums over all modes, time first."""
+        a, aligned = self.latent.at(rows), AlignedRows.of(rows)
+        dtype = np.dtype(self.facts["arithmetic"])
+        # Only a store made to harm lets sums overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            terms = [
+                Term(
+                    FieldValues(each.arrays, each.variables[stored.name]),
+                    aligned.spread(a[:, columns] / each.own_values, dtype),
+                )
+                for each, columns in self._with_fields()
+            ]
+            write_sums(terms, self._chain[0].mean_weight, aligned, wanted, out)
 
-    def weights(self, a: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What its fields are multiplied by for coefficients `a` (m, own) of its own modes."""
-        weights = np.full((len(a), self.own + 1), 0.0 if self.before else self.mean_weight)
-        np.divide(a, self.own_values, out=weights[:, 1:])
-        return weights
+    def _put_episodes(
+        self, stored: StoredVariable, snapshots: Positions, wanted: Wanted, values: NDArray[Any]
+    ) -> None:
+        """Replace what fields make of the snapshots that belong to episodes, time first."""
+        there = np.isin(snapshots, self.episodes)
+        if there.any():
+            rows = np.searchsorted(self.episodes, snapshots[there])
+            direct = DirectValues(self.arrays, stored, "episodes")
+            found = direct.values(rows, wanted, values.dtype)
+            values[there] = np.moveaxis(found, stored.time_axis, 0)
 
 
 def _places(

@@ -1,8 +1,7 @@
-"""From indexers to positions, from positions to tiles, and from fields to values."""
+"""From indexers to positions, and from positions to tiles."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from typing import Any, NamedTuple
@@ -14,10 +13,6 @@ from pipeline.contracts import Floats, Region
 
 Indexer = int | slice | NDArray[np.integer[Any]]
 Positions = NDArray[np.int64]
-# Values a temporary of another type or order than the result's may hold.
-_SLAB_VALUES = 1 << 21
-# Rows of this many values make a BLAS call worth its overhead.
-_LEAST_ROW = 32
 
 
 class OutOfRangeError(IndexError):
@@ -77,7 +72,10 @@ def across(
         if first < last
     ]
     # Where nothing is wanted any array tells the shape.
-    whole = np.concatenate(found or [read(len(starts) - 2, rows)], axis=axis)
+    found = found or [read(len(starts) - 2, rows)]
+    # Joined, they would lose their order of bytes; texts may have other lengths.
+    same = {array.dtype for array in found} == {found[0].dtype}
+    whole = np.concatenate(found, axis=axis, dtype=found[0].dtype if same else None)
     values = np.take(whole, back, axis=axis)
     return values.take(0, axis) if isinstance(indexer, int | np.integer) else values
 
@@ -88,7 +86,7 @@ def pieces(wanted: Sequence[Positions], tile: Sequence[int]) -> Iterator[Piece]:
     for runs in product(*axes):
         yield Piece(
             tuple(number for number, _, _ in runs),
-            tuple(_narrowed(inside) for _, inside, _ in runs),
+            tuple(narrowed(inside) for _, inside, _ in runs),
             tuple(region for _, _, region in runs),
         )
 
@@ -101,8 +99,10 @@ def _runs(places: Positions, length: int) -> Iterator[tuple[int, Positions, slic
         yield int(number), places[start:stop] - number * length, slice(int(start), int(stop))
 
 
-def _narrowed(inside: Positions) -> slice | Positions:
-    """A slice where the positions are contiguous: it copies nothing."""
+def narrowed(inside: Positions) -> slice | Positions:
+    """Increasing positions; a slice where they are contiguous: it copies nothing."""
+    if not len(inside):
+        return slice(0, 0)
     first, last = int(inside[0]), int(inside[-1])
     return slice(first, last + 1) if last - first + 1 == len(inside) else inside
 
@@ -124,52 +124,3 @@ def as_asked(
     key = (0 if isinstance(i, int | np.integer) else slice(None) for i in indexers)
     # The ellipsis keeps an array of what has no dims left.
     return values[(*key, ...)]
-
-
-def combine(weights: Floats, fields: Floats, time_axis: int, out: NDArray[Any]) -> None:
-    """``out = sum_k weights[t, k] fields[k]`` with time as dim `time_axis`.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (m, r + 1)
-    fields : ndarray, shape (r + 1, *space)
-    time_axis : int
-    out : ndarray, shape of space with m put in at `time_axis`
-        Written at once where it is contiguous and of the fields' dtype, else in slabs of
-        time.
-    """
-    space = fields.shape[1:]
-    before, after = math.prod(space[:time_axis]), math.prod(space[time_axis:])
-    weights = weights.astype(fields.dtype)
-    fields = fields.reshape(len(fields), before, after)
-    if out.flags.c_contiguous and out.dtype == fields.dtype:
-        _multiply(weights, fields, out.reshape(before, len(weights), after))
-        return
-    rows = max(1, _SLAB_VALUES // max(1, before * after))
-    room = np.empty(before * min(rows, len(weights)) * after, fields.dtype)
-    for start in range(0, len(weights), rows):
-        some = weights[start : start + rows]
-        slab = room[: before * len(some) * after].reshape(before, len(some), after)
-        _multiply(some, fields, slab)
-        place = out[(slice(None),) * time_axis + (slice(start, start + rows),)]
-        place[...] = slab.reshape(place.shape)
-
-
-def place(
-    snapshots: Floats, inside: Sequence[slice | Positions], time_axis: int, out: NDArray[Any]
-) -> None:
-    """``out = snapshots`` at the chosen points, with time, the first dim, as dim `time_axis`."""
-    out[...] = np.moveaxis(points(snapshots, inside), 0, time_axis)
-
-
-def _multiply(weights: Floats, fields: Floats, out: Floats) -> None:
-    """``out[i, t, j] = sum_k weights[t, k] fields[k, i, j]`` with few and large BLAS calls."""
-    count, before, after = fields.shape
-    if before > 1 and after < _LEAST_ROW:
-        flat = fields.reshape(count, before * after)
-        if after == 1:
-            np.matmul(flat.T, weights.T, out=out[:, :, 0])
-        else:
-            out[...] = (flat.T @ weights.T).reshape(before, after, -1).transpose(0, 2, 1)
-    else:
-        np.matmul(weights, fields.transpose(1, 0, 2), out=out)

@@ -159,6 +159,7 @@ class StoredLatent:
             block_steps=self.facts["latent"]["block_steps"],
             block_model=self.block_model,
             substeps=self.facts["latent"]["substeps"],
+            first=first,
         )
 
     def _shaken(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:

@@ -95,8 +95,8 @@ class CoefficientStore:
         -------
         ndarray, dims in the variable's order, its own dtype
             Only the tiles that hold a wanted point are decoded, and only the latent
-            coefficients around the wanted snapshots are rebuilt. Asked for with others, or
-            again, a value may be rounded differently, to the store's arithmetic dtype.
+            coefficients around the wanted snapshots are rebuilt. A value has the same bits
+            whatever it is asked for with (FORMAT.md, "The same bits").
         """
         with harmless(f"{self.url}: {variable!r} cannot be decoded"):
             if len(self.parts) == 1:

@@ -13,14 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pipeline.coding.coefficients import Coefficients
 from pipeline.coding.tiles import region_of
 from pipeline.contracts import Floats, Region
+from pipeline.numerics.products import ROWS
+from pipeline.numerics.rounding import rounded_sum
 from pipeline.store.arrays import StoredArrays
-from pipeline.store.fields import CodedTile, DecodedTile, FieldTile, Inside, located
+from pipeline.store.fields import AlignedRows, FieldPart, FieldTile, located
 from pipeline.store.indexing import Positions, pieces, points
 from pipeline.store.variables import StoredVariable
 
 Wanted = Sequence[Positions]
+# Numbers summed at once, in a fast cache or nearly so.
+SUMMED = 1 << 18
 
 
 def mask_of(
@@ -87,11 +92,7 @@ class DirectValues:
         values = np.empty(shape, dtype or self.stored.dtype)
         out = np.moveaxis(values, self.stored.time_axis, 0)
         for region, part in self._parts(rows, wanted):
-            # In float64, then rounded once. Only a store made to harm lets sums overflow.
-            with np.errstate(over="ignore"):
-                np.add(
-                    part, self.stored.offset, out=out[region], dtype=np.float64, casting="same_kind"
-                )
+            rounded_sum(part, np.float64(self.stored.offset), out[region])
         return values
 
     def mean(self, wanted: Wanted) -> Floats:
@@ -155,52 +156,84 @@ class FieldValues:
         chunk = self.arrays.chunk(self.path)
         return chunk if self.stored.coding == "constant" else chunk[1:]
 
-    def tiles(self, wanted: Wanted, sums: int) -> Iterator[tuple[Region, Inside, FieldTile]]:
-        """Tiles, as it pays for that many `sums`, with the wanted points inside each
-        and where these go among all of them."""
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.arrays.layouts[self.path].dtype)
+
+    def first(self, wanted: Wanted) -> Floats:
+        """The first field: the only one that is decoded."""
+        values: Floats = np.empty([len(places) for places in wanted], self._dtype)
         for tile, inside, region in pieces(wanted, self.tile_shape):
-            if self.stored.coding == "constant":
-                made: FieldTile = self._constant(tile)
-            else:
-                made = self._tile(tile, sums)
-            yield region, inside, made
+            values[region] = points(self._first(tile)[None], inside)[0]
+        return values
+
+    def parts(self, wanted: Wanted) -> Iterator[tuple[Region, FieldPart]]:
+        """Fields at the wanted points of each tile, and where these go among all of them."""
+        for tile, inside, region in pieces(wanted, self.tile_shape):
+            key = self.path, tile, "decoded"
+            yield region, self.arrays.remembered(key, partial(self._tile, tile)).part(inside)
 
     def modes(self, wanted: Wanted, sigma: NDArray[np.float64], out: Floats) -> None:
         """The leading fields but the first, by their `sigma`, (r, *space); 0 where nothing is."""
-        weights = np.eye(len(out), len(sigma) + 1, 1) / np.append(1.0, sigma)
-        for region, inside, tile in self.tiles(wanted, len(out)):
-            tile.combine(weights, inside, 0, out[(slice(None), *region)])
-        out[np.isnan(out)] = 0
+        scales = sigma[: len(out)].reshape(-1, *(1 for _ in wanted))
+        for region, part in self.parts(wanted):
+            place = out[(slice(None), *region)]
+            np.divide(part.modes[: len(out)], scales, out=place, casting="same_kind")
 
-    def _constant(self, tile: tuple[int, ...]) -> DecodedTile:
-        """One chunk of a constant variable, as the only field."""
+    def _first(self, tile: tuple[int, ...]) -> Floats:
+        region = region_of(tile, self.stored.space_shape, self.tile_shape)
+        if self.stored.coding == "constant":
+            read = partial(self.arrays.selected, self.path, region)
+            return self.arrays.remembered((self.path, tile), read)
+        with located(f"{self.arrays.url}: array {self.path}"):
+            first = self._coefficients(tile).first()[_within(region)]
+        mask = mask_of(self.arrays, self.stored, tile, self.tile_shape)
+        if mask is not None:
+            first[mask] = np.nan
+        return first
 
-        def read() -> DecodedTile:
-            region = region_of(tile, self.stored.space_shape, self.tile_shape)
-            return DecodedTile(self.arrays.selected(self.path, region)[None])
+    def _tile(self, tile: tuple[int, ...]) -> FieldTile:
+        region = region_of(tile, self.stored.space_shape, self.tile_shape)
+        with located(f"{self.arrays.url}: array {self.path}"):
+            fields = self._coefficients(tile).array()[(slice(None), *_within(region))]
+        return FieldTile.of(fields, mask_of(self.arrays, self.stored, tile, self.tile_shape))
 
-        return self.arrays.remembered((self.path, tile), read)
+    def _coefficients(self, tile: tuple[int, ...]) -> Coefficients:
+        return self.arrays.coefficients(self.path, (0, *tile))
 
-    def _tile(self, tile: tuple[int, ...], sums: int) -> DecodedTile | CodedTile:
-        """One tile, decoded if it is already, or if that pays."""
-        decoded: DecodedTile | None = self.arrays.kept((self.path, tile, "decoded"))
-        if decoded is not None:
-            return decoded
-        coded = self._coded(tile)
-        return self._decoded(tile) if coded.is_worth_decoding(sums) else coded
 
-    def _decoded(self, tile: tuple[int, ...]) -> DecodedTile:
-        return self.arrays.remembered(
-            (self.path, tile, "decoded"), lambda: self._coded(tile).decoded()
-        )
+@dataclass(frozen=True)
+class Term:
+    """Fields, and what their modes are multiplied by, (blocks, ROWS, r)."""
 
-    def _coded(self, tile: tuple[int, ...]) -> CodedTile:
-        def read() -> CodedTile:
-            region = region_of(tile, self.stored.space_shape, self.tile_shape)
-            mask = mask_of(self.arrays, self.stored, tile, self.tile_shape)
-            inside = tuple(slice(0, part.stop - part.start) for part in region)
-            coefficients = self.arrays.coefficients(self.path, (0, *tile))
-            where = f"{self.arrays.url}: array {self.path}"
-            return CodedTile(coefficients, inside, mask, where)
+    fields: FieldValues
+    weights: Floats
 
-        return self.arrays.remembered((self.path, tile, "coded"), read)
+
+def write_sums(
+    terms: Sequence[Term], mean_weight: float, rows: AlignedRows, wanted: Wanted, out: NDArray[Any]
+) -> None:
+    """Write the sum of all `terms`, with the mean, which is the first field of the first one.
+
+    Rounded once, to the dtype of `out` (m, *space): until then terms are added in float64.
+    """
+    home, *others = terms
+    for region, part in home.fields.parts(wanted):
+        some = [places[piece] for places, piece in zip(wanted, region, strict=True)]
+        more = [
+            (where, each, term.weights)
+            for term in others
+            for where, each in term.fields.parts(some)
+        ]
+        wide = np.float64 if more else part.first.dtype
+        mean = part.first.astype(wide) * np.asarray(mean_weight, wide)
+        for blocks, snapshots, inside in rows.parts(max(1, SUMMED // (ROWS * part.width))):
+            sums = part.sums(home.weights[blocks]).astype(wide, copy=False)
+            for where, each, weights in more:
+                sums[(slice(None), *where)] += each.sums(weights[blocks])
+            rounded_sum(sums[inside], mean, out[(snapshots, *region)])
+
+
+def _within(region: Region) -> Region:
+    """The part of a tile that lies in the array, by the region that it has there."""
+    return tuple(slice(0, part.stop - part.start) for part in region)

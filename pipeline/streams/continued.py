@@ -118,13 +118,15 @@ def continuations(
 
 def _norms(frame: Frame, pod: IncrementalPOD, counted: Vector) -> list[VariableNorms]:
     """Norms of the segment, with the squared fluctuation (V,) that its bound is of."""
-    squares = pod.mean**2 if frame.weights is None else frame.weights * pod.mean**2
+    weights = np.ones_like(pod.mean) if frame.weights is None else frame.weights
+    squares = weights * pod.mean**2
     return [
         VariableNorms(
             variable.name,
             float(total**0.5),
             float((pod.snapshots * squares[part].sum()) ** 0.5),
             variable.dtype,
+            pod.snapshots * float(weights[part].sum()),
         )
         for variable, part, total in zip(frame.variables, frame.edges, counted, strict=True)
     ]

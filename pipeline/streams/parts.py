@@ -135,7 +135,8 @@ def relative_errors(
     for v, (variable, part) in enumerate(zip(frame.variables, frame.edges, strict=True)):
         size = float(np.sqrt(pod.snapshots * np.sum(weights[part] * mean[part])))
         total = float(np.sqrt(pod.fluctuation[v]))
-        norms = VariableNorms(variable.name, total, size, variable.dtype)
+        counted = pod.snapshots * float(np.sum(weights[part]))
+        norms = VariableNorms(variable.name, total, size, variable.dtype, counted)
         now = budget.with_rounding(norms, float(lost[v] ** 0.5))
         errors[variable.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (total or 1)
     return errors | {"largest": max(errors.values())}

@@ -42,6 +42,9 @@ Matrix = NDArray[np.float64]
 # its modes take so many bytes: memory does not depend on the length of the stream. Of modes that
 # reduce nothing few are left when it is sealed, so it may hold more.
 LEAST_HELD, LEAST_HELD_OF_NOISE, MOST_BYTES = 1 << 18, 1 << 20, 1 << 28
+# Sizes of values and of fluctuations that a stream takes: sums of squares, and shares of them,
+# are far from the ends of float64.
+SMALLEST, LARGEST = 1e-130, 1e140
 
 
 class OpenSegment:
@@ -133,9 +136,30 @@ class OpenSegment:
         if count:
             stamps = self._stamps(block, count)
             changing, rows = self.frame.changing(block), self.frame.rows(block)
+            self._check_scale(rows)
             self.reduction.update(rows, stamps)
             self._series.append(changing, count)
         return count
+
+    def _check_scale(self, rows: Matrix) -> None:
+        """Refuse values (b, n) whose squares, or those of their fluctuations, leave float64."""
+        pod, begun = self.pod, self.snapshots > 0
+        for v, (variable, part) in enumerate(
+            zip(self.frame.variables, self.frame.edges, strict=True)
+        ):
+            if variable.dtype.itemsize < rows.itemsize:
+                continue
+            values = rows[:, part]
+            with np.errstate(over="ignore"):
+                moved = values - (pod.origin[part] if begun else values[0])
+            largest, apart = (np.nanmax(np.abs(x), initial=0.0) for x in (values, moved))
+            still = not begun or pod.fluctuation[v] < SMALLEST**2
+            if LARGEST < largest < np.inf or (still and 0 < apart < SMALLEST):
+                raise ArchiveError(
+                    f"variable {variable.name!r}: found values up to {largest:.3g} that fluctuate "
+                    f"by {apart:.3g}, which cannot be squared in float64, allowed are "
+                    f"{SMALLEST:g} to {LARGEST:g}; multiply the variable by a power of ten"
+                )
 
     def _stamps(self, block: Variables, count: int) -> Vector:
         """Times (b,) of a block as numbers, counted from the first of the segment."""

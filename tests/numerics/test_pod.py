@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.errors import ArchiveError
-from pipeline.numerics.factors import Place
+from pipeline.numerics.factors import Defect, Place
 from pipeline.numerics.inner_products import DOUBLE, SMALL, Precision, choose_precision
 from pipeline.numerics.merge import estimate_scales, merge_in_space, merge_in_time, onto_joint
 from pipeline.numerics.pod import SNAPSHOTS_AT_ONCE, factor_block
@@ -213,10 +212,12 @@ def test_a_constant_has_no_modes_and_an_exact_mean(precision, value):
     assert factor.discarded[0] == 0
 
 
-def test_squares_that_leave_float64_are_refused_by_name_and_with_advice():
-    rows = 1e-160 * np.random.default_rng(0).standard_normal((9, 4))
-    with pytest.raises(ArchiveError, match=r"variable 3: fluctuations of norm .* power of ten"):
-        factor_block(rows, None, KEEP_ALL, DOUBLE, Place(3, 0, 0))
+@pytest.mark.parametrize("scale", [1e-160, 1e160, 1e308])
+def test_squares_that_leave_float64_are_a_defect_with_its_place(scale):
+    rows = np.zeros((9, 4))
+    rows[5, 2] = scale
+    _, factor = factor_block(rows, None, KEEP_ALL, DOUBLE, Place(3, 7, 100))
+    assert factor.defect == Defect(105, "scale", 7, 2)
 
 
 @given(
