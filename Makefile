@@ -6,15 +6,23 @@ STAMP := $(VENV)/.romzarr-dev
 BENCH_STAMP := $(VENV)/.romzarr-bench
 NEURAL_STAMP := $(VENV)/.romzarr-neural
 ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
+# What is promised is tested at both ends: the floors of pyproject.toml on the oldest Python, and
+# the newest of everything on the newest.
+OLDEST := $(VENV)-oldest
+NEWEST := $(VENV)-newest
+OLDEST_PYTHON ?= $(shell .ci/find-python 3.11)
+NEWEST_PYTHON ?= $(shell .ci/find-python 3.14 3.13 3.12)
+FAST := -m "not slow and not benchmark"
 # One BLAS thread: dask has a thread a core already.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test golden bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale lint format types check clean
+.PHONY: help demo test test-oldest test-newest golden bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
 	@echo "make test    run the tests"
+	@echo "make test-oldest  those that are not slow, with the oldest dependencies that are promised;  make test-newest"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
 	@echo "make bench-stream  streams beside batch, and their memory;  DATA=... for archives of yours"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
@@ -52,6 +60,29 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+$(OLDEST)/.romzarr-test: pyproject.toml tests/oldest.txt
+	@test -n "$(OLDEST_PYTHON)" || { echo "no Python 3.11 here, the oldest that is supported; try: make OLDEST_PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
+	@touch $@
+
+$(NEWEST)/.romzarr-test: pyproject.toml
+	$(NEWEST_PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+# Old versions may use what newer ones of others call deprecated.
+test-oldest: $(OLDEST)/.romzarr-test
+	$(OLDEST)/bin/python -m pytest $(FAST) -W default::DeprecationWarning
+
+ifeq ($(NEWEST_PYTHON),)
+test-newest:
+	@echo "test-newest is skipped: no Python newer than 3.11 on PATH or under pyenv; try: make NEWEST_PYTHON=/path/to/python $@"
+else
+test-newest: $(NEWEST)/.romzarr-test
+	$(NEWEST)/bin/python -m pytest $(FAST)
+endif
 
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
@@ -96,4 +127,4 @@ types: $(STAMP)
 check: lint types test
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

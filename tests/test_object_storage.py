@@ -283,7 +283,7 @@ def test_secrets_are_in_no_graph_log_store_or_report(s3, caplog, capfd):
     graphs = []
 
     def recorded(dsk, keys, **options):
-        graphs.append(pickle.dumps((dsk.__dask_graph__() if hasattr(dsk, "layers") else dsk, keys)))
+        graphs.append(pickle.dumps((dict(dsk) if hasattr(dsk, "layers") else dsk, keys)))
         return dask.get(dsk, keys, **options)
 
     with caplog.at_level("DEBUG"):

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
+
+pytest.importorskip("matplotlib", reason="romzarr[plot] is not installed")
+
 from PIL import Image
 
 from flows.demo import run as demo

@@ -16,6 +16,8 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 
+pytest.importorskip("matplotlib", reason="romzarr[plot] is not installed")
+
 import pipeline
 from flows.cli import main
 from flows.report.maps import fitting, limits
