@@ -1,0 +1,93 @@
+"""``python -m tests.torture``: look for what is wrong, for minutes or for a night."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.torture.generated import Generated
+from tests.torture.page import page
+from tests.torture.registry import CAMPAIGNS
+from tests.torture.runner import Plan, replay, run, work
+
+SECONDS = 300.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 1 if anything is wrong."""
+    options = _parser().parse_args(arguments)
+    return int(options.command(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.set_defaults(command=_run)
+    _add_options(parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    again = commands.add_parser("replay", help="try a saved case again")
+    again.add_argument("file", type=Path)
+    again.set_defaults(command=_replay)
+    # What `run` starts; nobody else has to.
+    part = commands.add_parser("work")
+    part.add_argument("plan", type=json.loads)
+    part.set_defaults(command=_work)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hours", type=float, help="how long it runs in all (default: minutes)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="the same")
+    parser.add_argument("--scale", type=float, default=0.0, help="multiples of the suite's slice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--only", nargs="*", choices=list(CAMPAIGNS), help="these campaigns")
+    parser.add_argument("--out", type=Path, default=Path("torture"), help="page and cases")
+
+
+def available() -> list[str]:
+    """Campaigns whose generators are there."""
+    return [
+        name
+        for name, campaign in CAMPAIGNS.items()
+        if not issubclass(campaign, Generated) or campaign.is_there()
+    ]
+
+
+def _run(options: argparse.Namespace) -> int:
+    seconds = options.seconds if options.hours is None else 3600 * options.hours
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="romzarr-torture-shared-") as shared:
+        plans = [
+            Plan(
+                options.only or available(), options.seed, seconds, options.scale,
+                options.jobs, number, str(options.out), shared,
+            )
+            for number in range(options.jobs)
+        ]  # fmt: skip
+        reports = run(plans, sys.stdout)
+    (options.out / "RESULTS.md").write_text(text := page(reports, options.seed))
+    found = {name: report.to_json() for name, report in reports.items()}
+    (options.out / "results.json").write_text(json.dumps(found, indent=1))
+    print(text)
+    saved = [path for report in reports.values() for path in report.saved]
+    print("\n".join(f"wrong: {path}" for path in saved) or "nothing is wrong")
+    return int(bool(saved))
+
+
+def _work(options: argparse.Namespace) -> int:
+    work(Plan(**options.plan), sys.stdout)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    outcome = replay(options.file)
+    print(outcome.wrong or f"nothing is wrong: {', '.join(outcome.kinds)}")
+    return int(bool(outcome.wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Every bit of every file of one store of each coding, flipped."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+
+from tests.torture import data
+from tests.torture.campaign import Campaign, Case, Outcome
+from tests.torture.damage import Expected, outcome_of
+
+# Of files that are longer so many bits are drawn before others get theirs.
+MOST_BITS = 8192
+# Every so many flips are read as users read; the others in a third of the time.
+AS_USERS_DO = 16
+
+
+class Flips(Campaign):
+    """Single bits. First all of the roots and of one file of each sort, then of any file."""
+
+    name = "flips"
+    what = "single bits of files of a store flipped"
+    slice = 400
+    share = 3.0
+
+    def prepare(self) -> None:
+        for kind in data.MAKERS:
+            self._expected_of(kind)
+
+    def _expected_of(self, kind: str) -> Expected:
+        if not hasattr(self, "_expected"):
+            self._expected: dict[str, Expected] = {}
+        if kind not in self._expected:
+            shutil.copytree(data.stored(self.shared, kind), self.folder / kind)
+            self._expected[kind] = Expected(self.folder / kind)
+        return self._expected[kind]
+
+    def cases(self) -> Iterator[Case]:
+        rng = random.Random(self.seed)
+        chosen = [each for bits in self._first(rng).values() for each in bits]
+        rng.shuffle(chosen)
+        for kind, name, bit in chosen:
+            yield {"kind": kind, "file": name, "bit": bit, "first": True}
+        everything = self._files()
+        while True:
+            kind, name, size = rng.choice(everything)
+            yield {"kind": kind, "file": name, "bit": rng.randrange(8 * size)}
+
+    def _files(self) -> list[tuple[str, str, int]]:
+        return [
+            (kind, name, (self.folder / kind / name).stat().st_size)
+            for kind in data.MAKERS
+            for name in data.files_of(self.folder / kind)
+        ]
+
+    def _first(self, rng: random.Random) -> dict[str, list[tuple[str, str, int]]]:
+        """Bits of all roots, and of the longest file of every other sort."""
+        chosen: dict[str, list[tuple[str, str, int]]] = {"root": []}
+        files = sorted(self._files(), key=lambda each: (-each[2], each[0], each[1]))
+        for kind, name, size in files:
+            sort = data.sort_of(name)
+            if sort != "root" and sort in chosen:
+                continue
+            bits = rng.sample(range(8 * size), min(8 * size, MOST_BITS))
+            chosen.setdefault(sort, []).extend((kind, name, bit) for bit in bits)
+        return chosen
+
+    def totals(self) -> dict[str, int]:
+        return {sort: len(bits) for sort, bits in self._first(random.Random(self.seed)).items()}
+
+    def run(self, case: Case) -> Outcome:
+        expected = self._expected_of(case["kind"])
+        file = expected.store / case["file"]
+        content = file.read_bytes()
+        flipped = bytearray(content)
+        flipped[case["bit"] // 8] ^= 1 << case["bit"] % 8
+        same = expected.quickly if case["bit"] % AS_USERS_DO else expected.as_users_do
+        file.write_bytes(flipped)
+        try:
+            outcome = outcome_of(expected.store, same, [case["file"]])
+        finally:
+            file.write_bytes(content)
+        sort = (data.sort_of(case["file"]),) if case.get("first") else ()
+        return Outcome((*outcome.kinds, *sort), outcome.wrong)
+
+    def brings(self, case: Case) -> list[str]:
+        return [f"{case['kind']}-0"]

@@ -1,0 +1,53 @@
+"""Cases that other tests generate: forged stores, and data under all bounds.
+
+Such a generator is a function ``run_case(seed)`` that returns what came of the case, as kinds of
+outcomes, and raises what is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from typing import ClassVar
+
+from tests.torture.campaign import Campaign, Case, Outcome
+
+
+class Generated(Campaign):
+    """A campaign whose cases are seeds of a function of a module."""
+
+    module: ClassVar[str]
+    function: ClassVar[str] = "run_case"
+
+    @classmethod
+    def is_there(cls) -> bool:
+        return importlib.util.find_spec(cls.module) is not None
+
+    def cases(self) -> Iterator[Case]:
+        yield from ({"seed": self.seed * (1 << 32) + number} for number in range(1 << 32))
+
+    def run(self, case: Case) -> Outcome:
+        run_case = getattr(importlib.import_module(self.module), self.function)
+        found = run_case(case["seed"])
+        return Outcome((found,) if isinstance(found, str) else tuple(found or ()))
+
+
+class Forged(Generated):
+    """Stores that a structure-aware generator forges, with all checksums right."""
+
+    name = "forged"
+    what = "stores with right checksums whose facts, metadata and payloads are forged"
+    slice = 100
+    share = 2.0
+    module = "tests.forged_stores"
+
+
+class Bounds(Generated):
+    """Data of any dtype, scale, mask and length, written in every way."""
+
+    name = "bounds"
+    what = "bounds recomputed from what xarray reads, for any data and any way of writing"
+    slice = 20
+    share = 2.0
+    module = "tests.property_cases"

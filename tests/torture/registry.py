@@ -1,0 +1,14 @@
+"""All campaigns by name."""
+
+from __future__ import annotations
+
+from tests.torture.campaign import Campaign
+from tests.torture.flips import Flips
+from tests.torture.generated import Bounds, Forged
+from tests.torture.kills import Kills
+from tests.torture.misplaced import Misplaced
+from tests.torture.readers import Readers
+
+CAMPAIGNS: dict[str, type[Campaign]] = {
+    campaign.name: campaign for campaign in (Kills, Readers, Flips, Misplaced, Forged, Bounds)
+}
