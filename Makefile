@@ -17,7 +17,7 @@ FAST := -m "not slow and not benchmark"
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-oldest test-newest golden bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale lint format types check clean
+.PHONY: help demo test test-oldest test-newest golden bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale torture lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-nightly  what a nightly run costs beside the compressions it makes"
 	@echo "make bench-scale   archives of 10^6 chunks: plans, opening, costs, how many workers"
 	@echo "make golden  write the golden stores of the tests anew, after a change of the format that is meant"
+	@echo "make torture  look for minutes for what the tests do not know yet;  HOURS=8 for a night, REPLAY=FILE for a case"
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
@@ -112,6 +113,9 @@ bench-nightly: $(STAMP)
 # Only where a change of the format is meant.
 golden: $(STAMP)
 	$(BIN)/python -m tests.golden.make
+
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture $(if $(REPLAY),replay $(REPLAY),$(if $(HOURS),--hours $(HOURS)))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,11 +8,12 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.torture.generated import Generated
 from tests.torture.page import page
 from tests.torture.registry import CAMPAIGNS
-from tests.torture.runner import Plan, replay, run, work
+from tests.torture.runner import Plan, replay, run, whole, work
 
 SECONDS = 300.0
 
@@ -45,6 +46,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--only", nargs="*", choices=list(CAMPAIGNS), help="these campaigns")
+    parser.add_argument("--go-on", action="store_true", help="with the last run into --out")
     parser.add_argument("--out", type=Path, default=Path("torture"), help="page and cases")
 
 
@@ -58,24 +60,33 @@ def available() -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    seconds = options.seconds if options.hours is None else 3600 * options.hours
     options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "results.json"
+    before = json.loads(kept.read_text()) if options.go_on else {}
     with tempfile.TemporaryDirectory(prefix="romzarr-torture-shared-") as shared:
-        plans = [
-            Plan(
-                options.only or available(), options.seed, seconds, options.scale,
-                options.jobs, number, str(options.out), shared,
-            )
-            for number in range(options.jobs)
-        ]  # fmt: skip
-        reports = run(plans, sys.stdout)
+        parts = run(_plans(options, before, shared), sys.stdout)
+    found = {name: [each.to_json() for each in reports] for name, reports in parts.items()}
+    kept.write_text(json.dumps(found, indent=1))
+    reports = {name: whole(each) for name, each in parts.items()}
     (options.out / "RESULTS.md").write_text(text := page(reports, options.seed))
-    found = {name: report.to_json() for name, report in reports.items()}
-    (options.out / "results.json").write_text(json.dumps(found, indent=1))
     print(text)
     saved = [path for report in reports.values() for path in report.saved]
     print("\n".join(f"wrong: {path}" for path in saved) or "nothing is wrong")
     return int(bool(saved))
+
+
+def _plans(options: argparse.Namespace, before: dict[str, Any], shared: str) -> list[Plan]:
+    """What each process does; of a run that is gone on with, what it did there."""
+    names = list(before) or options.only or available()
+    jobs = len(before[names[0]]) if before else options.jobs
+    seconds = options.seconds if options.hours is None else 3600 * options.hours
+    return [
+        Plan(
+            names, options.seed, seconds, options.scale, jobs, number, str(options.out), shared,
+            {name: parts[number] for name, parts in before.items()},
+        )
+        for number in range(jobs)
+    ]  # fmt: skip
 
 
 def _work(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ class Flips(Campaign):
 
     name = "flips"
     what = "single bits of files of a store flipped"
-    slice = 400
+    slice = 200
     share = 3.0
 
     def prepare(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Kills(Campaign):
 
     name = "kills"
     what = "kill -9 of compress, append, reconstruct, nightly and streams"
-    slice = 16
+    slice = 8
     share = 3.0
 
     def __init__(self, folder: Path, shared: Path, seed: int) -> None:
@@ -41,8 +42,9 @@ class Kills(Campaign):
     def _course_of(self, name: str) -> Course:
         """How long a command takes, and how often it accesses files."""
         command = self._command(name)
-        preload(lambda: (command.run(0, lambda value: None), command.state(0)))
+        preload(partial(_once, command))
         command = self._command(name)
+        call_child(partial(command.make_ready, 0))
         return course_of(lambda tell: command.run(0, tell), command.folder)
 
     def _command(self, name: str) -> Command:
@@ -68,6 +70,7 @@ class Kills(Campaign):
         before: State = call_child(lambda: command.state(-1))
         kinds, kills = [], 0
         for number, moment in enumerate(case["moments"]):
+            call_child(partial(command.make_ready, number))
             end = run_child(
                 lambda tell, number=number: command.run(number, tell),
                 command.folder,
@@ -89,6 +92,12 @@ class Kills(Campaign):
         return Outcome((*kinds, *["settled"] * case["settled"]), wrong, kills)
 
 
+def _once(command: Command) -> None:
+    command.make_ready(0)
+    command.run(0, lambda value: None)
+    command.state(0)
+
+
 def _moment(rng: random.Random, course: Course) -> dict[str, float]:
     """Half of all are at an access to files, where the danger is; half at any time."""
     if rng.random() < 0.5:
@@ -106,6 +115,7 @@ def _is_right(
 
 def _settled(command: Command, number: int) -> str:
     """What is wrong after a run that is not killed; empty if nothing."""
+    command.make_ready(number)
     command.run(number, lambda value: None)
     after = command.state(number)
     if not command.is_done(number, after):

@@ -24,7 +24,7 @@ class Misplaced(Campaign):
 
     name = "misplaced"
     what = "files swapped, copied, cut, deleted, overwritten, rolled back, of another store"
-    slice = 150
+    slice = 80
 
     def __init__(self, folder: Path, shared: Path, seed: int) -> None:
         super().__init__(folder, shared, seed)

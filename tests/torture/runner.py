@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,8 @@ class Plan:
         Processes side by side, and which of them this is.
     out, shared : str
         Where cases are saved that went wrong; what all processes use.
+    before : dict
+        Reports of the same process of an earlier run that this one goes on with.
     """
 
     campaigns: Sequence[str]
@@ -54,6 +56,7 @@ class Plan:
     number: int
     out: str
     shared: str
+    before: dict[str, Any] = field(default_factory=dict)
 
     def seconds_of(self, name: str) -> float:
         shares = {each: CAMPAIGNS[each].share for each in self.campaigns}
@@ -62,12 +65,25 @@ class Plan:
 
 @dataclass
 class Report:
-    """What came of a campaign."""
+    """What came of a campaign.
+
+    Attributes
+    ----------
+    counts : Counts
+    cpu_seconds : float
+    totals : dict
+        How many cases of some kinds there are at all.
+    saved : list of str
+        Files of cases that went wrong.
+    reached : int
+        Number of the case that a process would have come to next.
+    """
 
     counts: Counts = field(default_factory=Counts)
     cpu_seconds: float = 0.0
     totals: dict[str, int] = field(default_factory=dict)
     saved: list[str] = field(default_factory=list)
+    reached: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return vars(self) | {"counts": self.counts.to_json()}
@@ -109,30 +125,31 @@ def work(plan: Plan, told: TextIO) -> None:
 
 def reports_of(campaign: Campaign, plan: Plan) -> Iterator[Report]:
     """What came of a campaign so far, every few seconds and at its end."""
-    cpu, report, said = cpu_seconds(), Report(), time.monotonic()
+    report = Report.from_json(plan.before[campaign.name]) if plan.before else Report()
+    cpu, said = cpu_seconds() - report.cpu_seconds, time.monotonic()
     campaign.prepare()
     report.totals = campaign.totals()
-    for case in _cases_of(campaign, plan):
+    for number, case in _cases_of(campaign, plan, report.reached):
         outcome = outcome_of(campaign, case)
         report.counts.add(outcome)
         if outcome.wrong:
             report.saved.append(save(campaign, case, outcome, Path(plan.out)))
-        report.cpu_seconds = round(cpu_seconds() - cpu, 1)
+        report.cpu_seconds, report.reached = round(cpu_seconds() - cpu, 1), number + 1
         if time.monotonic() - said > PROGRESS:
             said = time.monotonic()
             yield report
     yield report
 
 
-def _cases_of(campaign: Campaign, plan: Plan) -> Iterator[Case]:
-    """Those of this process, as long as there is time."""
+def _cases_of(campaign: Campaign, plan: Plan, first: int) -> Iterator[tuple[int, Case]]:
+    """Those of this process from a number on, as long as there is time."""
     ends = time.monotonic() + plan.seconds_of(campaign.name)
     most = round(campaign.slice * plan.scale)
     for number, case in enumerate(campaign.cases()):
         if (plan.scale and number >= most) or (not plan.scale and time.monotonic() > ends):
             return
-        if number % plan.jobs == plan.number:
-            yield case
+        if number >= first and number % plan.jobs == plan.number:
+            yield number, case
 
 
 def outcome_of(campaign: Campaign, case: Case) -> Outcome:
@@ -189,8 +206,8 @@ def replay(path: Path) -> Outcome:
 # --- several processes --------------------------------------------------------------------
 
 
-def run(plans: Sequence[Plan], said: TextIO) -> dict[str, Report]:
-    """Run the parts of all processes; what came of every campaign.
+def run(plans: Sequence[Plan], said: TextIO) -> dict[str, list[Report]]:
+    """Run the parts of all processes; what came of every campaign in each.
 
     Raises
     ------
@@ -211,7 +228,12 @@ def run(plans: Sequence[Plan], said: TextIO) -> dict[str, Report]:
     statuses = [process.wait() for process in processes]
     if any(statuses):
         raise RuntimeError(f"processes of the run ended with {statuses}")
-    return {name: sum(parts.values(), Report()) for name, parts in found.items()}
+    return {name: [parts[k] for k in range(len(plans))] for name, parts in found.items()}
+
+
+def whole(parts: Iterable[Report]) -> Report:
+    """What came of a campaign in all processes."""
+    return sum(parts, Report())
 
 
 def _lines_of(processes: Sequence[subprocess.Popen[str]]) -> Iterator[tuple[int, str]]:
@@ -227,7 +249,7 @@ def _lines_of(processes: Sequence[subprocess.Popen[str]]) -> Iterator[tuple[int,
                     selector.unregister(key.fileobj)
 
 
-def progress_line(name: str, parts: Any) -> str:
-    total = sum(parts, Report())
+def progress_line(name: str, parts: Iterable[Report]) -> str:
+    total = whole(parts)
     kinds = ", ".join(f"{count} {kind}" for kind, count in total.counts.kinds.most_common(6))
     return f"{name}: {total.counts.tried} tried, {total.counts.wrong} wrong; {kinds}"
