@@ -6,16 +6,22 @@ import itertools
 import os
 import random
 import shutil
+import signal
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.store import layout
 from tests.torture import data
 from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.damage import Expected, outcome_of
+from tests.torture.processes import HangsError
 
 # Of each store there is one of other data, whose files have the same names.
 SEEDS = (0, 1)
+# Seconds after which a read that has not ended hangs.
+PATIENCE = 60
 CUTS = ("all", "last byte", "half", "checksum")
 
 
@@ -23,7 +29,7 @@ class Misplaced(Campaign):
     """Each damage of each file for itself once, in any order; then two at once."""
 
     name = "misplaced"
-    what = "files swapped, copied, cut, deleted, overwritten, rolled back, of another store"
+    what = "files swapped, cut, gone, overwritten, rolled back, of another store, links, FIFOs"
     slice = 80
 
     def __init__(self, folder: Path, shared: Path, seed: int) -> None:
@@ -62,7 +68,7 @@ class Misplaced(Campaign):
     def _damages(self, kind: str) -> Iterator[dict[str, str]]:
         files = data.files_of(self.folder / kind)
         for name in files:
-            for how in ("delete", "extend", "zeros", "scramble", "foreign"):
+            for how in ("delete", "extend", "zeros", "scramble", "foreign", "link", "fifo"):
                 yield {"how": how, "file": name}
             for cut in CUTS:
                 yield {"how": "cut", "file": name, "other": cut}
@@ -82,8 +88,10 @@ class Misplaced(Campaign):
             changed = [n for n in before.keys() | after.keys() if before.get(n) != after.get(n)]
             if not changed:
                 return Outcome(("nothing changed",))
-            return outcome_of(expected.store, expected.as_users_do, changed)
+            with _patience():
+                return outcome_of(expected.store, expected.as_users_do, changed)
         finally:
+            _release(expected.store)
             self._restore(case["kind"])
 
     def _damage(self, store: Path, kind: str, damage: dict[str, str]) -> None:
@@ -94,6 +102,8 @@ class Misplaced(Campaign):
             return
         if how == "delete":
             file.unlink()
+        elif how in ("link", "fifo"):
+            _replace(file, how, self.shared / f"{kind}-0" / damage["file"])
         elif how in ("swap", "copy"):
             other = store / damage["other"]
             content = file.read_bytes()
@@ -140,9 +150,45 @@ def _spoiled(content: bytes, how: str, cut: str) -> bytes:
     }[cut]
 
 
+def _replace(file: Path, how: str, elsewhere: Path) -> None:
+    """Put what is no regular file in the place of one."""
+    file.unlink()
+    if how == "link":
+        # What it leads to is right, but it is none of the store's.
+        file.symlink_to(elsewhere)
+    else:
+        os.mkfifo(file)
+
+
 def _contents(store: Path) -> dict[str, bytes]:
+    """What every file holds, or what it is if it is no regular one."""
+    paths = [path for path in store.rglob("*") if not path.is_dir()]
     return {
-        os.path.relpath(os.path.join(folder, name), store): Path(folder, name).read_bytes()
-        for folder, _, names in os.walk(store)
-        for name in names
+        str(path.relative_to(store)): path.read_bytes()
+        if stat.S_ISREG(mode := path.lstat().st_mode)
+        else str(stat.S_IFMT(mode)).encode()
+        for path in paths
     }
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Fail where nothing happens any more, as where somebody waits for the writer of a FIFO."""
+
+    def give_up(*_: object) -> None:
+        raise HangsError(f"nothing happens after {PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _release(store: Path) -> None:
+    """Let those go that wait for the writer of a FIFO."""
+    for path in store.rglob("*"):
+        if path.is_fifo():
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
