@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,11 @@ def _run(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "results.json"
     before = json.loads(kept.read_text()) if options.go_on else {}
-    with tempfile.TemporaryDirectory(prefix="romzarr-torture-shared-") as shared:
-        parts = run(_plans(options, before, shared), sys.stdout)
+    shared = options.out / "stores"
+    if not before:
+        shutil.rmtree(shared, ignore_errors=True)
+    shared.mkdir(exist_ok=True)
+    parts = run(_plans(options, before, str(shared)), sys.stdout)
     found = {name: [each.to_json() for each in reports] for name, reports in parts.items()}
     kept.write_text(json.dumps(found, indent=1))
     reports = {name: whole(each) for name, each in parts.items()}

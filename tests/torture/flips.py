@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
+from math import gcd
 
 from tests.torture import data
 from tests.torture.campaign import Campaign, Case, Outcome
@@ -17,7 +20,7 @@ AS_USERS_DO = 16
 
 
 class Flips(Campaign):
-    """Single bits. First all of the roots and of one file of each sort, then of any file."""
+    """Single bits. First all of the roots and of one file of each sort, then of all files."""
 
     name = "flips"
     what = "single bits of files of a store flipped"
@@ -42,10 +45,23 @@ class Flips(Campaign):
         rng.shuffle(chosen)
         for kind, name, bit in chosen:
             yield {"kind": kind, "file": name, "bit": bit, "first": True}
-        everything = self._files()
-        while True:
-            kind, name, size = rng.choice(everything)
-            yield {"kind": kind, "file": name, "bit": rng.randrange(8 * size)}
+        done = set(chosen)
+        for kind, name, bit in self._scattered(rng):
+            if (kind, name, bit) not in done:
+                yield {"kind": kind, "file": name, "bit": bit}
+
+    def _scattered(self, rng: random.Random) -> Iterator[tuple[str, str, int]]:
+        """Every bit of every file once, in an order that visits all files soon."""
+        files = self._files()
+        ends = list(accumulate(8 * size for _, _, size in files))
+        total = ends[-1]
+        # Multiples of a number without common divisor come to every place.
+        stride = next(n for n in iter(lambda: rng.randrange(1, total), 0) if gcd(n, total) == 1)
+        for number in range(total):
+            place = number * stride % total
+            file = bisect_right(ends, place)
+            kind, name, size = files[file]
+            yield kind, name, place - (ends[file] - 8 * size)
 
     def _files(self) -> list[tuple[str, str, int]]:
         return [
