@@ -129,7 +129,8 @@ kills.COMMANDS = {"careless": Careless}
 campaign = Kills(Path(sys.argv[1]), Path(sys.argv[1]), 0)
 try:
     for event in range(1, 9):
-        campaign.run({"command": "careless", "moments": [{"event": event}], "settled": False})
+        case = {"moments": [{"event": event}], "settled": False, "kept": True}
+        campaign.run({"command": "careless"} | case)
 except AssertionError as error:
     print("half of it is new" in str(error))
 """

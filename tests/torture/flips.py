@@ -14,7 +14,7 @@ from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.damage import Expected, outcome_of
 
 # Of files that are longer so many bits are drawn before others get theirs.
-MOST_BITS = 8192
+MOST_BITS = 4096
 # Every so many flips are read as users read; the others in a third of the time.
 AS_USERS_DO = 16
 

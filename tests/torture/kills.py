@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.store import commit
 from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.commands import COMMANDS, Command, State
-from tests.torture.processes import Course, Moment, call_child, course_of, preload, run_child
+from tests.torture.processes import Course, Moment, Tell, call_child, course_of, preload, run_child
 
 # Kills one after the other of which each finds what the one before has left.
 MOST_KILLS = 4
@@ -63,7 +65,12 @@ class Kills(Campaign):
             if name not in courses:
                 courses[name] = self._course_of(name)
             moments = [_moment(rng, courses[name]) for _ in range(rng.randint(1, MOST_KILLS))]
-            yield {"command": name, "moments": moments, "settled": rng.random() < SETTLED}
+            yield {
+                "command": name,
+                "moments": moments,
+                "settled": rng.random() < SETTLED,
+                "kept": rng.random() < 0.5,
+            }
 
     def run(self, case: Case) -> Outcome:
         command = self._command(case["command"])
@@ -71,11 +78,8 @@ class Kills(Campaign):
         kinds, kills = [], 0
         for number, moment in enumerate(case["moments"]):
             call_child(partial(command.make_ready, number))
-            end = run_child(
-                lambda tell, number=number: command.run(number, tell),
-                command.folder,
-                Moment(**moment),
-            )
+            work = partial(_run, command, number, case["kept"])
+            end = run_child(work, command.folder, Moment(**moment))
             if end.error:
                 return Outcome(tuple(kinds), end.error, kills + 1)
             after = call_child(lambda number=number: command.state(number))
@@ -88,7 +92,8 @@ class Kills(Campaign):
             before = after
         wrong = ""
         if case["settled"]:
-            wrong = call_child(lambda: _settled(command, len(case["moments"])))
+            number = len(case["moments"])
+            wrong = call_child(lambda: _settled(command, number, case["kept"]))
         return Outcome((*kinds, *["settled"] * case["settled"]), wrong, kills)
 
 
@@ -113,10 +118,17 @@ def _is_right(
     return command.allows(number, before, told, after)
 
 
-def _settled(command: Command, number: int) -> str:
+def _run(command: Command, number: int, kept: bool, tell: Tell) -> None:
+    """Run a command; what it replaces may have to go at once, not in an hour."""
+    if not kept:
+        commit.RETENTION = timedelta(seconds=-1)
+    command.run(number, tell)
+
+
+def _settled(command: Command, number: int, kept: bool) -> str:
     """What is wrong after a run that is not killed; empty if nothing."""
     command.make_ready(number)
-    command.run(number, lambda value: None)
+    _run(command, number, kept, lambda value: None)
     after = command.state(number)
     if not command.is_done(number, after):
         return f"a run that was not killed left {after}"
