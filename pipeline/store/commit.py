@@ -6,8 +6,9 @@ where something was appended, several do, in the order of time.
 
 Generations that do not count any more stay for whoever opened them (`RETENTION`): the root
 metadata name them too, with the time when they were replaced, and whoever writes there next
-removes those whose time is over. Nothing is ever removed that no root metadata have named, or
-while these are damaged.
+removes those whose time is over. They are named as long as anything of them is there, so that
+whoever is killed while he removes them leaves them to the next. Nothing is ever removed that no
+root metadata have named, or while these are damaged.
 
 On a local file system the generation is built in a hidden folder beside the destination,
 ``.<name>.partial-<generation>``, holding ``lock`` and ``store/`` (`pipeline.store.staging`).
@@ -23,7 +24,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -163,24 +164,18 @@ def _outlived(superseded: Sequence[Superseded]) -> frozenset[str]:
     )
 
 
-def _root_after(parts: tuple[Part, ...], before: Root | None, others: Iterable[str] = ()) -> Root:
-    """Root metadata of `parts` in place of those `before`.
+def _root_after(parts: tuple[Part, ...], before: Root | None, there: Collection[str]) -> Root:
+    """Root metadata of `parts` in place of those `before`, where the generations `there` are.
 
-    ``others`` are generations that count no more either, of a store whose root metadata are not
-    there or not whole.
+    Where nothing tells what counted, all that is there is what was to be replaced.
     """
     now = _stamp(datetime.now(UTC))
     known = {} if before is None else {each.generation: each for each in before.superseded}
-    names = {*known, *others, *(before.generations if before else ())}
+    names = {*known, *(there if before is None else before.generations)}
     names -= {part.generation for part in parts}
     superseded = tuple(known.get(name) or Superseded(name, now) for name in sorted(names))
-    over = _outlived(superseded)
-    return Root(parts, tuple(each for each in superseded if each.generation not in over))
-
-
-def _dropped(before: Root | None, root: Root) -> frozenset[str]:
-    """Generations that `root` does not name any more."""
-    return before.named - root.named if before else frozenset()
+    gone = _outlived(superseded).difference(there)
+    return Root(parts, tuple(each for each in superseded if each.generation not in gone))
 
 
 def _exists_error(url: str) -> StoreExistsError:
@@ -290,16 +285,13 @@ class LocalCommit:
         with locked(self.path):
             # Nobody else can replace the root between this look and the end.
             self._check_destination()
-            before = _current(str(self.path))
-            # Where nothing tells what counted, all that is there is what was to be replaced.
-            others = _generations(self.path) if before is None else ()
-            root = _root_after(parts, before, others)
+            root = _root_after(parts, _current(str(self.path)), _generations(self.path))
             write_flushed(prepared, layout.root_document(root))
             os.rename(built / self.generation, self.path / self.generation)
             flush(self.path)
             os.replace(prepared, self.path / layout.ROOT)
             flush(self.path)
-        for name in _dropped(before, root):
+        for name in _outlived(root.superseded):
             shutil.rmtree(self.path / name, ignore_errors=True)
         return root
 
@@ -411,7 +403,7 @@ class ObjectCommit:
             version = self._before.version
             with contextlib.suppress(StoreError):
                 before = layout.parse_root(self._before.content, self._root)
-        root = _root_after(parts, before)
+        root = _root_after(parts, before, self._names)
         try:
             done = self._folder.replace(layout.ROOT, layout.root_document(root), version)
         except StorageError as error:
@@ -425,14 +417,14 @@ class ObjectCommit:
         self._published = True
         # What cannot be removed now goes when it is a week old.
         with contextlib.suppress(OSError):
-            self._remove_unused(root, before)
+            self._remove_unused(root)
         return root
 
-    def _remove_unused(self, root: Root, before: Root | None) -> None:
+    def _remove_unused(self, root: Root) -> None:
         """Remove what was replaced long ago, and what crashed writers left."""
         oldest = _stamp(datetime.now(UTC) - _ABANDONED)
         abandoned = {n for n in self._names if layout.GENERATION.fullmatch(n) and n < oldest}
-        for name in self._names & (_dropped(before, root) | (abandoned - root.named)):
+        for name in self._names & (_outlived(root.superseded) | (abandoned - root.named)):
             self._folder.remove(name)
 
     def abort(self) -> None:

@@ -101,8 +101,22 @@ def test_of_very_many_only_the_newest_stay(make, write, tmp_path, monkeypatch):
     for seed in range(5):
         write(make(seed=seed), tmp_path / "s", overwrite=True)
     root = open_store(tmp_path / "s").root
-    assert len(root.superseded) == 2
-    assert generations(tmp_path / "s") == root.named
+    assert root.generations < generations(tmp_path / "s") <= root.named
+    assert len(generations(tmp_path / "s")) == 1 + 2
+
+
+def test_what_a_writer_that_died_had_still_to_remove_is_removed_by_the_next(
+    make, write, small, monkeypatch
+):
+    _, path = small
+    monkeypatch.setattr(commit, "RETENTION", timedelta(seconds=-1))
+    with monkeypatch.context() as dying:
+        # As if it was killed as soon as the root was in place.
+        dying.setattr(commit.shutil, "rmtree", lambda *args, **options: None)
+        write(make(seed=1), path, overwrite=True)
+    assert len(generations(path)) == 2
+    write(make(seed=2), path, overwrite=True)
+    assert generations(path) == open_store(path).root.generations
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
