@@ -36,10 +36,10 @@ class Forged(Generated):
     """Stores that a structure-aware generator forges, with all checksums right."""
 
     name = "forged"
-    what = "stores with right checksums whose facts, metadata and payloads are forged"
+    what = "stores with right checksums whose facts and metadata are forged"
     slice = 100
     share = 2.0
-    module = "tests.forged_stores"
+    module = "tests.forged"
 
 
 class Bounds(Generated):

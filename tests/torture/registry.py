@@ -7,8 +7,10 @@ from tests.torture.flips import Flips
 from tests.torture.generated import Bounds, Forged
 from tests.torture.kills import Kills
 from tests.torture.misplaced import Misplaced
+from tests.torture.payloads import Payloads
 from tests.torture.readers import Readers
 
 CAMPAIGNS: dict[str, type[Campaign]] = {
-    campaign.name: campaign for campaign in (Kills, Readers, Flips, Misplaced, Forged, Bounds)
+    campaign.name: campaign
+    for campaign in (Kills, Readers, Flips, Misplaced, Payloads, Forged, Bounds)
 }
