@@ -24,7 +24,7 @@ class Flips(Campaign):
 
     name = "flips"
     what = "single bits of files of a store flipped"
-    slice = 200
+    slice = 120
     share = 3.0
 
     def prepare(self) -> None:

@@ -37,7 +37,7 @@ class Forged(Generated):
 
     name = "forged"
     what = "stores with right checksums whose facts and metadata are forged"
-    slice = 100
+    slice = 40
     share = 2.0
     module = "tests.forged"
 
@@ -47,6 +47,6 @@ class Bounds(Generated):
 
     name = "bounds"
     what = "bounds recomputed from what xarray reads, for any data and any way of writing"
-    slice = 20
+    slice = 4
     share = 2.0
     module = "tests.cases"

@@ -30,7 +30,7 @@ class Misplaced(Campaign):
 
     name = "misplaced"
     what = "files swapped, cut, gone, overwritten, rolled back, of another store, links, FIFOs"
-    slice = 80
+    slice = 40
 
     def __init__(self, folder: Path, shared: Path, seed: int) -> None:
         super().__init__(folder, shared, seed)

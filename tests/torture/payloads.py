@@ -26,7 +26,7 @@ class Payloads(Campaign):
 
     name = "payloads"
     what = "chunks with right checksums whose payloads are changed, random, or those of others"
-    slice = 100
+    slice = 30
 
     def __init__(self, folder: Path, shared: Path, seed: int) -> None:
         super().__init__(folder, shared, seed)

@@ -154,7 +154,6 @@ def preload(work: Callable[[], Any]) -> None:
 
     def names(tell: Tell) -> None:
         work()
-        # Lines of a pipe arrive whole up to some length only when there is one writer; there is.
         for name in list(sys.modules):
             tell(name)
 

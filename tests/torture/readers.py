@@ -34,8 +34,8 @@ class Readers(Campaign):
             rng = random.Random(f"{self.seed} {number}")
             yield {
                 "writer": WRITERS[number % len(WRITERS)],
-                "rounds": rng.randint(2, 5),
-                "readers": rng.randint(1, 3),
+                "rounds": rng.randint(1, 2),
+                "readers": rng.randint(1, 2),
                 "processes": rng.random() < 0.5,
                 "seed": rng.randrange(1 << 32),
             }
