@@ -13,7 +13,15 @@ from typing import Any
 from pipeline.store import commit
 from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.commands import COMMANDS, Command, State
-from tests.torture.processes import Course, Moment, Tell, call_child, course_of, preload, run_child
+from tests.torture.processes import (
+    Course,
+    Moment,
+    Tell,
+    call_and_import,
+    call_child,
+    counted,
+    run_child,
+)
 
 # Kills one after the other of which each finds what the one before has left.
 MOST_KILLS = 4
@@ -43,11 +51,7 @@ class Kills(Campaign):
 
     def _course_of(self, name: str) -> Course:
         """How long a command takes, and how often it accesses files."""
-        command = self._command(name)
-        preload(partial(_once, command))
-        command = self._command(name)
-        call_child(partial(command.make_ready, 0))
-        return course_of(lambda tell: command.run(0, tell), command.folder)
+        return Course(*call_and_import(partial(_two_rounds, self._command(name))))
 
     def _command(self, name: str) -> Command:
         place = self.folder / "place"
@@ -97,10 +101,13 @@ class Kills(Campaign):
         return Outcome((*kinds, *["settled"] * case["settled"]), wrong, kills)
 
 
-def _once(command: Command) -> None:
+def _two_rounds(command: Command) -> tuple[int, float]:
+    """How much happens in the second, which finds all imported, and something to replace."""
     command.make_ready(0)
     command.run(0, lambda value: None)
     command.state(0)
+    command.make_ready(1)
+    return counted(partial(command.run, 1, lambda value: None), command.folder)
 
 
 def _moment(rng: random.Random, course: Course) -> dict[str, float]:

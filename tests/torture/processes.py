@@ -149,20 +149,6 @@ def _listen(
     return [json.loads(line) for line in received.split(b"\n")[:-1]], hangs
 
 
-def preload(work: Callable[[], Any]) -> None:
-    """Import here all that `work` imports in a child, so that further children need not."""
-
-    def names(tell: Tell) -> None:
-        work()
-        for name in list(sys.modules):
-            tell(name)
-
-    for name in run_child(names).told:
-        if name not in sys.modules and not name.startswith(("__", "multiprocessing.")):
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
-
-
 @dataclass(frozen=True)
 class Course:
     """How much happens while something runs undisturbed."""
@@ -171,17 +157,29 @@ class Course:
     seconds: float
 
 
-def course_of(work: Callable[[Tell], Any], folder: Path) -> Course:
-    """Run `work` in a child to its end, and count."""
-    count = [0]
+def call_and_import(work: Callable[[], Any]) -> Any:
+    """As `call_child`, and import here what it has imported, so that further children need not."""
 
-    def counted(tell: Tell) -> None:
-        _count_events(folder, lambda number: count.__setitem__(0, number))
-        began = time.monotonic()
-        work(lambda value: None)
-        tell([count[0], time.monotonic() - began])
+    def work_and_names(tell: Tell) -> None:
+        tell(work())
+        for name in list(sys.modules):
+            tell(name)
 
-    end = run_child(counted)
+    end = run_child(work_and_names)
     if end.error:
         raise AssertionError(end.error)
-    return Course(*end.told[-1])
+    value, *names = end.told
+    for name in names:
+        if name not in sys.modules and not name.startswith(("__", "multiprocessing.")):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    return value
+
+
+def counted(work: Callable[[], Any], folder: Path) -> tuple[int, float]:
+    """Accesses to files below `folder` while `work` runs, and seconds; once in a process."""
+    count = [0]
+    _count_events(folder, lambda number: count.__setitem__(0, number))
+    began = time.monotonic()
+    work()
+    return count[0], time.monotonic() - began

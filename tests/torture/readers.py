@@ -15,7 +15,7 @@ import xarray as xr
 from tests.torture import data
 from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.commands import COMMANDS, Command, assert_within
-from tests.torture.processes import call_child, preload
+from tests.torture.processes import call_and_import, call_child
 
 WRITERS = ("overwrite", "overwrite, lossy", "append", "stream")
 # Datasets that a reader holds open.
@@ -53,7 +53,7 @@ class Readers(Campaign):
         start, place = self.folder / "starts" / name, self.folder / "place"
         if not start.exists():
             call_child(partial(_started, COMMANDS[name](start)))
-            preload(partial(_read_once, COMMANDS[name](start)))
+            call_and_import(partial(_read_once, COMMANDS[name](start)))
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(start, place)
         return COMMANDS[name](place)
