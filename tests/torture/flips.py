@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from math import gcd
+from pathlib import Path
 
 from tests.torture import data
 from tests.torture.campaign import Campaign, Case, Outcome
@@ -27,13 +28,15 @@ class Flips(Campaign):
     slice = 120
     share = 3.0
 
+    def __init__(self, folder: Path, shared: Path, seed: int) -> None:
+        super().__init__(folder, shared, seed)
+        self._expected: dict[str, Expected] = {}
+
     def prepare(self) -> None:
         for kind in data.MAKERS:
             self._expected_of(kind)
 
     def _expected_of(self, kind: str) -> Expected:
-        if not hasattr(self, "_expected"):
-            self._expected: dict[str, Expected] = {}
         if kind not in self._expected:
             shutil.copytree(data.stored(self.shared, kind), self.folder / kind)
             self._expected[kind] = Expected(self.folder / kind)
