@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,8 +108,9 @@ def stored(shared: Path, kind: str, seed: int = 0) -> Path:
     path = shared / f"{kind}-{seed}"
     with alone(shared / ".lock"):
         if not path.exists():
-            shutil.rmtree(shared / "made", ignore_errors=True)
-            MAKERS[kind](shared / "made", seed)
+            with tempfile.TemporaryDirectory() as folder:
+                MAKERS[kind](Path(folder, "store"), seed)
+                shutil.copytree(Path(folder, "store"), shared / "made", dirs_exist_ok=True)
             (shared / "made").rename(path)
     return path
 
