@@ -69,13 +69,41 @@ def _kill_at(event: int, number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_child(
+@dataclass(frozen=True)
+class Child:
+    """A child that runs."""
+
+    pid: int
+    reading: int
+    seconds: float | None
+    patience: float
+
+    def end(self) -> End:
+        """Wait for its end; it is killed when its time has come.
+
+        Raises
+        ------
+        HangsError
+            If it does not end.
+        """
+        told, hangs = _listen(self.reading, self.pid, self.seconds, self.patience)
+        _, status = os.waitpid(self.pid, 0)
+        if hangs:
+            raise HangsError(f"a child did not end within {self.patience:.0f} s")
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        error = "".join(each["error"] for each in told if "error" in each)
+        if not killed and status and not error:
+            error = f"the child ended with status {status}"
+        return End(killed, [each["told"] for each in told if "told" in each], error)
+
+
+def start_child(
     work: Callable[[Tell], Any],
     folder: Path | None = None,
     moment: Moment | None = None,
     patience: float = PATIENCE,
-) -> End:
-    """Run `work` in a child, which is killed at the moment given."""
+) -> Child:
+    """Start `work` in a child, which is killed at the moment given."""
     moment = moment or Moment()
     reading, writing = os.pipe()
     pid = os.fork()
@@ -85,15 +113,14 @@ def run_child(
             _count_events(folder, functools.partial(_kill_at, moment.event))
         _be_child(work, writing)
     os.close(writing)
-    told, hangs = _listen(reading, pid, moment.seconds, patience)
-    _, status = os.waitpid(pid, 0)
-    if hangs:
-        raise HangsError(f"a child did not end within {patience:.0f} s")
-    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    error = "".join(each["error"] for each in told if "error" in each)
-    if not killed and status and not error:
-        error = f"the child ended with status {status}"
-    return End(killed, [each["told"] for each in told if "told" in each], error)
+    return Child(pid, reading, moment.seconds, patience)
+
+
+def run_child(
+    work: Callable[[Tell], Any], folder: Path | None = None, moment: Moment | None = None
+) -> End:
+    """Run `work` in a child to its end, or until it is killed at the moment given."""
+    return start_child(work, folder, moment).end()
 
 
 def call_child(work: Callable[[], Any]) -> Any:

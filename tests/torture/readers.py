@@ -15,7 +15,7 @@ import xarray as xr
 from tests.torture import data
 from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.commands import COMMANDS, Command, assert_within
-from tests.torture.processes import call_and_import, call_child
+from tests.torture.processes import Tell, call_and_import, call_child, run_child, start_child
 
 WRITERS = ("overwrite", "overwrite, lossy", "append", "stream")
 # Datasets that a reader holds open.
@@ -95,30 +95,16 @@ def _beside_threads(command: Command, case: Case) -> list[int]:
 
 def _beside_processes(command: Command, case: Case) -> list[int]:
     """Reads of processes of their own."""
-    over, results = command.folder / "over", list[Any]()
+    over = command.folder / "over"
 
-    def read(number: int) -> None:
-        work = partial(_keep_reading, command, over.exists, f"{case['seed']} {number}")
-        try:
-            results.append(call_child(work))
-        except BaseException:
-            results.append(traceback.format_exc())
+    def read(number: int, tell: Tell) -> None:
+        tell(_keep_reading(command, over.exists, f"{case['seed']} {number}"))
 
-    def work() -> list[int]:
-        # Only these threads fork, and they start nothing else.
-        threads = [threading.Thread(target=read, args=(k,)) for k in range(case["readers"])]
-        for thread in threads:
-            thread.start()
-        try:
-            call_child(partial(_write, command, case["rounds"]))
-        finally:
-            over.touch()
-            for thread in threads:
-                thread.join()
-        return _summed(results)
-
-    found: list[int] = call_child(work)
-    return found
+    children = [start_child(partial(read, number)) for number in range(case["readers"])]
+    writer = run_child(lambda tell: _write(command, case["rounds"]))
+    over.touch()
+    ends = [child.end() for child in children]
+    return _summed([writer.error or [0, 0], *(end.error or end.told[-1] for end in ends)])
 
 
 def _summed(results: list[Any]) -> list[int]:
