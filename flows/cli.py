@@ -56,6 +56,8 @@ def leave(ending: EndingOnSignals, options: Namespace | None) -> NoReturn:
 
         complain(message, options.log_format)
     sys.stderr.flush()
+    # What is killed while it starts would complain, and clusters that cannot be closed in order.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     kill_children()
     # Temporary folders and semaphores of packages; clusters that were just being started.
     atexit._run_exitfuncs()
@@ -67,11 +69,19 @@ def leave(ending: EndingOnSignals, options: Namespace | None) -> NoReturn:
 
 
 def kill_children() -> None:
-    """Kill workers that are still there: they may write, and would outlive this process."""
-    multiprocessing = sys.modules.get("multiprocessing")
-    for child in multiprocessing.active_children() if multiprocessing else ():
+    """Kill workers that are still there: they may write, and would outlive this process.
+
+    The system knows also those that a thread is just starting. The tracker of resources, which
+    removes what others leave, ends by itself.
+    """
+    psutil, tracker = sys.modules.get("psutil"), sys.modules.get("multiprocessing.resource_tracker")
+    if psutil is None:
+        return
+    kept = tracker._resource_tracker._pid if tracker else None
+    children = [each for each in psutil.Process().children() if each.pid != kept]
+    for child in children:
         child.kill()
-        child.join()
+    psutil.wait_procs(children)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 from tempfile import TemporaryDirectory
 
+import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from distributed.utils import LoopRunner
@@ -29,8 +30,9 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
         settings = replace(settings, workers=max(1, CPU_COUNT // threads))
     fixed = settings.maximum == NONE
     with (
-        # Of the workers; what a killed one leaves goes with it.
+        # Of scheduler and workers; what a killed one leaves goes with it.
         TemporaryDirectory(prefix="romzarr-workers-") as folder,
+        dask.config.set(temporary_directory=folder),
         loop_without_signals() as loop,
         LocalCluster(
             n_workers=settings.workers if fixed else settings.minimum,
@@ -41,8 +43,8 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
             # No dashboard, and a port of its own: the usual one may belong to another job.
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
-            local_directory=folder,
-            silence_logs=logging.ERROR,
+            # Failures reach the caller; workers that go with their scheduler need not complain.
+            silence_logs=logging.CRITICAL,
             loop=loop,
         ) as cluster,
         Client(cluster) as client,
@@ -61,10 +63,11 @@ def loop_without_signals() -> Iterator[IOLoop]:
     themselves are taken for crashed and started again, while they are stopped in order.
     """
     runner = LoopRunner()
-    # Started by the loop, the tracker would let signals through there.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # The tracker of resources ignores the others itself, and lets them through where it is started.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         runner.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

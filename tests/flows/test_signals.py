@@ -20,8 +20,11 @@ from tests.flows.nightly.processes import wait_for
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# A command in a process of its own, with a hook before it.
-SCRIPT = "{before}\nimport sys\nfrom flows.cli import main\nsys.exit(main(sys.argv[1:]))"
+# A command in a process of its own, with a hook before it; the tests may run under nohup.
+SCRIPT = (
+    "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    "{before}\nimport sys\nfrom flows.cli import main\nsys.exit(main(sys.argv[1:]))"
+)
 # Reading takes long enough to be interrupted wherever that is asked for.
 SLOW = """
 import time
@@ -37,7 +40,7 @@ zarr_source.ZarrReader.read = read
 class Command:
     """A command that runs in `folder`, as the leader of a group of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, before: str = "", **options: object) -> None:
+    def __init__(self, folder: Path, *arguments: str, before: str = "") -> None:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "TMPDIR": str(folder / "tmp"),
@@ -51,7 +54,6 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            **options,
         )
 
     def end(self) -> tuple[int, list[str], str]:
@@ -165,12 +167,9 @@ def test_a_third_kills(folder):
     assert command.end()[0] == -signal.SIGTERM
 
 
-def ignoring_hangups() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
 def test_what_nohup_ignores_stays_ignored(folder):
-    command = Command(folder, "compress", "a.zarr", "s", before=SLOW, preexec_fn=ignoring_hangups)
+    ignored = SLOW + "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    command = Command(folder, "compress", "a.zarr", "s", before=ignored)
     wait_for(lambda: hidden(folder))
     command.process.send_signal(signal.SIGHUP)
     status, _, said = command.end()
