@@ -272,7 +272,8 @@ def identify(
     quiet = np.ones(len(a), bool) if rough is None else ~rough
     search = _Search(a, times, tolerances, config, step, coded_bytes, plain, quiet)
     found = [search.models(settings) for settings in search.settings()]
-    best, *lower = [min(models, key=lambda each: each.nbytes) for models in found]
+    # Of those that do not decode that which foretells best.
+    best, *lower = [min(models, key=_bytes_with) for models in found]
     for model in lower:
         if model.stored_bytes < best.stored_bytes - WORTHWHILE * coded_bytes:
             best = model
@@ -410,6 +411,11 @@ class _Search:
         if latent is None or latent.nbytes >= self.plain.nbytes:
             return self.plain
         return latent
+
+
+def _bytes_with(model: LatentModel) -> tuple[float, int]:
+    """Bytes of a(t) in the store and, where these are equal, what the model does not foretell."""
+    return model.stored_bytes, model.latent.nbytes
 
 
 def _rounded(coefficients: Matrix) -> Matrix:

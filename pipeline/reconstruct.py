@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.destination import Destination
 from pipeline.errors import ConfigError, StoreError
 from pipeline.exchange import built_aside
 from pipeline.objects import is_document
-from pipeline.remote_archive import built_at_url
+from pipeline.remote_archive import MARK, built_at_url
 from pipeline.store import layout
 from pipeline.store.reader import open_store
 
@@ -115,9 +116,12 @@ def refuse_names(dataset: xr.Dataset) -> None:
 
 def _write_zarr(dataset: xr.Dataset, place: Any) -> None:
     version: Literal[2, 3] = 2 if _has_v2_codecs(dataset) else 3
-    dataset.to_zarr(
-        place, mode="w", zarr_format=version, consolidated=version == 2, align_chunks=True
-    )
+    with warnings.catch_warnings():
+        # The mark of a writer at a URL is no part of the hierarchy, and goes in the end.
+        warnings.filterwarnings("ignore", message=f"Object at {MARK} is not recognized")
+        dataset.to_zarr(
+            place, mode="w", zarr_format=version, consolidated=version == 2, align_chunks=True
+        )
 
 
 def _has_v2_codecs(dataset: xr.Dataset) -> bool:

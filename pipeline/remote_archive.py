@@ -21,7 +21,7 @@ from pipeline.errors import StoreExistsError
 # Any of them makes a prefix an archive.
 _ROOTS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 # Says that what is below a prefix was left by a writer of this sort.
-_MARK = ".romzarr-partial"
+MARK = ".romzarr-partial"
 
 
 class RootLast(WrapperStore[Store]):
@@ -87,20 +87,20 @@ def built_at_url(url: str, overwrite: bool) -> Iterator[Store]:
     """
     folder = objects.folder(url)
     found = set(folder.files())
-    if found and not (overwrite and _MARK in found and not found & set(_ROOTS)):
+    if found and not (overwrite and MARK in found and not found & set(_ROOTS)):
         advice = "nothing can be replaced there in one step: remove it first, or choose another URL"
-        if _MARK in found:
+        if MARK in found:
             advice = "it is unfinished; pass --overwrite to remove it, unless its writer is at work"
         raise StoreExistsError(f"{url}: holds {len(found)} objects; {advice}")
     folder.remove("")
-    folder.write(_MARK, b"")
+    folder.write(MARK, b"")
     store = RootLast(objects.zarr_store(url, read_only=False))
     try:
         yield store
         # First what says that it is a group, last: readers of version 2 ask for .zgroup.
         for name in sorted(store.kept, key=lambda key: key in ("zarr.json", ".zgroup")):
             sync(store._store.set(name, store.kept[name]))
-        folder.remove(_MARK)
+        folder.remove(MARK)
     except BaseException:
         folder.remove("")
         raise

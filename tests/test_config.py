@@ -142,7 +142,7 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
             "found 'pbs', allowed is 'threads' or 'local' or .* address",
         ),
         ("cluster: {queue: main}", "queue: found 'main' with kind 'threads', which takes workers;"),
-        ("cluster: {kind: 'tcp://a:1', workers: 2}", "which takes no other setting; remove it"),
+        ("cluster: {kind: 'tcp://a:1', workers: 2}", "which takes tls; remove it"),
         ("cluster: {kind: local, image: a}", "cluster.kind to what takes it \\(kubernetes\\)"),
         ("cluster: {kind: slurm, workers: 2}", "memory_limit: kind 'slurm' needs it, found 'auto'"),
         ("cluster: {kind: gateway, workers: 2}", "gateway: kind 'gateway' needs it, found 'none'"),

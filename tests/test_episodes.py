@@ -69,7 +69,8 @@ def test_a_storm_is_coded_as_it_is_and_the_waves_keep_their_modes(tmp_path, monk
     assert pipeline.verify(tmp_path / "s.romzarr", source).ok
     monkeypatch.setattr(choose, "rough_snapshots", lambda *_: None)
     whole, _ = stored(source, tmp_path, tolerance=1e-2)
-    assert report.stored_bytes < 0.75 * whole.stored_bytes
+    # It was 0.75 as long as stores held triangles of the model, which saved bytes with episodes.
+    assert report.stored_bytes < 0.82 * whole.stored_bytes
 
 
 @given(

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 import pipeline
 from pipeline.coding.coefficients import Coefficients
 from pipeline.numerics import integrate
-from pipeline.store.generation import Generation
+from pipeline.store.fields import FieldPart
 from pipeline.store.latent import StoredLatent
 from pipeline.store.reader import _opened, open_store
 from tests.oracles import decoded_errors
@@ -56,10 +56,9 @@ def test_results_of_the_decoder_may_all_be_off_by_rounding(tmp_path, monkeypatch
     for place, name in (
         (integrate.Dynamics, "__call__"),
         (integrate, "runge_kutta_step"),
-        (Coefficients, "combined"),
         (Coefficients, "array"),
         (StoredLatent, "span"),
-        (Generation, "weights"),
+        (FieldPart, "sums"),
     ):
         monkeypatch.setattr(place, name, shaking(getattr(place, name), rng))
     shaken = decoded(store)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from distributed.utils import LoopRunner
-from tornado.ioloop import IOLoop
 
 from flows.clusters import Workers
 from flows.clusters.workers import described, limit_blas, scale
@@ -56,7 +56,7 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
 
 
 @contextmanager
-def loop_without_signals() -> Iterator[IOLoop]:
+def loop_without_signals() -> Iterator[Any]:
     """The event loop of a thread that gets no signals, nor do the processes that it starts.
 
     A terminal, systemd and SLURM tell all processes of a job to end. Workers that do so by

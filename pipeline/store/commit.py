@@ -403,7 +403,8 @@ class ObjectCommit:
             version = self._before.version
             with contextlib.suppress(StoreError):
                 before = layout.parse_root(self._before.content, self._root)
-        root = _root_after(parts, before, self._names)
+        # Without a root, what is there are generations of other writers, alive or not.
+        root = _root_after(parts, before or Root(()), self._names)
         try:
             done = self._folder.replace(layout.ROOT, layout.root_document(root), version)
         except StorageError as error:

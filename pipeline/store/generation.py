@@ -134,7 +134,8 @@ class Generation:
         weight = 1.0 if constant else first.mean_weight
         dtype = stored.dtype if constant else self.facts["arithmetic"]
         fields = FieldValues(first.arrays, first.variables[variable])
-        values = (fields.first(wanted) * weight).astype(dtype, copy=False)
+        # A value alone would lose its order of bytes.
+        values: Floats = np.asarray(fields.first(wanted) * weight, dtype)
         if len(first.episodes) and not constant:
             there = DirectValues(first.arrays, first.variables[variable], "episodes").mean(wanted)
             values += (there - values) * (len(first.episodes) / first.snapshots)
