@@ -13,6 +13,8 @@ NEWEST := $(VENV)-newest
 OLDEST_PYTHON ?= $(shell .ci/find-python 3.11)
 NEWEST_PYTHON ?= $(shell .ci/find-python 3.14 3.13 3.12)
 FAST := -m "not slow and not benchmark"
+# Which tests these two run; all, unless some are named.
+TESTS ?=
 # One BLAS thread: dask has a thread a core already.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
@@ -75,14 +77,14 @@ $(NEWEST)/.romzarr-test: pyproject.toml
 
 # Old versions may use what newer ones of others call deprecated.
 test-oldest: $(OLDEST)/.romzarr-test
-	$(OLDEST)/bin/python -m pytest $(FAST) -W default::DeprecationWarning
+	$(OLDEST)/bin/python -m pytest $(FAST) -W default::DeprecationWarning $(TESTS)
 
 ifeq ($(NEWEST_PYTHON),)
 test-newest:
 	@echo "test-newest is skipped: no Python newer than 3.11 on PATH or under pyenv; try: make NEWEST_PYTHON=/path/to/python $@"
 else
 test-newest: $(NEWEST)/.romzarr-test
-	$(NEWEST)/bin/python -m pytest $(FAST)
+	$(NEWEST)/bin/python -m pytest $(FAST) $(TESTS)
 endif
 
 bench: $(BENCH_STAMP)
