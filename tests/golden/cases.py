@@ -59,7 +59,7 @@ def ocean() -> xr.Dataset:
 
 
 def oscillator(snapshots: int = 400) -> xr.Dataset:
-    """A damped oscillation: the model foretells it."""
+    """A damped oscillation: a model foretells it, and pays where it is long and the bound tight."""
     t = 0.05 * np.arange(snapshots)
     states = np.exp(-0.02 * t)[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
     shapes = np.random.default_rng(2).standard_normal((2, 30))
@@ -100,7 +100,17 @@ def pod_float64_uneven_times(path: Path) -> None:
 
 @case
 def pod_with_a_model(path: Path) -> None:
-    pipeline.compress(oscillator(), path, tolerance=1e-3)
+    pipeline.compress(oscillator(1500), path, tolerance=1e-5)
+
+
+@case
+def pod_with_models_of_two_regimes(path: Path) -> None:
+    # An oscillator that turns three times as fast from snapshot 1100 on.
+    phase = np.cumsum(np.repeat([0.05, 0.15], [1100, 1460]))
+    shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 2)))[0].T
+    rows = np.stack([np.cos(phase), np.sin(phase)], axis=1) @ shapes
+    source = xr.Dataset({"u": (("time", "x"), rows)}, {"time": 0.05 * np.arange(len(phase))})
+    pipeline.compress(source, path, tolerance=1e-4)
 
 
 @case
