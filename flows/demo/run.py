@@ -83,20 +83,25 @@ def equation_lines(store: str) -> list[str]:
 
 def summary(report: CompressionReport, store: Path, picture: Path) -> str:
     """The result in words."""
-    rebuilt = report.snapshots - report.kept_samples
-    coded = (
-        f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes and "
-        f"{report.kept_samples} samples of their coefficients; a model of {report.nonzero_terms} "
-        + (
-            f"terms foretells the other {rebuilt}, and what it misses is coded beside it. "
-            if rebuilt
-            else "terms saved no sample here. "
+    became = f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes and "
+    if report.kept_samples:
+        rest = report.snapshots - report.kept_samples
+        became += (
+            f"{report.kept_samples} samples of their coefficients; a model of "
+            f"{report.nonzero_terms} terms foretells the other {rest}, and what it misses is "
+            "coded beside it. "
         )
-        + f"The store takes {size(report.stored_bytes)} in place of {size(report.raw_bytes)}; "
+    else:
+        became += (
+            f"their coefficients. A model of {report.nonzero_terms} terms describes them; in a "
+            "record this short it takes more bytes than it saves, so it is kept to be read. "
+        )
+    became += (
+        f"The store takes {size(report.stored_bytes)} in place of {size(report.raw_bytes)}; "
         "a longer record adds coefficients, hardly any modes."
     )
     return f"""\
-{textwrap.fill(coded, 90)}
+{textwrap.fill(became, 90)}
 
 picture:    {picture}
 equations:  romzarr equations {store}
