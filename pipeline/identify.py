@@ -49,6 +49,8 @@ WORTHWHILE = 0.1
 THRESHOLD_RATIO, MOST_THRESHOLDS = 2.0, 12
 # Significant digits of a coefficient, and what it takes up with its number among the terms.
 DIGITS, TERM_BYTES = 8, 14
+# What a term has to save to be one of equations that are there to be read: a number and its place.
+PLAIN_TERM_BYTES = 10
 # What else decoding with a model takes up, measured: metadata of the arrays of samples, and
 # of that of which model serves a block, where they are not all served by the first.
 MODEL_BYTES, SERVING_BYTES = 800, 340
@@ -413,9 +415,11 @@ class _Search:
         return latent
 
 
-def _bytes_with(model: LatentModel) -> tuple[float, int]:
-    """Bytes of a(t) in the store and, where these are equal, what the model does not foretell."""
-    return model.stored_bytes, model.latent.nbytes
+def _bytes_with(model: LatentModel) -> tuple[float, bool, int]:
+    """Bytes of a(t) in the store; where these are equal, whether the model foretells any block,
+    and how well few terms do."""
+    foretold = model.latent.nbytes + PLAIN_TERM_BYTES * model.nonzero_terms
+    return model.stored_bytes, not model.latent.coded.code.modelled, foretold
 
 
 def _rounded(coefficients: Matrix) -> Matrix:
