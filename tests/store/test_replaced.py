@@ -194,7 +194,7 @@ def read_until(stop, path, known, found):
 def test_readers_beside_a_writer_see_one_store_or_another(make, write, small):
     _, path = small
     examples = [make(seed=seed) for seed in range(2)]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     stop, found = context.Event(), context.Queue()
     known = [each.dataset["u"].values for each in examples]
     reader = context.Process(target=read_until, args=(stop, path, known, found))
