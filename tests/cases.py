@@ -31,6 +31,8 @@ Values = NDArray[Any]
 TOLERANCES = (0.3, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 KINDS = ("waves", "noise", "low rank", "trend", "bursts", "steps", "still", "spike")
 LENGTHS = (1, 2, 3, 5, 7, 13, 31, 10**6)
+# More nights than this are more of the same.
+NIGHTS = 24
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def _lengths(rng: np.random.Generator, snapshots: int) -> tuple[int, ...]:
     length = int(rng.choice(LENGTHS))
     while sum(found) < snapshots:
         length = length if alike else int(rng.choice(LENGTHS))
+        length = length if len(found) < NIGHTS else snapshots
         found.append(min(length, snapshots - sum(found)))
     return tuple(found)
 

@@ -400,7 +400,7 @@ def begun(store: str, overwrite: bool = False, onto: Root | None = None) -> Comm
 
 
 def parts_of(commit: Commit) -> tuple[Part, ...]:
-    return (Part(commit.generation, 0),)
+    return (Part(commit.generation, "00000000"),)
 
 
 def published(commit: Commit) -> None:

@@ -267,8 +267,9 @@ def _project(
     """
     dtype = np.result_type(precision.products, precision.rows)
     turn = np.ascontiguousarray(right.T, dtype)
-    offset = len(values) * float(mean @ mean)
-    if valid is None and values.dtype == dtype and offset <= 100 * energy:
+    with np.errstate(over="ignore"):
+        offset = len(values) * float(mean @ mean)
+    if valid is None and values.dtype == dtype and offset <= 100 * energy < np.inf:
         return (turn @ values).astype(precision.rows, copy=False)
     rows = np.empty((right.shape[1], values.shape[1]), precision.rows)
     for span in panels(values.shape[1], len(values)):

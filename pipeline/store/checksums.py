@@ -4,8 +4,9 @@ A checksum is the CRC32C of a file's place in the store, ``<generation>/<path>``
 content. A generation has a name of its own, so a file that was swapped with another, rolled
 back, or taken from another store has a wrong checksum where it lies.
 
-Metadata files have their checksums in the file above them. A chunk ends with its own; the codec
-`ChecksumCodec` only makes room for it, as codecs do not learn which chunk they work on.
+Metadata files have their checksums in the file above them, as eight hexadecimal digits. A chunk
+ends with its own; the codec `ChecksumCodec` only makes room for it, as codecs do not learn which
+chunk they work on.
 """
 
 from __future__ import annotations
@@ -28,16 +29,20 @@ from pipeline.errors import StoreError
 
 NAME = "romzarr.crc32c"
 SIZE = 4
+PATTERN = re.compile(r"[0-9a-f]{8}")
 _CHUNK = re.compile(r"(.+)/c(?:/\d+)*")
 
 
-def checksum(place: str, content: bytes) -> int:
-    """CRC32C of a place in a store, ``<generation>/<path>``, followed by what lies there."""
+def checksum(place: str, content: bytes) -> str:
+    """CRC32C of a place in a store, ``<generation>/<path>``, followed by what lies there.
+
+    As eight hexadecimal digits: stores of the same content have the same size.
+    """
     value: int = google_crc32c.extend(google_crc32c.value(place.encode()), content)
-    return value
+    return f"{value:0{2 * SIZE}x}"
 
 
-def checked(content: bytes, expected: int, place: str, where: str) -> bytes:
+def checked(content: bytes, expected: str, place: str, where: str) -> bytes:
     """`content`, unless it has another checksum at this place.
 
     Raises
@@ -54,7 +59,7 @@ def checked(content: bytes, expected: int, place: str, where: str) -> bytes:
 
 def with_checksum(payload: bytes, place: str) -> bytes:
     """A chunk as it is stored: its payload, and the checksum at the end."""
-    return payload + checksum(place, payload).to_bytes(SIZE, "little")
+    return payload + bytes.fromhex(checksum(place, payload))[::-1]
 
 
 def payload_of(chunk: bytes, place: str, where: str) -> bytes:
@@ -65,8 +70,7 @@ def payload_of(chunk: bytes, place: str, where: str) -> bytes:
     StoreError
         If it is not.
     """
-    expected = int.from_bytes(chunk[-SIZE:], "little")
-    return checked(chunk[:-SIZE], expected, place, where)
+    return checked(chunk[:-SIZE], chunk[-SIZE:][::-1].hex(), place, where)
 
 
 def array_of(key: str) -> str | None:

@@ -47,7 +47,7 @@ def put_chunk(store: SealingStore, path: str, index: Sequence[int], payload: byt
 class Finished(NamedTuple):
     """The checksum of a complete generation's metadata, and the bytes of all its files."""
 
-    checksum: int
+    checksum: str
     nbytes: int
 
 

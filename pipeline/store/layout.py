@@ -166,7 +166,7 @@ class Part(NamedTuple):
     """A generation that counts, and the checksum of its metadata."""
 
     generation: str
-    checksum: int
+    checksum: str
 
 
 class Superseded(NamedTuple):
@@ -248,6 +248,14 @@ class Fields:
 
     def text(self, key: str) -> str:
         value: str = self._get(key, str, "a string")
+        return value
+
+    def checksum(self, key: str) -> str:
+        value = self.text(key)
+        if not _is_checksum(value):
+            raise StoreError(
+                f"{self.where}: {key!r} must be eight hexadecimal digits, found {_shown(value)}"
+            )
         return value
 
     def number(self, key: str) -> float:
@@ -350,7 +358,7 @@ def _pairs(
 
 
 def _is_checksum(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 32
+    return isinstance(value, str) and checksums.PATTERN.fullmatch(value) is not None
 
 
 def _is_stamp(value: Any) -> bool:
@@ -410,7 +418,7 @@ def parse_facts(raw: bytes, url: str) -> Fields:
     return Fields(_parsed(raw, joined(url, ROOT)), url).fields("attributes").fields(KEY)
 
 
-def array_paths(facts: Fields) -> dict[str, int]:
+def array_paths(facts: Fields) -> dict[str, str]:
     """Arrays that a generation with these facts has, and the checksums of their metadata.
 
     Raises
@@ -441,7 +449,7 @@ def array_paths(facts: Fields) -> dict[str, int]:
     ]
     listed = facts.fields("arrays")
     # Arrays that a later version adds are left alone.
-    return {path: listed.integer(path, 0, (1 << 32) - 1) for path in known if path in listed}
+    return {path: listed.checksum(path) for path in known if path in listed}
 
 
 def is_coded(path: str) -> bool:

@@ -26,7 +26,7 @@ from pipeline.store.variables import StoredVariable, variables_of
 
 
 def open_generation(
-    url: str, name: str, checksum: int, earlier: Sequence[Generation], tiles: TileMemory
+    url: str, name: str, checksum: str, earlier: Sequence[Generation], tiles: TileMemory
 ) -> Generation:
     """The generation `name` of the store at `url`, checked.
 
@@ -34,7 +34,7 @@ def open_generation(
     ----------
     url : str
     name : str
-    checksum : int
+    checksum : str
         Of its metadata.
     earlier : sequence of Generation
         All parts of the store before it; it may go on with the fields of some of them.
@@ -72,7 +72,7 @@ def open_generation(
     return Generation(name, checked, variables, own, arrays, latent, before)
 
 
-def checked_metadata(url: str, name: str, checksum: int) -> tuple[Fields, dict[str, bytes]]:
+def checked_metadata(url: str, name: str, checksum: str) -> tuple[Fields, dict[str, bytes]]:
     """Facts of a generation of the store at `url`, and the metadata of its arrays by path.
 
     Raises
@@ -119,7 +119,7 @@ def _check_extended(
                 )
 
 
-def _array_documents(url: str, name: str, expected: Mapping[str, int]) -> dict[str, bytes]:
+def _array_documents(url: str, name: str, expected: Mapping[str, str]) -> dict[str, bytes]:
     """Metadata files of arrays, fetched side by side and checked."""
     place = layout.joined(url, name)
     store = layout.zarr_store(place)

@@ -126,7 +126,7 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((NODE, "latent/samples", "data_type"), "float16", "codes float32 and float64"),
         ((NODE, "latent/samples", "data_type"), "string", "codes float32 and float64"),
         ((*FACTS, "arrays"), None, "'arrays' is missing"),
-        ((*FACTS, "arrays", "latent/samples"), "x", "'latent/samples' must be"),
+        ((*FACTS, "arrays", "latent/samples"), 17, "'latent/samples' must be"),
         ((*FACTS, "arithmetic"), "float32", "dims of float32"),
         ((NODE, "basis/u/fields", "fill_value"), {"a": [1]}, "metadata of an array"),
         ((NODE, "basis/u/fields", "fill_value"), float("inf"), "not JSON"),
@@ -144,7 +144,7 @@ def test_metadata_that_do_not_fit_are_named(small, keys, value, message):
 
 def test_a_missing_generation_is_named(small):
     _, path = small
-    root, missing = path / "zarr.json", layout.Part("20200101T000000-00000000", 0)
+    root, missing = path / "zarr.json", layout.Part("20200101T000000-00000000", "00000000")
     root.write_bytes(layout.root_document(layout.Root((missing,))))
     with pytest.raises(
         StoreError, match=r"20200101T000000-00000000.*is missing; the store is damaged"

@@ -17,9 +17,9 @@ def root(**facts):
     return layout.compact_json(document)
 
 
-PART = ["20260101T000000-01234567", 1]
+PART = ["20260101T000000-01234567", "0000abcd"]
 ROOT = layout.Root(
-    (layout.Part(*PART), layout.Part("20260102T000000-01234567", 7)),
+    (layout.Part(*PART), layout.Part("20260102T000000-01234567", "00000007")),
     (layout.Superseded("20251231T000000-01234567", "20260101T010000"),),
 )
 
@@ -39,8 +39,9 @@ ROOT = layout.Root(
         (root(format=4), "'parts': None does not tell a generation"),
         (root(format=4, parts={}), "'parts': {} does not tell a generation"),
         (root(format=4, parts=[]), "is damaged"),
-        (root(format=4, parts=[["../x", 1]]), "does not tell a generation"),
-        (root(format=4, parts=[[PART[0], True]]), "does not tell a generation"),
+        (root(format=4, parts=[["../x", PART[1]]]), "does not tell a generation"),
+        (root(format=4, parts=[[PART[0], 7]]), "does not tell a generation"),
+        (root(format=4, parts=[[PART[0], "7"]]), "does not tell a generation"),
         (root(format=4, parts=[PART, PART]), "names a generation twice"),
         (root(format=4, parts=[PART], superseded=[PART]), "does not tell a generation"),
         (root(format=4, parts=[PART]), "is damaged, or was changed"),
