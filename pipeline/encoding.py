@@ -25,8 +25,9 @@ from pipeline.errors import StoreError
 logger = logging.getLogger(__name__)
 
 _TAG = "romzarr"
-# Where the data was opened from: it names machines and users, and restores nothing.
-_DROPPED = frozenset({"source"})
+# Where the data was opened from names machines and users, and restores nothing; in what chunks a
+# variable is best read is a matter of where it is read from.
+_DROPPED = frozenset({"source", "preferred_chunks"})
 # numcodecs registers a codec that unpickles; whoever writes its name can run anything.
 _REFUSED_CODECS = frozenset({"pickle", "numcodecs.pickle"})
 _NUMERIC_KINDS = "biufcmM"
@@ -58,7 +59,8 @@ class _NotJSON(Exception):
 
 
 def encoding_to_json(encoding: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict-JSON form of an xarray encoding: `attributes_to_json` of all but ``source``."""
+    """Strict-JSON form of an xarray encoding: `attributes_to_json` of all but ``source`` and
+    ``preferred_chunks``."""
     return attributes_to_json({key: encoding[key] for key in encoding if key not in _DROPPED})
 
 
