@@ -263,6 +263,20 @@ def test_names_of_networks_are_escaped_and_whatever_is_in_a_term_makes_elements(
         ET.fromstring(f"<math>{term(odd)}</math>")
 
 
+def test_equations_that_do_not_decode_say_so_wherever_they_are_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.identify.MODEL_BYTES", 10**6)
+    ds = xr.Dataset({"u": (("time", "x"), wave(T, 30))}, {"time": T})
+    pipeline.compress(ds, tmp_path / "run", tolerance=1e-4)
+    assert pipeline.info(tmp_path / "run").nonzero_terms
+    for command in ("info", "equations"):
+        assert main([command, str(tmp_path / "run")]) == 0
+        assert "not used for decoding" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
+    page = checked(tmp_path / "page.html")
+    assert "Not used for decoding" in page.text
+    assert "No model foretells them" in page.text
+
+
 def test_long_equations_show_their_largest_terms():
     library = library_from_spec({"kind": "polynomial", "states": 9, "degree": 3})
     xi = np.linspace(1, 2, library.size)[:, None]
