@@ -23,9 +23,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-import pipeline
-from pipeline import StreamCompressor
-from pipeline.errors import AccuracyError, ArchiveError, ConfigError
+import romzarr
+from romzarr import StreamCompressor
+from romzarr.errors import AccuracyError, ArchiveError, ConfigError
 
 Values = NDArray[Any]
 TOLERANCES = (0.3, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
@@ -183,7 +183,7 @@ def _write(case: Case, store: Path) -> Iterator[int]:
     """Write the store, and yield how many snapshots it promises the bound of, at each commit."""
     options: dict[str, Any] = {"tolerance": case.tolerance, "weights": case.weights}
     if case.way == "compress":
-        pipeline.compress(case.source, store, max_error=case.bounds, **options)
+        romzarr.compress(case.source, store, max_error=case.bounds, **options)
         yield case.source.sizes["time"]
     elif case.way == "append":
         seen = 0
@@ -191,10 +191,10 @@ def _write(case: Case, store: Path) -> Iterator[int]:
             seen += block.sizes["time"]
             if not store.exists():
                 if seen >= 5:
-                    pipeline.compress(case.source.isel(time=slice(seen)), store, **options)
+                    romzarr.compress(case.source.isel(time=slice(seen)), store, **options)
                     yield seen
             else:
-                pipeline.append(store, case.source.isel(time=slice(seen)))
+                romzarr.append(store, case.source.isel(time=slice(seen)))
                 yield seen
     else:
         stream = StreamCompressor(store, commit_steps=case.commit_steps, **options)
@@ -219,7 +219,7 @@ def _write(case: Case, store: Path) -> Iterator[int]:
 
 def _violations(case: Case, store: Path, seen: int) -> Iterator[str]:
     decoded = xr.open_dataset(store, engine="romzarr")
-    told = pipeline.info(store).relative_l2_error
+    told = romzarr.info(store).relative_l2_error
     for name, variable in case.source.data_vars.items():
         given = variable.isel(time=slice(seen)).transpose("time", ...).values
         found = decoded[name].transpose("time", ...).values

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pipeline.reconstruct", "pipeline.compress"])
+_CONTEXT.set_forkserver_preload(["romzarr.reconstruct", "romzarr.compress"])
 
 
 class Dying:
@@ -36,15 +36,15 @@ def reconstruct(step: int, exchange: bool, store: str, out: str) -> None:
     """Replace what is at `out`, and die before the `step`-th change of a name there."""
     import dask
 
-    import pipeline
-    from pipeline import exchange as module
+    import romzarr
+    from romzarr.reconstruction import exchange as module
 
     left = [step]
     module.os = Dying(os, ("rename", "replace", "link"), left)
     module._exchanged = dying(module._exchanged, left) if exchange else lambda one, other: False
     module.remove_staging = dying(module.remove_staging, left)
     with dask.config.set(scheduler="synchronous"):
-        pipeline.reconstruct(store, out, overwrite=True)
+        romzarr.reconstruct(store, out, overwrite=True)
 
 
 def status_of(target: Callable[..., None], *arguments: Any) -> int | None:

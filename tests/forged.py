@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-import pipeline
-from pipeline.errors import ResourceError, StoreError
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.errors import ResourceError, StoreError
+from romzarr.store.reading.reader import open_store
 from tests.forgery import sign_metadata
 
 # What reading a forged store may take, and the values that are asked for at most.
@@ -62,7 +62,7 @@ def original(kind: str) -> Path:
         },
     )
     bounds = {"max_error": {"u": 1e-3}} if kind == "bounded" else {}
-    pipeline.compress(data, folder, tolerance=0.0 if kind == "lossless" else 1e-2, **bounds)
+    romzarr.compress(data, folder, tolerance=0.0 if kind == "lossless" else 1e-2, **bounds)
     return folder
 
 
@@ -128,8 +128,8 @@ def read_all(store: Path) -> None:
 
 ACTIONS: tuple[Callable[[Path], Any], ...] = (
     read_all,
-    lambda store: pipeline.info(store).to_dict(),
-    lambda store: pipeline.equations(store).text() + pipeline.equations(store).latex(),
+    lambda store: romzarr.info(store).to_dict(),
+    lambda store: romzarr.equations(store).text() + romzarr.equations(store).latex(),
     lambda store: open_store(store).check_files(),
 )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import google_crc32c
 
-from pipeline.store import layout
-from pipeline.store.reader import _opened
+from romzarr.store import layout
+from romzarr.store.reading.reader import _opened
 
 
 def bound_crc(file: Path, content: bytes) -> bytes:

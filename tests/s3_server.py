@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.archive.location import process_store
-from pipeline.objects import requests
+from romzarr.archive.location import process_store
+from romzarr.objects import requests
 
 # What a request gets instead of its answer; None lets it pass.
 Fault = str | None

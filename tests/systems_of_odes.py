@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from pipeline.numerics.integrate import Dynamics
-from pipeline.numerics.library import Library, PolynomialLibrary
-from pipeline.numerics.sampling import Tolerances
+from romzarr.numerics.dynamics.integrate import Dynamics
+from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
+from romzarr.numerics.dynamics.sampling import Tolerances
 
 Vector = NDArray[np.float64]
 

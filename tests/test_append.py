@@ -12,10 +12,10 @@ import pytest
 import xarray as xr
 from zarr.storage import LocalStore
 
-import pipeline
-from flows.cli import main
-from pipeline.errors import ArchiveError, ConfigError
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.errors import ArchiveError, ConfigError
+from romzarr.store.reading.reader import open_store
+from romzarr_flows.cli import main
 from tests.oracles import decaying_matrix, files_below
 
 TOLERANCE = 1e-2
@@ -57,7 +57,7 @@ def grow(path: Path, snapshots: int, source: xr.Dataset | None = None) -> Path:
 def grown(tmp_path):
     """A store of 40 snapshots by batch, and its archive, now of 100."""
     path, store = archive(tmp_path, 40), tmp_path / "store"
-    pipeline.compress(path, store, tolerance=TOLERANCE)
+    romzarr.compress(path, store, tolerance=TOLERANCE)
     return grow(path, 100), store
 
 
@@ -76,13 +76,13 @@ def test_what_is_new_is_appended_and_nothing_is_read_twice(grown, monkeypatch):
 
     monkeypatch.setattr(LocalStore, "get", noted)
     monkeypatch.setattr(LocalStore, "get_sync", None, raising=False)
-    report = pipeline.append(store, path)
+    report = romzarr.append(store, path)
     assert (report.appended, report.snapshots, report.parts) == (60, 100, 2)
     chunks = [key for key in seen if key.startswith(("u/c/", "v/c/"))]
     assert sorted(set(chunks)) == sorted(f"{v}/c/{k}/0" for v in "uv" for k in range(5, 13))
     assert len(chunks) == len(set(chunks))
     monkeypatch.undo()
-    assert pipeline.verify(store, path).ok
+    assert romzarr.verify(store, path).ok
     assert report.raw_bytes == record().u.nbytes + record().v.nbytes
     assert xr.open_dataset(store, engine="romzarr").time.identical(
         xr.open_zarr(path, consolidated=False).time
@@ -91,13 +91,13 @@ def test_what_is_new_is_appended_and_nothing_is_read_twice(grown, monkeypatch):
 
 def test_night_after_night(tmp_path):
     path, store = archive(tmp_path, 21), tmp_path / "store"
-    pipeline.compress(path, store, tolerance=TOLERANCE)
+    romzarr.compress(path, store, tolerance=TOLERANCE)
     for snapshots in (22, 30, 53, 100):
         path = grow(path, snapshots)
-        pipeline.append(store, path)
-        assert pipeline.verify(store, path).ok
+        romzarr.append(store, path)
+        assert romzarr.verify(store, path).ok
     before = content(store)
-    assert pipeline.append(store, path).appended == 0
+    assert romzarr.append(store, path).appended == 0
     assert content(store) == before
 
 
@@ -105,15 +105,15 @@ def test_changed_history_is_named_by_its_first_time(grown, tmp_path):
     _, store = grown
     before = content(store)
     with pytest.raises(ArchiveError, match=r"changed: time\[17\] is 2001-01-01T17:30"):
-        pipeline.append(store, archive(tmp_path, 100, shifted(record(), 17)))
+        romzarr.append(store, archive(tmp_path, 100, shifted(record(), 17)))
     with pytest.raises(ArchiveError, match=r"missing: it ends before time\[30\].*2001-01-02T06"):
-        pipeline.append(store, archive(tmp_path, 30))
+        romzarr.append(store, archive(tmp_path, 30))
     source = record()
     source["u"][26, :] = np.random.default_rng(0).random(40)
     with pytest.raises(ArchiveError, match=r"changed at time\[26\] \(2001-01-02T02"):
-        pipeline.append(store, archive(tmp_path, 100, source))
+        romzarr.append(store, archive(tmp_path, 100, source))
     with pytest.raises(ArchiveError, match=r"'v'.*missing"):
-        pipeline.append(store, archive(tmp_path, 100, record().drop_vars("v")))
+        romzarr.append(store, archive(tmp_path, 100, record().drop_vars("v")))
     assert content(store) == before
 
 
@@ -126,12 +126,12 @@ def shifted(source: xr.Dataset, number: int) -> xr.Dataset:
 
 def test_what_cannot_be_appended_to_says_so(tmp_path):
     path = archive(tmp_path, 40)
-    pipeline.compress(path, tmp_path / "exact", tolerance=0)
-    pipeline.compress(path, tmp_path / "bounded", tolerance=0.1, max_error={"u": 0.1})
+    romzarr.compress(path, tmp_path / "exact", tolerance=0)
+    romzarr.compress(path, tmp_path / "bounded", tolerance=0.1, max_error={"u": 0.1})
     path = archive(tmp_path, 100)
     for store, why in (("exact", "lossless"), ("bounded", "single")):
         with pytest.raises(ConfigError, match=why):
-            pipeline.append(tmp_path / store, path)
+            romzarr.append(tmp_path / store, path)
 
 
 def test_the_command_appends(grown, capsys):
@@ -148,8 +148,8 @@ def test_the_command_appends(grown, capsys):
 KILLER = """
 import os, random, signal, sys, time
 import dask, numpy, scipy.linalg, xarray, zarr
-import pipeline.append, pipeline.verify, pipeline.store.engine, xarray.backends.zarr
-from pipeline.store.reader import open_store
+import romzarr.append, romzarr.verify, romzarr.store.reading.engine, xarray.backends.zarr
+from romzarr.store.reading.reader import open_store
 
 archive, store, note = sys.argv[1:4]
 kills, first, last = map(int, sys.argv[4:])
@@ -167,7 +167,7 @@ def in_child(work):
         os._exit(1)
 
 def appended():
-    pipeline.append(store, archive, commit_steps=16)
+    romzarr.append(store, archive, commit_steps=16)
 
 def check(least):
     found = open_store(store)
@@ -211,7 +211,7 @@ def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tm
     undisturbed run."""
     store, whole = tmp_path / "store", record(140)
     path = archive(tmp_path, 24, whole)
-    pipeline.compress(path, store, tolerance=TOLERANCE)
+    romzarr.compress(path, store, tolerance=TOLERANCE)
     grow(path, 140, whole)
     done = subprocess.run(
         [sys.executable, "-c", KILLER, path, store, tmp_path / "note", "50", "24", "140"],
@@ -230,7 +230,7 @@ def test_kill_9_at_any_moment_leaves_the_last_commit_and_the_next_run_goes_on(tm
     rank = open_store(tmp_path / "store-quiet").last.rank
     for number in range(rounds):
         end = tmp_path / f"store-{number}"
-        assert pipeline.verify(end, path).ok
+        assert romzarr.verify(end, path).ok
         found, opened = xr.open_dataset(end, engine="romzarr").load(), open_store(end)
         for name in ("u", "v"):
             apart = np.linalg.norm(found[name] - expected[name])
@@ -249,9 +249,9 @@ def test_a_bound_that_is_spent_lets_append_what_hardly_moves(tmp_path):
     waves = sum(np.outer(np.sin((1 + k) * t), np.cos((k + 1) * x)) for k in range(6))
     u = (300 + np.exp(-t)[:, None] * waves).astype(np.float32)
     source = xr.Dataset({"u": (("time", "x"), u)}, {"time": t})
-    pipeline.compress(source.isel(time=slice(100)), tmp_path / "store", tolerance=1e-3)
+    romzarr.compress(source.isel(time=slice(100)), tmp_path / "store", tolerance=1e-3)
     for stop in (120, 200, 203, 310, 400):
-        report = pipeline.append(tmp_path / "store", source.isel(time=slice(stop)))
+        report = romzarr.append(tmp_path / "store", source.isel(time=slice(stop)))
         known = source.u.values[:stop].astype(np.float64)
         found = xr.open_dataset(tmp_path / "store", engine="romzarr").u.values.astype(np.float64)
         error = np.linalg.norm(found - known) / np.linalg.norm(known - known.mean(axis=0))
@@ -265,9 +265,9 @@ def test_what_has_come_to_rest_is_appended(tmp_path, noise):
     u = np.outer(np.sin(t), np.cos(x)) + np.outer(np.cos(1.7 * t), np.sin(2 * x))
     u[100:] = u[99] + noise * np.random.default_rng(0).standard_normal((200, 200))
     source = xr.Dataset({"u": (("time", "x"), u)}, {"time": t})
-    pipeline.compress(source.isel(time=slice(100)), tmp_path / "store", tolerance=0.1)
+    romzarr.compress(source.isel(time=slice(100)), tmp_path / "store", tolerance=0.1)
     for stop in (150, 151, 300):
-        report = pipeline.append(tmp_path / "store", source.isel(time=slice(stop)))
+        report = romzarr.append(tmp_path / "store", source.isel(time=slice(stop)))
         found = xr.open_dataset(tmp_path / "store", engine="romzarr").u.values
         known = u[:stop]
         error = np.linalg.norm(found - known) / np.linalg.norm(known - known.mean(axis=0))

@@ -15,15 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-import pipeline
-from flows.cli import main
-from pipeline import direct, residuals
-from pipeline.coding import wavelet
-from pipeline.errors import AccuracyError, ConfigError
-from pipeline.numerics import integrate, sampling
-from pipeline.store import fields, layout
-from pipeline.store.latent import StoredLatent
-from pipeline.store.reader import _opened, open_store
+import romzarr
+from romzarr.coding import wavelet
+from romzarr.compression import direct, pointwise
+from romzarr.errors import AccuracyError, ConfigError
+from romzarr.numerics.dynamics import integrate, sampling
+from romzarr.store import layout
+from romzarr.store.reading import fields
+from romzarr.store.reading.latent import StoredLatent
+from romzarr.store.reading.reader import _opened, open_store
+from romzarr_flows.cli import main
 from tests.oracles import decoded_errors
 from tests.strategies import grids, seeds
 
@@ -50,7 +51,7 @@ def worst(source: xr.Dataset, decoded: xr.Dataset, name: str) -> float:
 
 def compressed(source: xr.Dataset, folder: Path, **options):
     """Report, and dataset that comes back."""
-    report = pipeline.compress(source, folder / "store.romzarr", overwrite=True, **options)
+    report = romzarr.compress(source, folder / "store.romzarr", overwrite=True, **options)
     _opened.cache_clear()
     return report, xr.open_dataset(folder / "store.romzarr", engine="romzarr")
 
@@ -110,8 +111,8 @@ def test_no_value_is_off_by_more_than_the_bound(tmp_path, source, share, toleran
     if len(bounds) == 2 and data.draw(st.booleans()):
         del bounds["u"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(residuals, "LEAST", most)
-        patch.setattr(residuals, "MOST", most)
+        patch.setattr(pointwise, "LEAST", most)
+        patch.setattr(pointwise, "MOST", most)
         report, decoded = compressed(source, tmp_path, tolerance=tolerance, max_error=bounds)
     assert max(decoded_errors(source, decoded).values()) <= tolerance
     for name, bound in bounds.items():
@@ -121,7 +122,7 @@ def test_no_value_is_off_by_more_than_the_bound(tmp_path, source, share, toleran
             found, rel=1e-6, abs=1e-3 * bound
         )
     assert report.max_error == bounds
-    checked = pipeline.verify(tmp_path / "store.romzarr", source)
+    checked = romzarr.verify(tmp_path / "store.romzarr", source)
     assert checked.ok, checked.problems
     # Reading a part gives what reading everything gives, to the last bit but one.
     part = {
@@ -164,8 +165,8 @@ def bounded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bounded")
     source = waves().chunk(time=37)
     with dask.config.set(scheduler="synchronous"):
-        pipeline.compress(source, folder / "store.romzarr", tolerance=1e-2, max_error=BOUNDS)
-    codings = {n: v["coding"] for n, v in pipeline.info(folder / "store.romzarr").variables.items()}
+        romzarr.compress(source, folder / "store.romzarr", tolerance=1e-2, max_error=BOUNDS)
+    codings = {n: v["coding"] for n, v in romzarr.info(folder / "store.romzarr").variables.items()}
     assert set(codings.values()) == {"pod", "direct"}
     return source, folder / "store.romzarr"
 
@@ -249,7 +250,7 @@ def test_processes_write_what_threads_write(tmp_path, options):
         dask.config.set(scheduler="distributed"),
     ):
         report, decoded = compressed(source, tmp_path / "b", **options)
-        assert pipeline.verify(tmp_path / "b" / "store.romzarr", source).ok
+        assert romzarr.verify(tmp_path / "b" / "store.romzarr", source).ok
     assert report.chunks_read == plain.chunks_read
     xr.testing.assert_allclose(decoded, expected, rtol=0, atol=1e-3)
 
@@ -266,7 +267,7 @@ def test_where_no_value_is_off_nothing_is_stored(tmp_path):
 def test_it_costs_hardly_more_than_the_best_tolerance_that_does_the_same(tmp_path):
     source, tolerance = waves()[["u"]], 0.3
     bounded, _ = compressed(source, tmp_path, tolerance=tolerance, max_error={"u": 0.1})
-    assert pipeline.info(tmp_path / "store.romzarr").variables["u"]["corrected"]
+    assert romzarr.info(tmp_path / "store.romzarr").variables["u"]["corrected"]
     plain, decoded = compressed(source, tmp_path, tolerance=tolerance)
     while worst(source, decoded, "u") > 0.1:
         tolerance *= 0.4
@@ -297,7 +298,7 @@ def test_a_rank_that_is_given_is_kept_and_the_bound_too(tmp_path):
     source = waves()[["u"]].isel(time=slice(60, None))
     report, decoded = compressed(
         source, tmp_path, tolerance=0.3, max_error={"u": 1e-3},
-        config=pipeline.load_config(overrides={"compression.max_rank": 3}),
+        config=romzarr.load_config(overrides={"compression.max_rank": 3}),
     )  # fmt: skip
     assert report.rank <= 3
     assert worst(source, decoded, "u") <= 1e-3
@@ -316,7 +317,7 @@ def test_a_bound_that_is_broken_is_named_with_place_and_error(tmp_path, bounded)
     source, store = bounded
     tampered = source.load().copy(deep=True)
     tampered["u"][33, 44] += 3e-4
-    report = pipeline.verify(store, tampered)
+    report = romzarr.verify(store, tampered)
     assert not report.ok
     (problem,) = report.problems
     error = report.largest_pointwise_error["u"]
@@ -358,7 +359,7 @@ def test_the_command_line_takes_and_shows_bounds(tmp_path, capsys):
 )
 def test_a_wrong_flag_is_told_before_any_worker_starts(tmp_path, capsys, monkeypatch, text, words):
     waves().to_zarr(tmp_path / "a.zarr", consolidated=False)
-    monkeypatch.setattr("flows.commands.connect", None)
+    monkeypatch.setattr("romzarr_flows.commands.connect", None)
     asked = ["compress", str(tmp_path / "a.zarr"), str(tmp_path / "b"), f"--max-error={text}"]
     try:
         status = main(asked)

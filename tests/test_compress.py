@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import pipeline
-from pipeline.config import ArchiveConfig, CompressionConfig, Config
-from pipeline.errors import AccuracyError, ArchiveError, ConfigError, PipelineError
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.config import ArchiveConfig, CompressionConfig, Config
+from romzarr.errors import AccuracyError, ArchiveError, ConfigError, PipelineError
+from romzarr.store.reading.reader import open_store
 from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors, files_below
 
 
@@ -36,9 +36,9 @@ def test_keywords_win_over_the_configuration(tmp_path):
     config = Config(
         archive=ArchiveConfig(variables=("u",)), compression=CompressionConfig(tolerance=0.3)
     )
-    report = pipeline.compress(record(), tmp_path / "a", config=config)
+    report = romzarr.compress(record(), tmp_path / "a", config=config)
     assert (report.tolerance, list(decoded(tmp_path / "a").data_vars)) == (0.3, ["u"])
-    report = pipeline.compress(
+    report = romzarr.compress(
         record(), tmp_path / "b", config=config, tolerance=0.1, variables=["v"]
     )
     assert (report.tolerance, list(decoded(tmp_path / "b").data_vars)) == (0.1, ["v"])
@@ -47,13 +47,13 @@ def test_keywords_win_over_the_configuration(tmp_path):
 @pytest.mark.parametrize("tolerance", [1.0, -0.1, 2.0, float("nan"), float("inf")])
 def test_a_tolerance_outside_the_unit_interval_is_refused(tmp_path, tolerance):
     with pytest.raises(ConfigError, match=r"compression\.tolerance.*above 0 and below 1"):
-        pipeline.compress(record(), tmp_path / "store", tolerance=tolerance)
+        romzarr.compress(record(), tmp_path / "store", tolerance=tolerance)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_smaller_tolerance_means_a_smaller_error_and_a_larger_rank(tmp_path):
     reports = [
-        pipeline.compress(record(), tmp_path / "store", tolerance=10.0**-k, overwrite=True)
+        romzarr.compress(record(), tmp_path / "store", tolerance=10.0**-k, overwrite=True)
         for k in (1, 2, 3, 4)
     ]
     ranks = [report.rank for report in reports]
@@ -69,7 +69,7 @@ def test_the_rank_is_at_most_one_above_the_optimum(tmp_path):
     sigma = np.linalg.svd(source.u.values - source.u.values.mean(axis=0), compute_uv=False)
     left = np.sqrt(np.cumsum((sigma**2)[::-1])[::-1] / np.sum(sigma**2))
     for tolerance in (0.3, 1e-1, 1e-2, 1e-3):
-        report = pipeline.compress(source.chunk(time=7, x=30), tmp_path / "s", tolerance=tolerance,
+        report = romzarr.compress(source.chunk(time=7, x=30), tmp_path / "s", tolerance=tolerance,
                                    overwrite=True)  # fmt: skip
         assert report.rank <= int(np.argmax(left <= tolerance)) + 1
 
@@ -79,7 +79,7 @@ def test_what_was_read_and_stored_is_counted(tmp_path):
     path = tmp_path / "archive.zarr"
     encoding = {name: {"chunks": (11, 30)} for name in source.data_vars}
     source.to_zarr(path, encoding=encoding, consolidated=False)
-    report = pipeline.compress(path, tmp_path / "store", tolerance=1e-2)
+    report = romzarr.compress(path, tmp_path / "store", tolerance=1e-2)
     chunks = [p for name in ("u", "v") for p in files_below(path / name) if "/c/" in p]
     assert report.chunks_read == len(chunks) == 2 * 6 * 3
     assert report.bytes_read == sum(map(os.path.getsize, chunks))
@@ -96,7 +96,7 @@ def test_the_source_is_never_changed(tmp_path):
     source = record()
     source["u"][:, 5] = np.nan
     before = source.copy(deep=True)
-    pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+    romzarr.compress(source, tmp_path / "store", tolerance=1e-2)
     xr.testing.assert_identical(source, before)
 
 
@@ -111,7 +111,7 @@ def test_each_chunk_of_a_lazy_dataset_is_computed_once(tmp_path):
     data = source["u"].data
     source["u"] = source["u"].copy(data=data.map_blocks(note, meta=data._meta))
     with dask.config.set(scheduler="synchronous"):
-        pipeline.compress(source[["u"]], tmp_path / "store", tolerance=1e-2)
+        romzarr.compress(source[["u"]], tmp_path / "store", tolerance=1e-2)
     assert len(seen) == len(set(seen)) == data.npartitions
 
 
@@ -126,7 +126,7 @@ def test_all_kinds_of_sources_give_the_same_store(tmp_path):
         tmp_path / "file.nc",
     ]  # fmt: skip
     for number, each in enumerate(given):
-        pipeline.compress(each, tmp_path / f"s{number}", tolerance=1e-2)
+        romzarr.compress(each, tmp_path / f"s{number}", tolerance=1e-2)
         xr.testing.assert_allclose(
             decoded(tmp_path / f"s{number}"), decoded(tmp_path / "s0"), rtol=0, atol=1e-5
         )
@@ -136,7 +136,7 @@ def test_constant_variables_are_exact_beside_others(tmp_path):
     source = record()
     source["still"] = (("x", "time"), np.full((80, 60), 0.1, np.float32))
     source["zero"] = xr.zeros_like(source.v)
-    report = pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+    report = romzarr.compress(source, tmp_path / "store", tolerance=1e-2)
     back = decoded(tmp_path / "store")
     for name in ("still", "zero"):
         xr.testing.assert_identical(back[name], source[name])
@@ -147,14 +147,14 @@ def test_constant_variables_are_exact_beside_others(tmp_path):
 def test_a_variable_that_is_masked_everywhere_comes_back_masked(tmp_path):
     source = record()
     source["land"] = xr.full_like(source.v, np.nan)
-    pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+    romzarr.compress(source, tmp_path / "store", tolerance=1e-2)
     xr.testing.assert_identical(decoded(tmp_path / "store").land, source.land)
 
 
 def test_variables_that_lack_the_same_points_share_a_mask(tmp_path):
     source = record()
     source = source.where(source.x >= 9).assign(w=2 * source.v.where(source.x > 20), p=record().v)
-    pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+    romzarr.compress(source, tmp_path / "store", tolerance=1e-2)
     assert max(decoded_errors(source, decoded(tmp_path / "store")).values()) <= 1e-2
     for name, values in decoded(tmp_path / "store").items():
         assert (values.isnull() == source[name].isnull()).all()
@@ -168,11 +168,11 @@ def test_points_without_space_and_points_without_weight(tmp_path):
     """A scalar series, and cells of weight zero in chunks of their own."""
     source = record()
     source["index"] = ("time", np.sin(source.time.values))
-    pipeline.compress(source, tmp_path / "scalar", tolerance=1e-2)
+    romzarr.compress(source, tmp_path / "scalar", tolerance=1e-2)
     assert_same_but_values(source, decoded(tmp_path / "scalar"))
     assert max(decoded_errors(source, decoded(tmp_path / "scalar")).values()) <= 1e-2
     weighted = record()[["u"]].assign(cells=("x", np.r_[np.zeros(20), np.ones(60)]))
-    pipeline.compress(weighted.chunk(x=20), tmp_path / "w", tolerance=1e-2, weights="cells")
+    romzarr.compress(weighted.chunk(x=20), tmp_path / "w", tolerance=1e-2, weights="cells")
     errors = decoded_errors(weighted, decoded(tmp_path / "w"), {"u": weighted.cells})
     assert errors["u"] <= 1e-2
 
@@ -181,7 +181,7 @@ def test_points_without_space_and_points_without_weight(tmp_path):
 def test_short_records_are_bounded_or_refused(tmp_path, snapshots):
     source = record(snapshots, 30)
     try:
-        pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+        romzarr.compress(source, tmp_path / "store", tolerance=1e-2)
     except ArchiveError:
         assert snapshots < 6
         assert os.listdir(tmp_path) == []
@@ -192,14 +192,14 @@ def test_short_records_are_bounded_or_refused(tmp_path, snapshots):
 def test_a_tolerance_below_rounding_is_refused_and_nothing_is_left(tmp_path):
     source = record(dtype="float64")
     with pytest.raises(AccuracyError, match="rounding of float64"):
-        pipeline.compress(source + 1e6, tmp_path / "store", tolerance=1e-13)
+        romzarr.compress(source + 1e6, tmp_path / "store", tolerance=1e-13)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_failure_of_any_kind_is_one_of_ours_or_the_callers(tmp_path):
     assert issubclass(ArchiveError, PipelineError)
     with pytest.raises(ArchiveError):
-        pipeline.compress(tmp_path / "nowhere.zarr", tmp_path / "store")
+        romzarr.compress(tmp_path / "nowhere.zarr", tmp_path / "store")
     assert os.listdir(tmp_path) == []
 
 
@@ -213,7 +213,7 @@ def test_all_but_modes_and_coefficients_takes_at_most_16_kilobytes(tmp_path, mod
         {"time": np.arange(400) * 0.5, "lat": np.arange(20.0), "lon": np.arange(30.0)},
         {"title": "two components of a velocity", "source": "model run 7"},
     )
-    pipeline.compress(source, tmp_path / "store", tolerance=1e-3)
+    romzarr.compress(source, tmp_path / "store", tolerance=1e-3)
     coded = re.compile(r"(basis|latent)/.*(?<!zarr\.json)$")
     fixed = [p for p in files_below(tmp_path / "store") if not coded.search(p)]
     assert sum(map(os.path.getsize, fixed)) <= 16_000

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import (
+from romzarr.config import (
     KNOWN_KEYS,
     CompressionConfig,
     Config,

@@ -7,10 +7,10 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 
-import pipeline
-from pipeline import StreamCompressor
-from pipeline.store.reader import open_store
-from pipeline.streams.continued import whole_orders
+import romzarr
+from romzarr import StreamCompressor
+from romzarr.store.reading.reader import open_store
+from romzarr.streams.continued import whole_orders
 from tests.oracles import assert_same_but_values, decoded_errors
 from tests.test_stream_compressor import TOLERANCE, decoded_of, record
 
@@ -31,9 +31,9 @@ def until(source: xr.Dataset, stop: int) -> xr.Dataset:
 
 def appended(store, source: xr.Dataset, first: int, nights, **settings):
     """Compress the beginning, append the others one after the other; yields after each."""
-    pipeline.compress(until(source, first), store, tolerance=TOLERANCE, **settings)
+    romzarr.compress(until(source, first), store, tolerance=TOLERANCE, **settings)
     for stop in nights:
-        pipeline.append(store, until(source, stop))
+        romzarr.append(store, until(source, stop))
         yield until(source, stop)
 
 
@@ -56,10 +56,10 @@ def test_nights_share_modes_and_the_store_is_hardly_larger_than_at_once(tmp_path
         opened = open_store(store)
         assert len(opened.parts) == 2
         assert "stream" not in opened.facts
-    batch = pipeline.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
+    batch = romzarr.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
     assert bytes_of_arrays(store) <= 1.5 * bytes_of_arrays(tmp_path / "batch")
     assert opened.last.rank <= 2 * batch.rank
-    assert pipeline.equations(store).coefficients.any()
+    assert romzarr.equations(store).coefficients.any()
 
 
 @pytest.mark.parametrize("points", [1, 4])
@@ -95,7 +95,7 @@ def test_masks_constants_and_weights_go_on(tmp_path, weights):
     given = None if weights == "none" else {"v": cosines, "still": cosines}
     for seen in appended(store, source, 60, (81, 82, 160), weights=weights):
         assert_within(store, seen, given)
-        assert pipeline.verify(store, seen).ok
+        assert romzarr.verify(store, seen).ok
     assert open_store(store).last.before
 
 
@@ -108,7 +108,7 @@ def test_a_night_that_was_broken_off_is_gone_on_with(tmp_path):
     stream.commit()
     assert "stream" in open_store(store).facts
     assert_within(store, until(source, 130))
-    pipeline.append(store, source)
+    romzarr.append(store, source)
     assert "stream" not in open_store(store).facts
     assert_within(store, source)
 

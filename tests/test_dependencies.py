@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("pipeline/romzarr", "flows/romzarr_flows")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What `romzarr[all of them]` brings; the other extras are tools of who works on romzarr.
 EXTRAS = ("plot", "neural", "s3", "slurm", "kubernetes", "gateway")
@@ -49,11 +50,11 @@ def test_every_floor_is_the_version_that_is_tested():
 
 
 def files() -> list[Path]:
-    return sorted(path for part in ("pipeline", "flows") for path in (ROOT / part).rglob("*.py"))
+    return sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
 
 
 def modules() -> list[str]:
-    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files())
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts[1:]) for path in files())
     return [name.removesuffix(".__init__") for name in names]
 
 
@@ -69,9 +70,9 @@ def imported(source: str) -> set[str]:
 
 
 def foreign() -> set[str]:
-    """All that pipeline/ and flows/ import and is neither theirs nor Python's."""
+    """All that our packages import and is neither theirs nor Python's."""
     names = set().union(*(imported(path.read_text()) for path in files()))
-    return names - {"pipeline", "flows"} - set(sys.stdlib_module_names)
+    return names - {"romzarr", "romzarr_flows"} - set(sys.stdlib_module_names)
 
 
 def test_all_that_is_imported_is_a_dependency_of_ours():

@@ -13,13 +13,13 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline
-from flows.tables import info_table
-from pipeline import choose, direct
-from pipeline.coding import tiles
-from pipeline.errors import AccuracyError
-from pipeline.store.reader import open_store
-from pipeline.store.tile_writer import TileWriter
+import romzarr
+from romzarr.coding import tiles
+from romzarr.compression import choose_coding, direct
+from romzarr.errors import AccuracyError
+from romzarr.store.reading.reader import open_store
+from romzarr.store.writing.tiles import TileWriter
+from romzarr_flows.tables import info_table
 from tests.oracles import (
     assert_same_but_values,
     compressed_names,
@@ -39,8 +39,8 @@ def compressed(source: xr.Dataset, folder: Path, **options):
     """Report, how each variable was coded, and the dataset that comes back."""
     store = folder / "store.romzarr"
     shutil.rmtree(store, ignore_errors=True)
-    report = pipeline.compress(source, store, **options)
-    codings = {name: v["coding"] for name, v in pipeline.info(store).variables.items()}
+    report = romzarr.compress(source, store, **options)
+    codings = {name: v["coding"] for name, v in romzarr.info(store).variables.items()}
     return report, codings, xr.open_dataset(store, engine="romzarr")
 
 
@@ -120,7 +120,7 @@ def test_noise_is_coded_as_it_is_at_the_cost_of_noise(tmp_path, dims, tolerance)
     # Shannon: no code of white noise does with less than log2(1 / tolerance) bits a value.
     # Scalar quantisation takes 1/4 of a bit more, wavelets that are not orthogonal about as much.
     least = -np.log2(tolerance) * source.u.size / 8
-    spent = pipeline.info(tmp_path / "store.romzarr").bytes_by_part["basis"]
+    spent = romzarr.info(tmp_path / "store.romzarr").bytes_by_part["basis"]
     assert least < spent < least + 0.6 * source.u.size / 8 + 1000
 
 
@@ -150,7 +150,7 @@ def test_each_variable_is_coded_the_way_that_suits_it(tmp_path):
     xr.testing.assert_allclose(
         source.rough.mean("time").variable, xr.Variable("x", store.mean("rough")), atol=1e-2
     )
-    assert pipeline.verify(tmp_path / "store.romzarr", source).ok
+    assert romzarr.verify(tmp_path / "store.romzarr", source).ok
 
 
 def test_coherent_data_keep_their_modes(tmp_path):
@@ -174,13 +174,13 @@ def test_what_is_chosen_is_hardly_larger_than_what_is_not(tmp_path, monkeypatch,
         for name in ("chosen", "pod", "direct"):
             with monkeypatch.context() as patch:
                 if name == "pod":
-                    patch.setattr(choose, "plan_direct", lambda *_: {})
+                    patch.setattr(choose_coding, "plan_direct", lambda *_: {})
                 if name == "direct":
-                    patch.setattr(choose, "_is_open", lambda *_: True)
-                    patch.setattr(choose, "_pod_bits", lambda plan, _: 1e99 * len(plan.live))
+                    patch.setattr(choose_coding, "_is_open", lambda *_: True)
+                    patch.setattr(choose_coding, "_pod_bits", lambda plan, _: 1e99 * len(plan.live))
                 _, codings, _ = compressed(source, tmp_path, tolerance=tolerance)
             assert name == "chosen" or codings == {"u": name}
-            info = pipeline.info(tmp_path / "store.romzarr").bytes_by_part
+            info = romzarr.info(tmp_path / "store.romzarr").bytes_by_part
             sizes[name] = info["basis"] + info["latent"]
         assert sizes["chosen"] <= 1.1 * min(sizes.values()) + 500
 
@@ -212,12 +212,12 @@ def test_a_store_without_any_modes_does_all_that_stores_do(tmp_path):
     report, _, decoded = compressed(source, tmp_path, tolerance=1e-2)
     store = tmp_path / "store.romzarr"
     assert (report.rank, report.kept_samples, report.nonzero_terms) == (0, 0, 0)
-    info = pipeline.info(store)
+    info = romzarr.info(store)
     assert info.energy_by_mode == ()
     assert "u: time 60, x 40; float64; values, without POD" in info_table(info.to_dict(), "s")
-    assert "coded without POD" in pipeline.equations(store).text()
-    assert pipeline.verify(store, source).ok
-    pipeline.reconstruct(store, tmp_path / "out.zarr", start=10, stop=20)
+    assert "coded without POD" in romzarr.equations(store).text()
+    assert romzarr.verify(store, source).ok
+    romzarr.reconstruct(store, tmp_path / "out.zarr", start=10, stop=20)
     again = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
     xr.testing.assert_equal(again.u, decoded.u.isel(time=slice(10, 20)))
 
@@ -257,5 +257,5 @@ def test_where_no_step_is_enough_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(direct, "AIM_UNSEEN", 1e9)
     source = noise(np.random.default_rng(4), {"time": 50, "x": 70}, ("time", "x"))
     with pytest.raises(AccuracyError, match=r"variable 'u': no quantisation step"):
-        pipeline.compress(source.to_dataset(), tmp_path / "store", tolerance=1e-2)
+        romzarr.compress(source.to_dataset(), tmp_path / "store", tolerance=1e-2)
     assert list(tmp_path.iterdir()) == []

@@ -12,12 +12,12 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline
-from flows.tables import info_table
-from pipeline import choose
-from pipeline.numerics.roughness import rough_snapshots, runs
-from pipeline.store import layout
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.compression import choose_coding
+from romzarr.numerics.pod.roughness import rough_snapshots, runs
+from romzarr.store import layout
+from romzarr.store.reading.reader import open_store
+from romzarr_flows.tables import info_table
 from tests.oracles import assert_same_but_values, decoded_errors
 from tests.strategies import seeds
 
@@ -53,21 +53,21 @@ def storm(
 
 
 def stored(source: xr.Dataset, folder: Path, **options):
-    report = pipeline.compress(source, folder / "s.romzarr", overwrite=True, **options)
+    report = romzarr.compress(source, folder / "s.romzarr", overwrite=True, **options)
     return report, xr.open_dataset(folder / "s.romzarr", engine="romzarr")
 
 
 def test_a_storm_is_coded_as_it_is_and_the_waves_keep_their_modes(tmp_path, monkeypatch):
     source = storm(0, n=512, spans=((100, 140),))
     report, decoded = stored(source, tmp_path, tolerance=1e-2)
-    info = pipeline.info(tmp_path / "s.romzarr")
+    info = romzarr.info(tmp_path / "s.romzarr")
     assert info.episodes == [(100, 140)]
     assert report.rank == 6
     assert "without POD" in info_table(info.to_dict(), "s")
     assert "snapshots 100 to 139" in info_table(info.to_dict(), "s")
     assert decoded_errors(source, decoded)["u"] <= report.relative_l2_error["u"] <= 1e-2
-    assert pipeline.verify(tmp_path / "s.romzarr", source).ok
-    monkeypatch.setattr(choose, "rough_snapshots", lambda *_: None)
+    assert romzarr.verify(tmp_path / "s.romzarr", source).ok
+    monkeypatch.setattr(choose_coding, "rough_snapshots", lambda *_: None)
     whole, _ = stored(source, tmp_path, tolerance=1e-2)
     # With triangles in stores these were 22.6 and 30.7 kB, 0.74; without them 20.6 and 25.6 kB.
     assert report.stored_bytes < 0.82 * whole.stored_bytes
@@ -93,7 +93,7 @@ def test_the_bound_holds_wherever_the_storm_is(tmp_path, seed, spans, names, lan
 
 def test_any_part_of_a_store_with_episodes_decodes_to_what_the_whole_does(tmp_path):
     _, decoded = stored(storm(1, names=("u", "v"), land=True), tmp_path, tolerance=1e-2)
-    assert pipeline.info(tmp_path / "s.romzarr").episodes
+    assert romzarr.info(tmp_path / "s.romzarr").episodes
     store, whole = open_store(tmp_path / "s.romzarr"), decoded.load()
     rng = np.random.default_rng(1)
     for name in ("u", "v"):
@@ -112,7 +112,7 @@ def test_any_part_of_a_store_with_episodes_decodes_to_what_the_whole_does(tmp_pa
 def test_single_values_keep_their_bound_too(tmp_path):
     source = storm(2)
     report, decoded = stored(source, tmp_path, tolerance=5e-2, max_error={"u": 0.05})
-    assert pipeline.info(tmp_path / "s.romzarr").episodes
+    assert romzarr.info(tmp_path / "s.romzarr").episodes
     assert float(abs(source.u.astype("f8") - decoded.u).max()) <= 0.05
     assert report.largest_pointwise_error["u"] <= 0.05
 
@@ -124,7 +124,7 @@ def test_equations_are_those_of_the_quiet_time(tmp_path):
     rows[150:230] += np.random.default_rng(3).standard_normal((80, 256))
     source = xr.Dataset({"u": (("time", "x"), rows)}, {"time": t})
     report, _ = stored(source, tmp_path, tolerance=1e-2)
-    model = pipeline.equations(tmp_path / "s.romzarr")
+    model = romzarr.equations(tmp_path / "s.romzarr")
     terms = {n: row for n, row in zip(model.names, model.coefficients, strict=True) if row.any()}
     assert report.rank == 2
     assert set(terms) <= {"1", "a1", "a2"}
@@ -135,7 +135,7 @@ def test_equations_are_those_of_the_quiet_time(tmp_path):
 
 def test_the_snippet_of_the_format_page_decodes_it(tmp_path):
     _, decoded = stored(storm(4, names=("u", "v")), tmp_path, tolerance=0.05)
-    assert pipeline.info(tmp_path / "s.romzarr").episodes
+    assert romzarr.info(tmp_path / "s.romzarr").episodes
     page = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     for name in ("u", "v"):

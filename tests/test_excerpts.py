@@ -7,12 +7,12 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
-import pipeline
-from pipeline.contracts import BlockSpan
-from pipeline.deviation import deviation
-from pipeline.excerpts import SNAPSHOTS, coefficients, modes_at, rows_at, snapshot_at, spectrum
-from pipeline.sections import section_of
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.contracts import BlockSpan
+from romzarr.store.reading.reader import open_store
+from romzarr.views.error_maps import deviation
+from romzarr.views.excerpts import SNAPSHOTS, coefficients, modes_at, rows_at, snapshot_at, spectrum
+from romzarr.views.sections import section_of
 from tests.oracles import relative_error, singular_values, snapshots_by_rows
 
 M, NY, NX = 700, 16, 24
@@ -36,7 +36,7 @@ def wave(tmp_path_factory):
     folder = tmp_path_factory.mktemp("excerpts")
     source = flow()
     source.chunk(time=50, y=10).to_zarr(folder / "wave.zarr", consolidated=False)
-    pipeline.compress(folder / "wave.zarr", folder / "wave", tolerance=1e-4)
+    romzarr.compress(folder / "wave.zarr", folder / "wave", tolerance=1e-4)
     return source, folder / "wave", folder / "wave.zarr"
 
 
@@ -87,7 +87,7 @@ def test_each_sample_is_gone_on_from_by_the_model_of_its_regime(tmp_path):
     shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 2)))[0].T
     rows = np.stack([np.cos(phase), np.sin(phase)], axis=1) @ shapes
     source = xr.Dataset({"u": (("time", "x"), rows)}, {"time": 0.05 * np.arange(len(phase))})
-    pipeline.compress(source, tmp_path / "s", tolerance=1e-4)
+    romzarr.compress(source, tmp_path / "s", tolerance=1e-4)
     latent = open_store(tmp_path / "s").last.latent
     found = coefficients(open_store(tmp_path / "s"), 2)
     assert found.numbers[0] < 1024 < 1280 < found.numbers[-1]
@@ -101,7 +101,7 @@ def test_each_sample_is_gone_on_from_by_the_model_of_its_regime(tmp_path):
 
 
 def test_the_model_goes_on_from_each_sample_as_its_equations_say(wave):
-    """SciPy integrates the equations that `pipeline.equations` prints."""
+    """SciPy integrates the equations that `romzarr.equations` prints."""
     from scipy.integrate import solve_ivp
 
     _, path, _ = wave
@@ -155,7 +155,7 @@ def test_of_a_large_archive_few_blocks_are_read(wave):
 
 
 def test_bins_of_a_coarse_map_hold_all_values_between_their_edges():
-    from pipeline.deviation import _binned
+    from romzarr.views.error_maps import _binned
 
     rng = np.random.default_rng(0)
     values = rng.standard_normal((3, 10, 4, 50))

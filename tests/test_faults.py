@@ -18,8 +18,8 @@ import xarray as xr
 from distributed import Client, LocalCluster
 from zarr.storage import LocalStore
 
-import pipeline
-from pipeline.errors import ArchiveError, ChunkError, PipelineError, StoreError, StoreExistsError
+import romzarr
+from romzarr.errors import ArchiveError, ChunkError, PipelineError, StoreError, StoreExistsError
 from tests.oracles import decaying_matrix, decoded_errors, files_below
 
 TOLERANCE = 1e-2
@@ -92,10 +92,10 @@ def test_a_killed_worker_costs_its_tasks_and_nothing_else(tmp_path, after):
         started = set(client.run(os.getpid).values())
         killer = threading.Thread(target=kill_one, args=(notes, after))
         killer.start()
-        report = pipeline.compress(lazy, tmp_path / "store", tolerance=TOLERANCE)
+        report = romzarr.compress(lazy, tmp_path / "store", tolerance=TOLERANCE)
         killer.join()
         wait_for_another(client, started)
-    quiet = pipeline.compress(source.chunk(time=8, x=100), tmp_path / "quiet", tolerance=TOLERANCE)
+    quiet = romzarr.compress(source.chunk(time=8, x=100), tmp_path / "quiet", tolerance=TOLERANCE)
     assert (report.rank, report.kept_samples) == (quiet.rank, quiet.kept_samples)
     decoded = xr.open_dataset(tmp_path / "store", engine="romzarr")
     assert max(decoded_errors(source, decoded).values()) <= TOLERANCE
@@ -110,7 +110,7 @@ def test_the_scheduler_and_the_number_of_workers_change_nothing(tmp_path):
     results = {}
 
     def run(name: str) -> None:
-        report = pipeline.compress(path, tmp_path / name, tolerance=TOLERANCE)
+        report = romzarr.compress(path, tmp_path / name, tolerance=TOLERANCE)
         decoded = xr.open_dataset(tmp_path / name, engine="romzarr").load()
         results[name] = (report.rank, report.kept_samples, report.chunks_read, decoded)
 
@@ -138,7 +138,7 @@ def test_a_missing_chunk_is_named_and_nothing_is_left(tmp_path):
     path = archive(tmp_path, waves())
     (path / "v" / "c" / "3" / "1").unlink()
     with pytest.raises(ChunkError, match=r"v.*c/3/1"):
-        pipeline.compress(path, tmp_path / "store", tolerance=TOLERANCE)
+        romzarr.compress(path, tmp_path / "store", tolerance=TOLERANCE)
     assert remains(tmp_path) == ["archive.zarr"]
 
 
@@ -150,7 +150,7 @@ def test_a_corrupt_chunk_is_named_and_nothing_is_left(tmp_path, damage):
     broken = {"cut": content[: len(content) // 2], "noise": os.urandom(len(content)), "empty": b""}
     chunk.write_bytes(broken[damage])
     with pytest.raises(ChunkError, match=r"u.*c/7/0"):
-        pipeline.compress(path, tmp_path / "store", tolerance=TOLERANCE)
+        romzarr.compress(path, tmp_path / "store", tolerance=TOLERANCE)
     assert remains(tmp_path) == ["archive.zarr"]
 
 
@@ -172,7 +172,7 @@ def test_values_that_cannot_be_bounded_are_named_by_variable_time_and_place(
     source["v"][first, 222] = value
     source["v"][100:, 11] = np.nan
     with pytest.raises(ArchiveError, match=rf"'v'.*2001-01-02T13:00.*x=222.*{words}"):
-        pipeline.compress(source.chunk(chunks), tmp_path / "store", tolerance=TOLERANCE)
+        romzarr.compress(source.chunk(chunks), tmp_path / "store", tolerance=TOLERANCE)
     assert remains(tmp_path) == []
 
 
@@ -185,7 +185,7 @@ def test_a_reader_that_fails_leaves_nothing(tmp_path):
         data=source["u"].data.map_blocks(broken, dtype=np.float32, meta=np.empty((0, 0), "f4"))
     )
     with pytest.raises((OSError, PipelineError), match="tape is torn"):
-        pipeline.compress(source, tmp_path / "store", tolerance=TOLERANCE)
+        romzarr.compress(source, tmp_path / "store", tolerance=TOLERANCE)
     assert remains(tmp_path) == []
 
 
@@ -194,23 +194,23 @@ def test_a_reader_that_fails_leaves_nothing(tmp_path):
 
 def test_a_store_that_exists_is_kept_unless_it_may_be_replaced(tmp_path):
     source = waves()
-    first = pipeline.compress(source, tmp_path / "store", tolerance=0.1)
+    first = romzarr.compress(source, tmp_path / "store", tolerance=0.1)
     before = {path: Path(path).read_bytes() for path in files_below(tmp_path)}
     with pytest.raises(StoreExistsError, match="overwrite"):
-        pipeline.compress(source, tmp_path / "store", tolerance=1e-3)
+        romzarr.compress(source, tmp_path / "store", tolerance=1e-3)
     assert {path: Path(path).read_bytes() for path in files_below(tmp_path)} == before
-    second = pipeline.compress(source, tmp_path / "store", tolerance=1e-3, overwrite=True)
+    second = romzarr.compress(source, tmp_path / "store", tolerance=1e-3, overwrite=True)
     assert second.rank > first.rank
-    assert pipeline.info(tmp_path / "store").tolerance == 1e-3
+    assert romzarr.info(tmp_path / "store").tolerance == 1e-3
 
 
 def test_a_failed_replacement_leaves_the_old_store_as_it_was(tmp_path):
     source = waves()
-    pipeline.compress(source, tmp_path / "store", tolerance=0.1)
+    romzarr.compress(source, tmp_path / "store", tolerance=0.1)
     before = {path: Path(path).read_bytes() for path in files_below(tmp_path)}
     source["u"][3, 3] = np.inf
     with pytest.raises(ArchiveError, match="infinite"):
-        pipeline.compress(source, tmp_path / "store", tolerance=0.1, overwrite=True)
+        romzarr.compress(source, tmp_path / "store", tolerance=0.1, overwrite=True)
     assert {path: Path(path).read_bytes() for path in files_below(tmp_path)} == before
 
 
@@ -227,7 +227,7 @@ def test_what_is_no_store_is_never_replaced(tmp_path, kind):
     before = {path: Path(path).read_bytes() for path in files_below(tmp_path)}
     for overwrite in (False, True):
         with pytest.raises(StoreError):
-            pipeline.compress(waves(), target, tolerance=0.1, overwrite=overwrite)
+            romzarr.compress(waves(), target, tolerance=0.1, overwrite=overwrite)
     assert {path: Path(path).read_bytes() for path in files_below(tmp_path)} == before
 
 
@@ -245,5 +245,5 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, puts):
     source = archive(tmp_path, waves())
     monkeypatch.setattr(LocalStore, "set", set_or_fail)
     with pytest.raises(StoreError, match="No space left"):
-        pipeline.compress(source, tmp_path / "store", tolerance=1e-3)
+        romzarr.compress(source, tmp_path / "store", tolerance=1e-3)
     assert remains(tmp_path) == ["archive.zarr"]

@@ -12,14 +12,14 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore
 
-import pipeline
-from pipeline.archive import open_archive
-from pipeline.archive.history import Stored, history_of, mark, suspicious
-from pipeline.archive.location import process_store
-from pipeline.contracts import BlockSpan
-from pipeline.differences import Resolution, SnapshotErrors, first_difference
-from pipeline.errors import ArchiveError, ChunkError
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.archive import open_archive
+from romzarr.archive.history import Stored, history_of, mark, suspicious
+from romzarr.archive.location import process_store
+from romzarr.comparison.changes import Resolution, SnapshotErrors, first_difference
+from romzarr.contracts import BlockSpan
+from romzarr.errors import ArchiveError, ChunkError
+from romzarr.store.reading.reader import open_store
 from tests.oracles import files_below
 
 TOLERANCE = 1e-2
@@ -91,7 +91,7 @@ def kept(tmp_path_factory):
     """An archive of the old snapshots, not compressed, and its store."""
     place = tmp_path_factory.mktemp("kept")
     path = zarr_written(place, old(record()), **PLAIN)
-    pipeline.compress(path, place / "store", tolerance=TOLERANCE)
+    romzarr.compress(path, place / "store", tolerance=TOLERANCE)
     return place
 
 
@@ -110,7 +110,7 @@ def grow(path: Path) -> None:
 @pytest.mark.parametrize("kind", SOURCES)
 def test_any_changed_value_is_named_by_its_snapshot(tmp_path, kind):
     write, store = SOURCES[kind], tmp_path / "store"
-    pipeline.compress(write(tmp_path, old(record())), store, tolerance=TOLERANCE)
+    romzarr.compress(write(tmp_path, old(record())), store, tolerance=TOLERANCE)
     before = content(store)
     # The least of these changes is no more than all errors of the store together. One is where a
     # chunk begins; the last chunk of the old archive was not full; an archive need not have grown.
@@ -119,11 +119,11 @@ def test_any_changed_value_is_named_by_its_snapshot(tmp_path, kind):
         source = changed(number, by).isel(time=slice(snapshots))
         time = str(source.time.values[number])[:10]
         with pytest.raises(ArchiveError, match=rf"changed at time\[{number}\] \({time}.*'u'"):
-            pipeline.append(store, write(tmp_path, source))
+            romzarr.append(store, write(tmp_path, source))
     assert content(store) == before
     source = write(tmp_path, record())
-    assert pipeline.append(store, source).appended == NEW - OLD
-    assert pipeline.verify(store, source).ok
+    assert romzarr.append(store, source).appended == NEW - OLD
+    assert romzarr.verify(store, source).ok
 
 
 @pytest.mark.parametrize("number", [*range(CHUNK, OLD, CHUNK), 23, OLD - 1])
@@ -134,13 +134,13 @@ def test_a_change_is_seen_where_nothing_but_its_chunk_is_read(compressed, number
     written = changed(number, 0.2)[["u"]].isel(time=span).drop_vars("time")
     written.to_zarr(path, region={"time": span, "x": slice(0, 40)}, consolidated=False)
     with pytest.raises(ArchiveError, match=rf"changed at time\[{number}\] .*'u'"):
-        pipeline.append(store, path)
+        romzarr.append(store, path)
 
 
 def test_a_change_less_than_what_the_store_resolves_counts_as_none(compressed, tmp_path):
     _, store = compressed
     source = zarr_written(tmp_path, changed(17, 1e-3), **PLAIN)
-    assert pipeline.append(store, source).appended == NEW - OLD
+    assert romzarr.append(store, source).appended == NEW - OLD
 
 
 def test_the_least_change_of_what_never_changes_is_named(compressed):
@@ -148,7 +148,7 @@ def test_the_least_change_of_what_never_changes_is_named(compressed):
     source = record()
     source["still"][12, 3] += 1e-15
     with pytest.raises(ArchiveError, match=r"changed at time\[12\].*'still'"):
-        pipeline.append(store, source)
+        romzarr.append(store, source)
 
 
 # --- what is only written anew ------------------------------------------------------------
@@ -166,7 +166,7 @@ def chunks_read(monkeypatch, path: Path, store: Path) -> list[str]:
     with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "get", noted)
         patch.setattr(LocalStore, "get_sync", None, raising=False)
-        pipeline.append(store, path)
+        romzarr.append(store, path)
     return seen
 
 
@@ -223,16 +223,16 @@ def test_a_copy_with_a_changed_value_is_refused(compressed):
     values[3 * 40 + 7] = np.nan
     chunk.write_bytes(values.tobytes())
     with pytest.raises(ArchiveError, match=r"changed at time\[27\] \(2001-01-28.*'u': NaN is"):
-        pipeline.append(store, path)
+        romzarr.append(store, path)
 
 
 def test_of_a_long_dask_array_a_few_blocks_are_computed_and_all_of_numpy(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.archive.blocks.PIECE_BYTES", 2**13)
+    monkeypatch.setattr("romzarr.archive.blocks.PIECE_BYTES", 2**13)
     length, read = 4096, []
     times = np.arange(length)
     source = xr.Dataset({"u": (("time", "x"), np.sin(0.1 * times[:, None] + np.arange(4)))})
     source = source.assign_coords(time=times)
-    pipeline.compress(source, tmp_path / "store", tolerance=0)  # fast
+    romzarr.compress(source, tmp_path / "store", tolerance=0)  # fast
 
     def noted(block, block_info=None):
         read.append(block_info[0]["chunk-location"][0])
@@ -241,18 +241,18 @@ def test_of_a_long_dask_array_a_few_blocks_are_computed_and_all_of_numpy(tmp_pat
     lazy = source.chunk(time=16)
     lazy["u"] = lazy.u.copy(data=lazy.u.data.map_blocks(noted, dtype=float))
     for _ in range(2):
-        assert pipeline.append(tmp_path / "store", lazy).appended == 0
+        assert romzarr.append(tmp_path / "store", lazy).appended == 0
     assert {0, length // 16 - 1} <= set(read)
     assert len(read) == len(set(read)) * 2 <= length // 16
     unseen = 16 * min(set(range(length // 16)) - set(read))
     source["u"][unseen, 2] = 5
-    assert pipeline.append(tmp_path / "store", source.chunk(time=16)).appended == 0
+    assert romzarr.append(tmp_path / "store", source.chunk(time=16)).appended == 0
     with pytest.raises(ArchiveError, match=rf"changed at time\[{unseen}\]"):
-        pipeline.append(tmp_path / "store", source)
+        romzarr.append(tmp_path / "store", source)
     source["u"][unseen, 2] = np.sin(0.1 * unseen + 2)
     source["u"][length - 1, 2] = 5
     with pytest.raises(ArchiveError, match=rf"changed at time\[{length - 1}\]"):
-        pipeline.append(tmp_path / "store", source.chunk(time=16))
+        romzarr.append(tmp_path / "store", source.chunk(time=16))
 
 
 # --- what is missing, or means something else ---------------------------------------------
@@ -263,28 +263,28 @@ def test_a_lost_chunk_is_named_by_its_time(compressed):
     grow(path)
     (path / "u" / "c" / "3" / "0").unlink()
     with pytest.raises(ChunkError, match=r"'u/c/3/0'.*begins at time\[24\] \(2001-01-25"):
-        pipeline.append(store, path)
-    fill = pipeline.Config(archive=pipeline.config.ArchiveConfig(missing_chunks="fill"))
+        romzarr.append(store, path)
+    fill = romzarr.Config(archive=romzarr.config.ArchiveConfig(missing_chunks="fill"))
     with pytest.raises(ArchiveError, match=r"changed at time\[24\] \(2001-01-25"):
-        pipeline.append(store, path, config=fill)
+        romzarr.append(store, path, config=fill)
 
 
 def test_chunks_that_mean_something_else_are_read(tmp_path):
     packed = {"dtype": "i2", "scale_factor": 1e-3, "_FillValue": -9999}
     path = zarr_written(tmp_path, record()[["u"]], codecs=packed)
     store = tmp_path / "store"
-    pipeline.compress(path, store, tolerance=TOLERANCE)
+    romzarr.compress(path, store, tolerance=TOLERANCE)
     zarr.open_array(path / "u", mode="r+").attrs["scale_factor"] = 2e-3
     with pytest.raises(ArchiveError, match=r"changed at time\[0\]"):
-        pipeline.append(store, path)
+        romzarr.append(store, path)
 
 
 def test_values_of_a_lossless_store_are_compared_to_the_bit(tmp_path):
     store = tmp_path / "store"
-    pipeline.compress(record(), store, tolerance=0)
-    assert pipeline.append(store, record()).appended == 0
+    romzarr.compress(record(), store, tolerance=0)
+    assert romzarr.append(store, record()).appended == 0
     with pytest.raises(ArchiveError, match=r"changed at time\[31\].*'u'"):
-        pipeline.append(store, changed(31, 1e-6))
+        romzarr.append(store, changed(31, 1e-6))
 
 
 # --- histories ----------------------------------------------------------------------------
@@ -386,8 +386,8 @@ def test_values_in_memory_are_told_apart_to_the_bit_and_no_glitch_is_taken_for_a
     """A store may be off most at one snapshot alone; of an array in memory checksums decide."""
     source = old(record())
     source["u"][11] = -source["u"][11]
-    pipeline.compress(source, tmp_path / "store", tolerance=0.2)
-    assert pipeline.append(tmp_path / "store", source.copy(deep=True)).appended == 0
+    romzarr.compress(source, tmp_path / "store", tolerance=0.2)
+    assert romzarr.append(tmp_path / "store", source.copy(deep=True)).appended == 0
     source["u"][{"time": 17}] = np.nextafter(source["u"].values[17], np.inf)
     with pytest.raises(ArchiveError, match=r"or later.*checksums of values differ"):
-        pipeline.append(tmp_path / "store", source)
+        romzarr.append(tmp_path / "store", source)

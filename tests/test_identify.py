@@ -11,24 +11,24 @@ import xarray as xr
 from numpy.testing import assert_allclose
 from threadpoolctl import threadpool_limits
 
-import pipeline
-from pipeline.allocate import allocate_fields, plan_fields
-from pipeline.archive import open_archive
-from pipeline.config import (
+import romzarr
+from romzarr.archive import open_archive
+from romzarr.compression.allocate_bits import allocate_fields, plan_fields
+from romzarr.compression.model import choose_library, identify, make_library, plan_library
+from romzarr.compression.pod import factor_archive
+from romzarr.compression.weak_systems import REGIME_BYTES, REGIME_PRODUCTS, weak_systems
+from romzarr.config import (
     CompressionConfig,
     Config,
     LibraryConfig,
     SparseRegressionConfig,
     WeakFormConfig,
 )
-from pipeline.contracts import BlockSpan
-from pipeline.errors import ConfigError, LibraryError
-from pipeline.factor import factor_archive
-from pipeline.identify import choose_library, identify, make_library, plan_library
-from pipeline.numerics.integrate import Dynamics
-from pipeline.numerics.library import PolynomialLibrary
-from pipeline.numerics.weakform import triangular_factor
-from pipeline.weak_systems import REGIME_BYTES, REGIME_PRODUCTS, weak_systems
+from romzarr.contracts import BlockSpan
+from romzarr.errors import ConfigError, LibraryError
+from romzarr.numerics.dynamics.integrate import Dynamics
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.numerics.dynamics.weakform import triangular_factor
 from tests.benchmarks.bench_stream import two_systems
 from tests.systems_of_odes import (
     LINEAR_OSCILLATOR,
@@ -226,7 +226,7 @@ def test_the_degree_is_chosen_by_what_lies_on_the_disk(tmp_path):
         config = Config(
             compression=CompressionConfig(tolerance=1e-2), library=LibraryConfig(degree=degree)
         )
-        report = pipeline.compress(source, tmp_path / str(degree), config=config)
+        report = romzarr.compress(source, tmp_path / str(degree), config=config)
         sizes[degree] = report.stored_bytes
     assert sizes["auto"] <= 1.1 * min(sizes[1], sizes[2])
 
@@ -241,7 +241,7 @@ def test_triangles_of_short_blocks_take_no_more_memory_than_allowed(monkeypatch)
             seen.append(-(-len(a) // steps))
             raise InterruptedError
 
-        monkeypatch.setattr("pipeline.weak_systems.weak_factors", factors)
+        monkeypatch.setattr("romzarr.compression.weak_systems.weak_factors", factors)
         with pytest.raises(InterruptedError):
             weak_systems(
                 np.zeros((snapshots, states)), np.arange(snapshots), np.ones(snapshots, bool),
@@ -301,12 +301,12 @@ def test_a_model_decodes_where_the_store_gets_smaller(tmp_path, monkeypatch):
         for name, fixed in (("asked", None), ("always", 0), ("never", 10**6)):
             with monkeypatch.context() as patched:
                 if fixed is not None:
-                    patched.setattr("pipeline.identify.MODEL_BYTES", fixed)
-                pipeline.compress(source, tmp_path / name, tolerance=tolerance, overwrite=True)
-            sizes[name] = pipeline.info(tmp_path / name).stored_bytes
-        assert pipeline.info(tmp_path / "always").model["decodes"]
-        assert not pipeline.info(tmp_path / "never").model["decodes"]
-        assert pipeline.info(tmp_path / "asked").model["decodes"] == pays
+                    patched.setattr("romzarr.compression.model.MODEL_BYTES", fixed)
+                romzarr.compress(source, tmp_path / name, tolerance=tolerance, overwrite=True)
+            sizes[name] = romzarr.info(tmp_path / name).stored_bytes
+        assert romzarr.info(tmp_path / "always").model["decodes"]
+        assert not romzarr.info(tmp_path / "never").model["decodes"]
+        assert romzarr.info(tmp_path / "asked").model["decodes"] == pays
         assert sizes["asked"] <= min(sizes["always"], sizes["never"])
 
 
@@ -343,5 +343,5 @@ def test_kinds_are_joined_in_the_order_given():
 )
 def test_expressions_are_refused_before_the_archive_is_opened(tmp_path, config):
     with pytest.raises(LibraryError):
-        pipeline.compress(tmp_path / "nowhere.zarr", tmp_path / "store", config=config)
+        romzarr.compress(tmp_path / "nowhere.zarr", tmp_path / "store", config=config)
     assert not list(tmp_path.iterdir())

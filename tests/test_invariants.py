@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-import pipeline
-from pipeline.config import CompressionConfig, Config
-from pipeline.errors import AccuracyError
-from pipeline.numerics.truncation import TREE_SHARE
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.config import CompressionConfig, Config
+from romzarr.errors import AccuracyError
+from romzarr.numerics.pod.truncation import TREE_SHARE
+from romzarr.store.reading.reader import open_store
 from tests.oracles import (
     assert_same_but_values,
     compressed_names,
@@ -46,7 +46,7 @@ def compressed(source: xr.Dataset, folder: Path, **options):
     """Report, and the dataset that comes back."""
     store = folder / "store.romzarr"
     shutil.rmtree(store, ignore_errors=True)
-    report = pipeline.compress(source, store, **options)
+    report = romzarr.compress(source, store, **options)
     return report, xr.open_dataset(store, engine="romzarr")
 
 

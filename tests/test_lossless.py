@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-import pipeline
-from flows.tables import info_table
-from pipeline import lossless
-from pipeline.chunked.exact import WriteExact
-from pipeline.store import layout
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr.chunked.exact import WriteExact
+from romzarr.compression import lossless
+from romzarr.store import layout
+from romzarr.store.reading.reader import open_store
+from romzarr_flows.tables import info_table
 from tests.oracles import assert_same_but_values, compressed_names, files_below
 from tests.strategies import datasets, grids, seeds
 
@@ -56,7 +56,7 @@ def assert_identical(source: xr.Dataset, decoded: xr.Dataset) -> None:
 def kept(source: xr.Dataset, folder: Path, **options):
     """Report and dataset of a lossless store."""
     store = folder / "store.romzarr"
-    report = pipeline.compress(source, store, tolerance=0, overwrite=True, **options)
+    report = romzarr.compress(source, store, tolerance=0, overwrite=True, **options)
     return report, xr.open_dataset(store, engine="romzarr")
 
 
@@ -72,7 +72,7 @@ def test_every_bit_of_any_dataset_comes_back(tmp_path, source, least):
     assert set(report.relative_l2_error.values()) == {0.0}
     chunks = [np.prod(source[n].data.numblocks) for n in compressed_names(source)]
     assert report.chunks_read == sum(chunks)
-    assert pipeline.verify(tmp_path / "store.romzarr", source).ok
+    assert romzarr.verify(tmp_path / "store.romzarr", source).ok
 
 
 @given(
@@ -100,7 +100,7 @@ def test_nasty_floats_come_back(tmp_path, shape, dtype, axis, seed, data):
     part = {"time": slice(1, None, 2), "x": [0, -1]}
     expected, found = source.u.isel(part).values, decoded.u.isel(part).values
     np.testing.assert_array_equal(bits(expected), bits(found))
-    assert pipeline.verify(tmp_path / "store.romzarr", source).ok
+    assert romzarr.verify(tmp_path / "store.romzarr", source).ok
 
 
 def smooth() -> xr.Dataset:
@@ -162,7 +162,7 @@ def test_packed_values_are_kept_as_the_integers_they_are(tmp_path, dtype):
     assert_identical(given_, decoded)
     (basis,) = generation_parts(tmp_path)
     assert size(basis) <= 1.03 * size(path / "u")
-    assert pipeline.verify(tmp_path / "store.romzarr", path).ok
+    assert romzarr.verify(tmp_path / "store.romzarr", path).ok
 
 
 def test_values_that_are_not_as_packed_as_they_say_are_kept_all_the_same(tmp_path):
@@ -194,20 +194,20 @@ def test_a_lossless_store_does_all_that_stores_do(tmp_path):
     store = tmp_path / "store.romzarr"
     assert (report.rank, report.kept_samples, report.tolerance) == (0, 0, 0.0)
     assert report.advice == ""
-    info = pipeline.info(store)
+    info = romzarr.info(store)
     assert {v["coding"] for v in info.variables.values()} == {"lossless"}
     text = info_table(info.to_dict(), "s")
     assert "float32; values, to the bit" in text
     assert "0, lossless" in text
-    assert "coded without POD" in pipeline.equations(store).text()
-    pipeline.reconstruct(store, tmp_path / "out.zarr", start=10, stop=20)
+    assert "coded without POD" in romzarr.equations(store).text()
+    romzarr.reconstruct(store, tmp_path / "out.zarr", start=10, stop=20)
     again = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
     xr.testing.assert_equal(again.u, decoded.u.isel(time=slice(10, 20)))
     opened = open_store(store)
     np.testing.assert_allclose(opened.mean("u"), source.u.mean("time"), rtol=1e-6)
     np.testing.assert_allclose(opened.mean("u", (3, [1, 2])), source.u.mean("time")[3, 1:3])
     assert not opened.modes("u").size
-    report = pipeline.verify(store, source)
+    report = romzarr.verify(store, source)
     assert report.ok
     assert report.max_error == {"u": 1e-3}
 
@@ -226,7 +226,7 @@ def test_a_bit_that_differs_is_found_where_it_is(tmp_path, change):
     else:
         values[4, 5, 6] = -0.0
     place = {"bit": (17, 8, 9), "nan": (4, 5, 7), "zero": (4, 5, 6)}[change]
-    report = pipeline.verify(tmp_path / "store.romzarr", source)
+    report = romzarr.verify(tmp_path / "store.romzarr", source)
     assert not report.ok
     assert (
         "variable 'u': the value differs at time={} ({}), y={}, x={}".format(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import pipeline
-from pipeline.config import Config, LibraryConfig
-from pipeline.errors import ConfigError, LibraryError
-from pipeline.numerics.networks import shipped_operators
+import romzarr
+from romzarr.config import Config, LibraryConfig
+from romzarr.errors import ConfigError, LibraryError
+from romzarr.numerics.dynamics.networks import shipped_operators
 from tests.oracles import decoded_errors
 from tests.systems_of_odes import LINEAR_OSCILLATOR
 
@@ -27,7 +27,7 @@ def archive():
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("neural") / "store"
-    pipeline.compress(archive(), path, config=NEURAL)
+    romzarr.compress(archive(), path, config=NEURAL)
     return path
 
 
@@ -42,18 +42,18 @@ def test_a_store_with_a_neural_library_keeps_its_bound_and_needs_no_framework(st
 
 
 def test_the_model_is_used_and_the_spec_is_small(store):
-    assert pipeline.info(store).kept_samples < 20
+    assert romzarr.info(store).kept_samples < 20
     facts = json.loads(next(store.glob("2*/zarr.json")).read_text())["attributes"]["romzarr"]
     assert facts["model"]["library"]["kind"] == "neural"
     assert len(json.dumps(facts["model"]["library"])) < 1000
 
 
 def test_equations_are_printed_with_formulas(store):
-    text = pipeline.equations(store).text()
+    text = romzarr.equations(store).text()
     assert "identity(a" in text
     formulas = text.split("replaced by the formula")[1]
     assert "identity" not in formulas.split("left out")[0]
-    assert "mathrm{identity}" in pipeline.equations(store).latex()
+    assert "mathrm{identity}" in romzarr.equations(store).latex()
 
 
 def test_own_weights_travel_in_the_store(tmp_path):
@@ -69,11 +69,11 @@ def test_own_weights_travel_in_the_store(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(weights_file(header=header, tensors=numbers))
     library = LibraryConfig(kind="neural", operators=("line",), weights=str(path))
-    pipeline.compress(archive(), tmp_path / "store", config=Config(library=library))
+    romzarr.compress(archive(), tmp_path / "store", config=Config(library=library))
     path.unlink()
     decoded = xr.open_dataset(tmp_path / "store", engine="romzarr")
     assert max(decoded_errors(archive(), decoded).values()) <= 1e-2
-    assert "line(a" in pipeline.equations(tmp_path / "store").text()
+    assert "line(a" in romzarr.equations(tmp_path / "store").text()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_own_weights_travel_in_the_store(tmp_path):
 def test_wrong_settings_are_refused_before_the_archive_is_opened(settings, error, words, tmp_path):
     config = Config(library=LibraryConfig(kind="neural", **settings))
     with pytest.raises(error, match=words):
-        pipeline.compress(tmp_path / "nowhere.zarr", tmp_path / "store", config=config)
+        romzarr.compress(tmp_path / "nowhere.zarr", tmp_path / "store", config=config)
 
 
 def test_the_default_operators_are_those_that_ship_without_the_dependent_one():

@@ -18,16 +18,16 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-import pipeline
-from flows.cli import main
-from pipeline import objects
-from pipeline.archive import open_archive
-from pipeline.errors import ArchiveError, StorageError, StoreError, StoreExistsError
-from pipeline.objects import memory, requests
-from pipeline.store import layout
-from pipeline.store.commit import Commit, committer
-from pipeline.store.files import put
-from pipeline.store.layout import Part, Root
+import romzarr
+from romzarr import objects
+from romzarr.archive import open_archive
+from romzarr.errors import ArchiveError, StorageError, StoreError, StoreExistsError
+from romzarr.objects import memory, requests
+from romzarr.store import layout
+from romzarr.store.commit import Commit, committer
+from romzarr.store.layout import Part, Root
+from romzarr.store.writing.files import put
+from romzarr_flows.cli import main
 from tests.oracles import decoded_errors
 from tests.s3_server import fresh_connections, make_bucket, proxied, serving
 
@@ -96,7 +96,7 @@ def test_an_archive_on_s3_becomes_a_store_on_s3(s3, capsys):
     decoded = xr.open_dataset(store, engine="romzarr", chunks={})
     assert max(decoded_errors(source, decoded).values()) <= TOLERANCE
     with pytest.raises(StoreExistsError, match="already exists"):
-        pipeline.compress(place, store, tolerance=TOLERANCE)
+        romzarr.compress(place, store, tolerance=TOLERANCE)
     # One generation and the root that names it.
     assert len(objects.folder(store).names()) == 2
 
@@ -106,7 +106,7 @@ def test_few_requests_are_made_and_none_twice(s3):
     proxy, url = s3
     place, store = archived(url, waves()), f"{url}/store.romzarr"
     proxy.requests.clear()
-    pipeline.compress(place, store, tolerance=TOLERANCE)
+    romzarr.compress(place, store, tolerance=TOLERANCE)
     made = Counter((method, path) for method, path, _ in proxy.requests)
     # The stamp of the archive is taken before and after it is read.
     assert [n for (_, path), n in made.items() if n > 1] == [2]
@@ -192,8 +192,8 @@ def test_no_thread_but_those_of_python_calls_python(s3, tmp_path, monkeypatch):
     for loop in (asyncio.BaseEventLoop, asyncio.SelectorEventLoop):
         monkeypatch.setattr(loop, "call_soon_threadsafe", call)
     place, store = archived(url, waves()), f"{url}/store.romzarr"
-    pipeline.compress(place, store, tolerance=TOLERANCE)
-    assert pipeline.verify(store, place).ok
+    romzarr.compress(place, store, tolerance=TOLERANCE)
+    assert romzarr.verify(store, place).ok
     xr.open_dataset(store, engine="romzarr").load()
     waves().to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     objects.folder(url).write("a.nc", (tmp_path / "a.nc").read_bytes())
@@ -246,11 +246,11 @@ def content(store, path: str) -> bytes:
 def test_only_objects_written_anew_are_compared_with_the_store(s3, tmp_path, number):
     proxy, url = s3
     place, store = archived(url, waves()), tmp_path / "store.romzarr"
-    pipeline.compress(place, store, tolerance=TOLERANCE)
+    romzarr.compress(place, store, tolerance=TOLERANCE)
 
     def chunks_read() -> set[str]:
         proxy.requests.clear()
-        assert pipeline.append(store, place).appended == 0
+        assert romzarr.append(store, place).appended == 0
         gets = (path for method, path, _ in proxy.requests if method == "GET")
         return {path.partition("archive.zarr/")[2] for path in gets if "/archive.zarr/u/c/" in path}
 
@@ -260,7 +260,7 @@ def test_only_objects_written_anew_are_compared_with_the_store(s3, tmp_path, num
     array[number, 7] = value + 1
     words = re.escape(f"changed at time[{number}] ({waves().time.values[number]}): variable 'u'")
     with pytest.raises(ArchiveError, match=words):
-        pipeline.append(store, place)
+        romzarr.append(store, place)
     array[number, 7] = value + 1e-9
     assert chunks_read() == {f"u/c/{number // 20}/{part}" for part in (0, 1)}
     # An object with the same content is the same version.
@@ -288,8 +288,8 @@ def test_secrets_are_in_no_graph_log_store_or_report(s3, caplog, capfd):
 
     with caplog.at_level("DEBUG"):
         with dask.config.set(scheduler=recorded):
-            pipeline.compress(place, store, tolerance=TOLERANCE)
-            pipeline.verify(store, place)
+            romzarr.compress(place, store, tolerance=TOLERANCE)
+            romzarr.verify(store, place)
             xr.open_dataset(store, engine="romzarr", chunks={"time": 20}).u.sum().compute()
         assert main(["info", store, "--json"]) == 0
         for fault in ("403", "500"):
@@ -336,8 +336,8 @@ def test_what_fails_now_and_then_changes_nothing(s3):
     source, store = waves(), f"{url}/store.romzarr"
     place = archived(url, source)
     proxy.fault = every(7, *PASSING)
-    pipeline.compress(place, store, tolerance=TOLERANCE)
-    assert pipeline.verify(store, place).ok
+    romzarr.compress(place, store, tolerance=TOLERANCE)
+    assert romzarr.verify(store, place).ok
     proxy.fault = lambda method, path: None
     decoded = xr.open_dataset(store, engine="romzarr").load()
     assert max(decoded_errors(source, decoded).values()) <= TOLERANCE
@@ -373,7 +373,7 @@ def test_a_read_that_always_fails_ends_with_what_to_do_and_leaves_nothing(s3):
     place = archived(url, waves())
     proxy.fault = lambda method, path: "503" if "/u/c/" in path and method == "GET" else None
     with pytest.raises(StorageError, match=r"/u/c/\d/\d: object storage does not answer.*run aga"):
-        pipeline.compress(place, f"{url}/store.romzarr", tolerance=TOLERANCE)
+        romzarr.compress(place, f"{url}/store.romzarr", tolerance=TOLERANCE)
     assert names(f"{url}/store.romzarr") == []
 
 
@@ -384,7 +384,7 @@ def test_a_write_that_always_fails_leaves_what_was_there(s3):
     before = names(store)
     proxy.fault = lambda method, path: "403" if method == "PUT" and "/basis/" in path else None
     with pytest.raises(StoreError, match=r"cannot be written: .*access is refused.*nothing was"):
-        pipeline.compress(waves(1), store, tolerance=TOLERANCE, overwrite=True)
+        romzarr.compress(waves(1), store, tolerance=TOLERANCE, overwrite=True)
     assert names(store) == before
 
 

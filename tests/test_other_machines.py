@@ -7,12 +7,12 @@ import pytest
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-import pipeline
-from pipeline.coding.coefficients import Coefficients
-from pipeline.numerics import integrate
-from pipeline.store.fields import FieldPart
-from pipeline.store.latent import StoredLatent
-from pipeline.store.reader import _opened, open_store
+import romzarr
+from romzarr.coding.coefficients import Coefficients
+from romzarr.numerics.dynamics import integrate
+from romzarr.store.reading.fields import FieldPart
+from romzarr.store.reading.latent import StoredLatent
+from romzarr.store.reading.reader import _opened, open_store
 from tests.oracles import decoded_errors
 from tests.systems_of_odes import LORENZ, KnownSystem
 
@@ -50,7 +50,7 @@ def test_results_of_the_decoder_may_all_be_off_by_rounding(tmp_path, monkeypatch
     """Derivatives, steps of the integration, coefficients, their weights, and fields; chaos
     doubles differences every 80 snapshots."""
     source, store = lifted(LORENZ), tmp_path / "store"
-    report = pipeline.compress(source, store, tolerance=tolerance)
+    report = romzarr.compress(source, store, tolerance=tolerance)
     assert (open_store(store).last.latent.code().block_model >= 0).all()
     plain, rng = decoded(store), np.random.default_rng(0)
     for place, name in (
@@ -69,7 +69,7 @@ def test_results_of_the_decoder_may_all_be_off_by_rounding(tmp_path, monkeypatch
 
 def test_other_threads_of_linear_algebra_decode_within_the_bound(tmp_path):
     source, store = lifted(LORENZ), tmp_path / "store"
-    report = pipeline.compress(source, store, tolerance=1e-3)
+    report = romzarr.compress(source, store, tolerance=1e-3)
     for threads in (1, 2, 4):
         with threadpool_limits(threads, user_api="blas"):
             assert decoded_errors(source, decoded(store))["u"] <= report.relative_l2_error["u"]

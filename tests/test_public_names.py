@@ -1,4 +1,4 @@
-"""The operations are functions of `pipeline`, in whatever order they are first used."""
+"""The operations are functions of `romzarr`, in whatever order they are first used."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ OPERATIONS = (
 def test_every_operation_can_be_called_after_any_other(first):
     # A submodule that is imported hides a function of the same name in its package.
     script = (
-        f"import pipeline; pipeline.{first}\n"
-        f"for name in {OPERATIONS}: assert callable(getattr(pipeline, name)), name\n"
+        f"import romzarr; romzarr.{first}\n"
+        f"for name in {OPERATIONS}: assert callable(getattr(romzarr, name)), name\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,10 +11,10 @@ import pytest
 import xarray as xr
 import zarr
 
-import pipeline
-from pipeline import exchange as exchanging
-from pipeline import objects
-from pipeline.errors import ConfigError, StoreError, StoreExistsError
+import romzarr
+from romzarr import objects
+from romzarr.errors import ConfigError, StoreError, StoreExistsError
+from romzarr.reconstruction import exchange as exchanging
 from tests import dying
 from tests.oracles import decaying_matrix
 
@@ -41,7 +41,7 @@ def archive(tmp_path) -> Path:
 
 @pytest.fixture
 def store(archive, tmp_path) -> Path:
-    pipeline.compress(archive, tmp_path / "store", tolerance=1e-2)
+    romzarr.compress(archive, tmp_path / "store", tolerance=1e-2)
     return tmp_path / "store"
 
 
@@ -50,42 +50,42 @@ def opened(path: Path) -> xr.Dataset:
 
 
 def test_what_is_written_is_what_is_decoded(archive, store, tmp_path):
-    pipeline.reconstruct(store, tmp_path / "out.zarr")
+    romzarr.reconstruct(store, tmp_path / "out.zarr")
     out = opened(tmp_path / "out.zarr")
     xr.testing.assert_identical(out, xr.open_dataset(store, engine="romzarr"))
     source = opened(archive)
     assert out.t.encoding["chunks"] == source.t.encoding["chunks"]
     assert out.t.dtype == source.t.dtype
     assert out.time.encoding["units"] == source.time.encoding["units"]
-    assert pipeline.verify(store, tmp_path / "out.zarr").ok
+    assert romzarr.verify(store, tmp_path / "out.zarr").ok
     assert sorted(os.listdir(tmp_path)) == ["archive.zarr", "out.zarr", "store"]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(None, 7), (13, None), (11, 32), (-5, None), (49, 50)])
 def test_a_range_is_that_slice(store, tmp_path, start, stop):
-    pipeline.reconstruct(store, tmp_path / "out.zarr", start=start, stop=stop)
+    romzarr.reconstruct(store, tmp_path / "out.zarr", start=start, stop=stop)
     decoded = xr.open_dataset(store, engine="romzarr").isel(time=slice(start, stop))
     xr.testing.assert_identical(opened(tmp_path / "out.zarr"), decoded)
 
 
 def test_an_empty_range_is_refused_with_what_there_is(store, tmp_path):
     with pytest.raises(ConfigError, match=r"found no snapshot.*0 to 50"):
-        pipeline.reconstruct(store, tmp_path / "out.zarr", start=20, stop=20)
+        romzarr.reconstruct(store, tmp_path / "out.zarr", start=20, stop=20)
     assert not (tmp_path / "out.zarr").exists()
 
 
 def test_what_exists_is_kept_unless_it_is_zarr_and_may_be_replaced(store, tmp_path):
     out = tmp_path / "out.zarr"
-    pipeline.reconstruct(store, out, stop=5)
+    romzarr.reconstruct(store, out, stop=5)
     with pytest.raises(StoreExistsError, match="--overwrite"):
-        pipeline.reconstruct(store, out)
+        romzarr.reconstruct(store, out)
     assert opened(out).sizes["time"] == 5
-    pipeline.reconstruct(store, out, overwrite=True)
+    romzarr.reconstruct(store, out, overwrite=True)
     assert opened(out).sizes["time"] == 50
     precious = tmp_path / "thesis.tex"
     precious.write_text("data")
     with pytest.raises(StoreExistsError):
-        pipeline.reconstruct(store, precious, overwrite=True)
+        romzarr.reconstruct(store, precious, overwrite=True)
     assert precious.read_text() == "data"
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_store_leaves_nothing(store, tmp_path):
     victim = next(path for path in store.rglob("basis/t/fields/c/**/*") if path.is_file())
     victim.write_bytes(victim.read_bytes()[:-5])
     with pytest.raises(StoreError, match="damaged"):
-        pipeline.reconstruct(store, tmp_path / "out.zarr")
+        romzarr.reconstruct(store, tmp_path / "out.zarr")
     assert sorted(os.listdir(tmp_path)) == ["archive.zarr", "store"]
 
 
@@ -149,19 +149,19 @@ def surrounded(archive, store, tmp_path) -> Path:
 def test_the_store_and_its_archive_are_never_written_to(surrounded, place, overwrite):
     before = everything(surrounded)
     with pytest.raises(StoreError):
-        pipeline.reconstruct(surrounded / "store", surrounded / place, overwrite=overwrite)
+        romzarr.reconstruct(surrounded / "store", surrounded / place, overwrite=overwrite)
     assert everything(surrounded) == before
 
 
 @pytest.mark.parametrize("strange", ["thesis.tex", "t/thesis.tex", "sub/thesis.tex"])
 def test_a_folder_that_holds_more_than_zarr_is_not_replaced(store, tmp_path, strange):
     out = tmp_path / "out.zarr"
-    pipeline.reconstruct(store, out, stop=5)
+    romzarr.reconstruct(store, out, stop=5)
     (out / strange).parent.mkdir(exist_ok=True)
     (out / strange).write_text("data")
     before = everything(out)
     with pytest.raises(StoreExistsError, match="is no part of a Zarr archive"):
-        pipeline.reconstruct(store, out, overwrite=True)
+        romzarr.reconstruct(store, out, overwrite=True)
     assert everything(out) == before
 
 
@@ -172,10 +172,10 @@ def test_an_archive_of_either_kind_is_replaced_and_nothing_is_left(
 ):
     if not exchange:
         monkeypatch.setattr(exchanging, "_exchanged", lambda one, other: False)
-    pipeline.reconstruct(store, tmp_path / old, stop=5)
+    romzarr.reconstruct(store, tmp_path / old, stop=5)
     for new in ("out.zarr", "out.nc"):
         os.rename(tmp_path / old, tmp_path / new)
-        pipeline.reconstruct(store, tmp_path / new, overwrite=True)
+        romzarr.reconstruct(store, tmp_path / new, overwrite=True)
         assert (tmp_path / new).is_dir() == new.endswith("zarr")
         assert sorted(os.listdir(tmp_path)) == ["archive.zarr", new, "store"]
         os.rename(tmp_path / new, tmp_path / old)
@@ -187,14 +187,14 @@ def test_a_kill_before_any_step_leaves_the_old_or_the_new_and_the_next_cleans_up
     store, tmp_path, exchange, name
 ):
     out, step, status = tmp_path / name, 0, 9
-    pipeline.reconstruct(store, out, stop=5)
+    romzarr.reconstruct(store, out, stop=5)
     while status == 9:
         status = dying.status_of(dying.reconstruct, step, exchange, str(store), str(out))
         # The next one looks first; without --overwrite it changes nothing but what was left.
         with pytest.raises(StoreExistsError):
-            pipeline.reconstruct(store, out)
+            romzarr.reconstruct(store, out)
         assert decoded_length(out) in ((5, 50) if status else (50,))
-        pipeline.reconstruct(store, out, stop=5, overwrite=True)
+        romzarr.reconstruct(store, out, stop=5, overwrite=True)
         assert sorted(os.listdir(tmp_path)) == ["archive.zarr", name, "store"]
         step += 1
     assert status == 0
@@ -219,7 +219,7 @@ def test_what_somebody_put_there_meanwhile_stays(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr(xr.Dataset, "to_zarr", slow)
     with pytest.raises(StoreExistsError):
-        pipeline.reconstruct(store, out)
+        romzarr.reconstruct(store, out)
     assert (out / "mine").read_text() == "data"
     assert sorted(os.listdir(tmp_path)) == ["archive.zarr", "out.zarr", "store"]
 
@@ -228,14 +228,14 @@ def test_what_somebody_put_there_meanwhile_stays(store, tmp_path, monkeypatch):
 
 
 def test_a_netcdf_file_holds_what_is_decoded(archive, store, tmp_path):
-    pipeline.reconstruct(store, tmp_path / "out.nc")
+    romzarr.reconstruct(store, tmp_path / "out.nc")
     decoded = xr.open_dataset(store, engine="romzarr")
     with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as out:
         xr.testing.assert_identical(out.load(), decoded.load())
         assert out.t.encoding["chunksizes"] == opened(archive).t.encoding["chunks"]
         assert out.t.encoding["zlib"]
         assert out.time.encoding["units"] == opened(archive).time.encoding["units"]
-    assert pipeline.verify(store, tmp_path / "out.nc").ok
+    assert romzarr.verify(store, tmp_path / "out.nc").ok
 
 
 def test_the_packing_of_a_netcdf_archive_is_kept(tmp_path):
@@ -243,8 +243,8 @@ def test_the_packing_of_a_netcdf_archive_is_kept(tmp_path):
     source = xr.Dataset({"t": (("time", "x"), rows)}, {"time": np.arange(50.0)})
     packed = {"dtype": "int16", "scale_factor": 0.5, "add_offset": 280.0, "_FillValue": -9999}
     source.to_netcdf(tmp_path / "a.nc", engine="h5netcdf", encoding={"t": {**packed, "zlib": True}})
-    pipeline.compress(tmp_path / "a.nc", tmp_path / "store", tolerance=1e-2)
-    pipeline.reconstruct(tmp_path / "store", tmp_path / "out.nc")
+    romzarr.compress(tmp_path / "a.nc", tmp_path / "store", tolerance=1e-2)
+    romzarr.reconstruct(tmp_path / "store", tmp_path / "out.nc")
     with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf", mask_and_scale=False) as out:
         assert out.t.dtype == np.int16
         assert {name: out.t.attrs[name] for name in ("scale_factor", "add_offset")} == {
@@ -256,8 +256,8 @@ def test_the_packing_of_a_netcdf_archive_is_kept(tmp_path):
 def test_values_of_float16_are_the_same_in_netcdf(tmp_path):
     rows = decaying_matrix(np.random.default_rng(0), 50, 40, 3, rank=8).astype(np.float16)
     source = xr.Dataset({"t": (("time", "x"), rows)}, {"time": np.arange(50.0)})
-    pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
-    pipeline.reconstruct(tmp_path / "store", tmp_path / "out.nc")
+    romzarr.compress(source, tmp_path / "store", tolerance=1e-2)
+    romzarr.reconstruct(tmp_path / "store", tmp_path / "out.nc")
     with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as out:
         decoded = xr.open_dataset(tmp_path / "store", engine="romzarr").t
         assert out.t.dtype == np.float32
@@ -267,7 +267,7 @@ def test_values_of_float16_are_the_same_in_netcdf(tmp_path):
 @pytest.mark.parametrize("name", ["out.zip", "out.csv"])
 def test_a_kind_that_is_not_written_is_refused_first(store, tmp_path, name):
     with pytest.raises(ConfigError, match=r"allowed are Zarr \(\.zarr\) and NetCDF"):
-        pipeline.reconstruct(store, tmp_path / name)
+        romzarr.reconstruct(store, tmp_path / name)
 
 
 # --- URLs ------------------------------------------------------------------------------------
@@ -275,11 +275,11 @@ def test_a_kind_that_is_not_written_is_refused_first(store, tmp_path, name):
 
 def test_an_archive_at_a_url_counts_when_it_is_whole(store):
     url = f"memory://{store.parent.name}/out.zarr"
-    pipeline.reconstruct(store, url)
+    romzarr.reconstruct(store, url)
     out = xr.open_zarr(url, consolidated=False)
     xr.testing.assert_identical(out.load(), xr.open_dataset(store, engine="romzarr").load())
     with pytest.raises(StoreExistsError, match="nothing can be replaced there"):
-        pipeline.reconstruct(store, url, overwrite=True)
+        romzarr.reconstruct(store, url, overwrite=True)
 
 
 def test_what_failed_at_a_url_leaves_nothing_and_what_was_killed_no_archive(store, monkeypatch):
@@ -289,18 +289,18 @@ def test_what_failed_at_a_url_leaves_nothing_and_what_was_killed_no_archive(stor
         patch.setattr(type(folder), "remove", lambda self, path: None)
         patch.setattr(xr.Dataset, "to_zarr", _fail_at_the_end(xr.Dataset.to_zarr))
         with pytest.raises(StoreError, match="No space"):
-            pipeline.reconstruct(store, url)
+            romzarr.reconstruct(store, url)
     left = set(folder.files())
     assert any(name.startswith("t/") for name in left)
     assert "zarr.json" not in left
     with pytest.raises(StoreExistsError, match="it is unfinished; pass --overwrite"):
-        pipeline.reconstruct(store, url)
-    pipeline.reconstruct(store, url, overwrite=True, stop=5)
+        romzarr.reconstruct(store, url)
+    romzarr.reconstruct(store, url, overwrite=True, stop=5)
     assert xr.open_zarr(url, consolidated=False).sizes["time"] == 5
     other = f"memory://{store.parent.name}/other.zarr"
     monkeypatch.setattr(xr.Dataset, "to_zarr", _fail_at_the_end(xr.Dataset.to_zarr))
     with pytest.raises(StoreError, match="No space"):
-        pipeline.reconstruct(store, other)
+        romzarr.reconstruct(store, other)
     assert not objects.folder(other).files()
 
 
@@ -314,4 +314,4 @@ def _fail_at_the_end(real):
 
 def test_netcdf_at_a_url_is_refused(store):
     with pytest.raises(ConfigError, match="local paths only"):
-        pipeline.reconstruct(store, "memory://bucket/out.nc")
+        romzarr.reconstruct(store, "memory://bucket/out.nc")

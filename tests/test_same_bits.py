@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from threadpoolctl import threadpool_limits
 
-import pipeline
-from pipeline.contracts import BlockSpan
-from pipeline.store.reader import _opened, open_store
+import romzarr
+from romzarr.contracts import BlockSpan
+from romzarr.store.reading.reader import _opened, open_store
 from tests.oracles import decaying_matrix
 
 SIZES = {"time": 230, "y": 9, "x": 31}
@@ -61,13 +61,13 @@ def stores(tmp_path_factory):
     folder, source = tmp_path_factory.mktemp("bits"), record()
     several = source[["wave", "many", "half", "still"]]
     with dask.config.set(scheduler="synchronous"):
-        pipeline.compress(source, folder / "batch", tolerance=1e-3)
-        pipeline.compress(oscillator(), folder / "model", tolerance=1e-5)
+        romzarr.compress(source, folder / "batch", tolerance=1e-3)
+        romzarr.compress(oscillator(), folder / "model", tolerance=1e-5)
         bounds = {"many": 1e-3, "noise": 0.1}
-        pipeline.compress(source, folder / "bounded", tolerance=1e-2, max_error=bounds)
-        pipeline.compress(several.isel(time=slice(90)), folder / "parts", tolerance=1e-3)
+        romzarr.compress(source, folder / "bounded", tolerance=1e-2, max_error=bounds)
+        romzarr.compress(several.isel(time=slice(90)), folder / "parts", tolerance=1e-3)
         for stop in (110, 113, 170, SIZES["time"]):
-            pipeline.append(folder / "parts", several.isel(time=slice(stop)))
+            romzarr.append(folder / "parts", several.isel(time=slice(stop)))
     paths = {path.name: path for path in folder.iterdir()}
     assert (open_store(paths["model"]).last.latent.block_model >= 0).any()
     assert len(open_store(paths["parts"]).parts) > 1

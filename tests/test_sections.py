@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.sections import MOST_POINTS, section_of
+from romzarr.views.sections import MOST_POINTS, section_of
 
 
 def lazily(dims: dict[str, int], **coords: xr.Variable) -> xr.Dataset:

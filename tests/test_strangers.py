@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import pipeline
-from flows.logs import complain, without_secrets
-from flows.tables import table
-from flows.terminal import escaped, show
-from pipeline.archive.csv_table import read_csv
-from pipeline.archive.location import normalised, redacted
-from pipeline.config import load_config
-from pipeline.errors import (
+import romzarr
+from romzarr.archive.csv_table import read_csv
+from romzarr.archive.location import normalised, redacted
+from romzarr.config import load_config
+from romzarr.errors import (
     ArchiveError,
     ConfigError,
     PipelineError,
@@ -22,7 +19,10 @@ from pipeline.errors import (
     TooFineError,
     refuse_blame,
 )
-from pipeline.store.reader import open_store
+from romzarr.store.reading.reader import open_store
+from romzarr_flows.logs import complain, without_secrets
+from romzarr_flows.tables import table
+from romzarr_flows.terminal import escaped, show
 
 STEERING = ["\x1b[2J", "\x07", "\u202e", "\u2066", "\r", "\n", "\x9b1m", "\ud800", "\u2028"]
 
@@ -84,7 +84,7 @@ def test_names_that_are_paths_are_refused(name, tmp_path):
     values = np.random.default_rng(0).standard_normal((40, 3))
     data = xr.Dataset({name: (("time", "x"), values)}, {"time": np.arange(40.0)})
     with pytest.raises(ArchiveError, match="rename it"):
-        pipeline.compress(data, tmp_path / "s")
+        romzarr.compress(data, tmp_path / "s")
 
 
 def test_a_bound_that_is_too_fine_names_the_variable(tmp_path):
@@ -92,7 +92,7 @@ def test_a_bound_that_is_too_fine_names_the_variable(tmp_path):
     wave[3, 4] = 1e25
     data = xr.Dataset({"u": (("time", "x"), wave)}, {"time": np.arange(40.0)})
     with pytest.raises(PipelineError, match=r"variables? 'u'"):
-        pipeline.compress(data, tmp_path / "s", max_error={"u": 1e-3})
+        romzarr.compress(data, tmp_path / "s", max_error={"u": 1e-3})
     assert issubclass(TooFineError, ValueError)
 
 
@@ -102,15 +102,15 @@ def test_paths_and_secrets_stay_out_of_a_store(tmp_path):
     xr.Dataset({"u": (("time", "x"), wave)}, {"time": np.arange(40.0)}).to_zarr(
         folder / "a.zarr", consolidated=False
     )
-    pipeline.compress(folder / "a.zarr", tmp_path / "s")
+    romzarr.compress(folder / "a.zarr", tmp_path / "s")
     held = b"".join(f.read_bytes() for f in (tmp_path / "s").rglob("*") if f.is_file())
     assert b"jane.doe" not in held
     assert b"secret-project" not in held
-    assert pipeline.info(tmp_path / "s").source["name"] == "a.zarr"
+    assert romzarr.info(tmp_path / "s").source["name"] == "a.zarr"
 
     config = load_config(overrides={"archive.record_path": True})
-    pipeline.compress(folder / "a.zarr", tmp_path / "t", config=config)
-    assert pipeline.info(tmp_path / "t").source["path"] == str(folder / "a.zarr")
+    romzarr.compress(folder / "a.zarr", tmp_path / "t", config=config)
+    assert romzarr.info(tmp_path / "t").source["path"] == str(folder / "a.zarr")
 
 
 @pytest.mark.parametrize(

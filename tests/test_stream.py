@@ -5,8 +5,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
-from pipeline.config import Config, with_values
-from pipeline.stream import BEGINNING, StreamReduction
+from romzarr.config import Config, with_values
+from romzarr.streams.reduction import BEGINNING, StreamReduction
 from tests.oracles import fluctuation, relative_error, singular_values
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ
 

@@ -12,14 +12,14 @@ import xarray as xr
 from numpy.testing import assert_allclose
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-import pipeline
-from pipeline import StreamCompressor
-from pipeline.config import CompressionConfig, Config, LibraryConfig
-from pipeline.errors import ArchiveError, ConfigError, PipelineError, StoreError
-from pipeline.numerics.incremental import IncrementalPOD
-from pipeline.store.reader import open_store
-from pipeline.streams import segment
-from pipeline.streams.liveness import Signature, last_sign
+import romzarr
+from romzarr import StreamCompressor
+from romzarr.config import CompressionConfig, Config, LibraryConfig
+from romzarr.errors import ArchiveError, ConfigError, PipelineError, StoreError
+from romzarr.numerics.pod.incremental import IncrementalPOD
+from romzarr.store.reading.reader import open_store
+from romzarr.streams import segment
+from romzarr.streams.liveness import Signature, last_sign
 from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ, VAN_DER_POL, with_noise
 
@@ -61,7 +61,7 @@ def test_a_stream_is_within_the_bound_at_every_commit_and_in_the_end_what_batch_
     tmp_path, length, reopened
 ):
     source, store = record(), tmp_path / "stream"
-    batch = pipeline.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
+    batch = romzarr.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
     stream = StreamCompressor(store, tolerance=TOLERANCE, commit_steps=23)
     for number, block in enumerate(blocks_of(source, length), 1):
         stream.update(block)
@@ -77,9 +77,9 @@ def test_a_stream_is_within_the_bound_at_every_commit_and_in_the_end_what_batch_
             # Whoever goes on needs nothing but the store.
             stream = StreamCompressor(store, commit_steps=23)
     stream.close()
-    assert pipeline.verify(store, source).ok
+    assert romzarr.verify(store, source).ok
     assert_same_but_values(source, decoded_of(store))
-    info = pipeline.info(store)
+    info = romzarr.info(store)
     assert len(open_store(store).parts) == 1
     assert info.raw_bytes == batch.raw_bytes
     assert batch.rank <= info.rank <= 1.2 * batch.rank
@@ -94,13 +94,13 @@ def test_the_equations_are_those_of_batch(tmp_path, system, length):
     states = with_noise(states, 0.01, seed=1)
     shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((60, states.shape[1])))[0].T
     source = xr.Dataset({"x": (("time", "dim_1"), 1.0 + states @ shapes)}, {"time": times})
-    pipeline.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
-    expected = pipeline.equations(tmp_path / "batch")
+    romzarr.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
+    expected = romzarr.equations(tmp_path / "batch")
     with StreamCompressor(tmp_path / "s", tolerance=TOLERANCE) as stream:
         for block in blocks_of(source, length):
             stream.update(block)
         assert stream.model is not None
-    found = pipeline.equations(tmp_path / "s")
+    found = romzarr.equations(tmp_path / "s")
     assert found.names == expected.names
     assert ((found.coefficients != 0) == (expected.coefficients != 0)).all()
 
@@ -121,8 +121,8 @@ def test_noise_in_the_field_changes_neither_equations_nor_bytes(
     settings = Config(
         compression=CompressionConfig(tolerance=tolerance), library=LibraryConfig(degree=degree)
     )
-    batch = pipeline.compress(source, tmp_path / "batch", config=settings)
-    expected = pipeline.equations(tmp_path / "batch")
+    batch = romzarr.compress(source, tmp_path / "batch", config=settings)
+    expected = romzarr.equations(tmp_path / "batch")
     stream = StreamCompressor(tmp_path / "s", config=settings)
     for block in blocks_of(source, 50):
         stream.update(block)
@@ -130,8 +130,8 @@ def test_noise_in_the_field_changes_neither_equations_nor_bytes(
             stream.commit()
             stream = StreamCompressor(tmp_path / "s")
     stream.close()
-    assert pipeline.verify(tmp_path / "s", source).ok
-    info, found = pipeline.info(tmp_path / "s"), pipeline.equations(tmp_path / "s")
+    assert romzarr.verify(tmp_path / "s", source).ok
+    info, found = romzarr.info(tmp_path / "s"), romzarr.equations(tmp_path / "s")
     assert info.rank == batch.rank == system.states
     assert info.stored_bytes <= 1.15 * batch.stored_bytes
     assert found.names == expected.names
@@ -155,7 +155,7 @@ def test_updates_take_one_blas_thread_unless_modes_are_large(tmp_path, monkeypat
         return update(self, block)
 
     monkeypatch.setattr(IncrementalPOD, "update", noted)
-    monkeypatch.setattr("pipeline.stream_compressor.MANY_NUMBERS", many)
+    monkeypatch.setattr("romzarr.streams.compressor.MANY_NUMBERS", many)
     rows = decaying_matrix(np.random.default_rng(0), 40, 60, 2, rank=3)
     with threadpool_limits(2, user_api="blas"):
         with StreamCompressor(tmp_path / "s", tolerance=0.1) as stream:
@@ -201,12 +201,12 @@ def test_a_long_stream_is_sealed_in_segments_that_read_as_one(tmp_path, monkeypa
             held = max(held, stream._segment.snapshots * max(stream.rank, 1))
     assert held <= 90 * 10 + 7 * 10
     assert len(open_store(store).parts) >= 2
-    assert pipeline.verify(store, source).ok
+    assert romzarr.verify(store, source).ok
     assert decoded_of(store).time.identical(source.time)
 
 
 def test_many_parts_are_joined_and_those_of_many_processes_sealed(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.stream_compressor.MOST_OPEN", 3)
+    monkeypatch.setattr("romzarr.streams.compressor.MOST_OPEN", 3)
     source = record(36)[["u"]]
     for name, once in (("one", True), ("many", False)):
         store = tmp_path / name
@@ -217,7 +217,7 @@ def test_many_parts_are_joined_and_those_of_many_processes_sealed(tmp_path, monk
             opened = open_store(store)
             assert len(opened.parts) <= 3 + len([p for p in opened.parts if not p.before])
             stream = stream if once else StreamCompressor(store)
-        assert pipeline.verify(store, source).ok
+        assert romzarr.verify(store, source).ok
         sealed = [part for part in open_store(store).parts if "stream" not in part.facts]
         assert bool(sealed) != once
 
@@ -240,7 +240,7 @@ def test_a_regime_that_begins_gets_its_modes_within_one_block(tmp_path):
     assert ranks[4] == 2
     assert ranks[5] == 5
     stream.close()
-    assert pipeline.info(tmp_path / "s").rank <= 5
+    assert romzarr.info(tmp_path / "s").rank <= 5
 
 
 def test_a_change_of_regime_begins_a_model_of_its_own(tmp_path):
@@ -252,13 +252,13 @@ def test_a_change_of_regime_begins_a_model_of_its_own(tmp_path):
     with StreamCompressor(tmp_path / "s", tolerance=TOLERANCE) as stream:
         for block in blocks_of(source, 700):
             stream.update(block)
-    report = pipeline.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
-    found = pipeline.equations(tmp_path / "s").regimes
-    for regime, batch in zip(found, pipeline.equations(tmp_path / "batch").regimes, strict=True):
+    report = romzarr.compress(source, tmp_path / "batch", tolerance=TOLERANCE)
+    found = romzarr.equations(tmp_path / "s").regimes
+    for regime, batch in zip(found, romzarr.equations(tmp_path / "batch").regimes, strict=True):
         assert_allclose(np.abs(regime.coefficients), np.abs(batch.coefficients), 0.02, 0.01)
     assert len(found) == 2
-    assert pipeline.verify(tmp_path / "s", source).ok
-    assert pipeline.info(tmp_path / "s").stored_bytes <= 1.15 * report.stored_bytes
+    assert romzarr.verify(tmp_path / "s", source).ok
+    assert romzarr.info(tmp_path / "s").stored_bytes <= 1.15 * report.stored_bytes
 
 
 def test_a_constant_that_begins_to_move_is_exact_until_then(tmp_path):
@@ -273,19 +273,19 @@ def test_a_constant_that_begins_to_move_is_exact_until_then(tmp_path):
         if k < 25:
             assert (decoded_of(tmp_path / "s").w == 0.1).all()
     stream.close()
-    assert pipeline.verify(tmp_path / "s", source).ok
+    assert romzarr.verify(tmp_path / "s", source).ok
 
 
 def test_a_store_of_batch_is_gone_on_with(tmp_path):
     source, store = record(), tmp_path / "s"
-    pipeline.compress(source.isel(time=slice(90)), store, tolerance=TOLERANCE, weights="none")
+    romzarr.compress(source.isel(time=slice(90)), store, tolerance=TOLERANCE, weights="none")
     stream = StreamCompressor(store)
     for block in blocks_of(source.isel(time=slice(90, None)), 20):
         stream.update(block)
         stream.commit()
-        assert pipeline.verify(store, source.isel(time=slice(stream.snapshots))).ok
+        assert romzarr.verify(store, source.isel(time=slice(stream.snapshots))).ok
     stream.close()
-    assert pipeline.verify(store, source).ok
+    assert romzarr.verify(store, source).ok
     assert len(open_store(store).parts) == 2
     for part in open_store(store).parts:
         assert "stream" not in part.facts
@@ -304,7 +304,7 @@ def test_an_error_leaves_the_last_commit_and_says_how_to_go_on(tmp_path):
         stream.update(source.isel(time=slice(20, 30)))
     with StreamCompressor(store) as stream:
         stream.update(source.isel(time=slice(20, 40)))
-    assert pipeline.verify(store, source).ok
+    assert romzarr.verify(store, source).ok
 
 
 @pytest.mark.parametrize(
@@ -327,12 +327,12 @@ def test_blocks_that_do_not_fit_are_refused(tmp_path, change, message):
 
 def test_what_a_stream_cannot_promise_is_refused_before_it_begins(tmp_path):
     for settings in ({"tolerance": 0.0}, {"max_error": {"u": 1.0}}, {"max_rank": 3}):
-        with pytest.raises(ConfigError, match=r"use pipeline\.compress"):
+        with pytest.raises(ConfigError, match=r"use romzarr\.compress"):
             StreamCompressor(tmp_path, config=Config(compression=CompressionConfig(**settings)))
-    pipeline.compress(record(30), tmp_path / "s", tolerance=TOLERANCE)
+    romzarr.compress(record(30), tmp_path / "s", tolerance=TOLERANCE)
     with pytest.raises(ConfigError, match=r"was made with 0\.01"):
         StreamCompressor(tmp_path / "s", tolerance=0.1)
-    pipeline.compress(record(30), tmp_path / "exact", tolerance=0)
+    romzarr.compress(record(30), tmp_path / "exact", tolerance=0)
     with pytest.raises((ConfigError, StoreError), match="lossless"):
         StreamCompressor(tmp_path / "exact")
 
@@ -348,7 +348,7 @@ def test_of_two_writers_the_second_is_refused(tmp_path):
     one.commit()
     with pytest.raises(StoreError, match="changed by another writer"):
         other.commit()
-    assert pipeline.verify(tmp_path / "s", source.isel(time=slice(20))).ok
+    assert romzarr.verify(tmp_path / "s", source.isel(time=slice(20))).ok
 
 
 # --- two streams into one store -----------------------------------------------------------
@@ -370,7 +370,7 @@ def test_a_stream_that_takes_over_a_living_one_warns_and_the_other_is_told(tmp_p
         one.commit()
     other.close()
     assert open_store(store).snapshots == 60
-    assert pipeline.verify(store, record(60)).ok
+    assert romzarr.verify(store, record(60)).ok
     # What is closed is nobody's.
     caplog.clear()
     StreamCompressor(store)

@@ -13,10 +13,10 @@ import xarray as xr
 import zarr
 from numpy.testing import assert_allclose
 
-import pipeline
-from pipeline.chunked.spots import some_leaves
-from pipeline.contracts import BlockSpan
-from pipeline.errors import StoreError
+import romzarr
+from romzarr.chunked.spots import some_leaves
+from romzarr.contracts import BlockSpan
+from romzarr.errors import StoreError
 from tests.forgery import sign
 from tests.oracles import decaying_matrix, decoded_errors
 
@@ -39,7 +39,7 @@ def source() -> xr.Dataset:
 
 @pytest.fixture
 def store(source, tmp_path) -> Path:
-    pipeline.compress(source, tmp_path / "store", tolerance=1e-2)
+    romzarr.compress(source, tmp_path / "store", tolerance=1e-2)
     return tmp_path / "store"
 
 
@@ -47,7 +47,7 @@ def store(source, tmp_path) -> Path:
 def test_errors_are_those_of_xarray_arithmetic(source, store, chunks):
     decoded = xr.open_dataset(store, engine="romzarr")
     errors = decoded_errors(source, decoded)
-    report = pipeline.verify(store, source if chunks is None else source.chunk(chunks))
+    report = romzarr.verify(store, source if chunks is None else source.chunk(chunks))
     assert report.ok
     assert report.problems == ()
     for name, error in errors.items():
@@ -67,10 +67,10 @@ def test_errors_are_those_of_xarray_arithmetic(source, store, chunks):
 
 
 def test_errors_are_weighted_as_the_store_was_made(source, tmp_path):
-    pipeline.compress(source[["u"]], tmp_path / "weighted", tolerance=1e-2, weights="area")
+    romzarr.compress(source[["u"]], tmp_path / "weighted", tolerance=1e-2, weights="area")
     decoded = xr.open_dataset(tmp_path / "weighted", engine="romzarr")
     expected = decoded_errors(source[["u"]], decoded, {"u": source.area})["u"]
-    report = pipeline.verify(tmp_path / "weighted", source[["u"]])
+    report = romzarr.verify(tmp_path / "weighted", source[["u"]])
     assert_allclose(report.relative_l2_error["u"], expected, rtol=1e-8)
 
 
@@ -83,7 +83,7 @@ def test_a_tampered_coefficient_is_found_with_variable_time_and_place(source, st
     row[0] += 3 * group["basis/singular_values"][0]
     corrections[at] = row
     sign(store)
-    report = pipeline.verify(store, source)
+    report = romzarr.verify(store, source)
     assert not report.ok
     found = [words for words in report.problems if f"variable '{variable}'" in words]
     assert len(found) == 1
@@ -98,7 +98,7 @@ def test_a_tampered_mode_is_found_where_it_is(source, store):
     fields = group["basis/u/fields"]
     fields[1, 7, 11] = fields[1, 7, 11] + 50 * np.abs(fields[1]).max()
     sign(store)
-    report = pipeline.verify(store, source)
+    report = romzarr.verify(store, source)
     assert not report.ok
     (problem,) = report.problems
     assert "variable 'u'" in problem
@@ -107,28 +107,28 @@ def test_a_tampered_mode_is_found_where_it_is(source, store):
 
 def test_a_mask_that_differs_is_found_where_it_is(source, store):
     source["u"][:, 5, 6] = np.nan
-    report = pipeline.verify(store, source)
+    report = romzarr.verify(store, source)
     assert not report.ok
     assert any(re.search(r"'u': NaN differs at time=0 .*y=5, x=6", p) for p in report.problems)
 
 
 def test_changed_coordinates_are_found(source, store):
-    report = pipeline.verify(store, source.assign_coords(x=source.x + 1))
+    report = romzarr.verify(store, source.assign_coords(x=source.x + 1))
     assert not report.ok
     assert any("'x' differs" in problem for problem in report.problems)
 
 
 def test_another_source_is_found_out(source, store):
-    report = pipeline.verify(store, source.copy(data={"u": source.u * 1.1, "v": source.v}))
+    report = romzarr.verify(store, source.copy(data={"u": source.u * 1.1, "v": source.v}))
     assert not report.ok
     assert any("'u'" in problem and "above" in problem for problem in report.problems)
 
 
 def test_a_source_of_another_shape_is_refused(source, store):
     with pytest.raises(StoreError, match="was not made from"):
-        pipeline.verify(store, source.isel(x=slice(3)))
+        romzarr.verify(store, source.isel(x=slice(3)))
     with pytest.raises(StoreError, match=r"'w' is .* and missing in the store"):
-        pipeline.verify(store, source.assign(w=source.v))
+        romzarr.verify(store, source.assign(w=source.v))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def long(tmp_path_factory):
     u = (100 + u).astype(np.float32)
     source = xr.Dataset({"u": (("time", "x"), u)}, {"time": t[:, 0]}).chunk(time=100)
     store = tmp_path_factory.mktemp("long") / "store"
-    pipeline.compress(source, store, tolerance=1e-2)
+    romzarr.compress(source, store, tolerance=1e-2)
     return source, store
 
 
@@ -147,17 +147,17 @@ def test_the_error_of_many_blocks_is_relative_to_the_mean_of_all(long):
     """Not to the means of the blocks, which a trend sets apart."""
     source, store = long
     expected = decoded_errors(source.compute(), xr.open_dataset(store, engine="romzarr"))
-    found = pipeline.verify(store, source).relative_l2_error
+    found = romzarr.verify(store, source).relative_l2_error
     assert found["u"] == pytest.approx(expected["u"], rel=1e-6)
 
 
 def test_a_sample_is_a_part_of_the_whole(long, tmp_path):
     source = long[0]
-    pipeline.compress(source, tmp_path / "store", tolerance=0)
-    report = pipeline.verify(tmp_path / "store", source, sample=True)
+    romzarr.compress(source, tmp_path / "store", tolerance=0)
+    report = romzarr.verify(tmp_path / "store", source, sample=True)
     assert report.ok
     assert 0 < report.compared < 0.5
-    assert pipeline.verify(tmp_path / "store", source).compared == 1
+    assert romzarr.verify(tmp_path / "store", source).compared == 1
 
 
 @pytest.mark.parametrize("where", [slice(None), slice(0, 1)], ids=["everywhere", "at one time"])
@@ -165,8 +165,8 @@ def test_what_a_sample_finds_is_decided_by_the_whole(long, where):
     source, store = long
     other = source.compute()
     other["u"][where] += 1.5
-    report = pipeline.verify(store, other, sample=True)
-    whole = pipeline.verify(store, other)
+    report = romzarr.verify(store, other, sample=True)
+    whole = romzarr.verify(store, other)
     # A small part may go unseen, but nothing is called broken that is not.
     assert report.ok or not whole.ok
     if where == slice(None):
@@ -178,14 +178,14 @@ def test_a_sample_in_which_nothing_fluctuates_proves_nothing(long, tmp_path, mon
     """Relative to no fluctuation any error is infinite, so more has to be looked at."""
     source = long[0].isel(time=slice(0, 600)).compute()
     source["u"][300:] = source["u"][300]
-    pipeline.compress(source.chunk(time=100), tmp_path / "store", tolerance=1e-2)
+    romzarr.compress(source.chunk(time=100), tmp_path / "store", tolerance=1e-2)
     real, asked = some_leaves, []
 
     def late_ones_first(plan, seed, most):
         asked.append(most)
         return ((BlockSpan(400, 600),),) if len(asked) == 1 else real(plan, seed, most)
 
-    monkeypatch.setattr(sys.modules["pipeline.verify"], "some_leaves", late_ones_first)
-    report = pipeline.verify(tmp_path / "store", source, sample=True)
+    monkeypatch.setattr(sys.modules["romzarr.verify"], "some_leaves", late_ones_first)
+    report = romzarr.verify(tmp_path / "store", source, sample=True)
     assert report.ok
     assert len(asked) > 1

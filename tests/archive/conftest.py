@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from pipeline.archive.blocks import Grid
-from pipeline.contracts import ArchivedVariable, ReadBlock, Region
+from romzarr.archive.blocks import Grid
+from romzarr.contracts import ArchivedVariable, ReadBlock, Region
 
 
 def evaluate(variable: ArchivedVariable, region: Region) -> ReadBlock:

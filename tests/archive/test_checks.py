@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.archive import open_archive
-from pipeline.errors import ArchiveError
+from romzarr.archive import open_archive
+from romzarr.errors import ArchiveError
 
 
 def sample():
@@ -52,7 +52,7 @@ def test_floats_that_change_in_time_are_compressed_and_all_else_is_carried():
 
 
 def test_variables_that_were_not_asked_for_are_left_out_and_logged(caplog):
-    with caplog.at_level(logging.INFO, logger="pipeline.archive.checks"):
+    with caplog.at_level(logging.INFO, logger="romzarr.archive.checks"):
         archive = open_archive(sample(), variables=["u"])
     assert [variable.name for variable in archive.variables] == ["u"]
     assert archive.order == ("u", *CARRIED)

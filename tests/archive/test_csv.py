@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.archive import open_archive
-from pipeline.archive.csv_table import read_csv
-from pipeline.errors import ArchiveError
+from romzarr.archive import open_archive
+from romzarr.archive.csv_table import read_csv
+from romzarr.errors import ArchiveError
 
 VALUES = np.random.default_rng(0).standard_normal((3, 6))
 

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numcodecs import BitRound, Blosc
 
-from pipeline.archive import open_archive
-from pipeline.encoding import (
+from romzarr.archive import open_archive
+from romzarr.encoding import (
     attributes_to_json,
     encoding_from_json,
     encoding_to_json,
     share_encodings,
     with_shared,
 )
-from pipeline.errors import StoreError
+from romzarr.errors import StoreError
 
 
 def through_json(encoding):

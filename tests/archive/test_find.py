@@ -5,9 +5,9 @@ import os
 import fsspec
 import pytest
 
-from pipeline.archive.find import dataset_at, find_datasets
-from pipeline.archive.stamp import stamp_of
-from pipeline.errors import ArchiveError
+from romzarr.archive.find import dataset_at, find_datasets
+from romzarr.archive.stamp import stamp_of
+from romzarr.errors import ArchiveError
 
 FILES = (
     *("a.zarr/zarr.json", "a.zarr/u/c/0/0", "a.zarr/u/nested.zarr/zarr.json"),

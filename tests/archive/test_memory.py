@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.archive import open_archive
-from pipeline.archive.blocks import PIECE_BYTES, Grid
-from pipeline.errors import ChunkError
+from romzarr.archive import open_archive
+from romzarr.archive.blocks import PIECE_BYTES, Grid
+from romzarr.errors import ChunkError
 
 DIMS = st.permutations(["time", "y", "x"])
 

@@ -8,9 +8,9 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_array_equal
 
-from pipeline.archive import open_archive
-from pipeline.archive.blocks import PIECE_BYTES, Grid
-from pipeline.errors import ArchiveError, ChunkError
+from romzarr.archive import open_archive
+from romzarr.archive.blocks import PIECE_BYTES, Grid
+from romzarr.errors import ArchiveError, ChunkError
 
 FORMATS = [("h5netcdf", "NETCDF4"), ("scipy", "NETCDF3_64BIT")]
 

@@ -4,7 +4,7 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_array_equal
 
-from pipeline.archive import open_archive
+from romzarr.archive import open_archive
 
 NAMES = ["combustion_opinf", "cylinder_nek_pod", "cylinder_xlb_lbm"]
 NAMES += ["globcurrent_agulhas", "kdv_pysindy", "ks_pysindy"]

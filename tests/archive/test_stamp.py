@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import pipeline
-from pipeline.archive import open_archive
-from pipeline.archive.stamp import files_of, stamp_of, unchanging
-from pipeline.errors import ArchiveError, PipelineError
+import romzarr
+from romzarr.archive import open_archive
+from romzarr.archive.stamp import files_of, stamp_of, unchanging
+from romzarr.errors import ArchiveError, PipelineError
 
 
 def archive(path, values=None):
@@ -89,7 +89,7 @@ def test_an_archive_written_to_while_it_is_read_is_not_stored(tmp_path, monkeypa
     """A writer at work in the middle of the reading, on the chunk that is read last."""
     rows = np.linspace(0, 6, 8)[:, None] + np.arange(6)
     path = archive(tmp_path / "a.zarr", np.sin(rows))
-    real, wrote = pipeline.archive.zarr_source.ZarrReader.read, threading.Event()
+    real, wrote = romzarr.archive.zarr_source.ZarrReader.read, threading.Event()
 
     def read_and_write(self, region, absent=frozenset()):
         if not wrote.is_set():
@@ -97,12 +97,12 @@ def test_an_archive_written_to_while_it_is_read_is_not_stored(tmp_path, monkeypa
             rewrite(path / "u" / "c" / "1" / "0")
         return real(self, region, absent)
 
-    monkeypatch.setattr(pipeline.archive.zarr_source.ZarrReader, "read", read_and_write)
+    monkeypatch.setattr(romzarr.archive.zarr_source.ZarrReader, "read", read_and_write)
     with pytest.raises(ArchiveError, match=r"changed while it was read; last written was 'u/c/1/0"):
-        pipeline.compress(path, tmp_path / "store", tolerance=tolerance)
+        romzarr.compress(path, tmp_path / "store", tolerance=tolerance)
     assert os.listdir(tmp_path) == ["a.zarr"]
-    pipeline.compress(path, tmp_path / "store", tolerance=tolerance)
-    assert pipeline.verify(tmp_path / "store", path).ok
+    romzarr.compress(path, tmp_path / "store", tolerance=tolerance)
+    assert romzarr.verify(tmp_path / "store", path).ok
 
 
 def test_a_chunk_that_fails_because_it_is_being_written_is_told_as_that(tmp_path):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline.archive import open_archive
-from pipeline.archive.time_axis import time_axis
-from pipeline.errors import ArchiveError
+from romzarr.archive import open_archive
+from romzarr.archive.time_axis import time_axis
+from romzarr.errors import ArchiveError
 
 
 def along(dim, times=None, size=6, name=None, **attrs):

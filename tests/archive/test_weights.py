@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline.archive import open_archive
-from pipeline.errors import ArchiveError
+from romzarr.archive import open_archive
+from romzarr.errors import ArchiveError
 
 LAT = np.array([-90.0, -45.0, 0.0, 60.0])
 

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.archive import open_archive
-from pipeline.archive.blocks import Grid
-from pipeline.archive.location import process_store
-from pipeline.archive.zarr_archive import block_chunks
-from pipeline.archive.zarr_listing import stored_below
-from pipeline.errors import ArchiveError, ChunkError
+from romzarr.archive import open_archive
+from romzarr.archive.blocks import Grid
+from romzarr.archive.location import process_store
+from romzarr.archive.zarr_archive import block_chunks
+from romzarr.archive.zarr_listing import stored_below
+from romzarr.errors import ArchiveError, ChunkError
 
 DIMS = st.permutations(["time", "y", "x"])
 PACKING = st.sampled_from(

@@ -20,8 +20,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-import pipeline
-from pipeline.config import Config, with_values
+import romzarr
+from romzarr.config import Config, with_values
 from tests.benchmarks.activations import smollm
 from tests.benchmarks.activations.decoder import Cache, Decoder, Shape
 from tests.benchmarks.activations.quantisation import quantised
@@ -81,9 +81,7 @@ def as_store(tensors: Tensors, tolerance: float) -> Coded:
     source = xr.Dataset({name: (("time", "feature_" + name), x) for name, x in tensors.items()})
     source = source.assign_coords(time=np.arange(len(next(iter(tensors.values())))))
     with tempfile.TemporaryDirectory() as folder:
-        report = pipeline.compress(
-            source, Path(folder, "store"), tolerance=tolerance, config=CONFIG
-        )
+        report = romzarr.compress(source, Path(folder, "store"), tolerance=tolerance, config=CONFIG)
         with xr.open_dataset(Path(folder, "store"), engine="romzarr") as decoded:
             found = {name: decoded[name].values for name in tensors}
     return Coded(found, report.stored_bytes)
@@ -119,7 +117,7 @@ def streamed(tensors: Tensors, tolerance: float, block: int) -> tuple[Coded, lis
     count, seconds = len(next(iter(tensors.values()))), []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "store")
-        with pipeline.StreamCompressor(store, tolerance=tolerance, config=CONFIG) as stream:
+        with romzarr.StreamCompressor(store, tolerance=tolerance, config=CONFIG) as stream:
             for start in range(0, count, block):
                 tokens = np.arange(start, min(start + block, count))
                 some = {k: (("time", "feature_" + k), x[tokens]) for k, x in tensors.items()}

@@ -94,7 +94,7 @@ def data_folder() -> Path:
 
 def long_record(snapshots: int = LONG) -> Path:
     """The demonstration's cylinder wake, longer; computed once, in some minutes."""
-    from flows.demo.cylinder import write_archive
+    from romzarr_flows.demo.cylinder import write_archive
 
     path = cache_folder() / f"cylinder-wake-{snapshots}.zarr"
     if not path.exists():
@@ -149,7 +149,7 @@ def peer_child(name: str, case: Case, target: float, known: dict[str, Any], exac
 
 def romzarr_child(case: Case, target: float) -> Record:
     """Compress into a temporary store, decode all of it through xarray, and compare."""
-    from pipeline.compress import compress
+    from romzarr.operations.compress import compress
 
     source: Any = str(case.path) if case.snapshots is None else case.open()
     original = case.open()
@@ -171,7 +171,7 @@ def romzarr_child(case: Case, target: float) -> Record:
 
 
 def dynamics_child(case: Case, target: float) -> Record:
-    from pipeline.archive import open_archive
+    from romzarr.archive import open_archive
     from tests.benchmarks.dynamics import dynamics_record
 
     return dynamics_record(open_archive(str(case.path)), target)

@@ -49,7 +49,7 @@ def compare(source: xr.Dataset, decoded: xr.Dataset) -> tuple[float, int]:
 
 def child(source: Path, tolerance: float) -> Record:
     """Compress one dataset in this process, then measure the error from outside."""
-    from pipeline.compress import compress
+    from romzarr.operations.compress import compress
 
     folder = Path(tempfile.mkdtemp(prefix="romzarr-bench-"))
     store = folder / "store.romzarr"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.chunked.pod import decompose
-from pipeline.contracts import ArchivedVariable, Region
+from romzarr.chunked.pod import decompose
+from romzarr.contracts import ArchivedVariable, Region
 from tests.benchmarks.measure import MB, machine, measured, table
 
 

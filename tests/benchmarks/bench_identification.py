@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.contracts import BlockSpan, SparseModel
-from pipeline.numerics.library import PolynomialLibrary
-from pipeline.numerics.stlsq import stlsq
-from pipeline.numerics.weakform import merge_factors, plan_windows, triangular_factor
+from romzarr.contracts import BlockSpan, SparseModel
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.numerics.dynamics.stlsq import stlsq
+from romzarr.numerics.dynamics.weakform import merge_factors, plan_windows, triangular_factor
 from tests.systems_of_odes import (
     LORENZ,
     LOTKA_VOLTERRA,

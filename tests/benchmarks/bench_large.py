@@ -47,9 +47,9 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
     import dask
     from distributed import Client, LocalCluster
 
-    from pipeline.archive import open_archive
-    from pipeline.config import Config, with_values
-    from pipeline.factor import factor_archive
+    from romzarr.archive import open_archive
+    from romzarr.compression.pod import factor_archive
+    from romzarr.config import Config, with_values
 
     path = str(archive(recipe))
     # Also brings the file into the page cache, for what is measured next as for this.
@@ -91,7 +91,7 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
 
 
 def _import_all() -> None:
-    import_module("pipeline.factor")
+    import_module("romzarr.compression.pod")
 
 
 def _mode_bytes(block: Any, turn: Any) -> int:
@@ -105,8 +105,8 @@ def _spilled(dask_worker: Any) -> int:
 
 
 def _tasks(path: str, tolerance: float) -> int:
-    from pipeline.archive import open_archive
-    from pipeline.chunked.pod import decompose
+    from romzarr.archive import open_archive
+    from romzarr.chunked.pod import decompose
 
     lazy = decompose(open_archive(path).variables, tolerance=tolerance)
     return len(lazy.factor.__dask_graph__())

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline import StreamCompressor
-from pipeline.numerics.incremental import IncrementalPOD
-from pipeline.stream import StreamReduction
+from romzarr import StreamCompressor
+from romzarr.numerics.pod.incremental import IncrementalPOD
+from romzarr.streams.reduction import StreamReduction
 from tests.benchmarks.measure import machine, table
 
 Floats = NDArray[np.floating]

@@ -14,17 +14,24 @@ from pathlib import Path
 
 import numpy as np
 
-import pipeline
-from flows.neural.pages import cures_page, distilled_page, equation, rows, spread, training_page
-from flows.neural.pictures import draw_cures, draw_curves, draw_run
-from pipeline.config import CompressionConfig, Config, LibraryConfig
-from pipeline.neural.distill import distill
-from pipeline.neural.operations import OPERATIONS
-from pipeline.neural.runs import RUNS, Problem, RunResult, beyond, cures
-from pipeline.neural.systems import BEYOND, OSCILLATOR, System
-from pipeline.numerics.networks import shipped_operators
-from pipeline.numerics.neural_library import default_library
-from pipeline.reports import CompressionReport
+import romzarr
+from romzarr.config import CompressionConfig, Config, LibraryConfig
+from romzarr.neural.distill import distill
+from romzarr.neural.operations import OPERATIONS
+from romzarr.neural.runs import RUNS, Problem, RunResult, beyond, cures
+from romzarr.neural.systems import BEYOND, OSCILLATOR, System
+from romzarr.numerics.dynamics.networks import shipped_operators
+from romzarr.numerics.dynamics.neural_library import default_library
+from romzarr.reports import CompressionReport
+from romzarr_flows.neural.pages import (
+    cures_page,
+    distilled_page,
+    equation,
+    rows,
+    spread,
+    training_page,
+)
+from romzarr_flows.neural.pictures import draw_cures, draw_curves, draw_run
 from tests.benchmarks.measure import machine
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -38,7 +45,7 @@ REPORTED = {
 
 
 def training(where: Path, epochs: int, seeds: int) -> str:
-    from pipeline.neural.training import train
+    from romzarr.neural.training import train
 
     # Finishing takes two minutes, however short the training was.
     finish = epochs > 1000
@@ -50,7 +57,7 @@ def training(where: Path, epochs: int, seeds: int) -> str:
 
 def activations(epochs: int, seeds: int) -> str:
     """Validation error without the finishing steps, by activation."""
-    from pipeline.neural.training import train
+    from romzarr.neural.training import train
 
     some = [each for each in OPERATIONS if each.name in ("identity", "add", "mul")]
     table = []
@@ -188,9 +195,9 @@ def compressed(name: str, kind: str, tolerance: float) -> tuple[CompressionRepor
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "store")
         begin = time.process_time()
-        report = pipeline.compress(DATA / f"{name}.zarr", store, config=config)
+        report = romzarr.compress(DATA / f"{name}.zarr", store, config=config)
         cpu = time.process_time() - begin
-        residual = float(np.mean(pipeline.info(store).model["residuals"]))
+        residual = float(np.mean(romzarr.info(store).model["residuals"]))
     return report, cpu, residual
 
 

@@ -25,10 +25,10 @@ import numpy as np
 import psutil
 import xarray as xr
 
-import pipeline
-from flows.cli import main as romzarr
-from flows.cluster import connect
-from pipeline.config import load_config
+import romzarr
+from romzarr.config import load_config
+from romzarr_flows import cli
+from romzarr_flows.cluster import connect
 from tests.benchmarks.measure import (
     MB,
     ROOT,
@@ -81,12 +81,12 @@ def single(folder: Path) -> None:
     config = load_config()
     with connect(config.cluster):
         for number, path in enumerate(sorted((folder / "archive").glob("*/*.zarr"))):
-            pipeline.compress(path, folder / "single" / f"{number}.romzarr", config=config)
+            romzarr.compress(path, folder / "single" / f"{number}.romzarr", config=config)
 
 
 def nightly(folder: Path, stores: str = "nightly", parallel: int | str = "auto") -> None:
     path = configured(folder, stores, parallel)
-    status = romzarr(["nightly", "--config", str(path), "--log-format", "json"])
+    status = cli.main(["nightly", "--config", str(path), "--log-format", "json"])
     if status:
         raise RuntimeError(f"romzarr nightly ended with status {status}")
 
@@ -113,7 +113,7 @@ def nothing_to_do(folder: Path) -> Record:
     """Wall and CPU seconds of the whole command, the start of Python included."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     path = configured(folder, "nightly", "auto")
-    command = [sys.executable, "-m", "flows.cli", "nightly", "--config", str(path)]
+    command = [sys.executable, "-m", "romzarr_flows.cli", "nightly", "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if " stored" in done.stdout:

@@ -86,10 +86,10 @@ def romzarr_pod(case: Case) -> Work:
     """Basis and coefficients in memory: tree, choice of rank, modes and a(t)."""
     import dask
 
-    from pipeline.archive import open_archive
-    from pipeline.config import Config, with_values
-    from pipeline.factor import factor_archive
-    from pipeline.numerics.truncation import tails
+    from romzarr.archive import open_archive
+    from romzarr.compression.pod import factor_archive
+    from romzarr.config import Config, with_values
+    from romzarr.numerics.pod.truncation import tails
 
     if case.rank:
         return _of_rank(case, None)
@@ -114,7 +114,7 @@ def romzarr_single(case: Case) -> Work:
 
     Left to itself romzarr takes float64 here, because a rank says nothing of the accuracy.
     """
-    from pipeline.numerics.inner_products import Precision
+    from romzarr.numerics.pod.inner_products import Precision
 
     single = np.dtype(np.float32)
     return _of_rank(case, Precision(single, single))
@@ -123,8 +123,8 @@ def romzarr_single(case: Case) -> Work:
 def _of_rank(case: Case, precision: Any) -> Work:
     import dask
 
-    from pipeline.archive import open_archive
-    from pipeline.chunked.pod import decompose
+    from romzarr.archive import open_archive
+    from romzarr.chunked.pod import decompose
 
     def work() -> Found:
         variables = open_archive(str(case.path)).variables
@@ -144,7 +144,7 @@ def romzarr_compress(case: Case) -> Work:
     # All that the measured part imports by itself.
     import xarray as xr
 
-    from pipeline.compress import compress
+    from romzarr.operations.compress import compress
 
     def work() -> Found:
         folder = tempfile.mkdtemp(prefix="romzarr-bench-")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.chunked.plan import PODPlan
+from romzarr.chunked.plan import PODPlan
 from tests.benchmarks.bench_graph import ChunkGrid
 from tests.benchmarks.measure import MB, Record, machine, table
 from tests.benchmarks.scale_costs import (

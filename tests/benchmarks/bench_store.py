@@ -29,7 +29,7 @@ def one_snapshot(store: Path, archive_path: Path, step: int) -> Record:
     import dask.array  # noqa: F401
     import xarray as xr
 
-    from pipeline.store.engine import RomzarrBackendEntrypoint
+    from romzarr.store.reading.engine import RomzarrBackendEntrypoint
 
     # Nor xarray's list of engines, made once from all packages installed.
     xr.backends.list_engines()
@@ -59,7 +59,7 @@ def everything(path: Path, engine: str, block: int, threads: int) -> Record:
     import dask.array  # noqa: F401
     import xarray as xr
 
-    import_module("pipeline.store.engine")
+    import_module("romzarr.store.reading.engine")
     options = {"consolidated": False} if engine == "zarr" else {}
     xr.backends.list_engines()
 
@@ -73,7 +73,7 @@ def everything(path: Path, engine: str, block: int, threads: int) -> Record:
 
 
 def build(recipe: Recipe, tolerance: float, folder: Path) -> Path:
-    from pipeline.compress import compress
+    from romzarr.operations.compress import compress
 
     store = folder / f"{tolerance:g}.romzarr"
     compress(str(archive(recipe)), store, tolerance=tolerance)

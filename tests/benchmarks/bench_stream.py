@@ -21,12 +21,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-import pipeline
-from pipeline import StreamCompressor
-from pipeline.config import Config, with_values
-from pipeline.numerics import regimes as regime_search
-from pipeline.store.reader import open_store
-from pipeline.streams import segment
+import romzarr
+from romzarr import StreamCompressor
+from romzarr.config import Config, with_values
+from romzarr.numerics.dynamics import regimes as regime_search
+from romzarr.store.reading.reader import open_store
+from romzarr.streams import segment
 from tests.benchmarks.measure import MB, Record, memory, reset_peak, table
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ, VAN_DER_POL, KnownSystem
 
@@ -56,7 +56,7 @@ def beside_batch(source: xr.Dataset, dim: str, name: str, blocks: Sequence[int])
     """One record for each block length."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        batch = pipeline.compress(source, f"{folder}/batch", tolerance=TOLERANCE)
+        batch = romzarr.compress(source, f"{folder}/batch", tolerance=TOLERANCE)
         whole = time.process_time() - began
         return [
             _streamed(source, dim, name, f"{folder}/{length}", length, batch, whole)
@@ -74,8 +74,8 @@ def _streamed(
         stream.update(piece)
     updates, working = time.process_time() - began, stream.rank
     stream.close()
-    both, info = time.process_time() - began, pipeline.info(store)
-    checked = pipeline.verify(store, source)
+    both, info = time.process_time() - began, romzarr.info(store)
+    checked = romzarr.verify(store, source)
     return {
         "dataset": name,
         "block": length,
@@ -117,8 +117,8 @@ def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]
             spent = time.process_time() - began
             stream.commit()
             seen = source.isel({dim: slice(stream.snapshots)})
-            checked = pipeline.verify(f"{folder}/s", seen)
-            info = pipeline.info(f"{folder}/s")
+            checked = romzarr.verify(f"{folder}/s", seen)
+            info = romzarr.info(f"{folder}/s")
             found.append(
                 {
                     "stream": name,
@@ -130,7 +130,7 @@ def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]
                 }
             )
         stream.close()
-        info = pipeline.info(f"{folder}/s")
+        info = romzarr.info(f"{folder}/s")
         last = {"stream": name, "snapshots": "closed", "rank": info.rank}
         error = info.relative_l2_error["largest"] / TOLERANCE
         found.append(last | {"error / tolerance": error, "kB": info.stored_bytes / 1e3})
@@ -165,7 +165,7 @@ def regimes(rhos: Sequence[float], snapshots: int) -> list[Record]:
             before, regime_search.MOST_REGIMES = regime_search.MOST_REGIMES, most
             with tempfile.TemporaryDirectory() as folder:
                 began = time.process_time()
-                report = pipeline.compress(source, f"{folder}/s", tolerance=tolerance)
+                report = romzarr.compress(source, f"{folder}/s", tolerance=tolerance)
                 record[f"{name}, kB"] = report.stored_bytes / 1e3
                 record[f"{name}, s"] = time.process_time() - began
                 record["models"] = len(open_store(f"{folder}/s").last.latent.coefficients)
@@ -190,8 +190,8 @@ def noise(system: KnownSystem, degree: int, snapshots: int, points: int = 200) -
         settings = {"compression.tolerance": tolerance, "library.degree": degree}
         config = with_values(Config(), settings)
         with tempfile.TemporaryDirectory() as folder:
-            pipeline.compress(source, f"{folder}/batch", config=config)
-            batch = record["batch"] = pipeline.info(f"{folder}/batch").stored_bytes
+            romzarr.compress(source, f"{folder}/batch", config=config)
+            batch = record["batch"] = romzarr.info(f"{folder}/batch").stored_bytes
             _add_rank(record, "batch", f"{folder}/batch")
             for name, most in (("short", segment.LEAST_HELD), ("now", segment.LEAST_HELD_OF_NOISE)):
                 before, segment.LEAST_HELD_OF_NOISE = segment.LEAST_HELD_OF_NOISE, most
@@ -200,7 +200,7 @@ def noise(system: KnownSystem, degree: int, snapshots: int, points: int = 200) -
                         stream.update(block)
                 segment.LEAST_HELD_OF_NOISE = before
                 record[f"bytes / batch, {name}"] = (
-                    pipeline.info(f"{folder}/{name}").stored_bytes / batch
+                    romzarr.info(f"{folder}/{name}").stored_bytes / batch
                 )
                 _add_rank(record, name, f"{folder}/{name}")
         found.append(record)
@@ -208,7 +208,7 @@ def noise(system: KnownSystem, degree: int, snapshots: int, points: int = 200) -
 
 
 def _add_rank(record: Record, name: str, store: str) -> None:
-    info = pipeline.info(store)
+    info = romzarr.info(store)
     record[f"rank and terms, {name}"] = f"{info.rank}, {info.nonzero_terms}"
 
 
@@ -222,12 +222,12 @@ def nights(source: xr.Dataset, dim: str, name: str, count: int = 10) -> list[Rec
         store, batch = f"{folder}/s", f"{folder}/batch"
         for night, end in enumerate(ends, 1):
             seen = source.isel({dim: slice(end)})
-            at_once = pipeline.compress(seen, batch, tolerance=TOLERANCE, overwrite=True)
+            at_once = romzarr.compress(seen, batch, tolerance=TOLERANCE, overwrite=True)
             if night == 1:
-                pipeline.compress(seen, store, tolerance=TOLERANCE)
+                romzarr.compress(seen, store, tolerance=TOLERANCE)
             else:
-                pipeline.append(store, seen)
-            info, checked = pipeline.info(store), pipeline.verify(store, seen)
+                romzarr.append(store, seen)
+            info, checked = romzarr.info(store), romzarr.verify(store, seen)
             found.append(
                 {
                     "dataset": name,
@@ -309,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _time_of(path: str) -> str:
-    from pipeline.archive import open_archive
+    from romzarr.archive import open_archive
 
     return open_archive(path).time.dim
 

@@ -21,8 +21,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pipeline.numerics.incremental import IncrementalPOD
-from pipeline.stream import GROWN, LEAST, RESIDUAL_SHARE, RUNNING_SHARE
+from romzarr.numerics.pod.incremental import IncrementalPOD
+from romzarr.streams.reduction import GROWN, LEAST, RESIDUAL_SHARE, RUNNING_SHARE
 from tests.benchmarks.measure import Record, in_child, interleaved, machine, measured, table
 
 Matrix = NDArray[np.float64]
@@ -91,7 +91,7 @@ class Found:
 
 
 def romzarr(blocks: Iterator[Matrix], tolerance: float, rank: int) -> Found:
-    """With the shares of the error, and the cuts, of `pipeline.stream`."""
+    """With the shares of the error, and the cuts, of `romzarr.streams.reduction`."""
     pod, after_cut = IncrementalPOD(RESIDUAL_SHARE**0.5 * tolerance), LEAST
     parts: list[Matrix] = []
 

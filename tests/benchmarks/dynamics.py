@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline.allocate import allocate_fields
-from pipeline.archive import Archive
-from pipeline.choose import choose_coding
-from pipeline.coding.differences import MOST_ORDER
-from pipeline.coding.tiles import coded_rows, encode_rows, tile_rows
-from pipeline.config import CompressionConfig, Config
-from pipeline.factor import factor_archive
-from pipeline.identify import TERM_BYTES, identify
-from pipeline.numerics.sampling import Tolerances
+from romzarr.archive import Archive
+from romzarr.coding.differences import MOST_ORDER
+from romzarr.coding.tiles import coded_rows, encode_rows, tile_rows
+from romzarr.compression.allocate_bits import allocate_fields
+from romzarr.compression.choose_coding import choose_coding
+from romzarr.compression.model import TERM_BYTES, identify
+from romzarr.compression.pod import factor_archive
+from romzarr.config import CompressionConfig, Config
+from romzarr.numerics.dynamics.sampling import Tolerances
 from tests.benchmarks.measure import Record
 
 # Ratio of one quantisation step tried to the next.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contracts import ArchivedVariable, ReadBlock, Region
+from romzarr.contracts import ArchivedVariable, ReadBlock, Region
 from tests.benchmarks.archives import Recipe, archive, recipe_arguments, recipe_from
 from tests.benchmarks.bench_large import spent
 from tests.benchmarks.measure import Record, in_child
@@ -56,9 +56,9 @@ def child(recipe: Recipe, leaves: int) -> Record:
     """Costs on two worker processes of one thread each; the scheduler is in this process."""
     from distributed import Client, LocalCluster
 
-    from pipeline.archive import open_archive
-    from pipeline.chunked.plan import plan_pod
-    from pipeline.chunked.pod import run_pod
+    from romzarr.archive import open_archive
+    from romzarr.chunked.plan import plan_pod
+    from romzarr.chunked.pod import run_pod
 
     path = archive(recipe)
     with (
@@ -133,10 +133,10 @@ def costs(found: Record, snapshots: int, arity: int, tail: float) -> Costs:
 
 def merge_seconds(points: int, rank: int, arity: int) -> float:
     """CPU seconds to merge `arity` time blocks of one space block, each with `rank` rows."""
-    from pipeline.chunked.pod_tasks import merge_pairs
-    from pipeline.numerics.factors import Place, RowBlock, TimeFactor
-    from pipeline.numerics.inner_products import choose_precision
-    from pipeline.numerics.truncation import tree_cut
+    from romzarr.chunked.pod_tasks import merge_pairs
+    from romzarr.numerics.pod.factors import Place, RowBlock, TimeFactor
+    from romzarr.numerics.pod.inner_products import choose_precision
+    from romzarr.numerics.pod.truncation import tree_cut
 
     rng = np.random.default_rng(0)
     pairs = []

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import zarr
 
-from pipeline.archive import Archive, open_archive
+from romzarr.archive import Archive, open_archive
 from tests.benchmarks.archives import cache_folder
 from tests.benchmarks.measure import Cost, measured
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import dask
 
-from pipeline.chunked.plan import PODPlan, plan_pod
-from pipeline.chunked.pod import run_pod
-from pipeline.contracts import ArchivedVariable
-from pipeline.numerics.factors import Defect
+from romzarr.chunked.plan import PODPlan, plan_pod
+from romzarr.chunked.pod import run_pod
+from romzarr.contracts import ArchivedVariable
+from romzarr.numerics.pod.factors import Defect
 from tests.benchmarks.bench_graph import ChunkGrid
 from tests.benchmarks.measure import Cost, measured
 
-SLICES = logging.getLogger("pipeline.chunked.pod_slices")
+SLICES = logging.getLogger("romzarr.chunked.pod_slices")
 # 10^6 chunks each; of 105 MB but for the last.
 GRIDS = (
     ChunkGrid("one space block", (100_000_000, 512, 512), (100, 512, 512)),

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 
-from pipeline import StreamCompressor
+from romzarr import StreamCompressor
 from tests.benchmarks import bench_activations, bench_latency, bench_stream_peers
 from tests.benchmarks.activations.decoder import Cache
 from tests.benchmarks.activations.quantisation import quantised

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipeline.chunked.plan import plan_pod
+from romzarr.chunked.plan import plan_pod
 from tests.benchmarks import bench_scale, scale_model
 from tests.benchmarks.bench_graph import ChunkGrid
 from tests.benchmarks.scale_plans import GRIDS, SMALLEST, planned

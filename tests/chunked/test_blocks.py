@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.chunked.blocks import aligned_tile, lazy_tiles
-from pipeline.contracts import ArchivedVariable, ReadBlock
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles
+from romzarr.contracts import ArchivedVariable, ReadBlock
 from tests.strategies import grids
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.chunked.plan import LEAF_SNAPSHOTS, leaf_region, plan_pod
-from pipeline.contracts import ArchivedVariable
+from romzarr.chunked.plan import LEAF_SNAPSHOTS, leaf_region, plan_pod
+from romzarr.contracts import ArchivedVariable
 from tests.strategies import grids
 
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.chunked.plan import plan_pod
-from pipeline.chunked.pod import LazyPOD, decompose
-from pipeline.contracts import ArchivedVariable, ReadBlock, Region
-from pipeline.numerics.factors import RowBlock, TimeFactor
-from pipeline.numerics.inner_products import Precision
+from romzarr.chunked.plan import plan_pod
+from romzarr.chunked.pod import LazyPOD, decompose
+from romzarr.contracts import ArchivedVariable, ReadBlock, Region
+from romzarr.numerics.pod.factors import RowBlock, TimeFactor
+from romzarr.numerics.pod.inner_products import Precision
 from tests.oracles import (
     best_error,
     decaying_matrix,

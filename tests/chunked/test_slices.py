@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.chunked.plan import TimeTree, plan_pod
-from pipeline.chunked.pod import decompose, run_pod
-from pipeline.chunked.slices import SLICE_RESULTS, gathered, slices, sums
-from pipeline.contracts import ArchivedVariable, ReadBlock, Region
-from pipeline.numerics.factors import Defect
+from romzarr.chunked.plan import TimeTree, plan_pod
+from romzarr.chunked.pod import decompose, run_pod
+from romzarr.chunked.slices import SLICE_RESULTS, gathered, slices, sums
+from romzarr.contracts import ArchivedVariable, ReadBlock, Region
+from romzarr.numerics.pod.factors import Defect
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,8 @@ class Loses(logging.Handler):
 
 @pytest.mark.filterwarnings("ignore")  # of a worker that goes
 def test_what_a_lost_worker_held_is_made_again(caplog):
-    caplog.set_level(logging.INFO, "pipeline.chunked.pod_slices")
-    log = logging.getLogger("pipeline.chunked.pod_slices")
+    caplog.set_level(logging.INFO, "romzarr.chunked.pod_slices")
+    log = logging.getLogger("romzarr.chunked.pod_slices")
     given_ = archived(60, 3)
     how = {"tolerance": 1e-3, "refused": refused, "plan": plan_pod(given_, leaf_bytes=1)}
     with dask.config.set(scheduler="synchronous"):
@@ -235,7 +235,7 @@ def test_what_a_lost_worker_held_is_made_again(caplog):
 
 
 def test_sums_of_groups_do_not_depend_on_slices(monkeypatch):
-    monkeypatch.setattr("pipeline.chunked.slices.slices.__defaults__", (7,))
+    monkeypatch.setattr("romzarr.chunked.slices.slices.__defaults__", (7,))
     groups = [[delayed(k * 100 + i) for i in range(n)] for k, n in enumerate((20, 1, 6, 9))]
     with dask.config.set(scheduler="synchronous"):
         found = sums(groups)

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.chunked.plan import PODPlan, SpaceBlock
-from pipeline.chunked.spots import all_leaves, share_of, some_leaves
-from pipeline.contracts import BlockSpan
+from romzarr.chunked.plan import PODPlan, SpaceBlock
+from romzarr.chunked.spots import all_leaves, share_of, some_leaves
+from romzarr.contracts import BlockSpan
 
 
 @st.composite

@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from pipeline.chunked.systems import time_blocks, weak_factors, weak_tasks
-from pipeline.numerics.library import PolynomialLibrary
-from pipeline.numerics.stlsq import stlsq
-from pipeline.numerics.weakform import merge_factors, plan_windows
+from romzarr.chunked.systems import time_blocks, weak_factors, weak_tasks
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.numerics.dynamics.stlsq import stlsq
+from romzarr.numerics.dynamics.weakform import merge_factors, plan_windows
 from tests.systems_of_odes import LORENZ, coefficient_error, with_noise
 
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.coding.coefficients import Coefficients
-from pipeline.coding.field import coded_field, decode_coefficients, encode_field
-from pipeline.coding.wavelet import depth
-from pipeline.errors import StoreError
+from romzarr.coding.coefficients import Coefficients
+from romzarr.coding.field import coded_field, decode_coefficients, encode_field
+from romzarr.coding.wavelet import depth
+from romzarr.errors import StoreError
 from tests.strategies import seeds
 
 spaces = st.lists(st.integers(0, 20), min_size=0, max_size=3).map(tuple)

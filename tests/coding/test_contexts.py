@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.coding.contexts import flags_of, lattices, no_flags, traverse
-from pipeline.coding.rangecoder import NARROW, Decoder, Encoder
+from romzarr.coding.contexts import flags_of, lattices, no_flags, traverse
+from romzarr.coding.rangecoder import NARROW, Decoder, Encoder
 from tests.strategies import seeds
 
 shapes = st.lists(st.integers(1, 13), min_size=1, max_size=3).map(tuple)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs.blosc import Blosc
 
-from pipeline.coding.exact import (
+from romzarr.coding.exact import (
     SHUFFLES,
     ExactCoding,
     Packing,

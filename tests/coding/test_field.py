@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline.coding.field import coded_field, decode_field, encode_field
-from pipeline.coding.wavelet import depth
-from pipeline.errors import StoreError
+from romzarr.coding.field import coded_field, decode_field, encode_field
+from romzarr.coding.wavelet import depth
+from romzarr.errors import StoreError
 from tests.strategies import seeds
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float64)]

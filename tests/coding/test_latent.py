@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from pipeline.coding.field import decode_field
-from pipeline.coding.latent import STEP_RATIO, code_latent
-from pipeline.coding.tiles import coded_rows, encode_rows, row_levels, tile_rows
-from pipeline.contracts import BlockSpan
-from pipeline.numerics.integrate import Dynamics
-from pipeline.numerics.library import PolynomialLibrary
-from pipeline.numerics.sampling import STRAIGHT_LINE, rebuild
+from romzarr.coding.field import decode_field
+from romzarr.coding.latent import STEP_RATIO, code_latent
+from romzarr.coding.tiles import coded_rows, encode_rows, row_levels, tile_rows
+from romzarr.contracts import BlockSpan
+from romzarr.numerics.dynamics.integrate import Dynamics
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, rebuild
 from tests.strategies import seeds
 from tests.systems_of_odes import (
     LINEAR_OSCILLATOR,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.coding.contexts import flags_of, traverse
-from pipeline.coding.rangecoder import (
+from romzarr.coding.contexts import flags_of, traverse
+from romzarr.coding.rangecoder import (
     EDGES,
     EXACT,
     NARROW,
@@ -18,7 +18,7 @@ from pipeline.coding.rangecoder import (
     Kind,
     buckets_of,
 )
-from pipeline.errors import StoreError
+from romzarr.errors import StoreError
 from tests.strategies import seeds
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.coding.field import coded_field, encode_field
-from pipeline.coding.rates import (
+from romzarr.coding.field import coded_field, encode_field
+from romzarr.coding.rates import (
     STEPS,
     Rates,
     allocate,
@@ -19,7 +19,7 @@ from pipeline.coding.rates import (
     rates,
     step_of,
 )
-from pipeline.coding.wavelet import depth
+from romzarr.coding.wavelet import depth
 from tests.strategies import seeds
 
 F8 = np.dtype(np.float64)

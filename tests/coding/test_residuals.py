@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.coding.field import decode_field
-from pipeline.coding.residuals import encode_residuals, residual_bits, rounded_residuals
+from romzarr.coding.field import decode_field
+from romzarr.coding.residuals import encode_residuals, residual_bits, rounded_residuals
 from tests.strategies import seeds
 
 

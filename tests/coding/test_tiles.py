@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.coding import tiles
-from pipeline.coding.field import decode_field
+from romzarr.coding import tiles
+from romzarr.coding.field import decode_field
 
 shapes = st.lists(st.integers(1, 12), max_size=3).map(tuple)
 

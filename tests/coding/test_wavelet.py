@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.coding.wavelet import bands, depth, forward, inverse
+from romzarr.coding.wavelet import bands, depth, forward, inverse
 from tests.strategies import seeds
 
 # JPEG 2000 Part 1 (ISO/IEC 15444-1), Table F.2 (analysis filters of the 9-7 irreversible
@@ -97,6 +97,6 @@ def test_large_arrays_are_transformed_in_blocks_as_if_whole(monkeypatch):
     x = np.random.default_rng(3).standard_normal((6, 24, 20))
     whole = forward(x, (0, 2, 2)), inverse(x, (0, 2, 2))
     for size in (1, 50, 1000):
-        monkeypatch.setattr("pipeline.coding.wavelet.BLOCK", size)
+        monkeypatch.setattr("romzarr.coding.wavelet.BLOCK", size)
         assert (forward(x, (0, 2, 2)) == whole[0]).all()
         assert (inverse(x, (0, 2, 2)) == whole[1]).all()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-import pipeline
-from flows.cli import main
-from pipeline.config import Config, load_config
-from pipeline.errors import ChunkError, StoreExistsError
-from pipeline.reports import CompressionReport, VerifyReport
+import romzarr
+from romzarr.config import Config, load_config
+from romzarr.errors import ChunkError, StoreExistsError
+from romzarr.reports import CompressionReport, VerifyReport
+from romzarr_flows.cli import main
 
 REPORT = CompressionReport(
     relative_l2_error={"u": 9.5e-3, "largest": 9.5e-3},
@@ -46,7 +46,7 @@ class Operations:
                 raise result
             return result
 
-        self.monkeypatch.setattr(pipeline, name, operation, raising=False)
+        self.monkeypatch.setattr(romzarr, name, operation, raising=False)
         return calls
 
 
@@ -191,8 +191,8 @@ def test_help_fits_a_terminal_and_tells_the_exit_status(command, capsys):
 
 def test_help_does_not_wait_for_dask():
     script = (
-        "import sys, flows.cli\n"
-        "try: flows.cli.main(['--help'])\n"
+        "import sys, romzarr_flows.cli\n"
+        "try: romzarr_flows.cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'dask', 'distributed', 'xarray', 'zarr', 'scipy'} & set(sys.modules)))"
     )
@@ -203,12 +203,12 @@ def test_help_does_not_wait_for_dask():
 
 
 def test_a_reader_that_goes_away_is_not_an_error():
-    script = "import sys, flows.cli, flows.commands\nsys.exit(flows.cli.main(['info', 'b']))"
+    script = "import sys\nfrom romzarr_flows.cli import main\nsys.exit(main(['info', 'b']))"
     fake = (
-        "import pipeline\n"
+        "import romzarr\n"
         "class R:\n"
         "    def to_dict(self): return {str(i): 'x' * 99 for i in range(9999)}\n"
-        "pipeline.info = lambda store: R()\n"
+        "romzarr.info = lambda store: R()\n"
     ) + script.replace("'b'", "'b', '--json'")
     writer = subprocess.Popen(
         [sys.executable, "-c", fake], stdout=subprocess.PIPE, stderr=subprocess.PIPE

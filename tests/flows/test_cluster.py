@@ -12,11 +12,11 @@ from dask.system import CPU_COUNT
 from distributed import LocalCluster
 from threadpoolctl import threadpool_info
 
-from flows import cluster
-from flows.cluster import connect
-from flows.clusters import ClusterError, address
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError
+from romzarr.config import ClusterConfig
+from romzarr.errors import ConfigError
+from romzarr_flows import cluster
+from romzarr_flows.cluster import connect
+from romzarr_flows.clusters import ClusterError, address
 
 
 @dask.delayed

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 
-from flows.demo.cylinder import CylinderFlow, Lattice, equilibrium_at, frames, write_archive
+from romzarr_flows.demo.cylinder import CylinderFlow, Lattice, equilibrium_at, frames, write_archive
 
 COARSE = CylinderFlow(cells=8)
 TINY = CylinderFlow(cells=4, spin_up=1.0)

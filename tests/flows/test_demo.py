@@ -9,10 +9,10 @@ pytest.importorskip("matplotlib", reason="romzarr[plot] is not installed")
 
 from PIL import Image
 
-from flows.demo import run as demo
-from flows.demo.cylinder import CylinderFlow
-from flows.demo.picture import LINE_WIDTH, LINES, fitted, singular_values
-from pipeline.config import Config
+from romzarr.config import Config
+from romzarr_flows.demo import run as demo
+from romzarr_flows.demo.cylinder import CylinderFlow
+from romzarr_flows.demo.picture import LINE_WIDTH, LINES, fitted, singular_values
 
 COARSE = CylinderFlow(reynolds=60.0, cells=6, spin_up=20.0)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.arguments import parser
-from pipeline.config import ClusterConfig, load_config
+from romzarr.config import ClusterConfig, load_config
+from romzarr_flows.arguments import parser
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 README = (DEPLOY / "README.md").read_text()
@@ -308,7 +308,7 @@ def test_a_wrong_manifest_is_found_out():
 @pytest.mark.parametrize("scaling", [{"workers": 3}, {"minimum": 2, "maximum": 9}])
 @pytest.mark.parametrize("secret", ["none", "romzarr"])
 def test_the_operator_accepts_the_clusters_that_commands_ask_for(scaling, secret):
-    from flows.clusters.kubernetes import specification
+    from romzarr_flows.clusters.kubernetes import specification
 
     settings = ClusterConfig(
         kind="kubernetes", image="romzarr:1", memory_limit="4 GB", secret=secret, **scaling
@@ -323,8 +323,8 @@ def test_the_operator_accepts_the_clusters_that_commands_ask_for(scaling, secret
 
 
 def test_a_kubernetes_that_does_not_answer_is_said_not_to(tmp_path, monkeypatch):
-    from flows.cluster import connect
-    from flows.clusters import ClusterError
+    from romzarr_flows.cluster import connect
+    from romzarr_flows.clusters import ClusterError
 
     place = {"name": "here", "cluster": {"server": "http://127.0.0.1:9"}}
     context = {"name": "here", "context": {"cluster": "here", "user": "me"}}

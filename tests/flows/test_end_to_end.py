@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from flows.cli import main
+from romzarr_flows.cli import main
 
 # What scripts may rely on in the JSON of `compress`.
 KEYS = {
@@ -106,7 +106,7 @@ def test_what_is_not_there_is_named_in_one_line(tmp_path, command):
     paths = [str(tmp_path / name) for name in ("absent.zarr", "out.zarr")]
     paths = paths[:1] if command in ("info", "equations") else paths
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", command, *paths], capture_output=True, text=True
+        [sys.executable, "-m", "romzarr_flows.cli", command, *paths], capture_output=True, text=True
     )
     assert done.returncode == 1
     assert done.stdout == ""

@@ -13,9 +13,9 @@ import dask
 import pytest
 from threadpoolctl import threadpool_info
 
-from flows.cluster import connect
-from flows.clusters import ClusterError
-from pipeline.config import ClusterConfig
+from romzarr.config import ClusterConfig
+from romzarr_flows.cluster import connect
+from romzarr_flows.clusters import ClusterError
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = """\

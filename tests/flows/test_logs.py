@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
 
-from flows.cli import main
-from flows.clusters import Workers
-from flows.logs import logging_to_stderr, without_secrets
-from flows.progress import announced
-from pipeline.steps import step, working_on
+from romzarr.progress import step, working_on
+from romzarr_flows.cli import main
+from romzarr_flows.clusters import Workers
+from romzarr_flows.logs import logging_to_stderr, without_secrets
+from romzarr_flows.progress import announced
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_step_that_fails_is_left_to_its_error(caplog):
 
 def test_the_outermost_name_of_a_dataset_counts(capsys):
     with logging_to_stderr(), working_on("night/run.zarr"), working_on("/mnt/x/night/run.zarr"):
-        logging.getLogger("pipeline").info("50 %% of %s", "it")
+        logging.getLogger("romzarr.coding").info("50 %% of %s", "it")
     assert capsys.readouterr().err.split(maxsplit=2)[2] == "night/run.zarr: 50 % of it\n"
 
 
@@ -62,7 +62,7 @@ def test_secrets_of_the_environment_are_in_no_line(monkeypatch, capsys, kind):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-canary")
     monkeypatch.setenv("MY_SERVICE_TOKEN", "t0k3n-canary")
     with logging_to_stderr(kind):
-        log = logging.getLogger("flows")
+        log = logging.getLogger("romzarr_flows")
         log.warning("refused: %s", {"Authorization": "t0k3n-canary"})
         try:
             raise OSError("https://me:pa55@host/x?sig=s3cr3t-canary")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import pipeline
-from flows.cluster import connect
-from flows.clusters import ClusterError
-from pipeline.config import ClusterConfig
+import romzarr
+from romzarr.config import ClusterConfig
+from romzarr_flows.cluster import connect
+from romzarr_flows.clusters import ClusterError
 from tests.oracles import decoded_errors
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -71,7 +71,7 @@ def test_all_workers_are_killed_and_replaced(tmp_path):
     with connect(ClusterConfig(kind="local", workers=2, memory_limit="1 GB")) as workers:
         before = set(workers.client.run(os.getpid).values())
         killer = once_begun(notes, lambda: kill_all(before))
-        pipeline.compress(lazy, tmp_path / "store", tolerance=TOLERANCE)
+        romzarr.compress(lazy, tmp_path / "store", tolerance=TOLERANCE)
         killer.join()
         workers.client.wait_for_workers(2, timeout=20)
         assert not before & set(workers.client.run(os.getpid).values())
@@ -124,8 +124,8 @@ def test_a_scheduler_that_is_killed_is_said_to_be_lost_and_a_new_run_starts_clea
         pytest.raises(ClusterError, match=r"the Dask scheduler was lost; no store was changed"),
         connect(ClusterConfig(kind=address)),
     ):
-        pipeline.compress(lazy, tmp_path / "store", tolerance=TOLERANCE)
+        romzarr.compress(lazy, tmp_path / "store", tolerance=TOLERANCE)
     killer.join()
     assert os.listdir(tmp_path) == ["notes"]
-    pipeline.compress(source, tmp_path / "store", tolerance=TOLERANCE)
-    assert pipeline.verify(tmp_path / "store", source).ok
+    romzarr.compress(source, tmp_path / "store", tolerance=TOLERANCE)
+    assert romzarr.verify(tmp_path / "store", source).ok

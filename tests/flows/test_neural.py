@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from flows.cli import main
-from pipeline.errors import LibraryError
+from romzarr.errors import LibraryError
+from romzarr_flows.cli import main
 
 MATPLOTLIB = "romzarr[plot] is not installed"
 
@@ -54,7 +54,7 @@ def test_training_leaves_weights_curves_a_page_and_a_picture(tmp_path, capsys):
 
 def test_a_missing_framework_is_named_with_its_extra(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib", reason=MATPLOTLIB)
-    monkeypatch.setitem(sys.modules, "pipeline.neural.router", None)
+    monkeypatch.setitem(sys.modules, "romzarr.neural.router", None)
     monkeypatch.setitem(sys.modules, "jax", None)
     assert main(["neural", "run", "3", "--seeds", "1", "--directory", str(tmp_path)]) == 1
     assert "pip install 'romzarr[neural]'" in capsys.readouterr().err

@@ -8,8 +8,8 @@ import dask
 import pytest
 from distributed import Client
 
-from flows import progress
-from flows.clusters import Workers
+from romzarr_flows import progress
+from romzarr_flows.clusters import Workers
 
 
 class Terminal(io.StringIO):

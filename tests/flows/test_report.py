@@ -18,12 +18,12 @@ from numpy.testing import assert_allclose
 
 pytest.importorskip("matplotlib", reason="romzarr[plot] is not installed")
 
-import pipeline
-from flows.cli import main
-from flows.report.maps import fitting, limits
-from flows.report.mathml import equation_rows, term
-from pipeline.describe import Equations, Regime
-from pipeline.numerics.library import library_from_spec
+import romzarr
+from romzarr.numerics.dynamics.library import library_from_spec
+from romzarr.operations.describe import Equations, Regime
+from romzarr_flows.cli import main
+from romzarr_flows.report.maps import fitting, limits
+from romzarr_flows.report.mathml import equation_rows, term
 
 HOSTILE = "<script>alert('x')</script><img src=http://example.org/x.png>&$x_1$"
 FETCHING = {"src", "href", "xlink:href", "data", "poster", "action", "srcset", "background"}
@@ -152,14 +152,14 @@ KINDS = {
 def test_every_kind_of_store_has_a_page_that_fetches_nothing(tmp_path, kind):
     ds, how = dataset(kind)
     ds.to_zarr(tmp_path / "run.zarr", consolidated=False)
-    pipeline.compress(tmp_path / "run.zarr", tmp_path / "run", **how)
+    romzarr.compress(tmp_path / "run.zarr", tmp_path / "run", **how)
     source = ["--source", str(tmp_path / "run.zarr")]
     out = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "run"), "-o", str(out), *source]) == 0
     page = checked(out)
     for words in KINDS[kind]:
         assert words in page.text, words
-    info = pipeline.info(tmp_path / "run")
+    info = romzarr.info(tmp_path / "run")
     assert info.source["fingerprint"] in page.text
     assert list(tmp_path.glob(".*partial*")) == []
     if info.rank:
@@ -168,8 +168,8 @@ def test_every_kind_of_store_has_a_page_that_fetches_nothing(tmp_path, kind):
 
 def test_a_store_that_was_appended_to_has_a_page(tmp_path):
     ds = xr.Dataset({"u": (("time", "x"), wave(T, 60))}, {"time": T})
-    pipeline.compress(ds.isel(time=slice(80)), tmp_path / "run", tolerance=1e-2)
-    pipeline.append(tmp_path / "run", ds)
+    romzarr.compress(ds.isel(time=slice(80)), tmp_path / "run", tolerance=1e-2)
+    romzarr.append(tmp_path / "run", ds)
     ds.to_zarr(tmp_path / "run.zarr", consolidated=False)
     arguments = ["--source", str(tmp_path / "run.zarr"), "-o", str(tmp_path / "page.html")]
     assert main(["report", str(tmp_path / "run"), *arguments]) == 0
@@ -182,7 +182,7 @@ def test_names_from_a_store_are_text_and_without_a_source_nothing_is_measured(tm
         {"time": ("time", T, {"units": HOSTILE})},
         {"title": HOSTILE, "history": np.arange(3)},
     )
-    pipeline.compress(ds, tmp_path / "run", tolerance=1e-2)
+    romzarr.compress(ds, tmp_path / "run", tolerance=1e-2)
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
     page = checked(tmp_path / "page.html")
     assert HOSTILE in page.text
@@ -264,10 +264,10 @@ def test_names_of_networks_are_escaped_and_whatever_is_in_a_term_makes_elements(
 
 
 def test_equations_that_do_not_decode_say_so_wherever_they_are_shown(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.identify.MODEL_BYTES", 10**6)
+    monkeypatch.setattr("romzarr.compression.model.MODEL_BYTES", 10**6)
     ds = xr.Dataset({"u": (("time", "x"), wave(T, 30))}, {"time": T})
-    pipeline.compress(ds, tmp_path / "run", tolerance=1e-4)
-    assert pipeline.info(tmp_path / "run").nonzero_terms
+    romzarr.compress(ds, tmp_path / "run", tolerance=1e-4)
+    assert romzarr.info(tmp_path / "run").nonzero_terms
     for command in ("info", "equations"):
         assert main([command, str(tmp_path / "run")]) == 0
         assert "not used for decoding" in capsys.readouterr().out
@@ -378,7 +378,7 @@ def test_wrong_usage_is_told_before_anything_is_computed(
 def test_without_matplotlib_the_extra_is_named(tmp_path):
     script = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from flows.cli import main\n"
+        "from romzarr_flows.cli import main\n"
         "sys.exit(main(['report', 'store', '-o', 'x.html']))"
     )
     done = subprocess.run(

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import xarray as xr
 
-import pipeline
+import romzarr
 from tests.flows.nightly.processes import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +23,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A command in a process of its own, with a hook before it; the tests may run under nohup.
 SCRIPT = (
     "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-    "{before}\nimport sys\nfrom flows.cli import main\nsys.exit(main(sys.argv[1:]))"
+    "{before}\nimport sys\nfrom romzarr_flows.cli import main\nsys.exit(main(sys.argv[1:]))"
 )
 # Reading takes long enough to be interrupted wherever that is asked for.
 SLOW = """
 import time
-from pipeline.archive import zarr_source
+from romzarr.archive import zarr_source
 real = zarr_source.ZarrReader.read
 def read(self, *arguments):
     time.sleep(0.3)
@@ -97,7 +97,7 @@ def test_a_command_that_writes_takes_back_what_is_under_way(folder, number):
     check(command, number, ["a.zarr", "tmp"])
 
 
-@pytest.mark.parametrize("kind", ["pipeline.config", "numpy", "flows.arguments"])
+@pytest.mark.parametrize("kind", ["romzarr.config", "numpy", "romzarr_flows.arguments"])
 def test_it_may_come_while_the_program_is_loaded(folder, kind):
     """It is raised within the import of a module, and an import that it breaks is not told of."""
     before = f"""
@@ -124,9 +124,9 @@ def test_it_is_not_lost_where_somebody_catches_everything(folder, code):
     body = code.format(die="os.kill(os.getpid(), signal.SIGTERM)")
     indented = "\n".join(f"    {line}" for line in body.splitlines())
     before = (
-        "import os, signal, time\nimport flows.execute\n"
+        "import os, signal, time\nimport romzarr_flows.execute\n"
         f"def execute(options, ending):\n{indented}\n    time.sleep(60)\n    return 0\n"
-        "flows.execute.execute = execute"
+        "romzarr_flows.execute.execute = execute"
     )
     began = time.monotonic()
     check(Command(folder, "info", "a.zarr", before=before), signal.SIGTERM, ["a.zarr", "tmp"])
@@ -134,7 +134,7 @@ def test_it_is_not_lost_where_somebody_catches_everything(folder, code):
 
 
 SECOND = """
-from pipeline.store import commit
+from romzarr.store import commit
 import os, signal
 real = commit._discard
 def discard(*arguments):
@@ -153,11 +153,11 @@ def test_a_second_signal_does_not_interrupt_the_cleaning_up(folder):
 
 def test_a_third_kills(folder):
     before = (
-        "import flows.execute, time\n"
+        "import romzarr_flows.execute, time\n"
         "def execute(options, ending):\n"
         "    try:\n        print('here', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('here', flush=True)\n        time.sleep(60)\n"
-        "flows.execute.execute = execute"
+        "romzarr_flows.execute.execute = execute"
     )
     command = Command(folder, "info", "a.zarr", before=before)
     for _ in range(2):
@@ -174,15 +174,16 @@ def test_what_nohup_ignores_stays_ignored(folder):
     command.process.send_signal(signal.SIGHUP)
     status, _, said = command.end()
     assert status == 0, said
-    assert pipeline.verify(folder / "s", folder / "a.zarr").ok
+    assert romzarr.verify(folder / "s", folder / "a.zarr").ok
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_what_was_there_stays_as_it_was(folder, overwrite):
-    pipeline.compress(folder / "a.zarr", folder / "s")
-    pipeline.reconstruct(folder / "s", folder / "again.zarr", stop=5)
+    romzarr.compress(folder / "a.zarr", folder / "s")
+    romzarr.reconstruct(folder / "s", folder / "again.zarr", stop=5)
     slow = (
-        "import time\nfrom pipeline.store.reader import CoefficientStore as S\nreal = S.decode\n"
+        "import time\nfrom romzarr.store.reading.reader import CoefficientStore as S\n"
+        "real = S.decode\n"
         "def decode(self, *a):\n    time.sleep(1)\n    return real(self, *a)\nS.decode = decode"
     )
     out = "again.zarr" if overwrite else "new.zarr"

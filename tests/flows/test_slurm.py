@@ -13,11 +13,11 @@ import xarray as xr
 import yaml
 from threadpoolctl import threadpool_info
 
-import pipeline
-from flows.cli import main
-from flows.cluster import connect
-from flows.clusters import ClusterError
-from pipeline.config import ClusterConfig
+import romzarr
+from romzarr.config import ClusterConfig
+from romzarr_flows.cli import main
+from romzarr_flows.cluster import connect
+from romzarr_flows.clusters import ClusterError
 from tests.flows.slurm import reason_to_skip, running, said_by, wait_for
 
 pytestmark = [
@@ -94,7 +94,7 @@ def test_a_job_that_is_cancelled_costs_its_tasks_and_is_replaced(slurm, tmp_path
         assert {each["num_threads"] for each in found if each["user_api"] == "blas"} == {1}
         cancel = threading.Thread(target=cancel_one, args=(notes, cancelled))
         cancel.start()
-        pipeline.compress(lazy, tmp_path / "store", tolerance=1e-3)
+        romzarr.compress(lazy, tmp_path / "store", tolerance=1e-3)
         cancel.join()
         # In the place of a job comes another.
         wait_for(lambda: len(set(jobs("RUNNING")) - set(cancelled)) == 2)
@@ -102,7 +102,7 @@ def test_a_job_that_is_cancelled_costs_its_tasks_and_is_replaced(slurm, tmp_path
     # What it had read and not passed on was read again.
     assert len(os.listdir(notes)) > CHUNKS
     wait_for(lambda: not jobs("RUNNING,PENDING"))
-    assert pipeline.verify(tmp_path / "store", source).ok
+    assert romzarr.verify(tmp_path / "store", source).ok
     assert sorted(os.listdir(tmp_path)) == ["logs", "notes", "store"]
 
 

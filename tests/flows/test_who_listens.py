@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from distributed import LocalCluster
 
-from flows.cluster import connect
-from flows.clusters import ClusterError, address, slurm
-from flows.clusters.security import security_of
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError
+from romzarr.config import ClusterConfig
+from romzarr.errors import ConfigError
+from romzarr_flows.cluster import connect
+from romzarr_flows.clusters import ClusterError, address, slurm
+from romzarr_flows.clusters.security import security_of
 
 
 def listening() -> set[str]:

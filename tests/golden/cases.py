@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-import pipeline
-from pipeline.config import Config
+import romzarr
+from romzarr.config import Config
 
 Writer = Callable[[Path], None]
 CASES: dict[str, Writer] = {}
@@ -76,17 +76,17 @@ def storm() -> xr.Dataset:
 
 @case
 def pod_with_mask_and_carried_variables(path: Path) -> None:
-    pipeline.compress(ocean(), path, tolerance=1e-2)
+    romzarr.compress(ocean(), path, tolerance=1e-2)
 
 
 @case
 def pod_float16(path: Path) -> None:
-    pipeline.compress(waves(400, 60, dtype="f2", offset=3), path, tolerance=1e-1)
+    romzarr.compress(waves(400, 60, dtype="f2", offset=3), path, tolerance=1e-1)
 
 
 @case
 def pod_big_endian_float32(path: Path) -> None:
-    pipeline.compress(waves(dtype=">f4"), path, tolerance=1e-2)
+    romzarr.compress(waves(dtype=">f4"), path, tolerance=1e-2)
 
 
 @case
@@ -95,12 +95,12 @@ def pod_float64_uneven_times(path: Path) -> None:
     times = np.cumsum(np.random.default_rng(4).uniform(0.05, 1, 60))
     # Under another name than that of the dim.
     source = source.drop_vars("time").assign_coords(when=("time", times, {"axis": "T"}))
-    pipeline.compress(source, path, tolerance=1e-5)
+    romzarr.compress(source, path, tolerance=1e-5)
 
 
 @case
 def pod_with_a_model(path: Path) -> None:
-    pipeline.compress(oscillator(1500), path, tolerance=1e-5)
+    romzarr.compress(oscillator(1500), path, tolerance=1e-5)
 
 
 @case
@@ -110,26 +110,26 @@ def pod_with_models_of_two_regimes(path: Path) -> None:
     shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 2)))[0].T
     rows = np.stack([np.cos(phase), np.sin(phase)], axis=1) @ shapes
     source = xr.Dataset({"u": (("time", "x"), rows)}, {"time": 0.05 * np.arange(len(phase))})
-    pipeline.compress(source, path, tolerance=1e-4)
+    romzarr.compress(source, path, tolerance=1e-4)
 
 
 @case
 def pod_weighted(path: Path) -> None:
     source = ocean()[["u"]]
     weights = (("y", "x"), np.ones((24, 33)) * np.linspace(1, 2, 33))
-    pipeline.compress(source.assign_coords(area=weights), path, tolerance=1e-2, weights="area")
+    romzarr.compress(source.assign_coords(area=weights), path, tolerance=1e-2, weights="area")
 
 
 @case
 def pod_with_symbolic_terms(path: Path) -> None:
     config = Config()
     library = replace(config.library, kind="polynomial+symbolic", expressions=("sin(a1)",))
-    pipeline.compress(oscillator(), path, tolerance=1e-3, config=replace(config, library=library))
+    romzarr.compress(oscillator(), path, tolerance=1e-3, config=replace(config, library=library))
 
 
 @case
 def values_float64(path: Path) -> None:
-    pipeline.compress(noise(), path, tolerance=1e-1)
+    romzarr.compress(noise(), path, tolerance=1e-1)
 
 
 @case
@@ -138,23 +138,23 @@ def values_float32_several_levels(path: Path) -> None:
     rng = np.random.default_rng(5)
     rough = np.cumsum(rng.standard_normal((48, 100)), axis=1)
     source = xr.Dataset({"w": (("time", "x"), (rough + 0 * t * x).astype("f4"))})
-    pipeline.compress(source, path, tolerance=1e-2)
+    romzarr.compress(source, path, tolerance=1e-2)
 
 
 @case
 def values_float16(path: Path) -> None:
-    pipeline.compress(noise(dtype="f2"), path, tolerance=1e-1)
+    romzarr.compress(noise(dtype="f2"), path, tolerance=1e-1)
 
 
 @case
 def episodes(path: Path) -> None:
-    pipeline.compress(storm(), path, tolerance=1e-2)
+    romzarr.compress(storm(), path, tolerance=1e-2)
 
 
 @case
 def bounds_on_single_values(path: Path) -> None:
     source = xr.merge([waves(24, 50), noise((24, 50)).assign_coords(time=waves(24).time)])
-    pipeline.compress(source, path, tolerance=1e-2, max_error={"u": 1e-3, "w": 0.05})
+    romzarr.compress(source, path, tolerance=1e-2, max_error={"u": 1e-3, "w": 0.05})
 
 
 @case
@@ -165,7 +165,7 @@ def constants(path: Path) -> None:
         name: (("time", "x"), np.broadcast_to(x, (20, 30)).astype(dtype))
         for name, dtype in (("a", "f2"), ("b", ">f4"), ("c", "f8"))
     }
-    pipeline.compress(xr.Dataset(variables), path, tolerance=1e-2)
+    romzarr.compress(xr.Dataset(variables), path, tolerance=1e-2)
 
 
 @case
@@ -177,21 +177,21 @@ def lossless(path: Path) -> None:
     packed = np.round(waves(24, 30, "f8").u * 100) * 0.01 + 5
     odd = waves(24, 30).u.copy()
     odd[3, :4] = [np.nan, np.inf, -np.inf, -0.0]
-    pipeline.compress(xr.Dataset({**variables, "packed": packed, "odd": odd}), path, tolerance=0)
+    romzarr.compress(xr.Dataset({**variables, "packed": packed, "odd": odd}), path, tolerance=0)
 
 
 @case
 def appended(path: Path) -> None:
     source = waves(180)
-    pipeline.compress(source.isel(time=slice(60)), path, tolerance=1e-3)
+    romzarr.compress(source.isel(time=slice(60)), path, tolerance=1e-3)
     for stop in (120, 180):
-        pipeline.append(path, source.isel(time=slice(stop)))
+        romzarr.append(path, source.isel(time=slice(stop)))
 
 
 @case
 def stream_closed(path: Path) -> None:
     source = waves(120)
-    with pipeline.StreamCompressor(path, tolerance=1e-2, commit_steps=40) as stream:
+    with romzarr.StreamCompressor(path, tolerance=1e-2, commit_steps=40) as stream:
         for start in range(0, 120, 20):
             stream.update(source.isel(time=slice(start, start + 20)))
 
@@ -199,7 +199,7 @@ def stream_closed(path: Path) -> None:
 @case
 def stream_open(path: Path) -> None:
     source = waves(60)
-    stream = pipeline.StreamCompressor(path, tolerance=1e-2, commit_steps=20)
+    stream = romzarr.StreamCompressor(path, tolerance=1e-2, commit_steps=20)
     for start in range(0, 60, 10):
         stream.update(source.isel(time=slice(start, start + 10)))
     stream.commit()

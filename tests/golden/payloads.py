@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
-from pipeline.coding.exact import Packing, to_integers
-from pipeline.coding.field import encode_field
+from romzarr.coding.exact import Packing, to_integers
+from romzarr.coding.field import encode_field
 
 # Shapes, levels, dtypes and orders of differences: none, few and many levels, wide and narrow.
 FIELDS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store.reader import CoefficientStore, open_store
+from romzarr.store.reading.reader import CoefficientStore, open_store
 from tests.golden.cases import CASES
 from tests.golden.decoded import decoded, described, kept
 from tests.golden.make import PAYLOADS, STORES
@@ -19,7 +19,7 @@ MOST_BYTES = 300_000
 ADVICE = (
     "stores that people have would not be read any more. If that is not meant, undo it; if it is, "
     "and the format is not frozen yet, run `make golden`, and say why in the commit message; "
-    "else give the format a new number (pipeline/store/FORMAT.md, Versions)"
+    "else give the format a new number (pipeline/romzarr/store/FORMAT.md, Versions)"
 )
 
 

@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.neural.collinearity import diagnose
-from pipeline.neural.systems import OSCILLATOR
-from pipeline.numerics.library import ConcatenatedLibrary, PolynomialLibrary, SymbolicLibrary
-from pipeline.numerics.neural_library import default_library
+from romzarr.neural.collinearity import diagnose
+from romzarr.neural.systems import OSCILLATOR
+from romzarr.numerics.dynamics.library import (
+    ConcatenatedLibrary,
+    PolynomialLibrary,
+    SymbolicLibrary,
+)
+from romzarr.numerics.dynamics.neural_library import default_library
 
 
 @pytest.fixture(scope="module")

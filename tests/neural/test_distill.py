@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.neural.distill import ENOUGH, distill
-from pipeline.numerics.networks import Network, Operator, shipped_operators
+from romzarr.neural.distill import ENOUGH, distill
+from romzarr.numerics.dynamics.networks import Network, Operator, shipped_operators
 
 
 @pytest.mark.parametrize("operator", shipped_operators(), ids=lambda o: o.name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pipeline.neural.runs import RUNS, Problem
+from romzarr.neural.runs import RUNS, Problem
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def problem():
 
 @pytest.fixture(scope="module")
 def router(jax):
-    from pipeline.neural import router
+    from romzarr.neural import router
 
     return router
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.contracts import TriangularFactor
-from pipeline.neural.collinearity import Diagnosis
-from pipeline.neural.runs import Problem, beyond, run_best, run_stlsq
-from pipeline.neural.selection import OVERLAP, STEP_BITS, choose, refit, select
-from pipeline.neural.systems import LOTKA_VOLTERRA, OSCILLATOR, PENDULUM, VAN_DER_POL
-from pipeline.numerics.neural_library import default_library
-from pipeline.numerics.triangles import canonical_r
+from romzarr.contracts import TriangularFactor
+from romzarr.neural.collinearity import Diagnosis
+from romzarr.neural.runs import Problem, beyond, run_best, run_stlsq
+from romzarr.neural.selection import OVERLAP, STEP_BITS, choose, refit, select
+from romzarr.neural.systems import LOTKA_VOLTERRA, OSCILLATOR, PENDULUM, VAN_DER_POL
+from romzarr.numerics.dynamics.neural_library import default_library
+from romzarr.numerics.triangles import canonical_r
 
 
 @pytest.mark.parametrize(("sigma", "error"), [(1e-3, 0.01), (1e-2, 0.05), (5e-2, 0.25)])

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline.neural.operations import OPERATIONS, operations
-from pipeline.numerics.networks import read_operators, shipped_operators
+from romzarr.neural.operations import OPERATIONS, operations
+from romzarr.numerics.dynamics.networks import read_operators, shipped_operators
 
 SHORT = {"epochs": 400, "seeds": 2, "hidden": (24, 24), "curve_points": 40}
 
 
 @pytest.fixture(scope="module")
 def trained(jax):
-    from pipeline.neural.training import train
+    from romzarr.neural.training import train
 
     return train(operations(("identity", "sin", "add")), **SHORT)
 
@@ -43,7 +43,7 @@ def test_the_error_of_the_file_is_that_of_the_network(trained):
 
 
 def test_the_same_seed_trains_the_same_networks(jax, trained):
-    from pipeline.neural.training import train
+    from romzarr.neural.training import train
 
     again = train(operations(("identity", "sin", "add")), **SHORT, finish=False)
     other = train(operations(("identity",)), **SHORT, finish=False, seed=1)
@@ -53,7 +53,7 @@ def test_the_same_seed_trains_the_same_networks(jax, trained):
 
 def test_files_are_read_without_a_framework(trained, tmp_path):
     pytest.importorskip("safetensors", reason="romzarr[neural] is not installed")
-    from pipeline.neural.files import save_curves, save_operators
+    from romzarr.neural.files import save_curves, save_operators
 
     save_operators(tmp_path / "o.safetensors", trained.operators, "a test")
     assert read_operators((tmp_path / "o.safetensors").read_bytes()) == trained.operators
@@ -65,7 +65,7 @@ def test_files_are_read_without_a_framework(trained, tmp_path):
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
 def test_jax_and_numpy_agree(jax, activation):
-    from pipeline.neural import mlp
+    from romzarr.neural import mlp
 
     parameters = mlp.initial(jax.random.PRNGKey(0), (2, 9, 7, 1), 1.5)
     x = np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32)

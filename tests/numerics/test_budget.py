@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import AccuracyError
-from pipeline.numerics.budget import VariableNorms, split_budget
+from romzarr.errors import AccuracyError
+from romzarr.numerics.budget import VariableNorms, split_budget
 from tests.strategies import seeds
 
 F2, F4, F8 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))

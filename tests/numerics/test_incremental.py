@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.errors import ArchiveError
-from pipeline.numerics.incremental import AT_ONCE, IncrementalPOD
-from pipeline.numerics.triangles import canonical_r
+from romzarr.errors import ArchiveError
+from romzarr.numerics.pod.incremental import AT_ONCE, IncrementalPOD
+from romzarr.numerics.triangles import canonical_r
 from tests.oracles import decaying_matrix, fluctuation, singular_values
 from tests.strategies import chunkings, seeds
 

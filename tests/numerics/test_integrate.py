@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pipeline.numerics.integrate import Dynamics, runge_kutta_step, trajectories
-from pipeline.numerics.library import PolynomialLibrary
+from romzarr.numerics.dynamics.integrate import Dynamics, runge_kutta_step, trajectories
+from romzarr.numerics.dynamics.library import PolynomialLibrary
 
 TURN = np.array([[0.0, 1.0], [-1.0, 0.0]])
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import LibraryError
-from pipeline.numerics.library import (
+from romzarr.errors import LibraryError
+from romzarr.numerics.dynamics.library import (
     ConcatenatedLibrary,
     FourierLibrary,
     PolynomialLibrary,

@@ -8,18 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.contracts import BlockSpan
-from pipeline.errors import LibraryError
-from pipeline.numerics.library import FourierLibrary, PolynomialLibrary
-from pipeline.numerics.moving import (
-    Move,
-    monomial_map,
-    moved_factor,
-    moved_library,
-    moved_plan,
-)
-from pipeline.numerics.stlsq import stlsq
-from pipeline.numerics.weakform import plan_windows, triangular_factor
+from romzarr.contracts import BlockSpan
+from romzarr.errors import LibraryError
+from romzarr.numerics.change_of_basis import Move
+from romzarr.numerics.dynamics.library import FourierLibrary, PolynomialLibrary
+from romzarr.numerics.dynamics.moving import monomial_map, moved_factor, moved_library, moved_plan
+from romzarr.numerics.dynamics.stlsq import stlsq
+from romzarr.numerics.dynamics.weakform import plan_windows, triangular_factor
 from tests.strategies import seeds
 from tests.systems_of_odes import LORENZ, with_noise
 

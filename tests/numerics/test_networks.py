@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.errors import LibraryError
-from pipeline.numerics.networks import (
+from romzarr.errors import LibraryError
+from romzarr.numerics.dynamics.networks import (
     MAX_WIDTH,
     ROWS,
     Network,
@@ -212,7 +212,7 @@ def test_the_safetensors_package_reads_the_shipped_file():
     from importlib.resources import as_file, files
 
     with (
-        as_file(files("pipeline.numerics").joinpath("operators.safetensors")) as path,
+        as_file(files("romzarr.numerics").joinpath("operators.safetensors")) as path,
         safetensors.safe_open(path, framework="numpy") as file,
     ):
         assert sorted(file.keys()) == sorted(FUNCTIONS)

@@ -8,23 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.contracts import BlockSpan
-from pipeline.errors import LibraryError
-from pipeline.numerics.library import (
+from romzarr.contracts import BlockSpan
+from romzarr.errors import LibraryError
+from romzarr.numerics.dynamics.library import (
     ConcatenatedLibrary,
     PolynomialLibrary,
     SymbolicLibrary,
     library_from_spec,
 )
-from pipeline.numerics.networks import Operator, shipped_operators
-from pipeline.numerics.neural_library import (
+from romzarr.numerics.dynamics.networks import Operator, shipped_operators
+from romzarr.numerics.dynamics.neural_library import (
     NeuralLibrary,
     chosen_operators,
     default_library,
     suitable_scales,
 )
-from pipeline.numerics.stlsq import stlsq
-from pipeline.numerics.weakform import plan_windows, triangular_factor
+from romzarr.numerics.dynamics.stlsq import stlsq
+from romzarr.numerics.dynamics.weakform import plan_windows, triangular_factor
 from tests.systems_of_odes import LINEAR_OSCILLATOR
 
 SHIPPED = shipped_operators()

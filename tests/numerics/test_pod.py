@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.numerics.factors import Defect, Place
-from pipeline.numerics.inner_products import DOUBLE, SMALL, Precision, choose_precision
-from pipeline.numerics.merge import estimate_scales, merge_in_space, merge_in_time, onto_joint
-from pipeline.numerics.pod import SNAPSHOTS_AT_ONCE, factor_block
-from pipeline.numerics.sketch import POINTS_A_COLUMN, STRIDES
-from pipeline.numerics.truncation import Cut
+from romzarr.numerics.pod.block import SNAPSHOTS_AT_ONCE, factor_block
+from romzarr.numerics.pod.factors import Defect, Place
+from romzarr.numerics.pod.inner_products import DOUBLE, SMALL, Precision, choose_precision
+from romzarr.numerics.pod.merge import estimate_scales, merge_in_space, merge_in_time, onto_joint
+from romzarr.numerics.pod.sketch import POINTS_A_COLUMN, STRIDES
+from romzarr.numerics.pod.truncation import Cut
 from tests.oracles import decaying_matrix, fluctuation, singular_values, weighted_norm
 from tests.strategies import chunkings, seeds
 

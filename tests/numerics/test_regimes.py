@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.contracts import BlockSpan, TriangularFactor
-from pipeline.numerics.regimes import MOST_REGIMES, find_regimes, serving
+from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.numerics.dynamics.regimes import MOST_REGIMES, find_regimes, serving
 
 P, Q, WINDOWS = 4, 2, 30
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from pipeline.numerics.rounding import rounded, rounded_sum
+from romzarr.numerics.rounding import rounded, rounded_sum
 
 DTYPES = ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]
 

@@ -6,15 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.contracts import BlockSpan, LatentCode
-from pipeline.numerics.integrate import Dynamics
-from pipeline.numerics.library import PolynomialLibrary
-from pipeline.numerics.sampling import (
-    STRAIGHT_LINE,
-    SampleSearch,
-    Tolerances,
-    rebuild,
-)
+from romzarr.contracts import BlockSpan, LatentCode
+from romzarr.numerics.dynamics.integrate import Dynamics
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, SampleSearch, Tolerances, rebuild
 from tests.strategies import chunkings, seeds
 from tests.systems_of_odes import (
     LINEAR_OSCILLATOR,

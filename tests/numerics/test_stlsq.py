@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.contracts import BlockSpan, TriangularFactor
-from pipeline.numerics.library import PolynomialLibrary
-from pipeline.numerics.stlsq import stlsq, without_noise
-from pipeline.numerics.weakform import plan_windows, triangular_factor
+from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.numerics.dynamics.stlsq import stlsq, without_noise
+from romzarr.numerics.dynamics.weakform import plan_windows, triangular_factor
 from tests.systems_of_odes import (
     LINEAR_OSCILLATOR,
     LORENZ,
@@ -129,7 +129,7 @@ def test_groups_of_equations_change_nothing(monkeypatch):
     g = rng.standard_normal((400, 20)) + rng.standard_normal((400, 1))
     b = g[:, :6] @ rng.standard_normal((6, 7)) + 0.1 * rng.standard_normal((400, 7))
     together = stlsq(factor_of(g, b)).coefficients
-    monkeypatch.setattr("pipeline.numerics.stlsq.GROUP_SIZE", 2 * 20**2)
+    monkeypatch.setattr("romzarr.numerics.dynamics.stlsq.GROUP_SIZE", 2 * 20**2)
     np.testing.assert_allclose(stlsq(factor_of(g, b)).coefficients, together, atol=1e-12)
     assert np.count_nonzero(together) < together.size
 

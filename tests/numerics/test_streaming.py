@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.contracts import BlockSpan
-from pipeline.errors import LibraryError
-from pipeline.numerics.library import FourierLibrary, PolynomialLibrary, SymbolicLibrary
-from pipeline.numerics.moving import Move
-from pipeline.numerics.stlsq import stlsq
-from pipeline.numerics.streaming import AT_ONCE, StreamingWeakForm
-from pipeline.numerics.weakform import plan_windows, triangular_factor, weak_rows
+from romzarr.contracts import BlockSpan
+from romzarr.errors import LibraryError
+from romzarr.numerics.change_of_basis import Move
+from romzarr.numerics.dynamics.library import FourierLibrary, PolynomialLibrary, SymbolicLibrary
+from romzarr.numerics.dynamics.stlsq import stlsq
+from romzarr.numerics.dynamics.streaming import AT_ONCE, StreamingWeakForm
+from romzarr.numerics.dynamics.weakform import plan_windows, triangular_factor, weak_rows
 from tests.strategies import chunkings, seeds
 from tests.systems_of_odes import LINEAR_OSCILLATOR, LORENZ, VAN_DER_POL, with_noise
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import LibraryError
-from pipeline.numerics.symbolic import parse
+from romzarr.errors import LibraryError
+from romzarr.numerics.dynamics.symbolic import parse
 
 VALUES = {"a1": np.array([0.3, 1.2, 2.5]), "a2": np.array([-1.1, 0.4, 0.9])}
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from pipeline.errors import LibraryError
-from pipeline.numerics.testfunctions import (
+from romzarr.errors import LibraryError
+from romzarr.numerics.dynamics.testfunctions import (
     Bell,
     SymbolicTestFunction,
     choose_support,

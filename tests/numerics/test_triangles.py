@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.numerics.triangles import Triangle, canonical_r
+from romzarr.numerics.triangles import Triangle, canonical_r
 from tests.strategies import chunkings, seeds
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.errors import AccuracyError
-from pipeline.numerics.truncation import (
+from romzarr.errors import AccuracyError
+from romzarr.numerics.pod.truncation import (
     RANK_SHARE,
     TREE_SHARE,
     Cut,

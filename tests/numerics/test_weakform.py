@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.contracts import BlockSpan, TriangularFactor
-from pipeline.errors import ConfigError, LibraryError
-from pipeline.numerics.library import PolynomialLibrary, SymbolicLibrary
-from pipeline.numerics.stlsq import stlsq
-from pipeline.numerics.testfunctions import Bell
-from pipeline.numerics.weakform import (
+from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.errors import ConfigError, LibraryError
+from romzarr.numerics.dynamics.library import PolynomialLibrary, SymbolicLibrary
+from romzarr.numerics.dynamics.stlsq import stlsq
+from romzarr.numerics.dynamics.testfunctions import Bell
+from romzarr.numerics.dynamics.weakform import (
     merge_factors,
     plan_windows,
     triangular_factor,

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
-from pipeline.objects import listing
-from pipeline.objects.listing import cuts, listed
-from pipeline.objects.remote import RemoteStore
+from romzarr.objects import listing
+from romzarr.objects.listing import cuts, listed
+from romzarr.objects.remote import RemoteStore
 
 obstore = pytest.importorskip("obstore", reason="object storage is optional")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.coding import tiles
-from pipeline.contracts import CodedLatent, LatentCode, TimeAxis
-from pipeline.encoding import attributes_to_json, encoding_to_json
-from pipeline.numerics.library import PolynomialLibrary
-from pipeline.store.writer import StoreWriter
+from romzarr.coding import tiles
+from romzarr.contracts import CodedLatent, LatentCode, TimeAxis
+from romzarr.encoding import attributes_to_json, encoding_to_json
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.store.writing.writer import StoreWriter
 
 STEP = 1e-3
 ORDERS = (2, 0, 1)

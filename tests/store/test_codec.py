@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
 
-from pipeline.coding.field import coded_field
-from pipeline.coding.wavelet import depth
-from pipeline.store.checksums import ChecksumCodec
-from pipeline.store.codec import NAME, WaveletCodec
+from romzarr.coding.field import coded_field
+from romzarr.coding.wavelet import depth
+from romzarr.store.checksums import ChecksumCodec
+from romzarr.store.codec import NAME, WaveletCodec
 
 
 def created(store, shape, chunks, dtype, codec):
@@ -66,7 +66,7 @@ def test_zarr_writes_and_reads_tables_with_differences(rows, chunk, columns, dat
 
 def test_the_codec_is_registered_by_the_import_and_declared_for_installations():
     assert get_codec_class(NAME) is WaveletCodec
-    declared = EntryPoint(NAME, "pipeline.store.codec:WaveletCodec", "zarr.codecs")
+    declared = EntryPoint(NAME, "romzarr.store.codec:WaveletCodec", "zarr.codecs")
     assert declared.load() is WaveletCodec
 
 

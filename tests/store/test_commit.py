@@ -14,11 +14,11 @@ import pytest
 import xarray as xr
 import zarr
 
-from pipeline.errors import StoreError, StoreExistsError
-from pipeline.store import commit
-from pipeline.store.engine import RomzarrBackendEntrypoint
-from pipeline.store.reader import open_store
-from pipeline.store.writer import StoreWriter
+from romzarr.errors import StoreError, StoreExistsError
+from romzarr.store import commit
+from romzarr.store.reading.engine import RomzarrBackendEntrypoint
+from romzarr.store.reading.reader import open_store
+from romzarr.store.writing.writer import StoreWriter
 
 HERE = Path(__file__).parent
 
@@ -163,7 +163,7 @@ def test_a_full_disk_at_any_write_leaves_what_was(make, write, small, monkeypatc
 
 
 def test_a_store_without_all_its_chunks_is_not_committed(make, write, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.store.tile_writer.TileWriter.write_tile", lambda *args: None)
+    monkeypatch.setattr("romzarr.store.writing.tiles.TileWriter.write_tile", lambda *args: None)
     with pytest.raises(StoreError, match="0 of 1 chunks"):
         write(make(), tmp_path / "s")
     assert not os.listdir(tmp_path)
@@ -193,7 +193,7 @@ KILLER = """
 import os, random, signal, sys, time, warnings
 sys.path.insert(0, sys.argv[2])
 import conftest, numpy as np, xarray as xr
-from pipeline.store.engine import RomzarrBackendEntrypoint as Engine
+from romzarr.store.reading.engine import RomzarrBackendEntrypoint as Engine
 
 target, fresh, kills = sys.argv[1], sys.argv[3] == "fresh", int(sys.argv[4])
 examples = [conftest.make_example(seed=n) for n in range(3)]

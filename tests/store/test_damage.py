@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import pipeline
-from pipeline.errors import PipelineError, StoreError
-from pipeline.store.reader import _opened, open_store
+import romzarr
+from romzarr.errors import PipelineError, StoreError
+from romzarr.store.reading.reader import _opened, open_store
 from tests.oracles import files_below
 
 # What each store is made with, and an array that only it has.
@@ -50,9 +50,9 @@ def source() -> xr.Dataset:
 def test_one_flipped_bit_in_any_file_is_found_and_named(kind, source, tmp_path):
     options, array = STORES[kind]
     store = tmp_path / "store.romzarr"
-    pipeline.compress(source, store, **options)
+    romzarr.compress(source, store, **options)
     assert array in open_store(store).last.arrays
-    assert pipeline.verify(store, source).ok
+    assert romzarr.verify(store, source).ok
     before = xr.open_dataset(store, engine="romzarr").load()
     rng = np.random.default_rng(1)
     for name in list(files_below(store)):
@@ -66,7 +66,7 @@ def test_one_flipped_bit_in_any_file_is_found_and_named(kind, source, tmp_path):
             # The root says where everything is, and stands for the store.
             named = str(file.relative_to(store)) if file.parent != store else str(store)
             with pytest.raises(PipelineError) as caught:
-                pipeline.verify(store, source)
+                romzarr.verify(store, source)
             assert named in str(caught.value), (named, bit)
             _opened.cache_clear()
             try:
@@ -77,14 +77,14 @@ def test_one_flipped_bit_in_any_file_is_found_and_named(kind, source, tmp_path):
             xr.testing.assert_identical(found, before)
         file.write_bytes(content)
     _opened.cache_clear()
-    assert pipeline.verify(store, source).ok
+    assert romzarr.verify(store, source).ok
 
 
 @pytest.mark.parametrize("kind", STORES)
 def test_a_file_that_is_gone_is_named(kind, source, tmp_path):
     options, _ = STORES[kind]
     store = tmp_path / "store.romzarr"
-    pipeline.compress(source, store, **options)
+    romzarr.compress(source, store, **options)
     for name in list(files_below(store)):
         file = Path(name)
         content = file.read_bytes()
@@ -92,7 +92,7 @@ def test_a_file_that_is_gone_is_named(kind, source, tmp_path):
         _opened.cache_clear()
         named = str(file.relative_to(store)) if file.parent != store else str(store)
         with pytest.raises(PipelineError) as caught:
-            pipeline.verify(store, source)
+            romzarr.verify(store, source)
         assert named in str(caught.value)
         file.write_bytes(content)
 
@@ -123,8 +123,8 @@ def test_misplaced_files_are_found_and_named(kind, source, tmp_path):
     """Two that are swapped, and one that belongs to another store at the same place."""
     options, _ = STORES[kind]
     store, other = tmp_path / "store.romzarr", tmp_path / "other.romzarr"
-    pipeline.compress(source, store, **options)
-    pipeline.compress(source + 0.1, other, **options)
+    romzarr.compress(source, store, **options)
+    romzarr.compress(source + 0.1, other, **options)
     before = xr.open_dataset(store, engine="romzarr").load()
     files = sorted(Path(name) for name in files_below(store))
     contents = {file: file.read_bytes() for file in files}

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_limits
 
-from pipeline.numerics.products import COLUMNS, INNER, ROWS
-from pipeline.store.fields import AlignedRows, FieldTile
+from romzarr.numerics.products import COLUMNS, INNER, ROWS
+from romzarr.store.reading.fields import AlignedRows, FieldTile
 from tests.strategies import seeds
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from pipeline.store import layout
+from romzarr.store import layout
 
 PAGE = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.errors import LibraryError, StoreError
-from pipeline.store import layout
-from pipeline.store.engine import RomzarrBackendEntrypoint
-from pipeline.store.reader import _opened, open_store
+from romzarr.errors import LibraryError, StoreError
+from romzarr.store import layout
+from romzarr.store.reading.engine import RomzarrBackendEntrypoint
+from romzarr.store.reading.reader import _opened, open_store
 from tests.forgery import sign, sign_metadata, write_chunk
 
 

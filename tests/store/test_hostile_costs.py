@@ -14,17 +14,17 @@ import xarray as xr
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 
-from pipeline.coding.field import encode_field
-from pipeline.encoding import attributes_to_json, encoding_from_json
-from pipeline.errors import StoreError
-from pipeline.store.limits import chunk_of
+from romzarr.coding.field import encode_field
+from romzarr.encoding import attributes_to_json, encoding_from_json
+from romzarr.errors import StoreError
+from romzarr.store.limits import chunk_of
 from tests import forged
 from tests.forgery import sign_metadata, write_chunk
 
 READ = """
 import sys, resource, xarray as xr
 from tests.forged import ACTIONS
-from pipeline.errors import StoreError
+from romzarr.errors import StoreError
 def peak():
     with open('/proc/self/status') as file:
         return int(next(line for line in file if line.startswith('VmHWM')).split()[1]) >> 10
@@ -154,7 +154,7 @@ def test_the_largest_tile_takes_less_than_allowed(tmp_path):
     code = """
 import sys, time, numpy as np
 from pathlib import Path
-from pipeline.coding.field import decode_field
+from romzarr.coding.field import decode_field
 def peak():
     with open('/proc/self/status') as file:
         return int(next(line for line in file if line.startswith('VmHWM')).split()[1]) >> 10

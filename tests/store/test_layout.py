@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.errors import StoreError
-from pipeline.store import layout
+from romzarr.errors import StoreError
+from romzarr.store import layout
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "singular_values", "ü", "", "u" * 65, ".", "U"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.errors import StoreError
-from pipeline.store.reader import open_store
-from pipeline.store.writer import StoreWriter
+from romzarr.errors import StoreError
+from romzarr.store.reading.reader import open_store
+from romzarr.store.writing.writer import StoreWriter
 from tests.store.conftest import code_fields, code_latent
 
 SIZES = {"y": 6, "x": 8}

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.errors import StoreError, StoreReplacedError
-from pipeline.store import commit, layout
-from pipeline.store.engine import RomzarrBackendEntrypoint
-from pipeline.store.reader import _opened, open_store
+from romzarr.errors import StoreError, StoreReplacedError
+from romzarr.store import commit, layout
+from romzarr.store.reading.engine import RomzarrBackendEntrypoint
+from romzarr.store.reading.reader import _opened, open_store
 
 
 def opened(path):

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline.contracts import BlockSpan
-from pipeline.errors import StoreError
-from pipeline.store import latent, reader
-from pipeline.store.checked import CheckedStore
-from pipeline.store.engine import RomzarrBackendEntrypoint
-from pipeline.store.memory import TileMemory
-from pipeline.store.reader import _opened, open_store
+from romzarr.contracts import BlockSpan
+from romzarr.errors import StoreError
+from romzarr.store.reading import latent, reader
+from romzarr.store.reading.checked import CheckedStore
+from romzarr.store.reading.engine import RomzarrBackendEntrypoint
+from romzarr.store.reading.memory import TileMemory
+from romzarr.store.reading.reader import _opened, open_store
 
 
 def opened(path, **options):

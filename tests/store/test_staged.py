@@ -13,8 +13,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import MemoryStore, WrapperStore
 
-from pipeline.store.checksums import ChecksumCodec, SealingStore
-from pipeline.store.staged import StagedStore
+from romzarr.store.checksums import ChecksumCodec, SealingStore
+from romzarr.store.writing.staged import StagedStore
 
 
 class Counting(WrapperStore[MemoryStore]):

@@ -13,13 +13,13 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.coding import tiles
-from pipeline.contracts import TimeAxis
-from pipeline.errors import StoreError
-from pipeline.store import layout
-from pipeline.store.engine import RomzarrBackendEntrypoint
-from pipeline.store.reader import _opened, open_store
-from pipeline.store.writer import StoreWriter
+from romzarr.coding import tiles
+from romzarr.contracts import TimeAxis
+from romzarr.errors import StoreError
+from romzarr.store import layout
+from romzarr.store.reading.engine import RomzarrBackendEntrypoint
+from romzarr.store.reading.reader import _opened, open_store
+from romzarr.store.writing.writer import StoreWriter
 from tests.forgery import write_chunk
 from tests.store.test_hostile import FACTS, NODE, changed
 from tests.store.test_roundtrip import indexers
@@ -149,7 +149,7 @@ def test_lazy_indexing_equals_indexing_what_was_coded(data, tmp_path_factory):
 
 
 def test_a_corner_costs_one_tile_and_its_mask(small, monkeypatch):
-    from pipeline.store.checked import CheckedStore
+    from romzarr.store.reading.checked import CheckedStore
 
     seen: list[str] = []
     checked = CheckedStore._checked
@@ -178,7 +178,7 @@ def test_mean_and_modes_of_a_variable_without_modes(small):
 
 
 def slice_of(store):
-    from pipeline.contracts import BlockSpan
+    from romzarr.contracts import BlockSpan
 
     return BlockSpan(0, store.snapshots)
 

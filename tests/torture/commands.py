@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import xarray as xr
 
-import pipeline
-from flows.cli import main
-from pipeline import StreamCompressor
-from pipeline.store.reader import open_store
+import romzarr
+from romzarr import StreamCompressor
+from romzarr.store.reading.reader import open_store
+from romzarr_flows.cli import main
 from tests.oracles import decoded_errors
 from tests.torture import data
 from tests.torture.processes import Tell
@@ -84,9 +84,7 @@ class Compress(Command):
     name = "compress"
 
     def run(self, number: int, tell: Tell) -> None:
-        pipeline.compress(
-            data.waves(number), self.store, tolerance=0, overwrite=self.store.exists()
-        )
+        romzarr.compress(data.waves(number), self.store, tolerance=0, overwrite=self.store.exists())
 
     def state(self, number: int) -> State:
         return source_in(self.store, number)
@@ -110,7 +108,7 @@ class Lossy(Command):
         self.run(-1, lambda value: None)
 
     def run(self, number: int, tell: Tell) -> None:
-        pipeline.compress(
+        romzarr.compress(
             data.waves(number), self.store, tolerance=data.TOLERANCE, overwrite=self.store.exists()
         )
 
@@ -138,13 +136,13 @@ class Append(Command):
 
     def set_up(self) -> None:
         super().set_up()
-        pipeline.compress(data.waves(0, 30), self.store, tolerance=data.TOLERANCE)
+        romzarr.compress(data.waves(0, 30), self.store, tolerance=data.TOLERANCE)
 
     def _snapshots(self, number: int) -> int:
         return 50 + 20 * number
 
     def run(self, number: int, tell: Tell) -> None:
-        pipeline.append(self.store, data.waves(0, self._snapshots(number)), commit_steps=7)
+        romzarr.append(self.store, data.waves(0, self._snapshots(number)), commit_steps=7)
 
     def state(self, number: int) -> State:
         return snapshots_in(self.store)
@@ -210,11 +208,11 @@ class Reconstruct(Command):
         return self.folder / "stores" / str(number)
 
     def make_ready(self, number: int) -> None:
-        pipeline.compress(data.waves(number), self._source(number), tolerance=0)
+        romzarr.compress(data.waves(number), self._source(number), tolerance=0)
 
     def run(self, number: int, tell: Tell) -> None:
         overwrite = self.target.exists()
-        pipeline.reconstruct(self._source(number), self.target, overwrite=overwrite)
+        romzarr.reconstruct(self._source(number), self.target, overwrite=overwrite)
 
     def state(self, number: int) -> State:
         if not self.target.exists():

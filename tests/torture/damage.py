@@ -7,8 +7,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from pipeline.errors import PipelineError
-from pipeline.store.reader import open_store
+from romzarr.errors import PipelineError
+from romzarr.store.reading.reader import open_store
 from tests.torture import data
 from tests.torture.campaign import Outcome
 

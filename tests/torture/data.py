@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-import pipeline
-from pipeline import StreamCompressor
-from pipeline.store import layout
-from pipeline.store.reader import _opened, open_store
+import romzarr
+from romzarr import StreamCompressor
+from romzarr.store import layout
+from romzarr.store.reading.reader import _opened, open_store
 
 TOLERANCE = 1e-2
 SNAPSHOTS, POINTS = 40, 24
@@ -59,9 +59,9 @@ def spike(seed: int = 0) -> xr.Dataset:
 
 
 def _appended(store: Path, seed: int) -> None:
-    pipeline.compress(waves(seed), store, tolerance=TOLERANCE)
+    romzarr.compress(waves(seed), store, tolerance=TOLERANCE)
     for snapshots in (60, 80):
-        pipeline.append(store, waves(seed, snapshots))
+        romzarr.append(store, waves(seed, snapshots))
 
 
 def _streamed(store: Path, seed: int) -> None:
@@ -75,17 +75,17 @@ def _streamed(store: Path, seed: int) -> None:
 
 def _replaced(store: Path, seed: int) -> None:
     for other in (seed + 10, seed):
-        pipeline.compress(waves(other), store, tolerance=TOLERANCE, overwrite=True)
+        romzarr.compress(waves(other), store, tolerance=TOLERANCE, overwrite=True)
 
 
 # Stores of each coding, by what they are there for.
 MAKERS: dict[str, Callable[[Path, int], object]] = {
-    "pod": lambda store, seed: pipeline.compress(waves(seed), store, tolerance=TOLERANCE),
-    "direct": lambda store, seed: pipeline.compress(noise(seed), store, tolerance=TOLERANCE),
-    "episodes": lambda store, seed: pipeline.compress(storm(seed), store, tolerance=TOLERANCE),
-    "residuals": lambda store, seed: pipeline.compress(spike(seed), store, max_error={"u": 1e-3}),
-    "lossless": lambda store, seed: pipeline.compress(waves(seed), store, tolerance=0),
-    "constant": lambda store, seed: pipeline.compress(constant(seed), store, tolerance=TOLERANCE),
+    "pod": lambda store, seed: romzarr.compress(waves(seed), store, tolerance=TOLERANCE),
+    "direct": lambda store, seed: romzarr.compress(noise(seed), store, tolerance=TOLERANCE),
+    "episodes": lambda store, seed: romzarr.compress(storm(seed), store, tolerance=TOLERANCE),
+    "residuals": lambda store, seed: romzarr.compress(spike(seed), store, max_error={"u": 1e-3}),
+    "lossless": lambda store, seed: romzarr.compress(waves(seed), store, tolerance=0),
+    "constant": lambda store, seed: romzarr.compress(constant(seed), store, tolerance=TOLERANCE),
     "appended": _appended,
     "streamed": _streamed,
     "replaced": _replaced,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import commit
+from romzarr.store import commit
 from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.commands import COMMANDS, Command, State
 from tests.torture.processes import (

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.store import layout
+from romzarr.store import layout
 from tests.torture import data
 from tests.torture.campaign import Campaign, Case, Outcome
 from tests.torture.damage import Expected, outcome_of

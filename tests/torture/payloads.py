@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import PipelineError
-from pipeline.store import checksums
-from pipeline.store.reader import open_store
+from romzarr.errors import PipelineError
+from romzarr.store import checksums
+from romzarr.store.reading.reader import open_store
 from tests.forgery import write_chunk
 from tests.torture import data
 from tests.torture.campaign import Campaign, Case, Outcome

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from flows.cli import main
+from romzarr_flows.cli import main
 from tests.flows.nightly.processes import Run, start
 
 

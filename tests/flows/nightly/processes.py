@@ -12,12 +12,12 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pipeline.compress", "pipeline.verify", "flows.nightly.run"])
+_CONTEXT.set_forkserver_preload(["romzarr.compress", "romzarr.verify", "romzarr_flows.nightly.run"])
 
 
 def _run(arguments: list[str], log: str) -> None:
     # Imported by the server already; here, so that it is of this process.
-    from flows.cli import main
+    from romzarr_flows.cli import main
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from flows.cli import main
-from flows.nightly import team
-from flows.nightly.plan import plan_run
-from pipeline.config import load_config
+from romzarr.config import load_config
+from romzarr_flows.cli import main
+from romzarr_flows.nightly import team
+from romzarr_flows.nightly.plan import plan_run
 from tests.flows.nightly.processes import wait_for
 
 NAMES = "abcde"

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 
 import pytest
 
-import pipeline
-from flows.cli import main
-from pipeline.archive import zarr_source
+import romzarr
+from romzarr.archive import zarr_source
+from romzarr_flows.cli import main
 from tests.flows.nightly.processes import wait_for
 
 # --- ends of processes --------------------------------------------------------------------
@@ -53,7 +53,7 @@ def finished(place) -> list[str]:
 
 
 def decodes(place, name, seed) -> bool:
-    return pipeline.verify(place.stores / f"{name}.romzarr", place.archive / f"{name}.zarr").ok
+    return romzarr.verify(place.stores / f"{name}.romzarr", place.archive / f"{name}.zarr").ok
 
 
 @contextmanager
@@ -278,14 +278,14 @@ def test_a_store_with_a_flipped_bit_is_found_when_it_is_not_the_one_verified(pla
 def test_a_defect_of_a_package_fails_one_dataset(place, monkeypatch, capsys):
     place.add("a.zarr", 1)
     place.add("b.zarr", 2)
-    real = pipeline.compress
+    real = romzarr.compress
 
     def compress(source, *arguments, **keywords):
         if str(source).endswith("a.zarr"):
             raise ZeroDivisionError("in somebody's code")
         return real(source, *arguments, **keywords)
 
-    monkeypatch.setattr(pipeline, "compress", compress)
+    monkeypatch.setattr(romzarr, "compress", compress)
     assert place.nightly() == 1
     out, err = capsys.readouterr()
     assert "a.zarr: ZeroDivisionError: in somebody's code" in out

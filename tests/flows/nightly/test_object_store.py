@@ -12,14 +12,14 @@ from collections import Counter
 import pytest
 import xarray as xr
 
-from flows.cli import main
-from flows.nightly import CannotRunError, lock, team
-from flows.nightly.plan import plan_run
-from pipeline import objects
-from pipeline.archive.find import find_datasets
-from pipeline.archive.stamp import stamp_of
-from pipeline.config import load_config
-from pipeline.objects import requests
+from romzarr import objects
+from romzarr.archive.find import find_datasets
+from romzarr.archive.stamp import stamp_of
+from romzarr.config import load_config
+from romzarr.objects import requests
+from romzarr_flows.cli import main
+from romzarr_flows.nightly import CannotRunError, lock, team
+from romzarr_flows.nightly.plan import plan_run
 from tests.flows.nightly.conftest import dataset
 from tests.s3_server import fresh_connections, make_bucket, proxied, serving
 

@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-import flows.nightly.catalogue
-import pipeline
-from flows.cli import main
-from flows.clusters import ClusterError
-from flows.nightly import work
-from flows.nightly.plan import since_when
-from pipeline.config import ConfigError
-from pipeline.store.reader import open_store
-from pipeline.stream_compressor import StreamCompressor
+import romzarr
+import romzarr_flows.nightly.catalogue
+from romzarr.config import ConfigError
+from romzarr.store.reading.reader import open_store
+from romzarr.streams.compressor import StreamCompressor
+from romzarr_flows.cli import main
+from romzarr_flows.clusters import ClusterError
+from romzarr_flows.nightly import work
+from romzarr_flows.nightly.plan import since_when
 from tests.flows.nightly.conftest import dataset
 
 
@@ -113,12 +113,12 @@ def test_an_append_that_was_killed_is_gone_on_with(growing, monkeypatch):
     updates, real = [], StreamCompressor.update
     monkeypatch.setattr(StreamCompressor, "update", kill)
     with pytest.raises(Killed):
-        pipeline.append(place.stores / "a.romzarr", source, commit_steps=8)
+        romzarr.append(place.stores / "a.romzarr", source, commit_steps=8)
     monkeypatch.setattr(StreamCompressor, "update", real)
     assert 96 < open_store(place.stores / "a.romzarr").snapshots < 160
     assert place.nightly() == 0
     assert (place.stores / "a.romzarr" / first).is_dir()  # appended to, not replaced
-    assert pipeline.verify(place.stores / "a.romzarr", source).ok
+    assert romzarr.verify(place.stores / "a.romzarr", source).ok
 
 
 def test_what_was_only_touched_is_settled_in_one_night(growing):
@@ -138,7 +138,7 @@ def test_what_grew_on_another_history_is_compressed_again(growing):
     root = json.loads((place.stores / "a.romzarr" / "zarr.json").read_text())
     assert len(root["attributes"]["romzarr"]["parts"]) == 1
     store, source = place.stores / "a.romzarr", place.archive / "a.zarr"
-    assert pipeline.verify(store, source).ok
+    assert romzarr.verify(store, source).ok
 
 
 def test_other_promises_compress_again_and_other_settings_do_not(place):
@@ -289,7 +289,7 @@ def test_a_run_without_workers_can_do_nothing(place, capsys, monkeypatch):
         raise ClusterError("the queue is closed")
         yield
 
-    monkeypatch.setattr("flows.clusters.threads.start", refused)
+    monkeypatch.setattr("romzarr_flows.clusters.threads.start", refused)
     place.add("a.zarr")
     assert place.nightly() == 2
     assert "the queue is closed" in capsys.readouterr().err
@@ -330,8 +330,8 @@ def test_a_clock_that_goes_back_changes_nothing_but_dates(place, capsys, monkeyp
     first = place.generation("a")
     past = datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)
     for module in ("catalogue", "plan", "record", "work", "lock", "status"):
-        if hasattr(getattr(flows.nightly, module), "now"):
-            monkeypatch.setattr(f"flows.nightly.{module}.now", lambda: past)
+        if hasattr(getattr(romzarr_flows.nightly, module), "now"):
+            monkeypatch.setattr(f"romzarr_flows.nightly.{module}.now", lambda: past)
     for _ in range(2):
         assert place.nightly() == 0
     assert place.generation("a") == first

@@ -3,8 +3,8 @@
 import json
 import shutil
 
-from flows.cli import main
-from flows.nightly.tables import columns
+from romzarr_flows.cli import main
+from romzarr_flows.nightly.tables import columns
 from tests.flows.nightly.processes import wait_for
 
 

@@ -1,0 +1,108 @@
+"""The demonstration: solve, compress, verify, draw, and say so in words and numbers."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+import time
+from pathlib import Path
+
+import xarray as xr
+
+import romzarr
+from romzarr.config import Config
+from romzarr.contracts import BlockSpan
+from romzarr.reports import CompressionReport
+from romzarr.store.reading.reader import open_store
+from romzarr_flows.demo.cylinder import CylinderFlow, write_archive
+from romzarr_flows.demo.picture import Wake, draw, singular_values
+from romzarr_flows.tables import compression_table, size, verify_table
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    directory: Path, config: Config, *, flow: CylinderFlow | None = None, snapshots: int = 240
+) -> int:
+    """Run the demonstration in `directory`; 0 if the bound holds, else 1."""
+    archive, store = directory / "cylinder.zarr", directory / "cylinder.romzarr"
+    picture = directory / "cylinder.png"
+    solve(archive, flow or CylinderFlow(), snapshots)
+    report = romzarr.compress(str(archive), str(store), config=config, overwrite=True)
+    check = romzarr.verify(str(store), str(archive), config=config)
+    draw(wake(archive, store, report), picture)
+    print(compression_table(report.to_dict(), str(archive), str(store)), end="\n\n")
+    print(verify_table(check.to_dict(), str(archive), str(store)), end="\n\n")
+    print(summary(report, store, picture))
+    return 0 if check.ok else 1
+
+
+def solve(archive: Path, flow: CylinderFlow, snapshots: int) -> None:
+    """Compute the flow, unless an earlier run has left it."""
+    if archive.exists():
+        log.info("using the flow computed before: %s", archive)
+        return
+    log.info("computing the flow past a cylinder, under a minute: %s", archive)
+    began = time.monotonic()
+    write_archive(
+        archive,
+        flow,
+        snapshots=snapshots,
+        progress=lambda done, total: log.info("%d of %d snapshots", done, total),
+    )
+    log.info("the flow took %.0f s", time.monotonic() - began)
+
+
+def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
+    """What the picture shows, from the archive and from the store as any reader sees it."""
+    original = xr.open_zarr(archive, consolidated=False)
+    decoded = xr.open_dataset(store, engine="romzarr", chunks=None)
+    coded = open_store(store).last.latent
+    shown = original.sizes["time"] // 2
+    return Wake(
+        original=original.isel(time=shown).load(),
+        decoded=decoded.isel(time=shown).load(),
+        singular_values=singular_values(original),
+        rank=report.rank,
+        tolerance=report.tolerance,
+        times=coded.times,
+        coefficients=coded.span(BlockSpan(0, coded.snapshots)),
+        kept=coded.index,
+        equations=equation_lines(str(store)),
+        title=f"{original.attrs['title']}: {size(report.raw_bytes)} in "
+        f"{size(report.stored_bytes)}, {report.compression_ratio:.3g} times smaller, "
+        f"relative error {report.relative_l2_error['largest']:.2g}",
+    )
+
+
+def equation_lines(store: str) -> list[str]:
+    """The equations alone, without the remarks around them."""
+    lines = romzarr.equations(store).text().splitlines()
+    return [line.split("    [")[0] for line in lines if "' = " in line]
+
+
+def summary(report: CompressionReport, store: Path, picture: Path) -> str:
+    """The result in words."""
+    became = f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes and "
+    if report.kept_samples:
+        rest = report.snapshots - report.kept_samples
+        became += (
+            f"{report.kept_samples} samples of their coefficients; a model of "
+            f"{report.nonzero_terms} terms foretells the other {rest}, and what it misses is "
+            "coded beside it. "
+        )
+    else:
+        became += (
+            f"their coefficients. A model of {report.nonzero_terms} terms describes them; in a "
+            "record this short it takes more bytes than it saves, so it is kept to be read. "
+        )
+    became += (
+        f"The store takes {size(report.stored_bytes)} in place of {size(report.raw_bytes)}; "
+        "a longer record adds coefficients, hardly any modes."
+    )
+    return f"""\
+{textwrap.fill(became, 90)}
+
+picture:    {picture}
+equations:  romzarr equations {store}
+in Python:  xarray.open_dataset("{store}", engine="romzarr", chunks={{}})"""

@@ -1,0 +1,140 @@
+"""Plans, runs and standings as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from romzarr_flows.nightly.catalogue import Entry
+from romzarr_flows.nightly.plan import STATES, Plan
+from romzarr_flows.nightly.record import Record
+from romzarr_flows.nightly.status import LastRun, Standing
+from romzarr_flows.tables import size, table
+
+# Datasets named one by one at the end of a run; `romzarr status` names all.
+NAMED = 20
+# What is said of a dataset that has vanished.
+GONE = "not in the archive any more; what was stored of it stays"
+
+
+def plan_table(plan: Plan) -> str:
+    """What a run would do, with sizes."""
+    rows = [
+        (job.state, job.dataset.name, size(job.dataset.nbytes), STATES[job.state], job.reason)
+        for job in plan.jobs
+    ]
+    head = ("found", "dataset", "size", "to do", "why")
+    total = f"{len(plan.jobs)} to do, {size(plan.nbytes)} to read; {len(plan.kept)} as they are"
+    gone = [f"{entry.dataset}: {GONE}" for entry in plan.vanished]
+    return "\n".join(
+        [*(columns([head, *rows]) if rows else []), *gone, *([""] if rows else []), total]
+    )
+
+
+def run_table(record: Record) -> str:
+    """What a run did, and what could be archived away now."""
+    outcomes = {"stored": record.stored, "failed": record.failed}
+    counts = [f"{len(found)} {word}" for word, found in outcomes.items() if found]
+    counts += [f"{len(record.kept)} as they were"] if record.kept else []
+    counts += [f"{len(record.left)} left for the next run"] if record.left else []
+    why = f" ({record.reason})" if record.reason else ""
+    more = len(record.vanished) - NAMED
+    rows = [
+        ("datasets", f"{record.datasets}: {', '.join(counts) or 'none'}"),
+        *(("FAILED", f"{each['dataset']}: {each['message']}") for each in record.failed),
+        *(("GONE", f"{name}: {GONE}") for name in record.vanished[:NAMED]),
+        *((("", f"and {more} more: romzarr status"),) if more > 0 else ()),
+        *archivable(record),
+        ("record", f"catalogue/{record.name}"),
+    ]
+    return table(f"nightly run of {record.began:%Y-%m-%d %H:%M:%S} UTC: {record.state}{why}", rows)
+
+
+def archivable(record: Record) -> list[tuple[str, str]]:
+    """Datasets with a verified store: their owner may move them away; romzarr never does."""
+    kept = [
+        (job.dataset.nbytes, job.last.stored_bytes or 0, (job.last.verified or {}).get("error", 0))
+        for job in record.kept
+        if job.last
+    ]
+    new = [
+        (each["archive_bytes"], each["stored_bytes"], each["verified"]["error"])
+        for each in record.stored
+    ]
+    if not kept and not new:
+        return []
+    original, stored, errors = zip(*kept, *new, strict=True)
+    rows = [
+        f"{len(errors)} datasets of {size(sum(original))} have a verified store "
+        f"({size(sum(stored))}); the largest error is {max(errors):.2e}"
+    ]
+    rows += [
+        f"{each['dataset']}: {size(each['archive_bytes'])} -> {size(each['stored_bytes'])}, "
+        f"error {each['verified']['error']:.2e} ({each['verified']['how']})"
+        for each in record.stored[:NAMED]
+    ]
+    more = len(record.stored) - NAMED
+    rows += [f"and {more} more of this run: romzarr status"] if more > 0 else []
+    return [("could be archived away" if i == 0 else "", row) for i, row in enumerate(rows)]
+
+
+def status_table(found: Sequence[Standing], last: LastRun | None) -> str:
+    """A line a dataset, those first that need attention."""
+    head = ("dataset", "state", "ratio", "error", "verified", "age", "")
+    rows = [
+        (
+            each.dataset,
+            each.state,
+            *measured(each.entry),
+            age(each.age_seconds),
+            each.reason,
+        )
+        for each in found
+    ]
+    states = [each.state for each in found]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+    lines = columns([head, *rows]) if rows else []
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{len(found)} datasets: {counts or 'none'}",
+            f"last run: {last or 'none yet'}",
+        ]
+    )
+
+
+def measured(entry: Entry | None) -> tuple[str, str, str]:
+    """Ratio, error as stored, and error as verified."""
+    if entry is None or entry.ratio is None or entry.relative_l2_error is None:
+        return "-", "-", "-"
+    found = entry.verified or {}
+    checked = f"{found.get('error', 0):.2e} ({found.get('how')})" if found else "-"
+    return f"{entry.ratio:.3g}", f"{entry.relative_l2_error:.2e}", checked
+
+
+def age(seconds: float | None) -> str:
+    """Time that has passed, in the unit that people use.
+
+    >>> age(30), age(5400), age(3 * 86400), age(None)
+    ('30 s', '90 min', '3 d', '-')
+    """
+    if seconds is None:
+        return "-"
+    for unit, length, most in (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows with their cells one below the other.
+
+    >>> columns([("a", "b"), ("long", "c")])
+    ['a     b', 'long  c']
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,144 @@
+"""The parts of a page that show fields: snapshots, modes, maps of the error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from romzarr.store.reading.reader import CoefficientStore
+from romzarr.views.error_maps import Deviation
+from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
+from romzarr.views.sections import Axis, Section
+from romzarr_flows.report import page
+from romzarr_flows.report.maps import ROW, Panel, field_figure, fitting, loadings_figure
+from romzarr_flows.report.svg import inline, subscript, told_apart
+
+Matrix = NDArray[np.float64]
+
+# Modes in a row, and variables without space whose modes are drawn together.
+MODES, VALUES = 4, 200
+
+
+def modes_part(opened: CoefficientStore, sections: Sequence[Section]) -> str:
+    """Modes of a few variables; of those without space all together."""
+    coded = [s for s in sections if opened.variables[s.variable].coding == "pod"]
+    spatial = [section for section in coded if section.kind != "value"]
+    loadings = _loadings(opened) if len(spatial) < len(coded) else ""
+    says = (
+        "Each mode times the root mean square of its coefficient: how far it usually moves the "
+        "variable, in its units."
+    )
+    rows = "".join(_modes(opened, s, k) for k, s in enumerate(spatial))
+    return loadings + rows + (page.paragraph(says, "quiet") if rows else "")
+
+
+def snapshots_part(
+    opened: CoefficientStore, dataset: xr.Dataset, sections: Sequence[Section], time: Axis
+) -> str:
+    """A few snapshots of maps; of lines all along time."""
+    found = ""
+    for number, section in enumerate(sections):
+        if section.kind == "line":
+            found += _along_time(opened, dataset, section, time, number)
+        elif section.kind != "value":
+            found += _snapshots(opened, dataset, section, number)
+    return found
+
+
+def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> str:
+    """Root of the mean squared error of each variable, those with the same axes in one row."""
+    rows: list[list[Panel]] = []
+    names = told_apart([section.variable for section in sections])
+    for section, name, found in zip(sections, names, deviations, strict=False):
+        if section.kind == "value" or not found.relative.any():
+            continue
+        title = name + section.title.removeprefix(section.variable)
+        panel = Panel(title, section, found.map, "error", found.map)
+        if not rows or len(rows[-1]) == ROW or not _alike(rows[-1][0].section, section):
+            rows.append([])
+        rows[-1].append(panel)
+    figures = (
+        inline(field_figure(row), f"error{k}", "error by place") for k, row in enumerate(rows)
+    )
+    says = "Root mean square error over time and all dims not shown, in the variable's units."
+    return "".join(map(page.figure, figures)) + (page.paragraph(says, "quiet") if rows else "")
+
+
+def _alike(one: Section, other: Section) -> bool:
+    return one.kind == other.kind and all(
+        a.label == b.label and np.array_equal(a.values, b.values)
+        for a, b in zip(one.axes, other.axes, strict=True)
+    )
+
+
+def _row(section: Section, figure: Figure, name: str, says: str) -> str:
+    note = f" <span class='quiet'>{escape(section.note)}</span>" if section.note else ""
+    heading = f"<h3>{escape(section.title)}{note}</h3>"
+    return heading + page.figure(inline(figure, name, f"{says} of {section.variable}"))
+
+
+def _modes(opened: CoefficientStore, section: Section, number: int) -> str:
+    """Modes, each as large as it moves the variable: times the usual size of its coefficient."""
+    usual = opened.last.singular_values[:MODES] / np.sqrt(opened.last.snapshots)
+    found = modes_at(opened, section, MODES)
+    panels = [
+        Panel(
+            f"mode {k + 1} times usual {subscript(k + 1)}",
+            section,
+            mode * size,
+            "diverging",
+            mode * size,
+        )
+        for k, (mode, size) in enumerate(zip(found, usual, strict=True))
+    ]
+    return _row(section, field_figure(panels), f"modes{number}", "modes")
+
+
+def _snapshots(opened: CoefficientStore, dataset: xr.Dataset, section: Section, number: int) -> str:
+    """The first, middle and last snapshot as decoded, in the same colours."""
+    time, last = opened.facts["time"]["dim"], opened.snapshots - 1
+    numbers = sorted({0, last // 2, last})
+    values = [snapshot_at(dataset, section, time, n) for n in numbers]
+    together = np.stack(values)
+    scale = fitting(together)
+    panels = [
+        Panel(f"{time} {_when(dataset, time, n)}", section, each, scale, together)
+        for n, each in zip(numbers, values, strict=True)
+    ]
+    return _row(section, field_figure(panels), f"snapshots{number}", "snapshots")
+
+
+def _along_time(
+    opened: CoefficientStore, dataset: xr.Dataset, section: Section, time: Axis, number: int
+) -> str:
+    """Values over space and time, as decoded."""
+    numbers, values = rows_at(dataset, section, opened.facts["time"]["dim"])
+    axes = (section.axes[0], Axis(time.label, time.values[numbers]))
+    plane = replace(section, kind="map", axes=axes, to_scale=False)
+    panel = Panel("as decoded", plane, values, fitting(values), values)
+    return _row(section, field_figure([panel], columns=1), f"snapshots{number}", "values")
+
+
+def _when(dataset: xr.Dataset, time: str, number: int) -> str:
+    if time not in dataset.coords:
+        return f"number {number}"
+    value = dataset[time].values[number]
+    if np.issubdtype(type(value), np.datetime64):
+        return str(np.datetime_as_string(value, unit="m")).replace("T", " ")
+    return f"{value:.5g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _loadings(opened: CoefficientStore) -> str:
+    """How much of each variable without space a mode carries: their correlation."""
+    names = [n for n, v in opened.variables.items() if v.coding == "pod" and not v.space_shape]
+    found = np.array([opened.last.modes(n) * opened.last.singular_values for n in names[:VALUES]])
+    correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
+    figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
+    says = "Correlation of each variable with the leading coefficients."
+    return page.figure(inline(figure, "loadings", says), says)

@@ -1,0 +1,128 @@
+"""Equations as MathML, which browsers typeset by themselves.
+
+The libraries of terms write their names in a small part of LaTeX (`Library.latex`): numbers,
+``a_{1}``, powers, functions, fractions, roots and brackets. That part is read here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from html import escape
+
+import numpy as np
+
+from romzarr.operations.describe import Equations, Regime
+
+# Equations typeset, and terms of each: the largest, if there are more.
+EQUATIONS, TERMS = 12, 40
+MINUS = "\N{MINUS SIGN}"
+
+_TOKEN = re.compile(
+    r"""\\mathrm\{(?P<name>(?:\\_|[^{}])*)\}
+    |\\left(?P<open>.)|\\right(?P<close>.)|\\(?P<command>[a-zA-Z]+)
+    |(?P<number>\d+\.?\d*(?:e[+-]?\d+)?)|(?P<letter>[a-zA-Z])
+    |(?P<script>[_^])|(?P<begin>\{)|(?P<end>\})
+    |(?P<blank>\\,|\s+)|(?P<sign>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class _Reader:
+    """Tokens of a term, read from the left; every piece becomes one MathML element."""
+
+    def __init__(self, latex: str) -> None:
+        found = (
+            (match.lastgroup or "", match[match.lastgroup or 0]) for match in _TOKEN.finditer(latex)
+        )
+        self.tokens = deque(token for token in found if token[0] != "blank")
+
+    def row(self, end: str = "") -> str:
+        """Elements up to a closing token, which is read too."""
+        found: list[str] = []
+        while self.tokens:
+            kind, text = self.tokens.popleft()
+            if kind == end:
+                break
+            found.append(self._with_scripts(self._piece(kind, text)))
+        return found[0] if len(found) == 1 else f"<mrow>{''.join(found)}</mrow>"
+
+    def _piece(self, kind: str, text: str) -> str:
+        match kind, text:
+            case "open", _:
+                closing = {"(": ")"}.get(text, text)
+                return f"<mrow>{_operator(text)}{self.row('close')}{_operator(closing)}</mrow>"
+            case "command", "frac":
+                return f"<mfrac>{self._argument()}{self._argument()}</mfrac>"
+            case "command", "sqrt":
+                return f"<msqrt>{self._argument()}</msqrt>"
+            case "begin", _:
+                return self.row("end")
+            case "name" | "command", _:
+                return f'<mi mathvariant="normal">{escape(text.replace(chr(92), ""))}</mi>'
+            case "number", _:
+                return f"<mn>{text}</mn>"
+            case "letter", _:
+                return f"<mi>{text}</mi>"
+        return _operator(text)
+
+    def _argument(self) -> str:
+        return self._piece(*self.tokens.popleft()) if self.tokens else "<mrow></mrow>"
+
+    def _with_scripts(self, base: str) -> str:
+        scripts: dict[str, str] = {}
+        while self.tokens and self.tokens[0][0] == "script":
+            _, which = self.tokens.popleft()
+            scripts[which] = self._argument()
+        match scripts:
+            case {"_": below, "^": above}:
+                return f"<msubsup>{base}{below}{above}</msubsup>"
+            case {"_": below}:
+                return f"<msub>{base}{below}</msub>"
+            case {"^": above}:
+                return f"<msup>{base}{above}</msup>"
+        return base
+
+
+def _operator(sign: str) -> str:
+    return f"<mo>{escape(MINUS if sign == '-' else sign)}</mo>"
+
+
+def term(latex: str) -> str:
+    """MathML of one term of a library.
+
+    >>> term("a_{1}^{2}")
+    '<msubsup><mi>a</mi><mn>1</mn><mn>2</mn></msubsup>'
+    """
+    return _Reader(latex).row()
+
+
+def equation_rows(equations: Equations, regime: Regime) -> Iterator[str]:
+    """A row of HTML for each equation; lines break between terms, where browsers break none."""
+    for k in range(min(EQUATIONS, regime.coefficients.shape[1])):
+        column = regime.coefficients[:, k]
+        used = np.flatnonzero(column)
+        largest = np.sort(used[np.argsort(-np.abs(column[used]))[:TERMS]])
+        left = _math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1)
+        signs = [
+            _signed(float(column[p]), equations.symbols[p], i == 0) for i, p in enumerate(largest)
+        ]
+        more = f"<span>+ {len(used) - len(largest)} more</span>" if len(used) > len(largest) else ""
+        right = "".join(signs) + more or "<math><mn>0</mn></math>"
+        residual = f'<span class="quiet">residual {100 * regime.residual[k]:.2g} %</span>'
+        yield f'<div class="left">{left}</div><div class="right">{right}{residual}</div>'
+
+
+def _math(letter: str, number: int) -> str:
+    return f"<math><msub>{letter}<mn>{number}</mn></msub><mo>=</mo></math>"
+
+
+def _signed(value: float, latex: str, first: bool) -> str:
+    sign = MINUS if value < 0 else "" if first else "+"
+    mantissa, _, exponent = f"{abs(value):.4g}".partition("e")
+    number = f"<mn>{mantissa}</mn>"
+    if exponent:
+        number += f"<mo>·</mo><msup><mn>10</mn><mn>{int(exponent)}</mn></msup>"
+    shown = number if latex == "1" else f"{number}<mspace width='0.17em'/>{term(latex)}"
+    return f"<math><mo form='infix'>{sign}</mo>{shown}</math>" if sign else f"<math>{shown}</math>"

@@ -1,0 +1,133 @@
+"""Ends that the system asks for: SIGINT, SIGTERM and SIGHUP end a command alike.
+
+The first signal raises `Ended` in the main thread, wherever that is, so that everything under way
+is taken back by the same blocks that take it back after an error. The second is ignored, so that
+they are not interrupted. The third kills.
+
+An exception that comes at any moment may also come where somebody catches everything, in an
+optional import or a destructor. One that has vanished so is raised again.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import weakref
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+# Windows has no SIGHUP.
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if name in signal.Signals.__members__
+)
+# Ignored before: somebody told to end twice, by a terminal and by what watches over it.
+_IGNORED = 2
+_SOON_SECONDS = 0.02
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class EndingOnSignals:
+    """Context in which a signal ends what the main thread does; elsewhere it changes nothing.
+
+    Signals that were ignored before stay ignored: nohup and background jobs of a shell rely on it.
+
+    Attributes
+    ----------
+    number : int
+        The signal that came; 0 if none has.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._received = 0
+        self._open = False
+        self._before: dict[int, Any] = {}
+        self._hooks: tuple[Any, Any] = (sys.unraisablehook, threading.excepthook)
+
+    @property
+    def name(self) -> str:
+        """Name of the signal."""
+        return signal.Signals(self.number).name
+
+    @property
+    def status(self) -> int:
+        """Exit status of a process that the signal has ended, as shells have it."""
+        return 128 + self.number
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._open = True
+            sys.unraisablehook = self._unraisable
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if not self._before:
+            return
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        sys.unraisablehook, threading.excepthook = self._hooks
+        logging.disable(logging.NOTSET)
+
+    def close(self) -> None:
+        """Raise no more: what was to be done is done, or is being taken back."""
+        self._open = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._received += 1
+        if self._received == 1 and self._open:
+            self.number = number
+            _keep_quiet()
+            raise self._ended()
+        if self._received > _IGNORED:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def _ended(self) -> Ended:
+        # Made here, so that no frame of its traceback refers to it: it is to go when it is dropped.
+        ended = Ended(self.number)
+        weakref.finalize(ended, self._vanished).atexit = False
+        return ended
+
+    def _vanished(self) -> None:
+        if self._open:
+            # Raised here it would vanish again: this runs where exceptions are ignored.
+            again = threading.Timer(_SOON_SECONDS, self._again)
+            again.daemon = True
+            again.start()
+
+    def _again(self) -> None:
+        if self._open:
+            self._received = 0
+            signal.pthread_kill(threading.main_thread().ident or 0, self.number)
+
+    def _unraisable(self, unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Ended):
+            self._hooks[0](unraisable)
+
+
+def _keep_quiet() -> None:
+    """Say nothing of what breaks because work under way is given up; the end is one line."""
+    logging.disable(logging.CRITICAL)
+    threading.excepthook = lambda args: None

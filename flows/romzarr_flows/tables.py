@@ -1,0 +1,229 @@
+"""Results as plain text: a title, then one fact a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from romzarr.progress import size as size
+from romzarr_flows.terminal import escaped
+
+Facts = Mapping[str, Any]
+
+# How a variable is coded, in words.
+CODINGS = {
+    "pod": "POD modes",
+    "direct": "values, without POD",
+    "constant": "constant, exact",
+    "lossless": "values, to the bit",
+}
+
+
+def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """Two columns under a title; a row without a name goes on with the row above.
+
+    >>> print(table("run", [("rank", "3"), ("snapshots", "40")]))
+    run
+      rank       3
+      snapshots  40
+    """
+    rows = [(escaped(name), escaped(value)) for name, value in rows]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(
+        [escaped(title), *(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)]
+    )
+
+
+def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str, str]]:
+    """The error of each variable beside the tolerance; the largest is said when there are more."""
+    variables = {name: value for name, value in errors.items() if name != "largest"}
+    width = max((len(name) for name in variables), default=0)
+    rows = [
+        (
+            "" if i else "relative L2 error",
+            f"{name:<{width}}  {value:.3e}{verdict(value, tolerance)}",
+        )
+        for i, (name, value) in enumerate(variables.items())
+    ]
+    return [*rows, ("tolerance", f"{tolerance:g}" if tolerance else "0, lossless")]
+
+
+def value_rows(errors: Mapping[str, float], bounds: Mapping[str, float]) -> list[tuple[str, str]]:
+    """The largest error of single values beside its bound, of variables that have one.
+
+    >>> value_rows({"u": 0.0098, "v": 3.0}, {"u": 0.01})
+    [('largest error', 'u  9.800e-03 of at most 0.01')]
+    """
+    width = max((len(name) for name in bounds), default=0)
+    lines = [
+        f"{name:<{width}}  {errors[name]:.3e} of at most {bound:g}"
+        + ("" if errors[name] <= bound else "  ABOVE THE BOUND")
+        for name, bound in bounds.items()
+        if name in errors
+    ]
+    return continued("largest error", lines)
+
+
+def verdict(value: float, tolerance: float) -> str:
+    return "" if value <= tolerance else "  ABOVE THE TOLERANCE"
+
+
+def size_rows(facts: Facts) -> list[tuple[str, str]]:
+    return [
+        ("archive", f"{size(facts['raw_bytes'])} uncompressed"),
+        ("store", size(facts["stored_bytes"])),
+        ("compression ratio", f"{facts['compression_ratio']:.3g}"),
+    ]
+
+
+def compression_table(report: Facts, source: str, store: str) -> str:
+    rows = [
+        *error_rows(report["relative_l2_error"], report["tolerance"]),
+        *value_rows(report["largest_pointwise_error"], report["max_error"]),
+        ("rank", f"{report['rank']} POD modes"),
+        ("model", f"{report['nonzero_terms']} terms"),
+        ("kept samples", f"{report['kept_samples']} of {report['snapshots']} snapshots"),
+        *size_rows(report),
+        ("time", f"{report['seconds']:.1f} s, {report['cpu_seconds']:.1f} s of CPU"),
+        ("read", f"{size(report['bytes_read'])} in {report['chunks_read']} chunks"),
+    ]
+    return with_advice(table(f"{source} -> {store}", rows), report)
+
+
+def append_table(report: Facts, source: str, store: str) -> str:
+    rows = [
+        ("appended", f"{report['appended']} snapshots, now {report['snapshots']}"),
+        *error_rows(report["relative_l2_error"], report["tolerance"]),
+        ("rank", f"{report['rank']} POD modes"),
+        ("parts", str(report["parts"])),
+        *size_rows(report),
+        ("time", f"{report['seconds']:.1f} s"),
+    ]
+    return table(f"{source} -> {store}", rows)
+
+
+def with_advice(text: str, report: Facts) -> str:
+    return f"{text}\n\n{report['advice']}" if report.get("advice") else text
+
+
+def verify_table(report: Facts, source: str, store: str) -> str:
+    outcome = "keeps its bound" if report["ok"] else "BREAKS ITS BOUND"
+    problems = [("problem", problem) for problem in report["problems"]]
+    rows = [
+        *error_rows(report["relative_l2_error"], report["tolerance"]),
+        *value_rows(report["largest_pointwise_error"], report["max_error"]),
+        *([("worst place", report["worst"])] if report["worst"] else []),
+        *problems,
+        ("compared", f"{100 * report['compared']:.3g} % of the values"),
+        ("time", f"{report['seconds']:.1f} s"),
+    ]
+    return table(f"{store} {outcome} against {source}", rows)
+
+
+def info_table(info: Facts, store: str) -> str:
+    rows = [
+        *error_rows(info["relative_l2_error"], info["tolerance"]),
+        *value_rows(info["largest_pointwise_error"], info["max_error"]),
+        ("error measured by", info["error_measured_by"]),
+        ("rank", f"{info['rank']} POD modes"),
+        ("energy by mode", energies(info["energy_by_mode"])),
+        ("model", terms(info)),
+        *continued("terms by bytes", bytes_of_terms(info["model"])),
+        ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
+        *continued("foretold by", predictors(info["prediction"])),
+        *size_rows(info),
+        *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
+        *continued("variable", [f"{k}: {shape(v)}" for k, v in info["variables"].items()]),
+        *continued("without POD", [f"snapshots {a} to {b - 1}" for a, b in info["episodes"]]),
+        *continued("time", [plain(info["time"])]),
+        *continued("source", [f"{k}: {plain(v)}" for k, v in info["source"].items()]),
+        ("written with", plain(info["versions"])),
+        ("format", str(info["format"])),
+    ]
+    return with_advice(table(store, rows), info)
+
+
+def shape(variable: Facts) -> str:
+    """Dims with their lengths, the dtype, and how the values are coded.
+
+    >>> shape({"dims": ["time", "x"], "shape": [240, 192], "dtype": "float32", "coding": "pod"})
+    'time 240, x 192; float32; POD modes'
+    """
+    dims = zip(variable["dims"], variable["shape"], strict=True)
+    lengths = ", ".join(f"{dim} {length}" for dim, length in dims)
+    residuals = " and residuals" if variable.get("corrected") else ""
+    return f"{lengths}; {variable['dtype']}; {CODINGS[variable['coding']]}{residuals}"
+
+
+def terms(info: Facts) -> str:
+    """How many terms there are, and for how many regimes.
+
+    >>> terms({"nonzero_terms": 54, "model": {"terms": [27, 27], "decodes": True}})
+    '54 terms, for 2 regimes'
+    >>> terms({"nonzero_terms": 12, "model": {"terms": [12], "decodes": False}})
+    '12 terms, not used for decoding'
+    """
+    regimes, count = len(info["model"]["terms"]), info["nonzero_terms"]
+    unused = ", not used for decoding" if count and not info["model"]["decodes"] else ""
+    return f"{count} terms" + (f", for {regimes} regimes" if regimes > 1 else "") + unused
+
+
+def bytes_of_terms(model: Facts) -> list[str]:
+    """Why the model has the terms it has.
+
+    >>> model = {"bytes": {"model": 1650, "none": 2400}, "tried": [[10, 8, 1700], [10, 6, 1650]]}
+    >>> print("\\n".join(bytes_of_terms(model)))
+    the coefficients take 1.6 kB with the model (terms included), 2.4 kB without
+    8 terms of a library of 10: 1.7 kB
+    6 terms of a library of 10: 1.6 kB
+    """
+    if "bytes" not in model:
+        return []
+    with_it, without = model["bytes"]["model"], model["bytes"]["none"]
+    first = f"the coefficients take {size(with_it)} with the model (terms included), "
+    first += f"{size(without)} without"
+    if with_it >= without:
+        first += ": it is there to be read"
+    return [
+        first,
+        *(f"{n} terms of a library of {p}: {size(b)}" for p, n, b in model["tried"]),
+    ]
+
+
+def predictors(prediction: Facts) -> list[str]:
+    """What foretells the coefficients; what nothing foretells is left to wavelets.
+
+    >>> found = {"blocks": 12, "modelled_blocks": 3, "polynomial_orders": [5, 4, 0, 1]}
+    >>> print("\\n".join(predictors(found)))
+    the model in 3 of 12 time blocks
+    polynomials of degree 4, 3, 0 for modes 1, 2, 4
+    """
+    if not prediction:
+        return []
+    modelled, blocks = prediction["modelled_blocks"], prediction["blocks"]
+    lines = [f"the model in {modelled} of {blocks} time blocks"] if modelled else []
+    orders = {k: order for k, order in enumerate(prediction["polynomial_orders"], 1) if order}
+    if orders:
+        degrees = ", ".join(str(order - 1) for order in orders.values())
+        lines.append(f"polynomials of degree {degrees} for modes {', '.join(map(str, orders))}")
+    return lines
+
+
+def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:
+    """Rows of one fact that takes several lines."""
+    return [("" if i else name, line) for i, line in enumerate(lines)]
+
+
+def energies(shares: Sequence[float], most: int = 6) -> str:
+    """Shares of the leading modes, in per cent."""
+    leading = ", ".join(f"{100 * share:.3g}" for share in shares[:most])
+    return f"{leading}{' ...' if len(shares) > most else ''} %" if shares else "none"
+
+
+def plain(value: Any) -> str:
+    """A fact in one line, whatever its shape."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,62 @@
+"""romzarr: error-bounded compression of simulation output by its dynamics.
+
+The operations, each a function: `compress`, `append`, `verify`, `reconstruct`, `info`, `equations`.
+The method behind them lies in `numerics` (arrays in, arrays out) and `chunked` (Dask).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from romzarr.config import Config, load_config
+    from romzarr.operations.append import append
+    from romzarr.operations.compress import compress
+    from romzarr.operations.describe import equations, info
+    from romzarr.operations.reconstruct import reconstruct
+    from romzarr.operations.verify import verify
+    from romzarr.streams.compressor import StreamCompressor
+
+    __version__: str
+
+_HOMES = {
+    "Config": "romzarr.config",
+    "StreamCompressor": "romzarr.streams.compressor",
+    "append": "romzarr.operations.append",
+    "compress": "romzarr.operations.compress",
+    "equations": "romzarr.operations.describe",
+    "info": "romzarr.operations.describe",
+    "load_config": "romzarr.config",
+    "reconstruct": "romzarr.operations.reconstruct",
+    "verify": "romzarr.operations.verify",
+}
+
+__all__ = [
+    "Config",
+    "StreamCompressor",
+    "__version__",
+    "append",
+    "compress",
+    "equations",
+    "info",
+    "load_config",
+    "reconstruct",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an operation when it is first used: opening a store needs none of Dask."""
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("romzarr")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'romzarr' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

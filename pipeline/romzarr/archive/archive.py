@@ -1,0 +1,158 @@
+"""What an archive holds, before anything is read from it but its metadata and times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from romzarr.archive.checks import refuse_names, select
+from romzarr.archive.history import Mark, history_of
+from romzarr.archive.provider import Piece, Provider, digest_of
+from romzarr.archive.stamp import unchanging
+from romzarr.archive.time_axis import MIN_SNAPSHOTS, time_axis
+from romzarr.archive.weights import weights_of
+from romzarr.contracts import ArchivedVariable, TimeAxis
+from romzarr.encoding import attributes_to_json, encoding_to_json
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An opened archive.
+
+    ``name`` is its path or URL without credentials. ``variables`` are to be compressed;
+    ``carried`` has all coordinates and the data variables that go over unchanged, lazily:
+    it may hold open files and the credentials of this process, so it has no place in a task.
+    ``order`` names all data variables as the archive orders them. ``attrs``, ``encoding``
+    (of the dataset), ``variable_attrs`` and ``variable_encoding`` (of the variables to be
+    compressed, by name) are strict JSON; `romzarr.encoding.encoding_from_json` restores each.
+    ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
+    metadata, times or what is stored for a variable change; ``marks`` tell where in time, if
+    the source stores chunks that it lists, or, if ``marks_values``, all values are in memory.
+    ``location`` is the path or URL that was opened, and ``stamp`` tells whether any of its files
+    has been written since; both are empty for data that was open already, and the stamp where no
+    files are listed (http).
+    """
+
+    name: str
+    variables: tuple[ArchivedVariable, ...]
+    time: TimeAxis
+    carried: xr.Dataset
+    order: tuple[str, ...]
+    attrs: Mapping[str, Any]
+    encoding: Mapping[str, Any]
+    variable_attrs: Mapping[str, Mapping[str, Any]]
+    variable_encoding: Mapping[str, Mapping[str, Any]]
+    raw_bytes: int
+    fingerprint: str
+    marks: Mapping[str, tuple[Mark, ...]]
+    marks_values: bool
+    location: str = ""
+    stamp: str = ""
+
+    def source_facts(self, snapshots: int) -> dict[str, Any]:
+        """What a store of the first `snapshots` says about where they are from."""
+        history = history_of(self.marks, snapshots)
+        known = {self.history: history} if history else {}
+        stamp = {"stamp": self.stamp} if self.stamp else {}
+        # Who made a store, on which machine and in which folder, is nobody's business.
+        name = self.name.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+        return {"name": name, "fingerprint": self.fingerprint, **stamp, **known}
+
+    @property
+    def history(self) -> str:
+        """Name of the fact that has what `marks` say: of files, or of values."""
+        return "value_history" if self.marks_values else "history"
+
+    def unchanging(self) -> AbstractContextManager[None]:
+        """Context in which the archive is read; raises at its end if it was written meanwhile."""
+        return unchanging(self.location, self.stamp)
+
+
+def archive_from(
+    provider: Provider,
+    time: str,
+    variables: str | Sequence[str],
+    weights: str,
+    least: int = MIN_SNAPSHOTS,
+) -> Archive:
+    """Check what `provider` offers and describe it; reads no values of any variable.
+
+    At least so many snapshots are asked for as a model needs, or the `least`.
+    """
+    dataset = provider.dataset
+    axis = time_axis(dataset, time, provider.name, least)
+    chosen = select(dataset, axis.dim, variables, provider.name)
+    pieces = {
+        name: provider.piece(name, dataset.variables[name].dims.index(axis.dim))
+        for name in chosen.compressed
+    }
+    compressed = tuple(
+        _variable(dataset, name, axis.dim, piece, weights, provider.name)
+        for name, piece in pieces.items()
+    )
+    kept = {*chosen.compressed, *chosen.carried}
+    refuse_names([*kept, *dataset.coords], provider.name)
+    # Of one kind, or changes of some variables would go unseen.
+    marked = all(piece.marks for piece in pieces.values()) and (
+        len({piece.marks_values for piece in pieces.values()}) == 1
+    )
+    return Archive(
+        name=provider.name,
+        variables=compressed,
+        time=axis,
+        carried=dataset.drop_vars((*chosen.compressed, *chosen.left_out)),
+        order=tuple(str(name) for name in dataset.data_vars if name in kept),
+        attrs=attributes_to_json(_text_keys(dataset.attrs)),
+        encoding=encoding_to_json(_text_keys(dataset.encoding)),
+        variable_attrs={
+            name: attributes_to_json(_text_keys(dataset.variables[name].attrs)) for name in pieces
+        },
+        variable_encoding={
+            name: encoding_to_json(_text_keys(dataset.variables[name].encoding)) for name in pieces
+        },
+        raw_bytes=sum(variable.nbytes for variable in compressed),
+        fingerprint=_fingerprint(dataset, axis, pieces),
+        marks={name: piece.marks for name, piece in pieces.items()} if marked else {},
+        marks_values=any(piece.marks_values for piece in pieces.values()),
+    )
+
+
+def _variable(
+    dataset: xr.Dataset, name: str, time_dim: str, piece: Piece, weights: str, archive: str
+) -> ArchivedVariable:
+    variable = dataset.variables[name]
+    dims = tuple(str(dim) for dim in variable.dims)
+    return ArchivedVariable(
+        name=name,
+        dims=dims,
+        shape=variable.shape,
+        dtype=variable.dtype,
+        chunks=piece.chunks,
+        time_axis=dims.index(time_dim),
+        source=piece.source,
+        weights=weights_of(dataset, name, time_dim, weights, archive),
+    )
+
+
+def _fingerprint(dataset: xr.Dataset, axis: TimeAxis, pieces: Mapping[str, Piece]) -> str:
+    described = {
+        name: [list(map(str, v.dims)), list(v.shape), str(v.dtype), attributes_to_json(v.attrs)]
+        for name, v in dataset.variables.items()
+        if name in pieces or name in dataset.coords
+    }
+    parts: list[str | bytes] = [json.dumps(described, sort_keys=True), axis.values.tobytes()]
+    # The first time too: an axis counts from it, so a shifted record has the same values.
+    if axis.dim in dataset.coords:
+        parts.append(str(dataset[axis.dim].values[0]))
+    for name, piece in sorted(pieces.items()):
+        parts += [name, piece.digest]
+    return digest_of(parts)
+
+
+def _text_keys(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in mapping.items()}

@@ -1,0 +1,203 @@
+"""CSV as people keep it: rows are variables, columns are time steps.
+
+A header of times and a column of labels are optional::
+
+    time,  0.0, 0.1, 0.2          0.31, 0.35, 0.36
+    u,     1.5, 1.6, 1.7          1.20, 1.18, 1.15
+    v,     0.3, 0.2, 0.1
+
+The first row is the header if its cells are ISO dates, or its first cell is empty or says
+time, or, where no row has a label, if it increases in even steps and not every row does.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Sequence
+from typing import TextIO
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from romzarr.archive.location import redacted
+from romzarr.errors import ArchiveError, StorageError
+from romzarr.objects import located, told
+
+logger = logging.getLogger(__name__)
+
+_DELIMITERS = (",", ";", "\t", "|")
+_CORNER = re.compile(r"\s*(#\s*)?((time|times|date|datetime|timestamp|t)\b.*)?\s*", re.IGNORECASE)
+# What people write above a column of labels, when numbers that increase stand beside it.
+_OVER_LABELS = re.compile(
+    r"\s*(#\s*)?(variable|name|label|quantity|quantitie|field|signal|channel|sensor|feature|row|id)s?\b.*",
+    re.IGNORECASE,
+)
+_DATE = re.compile(r"\s*\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?)?\s*")
+_UNITS = re.compile(r"[\[(]\s*([^\])]+?)\s*[\])]")
+# Text of evenly spaced times is rounded to a few digits.
+_EVEN = 1e-3
+
+Row = tuple[int, list[str]]
+
+
+def read_csv(location: str) -> xr.Dataset:
+    """Dataset of the CSV file at `location`.
+
+    Each labelled row becomes a variable over ``time``; rows without labels become one
+    variable ``x(row, time)``.
+
+    Raises
+    ------
+    ArchiveError
+        If a row has another length than the first, or a cell is not a number: with its line
+        and column.
+    """
+    name = redacted(location)
+    try:
+        with told(name):
+            files, path = located(location)
+            with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+                rows = _rows(file)
+    except StorageError:
+        raise
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ArchiveError(f"archive {name!r} is not CSV text in UTF-8: {error}") from error
+    except OSError as error:
+        raise ArchiveError(f"archive {name!r} cannot be read: {error}; check the path") from error
+    if not rows:
+        raise ArchiveError(f"archive {name!r} holds no rows; give rows of variables over time")
+    _refuse_ragged(rows, name)
+    header = rows[0] if _is_header(rows) else None
+    body = rows[1:] if header else rows
+    if not body:
+        raise ArchiveError(f"archive {name!r} holds a row of times and no rows of values")
+    labelled = _is_labelled(header, body)
+    first = 1 if labelled else 0
+    logger.info("%s: header %s, labels %s", name, bool(header), labelled)
+    coords = {"time": _times(header, first, name)} if header else {}
+    values = np.stack([_numbers(row, first, name) for row in body])
+    if not labelled:
+        return xr.Dataset({"x": (("row", "time"), values)}, coords)
+    labels = _labels(body, name)
+    return xr.Dataset({n: ("time", v) for n, v in zip(labels, values, strict=True)}, coords)
+
+
+def _rows(file: TextIO) -> list[Row]:
+    lines = [(i, line) for i, line in enumerate(file.read().splitlines(), 1) if line.strip()]
+    delimiter = _delimiter([line for _, line in lines[:10]])
+    if delimiter is None:
+        return [(number, line.split()) for number, line in lines]
+    reader = csv.reader(
+        (f"{line}\n" for _, line in lines), delimiter=delimiter, skipinitialspace=True
+    )
+    # A quoted cell may span lines: a row is counted by its last.
+    return [(lines[reader.line_num - 1][0], row) for row in reader]
+
+
+def _delimiter(lines: list[str]) -> str | None:
+    """The character that every one of `lines` holds, most often; None for white space."""
+    # A line on which a quoted cell begins or ends has not all cells of its row.
+    whole = [line for line in lines if line.count('"') % 2 == 0]
+    counts = {mark: min((line.count(mark) for line in whole), default=0) for mark in _DELIMITERS}
+    best = max(_DELIMITERS, key=counts.__getitem__)
+    return best if counts[best] else None
+
+
+def _refuse_ragged(rows: list[Row], name: str) -> None:
+    line, first = rows[0]
+    for number, row in rows[1:]:
+        if len(row) != len(first):
+            raise ArchiveError(
+                f"archive {name!r}, line {number}, column {min(len(row), len(first)) + 1}: the row "
+                f"has {len(row)} cells and line {line} has {len(first)}; give every variable a "
+                "value at every time"
+            )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    # Python's own way to group digits is nobody else's.
+    return "_" not in cell
+
+
+def _floats(cells: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([float(cell) for cell in cells], np.float64)
+
+
+def _is_header(rows: list[Row]) -> bool:
+    cells = rows[0][1]
+    if len(cells) > 1 and all(_DATE.fullmatch(cell) for cell in cells[1:]):
+        return True
+    if not _is_number(cells[0]):
+        if _CORNER.fullmatch(cells[0]):
+            return True
+        return _OVER_LABELS.fullmatch(cells[0]) is not None and _increase(cells[1:])
+    if len(rows) < 2 or not all(_is_number(c) for _, row in rows for c in row):
+        return False
+    # All numbers, no labels: only a row that looks like times, above one that does not.
+    return _is_even(cells) and not all(_is_even(row) for _, row in rows[1:])
+
+
+def _increase(cells: list[str]) -> bool:
+    return all(map(_is_number, cells)) and bool((np.diff(_floats(cells)) > 0).all())
+
+
+def _is_even(cells: list[str]) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        steps = np.diff(_floats(cells))
+    return bool(
+        steps.size and steps.min() > 0 and np.ptp(steps) <= _EVEN * abs(float(steps.mean()))
+    )
+
+
+def _is_labelled(header: Row | None, body: list[Row]) -> bool:
+    """Whether the first column holds names: none under a time, or one that is no number."""
+    if header and not _is_number(header[1][0]) and not _DATE.fullmatch(header[1][0]):
+        return True
+    return any(not _is_number(row[0]) and row[0].strip() for _, row in body)
+
+
+def _labels(body: list[Row], name: str) -> list[str]:
+    labels: dict[str, int] = {}
+    for number, row in body:
+        label = row[0].strip()
+        if label in labels or label == "time":
+            other = f"line {labels[label]} has it too" if label in labels else "it is the axis"
+            raise ArchiveError(
+                f"archive {name!r}, line {number}, column 1: label {label!r} names a variable, "
+                f"and {other}; give each row a name of its own"
+            )
+        labels[label] = number
+    return list(labels)
+
+
+def _times(header: Row, first: int, name: str) -> xr.Variable:
+    number, cells = header
+    if cells[first:] and all(_DATE.fullmatch(cell) for cell in cells[first:]):
+        dates = [cell.strip().removesuffix("Z") for cell in cells[first:]]
+        try:
+            return xr.Variable("time", np.array(dates, dtype="datetime64[ns]"))
+        except ValueError as error:
+            raise ArchiveError(
+                f"archive {name!r}, line {number}: a date is wrong: {error}"
+            ) from error
+    units = _UNITS.search(cells[0]) if first else None
+    attrs = {"units": units[1]} if units else {}
+    return xr.Variable("time", _numbers(header, first, name), attrs)
+
+
+def _numbers(row: Row, first: int, name: str) -> NDArray[np.float64]:
+    number, cells = row
+    for column, cell in enumerate(cells[first:], first + 1):
+        if not _is_number(cell):
+            raise ArchiveError(
+                f"archive {name!r}, line {number}, column {column}: {cell!r} is not a number; "
+                "write numbers with a decimal point, and nan where a value is missing"
+            )
+    return _floats(cells[first:])

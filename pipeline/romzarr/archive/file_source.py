@@ -1,0 +1,223 @@
+"""Blocks of a NetCDF file: netCDF4 through h5netcdf, netCDF3 through scipy.
+
+Workers open the file themselves, from its path or URL; nothing of an open file travels.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import math
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import xarray as xr
+
+from romzarr.archive.blocks import describe, merged_along, regular
+from romzarr.archive.location import is_url, redacted
+from romzarr.archive.provider import Piece, digest_of
+from romzarr.contracts import ReadBlock, Region
+from romzarr.errors import ArchiveError, ChunkError
+from romzarr.objects import located
+
+_HDF5_SIGNATURE = b"\x89HDF"
+_NETCDF3_SIGNATURE = b"CDF"
+# HDF5 allows one call at a time in a process anyway; the lock lets each read know what
+# it alone has fetched.
+_READING = threading.Lock()
+_SAMPLES, _SAMPLE_BYTES = 16, 4096
+
+
+class _CountingFile(io.RawIOBase):
+    """A file that adds up the bytes read from it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.bytes_read = 0
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self.bytes_read += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads regions of one variable of a NetCDF file; picklable, small, without secrets.
+
+    ``stamp`` tells versions of the file apart, so that a process does not go on reading a
+    file that was replaced.
+    """
+
+    name: str
+    location: str
+    stamp: str
+    chunks_per_dim: tuple[int, ...]
+
+    def read(self, region: Region) -> ReadBlock:
+        """Values of `region`, decoded by xarray.
+
+        Raises
+        ------
+        ChunkError
+            If the file is gone or the region cannot be decoded.
+        """
+        with _READING:
+            try:
+                file, dataset = _opened(self.location, self.stamp)
+                before = file.bytes_read
+                variable = dataset.variables[self.name]
+                values = np.asarray(variable[region].values)
+            except MemoryError:
+                raise
+            # HDF5, its filters and remote file systems fail in ways of their own.
+            except Exception as error:
+                raise ChunkError(
+                    f"variable {self.name!r}: region {describe(region)} of archive "
+                    f"{redacted(self.location)!r} cannot be read ({type(error).__name__}: "
+                    f"{error}); restore the file from a copy"
+                ) from error
+            fetched = file.bytes_read - before
+            if not fetched:  # mapped into memory: as many bytes as the region is long
+                fetched = values.size * variable.encoding.get("dtype", values.dtype).itemsize
+        touched = math.prod(
+            -(-part.stop // length) - part.start // length
+            for part, length in zip(region, self.chunks_per_dim, strict=True)
+        )
+        native = values.astype(values.dtype.newbyteorder("="), copy=False)
+        return ReadBlock(native, fetched, touched)
+
+
+@lru_cache(maxsize=8)
+def _opened(location: str, stamp: str) -> tuple[_CountingFile, xr.Dataset]:
+    file = _CountingFile(_binary(location))
+    try:
+        engine = _engine(file, location)
+        # scipy maps a local file into memory, but reads all of an open one at once.
+        mapped = engine == "scipy" and not is_url(location)
+        opened: Any = location if mapped else file
+        dataset = xr.open_dataset(opened, engine=engine, chunks=None, cache=False)
+    except BaseException:
+        file.close()
+        raise
+    return file, dataset
+
+
+# h5netcdf cannot close its files any more once the interpreter is half gone.
+atexit.register(_opened.cache_clear)
+
+
+def _binary(location: str) -> BinaryIO:
+    if is_url(location):
+        files, path = located(location)
+        file: BinaryIO = files.open(path, "rb")
+        return file
+    return open(location, "rb", buffering=0)  # the counting file closes it
+
+
+def _engine(file: io.RawIOBase, location: str) -> Literal["h5netcdf", "scipy"]:
+    start = file.read(8) or b""
+    file.seek(0)
+    if start.startswith(_HDF5_SIGNATURE):
+        return "h5netcdf"
+    if start.startswith(_NETCDF3_SIGNATURE):
+        return "scipy"
+    raise ArchiveError(
+        f"archive {redacted(location)!r} is neither netCDF4/HDF5 nor netCDF3 (it starts with "
+        f"{start!r}); give a NetCDF or CSV file, or the folder of a Zarr group"
+    )
+
+
+def read_file(reader: FileReader, region: Region) -> ReadBlock:
+    return reader.read(region)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Blocks of one variable of a NetCDF file (a `romzarr.contracts.BlockSource`)."""
+
+    reader: FileReader
+
+    def graph(self) -> Mapping[Any, Any]:
+        return {}
+
+    def task(self, region: Region) -> tuple[Any, ...]:
+        return (read_file, self.reader, region)
+
+
+@dataclass(frozen=True)
+class FileArchive:
+    """A NetCDF file as a provider of blocks."""
+
+    location: str
+
+    @property
+    def name(self) -> str:
+        return redacted(self.location)
+
+    @cached_property
+    def dataset(self) -> xr.Dataset:
+        try:
+            return _opened(self.location, self._stamp)[1]
+        except ArchiveError:
+            raise
+        except Exception as error:  # whatever HDF5 or the file system raises
+            raise ArchiveError(
+                f"archive {self.name!r} cannot be opened as NetCDF: "
+                f"{type(error).__name__}: {error}; check that the file is complete"
+            ) from error
+
+    @cached_property
+    def _stamp(self) -> str:
+        if not is_url(self.location):
+            state = os.stat(self.location)
+            return f"{state.st_size}-{state.st_mtime_ns}"
+        system, path = located(self.location)
+        return f"{system.size(path)}-{system.ukey(path)}"
+
+    def piece(self, name: str, time_axis: int) -> Piece:
+        variable = self.dataset.variables[name]
+        stored = variable.encoding.get("chunksizes") or _contiguous(variable.shape)
+        itemsize = variable.dtype.itemsize
+        # A contiguous variable is cut where its bytes follow one another, a chunked one
+        # along time, by whole chunks.
+        axis = time_axis if variable.encoding.get("chunksizes") else 0
+        blocks = regular(variable.shape, merged_along(variable.shape, stored, axis, itemsize))
+        lengths = tuple(variable.encoding.get("chunksizes") or variable.shape)
+        reader = FileReader(name, self.location, self._stamp, lengths)
+        return Piece(FileSource(reader), blocks, self._digest)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Digest of the file's size and of a few pieces of it, cheap where it is remote too."""
+        system, path = located(self.location)
+        size = system.size(path)
+        starts = [size * i // _SAMPLES for i in range(_SAMPLES)]
+        pieces = (system.cat_file(path, start=start, end=start + _SAMPLE_BYTES) for start in starts)
+        return digest_of([str(size), *pieces])
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *shape[1:])

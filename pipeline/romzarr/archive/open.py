@@ -1,0 +1,103 @@
+"""Opening whatever is to be compressed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import xarray as xr
+
+from romzarr.archive.archive import Archive, archive_from
+from romzarr.archive.csv_table import read_csv
+from romzarr.archive.file_source import FileArchive
+from romzarr.archive.location import is_url, normalised, redacted, suffix
+from romzarr.archive.memory_source import MemoryArchive, memory_archive, memory_name
+from romzarr.archive.provider import Provider
+from romzarr.archive.stamp import stamp_of
+from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
+
+CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
+_ZARR = frozenset({".zarr", ".zip"})
+NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
+
+
+Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
+
+
+def open_archive(
+    source: Source,
+    *,
+    time: str = "auto",
+    variables: Literal["all"] | Sequence[str] = "all",
+    weights: str = "none",
+    missing_chunks: MissingChunks = "error",
+) -> Archive:
+    """Open an archive and check all that can be checked without reading its values.
+
+    Parameters
+    ----------
+    source : path, URL, xarray.Dataset or xarray.DataArray
+        A Zarr group (v2 or v3), a NetCDF file, a CSV file whose rows are variables, or data
+        that is open already. URLs go through obstore where it is installed and knows the
+        scheme, else through fsspec; credentials come from the environment. Data that is open
+        already is read by whoever opened it: chunks that are missing there go unnoticed.
+    time : str, default "auto"
+        Dim or coordinate of time; see `romzarr.archive.time_axis.time_axis`.
+    variables : "all" or sequence of str
+        Data variables to compress. Others that change in time and are floating-point are
+        left out; all else is carried over.
+    weights : str, default "none"
+        Also "cos(latitude)", or the name of a coordinate or variable.
+    missing_chunks : {"error", "fill"}
+        Whether chunks missing from a Zarr store are refused or read as the fill value. A
+        place without any chunk at any time is read as the fill value in either case.
+
+    Returns
+    -------
+    Archive
+
+    Raises
+    ------
+    ArchiveError
+        If the archive cannot be opened, or holds something that cannot be compressed.
+    ChunkError
+        If a chunk is missing.
+    """
+    if isinstance(source, xr.Dataset | xr.DataArray):
+        return archive_from(_provider(source, missing_chunks), time, variables, weights)
+    location = normalised(source)
+    # Before anything is read: what is written from here on is noticed.
+    stamp = stamp_of(location)
+    opened = archive_from(_provider(location, missing_chunks), time, variables, weights)
+    return replace(opened, location=location, stamp=stamp)
+
+
+def lazy_dataset(source: Source, missing_chunks: MissingChunks) -> xr.Dataset:
+    """The dataset of a source, decoded where it is indexed."""
+    return _provider(source, missing_chunks).dataset
+
+
+def name_of(source: Source) -> str:
+    """What to call `source` in a log, without credentials; opens nothing."""
+    if isinstance(source, xr.Dataset | xr.DataArray):
+        return memory_name(source)
+    return redacted(os.fspath(source))
+
+
+def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:
+    if isinstance(source, xr.DataArray):
+        source = source.to_dataset(name=source.name or "data")
+    if isinstance(source, xr.Dataset):
+        return memory_archive(source)
+    location = normalised(source)
+    kind = suffix(location)
+    if os.path.isdir(location) or kind in _ZARR:
+        return ZarrArchive.open(location, missing_chunks)
+    if kind in CSV:
+        return MemoryArchive(redacted(location), read_csv(location))
+    # A local file of another suffix can only be NetCDF; its first bytes will tell.
+    if kind in NETCDF or not is_url(location):
+        return FileArchive(location)
+    return ZarrArchive.open(location, missing_chunks)

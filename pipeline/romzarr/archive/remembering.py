@@ -1,0 +1,35 @@
+"""A Zarr store whose metadata are read once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
+
+from romzarr.objects import is_document
+
+
+class RememberingStore(WrapperStore[Store]):
+    """Zarr store that asks for each metadata document once, also for those that are not there.
+
+    zarr and xarray both open a group, and each looks for either version of the format.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._documents: dict[str, Buffer | None] = {}
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if not is_document(key) or byte_range is not None:
+            return await self._store.get(key, prototype, byte_range)
+        if key not in self._documents:
+            self._documents[key] = await self._store.get(key, prototype)
+        return self._documents[key]
+
+    async def _get_many(self, requests: Any) -> Any:
+        for key, prototype, byte_range in requests:
+            yield key, await self.get(key, prototype, byte_range)

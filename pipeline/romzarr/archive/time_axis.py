@@ -1,0 +1,196 @@
+"""Which dim is time, and the snapshots' times as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import cftime
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from romzarr.contracts import TimeAxis
+from romzarr.errors import ArchiveError
+
+MIN_SNAPSHOTS = 5
+_NAMES = ("time", "t")
+_SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
+_NANOSECONDS = 1e9
+
+
+def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNAPSHOTS) -> TimeAxis:
+    """Time axis of `dataset`, checked.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    time : str
+        Name of a dim or of a coordinate with one dim, or "auto": the dim called time or t,
+        else that of a coordinate with CF axis "T" or standard_name "time", else that of a
+        datetime or cftime coordinate, else the unlimited dim.
+    archive : str
+        Name of the archive in messages.
+    least : int, optional
+        Snapshots that there have to be.
+
+    Returns
+    -------
+    TimeAxis
+        Counted from the first snapshot. Calendar times are in s, h or d, the largest of
+        them that is not longer than twice the median step.
+
+    Raises
+    ------
+    ArchiveError
+        If no dim or several could be meant, there are fewer than `least` snapshots,
+        or times are missing, unsorted or duplicate.
+    """
+    dim, coordinate = _found(dataset, archive) if time == "auto" else _named(dataset, time, archive)
+    size = dataset.sizes[dim]
+    if size < least:
+        raise ArchiveError(
+            f"archive {archive!r}: {size} snapshots along {dim!r}, and a model of the dynamics "
+            f"needs at least {least}; give a longer record, or set archive.time if "
+            f"{dim!r} is not time"
+        )
+    if coordinate is None:
+        return TimeAxis(dim, np.arange(size, dtype=np.float64), "1")
+    times = np.asarray(dataset[coordinate].values)
+    _refuse_missing(times, coordinate, archive)
+    _refuse_unsorted(times, coordinate, archive)
+    values, units = _as_numbers(times, str(dataset[coordinate].attrs.get("units", "1")))
+    # Times that differ may still be the same number in float64.
+    _refuse_unsorted(values, coordinate, archive)
+    return TimeAxis(dim, values, units)
+
+
+def is_calendar(variable: xr.Variable) -> bool:
+    """Whether `variable` holds datetimes, timedeltas or cftime objects; reads one value."""
+    if variable.dtype.kind in "mM":
+        return True
+    if variable.dtype.kind != "O" or variable.size == 0:
+        return False
+    first = variable[(0,) * variable.ndim].values.item()
+    return isinstance(first, cftime.datetime)
+
+
+def named_snapshot(dataset: xr.Dataset, dim: str, number: int) -> str:
+    """A snapshot in words: its number, and its time if that is a coordinate.
+
+    Examples
+    --------
+    >>> named_snapshot(xr.Dataset(coords={"time": [0.0, 0.5]}), "time", 1)
+    'time[1] (0.5)'
+    """
+    place = f"{dim}[{number}]"
+    return f"{place} ({dataset[dim].values[number]})" if dim in dataset.coords else place
+
+
+def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | None]:
+    if time in dataset.dims:
+        return time, _coordinate_along(dataset, time)
+    if time in dataset.coords and dataset[time].ndim == 1:
+        return str(dataset[time].dims[0]), time
+    raise ArchiveError(
+        f"archive {archive!r}: archive.time is {time!r}, which is neither a dim nor a coordinate "
+        f"with one dim; dims are {_listed(dataset.sizes)}"
+    )
+
+
+def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None]:
+    lines = [name for name, coord in dataset.coords.items() if coord.ndim == 1]
+    rules: tuple[Callable[[], Iterable[Any]], ...] = (
+        lambda: [dim for dim in dataset.dims if str(dim).casefold() in _NAMES],
+        lambda: [dataset[name].dims[0] for name in lines if _is_cf_time(dataset[name])],
+        lambda: [dataset[n].dims[0] for n in lines if is_calendar(dataset[n].variable)],
+        lambda: dataset.encoding.get("unlimited_dims", ()),
+    )
+    for rule in rules:
+        dims = {str(dim) for dim in rule() if dim in dataset.dims}
+        if len(dims) == 1:
+            dim = dims.pop()
+            return dim, _coordinate_along(dataset, dim)
+        if dims:
+            raise ArchiveError(
+                f"archive {archive!r}: time could be any of {_listed(dims)}; "
+                "set archive.time to one of them"
+            )
+    raise ArchiveError(
+        f"archive {archive!r}: no dim looks like time (called time or t, CF axis T, datetimes, "
+        f"or unlimited); dims are {_listed(dataset.sizes)}; set archive.time to one of them"
+    )
+
+
+def _is_cf_time(coordinate: xr.DataArray) -> bool:
+    return (
+        str(coordinate.attrs.get("axis", "")).upper() == "T"
+        or coordinate.attrs.get("standard_name") == "time"
+    )
+
+
+def _coordinate_along(dataset: xr.Dataset, dim: str) -> str | None:
+    """The coordinate that holds the times of `dim`: its own, or the only one that looks so."""
+    if dim in dataset.coords:
+        return dim
+    along = [str(name) for name, coord in dataset.coords.items() if coord.dims == (dim,)]
+    times = [n for n in along if _is_cf_time(dataset[n]) or is_calendar(dataset[n].variable)]
+    return times[0] if len(times) == 1 else None
+
+
+def _refuse_missing(times: NDArray[Any], coordinate: str, archive: str) -> None:
+    if times.dtype.kind == "O":
+        missing = np.array([not isinstance(time, cftime.datetime) for time in times])
+    elif times.dtype.kind in "mM":
+        missing = np.isnat(times)
+    elif times.dtype.kind in "iuf":
+        missing = ~np.isfinite(times)
+    else:
+        raise ArchiveError(
+            f"archive {archive!r}: times in {coordinate!r} have dtype {times.dtype}, which is "
+            "neither a calendar nor a number; convert them, or set archive.time"
+        )
+    if missing.any():
+        index = int(missing.argmax())
+        raise ArchiveError(
+            f"archive {archive!r}: {coordinate}[{index}] is {times[index]!s}, a missing time "
+            f"({int(missing.sum())} of {len(times)} are); drop these snapshots or fill in their "
+            "times"
+        )
+
+
+def _refuse_unsorted(times: NDArray[Any], coordinate: str, archive: str) -> None:
+    # Comparison, because differences of unsigned integers wrap around.
+    wrong = ~np.asarray(times[1:] > times[:-1], dtype=bool)
+    if not wrong.any():
+        return
+    index = int(wrong.argmax()) + 1
+    before, after = times[index - 1], times[index]
+    problem = "duplicates" if before == after else "is before"
+    raise ArchiveError(
+        f"archive {archive!r}: {coordinate}[{index}] = {after!s} {problem} "
+        f"{coordinate}[{index - 1}] = {before!s}, and times must strictly increase; "
+        f"use dataset.sortby({coordinate!r}) and .drop_duplicates({coordinate!r})"
+    )
+
+
+def _as_numbers(times: NDArray[Any], units: str) -> tuple[NDArray[np.float64], str]:
+    if times.dtype.kind in "iuf":
+        # Integers subtract exactly before they are rounded to float64.
+        values = (times - times[0]).astype(np.float64)
+        return values, units
+    if times.dtype.kind == "O":
+        elapsed = [time - times[0] for time in times]
+        seconds = np.array([e.days * 86400.0 + e.seconds + e.microseconds / 1e6 for e in elapsed])
+    else:
+        nanoseconds = (times - times[0]).astype("timedelta64[ns]").astype(np.int64)
+        seconds = nanoseconds / _NANOSECONDS
+    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
+    unit = max(
+        (u for u in _SECONDS if _SECONDS[u] <= 2 * step), key=_SECONDS.__getitem__, default="s"
+    )
+    return seconds / _SECONDS[unit], unit
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(repr(str(name)) for name in sorted(names, key=str)) or "none"

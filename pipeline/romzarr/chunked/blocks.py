@@ -1,0 +1,181 @@
+"""A variable of the archive cut into tiles that are chunks of a store, each block read once.
+
+Tiles are made of whole chunks of the archive, or these of whole tiles, wherever its grid is
+regular; then a task that reads a block has all it needs. Where it is not, blocks that overlap
+a tile are read by tasks of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, product
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
+
+from romzarr.chunked.slices import slices
+from romzarr.coding.tiles import even_length, grid, region_of, tiles
+from romzarr.contracts import ArchivedVariable, Floats, ReadBlock, Region
+
+Lengths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its place in the grid, its part of the variable, the shape of a full one."""
+
+    index: tuple[int, ...]
+    region: Region
+    shape: tuple[int, ...]
+
+
+def aligned_tile(variable: ArchivedVariable, least: int, most: int) -> Lengths:
+    """Shape of tiles of about `least` to `most` values that fit the chunks of the archive.
+
+    Small chunks are joined, along time first; large ones are cut into equal parts.
+    """
+    tile = [max(lengths) for lengths in variable.chunks]
+    shape, axis = variable.shape, variable.time_axis
+    order = [axis, *(a for a in reversed(range(len(shape))) if a != axis)]
+    for a in order:
+        room = max(1, least // math.prod(tile))
+        tile[a] = min(shape[a], tile[a] * room)
+    while math.prod(tile) > most:
+        a = max(range(len(tile)), key=lambda k: tile[k])
+        tile[a] = _shortened(tile[a])
+    return tuple(tile)
+
+
+def _shortened(length: int) -> int:
+    """The longest proper part of which `length` is a small multiple, or about half of it."""
+    parts = next((k for k in (2, 3, 5) if length % k == 0), 0)
+    return length // parts if parts else even_length(length, -(-length // 2))
+
+
+def lazy_tiles(
+    variable: ArchivedVariable,
+    tile: Lengths,
+    function: Callable[[ReadBlock, Tile], Any],
+    only: Sequence[tuple[int, ...]] | None = None,
+) -> Iterator[Delayed]:
+    """``function(block, tile)`` of every tile, or of `only` those at some places in the grid.
+
+    The block has the values of the tile. What reading cost is said once, where several tiles
+    share it. Graphs are made slice by slice, as they are asked for (`romzarr.chunked.slices`).
+    """
+    segments = [
+        _segments(lengths, length) for lengths, length in zip(variable.chunks, tile, strict=True)
+    ]
+    found: Iterable[tuple[Lengths, Region]] = tiles(variable.shape, tile)
+    if only is not None:
+        found = [(index, region_of(index, variable.shape, tile)) for index in only]
+    for some in slices(found):
+        yield from _slice(variable, tile, function, segments, some)
+
+
+def _slice(
+    variable: ArchivedVariable,
+    tile: Lengths,
+    function: Callable[[ReadBlock, Tile], Any],
+    segments: Sequence[Sequence[int]],
+    some: Sequence[tuple[Lengths, Region]],
+) -> list[Delayed]:
+    """Some of the tiles, in a graph of their own."""
+    token = uuid4().hex
+    graph: dict[Any, Any] = dict(variable.source.graph())
+    keys = []
+    for index, region in some:
+        overlaps = [_overlapping(edges, part) for edges, part in zip(segments, region, strict=True)]
+        parts = [_part(graph, variable, token, corner, region) for corner in product(*overlaps)]
+        keys.append((f"tile-{token}", *index))
+        graph[keys[-1]] = (_Task(function, Tile(index, region, tile)), parts)
+    layer = HighLevelGraph.from_collections(f"tiles-{token}", graph)
+    return [Delayed(key, layer, layer=f"tiles-{token}") for key in keys]
+
+
+def tiles_in(variable: ArchivedVariable, tile: Lengths) -> tuple[int, ...]:
+    """Number of tiles along each axis."""
+    return grid(variable.shape, tile)
+
+
+def _segments(lengths: Sequence[int], tile: int) -> list[int]:
+    """Edges of the blocks along an axis: of chunks, and of tiles too where these fit."""
+    edges = [0, *accumulate(lengths)]
+    both = [edge for edge in edges if edge % tile == 0 or edge == edges[-1]]
+    longest = max(b - a for a, b in pairwise(both))
+    return both if longest <= 2 * max(tile, *lengths) else edges
+
+
+def _overlapping(edges: Sequence[int], part: slice) -> list[slice]:
+    """Blocks along an axis that overlap a part of it."""
+    first, last = bisect_right(edges, part.start) - 1, bisect_left(edges, part.stop)
+    return [slice(edges[i], edges[i + 1]) for i in range(first, last)]
+
+
+def _part(
+    graph: dict[Any, Any],
+    variable: ArchivedVariable,
+    token: str,
+    block: Region,
+    region: Region,
+) -> tuple[Any, ...]:
+    """Task of what a block has of a region. What several tiles share is read by one task."""
+    inside = tuple(
+        slice(max(b.start, r.start) - b.start, min(b.stop, r.stop) - b.start)
+        for b, r in zip(block, region, strict=True)
+    )
+    read: Any = variable.source.task(block)
+    if block != region:
+        key = (f"block-{token}", *(s.start for s in block))
+        graph.setdefault(key, read)
+        read = key
+    place = tuple(max(b.start - r.start, 0) for b, r in zip(block, region, strict=True))
+    return (_Cut(inside, place), read)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Part of a block, and where in the tile it goes."""
+
+    inside: Region
+    place: tuple[int, ...]
+
+    def __call__(self, block: ReadBlock) -> tuple[tuple[int, ...], ReadBlock]:
+        values = block.values[self.inside]
+        # Of the tiles that share a block, the first says what it cost.
+        first = all(s.start == 0 for s in self.inside)
+        cost = (block.bytes_read, block.chunks_read) if first else (0, 0)
+        return self.place, ReadBlock(values, *cost)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Puts the values of a tile together and passes them on."""
+
+    function: Callable[[ReadBlock, Tile], Any]
+    tile: Tile
+
+    def __call__(self, parts: Sequence[tuple[tuple[int, ...], ReadBlock]]) -> Any:
+        return self.function(_joined(parts, self.tile), self.tile)
+
+
+def _joined(parts: Sequence[tuple[tuple[int, ...], ReadBlock]], tile: Tile) -> ReadBlock:
+    if len(parts) == 1:
+        return parts[0][1]
+    values: Floats = np.empty([s.stop - s.start for s in tile.region], parts[0][1].values.dtype)
+    for place, part in parts:
+        there = tuple(
+            slice(start, start + n) for start, n in zip(place, part.values.shape, strict=True)
+        )
+        values[there] = part.values
+    return ReadBlock(
+        values,
+        sum(part.bytes_read for _, part in parts),
+        sum(part.chunks_read for _, part in parts),
+    )

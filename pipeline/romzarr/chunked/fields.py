@@ -1,0 +1,278 @@
+"""The fields of each variable, tile by tile: what they would cost, what is lost, and coding.
+
+Fields are the temporal mean times sqrt(m) and the modes times their singular values: in
+these units the error of each adds to the squared error of the record as it is. Tiles are
+those of the store; a tile is made of the space blocks of the POD that overlap it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from romzarr.chunked.plan import PODPlan, SpaceGrid
+from romzarr.coding.field import encode_field
+from romzarr.coding.fill import fill_masked
+from romzarr.coding.rates import Rates, rates, step_of
+from romzarr.coding.tiles import coded_tile, encode_tile, field_levels, tiles
+from romzarr.contracts import ArchivedVariable, Floats, Region
+from romzarr.numerics.pod.factors import Mask, RowBlock
+
+Matrix = NDArray[np.float64]
+
+
+class TileWriter(Protocol):
+    """Where tasks put tiles; works in any process."""
+
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
+
+    def write_mask(self, variable: str, region: Region, mask: Mask) -> None: ...
+
+
+@dataclass(frozen=True)
+class FieldTile:
+    """One tile of a variable's fields, and what tasks need to make it.
+
+    ``pieces`` are the parts of space blocks it is made of, ``places`` where in the tile
+    they go. ``shape`` is that of a full tile, which ``region`` may not fill at the edge.
+    """
+
+    index: tuple[int, ...]
+    region: Region
+    shape: tuple[int, ...]
+    places: tuple[Region, ...]
+    snapshots: int
+    weights: Floats | None
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        return tuple(s.stop - s.start for s in self.region)
+
+
+@dataclass(frozen=True)
+class LazyFields:
+    """Tiles of one variable whose space blocks are on the cluster."""
+
+    variable: str
+    tiles: tuple[FieldTile, ...]
+    pieces: tuple[tuple[Delayed, ...], ...]
+
+    def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
+        """``function(pieces, tile, *args)`` of every tile."""
+        task = delayed(function, pure=False)
+        return [
+            task(list(pieces), tile, *args)
+            for pieces, tile in zip(self.pieces, self.tiles, strict=True)
+        ]
+
+
+def lazy_fields(
+    plan: PODPlan,
+    blocks: Sequence[Delayed],
+    number: int,
+    variable: ArchivedVariable,
+    tile: tuple[int, ...],
+    sample: Sample | None = None,
+) -> LazyFields:
+    """Tiles of variable `number` of the plan.
+
+    Parameters
+    ----------
+    plan, blocks
+        The POD's; `blocks` give a RowBlock for each of ``plan.rows``.
+    number : int
+    variable : ArchivedVariable
+    tile : tuple of int
+        Points of a tile per space dim.
+    sample : Sample, optional
+        Only parts of a few tiles.
+    """
+    grid = plan.grid_of(number)
+    found, pieces = [], []
+    regions = list(tiles(variable.space_shape, tile))
+    for index, region in regions if sample is None else sample.of(regions):
+        places, parts = gather(grid, blocks, region)
+        weights = None if variable.weights is None else variable.weights[region]
+        snapshots = variable.shape[variable.time_axis]
+        found.append(FieldTile(index, region, tile, places, snapshots, weights))
+        pieces.append(parts)
+    return LazyFields(variable.name, tuple(found), tuple(pieces))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """At most so many of all tiles, evenly spread, and of each at most so many points."""
+
+    tiles: int
+    points: int
+
+    def of(
+        self, regions: Sequence[tuple[tuple[int, ...], Region]]
+    ) -> list[tuple[tuple[int, ...], Region]]:
+        """Of tiles (place in the grid, region), those taken, cut to their middles."""
+        some = np.linspace(0, len(regions) - 1, min(self.tiles, len(regions))).round().astype(int)
+        return [(regions[i][0], middle(regions[i][1], self.points)) for i in some]
+
+
+def middle(region: Region, most: int) -> Region:
+    """The middle of a region, its longest axes halved until at most so many points are left."""
+    lengths = [s.stop - s.start for s in region]
+    while math.prod(lengths) > most:
+        longest = int(np.argmax(lengths))
+        lengths[longest] = (lengths[longest] + 1) // 2
+    starts = [(s.start + s.stop - n) // 2 for s, n in zip(region, lengths, strict=True)]
+    return tuple(slice(a, a + n) for a, n in zip(starts, lengths, strict=True))
+
+
+def gather(
+    grid: SpaceGrid, blocks: Sequence[Delayed], region: Region
+) -> tuple[tuple[Region, ...], tuple[Delayed, ...]]:
+    """Parts of the space blocks of a variable that make up a region, and where in it they go."""
+    here = [(row, _overlap(row.region, region)) for row in grid.overlapping(region)]
+    pieces = [_piece(blocks[row.number], row.region, box, len(here)) for row, box in here]
+    return tuple(_relative(box, region) for _, box in here), tuple(pieces)
+
+
+def _overlap(a: Region, b: Region) -> Region:
+    return tuple(
+        slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _relative(box: Region, region: Region) -> Region:
+    return tuple(
+        slice(s.start - r.start, s.stop - r.start) for s, r in zip(box, region, strict=True)
+    )
+
+
+def _piece(block: Delayed, region: Region, box: Region, count: int) -> Delayed:
+    """What a tile needs of a block, cut where the block is, so that no more travels."""
+    if count == 1 and box == region:
+        return block
+    shape = tuple(s.stop - s.start for s in region)
+    return delayed(_cut, pure=False)(block, shape, _relative(box, region))
+
+
+def _cut(block: RowBlock, shape: tuple[int, ...], box: Region) -> RowBlock:
+    def boxed(values: Any) -> Any:
+        part = values.reshape(*values.shape[:-1], *shape)[(..., *box)]
+        return part.reshape(*values.shape[:-1], -1)
+
+    valid = None if block.valid is None else boxed(block.valid)
+    return RowBlock(boxed(block.mean), boxed(block.rows), valid)
+
+
+# --- tasks --------------------------------------------------------------------------------
+
+
+def tile_rates(pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: float) -> Rates:
+    """Rates of the mean and of all modes on one tile; errors as far as they count."""
+    fields, valid = _fields(pieces, tile, turn)
+    found = rates(fields, field_levels(tile.extent), unit)
+    weights = np.ones(tile.extent) if tile.weights is None else tile.weights
+    counted = float(np.mean(weights if valid is None else np.where(valid, weights, 0)))
+    return Rates(found.errors * counted, found.bits)
+
+
+def tile_bits(
+    pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: float, position: float
+) -> Matrix:
+    """Bits of one tile, as its rates have it and as coded."""
+    fields, _ = _fields(pieces, tile, turn)
+    levels = field_levels(tile.extent)
+    content = encode_field(fields, step_of(position, unit), levels)
+    return np.array([rates(fields, levels, unit).bits_at(position), 8 * len(content)])
+
+
+def tile_products(
+    pieces: Sequence[RowBlock],
+    tile: FieldTile,
+    turn: Matrix,
+    rank: int,
+    step: float,
+    dtype: np.dtype[Any],
+) -> Matrix:
+    """Inner products of what is lost and what is kept on one tile, once it is coded.
+
+    Returns
+    -------
+    (K + 1 + rank, K + 1 + rank) float64
+        First what is lost of each of the K modes (all of it, beyond the rank), then what is
+        lost of the mean, then the decoded modes.
+    """
+    fields, valid = _fields(pieces, tile, turn)
+    coded = coded_tile(fields[: rank + 1], tile.shape, step, dtype)
+    lost = fields.copy()
+    lost[: rank + 1] -= coded
+    stack = np.concatenate([lost[1:], lost[:1], coded[1:]]).reshape(len(lost) + rank, -1)
+    if valid is not None:
+        stack = stack[:, valid.ravel()]
+    if tile.weights is None:
+        return np.asarray(stack @ stack.T)
+    weights = tile.weights.ravel() if valid is None else tile.weights[valid]
+    return np.asarray((stack * weights) @ stack.T)
+
+
+def write_tile(
+    pieces: Sequence[RowBlock],
+    tile: FieldTile,
+    turn: Matrix,
+    rank: int,
+    step: float,
+    writer: TileWriter,
+    variable: str,
+    masked: bool,
+) -> int:
+    """Code one tile and put it, and the mask where the variable has one, into the store.
+
+    Returns its bytes.
+    """
+    fields, valid = _fields(pieces, tile, turn[:, :rank])
+    content = encode_tile(fields, tile.shape, step)
+    writer.write_tile(variable, tile.index, content)
+    if masked:
+        mask = np.zeros(tile.extent, bool) if valid is None else ~valid
+        writer.write_mask(variable, tile.region, mask)
+    return len(content)
+
+
+def _fields(
+    pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix
+) -> tuple[Floats, Mask | None]:
+    """Mean and modes (1 + K, *extent) on one tile, filled in where masked, and the mask."""
+
+    def stacked(piece: RowBlock) -> Matrix:
+        rows = turn.T.astype(piece.rows.dtype) @ piece.rows
+        return np.concatenate([tile.snapshots**0.5 * piece.mean[None], rows], dtype=np.float64)
+
+    return pasted(pieces, tile.places, (turn.shape[1] + 1, *tile.extent), stacked)
+
+
+def pasted(
+    pieces: Sequence[RowBlock],
+    places: Sequence[Region],
+    shape: tuple[int, ...],
+    function: Callable[[RowBlock], Floats],
+) -> tuple[Matrix, Mask | None]:
+    """Array whose trailing axes are space, from ``function(piece)`` (k, n) put in its place.
+
+    With it, where it is valid (None: everywhere); elsewhere it is filled in.
+    """
+    out: Matrix = np.empty(shape)
+    valid: Mask = np.ones(shape[1:], bool)
+    for piece, place in zip(pieces, places, strict=True):
+        extent = tuple(s.stop - s.start for s in place)
+        everywhere = (slice(None), *place)
+        out[everywhere] = function(piece).reshape(-1, *extent)
+        if piece.valid is not None:
+            valid[place] = piece.valid.reshape(extent)
+    if valid.all():
+        return out, None
+    filled: Matrix = np.asarray(fill_masked(out, valid), np.float64)
+    return filled, valid

@@ -1,0 +1,188 @@
+"""The graph of a POD: leaves, merges over space in each time block, a tree over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import numpy as np
+from dask.highlevelgraph import HighLevelGraph
+
+from romzarr.chunked import pod_tasks
+from romzarr.chunked.plan import PODPlan, leaf_region
+from romzarr.contracts import ArchivedVariable, BlockSpan, Floats
+from romzarr.numerics.pod.factors import Place
+from romzarr.numerics.pod.inner_products import Precision
+from romzarr.numerics.pod.truncation import Cut
+
+Graph = dict[Any, Any]
+
+_second = itemgetter(1)
+
+
+class Columns(NamedTuple):
+    """Keys of a node: its joint columns in time, and its rows on each space block.
+
+    For a single space block both are the same key, of a pair.
+    """
+
+    joint: Any
+    blocks: list[Any]
+
+
+@dataclass
+class Builder:
+    """Adds tasks of one POD to ``graph``; `own_cut` is that of single space blocks.
+
+    `scales` is the factor on the energy of each variable. All keys have one name of their own:
+    results are never shared with another run.
+    """
+
+    plan: PODPlan
+    variables: Sequence[ArchivedVariable]
+    cut: Cut
+    own_cut: Cut
+    precision: Precision
+    scales: Mapping[int, float] | None = None
+    graph: Graph = field(default_factory=dict)
+    token: str = field(default_factory=lambda: uuid4().hex)
+    flat_weights: Mapping[int, Floats] | None = None
+
+    def __post_init__(self) -> None:
+        self.owners = [row.variable for row in self.plan.rows]
+        self.alone = len(self.owners) == 1
+        if self.flat_weights is None:
+            self.flat_weights = {
+                row.number: np.ascontiguousarray(weights[row.region]).ravel()
+                for row in self.plan.rows
+                if (weights := self.variables[row.variable].weights) is not None
+            }
+        self.common: Graph = {
+            self.key("weights", row): flat for row, flat in self.flat_weights.items()
+        }
+        for variable in self.variables:
+            self.common.update(variable.source.graph())
+
+    def key(self, name: str, *numbers: int) -> Any:
+        return (f"pod-{name}-{self.token}", *numbers)
+
+    def anew(self) -> Builder:
+        """A builder of the same POD whose graph is empty and whose keys are others."""
+        return replace(self, graph={}, token=uuid4().hex)
+
+    def layer(self) -> tuple[HighLevelGraph, str]:
+        """All tasks added, and what they need in common."""
+        name = f"pod-{uuid4().hex}"
+        return HighLevelGraph.from_collections(name, self.common | self.graph), name
+
+    def subtree(self, level: int, number: int) -> Columns:
+        """Add a node of the tree over time with all that is below it."""
+        if level == 0:
+            return self.time_block(number)
+        below = [self.subtree(level - 1, c) for c in self.plan.tree.children(level, number)]
+        return self.merge(level, number, below)
+
+    def time_block(self, t: int) -> Columns:
+        """Add the leaves of a time block, and what joins its space blocks."""
+        blocks = [self.block(row, t) for row in range(len(self.owners))]
+        if self.alone:
+            return Columns(blocks[0], blocks)
+        own = [self._own(row, t, block) for row, block in enumerate(blocks)]
+        joint = self.key("joint", t)
+        self.graph[joint] = (
+            pod_tasks.join_rows, own, self.owners, self._scales, self.cut, self.precision,
+        )  # fmt: skip
+        return Columns(joint, blocks)
+
+    def block(self, row: int, t: int) -> Any:
+        """Add one task for each leaf, and one merge where a time block has several."""
+        spans, block = self.plan.leaves[row][t], self.key("block", row, t)
+        if len(spans) == 1:
+            self.graph[block] = self._leaf(row, spans[0])
+            return block
+        keys = [self.key("leaf", row, t, i) for i in range(len(spans))]
+        self.graph.update((k, self._leaf(row, s)) for k, s in zip(keys, spans, strict=True))
+        self.graph[block] = self._merged_pairs(row, keys)
+        return block
+
+    def _leaf(self, row: int, span: BlockSpan) -> tuple[Any, ...]:
+        space = self.plan.rows[row]
+        variable = self.variables[space.variable]
+        return (
+            pod_tasks.read_and_factor,
+            variable.source.task(leaf_region(variable, space.region, span)),
+            variable.time_axis,
+            self._weights(row),
+            self.own_cut,
+            self.precision,
+            Place(space.variable, row, span.start),
+        )
+
+    def _weights(self, row: int) -> Any:
+        return self.key("weights", row) if self.flat_weights and row in self.flat_weights else None
+
+    def _merged_pairs(self, row: int, keys: list[Any]) -> tuple[Any, ...]:
+        place = Place(self.owners[row], row, 0)
+        weights = self._weights(row)
+        return (pod_tasks.merge_pairs, keys, weights, self.own_cut, self.precision, place)
+
+    def merge(self, level: int, number: int, parts: Sequence[Columns]) -> Columns:
+        """Add the merge of consecutive nodes: products by space block, a factor, rows again."""
+        merged = self.key(f"merge{level}", number)
+        if self.alone:
+            self.graph[merged] = self._merged_pairs(0, [part.joint for part in parts])
+            return Columns(merged, [merged])
+        factors, joint = [part.joint for part in parts], self.key(f"factor{level}", number)
+        products, rows = [], []
+        for i in range(len(self.owners)):
+            below = [part.blocks[i] for part in parts]
+            products.append(self.key(f"product{level}", i, number))
+            self.graph[products[-1]] = (
+                pod_tasks.product_of, below, factors, self._weights(i), self.precision, i,
+            )  # fmt: skip
+            rows.append(self.key(f"rows{level}", i, number))
+            self.graph[rows[-1]] = (pod_tasks.rows_of, below, factors, merged, self.precision)
+        self.graph[merged] = (
+            pod_tasks.merge_joint, factors, self.owners, products, self._scales, self.cut,
+            self.precision,
+        )  # fmt: skip
+        self.graph[joint] = (itemgetter(0), merged)
+        return Columns(joint, rows)
+
+    def finished(self, root: Columns) -> list[Any]:
+        """Keys of the factor of the whole record, and of the rows of each space block."""
+        if self.alone:
+            factor, rows = self.key("factor"), self.key("rows", 0)
+            self.graph[rows] = (itemgetter(0), root.joint)
+            self.graph[factor] = (itemgetter(1), root.joint)
+            return [factor, rows]
+        if len(self.plan.time_blocks) > 1:
+            return [root.joint, *root.blocks]
+        # Leaves still have columns of their own.
+        keys = [self.key("rows", i) for i in range(len(root.blocks))]
+        for key, block in zip(keys, root.blocks, strict=True):
+            self.graph[key] = (pod_tasks.joint_rows, block, root.joint)
+        return [root.joint, *keys]
+
+    @property
+    def _scales(self) -> Any:
+        return self.key("scales") if self.scales is None else dict(self.scales)
+
+    def estimate_scales(self, rows: Sequence[int]) -> Any:
+        """Add the estimate of all scales, from space blocks `rows` at a few times; its key."""
+        last = len(self.plan.time_blocks) - 1
+        sampled = sorted({0, last // 2, last})
+        owners = [self.owners[i] for i in rows for _ in sampled]
+        own = [self._own(i, t, self.block(i, t)) for i in rows for t in sampled]
+        key = self.key("scales")
+        self.graph[key] = (pod_tasks.scales_from, owners, own)
+        return key
+
+    def _own(self, row: int, t: int, block: Any) -> Any:
+        """Add the columns that a space block has of its own in a time block."""
+        key = self.key("own", row, t)
+        self.graph[key] = (_second, block)
+        return key

@@ -1,0 +1,128 @@
+"""Tasks of a POD over a chunk grid: what `romzarr.chunked.pod` puts into its graphs.
+
+The mathematics of each is in pipeline/romzarr/numerics/pod/block.py and merge.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from romzarr.contracts import Floats, ReadBlock
+from romzarr.numerics.pod import merge
+from romzarr.numerics.pod.block import factor_block
+from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.inner_products import Matrix, Precision, add_products
+from romzarr.numerics.pod.truncation import Cut
+
+Factored = tuple[RowBlock, TimeFactor]
+
+
+def read_and_factor(
+    block: ReadBlock,
+    time_axis: int,
+    weights: Floats | None,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+) -> Factored:
+    """Leaf: snapshots by rows, factored about their mean."""
+    values = np.moveaxis(block.values, time_axis, 0)
+    if values.dtype.itemsize < 4:
+        values = values.astype(np.float32)
+    values = values.reshape(len(values), -1)
+    rows, factor = factor_block(values, weights, cut, precision, place)
+    factor = replace(factor, bytes_read=block.bytes_read, chunks_read=block.chunks_read)
+    return rows, factor
+
+
+def merge_pairs(
+    pairs: Sequence[Factored],
+    weights: Floats | None,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+) -> Factored:
+    """Merge consecutive time blocks of one space block."""
+    blocks, factors = zip(*pairs, strict=True)
+    return merge.merge_in_time(blocks, factors, weights, cut, precision, place)
+
+
+def scales_from(variables: Sequence[int], factors: Sequence[TimeFactor]) -> dict[int, float]:
+    """Scale of each variable from its sampled leaves."""
+    return merge.estimate_scales(list(zip(variables, factors, strict=True)))
+
+
+def join_rows(
+    factors: Sequence[TimeFactor],
+    variables: Sequence[int],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+) -> TimeFactor:
+    """Merge the space blocks of one time block."""
+    parts = list(zip(variables, factors, strict=True))
+    return merge.merge_in_space(parts, scales, cut, precision)
+
+
+def joint_rows(factored: Factored, joint: TimeFactor) -> RowBlock:
+    """Rows of the joint columns on one space block."""
+    block = merge.onto_joint(*factored, joint)
+    assert block.mix is not None
+    rows = block.mix.T.astype(block.rows.dtype) @ block.rows
+    return RowBlock(block.mean, rows, block.valid)
+
+
+def _children(
+    blocks: Sequence[RowBlock | Factored], factors: Sequence[TimeFactor]
+) -> list[merge.Child]:
+    """Children of a merge; those that are leaves still have columns of their own."""
+    seen = []
+    for block, joint in zip(blocks, factors, strict=True):
+        if isinstance(block, RowBlock):
+            seen.append(block)
+        else:
+            seen.append(merge.onto_joint(*block, joint))
+    return merge.children_of(seen, factors)
+
+
+def product_of(
+    blocks: Sequence[RowBlock | Factored],
+    factors: Sequence[TimeFactor],
+    weights: Floats | None,
+    precision: Precision,
+    row: int,
+) -> tuple[Matrix, Defect | None]:
+    """Inner product of the columns of consecutive time blocks on one space block."""
+    children = _children(blocks, factors)
+    product = merge.merge_product(children, weights, precision)
+    return product, merge.mask_defect(children, row)
+
+
+def merge_joint(
+    factors: Sequence[TimeFactor],
+    variables: Sequence[int],
+    products: Sequence[tuple[Matrix, Defect | None]],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+) -> tuple[TimeFactor, Matrix]:
+    """Time factor of consecutive time blocks from the products of all space blocks."""
+    grouped: dict[int, list[Matrix]] = {}
+    for variable, (product, _) in zip(variables, products, strict=True):
+        grouped.setdefault(variable, []).append(product)
+    sums = {v: add_products(parts, precision) for v, parts in grouped.items()}
+    defects = [defect for _, defect in products]
+    return merge.merge_factors(factors, sums, scales, cut, precision, defects)
+
+
+def rows_of(
+    blocks: Sequence[RowBlock | Factored],
+    factors: Sequence[TimeFactor],
+    merged: tuple[TimeFactor, Matrix],
+    precision: Precision,
+) -> RowBlock:
+    """Rows of the merged time block on one space block."""
+    return merge.merge_rows(_children(blocks, factors), merged[1], precision)

@@ -1,0 +1,265 @@
+"""Coding of the coefficients a(t): samples, a model between them, and corrections.
+
+The model is integrated from kept samples, and what it misses is transformed along time,
+quantised and coded; or, mode by mode where that takes fewer bytes, quantised and extrapolated
+by polynomials. Rounding differences of a decoder are never fed back: the integration starts
+anew from each sample, corrections only add, and polynomials are of integers. Without a model
+everything is a correction, which is plain coding; so a model costs nothing where it is no use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.coding.differences import LARGEST, best_orders
+from romzarr.coding.rates import bits_of
+from romzarr.coding.tiles import coded_rows, encode_rows, tile_rows
+from romzarr.coding.wavelet import depth
+from romzarr.contracts import BlockSpan, CodedLatent, LatentCode
+from romzarr.numerics.dynamics.integrate import Dynamics
+from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, SampleSearch, Tolerances, rebuild
+
+Matrix = NDArray[np.float64]
+BlockModel = NDArray[np.int16]
+
+# How far off, in squares of what is allowed, samples may leave a model to corrections.
+ALLOWANCES = (16.0, 1024.0)
+# A range coder with contexts needs about this share of the bits that `rates` tells.
+CONTEXT_GAIN = 0.8
+# Ratio of one step tried to the next, and how many.
+STEP_RATIO, MOST_STEPS = 2**0.125, 40
+# Samples from which a model starts are so much finer than corrections: an error at the
+# start stays an error all along.
+FINER = 8
+# A model that is more steps off than this is no use, and its corrections no integers.
+MOST_LEFT = 2.0**50
+# A list of orders takes up these bytes of metadata, and a digit and a comma for each.
+LIST_BYTES = len('"differences":[],')
+# Share of the squared error that rounding in a decoder may make.
+SHAKEN = 1e-6
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A coded latent state, its bytes, and the coefficients (m, r) it decodes to."""
+
+    coded: CodedLatent
+    a: Matrix
+
+    @property
+    def nbytes(self) -> int:
+        coded, orders = self.coded, 2 * len(self.coded.correction_orders)
+        corrections = sum(map(len, coded.correction_bytes)) + orders + (LIST_BYTES if orders else 0)
+        if coded.code.says_nothing:
+            return corrections
+        return corrections + 2 * coded.code.kept + sum(map(len, coded.sample_bytes))
+
+
+def code_latent(
+    a: Matrix,
+    times: Matrix,
+    models: Sequence[Dynamics],
+    choices: Sequence[BlockModel],
+    tolerances: Tolerances,
+    step: float,
+    *,
+    block_steps: int,
+) -> Decoded | None:
+    """Code a(t) within the tolerances with few bytes.
+
+    Parameters
+    ----------
+    a : (m, r) float64
+    times : (m,) float64
+    models : sequence of Dynamics
+    choices : sequence of (blocks,) int16
+        Numbers of the models that may serve each block of `block_steps` snapshots; without
+        any, the coefficients are coded without a model.
+    tolerances : Tolerances
+    step : float
+        Step to begin with; what is used is the largest near it that meets the tolerances.
+    block_steps : int
+        Snapshots a block; each starts with a sample.
+
+    Returns
+    -------
+    Decoded, or None
+        If no step meets the tolerances, or no block is better off with a model.
+
+    References
+    ----------
+    .. [1] B. P. Russo, M. P. Laiu, R. Archibald, "Streaming compression of scientific data
+       via weak-SINDy", arXiv:2308.14962 (samples and a weak-form model in place of data).
+    """
+    coder = _Coder(a, times, tuple(models), tuple(choices), tolerances, block_steps)
+    plan = coder.plan(step)
+    if choices and (plan.block_model == STRAIGHT_LINE).all():
+        return None
+    return coder.smallest(plan, step)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which snapshots are samples, and which model follows them."""
+
+    index: NDArray[np.int64]
+    block_model: BlockModel
+    substeps: int
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A plan carried out: samples as `given` and as in the `code` that decodes, what is
+    rebuilt from them, and all coefficients with their corrections, of which the leading ones
+    are differences of these `orders`."""
+
+    step: float
+    orders: tuple[int, ...]
+    given: LatentCode
+    code: LatentCode
+    rebuilt: Matrix
+    decoded: Matrix
+
+
+@dataclass(frozen=True)
+class _Coder:
+    a: Matrix
+    times: Matrix
+    models: tuple[Dynamics, ...]
+    choices: tuple[BlockModel, ...]
+    tolerances: Tolerances
+    block_steps: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-len(self.a) // self.block_steps)
+
+    def plan(self, step: float) -> _Plan:
+        """The best mixture, block by block, of models with few samples and of no model."""
+        starts = np.unique(np.append(np.arange(0, len(self.a), self.block_steps), len(self.a) - 1))
+        plans = [_Plan(starts, np.full(self.blocks, STRAIGHT_LINE, np.int16), 1)]
+        if self.choices:
+            kept = step * np.round(self.a / step)
+            search = SampleSearch.of(
+                self.a, kept, self.times, self.models, self.tolerances, self.block_steps
+            )
+        for choice in self.choices:
+            plans.append(_Plan(starts, choice, search.substeps))
+            for code in search.encode(ALLOWANCES, choice):
+                plans.append(_Plan(code.index, choice, search.substeps))
+        return self._mixed(plans, step)
+
+    def _mixed(self, plans: Sequence[_Plan], step: float) -> _Plan:
+        """For each block that of the plans which leaves fewest bits."""
+        bits = np.array([self._bits(plan, step) for plan in plans])
+        best = np.argmin(bits, axis=0)
+        number = np.arange(len(self.a)) // self.block_steps
+        kept = np.zeros(len(self.a), bool)
+        kept[plans[0].index] = True
+        for choice in np.unique(best):
+            kept[plans[choice].index] |= best[number[plans[choice].index]] == choice
+        model = np.array([plans[c].block_model[b] for b, c in enumerate(best)], np.int16)
+        return _Plan(np.flatnonzero(kept), model, plans[-1].substeps)
+
+    def _bits(self, plan: _Plan, step: float) -> Matrix:
+        """Bits of samples and corrections of every block."""
+        fine = step / FINER
+        code = self._code(plan, fine * np.round(self.a / fine))
+        left = self.a - self._rebuilt(code)
+        modes = self.a.shape[1]
+        bits = np.zeros(self.blocks)
+        for block in range(self.blocks):
+            part = left[block * self.block_steps : (block + 1) * self.block_steps]
+            if not np.isfinite(part).all():
+                bits[block] = np.inf
+                continue
+            levels = (0, depth(len(part)))
+            bits[block] = CONTEXT_GAIN * bits_of(np.ascontiguousarray(part.T), levels, step)
+        size = np.log2(2 + 2 * np.abs(code.samples) / fine).sum(axis=1) + 8.0
+        inside = plan.block_model[plan.index // self.block_steps] != STRAIGHT_LINE
+        np.add.at(bits, plan.index // self.block_steps, np.where(inside, size, 0.0))
+        return bits if modes else np.zeros(self.blocks)
+
+    def _code(self, plan: _Plan, values: Matrix) -> LatentCode:
+        """Code with samples `values`, as far as a model needs them."""
+        samples = values[plan.index]
+        modelled = plan.block_model != STRAIGHT_LINE
+        block = plan.index // self.block_steps
+        start = plan.index % self.block_steps == 0
+        needed = modelled[block] | (start & modelled[np.maximum(block - 1, 0)])
+        modes = self.models[0].modes if self.models else 0
+        samples = np.where(needed[:, None] & (np.arange(samples.shape[1]) < modes), samples, 0)
+        return LatentCode(plan.index, samples, self.block_steps, plan.block_model, plan.substeps)
+
+    def _rebuilt(self, code: LatentCode) -> Matrix:
+        with np.errstate(all="ignore"):
+            return rebuild(code, self.models, self.times, BlockSpan(0, len(self.a)))
+
+    def smallest(self, plan: _Plan, step: float) -> Decoded | None:
+        """The plan carried out with wavelets, or with polynomials for the modes that gain."""
+        trial = self._at_best_step(plan, step, ())
+        if trial is None:
+            return None
+        found = [self._encoded(trial)]
+        orders = best_orders(self.a - trial.rebuilt, trial.step)
+        if orders and (another := self._at_best_step(plan, trial.step, orders)):
+            found.append(self._encoded(another))
+        return min(found, key=lambda each: each.nbytes)
+
+    def _at_best_step(self, plan: _Plan, step: float, orders: tuple[int, ...]) -> _Trial | None:
+        """The trial with the largest step near `step` that meets the tolerances."""
+        trial = self._trial(plan, step, orders)
+        ratio = STEP_RATIO if trial is not None else 1 / STEP_RATIO
+        for _ in range(MOST_STEPS):
+            step *= ratio
+            another = self._trial(plan, step, orders)
+            if ratio > 1 and another is None:
+                break
+            if another is not None:
+                trial = another
+                if ratio < 1:
+                    break
+        return None if trial is None or not self._steady(trial) else trial
+
+    def _trial(self, plan: _Plan, step: float, orders: tuple[int, ...]) -> _Trial | None:
+        """What decoding would give with one step (None: it is too far off)."""
+        given = self._code(plan, self.a)
+        rows = tile_rows(given.kept, self.a.shape[1])
+        samples = coded_rows(given.samples, rows, step / FINER, smooth=False)
+        code = replace(given, samples=samples)
+        rebuilt = self._rebuilt(code)
+        left = self.a - rebuilt
+        most = min(LARGEST, MOST_LEFT) if orders else MOST_LEFT
+        if not np.abs(left).max(initial=0.0) < most * step:
+            return None
+        decoded = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, True, orders)
+        if not self.tolerances.met_by(decoded - self.a):
+            return None
+        return _Trial(step, orders, given, code, rebuilt, decoded)
+
+    def _steady(self, trial: _Trial) -> bool:
+        """Whether rounding in a decoder, as if samples were shaken by 1e-12, stays nothing."""
+        code = trial.code
+        shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
+        drift = self._rebuilt(replace(code, samples=code.samples * shaken)) - trial.rebuilt
+        margin = SHAKEN * self.tolerances.for_coding()
+        return bool(np.isfinite(drift).all() and np.all(self.tolerances.coding(drift) <= margin))
+
+    def _encoded(self, trial: _Trial) -> Decoded:
+        rows, long = tile_rows(trial.code.kept, self.a.shape[1]), tile_rows(*self.a.shape)
+        fine, left = trial.step / FINER, self.a - trial.rebuilt
+        coded = CodedLatent(
+            code=trial.code,
+            step=trial.step,
+            sample_step=fine,
+            sample_rows=rows,
+            sample_bytes=encode_rows(trial.given.samples, rows, fine, smooth=False),
+            correction_rows=long,
+            correction_bytes=encode_rows(left, long, trial.step, True, trial.orders),
+            correction_orders=trial.orders,
+        )
+        return Decoded(coded, trial.decoded)

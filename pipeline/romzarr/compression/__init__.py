@@ -1,0 +1,1 @@
+"""From a factored archive to what its store holds: which coding, which bits, which model."""

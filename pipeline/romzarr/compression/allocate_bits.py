@@ -1,0 +1,255 @@
+"""How the error is spent: rank and quantisation step, and what they leave to the coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from romzarr.archive import Archive
+from romzarr.chunked.fields import LazyFields, lazy_fields, tile_products, tile_rates
+from romzarr.chunked.slices import sums
+from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
+from romzarr.coding.tiles import tile_shape
+from romzarr.coding.wavelet import depth
+from romzarr.compression.pod import ArchivePOD
+from romzarr.errors import AccuracyError
+from romzarr.numerics.dynamics.sampling import Tolerances
+
+Matrix = NDArray[np.float64]
+
+# Bits of a mode besides its fields and coefficients: its singular value.
+MODE_BITS = 64.0
+# Share of the squared error planned for the coefficients that they must be left with.
+LEAST_SHARE = 0.7
+# Steps are lowered at most so often, to so much of what they were.
+MOST_ATTEMPTS, LOWERED = 12, 0.96
+
+
+@dataclass(frozen=True)
+class CodedFields:
+    """Rank and steps of the fields, and what is known of their error.
+
+    ``fields`` are the tiles of each variable that has fields (None else); ``steps``
+    (V,) the quantisation steps in its units; ``a`` (m, r) the coefficients, which are left
+    ``tolerances`` by the variables that have fields; ``step`` is that of the coefficients.
+    ``bits`` is what all should cost.
+    """
+
+    pod: ArchivePOD
+    rank: int
+    fields: tuple[LazyFields | None, ...]
+    tiles: tuple[tuple[int, ...], ...]
+    steps: tuple[float, ...]
+    step: float
+    a: Matrix
+    tolerances: Tolerances
+    bits: float
+
+    @property
+    def codings(self) -> tuple[str, ...]:
+        """How each variable is coded: "pod", "direct" or "constant"."""
+        others = ("constant" if n.fluctuation == 0 else "direct" for n in self.pod.norms)
+        return tuple(
+            "pod" if fields is not None else other
+            for fields, other in zip(self.fields, others, strict=True)
+        )
+
+    @property
+    def live(self) -> list[int]:
+        """Numbers of the variables that have fields."""
+        return _live(self.fields)
+
+    @property
+    def sigma(self) -> Matrix:
+        return self.pod.sigma[: self.rank]
+
+    @property
+    def turn(self) -> Matrix:
+        return self.pod.turn[:, : self.rank]
+
+
+@dataclass(frozen=True)
+class FieldsPlan:
+    """Rank and steps that should meet the bound with fewest bits, before anything is coded.
+
+    ``field_bits`` (V,) is what the fields of each variable should cost, ``shared_bits`` (V,)
+    its part of what modes cost besides, by its part of their energy; ``bits`` all together,
+    infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None).
+    ``missed`` (r,) is the squared error planned for each coefficient.
+    """
+
+    pod: ArchivePOD
+    fields: tuple[LazyFields | None, ...]
+    tiles: tuple[tuple[int, ...], ...]
+    chosen: Allocation | None
+    missed: Matrix
+    field_bits: Matrix
+    shared_bits: Matrix
+
+    @property
+    def bits(self) -> float:
+        return self.chosen.bits if self.chosen else np.inf
+
+    @property
+    def live(self) -> list[int]:
+        """Numbers of the variables that have fields."""
+        return _live(self.fields)
+
+
+def _live(fields: Sequence[LazyFields | None]) -> list[int]:
+    return [v for v, each in enumerate(fields) if each is not None]
+
+
+def plan_fields(
+    archive: Archive, pod: ArchivePOD, without: frozenset[int] = frozenset()
+) -> FieldsPlan:
+    """Rank and steps with which a store is smallest within the bound. Runs Dask.
+
+    Parameters
+    ----------
+    archive : Archive
+    pod : ArchivePOD
+    without : set of int
+        Variables that are to be coded in another way. Constant ones have no fields anyway.
+    """
+    numbers = range(len(archive.variables))
+    live = [v for v in numbers if pod.norms[v].fluctuation > 0 and v not in without]
+    if without:
+        pod = pod.without(without)
+    tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
+    lazy = tuple(
+        lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], tiles[v]) if v in live else None
+        for v in numbers
+    )
+    missed, bits, shared = np.zeros(0), np.zeros(len(lazy)), np.zeros(len(lazy))
+    if not live:
+        return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
+    if not pod.modes:
+        return FieldsPlan(pod, lazy, tiles, None, missed, bits, shared)
+    found, latent = _rates(lazy, pod), _latent_rates(pod)
+    energies = pod.energies[live]
+    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
+    chosen = allocate(
+        found,
+        latent,
+        energies / pod.sigma**2,
+        energies,
+        allowed[live],
+        pod.dropped[live],
+        MODE_BITS,
+    )
+    if chosen is not None:
+        missed = latent.errors_at(chosen.latent)[: chosen.rank]
+        bits[live] = [
+            Rates(f.errors[: chosen.rank + 1], f.bits[: chosen.rank + 1]).bits_at(place)
+            for f, place in zip(found, chosen.fields, strict=True)
+        ]
+        of_modes = latent.bits[: chosen.rank, round(chosen.latent)] + MODE_BITS
+        parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
+        shared = parts @ of_modes
+    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared)
+
+
+def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
+    """Code all fields on trial as planned, and measure what is lost. Runs Dask.
+
+    With it comes every inner product that the bound needs; should what is lost leave too
+    little to the coefficients, steps are lowered.
+
+    Raises
+    ------
+    AccuracyError
+        If no step leaves the coefficients anything.
+    """
+    pod, live, chosen = plan.pod, plan.live, plan.chosen
+    if chosen is None:
+        raise _no_room(archive)
+    steps = np.zeros(len(plan.fields))
+    steps[live] = [
+        step_of(place, pod.norms[v].fluctuation)
+        for place, v in zip(chosen.fields, live, strict=True)
+    ]
+    planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
+    for _ in range(MOST_ATTEMPTS):
+        coded = _coded(plan, chosen, steps)
+        short = coded.tolerances.for_coding() < LEAST_SHARE * planned
+        if not short.any():
+            return coded
+        steps[np.array(live)[short]] *= LOWERED
+    raise _no_room(archive)
+
+
+def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
+    """Fields coded on trial with their `steps`."""
+    pod, rank = plan.pod, chosen.rank
+    return CodedFields(
+        pod=pod,
+        rank=rank,
+        fields=plan.fields,
+        tiles=plan.tiles,
+        steps=tuple(steps.tolist()),
+        step=step_of(chosen.latent, 1.0),
+        a=pod.coefficients(rank),
+        tolerances=_tolerances(plan.fields, pod, rank, steps),
+        bits=chosen.bits,
+    )
+
+
+def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD) -> list[Rates]:
+    """Rates of the mean and all modes of each variable that has fields."""
+    turn = delayed(pod.turn)
+    return sums(
+        [
+            fields.map(tile_rates, turn, norm.fluctuation)
+            for fields, norm in zip(lazy, pod.norms, strict=True)
+            if fields is not None
+        ]
+    )
+
+
+def _latent_rates(pod: ArchivePOD) -> Rates:
+    """Rates of the coefficients of all modes, as if no model foretold them."""
+    a = np.ascontiguousarray(pod.coefficients(pod.modes).T)
+    return rates(a, (0, depth(a.shape[1])), 1.0)
+
+
+def _tolerances(
+    lazy: Sequence[LazyFields | None], pod: ArchivePOD, rank: int, steps: Matrix
+) -> Tolerances:
+    """What the coefficients may be off, with the fields as they will be decoded."""
+    turn, dtype, live = delayed(pod.turn), pod.budget.basis, _live(lazy)
+    found = sums(
+        [
+            fields.map(tile_products, turn, rank, step, dtype)
+            for fields, step in zip(lazy, steps.tolist(), strict=True)
+            if fields is not None
+        ]
+    )
+    sigma, lost = pod.sigma[:rank], pod.modes + 1
+    products = np.array(found).reshape(len(live), lost + rank, lost + rank)
+    return Tolerances(
+        roots=_roots(products[:, lost:, lost:] / (sigma[:, None] * sigma)),
+        allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0)[live],
+        tree=pod.dropped[live],
+        truncation=np.sqrt(np.trace(products[:, :lost, :lost], axis1=1, axis2=2)),
+        rest=pod.right,
+        mixed=products[:, lost:, :lost] / sigma[:, None],
+    )
+
+
+def _roots(gram: Matrix) -> Matrix:
+    """Matrices (V, r, r) with ``roots[v].T @ roots[v] = gram[v]``."""
+    values, vectors = np.linalg.eigh(gram)
+    roots: Matrix = np.sqrt(np.maximum(values, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
+    return roots
+
+
+def _no_room(archive: Archive) -> AccuracyError:
+    names = ", ".join(repr(variable.name) for variable in archive.variables)
+    return AccuracyError(
+        f"variables {names}: no quantisation step keeps the tolerance; raise compression.tolerance"
+    )

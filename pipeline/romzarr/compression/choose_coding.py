@@ -1,0 +1,208 @@
+"""Which variables are coded by POD, and which as they are, always or at some times: the fewer
+bytes decide.
+
+Bits that rates foretell are compared first, which costs next to nothing. Only where they do
+not differ widely are parts of the fields and of the values coded on trial: a range coder makes
+more of what is smooth in space and time than of modes, and more than rates know. The few
+kilobytes that the model takes up are not counted: equations are worth them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from romzarr.archive import Archive
+from romzarr.chunked.fields import Sample, lazy_fields, tile_bits
+from romzarr.chunked.slices import sums
+from romzarr.compression.allocate_bits import FieldsPlan, plan_fields
+from romzarr.compression.direct import DirectVariable, coded_on_trial, plan_direct
+from romzarr.compression.pod import ArchivePOD
+from romzarr.numerics.pod.factors import Mask
+from romzarr.numerics.pod.roughness import rough_snapshots
+
+Matrix = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+# Rates that differ by more than this are not looked into further.
+CLEAR = 3.0
+# Tiles of fields coded on trial, and values of them together.
+TILES, VALUES = 2, 1 << 20
+# Gram matrices cannot tell what some of the variables alone need at the tightest tolerances.
+TIGHTEST = 1e-5
+
+
+# Share of the squared error that either part of a record gets at least, where some snapshots
+# are coded in another way than the others.
+LEAST_PART = 0.02
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Snapshots at which the variables of POD are coded without it.
+
+    ``rough`` (m,) marks them, ``pod`` has the modes of all snapshots at these alone, and
+    ``variables`` says how they are coded there.
+    """
+
+    rough: Mask
+    pod: ArchivePOD
+    variables: dict[int, DirectVariable]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the variables of an archive are coded.
+
+    ``plan`` is of the variables coded by POD, but for ``episodes``; ``direct`` of those that
+    are not.
+    """
+
+    plan: FieldsPlan
+    direct: dict[int, DirectVariable]
+    episodes: Episodes | None = None
+
+
+def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice:
+    """Fields of the variables that POD makes small, and the plans of all others. Runs Dask.
+
+    Compared are the bits of all variables with POD, of all without, and of ways in between:
+    what saves most without POD is left out of it first, and the modes of the others, which
+    have to hold less then, are looked at anew. Where some snapshots have little in common with
+    all others, it is looked into whether POD should do without these.
+    """
+    plan, direct = plan_fields(archive, pod), plan_direct(archive, pod)
+    chosen, planned = Choice(plan, {}), dict[int, DirectVariable]()
+    if _is_open(plan, direct):
+        chosen, planned = _by_variables(archive, pod, plan, direct, tolerance)
+    # Gram matrices cannot tell what some of the snapshots alone need at the tightest tolerances.
+    if tolerance < TIGHTEST:
+        return chosen
+    without = frozenset(chosen.direct) if chosen.plan.live else frozenset[int]()
+    rough = _rough(pod.without(without) if without else pod)
+    if rough is None:
+        return chosen
+    others = {v: planned[v] for v in sorted(without)}
+    return _smaller(archive, chosen, _with_episodes(archive, pod, rough, others))
+
+
+def _by_variables(
+    archive: Archive,
+    pod: ArchivePOD,
+    plan: FieldsPlan,
+    direct: Mapping[int, DirectVariable],
+    tolerance: float,
+) -> tuple[Choice, dict[int, DirectVariable]]:
+    """The choice with fewest bits where variables are coded in one way at all times.
+
+    And the plans of all variables without POD, with the bits that these take as coded.
+    """
+    tried, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
+    choices = {frozenset[int](): plan}
+    while tolerance >= TIGHTEST and (more := _dearer(plan, tried, ratios)):
+        without = frozenset(tried) - frozenset(plan.live) | more
+        choices[without] = plan = plan_fields(archive, pod, without)
+    if set(tried) == set(choices[frozenset()].live):
+        choices[frozenset(tried)] = plan_fields(archive, pod, frozenset(tried))
+    costs = {
+        without: _pod_bits(fields, ratios) + sum(tried[v].bits for v in without)
+        for without, fields in choices.items()
+    }
+    log.debug("bits expected, by the variables without POD: %s", costs)
+    best = min(costs, key=lambda without: costs[without])
+    return Choice(choices[best], {v: tried[v] for v in sorted(best)}), tried
+
+
+def _rough(pod: ArchivePOD) -> Mask | None:
+    """Snapshots that need modes of their own."""
+    values, vectors = np.linalg.eigh(pod.joint)
+    a = pod.right[:, : pod.modes] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+    return rough_snapshots(a, float(pod.scales @ pod.budget.allowed**2))
+
+
+def _with_episodes(
+    archive: Archive, pod: ArchivePOD, rough: Mask, direct: dict[int, DirectVariable]
+) -> Choice | None:
+    """All variables but those `direct` with rough snapshots coded without POD.
+
+    None if there is no way to do that. The error is shared out by the bits that either part
+    takes with half of it, which makes both together about fewest.
+    """
+    share, without = 0.5, frozenset(direct)
+    for _ in range(2):
+        quiet, during = pod.apart_from(rough, 1 - share), pod.during(rough, share)
+        if not quiet.modes:
+            return None
+        plan, planned = plan_fields(archive, quiet, without), plan_direct(archive, during)
+        if plan.chosen is None or not set(plan.live) <= set(planned):
+            return None
+        tried = coded_on_trial(archive, during, {v: planned[v] for v in plan.live})
+        bits = sum(each.bits for each in tried.values())
+        share = float(np.clip(bits / (bits + plan.bits), LEAST_PART, 1 - LEAST_PART))
+    return Choice(plan, direct, Episodes(rough, during, tried))
+
+
+def _smaller(archive: Archive, whole: Choice, parted: Choice | None) -> Choice:
+    """Whichever of two choices takes fewer bits."""
+    if parted is None or parted.episodes is None:
+        return whole
+    bits = [
+        _pod_bits(each.plan, _coded_ratios(archive, each.plan))
+        + sum(variable.bits for variable in each.direct.values())
+        for each in (whole, parted)
+    ]
+    bits[1] += sum(variable.bits for variable in parted.episodes.variables.values())
+    log.debug(
+        "bits expected with POD at all times, and but for %d snapshots: %s",
+        len(parted.episodes.pod.right), bits,
+    )  # fmt: skip
+    return parted if bits[1] < bits[0] else whole
+
+
+def _dearer(
+    plan: FieldsPlan, direct: Mapping[int, DirectVariable], ratios: Matrix
+) -> frozenset[int]:
+    """Variables that cost more than they would without POD: those that save most."""
+    bits = ratios * plan.field_bits + plan.shared_bits
+    saved = {v: bits[v] - direct[v].bits for v in plan.live if v in direct}
+    most = max(saved.values(), default=0.0)
+    return frozenset(v for v, saving in saved.items() if saving > 0 and saving >= most / 2)
+
+
+def _is_open(plan: FieldsPlan, direct: Mapping[int, DirectVariable]) -> bool:
+    """Whether some way without POD may be smaller."""
+    bits = plan.field_bits + plan.shared_bits
+    singly = any(each.bits < CLEAR * bits[v] for v, each in direct.items())
+    together = sum(each.bits for each in direct.values())
+    return bool(direct) and (singly or together < CLEAR * plan.bits)
+
+
+def _pod_bits(plan: FieldsPlan, ratios: Matrix) -> float:
+    """Bits of fields, which cost so many times what rates say, and of coefficients."""
+    return plan.bits + float((ratios - 1) @ plan.field_bits)
+
+
+def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:
+    """Bits of the fields of each variable (V,) as coded, by those that rates foretell."""
+    ratios = np.ones(len(plan.fields))
+    if plan.chosen is None:
+        return ratios
+    pod, rank = plan.pod, plan.chosen.rank
+    turn, sample = delayed(pod.turn[:, :rank]), Sample(TILES, VALUES // TILES // (rank + 1))
+    found = sums(
+        [
+            lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], plan.tiles[v], sample).map(
+                tile_bits, turn, pod.norms[v].fluctuation, place
+            )
+            for v, place in zip(plan.live, plan.chosen.fields, strict=True)
+        ]
+    )
+    for v, (foretold, coded) in zip(plan.live, found, strict=True):
+        ratios[v] = coded / foretold if foretold > 0 else 1.0
+    return ratios

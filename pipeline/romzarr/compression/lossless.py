@@ -1,0 +1,109 @@
+"""Compression to the bit: no modes and no model, each variable in the way that is smallest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from romzarr.archive import Archive
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
+from romzarr.chunked.exact import Trial, WriteExact
+from romzarr.chunked.slices import added, gathered
+from romzarr.coding.exact import PACKABLE, ExactCoding, Packing
+from romzarr.contracts import ArchivedVariable
+from romzarr.encoding import encoding_from_json
+from romzarr.store.writing.writer import StoreWriter
+
+log = logging.getLogger(__name__)
+
+# Values of a tile. Small ones compress badly; whoever reads one point decodes a whole one.
+LEAST, MOST = 1 << 18, 1 << 22
+# Tiles that the ways of coding are tried on, and values of each.
+TRIED, TRIED_VALUES = 2, 1 << 18
+
+
+@dataclass(frozen=True)
+class ReadCost:
+    """What was fetched from the archive."""
+
+    bytes_read: int
+    chunks_read: int
+
+
+def write_lossless(writer: StoreWriter, archive: Archive) -> ReadCost:
+    """Put every variable into the store to the bit; returns what reading cost. Runs Dask.
+
+    A few chunks are read beforehand, to find the way of coding that is smallest.
+    """
+    costs = [
+        _written(writer, variable, packing_of(archive.variable_encoding[variable.name]))
+        for variable in archive.variables
+    ]
+    return ReadCost(sum(c.bytes_read for c in costs), sum(c.chunks_read for c in costs))
+
+
+def packing_of(encoding: Mapping[str, Any]) -> Packing | None:
+    """How the archive packs the values of a variable in integers, if it does."""
+    found = encoding_from_json(encoding)
+    if "scale_factor" not in found and "add_offset" not in found:
+        return None
+    integer = np.dtype(found.get("dtype", np.float64)).name
+    missing: Any = found.get("_FillValue", found.get("missing_value"))
+    if integer not in PACKABLE or np.size(missing) != 1:
+        return None
+    return Packing(
+        integer,
+        float(found.get("scale_factor", 1.0)),
+        float(found.get("add_offset", 0.0)),
+        None if missing is None else int(missing),
+    )
+
+
+def _written(writer: StoreWriter, variable: ArchivedVariable, packing: Packing | None) -> ReadCost:
+    tile = aligned_tile(variable, LEAST, MOST)
+    coding = _smallest(variable, tile, packing)
+    log.info("variable %r: kept to the bit by %s", variable.name, coding)
+    writer.create_exact(variable.name, variable.dims, variable.shape, tile, variable.dtype, coding)
+    task = WriteExact(writer.exact, variable.name, coding)
+    found = gathered(lazy_tiles(variable, tile, task), added)
+    bytes_read, chunks_read, refused = found.tolist()
+    if refused:
+        # Somewhere the values are not what the archive says they are packed in.
+        again = _written(writer, variable, None)
+        return replace(
+            again,
+            bytes_read=again.bytes_read + bytes_read,
+            chunks_read=again.chunks_read + chunks_read,
+        )
+    return ReadCost(bytes_read, chunks_read)
+
+
+def _smallest(
+    variable: ArchivedVariable, tile: tuple[int, ...], packing: Packing | None
+) -> ExactCoding:
+    """The way of coding that takes fewest bytes on parts of a few tiles."""
+    ways = [*ways_of(variable, packing), *(ways_of(variable, None) if packing else [])]
+    grid = tiles_in(variable, tile)
+    some = np.unique(np.linspace(0, np.prod(grid) - 1, TRIED).round().astype(int))
+    places = [tuple(map(int, np.unravel_index(number, grid))) for number in some]
+    sizes = gathered(lazy_tiles(variable, tile, Trial(ways, TRIED_VALUES), places), added)
+    return ways[int(np.argmin(sizes))]
+
+
+def ways_of(variable: ArchivedVariable, packing: Packing | None) -> list[ExactCoding]:
+    """Ways to keep values to the bit that are worth trying.
+
+    Without differences and with those along time, along space, along all axes. Plain zstd at
+    its highest level is among them, which the codecs of archives hardly ever beat.
+    """
+    time, all_axes = (variable.time_axis,), tuple(range(len(variable.dims)))
+    space = tuple(axis for axis in all_axes if axis not in time)
+    return [
+        ExactCoding(axes, shuffle, packing)
+        for axes in dict.fromkeys(((), time, space, all_axes))
+        for shuffle in ("shuffle", "bitshuffle", "noshuffle")
+    ]

@@ -1,0 +1,463 @@
+"""POD of an archive: the tree, the rank, and the arithmetic that keep the bound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import dask
+import numpy as np
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from romzarr.archive import Archive
+from romzarr.archive.provider import digest_of
+from romzarr.chunked.plan import PODPlan, SpaceBlock
+from romzarr.chunked.pod import run_pod
+from romzarr.config import Config
+from romzarr.contracts import ArchivedVariable, Floats
+from romzarr.errors import AccuracyError, ArchiveError
+from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
+from romzarr.numerics.pod.factors import Defect, Mask, RowBlock, TimeFactor
+from romzarr.numerics.pod.truncation import rank_within, tails
+
+Matrix = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+# Share of the squared error that modes may hold which nobody looks at again.
+NEGLIGIBLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Earlier snapshots of the same store: squared ``fluctuation`` (V,), and ``lost`` (V,), of
+    the error."""
+
+    fluctuation: Matrix
+    lost: Matrix
+
+    @classmethod
+    def none(cls, variables: int) -> Earlier:
+        return cls(np.zeros(variables), np.zeros(variables))
+
+    def spare(self, tolerance: float) -> Matrix:
+        """Squared fluctuation (V,) that counts for later snapshots beside their own.
+
+        Half of what these lack of a bound `tolerance`: the other half is for those after them.
+        So a bound that is spent leaves to later snapshots what they fluctuate by themselves.
+        """
+        return np.asarray(np.maximum(self.fluctuation - self.lost / tolerance**2, 0.0) / 2)
+
+
+@dataclass(frozen=True)
+class ArchivePOD:
+    """The POD of an archive, with all modes that a store of it may need.
+
+    ``turn`` (K', K) makes the K modes, times their singular values, from the rows of
+    ``blocks``. ``right`` (m, K + 1) are their orthonormal coefficients, and last the
+    constant. By variable, in its own units: ``gram`` (V, K, K) the inner products of the
+    modes times singular values, ``dropped`` (V,) the norm of what was cut orthogonally in
+    time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
+    factors on squared errors with which all variables make one inner product, ``averages``
+    (V,) their values on average, and ``counted`` (V,) the weight of all their values.
+    ``earlier`` is what parts of a store before these snapshots count.
+    ``masks`` (V,) are the numbers of the first variables that lack values at the same points,
+    None where a variable lacks none or is constant. ``rough`` (m,) marks snapshots that are
+    coded in another way: there ``right`` is 0.
+    """
+
+    plan: PODPlan
+    blocks: tuple[Delayed, ...]
+    turn: Matrix
+    right: Matrix
+    gram: Matrix
+    dropped: Matrix
+    apart: Matrix
+    scales: Matrix
+    averages: Matrix
+    counted: Matrix
+    norms: tuple[VariableNorms, ...]
+    masks: tuple[int | None, ...]
+    budget: ErrorBudget
+    bytes_read: int
+    chunks_read: int
+    earlier: Earlier
+    rough: Mask | None = None
+
+    @property
+    def modes(self) -> int:
+        return self.turn.shape[1]
+
+    @property
+    def fluctuations(self) -> Matrix:
+        """Fluctuation (V,) of each variable over the whole store, or 0."""
+        counted = np.array([norm.fluctuation for norm in self.norms]) ** 2
+        now = np.where(counted > 0, counted - self.earlier.spare(self.budget.tolerance), 0.0)
+        return np.asarray(np.sqrt(now + self.earlier.fluctuation))
+
+    @property
+    def energies(self) -> Matrix:
+        """Energy (V, K) of each mode in each variable."""
+        return np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0.0)
+
+    @property
+    def sigma(self) -> Matrix:
+        """Singular values (K,)."""
+        return np.sqrt(self.scales @ self.energies)
+
+    @property
+    def series(self) -> Matrix:
+        """What the rows of ``blocks`` are multiplied by to give the snapshots, (m, K')."""
+        return np.asarray(self.right[:, : self.modes] @ self.turn.T)
+
+    @property
+    def joint(self) -> Matrix:
+        """Inner products (K, K) of the modes times singular values, of all variables together."""
+        return np.asarray(np.einsum("v,vij->ij", self.scales, self.gram))
+
+    def coefficients(self, rank: int) -> Matrix:
+        """a(t) of the leading modes (m, rank); straight lines across rough snapshots."""
+        a = self.right[:, :rank] * self.sigma[:rank]
+        if self.rough is not None:
+            rough, quiet = np.flatnonzero(self.rough), np.flatnonzero(~self.rough)
+            for column in a.T:
+                column[rough] = np.interp(rough, quiet, column[quiet])
+        return np.asarray(a)
+
+    def during(self, snapshots: Mask, share: float) -> ArchivePOD:
+        """The same modes at some snapshots alone, with that share of the squared error."""
+        return replace(
+            self,
+            right=self.right[snapshots],
+            counted=self.counted * snapshots.mean(),
+            budget=self.budget.part(share),
+        )
+
+    def apart_from(self, rough: Mask, share: float) -> ArchivePOD:
+        """Mean and modes of the other snapshots, with that share of the squared error.
+
+        From the small factors: at those snapshots ``right - its mean = Q T``, so their modes
+        are those of T times the modes of all.
+        """
+        quiet = self.right[~rough, : self.modes]
+        mean = quiet.mean(axis=0)
+        basis, triangle = np.linalg.qr(quiet - mean)
+        turn = np.linalg.eigh(triangle @ self.joint @ triangle.T)[1][:, ::-1]
+        mixed, budget = triangle.T @ turn, self.budget.part(share)
+        gram = mixed.T @ self.gram @ mixed
+        shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+        useful = _useful(shares, budget.allowed)
+        right = np.zeros((len(rough), useful + 1))
+        right[~rough, :useful], right[~rough, useful] = basis @ turn[:, :useful], len(rough) ** -0.5
+        moved = delayed(_moved, pure=False)
+        return replace(
+            self,
+            blocks=tuple(moved(block, self.turn @ mean) for block in self.blocks),
+            turn=self.turn @ mixed[:, :useful],
+            right=right,
+            gram=gram[:, :useful, :useful],
+            dropped=np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1)),
+            budget=budget,
+            rough=rough,
+        )
+
+    def without(self, left_out: frozenset[int]) -> ArchivePOD:
+        """The modes of all other variables alone, as far as they may be of use.
+
+        Of those left out nothing counts any more.
+        """
+        kept = np.array([v not in left_out for v in range(len(self.norms))])
+        scales = np.where(kept, self.scales, 0.0)
+        turn = np.linalg.eigh(replace(self, scales=scales).joint)[1][:, ::-1]
+        gram = turn.T @ self.gram @ turn
+        shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+        useful = _useful(shares[kept], self.budget.allowed[kept])
+        dropped = np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1))
+        constant = self.right[:, self.modes :]
+        right = np.concatenate([self.right[:, : self.modes] @ turn[:, :useful], constant], axis=1)
+        return replace(
+            self,
+            turn=self.turn @ turn[:, :useful],
+            right=right,
+            gram=gram[:, :useful, :useful],
+            dropped=np.where(kept, dropped, 0.0),
+            apart=np.where(kept, self.apart, 0.0),
+            scales=scales,
+        )
+
+
+def _moved(block: RowBlock, shift: Matrix) -> RowBlock:
+    """The block with its rows, so many times each, put into the mean."""
+    return replace(block, mean=block.mean + shift.astype(block.rows.dtype) @ block.rows)
+
+
+@dataclass(frozen=True)
+class Sharpened:
+    """What bounds on single values ask of a POD, beyond the tolerance of the settings.
+
+    ``bounds`` (V,) of single values (infinite: none); ``errors`` (V,) the roots of the mean
+    squared errors with which residuals are few, which may be missed; ``tolerance`` the
+    relative error that suits the sharpest.
+    """
+
+    bounds: Matrix
+    errors: Matrix
+    tolerance: float
+
+
+def factor_archive(
+    archive: Archive, config: Config, sharpened: Sharpened | None = None
+) -> ArchivePOD:
+    """POD of the archive, with more modes than the tolerance needs. Runs Dask.
+
+    Scales of the variables are estimated on the way. Should the estimate prove too far off
+    for the bound, the archive is read again with the exact ones.
+    """
+    tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
+    factor, blocks, plan = _run_tree(archive, tolerance, None)
+    try:
+        return cut_factor(archive, config, sharpened, factor, blocks, plan)
+    except AccuracyError:
+        if len(archive.variables) == 1 or _rank_needed(config):
+            raise
+    totals = _totals(archive, factor)
+    scales = {v: len(factor.right) / e if e > 0 else 1.0 for v, e in enumerate(totals)}
+    log.warning("scales of the variables were estimated badly: reading the archive once more")
+    again, blocks, plan = _run_tree(archive, tolerance, scales)
+    again = replace(
+        again,
+        bytes_read=again.bytes_read + factor.bytes_read,
+        chunks_read=again.chunks_read + factor.chunks_read,
+    )
+    return cut_factor(archive, config, sharpened, again, blocks, plan)
+
+
+def _rank_needed(config: Config) -> bool:
+    return config.compression.max_rank != "auto"
+
+
+def _run_tree(
+    archive: Archive, tolerance: float, scales: Mapping[int, float] | None
+) -> tuple[TimeFactor, tuple[Delayed, ...], PODPlan]:
+    held = run_pod(
+        archive.variables,
+        tolerance=tolerance,
+        scales=scales,
+        refused=lambda plan, defect: _defect_error(archive, plan, defect),
+    )
+    return held.factor, held.blocks, held.plan
+
+
+def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
+    """Squared fluctuation (V,) of every variable."""
+    return np.array(
+        [
+            np.trace(factor.gram[v]) + factor.discarded[v] + factor.apart.get(v, 0.0)
+            for v in range(len(archive.variables))
+        ]
+    )
+
+
+def cut_factor(
+    archive: Archive,
+    config: Config,
+    sharpened: Sharpened | None,
+    factor: TimeFactor,
+    blocks: tuple[Delayed, ...],
+    plan: PODPlan,
+    earlier: Earlier | None = None,
+    totals: Matrix | None = None,
+) -> ArchivePOD:
+    """Choose arithmetic and the modes that may be of use from the small factors.
+
+    The bound is what the whole store has left of it, if there are `earlier` snapshots. Squared
+    fluctuations are `totals` (V,), where they are known better than by the factors.
+    """
+    totals = _totals(archive, factor) if totals is None else totals
+    earlier = earlier or Earlier.none(len(totals))
+    means = _mean_sums(archive, plan, blocks)
+    spare = earlier.spare(config.compression.tolerance)
+    norms = _norms(archive, means, np.where(totals > 0, totals + spare, 0.0))
+    budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
+    numbers = range(len(archive.variables))
+    gram = np.array([factor.gram[v] for v in numbers])
+    tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
+    turn = _principal_axes(gram, totals, tolerance)
+    gram = turn.T @ gram @ turn
+    discarded = np.array([factor.discarded[v] for v in numbers])
+    apart = np.array([factor.apart.get(v, 0.0) for v in numbers])
+    shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+    limit = config.compression.max_rank
+    most = len(turn) if limit == "auto" else limit
+    names = [variable.name for variable in archive.variables]
+    rank_within(shares, discarded, apart, budget.allowed, most, names)
+    counted = np.array([len(factor.right) * each.weight for each in means])
+    if sharpened is not None:
+        budget = replace(budget, bounds=sharpened.bounds)
+    if sharpened is not None and limit == "auto":
+        aims = np.maximum(sharpened.errors * np.sqrt(counted), 2 * np.sqrt(discarded + apart))
+        budget = replace(budget, allowed=np.minimum(budget.allowed, aims))
+    useful = min(_useful(shares, budget.allowed), most)
+    constant = np.full((len(factor.right), 1), len(factor.right) ** -0.5)
+    return ArchivePOD(
+        plan=plan,
+        blocks=blocks,
+        turn=turn[:, :useful],
+        right=np.concatenate([factor.right @ turn[:, :useful], constant], axis=1),
+        gram=gram[:, :useful, :useful],
+        dropped=np.sqrt(discarded + shares[:, useful:].sum(axis=1)),
+        apart=np.sqrt(apart),
+        scales=_scales(totals),
+        averages=np.array([each.total / max(each.points, 1) for each in means]),
+        counted=counted,
+        norms=norms,
+        masks=_same_masks(archive, means, totals),
+        budget=budget,
+        bytes_read=factor.bytes_read,
+        chunks_read=factor.chunks_read,
+        earlier=earlier,
+    )
+
+
+def _useful(shares: Matrix, allowed: Matrix) -> int:
+    """Modes that could change the error of some variable, whatever is kept of the others."""
+    left = tails(shares) <= NEGLIGIBLE * allowed[:, None] ** 2
+    return int(np.argmax(left.all(axis=0)))
+
+
+def _scales(totals: Matrix) -> Matrix:
+    """Factor on each variable's energy in the inner product of the record: all are alike."""
+    return np.array([1 / total if total > 0 else 0.0 for total in totals])
+
+
+def _principal_axes(gram: Matrix, totals: Matrix, tolerance: float) -> Matrix:
+    """Rotation (K, K) from the tree's columns, found with estimated scales, to the modes.
+
+    Gram matrices cannot resolve what the tightest tolerances keep; there the tree's own
+    columns, which are as good a basis, stay.
+    """
+    if tolerance < 1e-5:
+        return np.eye(gram.shape[1])
+    joint = np.einsum("v,vij->ij", _scales(totals), gram)
+    return np.ascontiguousarray(np.linalg.eigh(joint)[1][:, ::-1])
+
+
+class _MeanSums(NamedTuple):
+    """Sums of a temporal mean over points: weighted squares, values, points, weights.
+
+    ``mask`` is a digest of which points have no values, empty where all have.
+    """
+
+    square: float
+    total: float
+    points: int
+    weight: float
+    mask: str
+
+    def joined(self, other: _MeanSums) -> _MeanSums:
+        return _MeanSums(
+            self.square + other.square,
+            self.total + other.total,
+            self.points + other.points,
+            self.weight + other.weight,
+            digest_of([self.mask, other.mask]) if self.mask or other.mask else "",
+        )
+
+
+def _mean_sums(archive: Archive, plan: PODPlan, blocks: Sequence[Delayed]) -> tuple[_MeanSums, ...]:
+    """Sums of the mean of each variable."""
+    parts = dask.compute(
+        *(
+            delayed(_sums_of_block, pure=False)(block, _row_weights(archive.variables, row))
+            for block, row in zip(blocks, plan.rows, strict=True)
+        )
+    )
+    found = [_MeanSums(0.0, 0.0, 0, 0.0, "")] * len(archive.variables)
+    for part, row in zip(parts, plan.rows, strict=True):
+        found[row.variable] = found[row.variable].joined(part)
+    return tuple(found)
+
+
+def _sums_of_block(block: RowBlock, weights: Floats | None) -> _MeanSums:
+    mean = block.mean
+    if weights is None:
+        weights = np.ones(len(mean))
+    mask = ""
+    if block.valid is not None:
+        mask = digest_of([np.packbits(block.valid).tobytes()])
+        mean, weights = mean[block.valid], weights[block.valid]
+    # What cannot be squared is refused with its name: rounding of float64 is too much beside it.
+    with np.errstate(over="ignore"):
+        square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
+        total = float(mean.sum())
+    return _MeanSums(square, total, len(mean), weight, mask)
+
+
+def _same_masks(
+    archive: Archive, means: Sequence[_MeanSums], totals: Matrix
+) -> tuple[int | None, ...]:
+    """For each variable with a mask the first that has the same; both vary in time."""
+    first: dict[Any, int] = {}
+    masks: list[int | None] = []
+    for number, (variable, each, total) in enumerate(
+        zip(archive.variables, means, totals, strict=True)
+    ):
+        same = (variable.space_dims, variable.space_shape, each.mask)
+        masks.append(first.setdefault(same, number) if each.mask and total > 0 else None)
+    return tuple(masks)
+
+
+def _norms(
+    archive: Archive, means: Sequence[_MeanSums], totals: Matrix
+) -> tuple[VariableNorms, ...]:
+    m = len(archive.time.values)
+    return tuple(
+        VariableNorms(
+            v.name, float(total**0.5), float((m * mean.square) ** 0.5), v.dtype, m * mean.weight
+        )
+        for v, total, mean in zip(archive.variables, totals, means, strict=True)
+    )
+
+
+def _row_weights(variables: Sequence[ArchivedVariable], row: SpaceBlock) -> Floats | None:
+    weights = variables[row.variable].weights
+    return None if weights is None else np.ascontiguousarray(weights[row.region]).ravel()
+
+
+def _defect_error(archive: Archive, plan: PODPlan, defect: Defect) -> ArchiveError:
+    """Say where the data cannot be compressed, and what to do about it."""
+    row = plan.rows[defect.row]
+    variable = archive.variables[row.variable]
+    within = np.unravel_index(defect.point, row.shape) if row.shape else ()
+    place = ", ".join(
+        f"{dim}={int(i) + part.start}"
+        for dim, i, part in zip(variable.space_dims, within, row.region, strict=True)
+    )
+    where = f"{archive.name}: variable {variable.name!r} at {_when(archive, defect.time)}"
+    where += f", {place}" if place else ""
+    if defect.kind == "inf":
+        return ArchiveError(
+            f"{where}: found an infinite value, allowed are finite values, and NaN where it is "
+            f"NaN at all times; repair the value or leave the variable out"
+        )
+    if defect.kind == "scale":
+        return ArchiveError(
+            f"{where}: found fluctuations that cannot be squared in float64, allowed are about "
+            f"1e-140 to 1e140; multiply the variable by a power of ten, or use tolerance 0"
+        )
+    found, before = ("NaN", "a number") if defect.kind == "appears" else ("a number", "NaN")
+    return ArchiveError(
+        f"{where}: found {found} where the snapshots before have {before}; NaN must not come and "
+        f"go: fill the gaps, or leave the variable out"
+    )
+
+
+def _when(archive: Archive, index: int) -> str:
+    dim = archive.time.dim
+    label = f"{dim} index {index}"
+    if dim in archive.carried.coords:
+        label += f" ({archive.carried[dim].values[index]})"
+    return label

@@ -1,0 +1,180 @@
+"""Everything that an archive holds, put into its store: by a POD, as values, or to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from romzarr.archive import Archive
+from romzarr.compression.allocate_bits import CodedFields, allocate_fields
+from romzarr.compression.choose_coding import choose_coding
+from romzarr.compression.direct import write_direct
+from romzarr.compression.lossless import write_lossless
+from romzarr.compression.model import LatentModel, identify
+from romzarr.compression.pod import ArchivePOD, factor_archive
+from romzarr.compression.pointwise import sharpened_by, write_residuals
+from romzarr.compression.write_store import Coding, coding_of, facts, write_fields, write_model
+from romzarr.config import Config
+from romzarr.errors import AccuracyError
+from romzarr.progress import step
+from romzarr.store.writing.writer import StoreWriter
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was put into a store, and what reading the archive for it cost."""
+
+    facts: Mapping[str, Any]
+    coding: Coding
+    model: LatentModel | None
+    bytes_read: int
+    chunks_read: int
+
+
+def write_archive(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+    """Put an archive into a store, within the tolerance and bounds on single values.
+
+    Reads every chunk once, or twice where single values are bounded. Runs Dask.
+    """
+    write = _write_lossless if config.compression.tolerance == 0 else _write_lossy
+    return write(writer, archive, config)
+
+
+def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+    """Put everything into the store with errors."""
+    tolerance, bounds = config.compression.tolerance, config.compression.bounds
+    sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
+    with step("read") as reading:
+        pod = factor_archive(archive, config, sharpened)
+        reading.bytes = pod.bytes_read
+    result = write_factored(
+        writer, archive, pod, config, sharpened.tolerance if sharpened else tolerance
+    )
+    return _corrected(writer, archive, result, bounds) if bounds else result
+
+
+def write_factored(
+    writer: StoreWriter, archive: Archive, pod: ArchivePOD, config: Config, tolerance: float
+) -> Result:
+    """Put what a POD holds into the store, within the bound. Runs Dask, reads nothing."""
+    with step("allocate"):
+        chosen = choose_coding(archive, pod, tolerance)
+        coded = allocate_fields(archive, chosen.plan)
+    with step("model"):
+        model = _model(archive, coded, config)
+    episodes = chosen.episodes
+    with step("write"):
+        lost = write_direct(writer, archive, pod, chosen.direct)
+        write_fields(writer, archive, coded)
+        in_episodes = (
+            write_direct(writer, archive, episodes.pod, episodes.variables, episodes=True)
+            if episodes
+            else {}
+        )
+        errors = _relative_errors(coded, model, lost, in_episodes)
+        _check_bound(errors, config.compression.tolerance)
+        write_model(writer, archive, model)
+    coding = coding_of(coded)
+    totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
+    said = facts(archive, coding, model, errors, config, episodes.rough if episodes else None)
+    return Result(
+        {**said, "fluctuation": totals},
+        coding,
+        model,
+        pod.bytes_read,
+        pod.chunks_read,
+    )
+
+
+def _corrected(
+    writer: StoreWriter, archive: Archive, result: Result, bounds: Mapping[str, float]
+) -> Result:
+    """Put residuals into the store, so that single values are within their bounds."""
+    with step("correct") as correcting:
+        found = write_residuals(writer, archive, result.facts, bounds)
+        correcting.bytes = found.bytes_read
+    return replace(
+        result,
+        facts={**result.facts, "largest_pointwise_error": dict(found.errors)},
+        bytes_read=result.bytes_read + found.bytes_read,
+        chunks_read=result.chunks_read + found.chunks_read,
+    )
+
+
+def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+    """Put everything into the store to the bit."""
+    with step("write") as writing:
+        cost = write_lossless(writer, archive)
+        write_model(writer, archive, None)
+        writing.bytes = cost.bytes_read
+    names = [variable.name for variable in archive.variables]
+    codings = ("lossless",) * len(names)
+    coding = Coding(codings, 0, "float64")
+    errors = dict.fromkeys([*names, "largest"], 0.0)
+    return Result(
+        facts(archive, coding, None, errors, config),
+        coding,
+        None,
+        cost.bytes_read,
+        cost.chunks_read,
+    )
+
+
+def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel | None:
+    """Model and coefficients (None where no variable is coded by POD)."""
+    if coded.rank == 0:
+        return None
+    return identify(
+        coded.a,
+        archive.time.values,
+        coded.tolerances,
+        config,
+        step=coded.step,
+        coded_bytes=coded.bits / 8,
+        rough=coded.pod.rough,
+    )
+
+
+# --- errors -------------------------------------------------------------------------------
+
+
+def _relative_errors(
+    coded: CodedFields,
+    model: LatentModel | None,
+    lost: Mapping[int, float],
+    in_episodes: Mapping[int, float],
+) -> dict[str, float]:
+    """Bound on the error of every variable, and the largest.
+
+    Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
+    known (`Tolerances`), or of what is `lost` of variables coded without POD, always or in
+    episodes; and of bounds on rounding.
+    """
+    pod, missed = coded.pod, np.zeros(len(coded.fields))
+    if model is not None:
+        difference = model.stored.a - coded.a
+        missed[coded.live] = pod.apart[coded.live] + coded.tolerances.errors(difference)
+    missed[list(lost)] = list(lost.values())
+    for number, error in in_episodes.items():
+        missed[number] = np.hypot(missed[number], error)
+    errors = {
+        norm.name: float(
+            np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5) / (total or 1)
+        )
+        for norm, error, before, total in zip(
+            pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
+        )
+    }
+    return errors | {"largest": max(errors.values())}
+
+
+def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:
+    for name, error in errors.items():
+        if not error <= tolerance:
+            raise AccuracyError(
+                f"variable {name!r}: error {error:.3e} is above the tolerance {tolerance:g}; "
+                f"nothing was stored. Please report this: it should not happen"
+            )

@@ -1,0 +1,164 @@
+"""What goes into a store: basis, samples, model, coordinates, and facts in JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import dask
+import numpy as np
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from romzarr.archive import Archive
+from romzarr.chunked.fields import write_tile
+from romzarr.chunked.slices import slices
+from romzarr.compression.allocate_bits import CodedFields
+from romzarr.compression.model import LatentModel
+from romzarr.compression.model_facts import model_facts
+from romzarr.compression.pod import ArchivePOD
+from romzarr.config import Config
+from romzarr.contracts import ArchivedVariable, Floats
+from romzarr.numerics.pod.factors import Mask
+from romzarr.numerics.pod.roughness import runs
+from romzarr.store.writing.writer import StoreWriter
+
+Matrix = NDArray[np.float64]
+
+# Where it ran says nothing of what is stored.
+NOT_RECORDED = frozenset({"cluster", "nightly"})
+PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
+
+
+class Coding(NamedTuple):
+    """How the variables of a store are coded: each `of` them, with what rank and arithmetic."""
+
+    of: tuple[str, ...]
+    rank: int
+    arithmetic: str
+
+
+def coding_of(coded: CodedFields) -> Coding:
+    """Of variables coded by POD, or about as accurately."""
+    return Coding(coded.codings, coded.rank, coded.pod.budget.basis.name)
+
+
+def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> None:
+    """Means and modes, coded and written by the workers that hold them; constants."""
+    pod, tasks = coded.pod, []
+    for number, (variable, fields) in enumerate(zip(archive.variables, coded.fields, strict=True)):
+        if fields is None:
+            if coded.codings[number] == "constant":
+                mean = _gathered_mean(pod, number, variable)
+                writer.write_constant(variable.name, variable.space_dims, mean)
+            continue
+        mask, step = pod.masks[number], coded.steps[number]
+        writer.create_fields(
+            variable.name,
+            variable.space_dims,
+            variable.space_shape,
+            coded.tiles[number],
+            coded.rank,
+            step,
+            pod.budget.basis,
+            None if mask is None else archive.variables[mask].name,
+        )
+        turn = delayed(coded.turn)
+        tasks += fields.map(
+            write_tile, turn, coded.rank, step, writer.fields, variable.name, mask == number
+        )
+    for some in slices(tasks):
+        dask.compute(*some)
+    if coded.rank:
+        writer.write_singular_values(coded.sigma)
+
+
+def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> Floats:
+    """Mean of a constant variable, exactly, NaN where it is masked."""
+    mean = np.empty(variable.space_shape, variable.dtype)
+    rows = [row for row in pod.plan.rows if row.variable == number]
+    for row, block in zip(rows, dask.compute(*(pod.blocks[r.number] for r in rows)), strict=True):
+        part = block.mean if block.valid is None else np.where(block.valid, block.mean, np.nan)
+        mean[row.region] = part.reshape(row.shape)
+    return mean
+
+
+def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None) -> None:
+    """Coordinates; coefficients and models where there are any."""
+    writer.write_coordinates(archive.carried)
+    writer.write_time(archive.time)
+    if model is not None:
+        writer.write_latent(model.stored.coded, archive.time.dim)
+
+
+def facts(
+    archive: Archive,
+    coding: Coding,
+    model: LatentModel | None,
+    errors: Mapping[str, float],
+    config: Config,
+    rough: Mask | None = None,
+) -> dict[str, Any]:
+    """All that the store says in JSON."""
+    return {
+        "tolerance": config.compression.tolerance,
+        "relative_l2_error": dict(errors),
+        "max_error": dict(config.compression.bounds),
+        "rank": coding.rank,
+        "nonzero_terms": 0,
+        "raw_bytes": archive.raw_bytes,
+        "arithmetic": coding.arithmetic,
+        "variables": {
+            variable.name: {
+                "dims": list(variable.dims),
+                "shape": list(variable.shape),
+                "dtype": variable.dtype.str,
+                "time_axis": variable.time_axis,
+                "coding": coding.of[number],
+                "chunks": _compact_chunks(variable.chunks),
+                "attrs": archive.variable_attrs[variable.name],
+                "encoding": archive.variable_encoding[variable.name],
+            }
+            for number, variable in enumerate(archive.variables)
+        },
+        "order": list(archive.order),
+        "attrs": archive.attrs,
+        "encoding": archive.encoding,
+        "model": {},
+        **({} if rough is None else {"episodes": runs(rough)}),
+        "config": _changed(config),
+        "source": source_facts(archive, config, len(archive.time.values)),
+        "versions": {name: version(name) for name in PACKAGES},
+        **(model_facts(model) if model else {}),
+    }
+
+
+def _compact_chunks(chunks: Sequence[Sequence[int]]) -> list[Any]:
+    """Chunk lengths per dim; one number where all but the last are alike."""
+    return [
+        lengths[0] if len(set(lengths[:-1])) <= 1 and lengths[-1] <= lengths[0] else list(lengths)
+        for lengths in chunks
+    ]
+
+
+def source_facts(archive: Archive, config: Config, snapshots: int) -> dict[str, Any]:
+    """Where the first `snapshots` are from: the whole path only where the settings ask for it."""
+    path = {"path": archive.name} if config.archive.record_path else {}
+    return archive.source_facts(snapshots) | path
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    """Settings that differ from the defaults, of the sections that say how values are coded."""
+    if not config.archive.record_path:
+        weights = os.path.basename(config.library.weights)
+        config = replace(config, library=replace(config.library, weights=weights))
+    defaults = Config().to_dict()
+    return {
+        section: changed
+        for section, values in config.to_dict().items()
+        if section not in NOT_RECORDED
+        and (changed := {k: v for k, v in values.items() if v != defaults[section][k]})
+    }

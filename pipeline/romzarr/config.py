@@ -1,0 +1,654 @@
+"""Schema of ``config.yaml``: one frozen dataclass a section, in the order the data flows.
+
+Defaults live in these dataclasses alone. Every field carries the check that a value has to
+pass, so a `Config` made in Python is held to the same rules as one read from a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from romzarr.errors import ConfigError
+
+Auto = Literal["auto"]
+Nothing = Literal["none"]
+T = TypeVar("T")
+
+AUTO: Auto = "auto"
+NONE: Nothing = "none"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a setting may be: `allowed` says it in words, `accept` returns the value to keep.
+
+    `accept` raises ValueError for a value that is not allowed. `advice` ends the message.
+    """
+
+    allowed: str
+    accept: Callable[[Any], Any]
+    advice: str = ""
+
+    def __or__(self, other: Check) -> Check:
+        def accept(value: Any) -> Any:
+            try:
+                return self.accept(value)
+            except ValueError:
+                return other.accept(value)
+
+        return Check(f"{self.allowed} or {other.allowed}", accept, self.advice or other.advice)
+
+
+def setting(default: T, check: Check) -> T:
+    """Dataclass field with a default and the check of its value."""
+    result: T = field(default=default, metadata={"check": check})
+    return result
+
+
+def require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def one_of(*words: str) -> Check:
+    def accept(value: Any) -> str:
+        require(isinstance(value, str) and value in words)
+        return str(value)
+
+    return Check(" or ".join(repr(word) for word in words), accept)
+
+
+def _accept_flag(value: Any) -> bool:
+    require(isinstance(value, bool))
+    return bool(value)
+
+
+flag = Check("true or false", _accept_flag)
+
+
+def text(meaning: str, pattern: str = r".*\S.*") -> Check:
+    def accept(value: Any) -> str:
+        require(isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+        return str(value)
+
+    return Check(meaning, accept)
+
+
+def whole_place(place: str) -> str:
+    """A path from the root of the file system, or a URL, without a slash at its end.
+
+    >>> whole_place("s3://bucket/runs/"), whole_place("/data/../runs/")
+    ('s3://bucket/runs', '/runs')
+    """
+    if "://" in place:
+        return place.rstrip("/")
+    return os.path.abspath(os.path.expanduser(place))
+
+
+def a_place(meaning: str) -> Check:
+    """A folder or URL; what is kept is whole, so that all commands look in the same place."""
+
+    def accept(value: Any) -> str:
+        require(isinstance(value, str) and bool(value.strip()))
+        return whole_place(value)
+
+    return Check(meaning, accept)
+
+
+def texts(meaning: str, *, least: int) -> Check:
+    def accept(value: Any) -> tuple[str, ...]:
+        require(isinstance(value, list | tuple) and len(value) >= least)
+        require(all(isinstance(item, str) and item.strip() for item in value))
+        require(len(set(value)) == len(value))
+        return tuple(value)
+
+    return Check(meaning, accept)
+
+
+def integer(low: int, high: int | None = None) -> Check:
+    def accept(value: Any) -> int:
+        require(isinstance(value, int) and not isinstance(value, bool))
+        require(value >= low and (high is None or value <= high))
+        return int(value)
+
+    upper = f" to {high}" if high is not None else " or more"
+    return Check(f"a whole number, {low}{upper}", accept)
+
+
+def number(words: str, inside: Callable[[float], bool], advice: str = "") -> Check:
+    def accept(value: Any) -> float:
+        require(isinstance(value, int | float) and not isinstance(value, bool))
+        require(math.isfinite(value) and inside(value))
+        return float(value)
+
+    return Check(words, accept, advice)
+
+
+def bounds(words: str) -> Check:
+    """Names with numbers above 0; none at all is what "none" means."""
+
+    def accept(value: Any) -> dict[str, float]:
+        require(isinstance(value, Mapping) and len(value) > 0)
+        require(all(isinstance(name, str) and name.strip() for name in value))
+        return {str(name): positive.accept(bound) for name, bound in value.items()}
+
+    return Check(words, accept)
+
+
+def boolean() -> Check:
+    def accept(value: Any) -> bool:
+        require(isinstance(value, bool))
+        return bool(value)
+
+    return Check("true or false", accept)
+
+
+def named(words: str) -> Check:
+    """Names with a text, a number or a truth value each."""
+
+    def accept(value: Any) -> dict[str, Any]:
+        require(isinstance(value, Mapping))
+        require(all(isinstance(name, str) and name.strip() for name in value))
+        require(all(isinstance(each, str | int | float) for each in value.values()))
+        return dict(value)
+
+    return Check(words, accept)
+
+
+def files(words: str, *keys: str) -> Check:
+    """A path under each of these keys."""
+
+    def accept(value: Any) -> dict[str, str]:
+        require(isinstance(value, Mapping) and set(value) == set(keys))
+        require(all(isinstance(each, str) and each.strip() for each in value.values()))
+        return {key: str(value[key]) for key in keys}
+
+    return Check(words, accept)
+
+
+automatic = one_of(AUTO)
+nothing = one_of(NONE)
+positive = number("a number above 0", lambda value: value > 0)
+not_negative = number("a number, 0 or more", lambda value: value >= 0)
+a_tolerance = number(
+    "0, which is lossless, or a number above 0 and below 1",
+    lambda value: 0 <= value < 1,
+    "it is the largest error relative to a variable's fluctuation about its mean in time: "
+    "0.01 keeps 99.99 % of the variance",
+)
+some_bounds = bounds("a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}")
+a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
+a_cluster = one_of("threads", "local", "slurm", "kubernetes", "gateway") | text(
+    "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
+)
+certificates = files(
+    "a mapping of ca_file, cert and key to the paths of PEM files", "ca_file", "cert", "key"
+)
+a_walltime = text("hours such as '01:30:00', with days '2-00:00:00'", r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
+a_kind = text(
+    "'polynomial', 'fourier', 'symbolic', 'neural' or several of them joined with '+'",
+    r"(polynomial|fourier|symbolic|neural)(\+(polynomial|fourier|symbolic|neural))*",
+)
+
+
+class Section:
+    """Base of the sections: checks every field, whoever makes the section."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            check, value = each.metadata["check"], getattr(self, each.name)
+            try:
+                accepted = check.accept(value)
+            except ValueError:
+                raise ConfigError(refusal(self, each.name, value, check)) from None
+            object.__setattr__(self, each.name, accepted)
+
+
+def refusal(section: Section, name: str, value: Any, check: Check) -> str:
+    advice = f"; {check.advice}" if check.advice else ""
+    return (
+        f"{section_name(type(section))}.{name}: found {value!r}, allowed is {check.allowed}{advice}"
+    )
+
+
+@dataclass(frozen=True)
+class ArchiveConfig(Section):
+    """Which part of the archive is compressed and how it is weighted."""
+
+    time: str = setting(AUTO, automatic | text("the name of the time dimension"))
+    variables: Literal["all"] | tuple[str, ...] = setting(
+        "all", one_of("all") | texts("a list of different variable names", least=1)
+    )
+    weights: str = setting(
+        "none", one_of("none", "cos(latitude)") | text("the name of a variable that holds weights")
+    )
+    missing_chunks: Literal["error", "fill"] = setting("error", one_of("error", "fill"))
+    record_path: bool = setting(False, flag)
+
+
+@dataclass(frozen=True)
+class CompressionConfig(Section):
+    """The bounds that are promised, and the rank."""
+
+    tolerance: float = setting(1e-2, a_tolerance)
+    max_error: Literal["none"] | Mapping[str, float] = setting("none", one_of("none") | some_bounds)
+    max_rank: int | Auto = setting(AUTO, automatic | integer(1))
+
+    @property
+    def bounds(self) -> Mapping[str, float]:
+        """Largest pointwise error of the variables that have such a bound."""
+        return {} if isinstance(self.max_error, str) else self.max_error
+
+
+@dataclass(frozen=True)
+class WeakFormConfig(Section):
+    """Test functions and the blocks of time over which the weak system is built."""
+
+    test_function: str = setting(
+        "bell", text("'bell', 'bell(q)', or an expression in s that vanishes at -1 and 1")
+    )
+    support: float | Auto = setting(AUTO, automatic | positive)
+    spacing: float | Auto = setting(AUTO, automatic | positive)
+    block_steps: int | Auto = setting(AUTO, automatic | integer(2))
+
+
+@dataclass(frozen=True)
+class LibraryConfig(Section):
+    """Candidate features of the model."""
+
+    kind: str = setting("polynomial", a_kind)
+    degree: int | Auto = setting(AUTO, automatic | integer(0, 10))
+    interactions: bool = setting(True, boolean())
+    frequencies: int = setting(1, integer(1, 100))
+    expressions: tuple[str, ...] = setting(
+        (), texts("a list of different expressions in a1, a2, ...", least=0)
+    )
+    operators: tuple[str, ...] = setting(
+        ("identity", "sin", "cos", "mul"), texts("a list of names of operators", least=1)
+    )
+    nested: tuple[str, ...] = setting((), texts("a list of names of binary operators", least=0))
+    weights: str = setting("shipped", text("'shipped' or the path of a file of weights"))
+    modes: int | Auto = setting(AUTO, automatic | integer(1))
+    max_terms: int = setting(300, integer(1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        symbolic = "symbolic" in self.kinds
+        if symbolic != bool(self.expressions):
+            found = f"{len(self.expressions)} expressions with kind {self.kind!r}"
+            raise ConfigError(
+                f"library.expressions: found {found}; give expressions exactly when "
+                "library.kind names 'symbolic'"
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.kind.split("+"))
+
+
+@dataclass(frozen=True)
+class SparseRegressionConfig(Section):
+    """Thresholded least squares."""
+
+    threshold: float | Auto = setting(AUTO, automatic | not_negative)
+    ridge: float = setting(0.0, not_negative)
+    max_iterations: int = setting(20, integer(1))
+
+
+# What each kind of cluster takes besides its name; a setting of another kind is refused.
+SCALING = ("workers", "minimum", "maximum")
+SIZING = ("threads_per_worker", "memory_limit")
+SETTINGS_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "threads": ("workers",),
+    "local": (*SCALING, *SIZING),
+    "slurm": (
+        *(*SCALING, *SIZING, "start_minutes", "queue", "account", "walltime", "interface"),
+        *("directives", "prologue", "log_directory", "tls"),
+    ),
+    "kubernetes": (*SCALING, *SIZING, "start_minutes", "image", "namespace", "secret"),
+    "gateway": (*SCALING, "start_minutes", "gateway", "options"),
+    "address": ("tls",),
+}
+# What has no default that would fit everybody.
+NEEDED_BY_KIND: Mapping[str, tuple[str, ...]] = {
+    "slurm": ("memory_limit",),
+    "kubernetes": ("memory_limit", "image"),
+    "gateway": ("gateway",),
+}
+
+
+@dataclass(frozen=True)
+class ClusterConfig(Section):
+    """Where the work runs."""
+
+    kind: str = setting("threads", a_cluster)
+    workers: int | Auto = setting(AUTO, automatic | integer(1))
+    minimum: int = setting(1, integer(1))
+    maximum: int | Nothing = setting(NONE, nothing | integer(1))
+    threads_per_worker: int = setting(1, integer(1))
+    memory_limit: str = setting(AUTO, automatic | a_size)
+    start_minutes: float = setting(10.0, positive)
+    queue: str = setting(NONE, text("'none' or the name of a partition"))
+    account: str = setting(NONE, text("'none' or the name of an account"))
+    walltime: str = setting("01:00:00", a_walltime)
+    interface: str = setting(AUTO, automatic | text("the name of a network interface"))
+    tls: Nothing | Mapping[str, str] = setting(NONE, nothing | certificates)
+    directives: tuple[str, ...] = setting((), texts("a list of options of sbatch", least=0))
+    prologue: tuple[str, ...] = setting((), texts("a list of lines of shell", least=0))
+    log_directory: str = setting(".", text("the path of a folder"))
+    image: str = setting(NONE, text("'none' or the name of a container image"))
+    namespace: str = setting("default", text("the name of a namespace"))
+    secret: str = setting(NONE, text("'none' or the name of a secret"))
+    gateway: str = setting(
+        NONE, nothing | text("the URL of a gateway such as 'https://hub/gateway'", r"https?://\S+")
+    )
+    options: Nothing | Mapping[str, Any] = setting(
+        NONE, nothing | named("a mapping of names to values such as {worker_cores: 2}")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_settings_of_other_kinds()
+        self._require_settings_of_this_kind()
+        self._check_scaling()
+        if self.tls != NONE and self.kind.startswith("tcp://"):
+            raise ConfigError(
+                f"cluster.tls: found {self.tls!r} with kind {self.kind!r}, which is not encrypted; "
+                "give the address as tls://, or remove cluster.tls"
+            )
+
+    @property
+    def family(self) -> str:
+        """The kind, which is "address" for every address."""
+        return "address" if "://" in self.kind else self.kind
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Settings that differ from their defaults, without the kind."""
+        return tuple(
+            each.name
+            for each in fields(self)
+            if each.name != "kind" and getattr(self, each.name) != each.default
+        )
+
+    def _refuse_settings_of_other_kinds(self) -> None:
+        taken = SETTINGS_OF_KIND[self.family]
+        for name in self.given:
+            if name not in taken:
+                kinds = ", ".join(k for k, names in SETTINGS_OF_KIND.items() if name in names)
+                raise ConfigError(
+                    f"cluster.{name}: found {getattr(self, name)!r} with kind {self.kind!r}, which "
+                    f"takes {', '.join(taken) or 'no other setting'}; remove it, or set "
+                    f"cluster.kind to what takes it ({kinds})"
+                )
+
+    def _require_settings_of_this_kind(self) -> None:
+        for name in NEEDED_BY_KIND.get(self.family, ()):
+            if name not in self.given:
+                raise ConfigError(
+                    f"cluster.{name}: kind {self.kind!r} needs it, found {getattr(self, name)!r}"
+                )
+
+    def _check_scaling(self) -> None:
+        if self.maximum == NONE:
+            if self.minimum != 1:
+                raise ConfigError(
+                    f"cluster.minimum: found {self.minimum} without cluster.maximum; set both to "
+                    "let the number of workers follow the work, or cluster.workers to fix it"
+                )
+            if self.workers == AUTO and self.family in NEEDED_BY_KIND:
+                raise ConfigError(
+                    f"cluster.workers: kind {self.kind!r} needs a number, or cluster.minimum and "
+                    "cluster.maximum to let it follow the work; found neither"
+                )
+        elif self.workers != AUTO:
+            raise ConfigError(
+                f"cluster.workers: found {self.workers} with cluster.maximum {self.maximum}; "
+                "remove one: a number is fixed or follows the work"
+            )
+        elif self.minimum > self.maximum:
+            raise ConfigError(
+                f"cluster.minimum: found {self.minimum}, allowed are 1 to cluster.maximum "
+                f"({self.maximum})"
+            )
+
+
+@dataclass(frozen=True)
+class NightlyConfig(Section):
+    """The archive that ``romzarr nightly`` keeps compressed, and where its stores are."""
+
+    archive: str = setting(
+        NONE, nothing | a_place("the folder or URL below which the datasets lie")
+    )
+    pattern: str = setting("*.zarr", text("a glob such as '*.zarr' or '**/*.nc'", r"[^/].*"))
+    stores: str = setting(NONE, nothing | a_place("the folder or URL below which the stores lie"))
+    empty: Literal["error", "allow"] = setting("error", one_of("error", "allow"))
+    verify: Literal["sample", "full"] = setting("sample", one_of("sample", "full"))
+    parallel: int | Auto = setting(AUTO, automatic | integer(1))
+    max_hours: float | Literal["unlimited"] = setting("unlimited", one_of("unlimited") | positive)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run.
+
+    Examples
+    --------
+    >>> config = Config(compression=CompressionConfig(tolerance=1e-3))
+    >>> config.library.max_terms
+    300
+    """
+
+    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    weak_form: WeakFormConfig = field(default_factory=WeakFormConfig)
+    library: LibraryConfig = field(default_factory=LibraryConfig)
+    sparse_regression: SparseRegressionConfig = field(default_factory=SparseRegressionConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    nightly: NightlyConfig = field(default_factory=NightlyConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; `load_config` reads them back as they were."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "archive": ArchiveConfig,
+    "compression": CompressionConfig,
+    "weak_form": WeakFormConfig,
+    "library": LibraryConfig,
+    "sparse_regression": SparseRegressionConfig,
+    "cluster": ClusterConfig,
+    "nightly": NightlyConfig,
+}
+KNOWN_KEYS = tuple(
+    f"{name}.{each.name}"
+    for name, section in SECTIONS.items()
+    for each in fields(section)  # type: ignore[arg-type]  # every subclass is a dataclass
+)
+
+
+def section_name(section: type[Section]) -> str:
+    return next(name for name, known in SECTIONS.items() if known is section)
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Config:
+    """Read a configuration file and lay `overrides` over it.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        A YAML file with any of the sections and keys; without it the defaults hold.
+    overrides : mapping of str to object, optional
+        Values by dotted key, such as ``{"compression.tolerance": 1e-3}``. They win.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, a key is unknown or given twice, or a value is not
+        allowed. The message names the place, what was found and what is allowed.
+
+    Examples
+    --------
+    >>> load_config(overrides={"compression.tolerance": 1e-3}).compression.tolerance
+    0.001
+    >>> load_config(overrides={"compression.tolerence": 1e-3})
+    Traceback (most recent call last):
+    ...
+    romzarr.errors.ConfigError: unknown key 'compression.tolerence'; the nearest known key is \
+'compression.tolerance'
+    """
+    config = Config()
+    if path is not None:
+        try:
+            config = with_values(config, dict(read_yaml(Path(path))))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: not a YAML file: {error}") from error
+        # Tags such as !!timestamp and !!binary stand for values that may not exist.
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from error
+    return with_values(config, overrides or {})
+
+
+def with_values(config: Config, values: Mapping[str, object]) -> Config:
+    """`config` with some values, by dotted key, replaced."""
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        if key not in KNOWN_KEYS:
+            raise ConfigError(unknown(key))
+        section, name = key.split(".")
+        changes.setdefault(section, {})[name] = value
+    sections = {name: replace(getattr(config, name), **new) for name, new in changes.items()}
+    return replace(config, **sections)
+
+
+def unknown(key: str) -> str:
+    """Say that `key` is unknown and which known one is nearest."""
+
+    def likeness(known: str) -> float:
+        # A key given under a wrong section, or under none, is still recognised by its own name.
+        leaves = SequenceMatcher(None, key.split(".")[-1], known.split(".")[-1]).ratio()
+        return max(leaves, SequenceMatcher(None, key, known).ratio())
+
+    return f"unknown key {key!r}; the nearest known key is {max(KNOWN_KEYS, key=likeness)!r}"
+
+
+# Of a configuration file; no setting needs more.
+MAX_BYTES, MAX_DEPTH = 1 << 20, 16
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML 1.2 numbers and booleans: 1e-2 is a number, and a variable may be called NO."""
+
+
+StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _line(event: yaml.Event) -> str:
+    return f"line {event.start_mark.line + 1}" if event.start_mark else "somewhere"
+
+
+def _modest_text(path: Path) -> str:
+    """What a file holds, if no parser can be hurt by it: settings are few and flat."""
+    if not path.is_file() and path.exists():
+        raise ConfigError("is no regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"has more than {MAX_BYTES} bytes")
+    text, depth = content.decode("utf-8"), 0
+    for event in yaml.parse(text, Loader=StrictLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(
+                f"{_line(event)}: aliases (*{event.anchor}) are not allowed; write the value out"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{_line(event)}: values are nested deeper than {MAX_DEPTH} levels")
+    return text
+
+
+def read_yaml(path: Path) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a configuration file as ``section.key``, checked for duplicates."""
+    text = _modest_text(path)
+    loader = StrictLoader(text)
+    root = loader.get_single_node()
+    for name, section, where in entries(loader, root, "the file"):
+        if name not in SECTIONS:
+            raise ConfigError(f"{where}: {unknown(name)}; sections are {', '.join(SECTIONS)}")
+        for key, node, place in entries(loader, section, f"section {name!r}"):
+            if f"{name}.{key}" not in KNOWN_KEYS:
+                raise ConfigError(f"{place}: {unknown(f'{name}.{key}')}")
+            yield f"{name}.{key}", loader.construct_object(node, deep=True)
+
+
+def entries(
+    loader: StrictLoader, node: yaml.Node | None, what: str
+) -> Iterator[tuple[str, yaml.Node, str]]:
+    """Key, value node and place of each entry of a mapping; an empty one has none."""
+    if node is None or (
+        isinstance(node, yaml.ScalarNode) and loader.construct_object(node) is None
+    ):
+        return
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"line {node.start_mark.line + 1}: {what} must hold lines 'key: value'")
+    first: dict[str, int] = {}
+    for key_node, value in node.value:
+        line = key_node.start_mark.line + 1
+        key = str(loader.construct_object(key_node))
+        if key in first:
+            raise ConfigError(
+                f"line {line}: key {key!r} is already given on line {first[key]}; "
+                "remove one of them"
+            )
+        first[key] = line
+        yield key, value, f"line {line}"
+
+
+def settled(
+    config: Config,
+    tolerance: float | None,
+    max_error: Mapping[str, float] | None,
+    variables: Sequence[str] | None,
+    weights: str | None,
+) -> Config:
+    """The configuration with the keywords of a call laid over it."""
+    given = {
+        "compression.tolerance": tolerance,
+        "compression.max_error": max_error,
+        "archive.variables": None if variables is None else tuple(variables),
+        "archive.weights": weights,
+    }
+    return with_values(config, {key: value for key, value in given.items() if value is not None})

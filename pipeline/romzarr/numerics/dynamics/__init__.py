@@ -1,0 +1,1 @@
+"""Sparse differential equations of coefficients: features, weak form, regression, integration."""

@@ -1,0 +1,435 @@
+"""Which samples of a(t) to keep so that a model rebuilds the others within a bound.
+
+Between two kept samples the model is integrated from the first; what it misses at the
+second is taken off along the way, in proportion to the time passed. So errors cannot grow
+past a sample, no model at all means straight lines, and a useless model costs samples but
+never the bound: what counts is the error of exactly what the decoder will compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.contracts import BlockSpan, LatentCode
+from romzarr.numerics.dynamics.integrate import Dynamics, runge_kutta_step, trajectories
+from romzarr.numerics.products import ROWS
+
+Matrix = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+STRAIGHT_LINE = -1
+# First attempt at the length of a segment, in snapshots.
+FIRST_HORIZON = 4
+# Where no more blocks than these are searched side by side, segments up to this length are
+# looked for from all snapshots at once.
+FEW_BLOCKS, NEAR = 64, 16
+# Numbers one batch of candidate segments may hold.
+BATCH_SIZE = 2**24
+# Segments that a reader integrates side by side.
+SEGMENTS = 4 * ROWS
+# Numbers for which errors at all snapshots and ends of segments are looked at together: there are
+# several arrays of as many, which fit a processor's cache.
+PIECE_SIZE = 2**18
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far rebuilt coefficients may be off, beside what POD has cut already.
+
+    The error of variable v is that of the tree of cuts T, of the truncation R, and of the
+    coding L, whose difference d(t) it sees as ``roots[v] @ d``. T and R are orthogonal in
+    time. The modes of all variables together are orthogonal, but not their parts in each:
+    R and L meet in the product ``P = -2 <d(t), mixed[v] rest(t)>``, known exactly. T and L
+    may meet in anything. So the square of the whole is at most
+
+        T^2 + R^2 + L^2 + P + 2 T L.
+
+    Attributes
+    ----------
+    roots : (V, r, r)
+    allowed : (V,) error that all of it may make
+    tree, truncation : (V,) the norms T and R
+    rest : (m, k) coefficients of the modes that were cut off
+    mixed : (V, r, k) inner products of modes kept and modes cut off
+    """
+
+    roots: Matrix
+    allowed: Matrix
+    tree: Matrix
+    truncation: Matrix
+    rest: Matrix
+    mixed: Matrix
+
+    def coding(self, difference: Matrix) -> Matrix:
+        """Squared error L^2 (V,) of differences (m, r), summed over snapshots."""
+        return np.array([np.sum((difference @ root.T) ** 2) for root in self.roots])
+
+    def errors(self, difference: Matrix) -> Matrix:
+        """Bound on the error (V,) with the coefficients off by `difference` (m, r)."""
+        coding = self.coding(difference)
+        meeting = np.einsum("rk,vrk->v", difference.T @ self.rest, self.mixed)
+        squared = self.tree**2 + self.truncation**2 + coding - 2 * meeting
+        bound: Matrix = np.sqrt(np.maximum(squared + 2 * self.tree * np.sqrt(coding), 0.0))
+        return bound
+
+    def met_by(self, difference: Matrix) -> bool:
+        return bool(np.all(self.errors(difference) <= self.allowed))
+
+    def for_coding(self) -> Matrix:
+        """Squared error L^2 (V,) that fills the bound where P is nothing."""
+        room = np.maximum(self.allowed**2 - self.truncation**2, 0.0)
+        squares: Matrix = np.maximum(np.sqrt(room) - self.tree, 0.0) ** 2
+        return squares
+
+    def part(self, span: BlockSpan) -> Tolerances:
+        """Tolerances of the snapshots of `span` alone, by their share of the record."""
+        share = (len(span) / len(self.rest)) ** 0.5
+        return replace(
+            self,
+            allowed=self.allowed * share,
+            tree=self.tree * share,
+            truncation=self.truncation * share,
+            rest=self.rest[span.start : span.stop],
+        )
+
+
+# --- decoding -----------------------------------------------------------------------------
+
+
+def rebuild(code: LatentCode, models: Sequence[Dynamics], times: Matrix, span: BlockSpan) -> Matrix:
+    """Coefficients of the snapshots of `span` from the samples kept around them.
+
+    Parameters
+    ----------
+    code : LatentCode
+    models : sequence of Dynamics
+        For their leading modes; the others are interpolated linearly.
+    times : (m,) float64
+        Times of all snapshots of the record.
+    span : BlockSpan
+        Not empty.
+
+    Returns
+    -------
+    (len(span), r) float64
+    """
+    first = int(np.searchsorted(code.index, span.start, side="right")) - 1
+    last = int(np.searchsorted(code.index, span.stop - 1, side="left"))
+    index = code.index[first : last + 1]
+    samples = code.samples[first : last + 1].astype(np.float64)
+    rebuilt = np.empty((index[-1] - index[0] + 1, samples.shape[1]))
+    rebuilt[index - index[0]] = samples
+    gaps = np.flatnonzero(np.diff(index) > 1)
+    which = code.block_model[index[:-1] // code.block_steps]
+    for model in np.unique(which[gaps]):
+        mine = gaps[which[gaps] == model]
+        f = None if model == STRAIGHT_LINE else models[model]
+        for some in _batches(mine, np.diff(index), samples.shape[1], f, code.first + first):
+            ends = _open_ends(f, some, code.first + first, index, samples, times, code.substeps)
+            _close(rebuilt, ends, index, samples, some, times)
+    return rebuilt[span.start - index[0] : span.stop - index[0]]
+
+
+def _batches(
+    gaps: Index, lengths: Index, modes: int, f: Dynamics | None, first: int
+) -> Iterator[Index]:
+    """Gaps to be filled at once: of a model those that have their places in one batch."""
+    if f is None:
+        size = max(1, BATCH_SIZE // (int(lengths[gaps].max()) * modes))
+        yield from (gaps[i : i + size] for i in range(0, len(gaps), size))
+        return
+    numbers = (first + gaps) // SEGMENTS
+    yield from np.split(gaps, np.flatnonzero(np.diff(numbers)) + 1)
+
+
+def _open_ends(
+    f: Dynamics | None,
+    gaps: Index,
+    first: int,
+    index: Index,
+    samples: Matrix,
+    times: Matrix,
+    substeps: int,
+) -> Matrix:
+    """States (S, H, r) after the samples before some gaps, as far as the longest reaches.
+
+    Of a model they are the same to the bit whatever else is asked for: a segment has one place
+    among all of the record, and batches are of one size, whether there is anything else in them.
+    """
+    steps = int(np.diff(index)[gaps].max())
+    if f is None:
+        return np.repeat(samples[gaps][:, None, :], steps, axis=1)
+    places = (first + gaps) % SEGMENTS
+    states, start = np.zeros((SEGMENTS, f.modes)), np.zeros(SEGMENTS, np.int64)
+    states[places], start[places] = samples[gaps, : f.modes], index[gaps]
+    predicted = np.repeat(samples[gaps][:, None, :], steps, axis=1)
+    path = trajectories(f, states, times, start, substeps)
+    for step, found in zip(range(steps), path, strict=False):
+        predicted[:, step, : f.modes] = found[places]
+    return predicted
+
+
+def _close(
+    rebuilt: Matrix, open_end: Matrix, index: Index, samples: Matrix, gaps: Index, times: Matrix
+) -> None:
+    """Write the snapshots between samples `gaps` and `gaps + 1` into `rebuilt`."""
+    start, length = index[gaps], np.diff(index)[gaps]
+    miss = samples[gaps + 1] - open_end[np.arange(len(gaps)), length - 1]
+    step = np.arange(1, open_end.shape[1] + 1)
+    inside = step[None, :] < length[:, None]
+    share = _elapsed(times, start, step) / (times[start + length] - times[start])[:, None]
+    closed = open_end + share[:, :, None] * miss[:, None, :]
+    rebuilt[(start[:, None] + step - index[0])[inside]] = closed[inside]
+
+
+def _elapsed(times: Matrix, start: Index, step: Index) -> Matrix:
+    """Time (S, H) from snapshots `start` to those `step` later, within the record."""
+    later: Matrix = times[np.minimum(start[:, None] + step, len(times) - 1)]
+    return later - times[start][:, None]
+
+
+def _predict(
+    samples: Matrix,
+    f: Dynamics | None,
+    times: Matrix,
+    start: Index,
+    steps: int,
+    substeps: int,
+) -> Matrix:
+    """Model states (S, steps, r) after samples (S, r); modes without a model stand still."""
+    predicted = np.repeat(samples[:, None, :], steps, axis=1)
+    if f is not None:
+        path = trajectories(f, samples[:, : f.modes], times, start, substeps)
+        for step, states in zip(range(steps), path, strict=False):
+            predicted[:, step, : f.modes] = states
+    return predicted
+
+
+# --- encoding -----------------------------------------------------------------------------
+
+
+def _step_accuracy(a: Matrix, tolerances: Tolerances) -> float:
+    """Share of a(t) that one step may be off: little of what coding may lose."""
+    allowed, whole = tolerances.for_coding(), tolerances.coding(a)
+    # A variable may have nothing of the modes.
+    share = np.divide(allowed, whole, out=np.full_like(whole, np.inf), where=whole > allowed)
+    return float(np.clip(1e-2 * np.sqrt(share.min()), 1e-12, 1e-3))
+
+
+def choose_substeps(
+    a: Matrix, times: Matrix, models: Sequence[Dynamics], accuracy: float = 1e-6
+) -> int:
+    """Fewest Runge-Kutta steps a snapshot after which halving them changes little.
+
+    Little is the share `accuracy` of the standard deviation of a(t).
+    """
+    some = np.unique(np.linspace(0, len(a) - 2, min(len(a) - 1, 500)).astype(int))
+    dt = times[some + 1] - times[some]
+    scale = np.linalg.norm(a.std(axis=0))
+    chosen = 1
+    for f in models:
+        states = a[some][:, : f.modes]
+        for substeps in (1, 2, 4, 8):
+            coarse = runge_kutta_step(f, states, dt, substeps)
+            with np.errstate(all="ignore"):
+                change = np.abs(coarse - runge_kutta_step(f, states, dt, 2 * substeps))
+            # A state that has left the finite numbers has not converged.
+            change = np.median(np.where(np.isnan(change), np.inf, change))
+            if not change > accuracy * scale:
+                break
+        chosen = max(chosen, substeps if change <= accuracy * scale else 1)
+    return chosen
+
+
+@dataclass(frozen=True)
+class SampleSearch:
+    """Greedy search for the samples to keep, all time blocks at once.
+
+    Block by block, the next sample is the farthest for which all snapshots in between stay
+    under an allowance per snapshot.
+
+    Attributes
+    ----------
+    a : (m, r) float64
+    kept : (m, r) float64
+        What the decoder will see where a sample is kept.
+    times : (m,) float64
+    models : sequence of Dynamics
+        Candidates; `STRAIGHT_LINE` is always one more.
+    tolerances : Tolerances
+    block_steps : int
+        Snapshots per time block; each block starts with a kept sample.
+    substeps : int
+        Runge-Kutta steps a snapshot (`choose_substeps`).
+    """
+
+    a: Matrix
+    kept: Matrix
+    times: Matrix
+    models: Sequence[Dynamics]
+    tolerances: Tolerances
+    block_steps: int
+    substeps: int
+
+    @classmethod
+    def of(
+        cls,
+        a: Matrix,
+        kept: Matrix,
+        times: Matrix,
+        models: Sequence[Dynamics],
+        tolerances: Tolerances,
+        block_steps: int,
+    ) -> SampleSearch:
+        """Search with as many substeps as the tolerances ask for."""
+        substeps = choose_substeps(kept, times, models, _step_accuracy(a, tolerances))
+        return cls(a, kept, times, models, tolerances, block_steps, substeps)
+
+    def encode(
+        self, allowances: Sequence[float], block_models: NDArray[np.int16] | None
+    ) -> list[LatentCode]:
+        """For each allowance, samples that leave at most it times the mean error per snapshot.
+
+        With the models of `block_models` (blocks,), or in each block the candidate that
+        keeps fewest.
+        """
+        limits = np.array(allowances)[:, None] * self.tolerances.for_coding() / len(self.a)
+        starts = np.arange(0, len(self.a), self.block_steps)
+        if block_models is None:
+            wanted = dict.fromkeys(range(STRAIGHT_LINE, len(self.models)), starts)
+        else:
+            wanted = {int(c): starts[block_models == c] for c in np.unique(block_models)}
+        found = {c: self._all_blocks(c, those, limits) for c, those in wanted.items()}
+        return [
+            self._of_blocks({c: each[number] for c, each in found.items()}, block_models)
+            for number in range(len(allowances))
+        ]
+
+    def _of_blocks(
+        self, found: Mapping[int, Mapping[int, Index]], block_models: NDArray[np.int16] | None
+    ) -> LatentCode:
+        """Samples of all blocks from those found with each candidate, by starts of blocks."""
+        starts = range(0, len(self.a), self.block_steps)
+        if block_models is None:
+            candidates = sorted(found)
+            counts = np.array([[len(found[c][start]) for start in starts] for c in candidates])
+            block_models = (np.argmin(counts, axis=0) + STRAIGHT_LINE).astype(np.int16)
+        chosen = [found[int(c)][start] for c, start in zip(block_models, starts, strict=True)]
+        index = np.unique(np.concatenate([list(starts), *chosen, [len(self.a) - 1]]))
+        return LatentCode(index, self.kept[index], self.block_steps, block_models, self.substeps)
+
+    def _all_blocks(self, candidate: int, starts: Index, limits: Matrix) -> list[dict[int, Index]]:
+        """For each row of limits, the samples kept by one candidate in the blocks at `starts`.
+
+        In batches that fit memory; all limits side by side, which costs little more than one.
+        """
+        ends = np.minimum(starts + self.block_steps, len(self.a) - 1)
+        batch = max(1, BATCH_SIZE // (self.block_steps**2 * limits.size))
+        f = None if candidate == STRAIGHT_LINE else self.models[candidate]
+        blocks: list[dict[int, Index]] = [{} for _ in limits]
+        for i in range(0, len(starts), batch):
+            some, count = starts[i : i + batch], len(limits)
+            found = self._some_blocks(
+                f,
+                np.tile(some, count),
+                np.tile(ends[i : i + batch], count),
+                np.repeat(limits, len(some), axis=0),
+            )
+            for number, those in enumerate(blocks):
+                part = found[number * len(some) : (number + 1) * len(some)]
+                those.update(zip(some.tolist(), part, strict=True))
+        return blocks
+
+    def _some_blocks(
+        self, f: Dynamics | None, starts: Index, ends: Index, limits: Matrix
+    ) -> list[Index]:
+        """Greedy search in several blocks at once, each within its limits (S, V)."""
+        kept: list[list[int]] = [[int(start)] for start in starts]
+        position = starts.copy()
+        horizon = np.full(len(starts), FIRST_HORIZON)
+        near = self._near(f, starts, ends, limits) if len(starts) <= FEW_BLOCKS else None
+        while True:
+            if near is not None:
+                self._walk(near, position, ends, starts, kept)
+                horizon = np.maximum(horizon, 2 * NEAR)
+            if not (active := np.flatnonzero(position < ends)).size:
+                break
+            reach = np.minimum(horizon[active], (ends - position)[active])
+            length = self._longest(f, position[active], reach, limits[active])
+            grow = (length == reach) & (position[active] + reach < ends[active])
+            horizon[active[grow]] *= 2
+            done = active[~grow]
+            position[done] += length[~grow]
+            horizon[done] = np.maximum(FIRST_HORIZON, 2 * length[~grow])
+            for block in done:
+                kept[block].append(int(position[block]))
+        return [np.array(block[:-1] if len(block) > 1 else block) for block in kept]
+
+    def _near(self, f: Dynamics | None, starts: Index, ends: Index, limits: Matrix) -> list[Index]:
+        """For each block the longest segments of up to `NEAR` snapshots, wherever they start.
+
+        All at once: where there are few blocks, to integrate from one sample after the other
+        takes far longer, though it is less arithmetic.
+        """
+        spans = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
+        lengths = [len(span) for span in spans]
+        reach = np.minimum(NEAR, np.repeat(ends, lengths) - np.concatenate(spans))
+        found = self._longest(f, np.concatenate(spans), reach, np.repeat(limits, lengths, axis=0))
+        return np.split(found, np.cumsum(lengths)[:-1])
+
+    @staticmethod
+    def _walk(
+        near: Sequence[Index], position: Index, ends: Index, starts: Index, kept: list[list[int]]
+    ) -> None:
+        """Go on in each block by segments shorter than `NEAR`, and those that reach its end."""
+        for block, (lengths, end, start) in enumerate(zip(near, ends, starts, strict=True)):
+            at = int(position[block])
+            while at < end and (lengths[at - start] < NEAR or at + lengths[at - start] == end):
+                at += int(lengths[at - start])
+                kept[block].append(at)
+            position[block] = at
+
+    def _longest(self, f: Dynamics | None, start: Index, reach: Index, limits: Matrix) -> Index:
+        """Longest segment (S,) from each start, up to `reach`, with all inside in the limits."""
+        steps = int(reach.max())
+        step = np.arange(1, steps + 1)
+        at = np.minimum(start[:, None] + step, len(self.a) - 1)
+        open_end = _predict(self.kept[start], f, self.times, start, steps, self.substeps)
+        error, miss = open_end - self.a[at], self.kept[at] - open_end
+        some = max(1, PIECE_SIZE // steps**2)
+        pieces = [slice(k, k + some) for k in range(0, len(start), some)]
+        with np.errstate(all="ignore"):
+            ok = np.concatenate(
+                [
+                    self._segments_within(error[part], miss[part], start[part], step, limits[part])
+                    for part in pieces
+                ]
+            )
+        ok[:, 0] = True
+        ok &= step <= reach[:, None]
+        longest: Index = steps - np.argmax(ok[:, ::-1], axis=1)
+        return longest
+
+    def _segments_within(
+        self, error: Matrix, miss: Matrix, start: Index, step: Index, limits: Matrix
+    ) -> NDArray[np.bool_]:
+        """Whether the segment that ends at each step keeps all before it in the limits.
+
+        `error` (S, H, r) of the open-ended prediction, `miss` (S, H, r) of its end: closed
+        at step e, snapshot t has the error ``error[t] + share(t, e) miss[e]``.
+        """
+        elapsed = _elapsed(self.times, start, step)
+        share = elapsed[:, :, None] / np.where(elapsed > 0, elapsed, np.inf)[:, None, :]
+        inside = step[:, None] < step[None, :]
+        ok = np.ones((len(start), len(step)), bool)
+        for root, limit in zip(self.tolerances.roots, limits.T, strict=True):
+            e, c = error @ root.T, miss @ root.T
+            squared = np.sum(e * e, axis=2)[:, :, None]
+            squared = squared + 2 * share * (e @ np.swapaxes(c, 1, 2))
+            squared += share**2 * np.sum(c * c, axis=2)[:, None, :]
+            ok &= np.all((squared <= limit[:, None, None]) | ~inside, axis=1)
+        return ok

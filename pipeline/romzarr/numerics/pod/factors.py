@@ -1,0 +1,89 @@
+"""A factored block of snapshots: the values that pass through a POD tree.
+
+A block X (m snapshots of n points, snapshots by rows) is kept as
+``X ~ 1 mean^T + right rows``:
+
+* ``right`` (m, k): orthonormal columns, each orthogonal to the constant;
+* ``rows`` (k, n): ``right^T X``, the POD modes times their singular values;
+* ``mean`` (n,): the temporal mean.
+
+The rows live in the units of the variable. Weights and the scale of the variable enter in
+the inner product alone, so points of zero weight are reconstructed like all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.contracts import Floats
+
+Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Defect:
+    """First place at which the data cannot be compressed.
+
+    ``kind`` is "inf", "scale" for fluctuations whose squares leave float64, or "appears" /
+    "vanishes" for NaN that comes and goes; ``time`` the snapshot of the record, ``row`` the row
+    block, ``point`` the flat index in it.
+    """
+
+    time: int
+    kind: str
+    row: int
+    point: int
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Space part of a factorisation: mean (n,) float64 and rows (k, n).
+
+    ``valid`` marks points that hold numbers (None: all do); the others are 0 here. ``mix``
+    (k, k_joint), where it is given, turns the rows into those of the joint columns of
+    several space blocks: ``mix^T rows``.
+    """
+
+    mean: Matrix
+    rows: Floats
+    valid: Mask | None = None
+    mix: Matrix | None = None
+
+
+@dataclass(frozen=True)
+class TimeFactor:
+    """Time part of a factorisation, and what it cost.
+
+    ``start`` is the first snapshot, ``right`` (m, k). By variable, in its own units squared:
+    ``gram`` (k, k) the inner products of the rows; ``discarded`` what the cuts dropped;
+    ``apart`` what they dropped in single space blocks, before these were joined. All cuts
+    since then are orthogonal in time, and their energies add. What was dropped apart need
+    not be orthogonal to them: there the norms add.
+    """
+
+    start: int
+    right: Matrix
+    gram: Mapping[int, Matrix]
+    discarded: Mapping[int, float]
+    apart: Mapping[int, float] = field(default_factory=dict)
+    defect: Defect | None = None
+    bytes_read: int = 0
+    chunks_read: int = 0
+
+    @property
+    def snapshots(self) -> int:
+        return len(self.right)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block lies: variable number, row block number, first snapshot."""
+
+    variable: int
+    row: int
+    start: int

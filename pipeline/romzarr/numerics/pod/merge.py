@@ -1,0 +1,396 @@
+"""Merging of factored blocks: over the space blocks of one time, and over time.
+
+Only the small factors decide what is kept; rows follow by one rotation. See
+pipeline/romzarr/numerics/pod/factors.py for what a factored block is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.contracts import Floats
+from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.inner_products import (
+    DOUBLE,
+    Precision,
+    affordable,
+    inner_product,
+    least_work,
+    panels,
+    spectrum,
+)
+from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
+from romzarr.numerics.pod.truncation import Cut, kept_columns
+
+Matrix = NDArray[np.float64]
+
+
+def merge_in_space(
+    parts: Sequence[tuple[int, TimeFactor]],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+) -> TimeFactor:
+    """Joint time factor of the row blocks of one time block.
+
+    Only the small factors are needed: with the inner products G of the rows of each part,
+    the stack of ``G^(1/2) right^T`` has the joint right singular vectors.
+
+    Parameters
+    ----------
+    parts : sequence of (variable, TimeFactor)
+        One per row block, over the same snapshots.
+    scales : mapping from variable to the factor on its energies
+    cut : Cut
+    precision : Precision
+    """
+    defects = [f.defect for _, f in parts if f.defect is not None]
+    first = parts[0][1]
+    stacks: dict[int, list[Matrix]] = {}
+    apart: dict[int, float] = {}
+    for variable, factor in parts:
+        stacks.setdefault(variable, []).append(_root(factor.gram[variable]) @ factor.right.T)
+        apart[variable] = apart.get(variable, 0.0) + factor.discarded[variable]
+    small = {v: np.vstack(stack) for v, stack in stacks.items()}
+    right, gram, lost = _joint_columns(
+        small, scales, cut, replace(precision, householder=True), np.ones(first.snapshots)
+    )
+    return TimeFactor(
+        first.start,
+        right,
+        gram,
+        lost,
+        apart,
+        min(defects, key=lambda d: d.time) if defects else None,
+        sum(f.bytes_read for _, f in parts),
+        sum(f.chunks_read for _, f in parts),
+    )
+
+
+def _root(gram: Matrix) -> Matrix:
+    """Square root R of a Gram matrix, ``R^T R = G``; exact for diagonal ones."""
+    if np.array_equal(gram, np.diag(gram.diagonal())):
+        return np.diag(np.sqrt(gram.diagonal()))
+    energy, turn = np.linalg.eigh(gram)
+    return np.asarray(np.sqrt(np.maximum(energy, 0.0))[:, None] * turn.T)
+
+
+@dataclass(frozen=True)
+class Child:
+    """One time block's share of a merge over time, in one row block.
+
+    About the common mean it is ``[rows; sqrt(m) (own mean - mean)]`` seen through the
+    orthonormal columns ``[right, 1 / sqrt(m)]`` of its time factor.
+    """
+
+    block: RowBlock
+    start: int
+    snapshots: int
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Rows of all children, each followed by the shift of its mean, about the common mean.
+
+    ``mixes`` turn the rows of each child into those of the columns of its time factor; without
+    one they are.
+    """
+
+    mean: Matrix
+    rows: Sequence[Floats]
+    shifts: Sequence[Matrix]
+    mixes: Sequence[Matrix | None]
+
+    @property
+    def height(self) -> int:
+        """Number of the stacked rows."""
+        return sum(len(rows) + 1 for rows in self.rows)
+
+    def panels(self, dtype: np.dtype[np.floating]) -> Iterator[tuple[slice, Floats]]:
+        """The stacked rows (height, ...) on one panel of points after the other."""
+        for span in panels(len(self.mean), self.height):
+            yield span, self.at(span, dtype)
+
+    def at(self, points: slice, dtype: np.dtype[np.floating]) -> Floats:
+        """The stacked rows at some of the points."""
+        layers = [
+            layer[:, points]
+            for rows, shift in zip(self.rows, self.shifts, strict=True)
+            for layer in (rows, shift[None, :])
+        ]
+        return np.concatenate(layers, dtype=dtype, casting="same_kind")
+
+    def mixed(self, stacked: Matrix) -> Matrix:
+        """What is given for the stacked rows (height, l) for the columns of all time factors.
+
+        These are (K, l), one factor after the other, each followed by its constant.
+        """
+        return self._each(stacked, [mix if mix is None else mix.T for mix in self.mixes])
+
+    def unmixed(self, turn: Matrix) -> Matrix:
+        """The transpose: what is given for the columns (K, l) for the stacked rows."""
+        return self._each(turn, self.mixes)
+
+    def _each(self, given: Matrix, factors: Sequence[Matrix | None]) -> Matrix:
+        if all(factor is None for factor in factors):
+            return given
+        parts, start = list[Matrix](), 0
+        for factor, rows in zip(factors, self.rows, strict=True):
+            stop = start + (len(rows) if factor is None else factor.shape[1])
+            part = given[start:stop]
+            parts += [part if factor is None else factor @ part, given[stop : stop + 1]]
+            start = stop + 1
+        return np.vstack(parts)
+
+    def shifted(self, weights: Floats | None) -> float:
+        """Energy of the shifts."""
+        return sum(float(np.vdot(s if weights is None else weights * s, s)) for s in self.shifts)
+
+
+def _stacked(children: Sequence[Child]) -> _Stack:
+    mean = common_mean(children)
+    blocks = [child.block for child in children]
+    shifts = [c.snapshots**0.5 * (c.block.mean - mean) for c in children]
+    return _Stack(mean, [b.rows for b in blocks], shifts, [b.mix for b in blocks])
+
+
+def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
+    """Reciprocal mean square of each variable, from a few blocks of it.
+
+    Any positive scale is valid; this one weighs variables of different units alike.
+    """
+    energy: dict[int, float] = {}
+    snapshots: dict[int, set[tuple[int, int]]] = {}
+    for variable, factor in samples:
+        own = float(np.trace(factor.gram[variable])) + factor.discarded[variable]
+        energy[variable] = energy.get(variable, 0.0) + own
+        snapshots.setdefault(variable, set()).add((factor.start, factor.snapshots))
+    return {
+        v: sum(m for _, m in snapshots[v]) / energy[v] if energy[v] > 0 else 1.0 for v in energy
+    }
+
+
+def onto_joint(block: RowBlock, own: TimeFactor, joint: TimeFactor) -> RowBlock:
+    """A row block with columns of its own, seen through the joint columns of its time."""
+    return replace(block, mix=own.right.T @ joint.right)
+
+
+def common_mean(children: Sequence[Child]) -> Matrix:
+    """Temporal mean of the union, formed from differences so that offsets cost nothing."""
+    total = sum(child.snapshots for child in children)
+    first = children[0].block.mean
+    shift = sum(c.snapshots / total * (c.block.mean - first) for c in children[1:])
+    return first + shift if len(children) > 1 else first
+
+
+def merge_product(
+    children: Sequence[Child], weights: Floats | None, precision: Precision
+) -> Matrix:
+    """Inner product of the columns of all children about their common mean, on one row block."""
+    stack = _stacked(children)
+    precision = affordable(_wide_enough(children, precision), stack.height * len(stack.mean))
+    product = inner_product(stack.panels(precision.products), stack.height, weights, precision)
+    right = stack.mixed(product.T).T
+    return right if precision.householder else stack.mixed(right)
+
+
+def merge_rows(children: Sequence[Child], turn: Matrix, precision: Precision) -> RowBlock:
+    """Mean and rows of the union, for the columns that `turn` (K, k) has chosen."""
+    precision = _wide_enough(children, precision)
+    stack = _stacked(children)
+    rotation = np.ascontiguousarray(stack.unmixed(turn).T, precision.rows)
+    rows = np.empty((turn.shape[1], len(stack.mean)), precision.rows)
+    for span, panel in stack.panels(precision.rows):
+        rows[:, span] = rotation @ panel
+    return RowBlock(stack.mean, rows, children[0].block.valid)
+
+
+def _wide_enough(children: Sequence[Child], precision: Precision) -> Precision:
+    """`precision`, in float64 where a leaf had to leave float32 for its range."""
+    kept = np.result_type(*(c.block.rows for c in children))
+    if kept == precision.rows or kept.itemsize <= 4:
+        return precision
+    return replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
+
+
+def mask_defect(children: Sequence[Child], row: int) -> Defect | None:
+    """First change of the mask from one time block to the next."""
+    for before, after in pairwise(children):
+        old, new = before.block.valid, after.block.valid
+        if old is None and new is None:
+            continue
+        n = len(before.block.mean)
+        old = np.ones(n, bool) if old is None else old
+        new = np.ones(n, bool) if new is None else new
+        if (changed := old != new).any():
+            point = int(np.argmax(changed))
+            return Defect(after.start, "vanishes" if new[point] else "appears", row, point)
+    return None
+
+
+def merge_factors(
+    factors: Sequence[TimeFactor],
+    products: Mapping[int, Matrix],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+    defects: Sequence[Defect | None] = (),
+) -> tuple[TimeFactor, Matrix]:
+    """Time factor of consecutive time blocks from the inner products of their columns.
+
+    Returns
+    -------
+    TimeFactor
+    turn : (K, k) the directions kept, for `merge_rows`
+    """
+    turn, gram, lost = _joint_columns(products, scales, cut, precision, _constant(factors))
+    return _merged(factors, turn, gram, lost, defects), turn
+
+
+def _constant(factors: Sequence[TimeFactor]) -> Matrix:
+    """The constant 1 in the columns of consecutive time blocks, each followed by its constant."""
+    return np.concatenate(
+        [np.append(np.zeros(f.right.shape[1]), f.snapshots**0.5) for f in factors]
+    )
+
+
+def _merged(
+    factors: Sequence[TimeFactor],
+    turn: Matrix,
+    gram: Mapping[int, Matrix],
+    lost: Mapping[int, float],
+    defects: Sequence[Defect | None],
+) -> TimeFactor:
+    """Time factor of the directions `turn` in the columns of consecutive time blocks."""
+    found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
+    offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
+    pieces = []
+    for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
+        constant = turn[b - 1] / factor.snapshots**0.5
+        pieces.append(factor.right @ turn[a : b - 1] + constant)
+    return TimeFactor(
+        factors[0].start,
+        np.vstack(pieces),
+        gram,
+        {v: lost[v] + sum(f.discarded[v] for f in factors) for v in gram},
+        {v: sum(f.apart.get(v, 0.0) for f in factors) for v in gram},
+        min(found, key=lambda d: d.time) if found else None,
+        sum(f.bytes_read for f in factors),
+        sum(f.chunks_read for f in factors),
+    )
+
+
+def _joint_columns(
+    products: Mapping[int, Matrix],
+    scales: Mapping[int, float],
+    cut: Cut,
+    precision: Precision,
+    constant: Matrix,
+) -> tuple[Matrix, dict[int, Matrix], dict[int, float]]:
+    """Directions kept, the inner products they keep and the energy they lose by variable.
+
+    `constant` is what the constant 1 is in the columns of `products`; the directions are
+    orthogonal to it.
+    """
+    turn, own = spectrum(products, scales, precision)
+    scale = np.array([scales[v] for v in products])
+    shares = own * scale[:, None]
+    totals = shares.sum(axis=1)
+    if len(totals) > 1:
+        # Scaled variables have unit variance on average. One that is quiet for a while may
+        # lose a share of that average, not only of the little it does here.
+        totals = np.maximum(totals, constant @ constant / 4)
+    kept = kept_columns(shares, totals, cut, precision.rounding)
+    lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
+    turn = orthogonal_to(constant, turn[:, : min(kept, len(turn) - 1)])
+    if precision.householder:
+        gram = {v: (r @ turn).T @ (r @ turn) for v, r in products.items()}
+    else:
+        gram = {v: turn.T @ g @ turn for v, g in products.items()}
+    return turn, gram, lost
+
+
+def merge_in_time(
+    blocks: Sequence[RowBlock],
+    factors: Sequence[TimeFactor],
+    weights: Floats | None,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+) -> tuple[RowBlock, TimeFactor]:
+    """Merge consecutive time blocks of a single space block in one step."""
+    children = children_of(blocks, factors)
+    defects = [mask_defect(children, place.row)]
+    if precision.sketch:
+        merged = _merge_sketched(children, factors, weights, cut, precision, place, defects)
+        if merged is not None:
+            return merged
+    columns = sum(len(block.rows) + 1 for block in blocks)
+    precision = least_work(precision, len(blocks[0].mean), columns)
+    joint = {place.variable: merge_product(children, weights, precision)}
+    scales = {place.variable: 1.0}
+    factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
+    return merge_rows(children, turn, precision), factor
+
+
+def _merge_sketched(
+    children: Sequence[Child],
+    factors: Sequence[TimeFactor],
+    weights: Floats | None,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+    defects: Sequence[Defect | None],
+) -> tuple[RowBlock, TimeFactor] | None:
+    """Merge with directions found on some of the points, if it stays within the cut on all."""
+    stack = _stacked(children)
+    n, columns = len(stack.mean), stack.height
+    points = sparse_points(n, columns)
+    if points is None:
+        return None
+    seen = stack.at(points, DOUBLE.products)
+    product = (seen if weights is None else seen * weights[points]) @ seen.T
+    turn, _, _ = _joint_columns(
+        {place.variable: stack.mixed(stack.mixed(product).T)},
+        {place.variable: 1.0},
+        cut.split(SHARPNESS),
+        precision,
+        _constant(factors),
+    )
+    precision = affordable(_wide_enough(children, precision), n * columns)
+    panels = stack.panels(precision.products)
+    rows, gram = rotated(panels, stack.unmixed(turn), n, weights, precision)
+    total = sum(float(np.trace(f.gram[place.variable])) for f in factors)
+    total += stack.shifted(weights)
+    missed = total - float(np.trace(gram))
+    if not suffices(missed, total, gram, cut, precision):
+        return None
+    own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
+    factor = _merged(factors, turn, own, lost, defects)
+    return RowBlock(stack.mean, rows, children[0].block.valid), factor
+
+
+def children_of(blocks: Sequence[RowBlock], factors: Sequence[TimeFactor]) -> list[Child]:
+    """Children of a merge over time, on one row block."""
+    return [
+        Child(block, factor.start, factor.snapshots)
+        for block, factor in zip(blocks, factors, strict=True)
+    ]
+
+
+def without_constant(right: Matrix) -> Matrix:
+    """Orthonormal columns orthogonal to the constant, to rounding of the projection."""
+    return orthogonal_to(np.ones(len(right)), right)
+
+
+def orthogonal_to(vector: Matrix, columns: Matrix) -> Matrix:
+    """Orthonormal columns orthogonal to `vector`, where they already were up to rounding."""
+    along = np.outer(vector, vector @ columns) / (vector @ vector)
+    q, r = np.linalg.qr(columns - along)
+    # QR may flip columns, and the inner products that belong to them would not know.
+    return np.asarray(q * np.copysign(1.0, r.diagonal()))

@@ -1,0 +1,32 @@
+"""Open files in object storage, as archives of a single file are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from obstore.fsspec import FsspecStore
+
+from romzarr.objects.requests import waited
+
+
+class Files(FsspecStore):
+    """obstore's file system, whose requests are waited for in threads that Python ends in order.
+
+    What is overridden here are all requests that reading a file makes outside of the open file
+    itself (`romzarr.objects.requests.waited` says why).
+    """
+
+    async def _info(self, path: str, **_: Any) -> dict[str, Any]:
+        bucket, key = self._split_path(path)
+        store = self._construct_store(bucket)
+        found = await waited(lambda: store.head(key))
+        return {"name": f"{bucket}/{key}", "type": "file", **found}
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **_: Any
+    ) -> bytes:
+        bucket, key = self._split_path(path)
+        store = self._construct_store(bucket)
+        if end is None:
+            return bytes(await waited(lambda: store.get(key).bytes()))[start:]
+        return bytes(await waited(lambda: store.get_range(key, start=start or 0, end=end)))

@@ -1,0 +1,160 @@
+"""Single files below a URL or path: read, listed, removed, and replaced in one step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from zarr.core.sync import collect_aiterator, sync
+
+from romzarr.objects.listing import listed
+from romzarr.objects.memory import remembered
+from romzarr.objects.remote import RemoteStore
+from romzarr.objects.requests import asked, is_object_store, located
+
+
+class Stored(NamedTuple):
+    """Content of a file, and the version that it is, where there are versions."""
+
+    content: bytes
+    version: Mapping[str, str] | None
+
+
+class Folder(Protocol):
+    """Files below a URL, by their paths in it."""
+
+    def read(self, path: str, limit: int) -> Stored:
+        """The file at `path`, no more than one byte beyond `limit`; or FileNotFoundError."""
+        ...
+
+    def names(self) -> set[str]:
+        """What is directly below."""
+        ...
+
+    def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
+        """Every file below `path`, with its ``size`` in bytes and whatever else is known.
+
+        Where the URL is one of a file, that is all there is, with an empty path.
+        """
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, whatever there was."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove everything below `path`, if there is anything."""
+        ...
+
+    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+        """Write a file if it still is of `version` (None: if there is none), in one step.
+
+        Returns whether it was written.
+        """
+        ...
+
+
+def folder(url: str) -> Folder:
+    """The folder at a URL or path."""
+    return ObjectFolder(url) if is_object_store(url) else FsspecFolder(url)
+
+
+class ObjectFolder:
+    """A prefix in object storage."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._zarr = url, RemoteStore(url)
+
+    def read(self, path: str, limit: int) -> Stored:
+        store, url = self._zarr.store, f"{self._url}/{path}"
+        version: dict[str, str] = {}
+
+        def request() -> bytes:
+            found = store.get(path)
+            version.update({k: found.meta[k] for k in ("e_tag", "version") if found.meta[k]})
+            if found.meta["size"] > limit:
+                return bytes(store.get_range(path, start=0, end=limit + 1))
+            return bytes(found.bytes())
+
+        content = sync(remembered(url, lambda: asked(url, request)))
+        if content is None:
+            raise FileNotFoundError(url)
+        return Stored(bytes(content), version or None)
+
+    def names(self) -> set[str]:
+        return set(collect_aiterator(self._zarr.list_dir("")))
+
+    def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
+        found: dict[str, Mapping[str, Any]] = sync(listed(self._zarr, path))
+        return found if found or path else self._itself()
+
+    def _itself(self) -> dict[str, Mapping[str, Any]]:
+        place, _, name = self._url.rpartition("/")
+        if not urlsplit(place).netloc:
+            return {}
+        above = RemoteStore(place).store
+        try:
+            return {"": sync(asked(self._url, lambda: above.head(name)))}
+        except FileNotFoundError:
+            return {}
+
+    def write(self, path: str, content: bytes) -> None:
+        store = self._zarr.store
+        sync(asked(f"{self._url}/{path}", lambda: store.put(path, content)))
+
+    def remove(self, path: str) -> None:
+        paths = list(self.files(path))
+        if paths:
+            sync(asked(self._url, lambda: self._zarr.store.delete(paths)))
+
+    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        condition: Any = "create" if version is None else version
+        store, where = self._zarr.store, f"{self._url}/{path}"
+        try:
+            sync(asked(where, lambda: store.put(path, content, mode=condition)))
+        except (AlreadyExistsError, PreconditionError):
+            # It may be what an earlier try wrote, whose answer was lost.
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(path, len(content)).content == content
+            return False
+        return True
+
+
+class FsspecFolder:
+    """A folder of any file system that fsspec knows; there `replace` has no condition."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, self._root = located(url)
+
+    def read(self, path: str, limit: int) -> Stored:
+        with self._fs.open(f"{self._root}/{path}", "rb") as file:
+            return Stored(file.read(limit + 1), None)
+
+    def names(self) -> set[str]:
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
+
+    def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
+        self._fs.invalidate_cache()
+        found = self._fs.find(f"{self._root}/{path}".rstrip("/"), detail=True)
+        return {name.removeprefix(self._root).lstrip("/"): each for name, each in found.items()}
+
+    def write(self, path: str, content: bytes) -> None:
+        self._fs.pipe_file(f"{self._root}/{path}", content)
+
+    def remove(self, path: str) -> None:
+        self._fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/{path}", recursive=True)
+
+    def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
+        self.write(path, content)
+        return True

@@ -1,0 +1,191 @@
+"""Zarr stores at URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, ObjectStore
+
+from romzarr.errors import StorageError
+from romzarr.objects import requests
+from romzarr.objects.memory import remembered, written
+from romzarr.objects.requests import (
+    asked,
+    connection,
+    is_object_store,
+    is_passing,
+    pause,
+    told,
+    waited,
+)
+
+# Names of metadata in either version of the format.
+_DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+
+
+class RemoteStore(ObjectStore[Any]):
+    """Zarr store in object storage that asks again; pickles hold its URL and no credentials."""
+
+    def __init__(self, url: str, read_only: bool = False) -> None:
+        super().__init__(connection(url), read_only=read_only)
+        self.url = url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteStore, (self.url, self.read_only)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteStore) and other.__reduce__() == self.__reduce__()
+
+    def __str__(self) -> str:
+        return self.url
+
+    def with_read_only(self, read_only: bool = False) -> Any:
+        return RemoteStore(self.url, read_only)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        url = f"{self.url}/{key}"
+
+        async def found() -> Any:
+            with contextlib.suppress(FileNotFoundError):
+                return await asked(url, lambda: _content(self.store, key, byte_range))
+
+        content = await (remembered(url, found) if byte_range is None else found())
+        return None if content is None else prototype.buffer.from_bytes(content)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return await asyncio.gather(*(self.get(key, prototype, each) for key, each in key_ranges))
+
+    async def exists(self, key: str) -> bool:
+        try:
+            await self.getsize(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        content, url = value.as_buffer_like(), f"{self.url}/{key}"
+        done = await asked(url, lambda: self.store.put(key, content))
+        written(url, content, done["e_tag"])
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        from obstore.exceptions import AlreadyExistsError
+
+        self._check_writable()
+        content = value.as_buffer_like()
+        with contextlib.suppress(AlreadyExistsError):
+            await asked(f"{self.url}/{key}", lambda: self.store.put(key, content, mode="create"))
+
+    async def delete(self, key: str) -> None:
+        self._check_writable()
+        # S3 says nothing of an object that is not there; others do.
+        with contextlib.suppress(FileNotFoundError):
+            await asked(f"{self.url}/{key}", lambda: self.store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        self._check_writable()
+        keys = [key async for key in self.list_prefix(f"{prefix.rstrip('/')}/" if prefix else "")]
+        await asyncio.gather(*(self.delete(key) for key in keys))
+
+    async def getsize(self, key: str) -> int:
+        found = await asked(f"{self.url}/{key}", lambda: self.store.head(key))
+        return int(found["size"])
+
+    async def listed(
+        self, prefix: str | None = None, after: str | None = None
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """What storage knows of each object below `prefix`, from one on, page by page."""
+        last = after
+        failures = 0
+        with told(self.url):
+            while True:
+                pages = iter(self.store.list(prefix, offset=last))
+                try:
+                    while (page := await waited(partial(next, pages, None))) is not None:
+                        for item in page:
+                            yield item
+                            last = item["path"]
+                    return
+                except Exception as error:
+                    failures += 1
+                    if not is_passing(error) or failures == requests.TRIES:
+                        raise
+                await pause(failures)
+
+    async def list(self) -> AsyncGenerator[str, None]:
+        async for each in self.listed():
+            yield each["path"]
+
+    async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
+        async for each in self.listed(prefix):
+            yield each["path"]
+
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        async def found() -> Any:
+            return await asked(self.url, lambda: self.store.list_with_delimiter(prefix))
+
+        entries = await remembered(f"{self.url}/{prefix}".rstrip("/") + "/", found)
+        for path in (*entries["common_prefixes"], *(each["path"] for each in entries["objects"])):
+            yield path.rstrip("/").rpartition("/")[2]
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        return sum([each["size"] async for each in self.listed(prefix)])
+
+
+def _content(store: Any, key: str, wanted: ByteRequest | None) -> Any:
+    """Bytes of an object, or some of them."""
+    if isinstance(wanted, RangeByteRequest):
+        return store.get_range(key, start=wanted.start, end=wanted.end)
+    if isinstance(wanted, OffsetByteRequest):
+        return store.get(key, options={"range": {"offset": wanted.offset}}).bytes()
+    if isinstance(wanted, SuffixByteRequest):
+        return _end(store, key, wanted.suffix)
+    return store.get(key).bytes()
+
+
+def _end(store: Any, key: str, length: int) -> Any:
+    """The last bytes of an object."""
+    from obstore.exceptions import NotSupportedError
+
+    try:
+        return store.get(key, options={"range": {"suffix": length}}).bytes()
+    except NotSupportedError:  # Azure has no such request
+        size = store.head(key)["size"]
+        return store.get_range(key, start=max(0, size - length), end=size)
+
+
+def is_document(key: str) -> bool:
+    """Whether a key of a Zarr store is one of metadata."""
+    return key.rpartition("/")[2] in _DOCUMENTS
+
+
+def zarr_store(url: str, read_only: bool) -> Store:
+    """Zarr store at `url`.
+
+    Raises
+    ------
+    StorageError
+        If nothing installed knows this kind of URL.
+    """
+    if is_object_store(url):
+        return RemoteStore(url, read_only)
+    try:
+        return FsspecStore.from_url(url, read_only=read_only)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{url}: no access to this kind of URL: {error}") from error

@@ -1,0 +1,130 @@
+"""Append what is new in an archive to its store: only that is read."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate, pairwise
+
+from romzarr.archive import Archive, Source, lazy_dataset, open_archive
+from romzarr.chunked.plan import LEAF_BYTES
+from romzarr.comparison.source_changes import (
+    refuse_other_times,
+    refuse_other_values,
+    refuse_other_variables,
+)
+from romzarr.compression.write_store import source_facts
+from romzarr.config import Config
+from romzarr.contracts import BlockSpan
+from romzarr.recorded_config import config_of
+from romzarr.reports import AppendReport
+from romzarr.store.commit import sweep
+from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.streams.compressor import StreamCompressor
+
+# Snapshots after which the store is brought up to date.
+COMMIT_STEPS = 512
+
+
+def append(
+    store: str | os.PathLike[str],
+    source: Source,
+    *,
+    config: Config | None = None,
+    commit_steps: int = COMMIT_STEPS,
+) -> AppendReport:
+    """Bring a store up to date with an archive that has grown in time.
+
+    Of snapshots that the store has nothing is read, but for parts of a Zarr archive whose files
+    were written since, and samples of NetCDF files and Dask arrays: these have to be what the
+    store was made from, as far as it resolves them (`romzarr.comparison.source_changes`). The
+    others are compressed as by `romzarr.StreamCompressor`, a commit every few blocks: whoever is
+    killed leaves the last of them, and is gone on with by calling this again. At the end they
+    are closed, as a segment of their own or in the modes of the parts before, whichever takes
+    fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
+
+    Parameters
+    ----------
+    store : path or URL
+        Written by `romzarr.compress`, a stream, or this; its settings are used.
+    source : path, URL, Dataset or DataArray
+        What the store was made from, and more.
+    config : Config, optional
+        Only ``archive.missing_chunks`` of it is used.
+    commit_steps : int
+        Snapshots between commits.
+
+    Returns
+    -------
+    AppendReport
+
+    Raises
+    ------
+    ArchiveError
+        If the archive does not begin as the store does; the first time that differs is named.
+    ConfigError
+        If the store is lossless, or bounds single values: these cannot be appended to.
+    StoreError
+        If the store cannot be written, or somebody else appends to it.
+    """
+    began = time.perf_counter()
+    opened, missing = open_store(store), (config or Config()).archive.missing_chunks
+    made_with = config_of(opened)
+    made = made_with.archive
+    archive = open_archive(
+        source,
+        time=made.time,
+        variables=made.variables,
+        weights=made.weights,
+        missing_chunks=missing,
+    )
+    before = opened.snapshots
+    refuse_other_variables(opened, archive)
+    refuse_other_times(opened, archive)
+    stream = None
+    # A run that was killed may have left open what it had committed, and files besides.
+    sweep(store)
+    if len(archive.time.values) > before or "stream" in opened.facts:
+        # What cannot be appended to says so before anything is read.
+        told = partial(source_facts, archive, made_with)
+        stream = StreamCompressor(store, commit_steps=commit_steps, source=told)
+    refuse_other_values(opened, archive)
+    if stream is not None:
+        dataset = lazy_dataset(source, missing)
+        with archive.unchanging():
+            for span in _new_spans(archive, before, commit_steps):
+                stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))
+        stream.close()
+    return _report(open_store(store), before, began)
+
+
+def _new_spans(archive: Archive, before: int, most: int) -> Iterator[BlockSpan]:
+    """Blocks that end where chunks do, from snapshot `before` on, of about `most` snapshots at
+    most and as many bytes as a task may hold."""
+    ends = [set(accumulate(v.chunks[v.time_axis])) for v in archive.variables]
+    stops = sorted(stop for stop in set.intersection(*ends) if stop > before)
+    longest = min(most, LEAF_BYTES * len(archive.time.values) // archive.raw_bytes)
+    start = before
+    for stop, following in pairwise([*stops, math.inf]):
+        if following - start > longest:
+            yield BlockSpan(start, int(stop))
+            start = int(stop)
+
+
+def _report(store: CoefficientStore, before: int, began: float) -> AppendReport:
+    stored, facts = store.stored_bytes(), store.facts
+    return AppendReport(
+        appended=store.snapshots - before,
+        snapshots=store.snapshots,
+        relative_l2_error=facts["relative_l2_error"],
+        tolerance=facts["tolerance"],
+        rank=store.last.rank,
+        parts=len(store.parts),
+        raw_bytes=facts["raw_bytes"],
+        stored_bytes=stored,
+        compression_ratio=facts["raw_bytes"] / stored,
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,584 @@
+"""The coefficient store: names, codecs, chunk shapes, and what a reader may trust.
+
+FORMAT.md describes the same in prose. Everything read from a store passes the checks here
+before an array is allocated or a codec runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numcodecs import Blosc
+from numpy.typing import NDArray
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import Store
+from zarr.codecs import BloscCodec
+from zarr.storage import LocalStore
+
+from romzarr import objects
+from romzarr.encoding import MAX_VARIABLES, unfit_name
+from romzarr.errors import StorageError, StoreError, StoreReplacedError
+from romzarr.store import checksums
+from romzarr.store.checksums import ChecksumCodec
+from romzarr.store.codec import NAME, WaveletCodec
+from romzarr.store.exact import NAME as EXACT
+from romzarr.store.exact import ExactCodec
+from romzarr.store.limits import MAX_METADATA_BYTES, check_chunk, index_bytes, refuse_large_document
+from romzarr.store.local import GENERATION as GENERATION
+from romzarr.store.local import RegularFiles, refuse_irregular
+
+Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
+
+FORMAT = 4
+KEY = "romzarr"
+ROOT = "zarr.json"
+CHUNK_BYTES = 1 << 20
+STAMP = re.compile(r"\d{8}T\d{6}")
+_SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+# What a variable may have below basis/.
+_BASIS = ("episodes", "exact", "fields", "mask", "mean", "residuals", "values")
+_SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
+_SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+_COMPRESSORS = (["blosc", checksums.NAME], [checksums.NAME])
+_VARIABLE_LENGTH = frozenset({"string", "variable_length_bytes"})
+_FIXED_LENGTH = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
+_SIZES = {
+    **{f"{kind}{8 * size}": size for kind in ("int", "uint") for size in (1, 2, 4, 8)},
+    **{f"float{8 * size}": size for size in (2, 4, 8)},
+    **{"bool": 1, "complex64": 8, "complex128": 16},
+}
+
+
+def codecs(shuffle: Shuffle = "shuffle") -> tuple[BytesBytesCodec, ...]:
+    """What a chunk passes through: a shuffle of bytes or bits, zstd, and a checksum."""
+    return BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), ChecksumCodec()
+
+
+def codecs_for(values: NDArray[Any]) -> tuple[BytesBytesCodec, ...]:
+    """Those that make `values` smallest; none but the checksum where zstd does not pay.
+
+    What codecs say of themselves in the metadata counts.
+    """
+    if values.dtype.kind not in "biufc" or values.nbytes > CHUNK_BYTES:
+        return codecs()
+    content = np.ascontiguousarray(values)
+    sizes: dict[Shuffle, int] = {
+        name: len(Blosc("zstd", 5, number).encode(content)) for name, number in _SHUFFLES.items()
+    }
+    best = min(sizes, key=lambda name: sizes[name])
+    blosc, crc = codecs(best)
+    saved = values.nbytes - sizes[best]
+    return (blosc, crc) if saved > len(compact_json(blosc.to_dict())) else (crc,)
+
+
+def is_local(url: str) -> bool:
+    return "://" not in url
+
+
+def normalised(target: str | os.PathLike[str]) -> str:
+    """Absolute path (links resolved) or URL of `target`, without a trailing slash."""
+    url = os.fspath(target).removeprefix("file://")
+    return os.path.realpath(os.path.expanduser(url)) if is_local(url) else url.rstrip("/")
+
+
+def joined(url: str, *parts: str) -> str:
+    return "/".join((url, *parts))
+
+
+def zarr_store(url: str, read_only: bool = True) -> Store:
+    """Zarr store at `url`, with the credentials of this process and no others."""
+    if is_local(url):
+        return RegularFiles(url, read_only=True) if read_only else LocalStore(url)
+    return objects.zarr_store(url, read_only)
+
+
+def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
+    """Content of a small file, local or not.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    StoreError
+        If it is larger than `limit` or cannot be read.
+    StorageError
+        If what is at the URL does not answer, or refuses.
+    """
+    place, _, name = url.rpartition("/")
+    if is_local(url):
+        refuse_irregular(url)
+    try:
+        content = objects.folder(place).read(name, limit).content
+    except StorageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(url) from error
+    except OSError as error:
+        raise StoreError(f"{url}: cannot be read: {error}") from error
+    if len(content) > limit:
+        raise StoreError(f"{url}: more than {limit} bytes of metadata; this is no romzarr store")
+    return content
+
+
+def compact_json(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
+def since_first(times: NDArray[Any]) -> NDArray[np.float64]:
+    """Times counted from the first; integers subtract exactly before they are rounded."""
+    return (times - times[0]).astype(np.float64)
+
+
+def row_chunk(rows: int, row_bytes: int) -> int:
+    """Rows of about 1 MiB, at least one."""
+    return max(1, min(rows, CHUNK_BYTES // max(1, row_bytes)))
+
+
+def segment(name: str, taken: Sequence[str]) -> str:
+    """Path segment for variable `name`: the name itself where every file system takes it."""
+    clash = {"singular_values", *(other.casefold() for other in taken)}
+    if _SAFE_SEGMENT.fullmatch(name) and name.casefold() not in clash:
+        return name
+    return next(s for i in range(len(clash) + 1) if (s := f"variable-{i}") not in clash)
+
+
+# --- what a reader may trust --------------------------------------------------------------
+
+
+class OtherFormatError(StoreError):
+    """A romzarr store, but of a format that this version does not read."""
+
+
+class Part(NamedTuple):
+    """A generation that counts, and the checksum of its metadata."""
+
+    generation: str
+    checksum: str
+
+
+class Superseded(NamedTuple):
+    """A generation that counted until it was replaced, and when that was (`STAMP`, UTC)."""
+
+    generation: str
+    since: str
+
+
+class Root(NamedTuple):
+    """What the root metadata say: the generations that count, in the order of time, and those
+    that counted before and may still be there for whoever opened them."""
+
+    parts: tuple[Part, ...]
+    superseded: tuple[Superseded, ...] = ()
+
+    @property
+    def generations(self) -> frozenset[str]:
+        """Names of the generations that count."""
+        return frozenset(part.generation for part in self.parts)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Names of those that count, or did."""
+        return self.generations | {each.generation for each in self.superseded}
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """What the metadata of an array claim.
+
+    ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets,
+    ``compressed`` by blosc, which is given ``packed_itemsize`` bytes for each value, or neither.
+    ``index`` is what xarray may take to open it, in bytes (`romzarr.store.limits`).
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    chunk: tuple[int, ...]
+    itemsize: int | None
+    coded: bool
+    compressed: bool
+    packed_itemsize: int | None
+    index: int = 0
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """Bytes of every chunk before blosc; None where strings have no fixed length."""
+        size = self.packed_itemsize
+        return None if size is None else math.prod(self.chunk) * size
+
+    @property
+    def chunk_bytes(self) -> int | None:
+        """Decoded bytes of every chunk; None where strings have no fixed length."""
+        return None if self.itemsize is None else math.prod(self.chunk) * self.itemsize
+
+
+class Fields:
+    """A JSON object of unknown origin, read one typed field at a time."""
+
+    def __init__(self, document: Any, where: str) -> None:
+        if not isinstance(document, Mapping):
+            raise StoreError(f"{where}: expected a JSON object, found {_shown(document)}")
+        self.document, self.where = document, where
+
+    def __iter__(self) -> Any:
+        return iter(self.document)
+
+    def _get(self, key: str, kinds: type | tuple[type, ...], expected: str) -> Any:
+        if key not in self.document:
+            raise StoreError(f"{self.where}: {key!r} is missing")
+        value = self.document[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise StoreError(f"{self.where}: {key!r} must be {expected}, found {_shown(value)}")
+        return value
+
+    def fields(self, key: str) -> Fields:
+        return Fields(self._get(key, Mapping, "a JSON object"), f"{self.where}/{key}")
+
+    def text(self, key: str) -> str:
+        value: str = self._get(key, str, "a string")
+        return value
+
+    def checksum(self, key: str) -> str:
+        value = self.text(key)
+        if not _is_checksum(value):
+            raise StoreError(
+                f"{self.where}: {key!r} must be eight hexadecimal digits, found {_shown(value)}"
+            )
+        return value
+
+    def number(self, key: str) -> float:
+        value = self._get(key, (int, float), "a number")
+        # Integers in JSON have no bounds.
+        if not abs(value) <= sys.float_info.max:
+            raise StoreError(f"{self.where}: {key!r} must be finite, found {_shown(value)}")
+        return float(value)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value: int = self._get(key, int, f"an integer from {low} to {high}")
+        if not low <= value <= high:
+            raise StoreError(f"{self.where}: {key!r} must be from {low} to {high}, found {value}")
+        return value
+
+    def integers(self, key: str, low: int) -> tuple[int, ...]:
+        values = self._get(key, list, "a list of integers")
+        if not all(type(v) is int and low <= v < 1 << 62 for v in values) or len(values) > 64:
+            raise StoreError(
+                f"{self.where}: {key!r} must be integers of at least {low}, found {_shown(values)}"
+            )
+        if math.prod(max(1, v) for v in values) >= 1 << 62:
+            raise StoreError(f"{self.where}: {key!r} is too large: {_shown(values)}")
+        return tuple(values)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        values = self._get(key, list, "a list of strings")
+        if not all(isinstance(v, str) for v in values) or len(set(values)) != len(values):
+            raise StoreError(
+                f"{self.where}: {key!r} must be different strings, found {_shown(values)}"
+            )
+        return tuple(values)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def root_document(root: Root) -> bytes:
+    """Root metadata that make generations count, with a checksum of all the rest."""
+    facts: dict[str, Any] = {"format": FORMAT, "parts": [list(part) for part in root.parts]}
+    if root.superseded:
+        facts["superseded"] = [list(each) for each in root.superseded]
+    plain = compact_json(group_document(facts))
+    return compact_json(group_document(facts | {"checksum": checksums.checksum(ROOT, plain)}))
+
+
+def parse_root(raw: bytes, url: str) -> Root:
+    """What the root metadata of a store name.
+
+    Raises
+    ------
+    StoreError
+        If this is no romzarr store, one of another format, or a single byte is not as it was
+        written.
+    """
+    document = _parsed(raw, joined(url, ROOT))
+    try:
+        node = Fields(document, url)
+        facts = node.fields("attributes").fields(KEY)
+        node.integer("zarr_format", 3, 3)
+        if node.text("node_type") != "group":
+            raise StoreError(f"{url}: is not a group")
+    except StoreError as error:
+        raise StoreError(
+            f"{url}: not a romzarr store, which is a Zarr group with an attribute {KEY!r}"
+        ) from error
+    version = facts.integer("format", 1, 1 << 31)
+    if version != FORMAT:
+        raise OtherFormatError(
+            f"{url}: written in format {version}, this romzarr reads format {FORMAT}; use "
+            f"{'a newer' if version > FORMAT else 'an older'} romzarr, or compress anew"
+        )
+    parts = tuple(Part(*each) for each in _pairs(facts, "parts", _is_checksum, url))
+    superseded = _pairs(facts, "superseded", _is_stamp, url) if "superseded" in facts else ()
+    root = Root(parts, tuple(Superseded(*each) for each in superseded))
+    # Every byte counts: an older list of generations would be a store all the same.
+    if not parts or raw != root_document(root):
+        raise StoreError(
+            f"{joined(url, ROOT)}: is damaged, or was changed since romzarr wrote it (its checksum "
+            "does not fit)"
+        )
+    return root
+
+
+def _pairs(
+    facts: Fields, key: str, is_second: Callable[[Any], bool], url: str
+) -> tuple[list[Any], ...]:
+    """Names of generations, each once, with something else."""
+    given = facts.document.get(key)
+    listed: list[Any] = given if isinstance(given, list) else [given]
+    for each in listed:
+        valid = isinstance(each, list) and len(each) == 2 and isinstance(each[0], str)
+        if not valid or not GENERATION.fullmatch(each[0]) or not is_second(each[1]):
+            raise StoreError(f"{url}: {key!r}: {_shown(each)} does not tell a generation")
+    if len({name for name, _ in listed}) < len(listed):
+        raise StoreError(f"{url}: {key!r} names a generation twice")
+    return tuple(listed)
+
+
+def _is_checksum(value: Any) -> bool:
+    return isinstance(value, str) and checksums.PATTERN.fullmatch(value) is not None
+
+
+def _is_stamp(value: Any) -> bool:
+    return isinstance(value, str) and STAMP.fullmatch(value) is not None
+
+
+def missing(url: str, generation: str, where: str, root: bytes | None) -> StoreError:
+    """What to say where a file of a generation is not there.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    generation : str
+    where : str
+        The file.
+    root : bytes, optional
+        The root metadata as they are now; None where there are none.
+    """
+    try:
+        named = root is not None and generation in parse_root(root, url).generations
+    except StoreError:
+        # Nobody knows what counts.
+        named = True
+    if named:
+        return StoreError(f"{where}: is missing; the store is damaged")
+    return StoreReplacedError(
+        f"{url}: the store was replaced since it was opened, and what was opened is no longer "
+        "kept; open it again"
+    )
+
+
+def read_root(url: str) -> bytes | None:
+    """Root metadata of the store at `url` as they are now; None where there are none."""
+    try:
+        return read_bytes(joined(url, ROOT))
+    except FileNotFoundError:
+        return None
+
+
+def current_root(url: str) -> Root:
+    """What counts in the store at `url` now.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or its root metadata are damaged or not understood.
+    """
+    raw = read_root(url)
+    if raw is None:
+        raise StoreError(f"{url}: there is no romzarr store")
+    return parse_root(raw, url)
+
+
+def parse_facts(raw: bytes, url: str) -> Fields:
+    """Facts in the metadata of the generation at `url`."""
+    return Fields(_parsed(raw, joined(url, ROOT)), url).fields("attributes").fields(KEY)
+
+
+def array_paths(facts: Fields) -> dict[str, str]:
+    """Arrays that a generation with these facts has, and the checksums of their metadata.
+
+    Raises
+    ------
+    StoreError
+        If a name in the facts would lead out of the generation.
+    """
+    variables = facts.fields("variables")
+    groups = [variables.fields(name).text("group") for name in variables]
+    for group in groups:
+        if segment(group, ()) != group:
+            raise StoreError(f"{variables.where}: {_shown(group)} is no name of a group")
+    carried = list(facts.fields("carried"))
+    for name in [*variables, *carried]:
+        if why := unfit_name(name):
+            raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable: it {why}")
+    if len(groups) + len(carried) > MAX_VARIABLES or len(set(groups)) < len(groups):
+        raise StoreError(
+            f"{facts.where}: {len(groups) + len(carried)} variables in {len(set(groups))} groups; "
+            f"allowed are {MAX_VARIABLES} variables, each that is coded in a group of its own"
+        )
+    known = [
+        "basis/singular_values",
+        *(f"basis/{group}/{array}" for group in groups for array in _BASIS),
+        *(f"latent/{array}" for array in ("steps", "samples", "corrections")),
+        *(f"latent/{array}" for array in ("block_model", "times")),
+        *(f"coordinates/{name}" for name in carried),
+    ]
+    listed = facts.fields("arrays")
+    # Arrays that a later version adds are left alone.
+    return {path: listed.checksum(path) for path in known if path in listed}
+
+
+def is_coded(path: str) -> bool:
+    """Whether the array at `path` of a generation is coded by wavelets."""
+    if path in ("latent/samples", "latent/corrections"):
+        return True
+    return path.startswith("basis/") and path.endswith(
+        ("/episodes", "/fields", "/residuals", "/values")
+    )
+
+
+def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:
+    """Metadata of the array at `url`, `coded` or not, and the layout they describe, checked.
+
+    Raises
+    ------
+    StoreError
+        If a piece is missing, of the wrong JSON type, not allowed or absurdly large.
+    """
+    document = _parsed(raw, url)
+    node = Fields(document, url)
+    if node.text("node_type") != "array":
+        raise StoreError(f"{url}: is not an array")
+    return document, _array_layout(node, coded)
+
+
+def group_document(facts: Any = None) -> dict[str, Any]:
+    """Metadata of a group, with `facts` as our attribute."""
+    group: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
+    return group if facts is None else group | {"attributes": {KEY: facts}}
+
+
+def consolidated(arrays: Mapping[str, Any]) -> bytes:
+    """Metadata of a group that holds these arrays, for Zarr to open without reading more."""
+    nodes = {parent: group_document() for parent in groups_of(arrays)} | dict(arrays)
+    inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
+    return compact_json(group_document() | {"consolidated_metadata": inline})
+
+
+def groups_of(arrays: Iterable[str]) -> list[str]:
+    """Paths of the groups that hold arrays at these paths."""
+    parents = {path.rpartition("/")[0] for path in arrays}
+    parents |= {parent.rpartition("/")[0] for parent in parents}
+    return sorted(parents - {""})
+
+
+def check_group(raw: bytes, url: str) -> None:
+    """Refuse metadata of a group that say anything but that it is one."""
+    if _parsed(raw, url) != group_document():
+        raise StoreError(f"{url}: is damaged (a group has no other metadata here)")
+
+
+def _parsed(raw: bytes, where: str) -> Any:
+    refuse_large_document(raw, where)
+
+    def refused(constant: str) -> None:
+        raise ValueError(f"{constant} is no number in JSON")
+
+    try:
+        return json.loads(raw, parse_constant=refused)
+    # A deeply nested document exhausts the stack of the parser.
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{where}: not JSON: {error}") from error
+
+
+def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
+    grid = node.fields("chunk_grid")
+    if grid.text("name") != "regular":
+        raise StoreError(f"{node.where}: the chunk grid must be regular")
+    shape, chunk = (
+        node.integers("shape", 0),
+        grid.fields("configuration").integers("chunk_shape", 1),
+    )
+    if len(shape) != len(chunk):
+        raise StoreError(f"{node.where}: chunks {chunk} do not fit shape {shape}")
+    dtype, itemsize = _data_type(node)
+    names, packed = _check_codecs(node, chunk, dtype, coded)
+    if "blosc" not in names and not coded and itemsize is None:
+        raise StoreError(f"{node.where}: strings without a fixed length must be compressed")
+    compressed = "blosc" in names
+    eager = index_bytes(node.document, node.where, shape, math.prod(chunk), itemsize)
+    layout = ArrayLayout(
+        shape, dtype, chunk, itemsize, coded, compressed, packed or itemsize, eager
+    )
+    check_chunk(chunk, layout.chunk_bytes, coded, "/latent/" in node.where, node.where)
+    return layout
+
+
+def _check_codecs(
+    node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool
+) -> tuple[list[str], int | None]:
+    """Names of the codecs, which have to be among those allowed, and bytes of what stands for
+    one value, where these are not the values themselves."""
+    if node.document.get("storage_transformers"):
+        raise StoreError(f"{node.where}: storage transformers are not allowed")
+    if node.fields("chunk_key_encoding").text("name") != "default":
+        raise StoreError(f"{node.where}: the chunk key encoding must be 'default'")
+    listed = node.document.get("codecs")
+    codecs = [Fields(c, node.where) for c in (listed if isinstance(listed, list) else ())]
+    names = [codec.text("name") for codec in codecs]
+    if coded and names != [NAME, checksums.NAME]:
+        raise StoreError(f"{node.where}: codecs must be {NAME}, {checksums.NAME}; found {names}")
+    if coded or names == [EXACT, "blosc", checksums.NAME]:
+        kind = WaveletCodec if coded else ExactCodec
+        native = np.dtype(dtype if dtype in _SIZES else "O")
+        try:
+            codec = kind.from_dict(dict(codecs[0].document))
+            codec.check(chunk, native)
+        except ValueError as error:
+            raise StoreError(f"{node.where}: {error}") from error
+        return names, codec.itemsize(native) if isinstance(codec, ExactCodec) else None
+    if names[:1] == [] or names[0] not in _SERIALIZERS or names[1:] not in _COMPRESSORS:
+        raise StoreError(
+            f"{node.where}: codecs must be bytes, perhaps blosc, and {checksums.NAME}; found "
+            f"{names}"
+        )
+    return names, None
+
+
+def _data_type(node: Fields) -> tuple[str, int | None]:
+    declared = node.document.get("data_type")
+    if isinstance(declared, str) and declared in _SIZES:
+        return declared, _SIZES[declared]
+    if isinstance(declared, str) and declared in _VARIABLE_LENGTH:
+        return declared, None
+    fields = node.fields("data_type")
+    if fields.text("name") not in _FIXED_LENGTH:
+        raise StoreError(f"{node.where}: data type {_shown(declared)} is not allowed")
+    size = fields.fields("configuration").integer("length_bytes", 1, 1 << 20)
+    return fields.text("name"), size
+
+
+def float_dtype(text: str, where: str) -> np.dtype[Any]:
+    """dtype of a decoded variable: IEEE floats of either byte order and nothing else."""
+    if not re.fullmatch(r"[<>=]?f[248]|float(16|32|64)", text):
+        raise StoreError(f"{where}: dtype {_shown(text)} is not a floating-point type")
+    return np.dtype(text)

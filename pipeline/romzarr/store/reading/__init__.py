@@ -1,0 +1,1 @@
+"""What opens a store and decodes it, believing nothing that was not checked."""

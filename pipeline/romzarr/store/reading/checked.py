@@ -1,0 +1,119 @@
+"""A Zarr store that hands out no chunk it has not checked."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
+
+from romzarr.errors import StoreError
+from romzarr.store import checksums, layout, limits
+from romzarr.store.layout import ArrayLayout
+
+_BLOSC_HEADER = struct.Struct("<4B3I")
+
+
+class CheckedStore(WrapperStore[Store]):
+    """Zarr store whose chunks are complete, undamaged and of the size they should have.
+
+    Zarr takes a missing chunk for zeros, and a codec believes the size that a chunk claims.
+    Pickles hold no open file and no credentials: every process uses its own.
+
+    Parameters
+    ----------
+    url : str
+        The generation.
+    arrays : mapping of str to ArrayLayout
+        What the metadata of each array say, by path.
+    metadata : bytes, optional
+        What the group is opened with: all metadata that were checked.
+    """
+
+    def __init__(
+        self, url: str, arrays: Mapping[str, ArrayLayout], metadata: bytes | None = None
+    ) -> None:
+        super().__init__(layout.zarr_store(url))
+        self.url, self.arrays, self._metadata = url, arrays, metadata
+        self.generation = url.rpartition("/")[2]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CheckedStore, (self.url, self.arrays)
+
+    def _with_store(self, store: Store) -> CheckedStore:
+        return CheckedStore(self.url, self.arrays, self._metadata)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if key == layout.ROOT and self._metadata is not None:
+            return prototype.buffer.from_bytes(self._metadata)
+        chunk = await _found(self._store, key, prototype, byte_range)
+        if chunk is None and checksums.array_of(key):
+            root = await _found(layout.zarr_store(self._above), layout.ROOT, prototype)
+            raise self._missing(key, None if root is None else root.to_bytes())
+        return self._checked(key, chunk)
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        # Exists from zarr 3.2 on, and only there anything calls it.
+        store: Any = self._store
+        chunk = store.get_sync(key, prototype=prototype, byte_range=byte_range)
+        if chunk is None and checksums.array_of(key):
+            raise self._missing(key, layout.read_root(self._above))
+        return self._checked(key, chunk)
+
+    @property
+    def _above(self) -> str:
+        """The store that this is a generation of."""
+        return self.url.rpartition("/")[0]
+
+    def _missing(self, key: str, root: bytes | None) -> StoreError:
+        where = layout.joined(self.url, key)
+        return layout.missing(self._above, self.generation, where, root)
+
+    def _checked(self, key: str, chunk: Buffer | None) -> Buffer | None:
+        path = checksums.array_of(key)
+        if path is None or chunk is None:
+            return chunk
+        where = layout.joined(self.url, key)
+        place = layout.joined(self.generation, key)
+        payload = checksums.payload_of(chunk.to_bytes(), place, where)
+        array = self.arrays[path]
+        if array.compressed:
+            _check_blosc(payload, array.packed_bytes, where)
+        elif not array.coded and len(payload) != array.chunk_bytes:
+            raise StoreError(f"{where}: chunk has {len(payload)} bytes, not {array.chunk_bytes}")
+        return chunk
+
+
+async def _found(
+    store: Store, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+) -> Buffer | None:
+    """What lies at a key, None if nothing does."""
+    try:
+        return await store.get(key, prototype, byte_range)
+    except FileNotFoundError:
+        # A folder that is not there is one that Zarr cannot open.
+        return None
+
+
+def _check_blosc(payload: bytes, expected: int | None, where: str) -> None:
+    """Refuse a chunk that does not decode to as many bytes as are waiting for it."""
+    if len(payload) < _BLOSC_HEADER.size:
+        raise StoreError(f"{where}: chunk is shorter than its header; the store is damaged")
+    *_, decoded, _, encoded = _BLOSC_HEADER.unpack_from(payload)
+    fits = decoded == expected if expected is not None else decoded <= limits.MAX_TEXT_BYTES
+    if encoded != len(payload) or not fits:
+        raise StoreError(
+            f"{where}: chunk claims {encoded} bytes that decode to {decoded}, has "
+            f"{len(payload)} and should decode to {expected}"
+        )

@@ -1,0 +1,97 @@
+"""What the arrays of a generation have to agree on before any of them is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from romzarr.errors import StoreError
+from romzarr.store import limits
+from romzarr.store.layout import ArrayLayout, Fields
+
+
+def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int) -> tuple[int, int]:
+    """Modes of its own that a generation has, after `earlier` ones of those it goes on from, and
+    its snapshots, once everything that depends on them agrees."""
+    latent = facts.fields("latent")
+    snapshots = latent.integer("snapshots", 1, limits.MAX_SNAPSHOTS)
+    if facts.text("arithmetic") not in ("float32", "float64"):
+        raise StoreError(f"{facts.where}: 'arithmetic' must be 'float32' or 'float64'")
+    own = 0
+    if "basis/singular_values" in arrays:
+        (own,) = shape_of(arrays, "basis/singular_values", "float64", 1, facts.where)
+    rank = earlier + own
+    if not rank:
+        return 0, snapshots
+    if rank > limits.MAX_RANK:
+        raise StoreError(f"{facts.where}: {rank} modes, at most {limits.MAX_RANK} are allowed")
+    if "latent/corrections" in arrays:
+        agree(arrays, "latent/corrections", "float64", (snapshots, rank), facts.where)
+    elif "latent/steps" not in arrays:
+        raise StoreError(f"{facts.where}: there are neither latent/steps nor latent/corrections")
+    if "latent/steps" in arrays:
+        _check_samples(latent, arrays, snapshots, rank)
+    _check_time(facts.fields("time"), arrays, snapshots)
+    return own, snapshots
+
+
+def _check_samples(
+    latent: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int, rank: int
+) -> None:
+    """Samples, and which model serves each block."""
+    block_steps = latent.integer("block_steps", 1, limits.MAX_BLOCK_STEPS)
+    latent.integer("substeps", 1, limits.MAX_SUBSTEPS)
+    (kept,) = shape_of(arrays, "latent/steps", "uint", 1, latent.where)
+    most = min(snapshots, limits.MAX_KEPT)
+    if not 1 <= kept <= most:
+        raise StoreError(
+            f"{latent.where}: latent/steps keeps {kept} of {snapshots} snapshots, at most {most} "
+            "are allowed"
+        )
+    agree(arrays, "latent/samples", "float64", (kept, rank), latent.where)
+    if "latent/block_model" in arrays:
+        blocks = -(-snapshots // block_steps)
+        agree(arrays, "latent/block_model", "int", (blocks,), latent.where)
+
+
+def _check_time(time: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int) -> None:
+    dim = time.text("dim")
+    told = [key for key in ("step", "scale") if time.document.get(key) is not None]
+    if not told:
+        agree(arrays, "latent/times", "float64", (snapshots,), time.where)
+    elif time.number(told[0]) <= 0:
+        raise StoreError(f"{time.where}: {told[0]!r} must be positive")
+    if told == ["scale"]:
+        path = f"coordinates/{dim}"
+        if path not in arrays or not re.match("u?int|float", arrays[path].dtype):
+            raise StoreError(f"{time.where}: array {path} is missing, or has no numbers")
+        agree(arrays, path, arrays[path].dtype, (snapshots,), time.where)
+
+
+def shape_of(
+    arrays: Mapping[str, ArrayLayout], path: str, dtype: str, ndim: int, where: str
+) -> tuple[int, ...]:
+    """Shape of an array, which must have this dtype and number of dims."""
+    if path not in arrays:
+        raise StoreError(f"{where}: array {path} is missing")
+    array = arrays[path]
+    if not array.dtype.startswith(dtype) or len(array.shape) != ndim:
+        raise StoreError(
+            f"{where}: array {path} must have {ndim} dims of {dtype}, "
+            f"found {array.dtype} {array.shape}"
+        )
+    return array.shape
+
+
+def agree(
+    arrays: Mapping[str, ArrayLayout], path: str, dtype: str, shape: tuple[int, ...], where: str
+) -> None:
+    """Refuse an array that has not this dtype and shape, or chunks that cut what lies together."""
+    found = shape_of(arrays, path, dtype, len(shape), where)
+    if found != shape:
+        raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
+    # All fields of a place, and all coefficients of a snapshot, lie in one chunk.
+    chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
+    whole_needed = arrays[path].coded and not path.endswith(("/episodes", "/residuals", "/values"))
+    if whole_needed and chunk[whole] != max(1, shape[whole]):
+        raise StoreError(f"{where}: array {path} of shape {shape} is cut into chunks {chunk}")

@@ -1,0 +1,133 @@
+"""Coordinates and variables that were carried over unchanged, read where they are indexed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray, ZarrStore
+from xarray.backends.store import StoreBackendEntrypoint
+from xarray.core import indexing
+
+from romzarr.encoding import encoding_from_json, with_shared
+from romzarr.errors import StoreError
+from romzarr.store.layout import Fields
+from romzarr.store.reading.arrays import harmless
+from romzarr.store.reading.generation import Generation
+from romzarr.store.reading.indexing import Positions, across
+from romzarr.store.reading.reader import CoefficientStore
+
+
+class CarriedArray(BackendArray):
+    """One variable of consecutive parts of a store, joined along an axis.
+
+    Parameters
+    ----------
+    what : str
+        Begins the messages of errors.
+    pieces : sequence of Variable
+        As Zarr's own backend opened them; alike, but for their lengths along the axis.
+    axis : int
+    dtype : dtype
+    """
+
+    def __init__(
+        self, what: str, pieces: Sequence[xr.Variable], axis: int, dtype: np.dtype[Any]
+    ) -> None:
+        self.what, self.pieces, self.axis, self.dtype = what, pieces, axis, dtype
+        self.starts = np.cumsum([0, *(each.shape[axis] for each in pieces if each.ndim)])
+        first = pieces[0].shape
+        self.shape = (*first[:axis], int(self.starts[-1]), *first[axis + 1 :]) if first else ()
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
+            return self._read(key.tuple)
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        with harmless(f"{self.what} cannot be read"):
+            if len(self.pieces) == 1:
+                return self._values(0, key)
+            axis = self.axis
+            before = sum(not isinstance(each, int | np.integer) for each in key[:axis])
+
+            def read(number: int, rows: Positions) -> NDArray[Any]:
+                return self._values(number, (*key[:axis], rows, *key[axis + 1 :]))
+
+            return across(self.starts, key[axis], before, read)
+
+    def _values(self, number: int, key: tuple[Any, ...]) -> NDArray[Any]:
+        return np.asarray(self.pieces[number][key].values).astype(self.dtype, copy=False)
+
+
+def carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
+    """Coordinates and variables carried over, those that change in time of all parts."""
+    opened = [_opened(part, store.url, options) for part in store.parts]
+    last, dim = opened[-1], Fields(store.facts, store.url).fields("time").text("dim")
+    variables = {}
+    for name, variable in last.variables.items():
+        changing = dim in variable.dims
+        pieces = [each.variables.get(name) for each in opened] if changing else [variable]
+        where = f"{store.url}: coordinates/{name}"
+        variables[name] = _joined(pieces, variable.dims.index(dim) if changing else 0, where)
+        variables[name].encoding = variable.encoding
+    return xr.Dataset(variables).set_coords(list(last.coords))
+
+
+def _joined(pieces: Sequence[xr.Variable | None], axis: int, where: str) -> xr.Variable:
+    """A variable of all parts; what is no index stays where it is until it is asked for."""
+    found = [piece for piece in pieces if piece is not None]
+    last = found[-1]
+    outlines = {(piece.dims, (*piece.shape[:axis], *piece.shape[axis + 1 :])) for piece in found}
+    if len(found) < len(pieces) or len(outlines) > 1:
+        raise StoreError(f"{where}: coordinates of the parts of the store do not fit")
+    if all(isinstance(piece, xr.IndexVariable) for piece in found):
+        with harmless(f"{where} cannot be read"):
+            return xr.Variable.concat(found, last.dims[axis]) if len(found) > 1 else last
+    with harmless(f"{where} cannot be read"):
+        dtype = np.result_type(*(piece.dtype for piece in found))
+    array = CarriedArray(where, found, axis, dtype)
+    return xr.Variable(last.dims, indexing.LazilyIndexedArray(array), last.attrs)
+
+
+def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Dataset:
+    """The dataset in group ``coordinates`` of a part, with the encodings it had in the archive."""
+    group = part.arrays.group.get("coordinates")
+    if not isinstance(group, zarr.Group):
+        return xr.Dataset()
+    # Zarr's own backend reads it through the checked store of `group`.
+    backend = ZarrStore(group, mode="r", use_zarr_fill_value_as_mask=False)
+    with harmless(f"{url}: coordinates cannot be read"):
+        dataset = StoreBackendEntrypoint().open_dataset(backend, **options)
+    beyond = Fields(part.facts, url).fields("carried")
+    shared = Fields(part.facts, url).fields("shared_encoding").document
+    for name in beyond:
+        if name not in dataset.variables:
+            raise StoreError(f"{url}: coordinates/{name} is missing")
+        document = beyond.fields(name).document
+        variable = dataset.variables[name]
+        if document.get("dtype") == "object" and variable.dtype.kind == "T":
+            dataset[name] = variable = _as_objects(variable, f"{url}: coordinates/{name}")
+        encoding = beyond.fields(name).fields("encoding").document
+        variable.encoding = encoding_from_json(with_shared(encoding, shared))
+        if "attrs" in document and options["decode_times"]:
+            variable.attrs = restored(document, "attrs")
+    return dataset
+
+
+def _as_objects(variable: xr.Variable, where: str) -> xr.Variable:
+    """Texts as the objects they were in the archive."""
+    if isinstance(variable, xr.IndexVariable):
+        return variable.astype(object)
+    array = CarriedArray(where, [variable], 0, np.dtype(object))
+    return xr.Variable(variable.dims, indexing.LazilyIndexedArray(array), variable.attrs)
+
+
+def restored(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Attributes or an encoding that a document has under `key`."""
+    return encoding_from_json(Fields(document, key).fields(key).document) if key in document else {}

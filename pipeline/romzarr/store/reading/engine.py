@@ -1,0 +1,114 @@
+"""xarray backend ``romzarr``: the archive's variables, decoded where they are indexed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.core import indexing
+
+from romzarr.encoding import encoding_from_json
+from romzarr.store import layout
+from romzarr.store.layout import Fields, Root
+from romzarr.store.reading.arrays import harmless
+from romzarr.store.reading.coordinates import carried, restored
+from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.reading.variables import StoredVariable
+
+
+class DecodedArray(BackendArray):
+    """A variable of a store, decoded where it is indexed.
+
+    Pickles hold the URL and what its root said: every process opens the store for itself.
+    """
+
+    def __init__(self, url: str, root: Root, variable: StoredVariable) -> None:
+        self.url, self.root, self.variable = url, root, variable
+        self.shape, self.dtype = variable.shape, variable.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
+            # The adapter would only split negative steps, and fails on empty ones.
+            return self._decode(key.tuple)
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._decode)
+
+    def _decode(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        axis = self.variable.time_axis
+        store = open_store(self.url, self.root)
+        return store.decode(self.variable.name, key[axis], key[:axis] + key[axis + 1 :])
+
+
+class RomzarrBackendEntrypoint(BackendEntrypoint):
+    """Opens coefficient stores written by romzarr as the datasets they were made from."""
+
+    description = "Open coefficient stores of romzarr (POD basis and sparse dynamics)"
+    url = "https://github.com/romzarr/romzarr"
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            return False
+        try:
+            url = layout.normalised(filename_or_obj)
+            layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
+        except layout.OtherFormatError:
+            # It is ours: opening it says which version is needed.
+            return True
+        # Somebody else's path may fail in any way, and is then not ours.
+        except Exception:
+            return False
+        return True
+
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        mask_and_scale: bool = True,
+        decode_times: bool = True,
+        concat_characters: bool = True,
+        decode_coords: bool = True,
+        drop_variables: str | Iterable[str] | None = None,
+        use_cftime: bool | None = None,
+        decode_timedelta: bool | None = None,
+    ) -> xr.Dataset:
+        """Open the store at `filename_or_obj` (a path or a URL).
+
+        The decoding options apply to coordinates and other variables that were carried over
+        unchanged; decoded variables are always in physical units.
+        """
+        store = open_store(filename_or_obj)
+        dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+        options = {
+            "mask_and_scale": mask_and_scale,
+            "decode_times": decode_times,
+            "concat_characters": concat_characters,
+            "decode_coords": decode_coords,
+            "use_cftime": use_cftime,
+            "decode_timedelta": decode_timedelta,
+        }
+        variables = dict(carried(store, options).variables)
+        variables |= {name: _lazy(store, v) for name, v in store.variables.items()}
+        facts = Fields(store.facts, store.url)
+        order: list[Any] = [name for name in facts.names("order") if name in variables]
+        # Coordinates need not be named in the order; they come last then.
+        order += [name for name in variables if name not in order]
+        with harmless(f"{store.url}: its variables do not fit together"):
+            dataset = xr.Dataset({name: variables[name] for name in order if name not in dropped})
+            coords = [name for name in facts.names("coords") if name in dataset.variables]
+            dataset = dataset.set_coords(coords)
+        dataset.attrs = restored(store.facts, "attrs")
+        dataset.encoding = restored(store.facts, "encoding") | {"source": store.url}
+        return dataset
+
+
+def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:
+    data = indexing.LazilyIndexedArray(DecodedArray(store.url, Root(store.root.parts), stored))
+    encoding = encoding_from_json(stored.encoding)
+    if stored.chunks is not None:
+        encoding["preferred_chunks"] = dict(zip(stored.dims, stored.chunks, strict=True))
+    attrs = encoding_from_json(stored.attrs)
+    return xr.Variable(stored.dims, data, attrs, encoding)

@@ -1,0 +1,136 @@
+"""What a store says in JSON, checked once when it is opened, so that whoever reads may trust it.
+
+A fact that is missing is an error of ours where it is asked for; one that is there is of the
+right type, and finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from romzarr.errors import StoreError
+from romzarr.store.layout import Fields
+
+Check = Callable[[Any], bool]
+
+
+class Facts(dict[str, Any]):
+    """A JSON object in which nothing is missing without a word."""
+
+    def __init__(self, document: Any = (), where: str = "") -> None:
+        # Whoever copies a dict gives pairs.
+        pairs = dict(document).items()
+        super().__init__({key: _strict(each, f"{where}/{key}") for key, each in pairs})
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise StoreError(f"{self.where}: {key!r} is missing")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Facts, (dict(self), self.where)
+
+
+def _strict(value: Any, where: str) -> Any:
+    return Facts(value, where) if isinstance(value, Mapping) else value
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
+
+
+def _error(value: Any) -> bool:
+    # What has no number is the largest there is.
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _all(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _named(check: Check) -> Check:
+    return lambda value: _object(value) and all(map(check, value.values()))
+
+
+def _of(**checks: Check) -> Check:
+    """An object whose entries pass these checks where they are there."""
+    return lambda value: (
+        _object(value)
+        and all(check(value[name]) for name, check in checks.items() if name in value)
+    )
+
+
+# What is said besides what `checks` and `variables`, beside this module, look at.
+_CHECKS: dict[str, tuple[Check, str]] = {
+    "tolerance": (_error, "a number of at least 0"),
+    "relative_l2_error": (_named(_error), "numbers of at least 0 by name"),
+    "max_error": (_named(_positive), "positive numbers by name"),
+    "largest_pointwise_error": (_named(_error), "numbers of at least 0 by name"),
+    "fluctuation": (_named(_error), "numbers of at least 0 by name"),
+    "raw_bytes": (lambda value: _count(value) and value > 0, "a positive integer"),
+    "nonzero_terms": (_count, "an integer of at least 0"),
+    "rank": (_count, "an integer of at least 0"),
+    "attrs": (_object, "an object"),
+    "encoding": (_object, "an object"),
+    "config": (_named(_object), "objects by name"),
+    "versions": (_named(_text), "strings by name"),
+    "source": (_of(name=_text, path=_text, fingerprint=_text, stamp=_text), "an object of texts"),
+    "time": (_of(dim=_text, units=_text), "an object with 'dim' and 'units'"),
+    "stream": (_of(parts=_count), "an object"),
+    "model": (
+        _of(
+            dependent=_all(_text),
+            bytes=_of(model=_number, none=_number),
+            tried=_all(lambda each: _all(_number)(each) and len(each) == 3),
+        ),
+        "an object with what is known of the model",
+    ),
+}
+_LARGEST = "largest"
+
+
+def checked_facts(facts: Fields) -> Facts:
+    """The facts of a generation, once what they say is of the right types.
+
+    Raises
+    ------
+    StoreError
+        Naming the fact that is not.
+    """
+    for name, (check, allowed) in _CHECKS.items():
+        if name in facts.document and not check(facts.document[name]):
+            raise StoreError(f"{facts.where}: {name!r} must be {allowed}")
+    return Facts(facts.document, facts.where)
+
+
+def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
+    """Refuse errors and bounds of other variables than there are.
+
+    Raises
+    ------
+    StoreError
+    """
+    known = {*variables, _LARGEST}
+    for name in ("relative_l2_error", "max_error", "largest_pointwise_error", "fluctuation"):
+        if not set(facts.get(name, {})) <= known:
+            raise StoreError(f"{where}: {name!r} names a variable that is not there")
+    errors = facts.get("relative_l2_error")
+    if errors is not None and not known <= set(errors):
+        raise StoreError(f"{where}: 'relative_l2_error' lacks a variable")

@@ -1,0 +1,158 @@
+"""Tiles of fields, and the weighted sums of them that are snapshots of a variable.
+
+A value is the same to the bit whatever it is asked for with: a tile is decoded as a whole, sums
+over modes are products of blocks of one shape (`romzarr.numerics.products`), in which each
+snapshot and each point has its own place, and all else is arithmetic on single values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.contracts import Floats
+from romzarr.errors import StoreError
+from romzarr.numerics.products import COLUMNS, ROWS, product
+from romzarr.store.reading.indexing import Positions, narrowed
+from romzarr.store.reading.indexing import points as chosen
+
+Inside = Sequence[slice | Positions]
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Say where the coefficients are from that are found to stand for what cannot be."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class FieldTile:
+    """The fields of a variable in one tile.
+
+    Attributes
+    ----------
+    first : ndarray, shape of the tile
+        The first field.
+    modes : ndarray, shape (r, points)
+        The others, with zeros up to a whole number of blocks of `COLUMNS` points.
+    """
+
+    first: Floats
+    modes: Floats
+
+    @classmethod
+    def of(cls, fields: Floats, mask: NDArray[np.bool_] | None) -> FieldTile:
+        """Fields (r + 1, *tile); where the mask is true the first is NaN, others are 0."""
+        if mask is not None:
+            fields[:1, mask] = np.nan
+            fields[1:, mask] = 0
+        modes = fields[1:]
+        flat = modes.reshape(len(modes), math.prod(modes.shape[1:]))
+        first = fields[0, ...]
+        if missing := -first.size % COLUMNS:
+            # Not a view, which would keep all fields.
+            first, flat = first.copy(), np.pad(flat, ((0, 0), (0, missing)))
+        first.flags.writeable = flat.flags.writeable = False
+        return cls(first, flat)
+
+    @property
+    def nbytes(self) -> int:
+        return self.first.nbytes + self.modes.nbytes
+
+    def part(self, inside: Inside) -> FieldPart:
+        """Some points, each axis indexed for itself."""
+        first = chosen(self.first[None], inside)[0, ...]
+        rank, width = self.modes.shape
+        blocks = self.modes.reshape(rank, width // COLUMNS, COLUMNS)
+        if first.size == self.first.size:
+            return FieldPart(first, blocks, slice(0, first.size))
+        numbers: NDArray[Any] = np.arange(self.first.size).reshape(1, *self.first.shape)
+        flat = np.asarray(chosen(numbers, inside).ravel(), np.int64)
+        needed, which = np.unique(flat // COLUMNS, return_inverse=True)
+        some: Floats = blocks[:, narrowed(needed), :]
+        return FieldPart(first, some, narrowed(which * COLUMNS + flat % COLUMNS))
+
+
+@dataclass(frozen=True)
+class FieldPart:
+    """The fields of a variable at some points of a tile.
+
+    Attributes
+    ----------
+    first : ndarray
+        The first field.
+    blocks : ndarray, shape (r, blocks, COLUMNS)
+        The others in all blocks that hold one of the points.
+    columns : slice or positions
+        Where the points are in these blocks.
+    """
+
+    first: Floats
+    blocks: Floats
+    columns: slice | Positions
+
+    @property
+    def modes(self) -> Floats:
+        """All fields but the first, (r, *shape of the first)."""
+        rank = len(self.blocks)
+        flat = self.blocks.reshape(rank, self.width)[:, self.columns]
+        return flat.reshape(rank, *self.first.shape)
+
+    @property
+    def width(self) -> int:
+        """Numbers that a snapshot takes while it is summed."""
+        return math.prod(self.blocks.shape[1:])
+
+    def sums(self, weights: Floats) -> Floats:
+        """Sums over all fields but the first.
+
+        Parameters
+        ----------
+        weights : ndarray, shape (n, ROWS, r)
+            In the fields' dtype.
+
+        Returns
+        -------
+        ndarray, shape (n * ROWS, *shape of the first)
+        """
+        _, blocks, _ = self.blocks.shape
+        sums = np.empty((len(weights), ROWS, blocks, COLUMNS), self.blocks.dtype)
+        product(weights[:, None], self.blocks.swapaxes(0, 1), sums.swapaxes(1, 2))
+        rows = len(weights) * ROWS
+        return sums.reshape(rows, self.width)[:, self.columns].reshape(rows, *self.first.shape)
+
+
+@dataclass(frozen=True)
+class AlignedRows:
+    """Snapshots, increasing, as places in blocks of `ROWS`, each in its own place in a block."""
+
+    blocks: int
+    places: Positions
+
+    @classmethod
+    def of(cls, rows: Positions) -> AlignedRows:
+        numbers, which = np.unique(rows // ROWS, return_inverse=True)
+        return cls(len(numbers), which * ROWS + rows % ROWS)
+
+    def spread(self, weights: Floats, dtype: np.dtype[Any]) -> Floats:
+        """Weights (m, r) of the snapshots, (blocks, ROWS, r), 0 where no snapshot is."""
+        out = np.zeros((self.blocks, ROWS, weights.shape[1]), dtype)
+        out[self.places // ROWS, self.places % ROWS] = weights
+        return out
+
+    def parts(self, most: int) -> Iterator[tuple[slice, slice, slice | Positions]]:
+        """Some blocks at a time: which, the snapshots in them, and the places of these there."""
+        for start in range(0, self.blocks, most):
+            stop = min(start + most, self.blocks)
+            first, last = np.searchsorted(self.places, [start * ROWS, stop * ROWS])
+            inside = narrowed(self.places[first:last] - start * ROWS)
+            yield slice(start, stop), slice(int(first), int(last)), inside

@@ -1,0 +1,215 @@
+"""Coefficients a(t) of one generation, and the models that help to store them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.contracts import BlockSpan, LatentCode
+from romzarr.errors import StoreError
+from romzarr.numerics.dynamics.integrate import Dynamics
+from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, rebuild
+from romzarr.store import layout, limits
+from romzarr.store.layout import Fields
+from romzarr.store.models import StoredModels, models_from_facts
+from romzarr.store.reading.arrays import StoredArrays
+
+# Snapshots this far apart are decoded as separate spans.
+_LARGEST_GAP = 256
+
+
+@dataclass(frozen=True)
+class StoredLatent:
+    """a(t), (snapshots, rank), decoded on demand.
+
+    ``shaking`` is a relative error to put into samples, to see how much a model amplifies it.
+    """
+
+    arrays: StoredArrays
+    facts: Mapping[str, Any]
+    rank: int
+    snapshots: int
+    shaking: float = 0.0
+
+    @property
+    def url(self) -> str:
+        return self.arrays.url
+
+    @property
+    def sampled(self) -> bool:
+        """Whether there are samples to go on from; else corrections are all there is."""
+        return "latent/steps" in self.arrays
+
+    @cached_property
+    def stored_models(self) -> StoredModels | None:
+        """The models that coefficients are decoded with, if there are any."""
+        if not self.sampled or "model" not in self.facts:
+            return None
+        facts = Fields(self.facts, self.url).fields("model")
+        found = models_from_facts(facts)
+        if found is None or not found.decode:
+            return None
+        if found.coefficients.shape[2] > self.rank:
+            raise StoreError(f"{facts.where}: more equations than the {self.rank} modes")
+        return found
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """Xi of every model that decodes, (models, p, q)."""
+        found = self.stored_models
+        return np.zeros((0, 0, 0)) if found is None else found.coefficients
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Times of the snapshots, counted from the first."""
+        return self.times_of(0, self.snapshots)
+
+    def times_of(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Times of some snapshots, counted from the first of the record."""
+        step = self.facts["time"].get("step")
+        if step is not None:
+            uniform: NDArray[np.float64] = step * np.arange(start, stop)
+            return uniform
+        scale, path = self.facts["time"].get("scale"), "latent/times"
+        if scale is not None:
+            path = f"coordinates/{self.facts['time']['dim']}"
+        times: NDArray[np.float64] = self.arrays.finite(path, slice(start, stop))
+        if scale is not None:
+            first = self.arrays.finite(path, slice(0, 1))
+            times = scale * layout.since_first(np.concatenate([first, times]))[1:]
+        if not (np.diff(times) > 0).all():
+            raise StoreError(f"{self.url}: {path} do not increase")
+        return times
+
+    @cached_property
+    def models(self) -> tuple[Dynamics, ...]:
+        """Right-hand sides da/dt of the stored models."""
+        found = self.stored_models
+        if found is None:
+            return ()
+        models = tuple(Dynamics(found.library, xi) for xi in found.coefficients)
+        self._refuse_slow(max(model.operations for model in models))
+        return models
+
+    def _refuse_slow(self, operations: int) -> None:
+        """Refuse models that take so many operations an evaluation, if a block takes too long."""
+        steps = min(self.facts["latent"]["block_steps"], self.snapshots)
+        # A step of Runge and Kutta takes four evaluations.
+        needed = 4 * steps * self.facts["latent"]["substeps"] * operations
+        if needed > limits.MAX_OPERATIONS:
+            raise StoreError(
+                f"{self.url}: a model takes {needed:.3g} operations for a block, at most "
+                f"{limits.MAX_OPERATIONS:.3g} are allowed"
+            )
+
+    @cached_property
+    def index(self) -> NDArray[np.int64]:
+        """Numbers of the snapshots whose coefficients are kept; none with corrections alone."""
+        if not self.sampled:
+            return np.zeros(0, np.int64)
+        index: NDArray[np.int64] = np.cumsum(self.arrays.read("latent/steps"), dtype=np.int64)
+        ends = np.array([0, self.snapshots - 1])
+        steps = self.facts["latent"]["block_steps"]
+        fewer_blocks = -(-self.snapshots // steps) <= len(index)
+        starts = np.arange(0, self.snapshots if fewer_blocks else 1, steps)
+        increasing = (np.diff(index) > 0).all()
+        # Every block starts anew, which bounds what decoding one snapshot can cost.
+        if (
+            not (increasing and fewer_blocks)
+            or index[[0, -1]].tolist() != ends.tolist()
+            or (not np.isin(starts, index, assume_unique=True).all())
+        ):
+            raise StoreError(
+                f"{self.url}: latent/steps must lead from snapshot 0 to {ends[1]} by way of the "
+                "first snapshot of every block"
+            )
+        return index
+
+    @cached_property
+    def block_model(self) -> NDArray[np.int16]:
+        """Number of the model that serves each block of time, -1 for none.
+
+        The first serves all where nothing else is said.
+        """
+        if not self.sampled:
+            return np.zeros(0, np.int16)
+        count = len(self.coefficients)
+        if "latent/block_model" not in self.arrays:
+            blocks = -(-self.snapshots // self.facts["latent"]["block_steps"])
+            return np.full(blocks, 0 if count else STRAIGHT_LINE, np.int16)
+        block_model = self.arrays.read("latent/block_model")
+        if ((block_model < -1) | (block_model >= count)).any():
+            raise StoreError(f"{self.url}: latent/block_model names a model beyond {count}")
+        return block_model.astype(np.int16)
+
+    def code(self, span: BlockSpan | None = None) -> LatentCode:
+        """The latent code, or the part of it around `span`."""
+        first, last = 0, len(self.index)
+        if span is not None:
+            first = int(np.searchsorted(self.index, span.start, "right")) - 1
+            last = int(np.searchsorted(self.index, span.stop - 1, "left")) + 1
+        return LatentCode(
+            index=self.index[first:last],
+            samples=self._shaken(self.arrays.rows("latent/samples", first, last), first),
+            block_steps=self.facts["latent"]["block_steps"],
+            block_model=self.block_model,
+            substeps=self.facts["latent"]["substeps"],
+            first=first,
+        )
+
+    def _shaken(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+        if not self.shaking:
+            return samples
+        return (
+            samples * (1 + self.shaking * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
+        )
+
+    def span(self, span: BlockSpan) -> NDArray[np.float64]:
+        """POD coefficients a(t) of the snapshots of `span`, (len(span), r)."""
+        if not 0 <= span.start <= span.stop <= self.snapshots:
+            raise IndexError(f"{span} is not within the {self.snapshots} snapshots of {self.url}")
+        if not len(span) or not self.rank:
+            return np.zeros((len(span), self.rank))
+        if not self.sampled:
+            return self.corrections(span)
+        code = self.code(span)
+        # Counted from the first block that is needed: times of a long record are not made.
+        block = int(code.index[0]) // code.block_steps
+        offset = block * code.block_steps
+        near = replace(code, index=code.index - offset, block_model=code.block_model[block:])
+        times = self.times_of(offset, int(code.index[-1]) + 1)
+        here = BlockSpan(span.start - offset, span.stop - offset)
+        return rebuild(near, self.models, times, here) + self.corrections(span)
+
+    def corrections(self, span: BlockSpan) -> NDArray[np.float64]:
+        """What is added to the coefficients rebuilt for `span`, (len(span), r)."""
+        if "latent/corrections" not in self.arrays:
+            return np.zeros((len(span), self.rank))
+        return self.arrays.rows("latent/corrections", span.start, span.stop)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Orders of the differences that code the corrections of the leading modes.
+
+        0 where wavelets do, as for all modes beyond.
+        """
+        if "latent/corrections" not in self.arrays:
+            return ()
+        return self.arrays.codec("latent/corrections").differences
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Coefficients of increasing snapshot numbers `rows`."""
+        if not len(rows):
+            return np.zeros((0, self.rank))
+        cuts = np.flatnonzero(np.diff(rows) > _LARGEST_GAP) + 1
+        return np.concatenate(
+            [
+                self.span(BlockSpan(int(run[0]), int(run[-1]) + 1))[run - run[0]]
+                for run in np.split(rows, cuts)
+            ]
+        )

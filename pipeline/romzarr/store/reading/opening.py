@@ -1,0 +1,141 @@
+"""Opening one generation of a store, believing nothing that has not been checked."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+
+import zarr
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync
+
+from romzarr.coding.tiles import grid
+from romzarr.errors import StoreError
+from romzarr.store import checksums, layout
+from romzarr.store.layout import Fields
+from romzarr.store.limits import check_indexes
+from romzarr.store.reading.arrays import StoredArrays, harmless
+from romzarr.store.reading.checked import CheckedStore
+from romzarr.store.reading.checks import check_latent
+from romzarr.store.reading.facts import check_errors, checked_facts
+from romzarr.store.reading.generation import Generation
+from romzarr.store.reading.latent import StoredLatent
+from romzarr.store.reading.memory import TileMemory
+from romzarr.store.reading.variables import StoredVariable, variables_of
+
+
+def open_generation(
+    url: str, name: str, checksum: str, earlier: Sequence[Generation], tiles: TileMemory
+) -> Generation:
+    """The generation `name` of the store at `url`, checked.
+
+    Parameters
+    ----------
+    url : str
+    name : str
+    checksum : str
+        Of its metadata.
+    earlier : sequence of Generation
+        All parts of the store before it; it may go on with the fields of some of them.
+    tiles : TileMemory
+
+    Raises
+    ------
+    StoreError
+        If a piece is missing, damaged, of the wrong type or shape, or not allowed.
+    """
+    place = layout.joined(url, name)
+    facts, documents = checked_metadata(url, name, checksum)
+    parsed = {
+        path: layout.parse_array(content, layout.joined(place, path), layout.is_coded(path))
+        for path, content in documents.items()
+    }
+    layouts = {path: array for path, (_, array) in parsed.items()}
+    parts = (*(part.arrays.layouts for part in earlier), layouts)
+    eager = [(a.index, math.prod(grid(a.shape, a.chunk))) for p in parts for a in p.values()]
+    check_indexes(eager, facts.where)
+    before = _extended(facts, earlier)
+    known = before[-1].rank if before else 0
+    own, snapshots = check_latent(facts, layouts, known)
+    variables = variables_of(facts, layouts, own if own or not before else None, snapshots)
+    _check_extended(variables, before, facts)
+    metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
+    store = CheckedStore(place, layouts, metadata)
+    # Zarr parses what was not checked here, such as fill values, and fails in many ways.
+    with harmless(f"{place}: metadata of an array cannot be used"):
+        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+    arrays = StoredArrays(url, name, layouts, group, tiles)
+    checked = checked_facts(facts)
+    check_errors(checked, variables, facts.where)
+    latent = StoredLatent(arrays, checked, known + own, snapshots)
+    return Generation(name, checked, variables, own, arrays, latent, before)
+
+
+def checked_metadata(url: str, name: str, checksum: str) -> tuple[Fields, dict[str, bytes]]:
+    """Facts of a generation of the store at `url`, and the metadata of its arrays by path.
+
+    Raises
+    ------
+    StoreReplacedError
+        If any is missing, as the generation does not count any more.
+    StoreError
+        If any is missing all the same, or does not fit its checksum.
+    """
+    place = layout.joined(url, name)
+    where = layout.joined(place, layout.ROOT)
+    try:
+        raw = layout.read_bytes(where)
+    except FileNotFoundError as error:
+        raise layout.missing(url, name, where, layout.read_root(url)) from error
+    own = layout.joined(name, layout.ROOT)
+    facts = layout.parse_facts(checksums.checked(raw, checksum, own, where), place)
+    return facts, _array_documents(url, name, layout.array_paths(facts))
+
+
+def _extended(facts: Fields, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
+    """The generations whose fields one goes on with: the last it names, and what that goes on
+    with."""
+    if "extends" not in facts.document:
+        return ()
+    name = facts.text("extends")
+    for each in earlier:
+        if each.name == name:
+            return (*each.before, each)
+    raise StoreError(f"{facts.where}: goes on with {name!r}, which is no earlier part of the store")
+
+
+def _check_extended(
+    variables: Mapping[str, StoredVariable], before: Sequence[Generation], facts: Fields
+) -> None:
+    for each in before:
+        if each.facts["arithmetic"] != facts.text("arithmetic"):
+            raise StoreError(f"{facts.where}: goes on with {each.name} in another arithmetic")
+        for name, variable in variables.items():
+            old = each.variables.get(name)
+            if old is None or (old.coding == "pod") != (variable.coding == "pod"):
+                raise StoreError(
+                    f"{facts.where}: goes on with {each.name}, where {name!r} is coded otherwise"
+                )
+
+
+def _array_documents(url: str, name: str, expected: Mapping[str, str]) -> dict[str, bytes]:
+    """Metadata files of arrays, fetched side by side and checked."""
+    place = layout.joined(url, name)
+    store = layout.zarr_store(place)
+
+    async def fetched() -> list[Buffer | None]:
+        prototype = default_buffer_prototype()
+        keys = [layout.joined(path, layout.ROOT) for path in expected]
+        return await asyncio.gather(*(store.get(key, prototype) for key in keys))
+
+    with harmless(f"{place}: metadata cannot be read"):
+        contents = sync(fetched())
+    documents = {}
+    for (path, checksum), content in zip(expected.items(), contents, strict=True):
+        key = layout.joined(name, path, layout.ROOT)
+        where = layout.joined(url, key)
+        if content is None:
+            raise layout.missing(url, name, where, layout.read_root(url))
+        documents[path] = checksums.checked(content.to_bytes(), checksum, key, where)
+    return documents

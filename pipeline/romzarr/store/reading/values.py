@@ -1,0 +1,239 @@
+"""Values of variables at wanted points, by the way they are coded.
+
+Positions increase along each axis; those of time are `rows`, those of space `wanted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from romzarr.coding.coefficients import Coefficients
+from romzarr.coding.tiles import region_of
+from romzarr.contracts import Floats, Region
+from romzarr.numerics.products import ROWS
+from romzarr.numerics.rounding import rounded_sum
+from romzarr.store.reading.arrays import StoredArrays
+from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, located
+from romzarr.store.reading.indexing import Positions, pieces, points
+from romzarr.store.reading.variables import StoredVariable
+
+Wanted = Sequence[Positions]
+# Numbers summed at once, in a fast cache or nearly so.
+SUMMED = 1 << 18
+
+
+def mask_of(
+    arrays: StoredArrays, stored: StoredVariable, tile: tuple[int, ...], shape: tuple[int, ...]
+) -> NDArray[np.bool_] | None:
+    """Where nothing is in a tile of space; None where all of the variable is valid."""
+    if stored.mask is None:
+        return None
+    return arrays.selected(f"basis/{stored.mask}/mask", region_of(tile, stored.space_shape, shape))
+
+
+@dataclass(frozen=True)
+class ExactValues:
+    """A variable kept to the bit."""
+
+    arrays: StoredArrays
+    stored: StoredVariable
+
+    def values(self, rows: Positions, wanted: Wanted) -> NDArray[Any]:
+        """Values, dims in the variable's order."""
+        path, axis = f"basis/{self.stored.group}/exact", self.stored.time_axis
+        places = [*wanted[:axis], rows, *wanted[axis:]]
+        tile_shape = self.arrays.chunk(path)
+        values = np.empty([len(each) for each in places], self.stored.dtype)
+        for tile, inside, region in pieces(places, tile_shape):
+            whole = region_of(tile, self.stored.shape, tile_shape)
+            read = partial(self.arrays.selected, path, whole)
+            decoded = self.arrays.remembered((path, tile), read)
+            values[region] = points(decoded[None], inside)[0]
+        return values
+
+    def mean(self, wanted: Wanted) -> Floats:
+        """Temporal mean; NaN where a value ever is."""
+        axis, snapshots = self.stored.time_axis, self.stored.shape[self.stored.time_axis]
+        total = np.zeros([len(places) for places in wanted])
+        length = self.arrays.chunk(f"basis/{self.stored.group}/exact")[axis]
+        for start in range(0, snapshots, length):
+            rows = np.arange(start, min(start + length, snapshots))
+            values = self.values(rows, wanted)
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += values.sum(axis=axis, dtype=np.float64)
+        mean: Floats = total / snapshots
+        return mean
+
+
+@dataclass(frozen=True)
+class DirectValues:
+    """A variable coded without POD, about an offset: all snapshots, or those of episodes."""
+
+    arrays: StoredArrays
+    stored: StoredVariable
+    array: str = "values"
+
+    @property
+    def path(self) -> str:
+        return f"basis/{self.stored.group}/{self.array}"
+
+    def values(
+        self, rows: Positions, wanted: Wanted, dtype: DTypeLike | None = None
+    ) -> NDArray[Any]:
+        """Values, dims in the variable's order."""
+        shape = [len(places) for places in wanted]
+        shape.insert(self.stored.time_axis, len(rows))
+        values = np.empty(shape, dtype or self.stored.dtype)
+        out = np.moveaxis(values, self.stored.time_axis, 0)
+        for region, part in self._parts(rows, wanted):
+            rounded_sum(part, np.float64(self.stored.offset), out[region])
+        return values
+
+    def mean(self, wanted: Wanted) -> Floats:
+        """Temporal mean of its snapshots, in float64."""
+        snapshots = self.arrays.layouts[self.path].shape[0]
+        total = np.zeros([len(places) for places in wanted])
+        for region, part in self._parts(np.arange(snapshots), wanted):
+            total[region[1:]] += part.sum(axis=0, dtype=np.float64)
+        mean: Floats = total / snapshots + self.stored.offset
+        return mean
+
+    def _parts(self, rows: Positions, wanted: Wanted) -> Iterator[tuple[Region, Floats]]:
+        """Values about the offset, time first, tile by tile."""
+        for tile, inside, region in pieces((rows, *wanted), self.arrays.chunk(self.path)):
+            values = self.arrays.remembered((self.path, tile), partial(self._tile, tile))
+            yield region, points(values[None], inside)[0]
+
+    def _tile(self, tile: tuple[int, ...]) -> Floats:
+        """One tile of values about the offset; NaN where nothing is."""
+        values = self.arrays.decoded(self.path, tile)
+        mask = mask_of(self.arrays, self.stored, tile[1:], self.arrays.chunk(self.path)[1:])
+        if mask is not None:
+            values = np.where(mask, np.array(np.nan, values.dtype), values)
+            values.flags.writeable = False
+        return values
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What is added to the decoded values of a variable."""
+
+    arrays: StoredArrays
+    stored: StoredVariable
+
+    def add_to(self, values: NDArray[np.float64], rows: Positions, wanted: Wanted) -> None:
+        """Add residuals to predicted values, dims in the variable's order."""
+        path, axis = f"basis/{self.stored.group}/residuals", self.stored.time_axis
+        places = [*wanted[:axis], rows, *wanted[axis:]]
+        for tile, inside, region in pieces(places, self.arrays.chunk(path)):
+            read = partial(self.arrays.coefficients, path, tile)
+            coded = self.arrays.remembered((path, tile), read)
+            if len(coded.places):
+                with located(f"{self.arrays.url}: array {path} cannot be read"):
+                    values[region] += points(coded.array()[None], inside)[0]
+
+
+@dataclass(frozen=True)
+class FieldValues:
+    """The fields of a variable: mean and modes, or the values of a constant as the only one."""
+
+    arrays: StoredArrays
+    stored: StoredVariable
+
+    @property
+    def path(self) -> str:
+        constant = self.stored.coding == "constant"
+        return f"basis/{self.stored.group}/{'mean' if constant else 'fields'}"
+
+    @property
+    def tile_shape(self) -> tuple[int, ...]:
+        chunk = self.arrays.chunk(self.path)
+        return chunk if self.stored.coding == "constant" else chunk[1:]
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.arrays.layouts[self.path].dtype)
+
+    def first(self, wanted: Wanted) -> Floats:
+        """The first field: the only one that is decoded."""
+        values: Floats = np.empty([len(places) for places in wanted], self._dtype)
+        for tile, inside, region in pieces(wanted, self.tile_shape):
+            values[region] = points(self._first(tile)[None], inside)[0]
+        return values
+
+    def parts(self, wanted: Wanted) -> Iterator[tuple[Region, FieldPart]]:
+        """Fields at the wanted points of each tile, and where these go among all of them."""
+        for tile, inside, region in pieces(wanted, self.tile_shape):
+            key = self.path, tile, "decoded"
+            yield region, self.arrays.remembered(key, partial(self._tile, tile)).part(inside)
+
+    def modes(self, wanted: Wanted, sigma: NDArray[np.float64], out: Floats) -> None:
+        """The leading fields but the first, by their `sigma`, (r, *space); 0 where nothing is."""
+        scales = sigma[: len(out)].reshape(-1, *(1 for _ in wanted))
+        for region, part in self.parts(wanted):
+            place = out[(slice(None), *region)]
+            np.divide(part.modes[: len(out)], scales, out=place, casting="same_kind")
+
+    def _first(self, tile: tuple[int, ...]) -> Floats:
+        region = region_of(tile, self.stored.space_shape, self.tile_shape)
+        if self.stored.coding == "constant":
+            read = partial(self.arrays.selected, self.path, region)
+            return self.arrays.remembered((self.path, tile), read)
+        with located(f"{self.arrays.url}: array {self.path}"):
+            first = self._coefficients(tile).first()[_within(region)]
+        mask = mask_of(self.arrays, self.stored, tile, self.tile_shape)
+        if mask is not None:
+            first[mask] = np.nan
+        return first
+
+    def _tile(self, tile: tuple[int, ...]) -> FieldTile:
+        region = region_of(tile, self.stored.space_shape, self.tile_shape)
+        with located(f"{self.arrays.url}: array {self.path}"):
+            fields = self._coefficients(tile).array()[(slice(None), *_within(region))]
+        return FieldTile.of(fields, mask_of(self.arrays, self.stored, tile, self.tile_shape))
+
+    def _coefficients(self, tile: tuple[int, ...]) -> Coefficients:
+        return self.arrays.coefficients(self.path, (0, *tile))
+
+
+@dataclass(frozen=True)
+class Term:
+    """Fields, and what their modes are multiplied by, (blocks, ROWS, r)."""
+
+    fields: FieldValues
+    weights: Floats
+
+
+def write_sums(
+    terms: Sequence[Term], mean_weight: float, rows: AlignedRows, wanted: Wanted, out: NDArray[Any]
+) -> None:
+    """Write the sum of all `terms`, with the mean, which is the first field of the first one.
+
+    Rounded once, to the dtype of `out` (m, *space): until then terms are added in float64.
+    """
+    home, *others = terms
+    for region, part in home.fields.parts(wanted):
+        some = [places[piece] for places, piece in zip(wanted, region, strict=True)]
+        more = [
+            (where, each, term.weights)
+            for term in others
+            for where, each in term.fields.parts(some)
+        ]
+        wide = np.float64 if more else part.first.dtype
+        mean = part.first.astype(wide) * np.asarray(mean_weight, wide)
+        for blocks, snapshots, inside in rows.parts(max(1, SUMMED // (ROWS * part.width))):
+            sums = part.sums(home.weights[blocks]).astype(wide, copy=False)
+            for where, each, weights in more:
+                sums[(slice(None), *where)] += each.sums(weights[blocks])
+            rounded_sum(sums[inside], mean, out[(snapshots, *region)])
+
+
+def _within(region: Region) -> Region:
+    """The part of a tile that lies in the array, by the region that it has there."""
+    return tuple(slice(0, part.stop - part.start) for part in region)

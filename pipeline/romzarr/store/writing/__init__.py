@@ -1,0 +1,1 @@
+"""What writes a generation of a store."""

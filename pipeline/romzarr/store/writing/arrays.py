@@ -1,0 +1,81 @@
+"""Writes single arrays of a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
+
+from romzarr.store import layout, limits
+from romzarr.store.checksums import ChecksumCodec
+from romzarr.store.codec import WaveletCodec
+from romzarr.store.writing.files import WRITE_ALL, put_chunk, reported
+from romzarr.store.writing.staged import StagedStore
+
+
+class ArrayWriter:
+    """Creates arrays and groups below `_store`; `target` is what messages name."""
+
+    target: str
+    _store: StagedStore
+
+    def create_group(self, path: str) -> None:
+        with reported(self.target):
+            zarr.open_group(self._store, path=path, mode="a")
+
+    def create(
+        self,
+        path: str,
+        shape: Sequence[int],
+        chunk: Sequence[int],
+        dtype: np.dtype[Any],
+        dims: Sequence[str],
+        coding: ArrayBytesCodec | None = None,
+        again: bool = False,
+        compressors: tuple[BytesBytesCodec, ...] | None = None,
+    ) -> zarr.Array[Any]:
+        if isinstance(coding, WaveletCodec):
+            compressors = (ChecksumCodec(),)
+        return zarr.create_array(
+            self._store,
+            name=path,
+            shape=tuple(shape),
+            chunks=tuple(chunk),
+            dtype=dtype,
+            filters=(),
+            serializer="auto" if coding is None else coding,
+            compressors=compressors or layout.codecs(),
+            fill_value=0,
+            dimension_names=dims,
+            config=WRITE_ALL,
+            overwrite=again,
+        )
+
+    def write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
+        """Write a whole array in chunks of about 1 MiB."""
+        chunk = limits.chunk_of(values.shape, values.dtype.itemsize, layout.CHUNK_BYTES)
+        with reported(self.target):
+            codecs = layout.codecs_for(values)
+            array = self.create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)
+            if values.size:
+                array[...] = values
+
+    def write_coded(
+        self,
+        path: str,
+        dims: Sequence[str],
+        shape: tuple[int, int],
+        codec: WaveletCodec,
+        rows: int,
+        contents: Sequence[bytes],
+    ) -> None:
+        """Write a table from what `romzarr.coding.tiles.encode_rows` made of it."""
+        chunk = (rows, max(1, shape[1]))
+        with reported(self.target):
+            self.create(path, shape, chunk, np.dtype(np.float64), dims, codec)
+            for number, content in enumerate(contents):
+                put_chunk(self._store, path, (number, 0), content)

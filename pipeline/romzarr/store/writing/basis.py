@@ -1,0 +1,280 @@
+"""Writes what variables are made of: fields, values, residuals, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+from zarr.core.sync import sync
+
+from romzarr.coding.exact import LEVEL, ExactCoding
+from romzarr.coding.tiles import field_levels, grid, value_levels
+from romzarr.contracts import Floats
+from romzarr.store import layout
+from romzarr.store.checksums import ChecksumCodec
+from romzarr.store.codec import WaveletCodec
+from romzarr.store.exact import ExactCodec
+from romzarr.store.writing.arrays import ArrayWriter
+from romzarr.store.writing.files import reported
+from romzarr.store.writing.tiles import TileWriter
+
+
+class BasisWriter(ArrayWriter):
+    """Creates the arrays of variables, which tasks fill from any process (`TileWriter`)."""
+
+    url: str
+
+    def __init__(self) -> None:
+        self._groups: dict[str, str] = {}
+        self._grids: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._offsets: dict[str, float] = {}
+        self._masks: dict[str, str | None] = {}
+
+    @property
+    def fields(self) -> TileWriter:
+        """What tasks need to fill the fields created so far."""
+        return self._tile_writer("fields", leading=(0,))
+
+    @property
+    def values(self) -> TileWriter:
+        """What tasks need to fill the values created so far."""
+        return self._tile_writer("values")
+
+    @property
+    def episodes(self) -> TileWriter:
+        """What tasks need to fill the values of episodes created so far."""
+        return self._tile_writer("episodes")
+
+    @property
+    def exact(self) -> TileWriter:
+        """What tasks need to fill the values to the bit created so far."""
+        return self._tile_writer("exact")
+
+    @property
+    def residuals(self) -> TileWriter:
+        """What tasks need to fill the residuals created so far."""
+        return self._tile_writer("residuals")
+
+    def _tile_writer(self, array: str, leading: tuple[int, ...] = ()) -> TileWriter:
+        grids = {variable: grid for (variable, of), grid in self._grids.items() if of == array}
+        documents = self._store.documents
+        masks = {
+            variable: documents[key]
+            for variable, group in self._groups.items()
+            if (key := f"basis/{group}/mask/{layout.ROOT}") in documents
+        }
+        return TileWriter(self.url, array, dict(self._groups), grids, masks, leading)
+
+    def create_fields(
+        self,
+        variable: str,
+        space_dims: Sequence[str],
+        space_shape: Sequence[int],
+        tile: Sequence[int],
+        rank: int,
+        step: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+        mask: str | None,
+    ) -> None:
+        """Create the fields of `variable`: ``sqrt(m) * mean``, then each ``sigma_k phi_k``.
+
+        Parameters
+        ----------
+        variable : str
+        space_dims : sequence of str
+            Dims without time, in the variable's order.
+        space_shape : sequence of int
+        tile : sequence of int
+            Lengths of a tile (`romzarr.coding.tiles.tile_shape`).
+        rank : int
+        step : float
+            Quantisation step of all fields.
+        dtype : float32 or float64
+            What the fields are decoded to.
+        mask : str, optional
+            Where the variable has points without values, which variable's mask tells them;
+            if its own, that has to be written.
+        """
+        shape, tile = tuple(space_shape), tuple(tile)
+        levels = field_levels(tile)
+        with reported(self.target):
+            group = self._new_group(variable)
+            self.create(
+                f"basis/{group}/fields",
+                (rank + 1, *shape),
+                (rank + 1, *tile),
+                np.dtype(dtype),
+                ("field", *space_dims),
+                WaveletCodec(float(step), levels),
+            )
+            if mask == variable:
+                self.create(f"basis/{group}/mask", shape, tile, np.dtype(bool), space_dims)
+        self._masks[variable] = mask
+        self._grids[variable, "fields"] = grid(shape, tile)
+
+    def create_values(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+        offset: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+        mask: str | None,
+    ) -> None:
+        """Create the values of a `variable` that is coded without POD.
+
+        With another step it may be done again: what was written before is dropped.
+
+        Parameters
+        ----------
+        variable : str
+        dims : sequence of str
+            Time, then the others in the variable's order.
+        shape : sequence of int
+        tile : sequence of int
+            Lengths of a tile.
+        step : float
+            Quantisation step.
+        offset : float
+            What is added to the values when they are decoded.
+        dtype : float32 or float64
+            What the values are decoded to.
+        mask : str, optional
+            As for fields; each part of space is written once.
+        """
+        shape, tile = tuple(shape), tuple(tile)
+        codec = WaveletCodec(float(step), value_levels(tile))
+        with reported(self.target):
+            group = self._groups.get(variable) or self._new_group(variable)
+            path = f"basis/{group}"
+            self.create(f"{path}/values", shape, tile, np.dtype(dtype), dims, codec, again=True)
+            if mask == variable:
+                bits = np.dtype(bool)
+                self.create(f"{path}/mask", shape[1:], tile[1:], bits, dims[1:], again=True)
+        self._masks[variable] = mask
+        self._grids[variable, "values"] = grid(shape, tile)
+        self._offsets[variable] = float(offset)
+
+    def create_episodes(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+        offset: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+    ) -> None:
+        """Create the values of a `variable` with fields at the snapshots of episodes.
+
+        Parameters are those of `create_values`; ``shape`` counts these snapshots alone.
+        """
+        shape, tile = tuple(shape), tuple(tile)
+        codec = WaveletCodec(float(step), value_levels(tile))
+        path = f"basis/{self._groups[variable]}/episodes"
+        with reported(self.target):
+            self.create(path, shape, tile, np.dtype(dtype), dims, codec, again=True)
+        self._grids[variable, "episodes"] = grid(shape, tile)
+        self._offsets[variable] = float(offset)
+
+    def create_exact(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        dtype: np.dtype[Any],
+        coding: ExactCoding,
+    ) -> None:
+        """Create the values of a `variable` that is kept to the bit.
+
+        With another coding it may be done again: what was written before is dropped.
+
+        Parameters
+        ----------
+        variable : str
+        dims, shape : sequence
+            In the variable's order.
+        tile : sequence of int
+            Lengths of a tile.
+        dtype : dtype
+            Of the variable.
+        coding : ExactCoding
+        """
+        shape, tile, native = tuple(shape), tuple(tile), dtype.newbyteorder("=")
+        codec = None if coding.is_plain else ExactCodec(coding.axes, coding.packing)
+        size, shuffle = coding.itemsize(native), coding.shuffle
+        blosc = BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle=shuffle)  # type: ignore[arg-type]
+        with reported(self.target):
+            group = self._groups.get(variable) or self._new_group(variable)
+            path = f"basis/{group}/exact"
+            compressors = (blosc, ChecksumCodec())
+            self.create(path, shape, tile, native, dims, codec, True, compressors)
+        self._grids[variable, "exact"] = grid(shape, tile)
+
+    def create_residuals(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+    ) -> None:
+        """Create what is added to the decoded values of a `variable` that has a group.
+
+        With another step it may be done again: what was written before is dropped.
+
+        Parameters
+        ----------
+        variable : str
+        dims, shape : sequence
+            In the variable's order.
+        tile : sequence of int
+            Lengths of a tile.
+        step : float
+            All residuals are multiples of it.
+        """
+        shape, tile = tuple(shape), tuple(tile)
+        codec = WaveletCodec(float(step), (0,) * len(tile))
+        with reported(self.target):
+            path = f"basis/{self._groups[variable]}/residuals"
+            self.create(path, shape, tile, np.dtype(np.float64), dims, codec, again=True)
+        self._grids[variable, "residuals"] = grid(shape, tile)
+
+    def drop_residuals(self, variable: str) -> None:
+        """Take the residuals of a `variable` out again, where there are none but zeros."""
+        with reported(self.target):
+            sync(self._store.delete_dir(f"basis/{self._groups[variable]}/residuals"))
+        del self._grids[variable, "residuals"]
+
+    def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
+        """Write `variable` as it is at all times, exactly; it gets no fields.
+
+        Parameters
+        ----------
+        variable : str
+        space_dims : sequence of str
+            Dims without time, in the variable's order.
+        mean : ndarray, shape of space
+            NaN at masked points.
+        """
+        with reported(self.target):
+            group = self._new_group(variable)
+        native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
+        self.write(f"basis/{group}/mean", native, space_dims)
+
+    def _new_group(self, variable: str) -> str:
+        group = layout.segment(variable, list(self._groups.values()))
+        self.create_group("basis")
+        self.create_group(f"basis/{group}")
+        self._groups[variable] = group
+        return group
+
+    def write_singular_values(self, values: NDArray[np.float64]) -> None:
+        """Write sigma (r,), largest first."""
+        self.write("basis/singular_values", values, ("mode",))

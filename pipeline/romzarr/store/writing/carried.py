@@ -1,0 +1,111 @@
+"""Coordinates and variables that go over unchanged, and what is said of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from zarr.abc.store import Store
+
+from romzarr.encoding import attributes_to_json, encoding_to_json, share_encodings
+from romzarr.store import layout, limits
+
+# What an encoding says about values; the rest says how the source kept them on disk.
+_PACKING_KEYS = frozenset(
+    {"dtype", "units", "calendar", "scale_factor", "add_offset", "_FillValue", "missing_value"}
+    | {"_Unsigned", "coordinates", "grid_mapping"}
+)
+
+
+def write_carried(store: Store, carried: xr.Dataset) -> dict[str, Any]:
+    """Write `carried` to the group ``coordinates``; returns what Zarr metadata do not tell."""
+    prepared = carried.reset_coords().drop_attrs(deep=False)
+    prepared.encoding = {}
+    for name in prepared.variables:
+        prepared[name] = _prepared(prepared[name])
+    with _unstable_types_allowed():
+        prepared.to_zarr(
+            store,
+            group="coordinates",
+            mode="w-",
+            zarr_format=3,
+            consolidated=False,
+            write_empty_chunks=True,
+        )
+    return {str(name): _beyond_zarr(variable) for name, variable in carried.variables.items()}
+
+
+def share(*documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Take what several encodings have alike out of the documents of variables."""
+    found = {
+        (number, name): document.get("encoding", {})
+        for number, variables in enumerate(documents)
+        for name, document in variables.items()
+    }
+    shared, own = share_encodings(found)
+    for (number, name), encoding in own.items():
+        documents[number][name] = {**documents[number][name], "encoding": encoding}
+    return shared
+
+
+def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
+    """What Zarr metadata do not give back: the source's encoding, attributes of other types."""
+    attrs = attributes_to_json(variable.attrs)
+    kept: dict[str, Any] = {"encoding": encoding_to_json(variable.encoding)}
+    if variable.dtype.kind == "O":
+        kept["dtype"] = "object"
+    return kept if _plain(variable.attrs) and attrs == variable.attrs else kept | {"attrs": attrs}
+
+
+def _prepared(array: xr.DataArray) -> xr.DataArray:
+    """`array` with an encoding that says how the values are packed and not where."""
+    encoding = {k: v for k, v in array.encoding.items() if k in _PACKING_KEYS}
+    if array.chunks is not None:
+        # Zarr chunks have one shape; ragged ones grow to the largest.
+        most = [max(lengths) for lengths in array.chunks]
+        chunk = limits.chunk_of(most, max(1, array.dtype.itemsize), limits.MAX_CHUNK_BYTES)
+        array = array.chunk(dict(zip(array.dims, chunk, strict=True)))
+    elif array.nbytes > layout.CHUNK_BYTES:
+        encoding["chunks"] = limits.chunk_of(array.shape, _bytes_each(array), layout.CHUNK_BYTES)
+    for key in ("missing_value", "_FillValue"):
+        if _is_nan(encoding.get(key)):
+            del encoding[key]
+    codecs = layout.codecs("noshuffle" if array.dtype.kind in "OSTU" else "shuffle")
+    if array.chunks is None and array.nbytes <= layout.CHUNK_BYTES:
+        codecs = layout.codecs_for(array.values)
+    array.encoding = encoding | {"compressors": codecs}
+    array.attrs = {k: v for k, v in array.attrs.items() if _plain(v)}
+    return array
+
+
+def _bytes_each(array: xr.DataArray) -> int:
+    """Bytes of one value; of a text what the longest takes, with its length."""
+    if array.dtype.kind in "OT":
+        return 4 + max((len(str(text).encode()) for text in array.values.flat), default=0)
+    return int(array.dtype.itemsize)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _plain(value: Any) -> bool:
+    """Whether `value` is strict JSON once numpy's types are taken off."""
+    try:
+        json.dumps(value.tolist() if hasattr(value, "tolist") else value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _unstable_types_allowed() -> Iterator[None]:
+    """Fixed-length strings have no Zarr v3 specification yet; Zarr says so each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        yield

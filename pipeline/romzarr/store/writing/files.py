@@ -1,0 +1,92 @@
+"""Files of a generation that is being written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from romzarr import objects
+from romzarr.errors import StoreError
+from romzarr.objects import is_document
+from romzarr.store import checksums, layout
+from romzarr.store.checksums import SealingStore
+from romzarr.store.limits import refuse_large_document
+from romzarr.store.writing.staged import StagedStore
+
+# A chunk that is not there is damage, so a chunk full of zeros has to be there.
+WRITE_ALL: Any = {"write_empty_chunks": True}
+
+
+@contextlib.contextmanager
+def reported(place: str) -> Iterator[None]:
+    """Failures of the file system as errors of ours that name the place."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{place}: cannot be written: {error}; nothing was replaced") from error
+
+
+def put(store: Store, key: str, content: bytes) -> None:
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+
+def put_chunk(store: SealingStore, path: str, index: Sequence[int], payload: bytes) -> None:
+    key = layout.joined(path, "c", *map(str, index))
+    put(store, key, payload + bytes(checksums.SIZE))
+
+
+class Finished(NamedTuple):
+    """The checksum of a complete generation's metadata, and the bytes of all its files."""
+
+    checksum: str
+    nbytes: int
+
+
+def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
+    """Check that every chunk is at `url`, make the metadata small, write them and the facts."""
+    listed = objects.folder(url).files()
+    chunks = {key: int(each["size"]) for key, each in listed.items() if not is_document(key)}
+    contents, found = {}, {}
+    for key, document in sorted(store.documents.items()):
+        path = key.removesuffix(layout.ROOT).rstrip("/")
+        fields, contents[key] = _compacted(document)
+        if fields["node_type"] == "array":
+            _check_complete(path, fields, list(chunks))
+            found[path] = checksums.checksum(f"{store.generation}/{key}", contents[key])
+    metadata = layout.compact_json(layout.group_document({**facts, "arrays": found}))
+    # No reader would take more.
+    refuse_large_document(metadata, url)
+    contents[layout.ROOT] = metadata
+    sync(store.put_documents(contents))
+    checksum = checksums.checksum(f"{store.generation}/{layout.ROOT}", metadata)
+    return Finished(checksum, sum(chunks.values()) + sum(map(len, contents.values())))
+
+
+def _compacted(content: bytes) -> tuple[Any, bytes]:
+    """A metadata document, and how it is written without indents and empty fields."""
+    document = {
+        name: value
+        for name, value in json.loads(content).items()
+        if value or name not in ("attributes", "storage_transformers", "consolidated_metadata")
+    }
+    if document["node_type"] == "array":
+        # The separator "/" is the default.
+        document["chunk_key_encoding"] = {"name": "default"}
+    return document, layout.compact_json(document)
+
+
+def _check_complete(path: str, document: Mapping[str, Any], keys: Sequence[str]) -> None:
+    chunk = document["chunk_grid"]["configuration"]["chunk_shape"]
+    expected = math.prod(-(-n // c) for n, c in zip(document["shape"], chunk, strict=True))
+    found = sum(key == f"{path}/c" or key.startswith(f"{path}/c/") for key in keys)
+    if found != expected:
+        raise StoreError(f"{path}: {found} of {expected} chunks were written; the store is dropped")

@@ -1,0 +1,134 @@
+"""A Zarr store that is being built: its metadata stay here until they are complete.
+
+For every array that Zarr creates, it looks for one that is there, and reads and writes the groups
+above it: on object storage most requests of a small store were of that kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from romzarr.objects import is_document
+from romzarr.store.checksums import SealingStore
+
+
+class StagedStore(SealingStore):
+    """Zarr store at a new place that nobody else creates arrays in.
+
+    Metadata documents are kept in memory and written by `put_documents` alone; chunks, which
+    other processes write as well, go to the store at once. What is below a path without
+    documents is known not to be there.
+
+    Parameters
+    ----------
+    store : Store
+    generation : str
+        As of `SealingStore`.
+    other : StagedStore, optional
+        Another view of the same place, whose documents are those of this one.
+    """
+
+    def __init__(self, store: Store, generation: str, other: StagedStore | None = None) -> None:
+        super().__init__(store, generation)
+        self._documents: dict[str, Buffer] = other._documents if other else {}
+        # As they were written to the store.
+        self._put: dict[str, bytes] = other._put if other else {}
+
+    def _with_store(self, store: Store) -> StagedStore:
+        return StagedStore(store, self.generation, self)
+
+    @property
+    def documents(self) -> Mapping[str, bytes]:
+        """Metadata documents by their keys."""
+        return {key: document.to_bytes() for key, document in self._documents.items()}
+
+    async def put_documents(self, contents: Mapping[str, bytes]) -> None:
+        """Write documents side by side, but for those that were written like this before."""
+        changed = {key: each for key, each in contents.items() if self._put.get(key) != each}
+        buffer = default_buffer_prototype().buffer
+        writes = (self._store.set(key, buffer.from_bytes(each)) for key, each in changed.items())
+        # None may still be under way when whoever called cleans up after a failure.
+        failures = [each for each in await asyncio.gather(*writes, return_exceptions=True) if each]
+        if failures:
+            raise failures[0]
+        self._put.update(changed)
+
+    def _holds(self, prefix: str) -> bool:
+        """Whether something may be below a path."""
+        return any(key.startswith(_folder(prefix)) for key in self._documents)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if is_document(key):
+            return self._documents.get(key)
+        return await self._store.get(key, prototype, byte_range)
+
+    async def _get_many(self, requests: Any) -> Any:
+        for key, prototype, byte_range in requests:
+            yield key, await self.get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        return key in self._documents if is_document(key) else await self._store.exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        if is_document(key):
+            self._documents[key] = value
+        else:
+            await super().set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        if is_document(key):
+            self._documents[key] = value
+        else:
+            super().set_sync(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not is_document(key):
+            await super().set_if_not_exists(key, value)
+        elif key not in self._documents:
+            self._documents[key] = value
+
+    async def delete(self, key: str) -> None:
+        self._documents.pop(key, None)
+        if not is_document(key) or self._put.pop(key, None) is not None:
+            await self._store.delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        if self._holds(prefix):
+            for key in [key for key in self._documents if key.startswith(_folder(prefix))]:
+                del self._documents[key]
+                self._put.pop(key, None)
+            await self._store.delete_dir(prefix)
+
+    async def is_empty(self, prefix: str) -> bool:
+        return not self._holds(prefix)
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        for key in [key for key in self._documents if key.startswith(prefix)]:
+            yield key
+        if self._holds(prefix):
+            async for key in self._store.list_prefix(prefix):
+                if not is_document(key):
+                    yield key
+
+    async def list(self) -> AsyncIterator[str]:
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        # Whatever is directly below has documents of its own or is one, but for chunks, whose
+        # array is asked for them by number.
+        folder = _folder(prefix)
+        names = (key[len(folder) :] for key in self._documents if key.startswith(folder))
+        for name in sorted({name.partition("/")[0] for name in names}):
+            yield name
+
+
+def _folder(prefix: str) -> str:
+    return f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""

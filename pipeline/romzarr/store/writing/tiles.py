@@ -1,0 +1,98 @@
+"""Writes coded tiles and masks from any process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import StorePath
+
+from romzarr.contracts import Region
+from romzarr.errors import StoreError
+from romzarr.store import layout
+from romzarr.store.checksums import SealingStore
+from romzarr.store.writing.files import WRITE_ALL, put_chunk, reported
+
+
+@dataclass(frozen=True)
+class TileWriter:
+    """Puts tiles of one kind of array in place; holds no open file and no credentials.
+
+    ``url`` is the generation, ``array`` the last part of the paths, ``groups`` the path segment
+    of each variable, ``grids`` the number of its tiles along each dim, ``masks`` the metadata of
+    its mask if it has one. Numbers of chunks begin with ``leading``.
+    """
+
+    url: str
+    array: str
+    groups: Mapping[str, str]
+    grids: Mapping[str, tuple[int, ...]]
+    masks: Mapping[str, bytes]
+    leading: tuple[int, ...] = ()
+
+    @property
+    def _store(self) -> SealingStore:
+        generation = self.url.rpartition("/")[2]
+        return SealingStore(layout.zarr_store(self.url, read_only=False), generation)
+
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
+        """Put one tile in place; doing so twice changes nothing.
+
+        Parameters
+        ----------
+        variable : str
+            For which the array was created.
+        index : tuple of int
+            Place of the tile in the grid.
+        content : bytes
+            What `romzarr.coding` made of all that lies there.
+
+        Raises
+        ------
+        StoreError
+            If there is no such tile, or the file system refuses (full disk).
+        """
+        tiles = self.grids[variable]
+        path = f"basis/{self.groups[variable]}/{self.array}"
+        if len(index) != len(tiles) or not all(
+            0 <= i < n for i, n in zip(index, tiles, strict=True)
+        ):
+            raise StoreError(f"{path}: tile {index} does not fit a grid of {tiles} tiles")
+        store = self._store
+        with reported(self.url):
+            put_chunk(store, path, (*self.leading, *index), content)
+
+    def write_mask(self, variable: str, region: Region, mask: NDArray[np.bool_]) -> None:
+        """Put the mask of one region in place (True: nothing is there).
+
+        Parameters
+        ----------
+        variable : str
+        region : tuple of slice
+            Of space. Tasks that run side by side need regions made of whole tiles.
+        mask : ndarray of bool, shape of the region
+
+        Raises
+        ------
+        StoreError
+            If shapes do not fit, or the file system refuses.
+        """
+        path = f"basis/{self.groups[variable]}/mask"
+        store = self._store
+        with reported(self.url):
+            document = json.loads(self.masks[variable])
+            array = zarr.Array(zarr.AsyncArray(document, StorePath(store, path)))
+            array = array.with_config(WRITE_ALL)
+            expected = tuple(
+                len(range(*s.indices(n))) for s, n in zip(region, array.shape, strict=True)
+            )
+            if mask.shape != expected or mask.dtype != bool:
+                raise StoreError(
+                    f"{path}: a mask of {mask.dtype} {mask.shape} does not fit region {region} "
+                    f"of shape {expected}"
+                )
+            array[region] = mask

@@ -1,0 +1,1 @@
+"""Compressing snapshots as they come: the parts of `romzarr.streams.compressor`."""

@@ -1,0 +1,214 @@
+"""Blocks of snapshots, as they are given, and as rows of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from romzarr.archive.archive import Archive, archive_from
+from romzarr.archive.memory_source import memory_archive
+from romzarr.archive.time_axis import time_axis
+from romzarr.config import Config
+from romzarr.contracts import ArchivedVariable
+from romzarr.errors import ArchiveError
+from romzarr.streams.series import Series
+
+Matrix = NDArray[np.float64]
+Block = xr.Dataset | xr.DataArray | ArrayLike
+Variables = Mapping[Hashable, xr.Variable]
+
+NAME = "stream"
+# What an array without names becomes.
+VARIABLE, TIME = "x", "time"
+# Snapshots a chunk has for readers, where the source says nothing.
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all blocks of a stream have alike: variables, weights, all that does not change.
+
+    ``archive`` describes the first block; ``time_chunk`` is the length of chunks along time.
+    """
+
+    archive: Archive
+    time_chunk: int
+
+    @classmethod
+    def of(cls, block: xr.Dataset, config: Config) -> Frame:
+        """The frame of a stream that begins with `block`.
+
+        Raises
+        ------
+        ArchiveError
+            If it cannot be compressed as it is.
+        """
+        settings = config.archive
+        archive = archive_from(
+            memory_archive(block), settings.time, settings.variables, settings.weights, least=1
+        )
+        variable = archive.variables[0]
+        chunks = block.variables[variable.name].encoding.get("preferred_chunks", {})
+        length = chunks.get(archive.time.dim, CHUNK)
+        return cls(archive, length if isinstance(length, int) else CHUNK)
+
+    @property
+    def dim(self) -> str:
+        return self.archive.time.dim
+
+    @property
+    def variables(self) -> tuple[ArchivedVariable, ...]:
+        return self.archive.variables
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Points of each variable."""
+        return tuple(int(np.prod(v.space_shape, dtype=np.int64)) for v in self.variables)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of all variables at one time."""
+        both = zip(self.variables, self.sizes, strict=True)
+        return sum(size * variable.dtype.itemsize for variable, size in both)
+
+    @property
+    def edges(self) -> tuple[slice, ...]:
+        """Where each variable lies in a row."""
+        stops = np.cumsum([0, *self.sizes]).tolist()
+        return tuple(slice(a, b) for a, b in pairwise(stops))
+
+    @property
+    def weights(self) -> Matrix | None:
+        """Weights (n,) of all points in a row; None where all count alike."""
+        if all(v.weights is None for v in self.variables):
+            return None
+        parts = [
+            np.ones(size) if v.weights is None else np.ravel(v.weights)
+            for v, size in zip(self.variables, self.sizes, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def length(self, block: Variables) -> int:
+        """Snapshots of a block."""
+        return next((v.sizes[self.dim] for v in block.values() if self.dim in v.dims), 0)
+
+    def rows(self, block: Variables) -> Matrix:
+        """Values (b, n) of a block.
+
+        Raises
+        ------
+        ArchiveError
+            If a variable is missing or has other dims or sizes than before.
+        """
+        parts = []
+        for variable in self.variables:
+            if variable.name not in block:
+                raise ArchiveError(f"variable {variable.name!r} is missing in this block")
+            found = block[variable.name]
+            if set(found.dims) == set(variable.dims):
+                found = found.transpose(self.dim, *variable.space_dims)
+            if found.dims != (self.dim, *variable.space_dims) or (
+                found.shape[1:] != variable.space_shape
+            ):
+                raise ArchiveError(
+                    f"variable {variable.name!r}: this block has {dict(found.sizes)}, allowed are "
+                    f"the sizes of the first block but for {self.dim!r}: "
+                    f"{dict(zip(variable.space_dims, variable.space_shape, strict=True))}"
+                )
+            parts.append(np.asarray(found.values, np.float64).reshape(found.shape[0], -1))
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def changing(self, block: Variables) -> dict[str, xr.Variable]:
+        """What is carried over of a block and changes in time, its times among it.
+
+        Raises
+        ------
+        ArchiveError
+            If something is missing that the first block had.
+        """
+        found = {}
+        for name, variable in self.archive.carried.variables.items():
+            if self.dim in variable.dims:
+                if name not in block:
+                    raise ArchiveError(f"{name!r} is missing in this block")
+                found[str(name)] = block[name].load()
+        return found
+
+    def span(self, series: Series, start: int = 0, stop: int | None = None) -> Archive:
+        """An archive of those snapshots whose times and the like are in the `series`, to say
+        what is in a part of a store; nothing can be read from it."""
+        before, changing = self.archive.carried, series.variables(start, stop)
+        carried = before.drop_vars(list(changing)).assign(changing)
+        carried = carried.set_coords([name for name in changing if name in before.coords])
+        count = len(range(*slice(start, stop).indices(len(series))))
+        # Without a coordinate only its length tells of the dim.
+        known = carried.assign({NAME: (self.dim, np.zeros(count))})
+        times = time_axis(known, self.dim, NAME, least=1)
+        variables = tuple(self._over(variable, count) for variable in self.variables)
+        raw = sum(variable.nbytes for variable in variables)
+        return replace(
+            self.archive, variables=variables, time=times, carried=carried, raw_bytes=raw
+        )
+
+    def _over(self, variable: ArchivedVariable, count: int) -> ArchivedVariable:
+        """The variable over so many snapshots, each a single chunk in space."""
+        axis, chunk = variable.time_axis, self.time_chunk
+        lengths = tuple(min(chunk, count - start) for start in range(0, count, chunk))
+        return replace(
+            variable,
+            shape=(*variable.shape[:axis], count, *variable.shape[axis + 1 :]),
+            chunks=(*variable.chunks[:axis], lengths, *variable.chunks[axis + 1 :]),
+        )
+
+
+def named(block: Block, times: ArrayLike | None, first: int) -> xr.Dataset | Variables:
+    """A block with names.
+
+    An array (b, ...) without names becomes a variable "x" with dims "time", "dim_1", ...; its
+    times are `times`, or else counted from `first`. bfloat16 and the like become float32. It is
+    not made a dataset, which takes longer than the work on a short snapshot.
+    """
+    if isinstance(block, xr.DataArray):
+        block = block.to_dataset(name=block.name or VARIABLE)
+    if isinstance(block, xr.Dataset):
+        if times is not None:
+            raise ArchiveError("a dataset has its own times; give times with arrays only")
+        return block
+    values = np.asarray(block)
+    if values.ndim == 0:
+        raise ArchiveError("found a number; allowed are arrays whose first axis is time")
+    if values.dtype.kind not in "f":
+        values = values.astype(np.float32 if values.dtype.kind == "V" else np.float64)
+    stamps = first + np.arange(len(values)) if times is None else np.asarray(times)
+    if stamps.shape != (len(values),):
+        raise ArchiveError(f"{len(values)} snapshots, but times of shape {stamps.shape}")
+    dims = (TIME, *(f"dim_{k}" for k in range(1, values.ndim)))
+    return {VARIABLE: xr.Variable(dims, values), TIME: xr.Variable(TIME, stamps)}
+
+
+def check_follows(before: Any, times: NDArray[Any], dim: str) -> None:
+    """Refuse times that do not increase, or are not after the time `before` (None: none)."""
+    both = times if before is None else np.concatenate([[before], times])
+    later = np.asarray(both[1:] > both[:-1], dtype=bool)
+    if not later.all():
+        k = int(np.argmin(later))
+        raise ArchiveError(
+            f"{dim}: found {both[k + 1]} after {both[k]}; times must increase, from block to block "
+            f"as well"
+        )
+
+
+def elapsed(times: NDArray[Any], first: Any) -> Matrix:
+    """Numbers (b,) for times: seconds since the `first` where they are of a calendar."""
+    since = times - first
+    if since.dtype.kind == "m":
+        return np.asarray(since / np.timedelta64(1, "s"), dtype=np.float64)
+    if since.dtype.kind == "O":
+        return np.array([each.total_seconds() for each in since])
+    return np.asarray(since, dtype=np.float64)

@@ -1,0 +1,383 @@
+"""A compressor of snapshots that come in blocks, while a simulation runs or night after night."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+import xarray as xr
+from numpy.typing import ArrayLike
+from threadpoolctl import ThreadpoolController, threadpool_limits
+
+from romzarr.compression.model import check_expressions
+from romzarr.compression.pod import Earlier
+from romzarr.config import Config, settled
+from romzarr.contracts import SparseModel
+from romzarr.errors import ConfigError, StoreError
+from romzarr.recorded_config import config_of
+from romzarr.store import layout
+from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.writing.writer import StoreWriter
+from romzarr.streams.blocks import Block, Frame, Variables, named
+from romzarr.streams.continued import Continued
+from romzarr.streams.liveness import Signature, last_sign
+from romzarr.streams.segment import OpenSegment, earlier_of, resumed
+
+log = logging.getLogger(__name__)
+
+# Snapshots after which the store is brought up to date.
+COMMIT_STEPS = 1024
+# Parts of an open segment: more are joined, or sealed.
+MOST_OPEN = 32
+# Numbers of modes from which several BLAS threads are worth it.
+MANY_NUMBERS = 1 << 22
+
+
+class StreamCompressor:
+    """Compresses snapshots as they come, into a store that can be read all the time.
+
+    The bound of `romzarr.compress` holds over the whole history after every update. Of the past
+    only the basis and its coefficients are held: memory is bounded by these and two blocks,
+    however long the stream is. The store appears with the first commit. Every commit brings it
+    up to date in one step; whoever dies between two goes on from the first of them: open a
+    compressor for the same store again, in any process on any machine. Until `close` the newest
+    part is coded finer than asked for; then it is what `romzarr.compress` would have made.
+
+    Parameters
+    ----------
+    store : path or URL
+        A new store, or one to go on with: a stream that was not closed, one that was, or what
+        `romzarr.compress` wrote.
+    tolerance : float, optional
+        As in `romzarr.compress`, above 0; that of the store, if it exists.
+    variables, weights, config, overwrite
+        As in `romzarr.compress`. Of a store that exists its own settings are used.
+    commit_steps : int
+        Snapshots after which the store is brought up to date.
+    forgetting : float in (0, 1], default 1
+        What a window of time counts beside the next one in `model`; below 1 where the dynamics
+        change. The models of a store are chosen when it is closed, block by block: that of all
+        snapshots, that of the block (``weak_form.block_steps``), or none, by the bytes.
+    source : callable, optional
+        What gives facts on where so many snapshots are from.
+
+    Attributes
+    ----------
+    snapshots : int
+        All that the store will hold.
+    committed : int
+        Those that it holds already.
+
+    Raises
+    ------
+    ConfigError
+        If settings are asked for that a stream cannot keep, or that are not those of the store.
+    StoreError
+        If the store cannot be gone on with.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> t, x = np.arange(200) * 0.1, np.linspace(0, 1, 500)
+    >>> u = np.outer(np.sin(t), np.sin(3 * x)) + np.outer(np.cos(t), np.cos(3 * x))
+    >>> with StreamCompressor(tmp / "run.romzarr", tolerance=1e-3) as stream:
+    ...     for k in range(0, 200, 8):
+    ...         stream.update(u[k : k + 8], times=t[k : k + 8])
+    >>> xr.open_dataset(tmp / "run.romzarr", engine="romzarr").x.shape
+    (200, 500)
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str],
+        *,
+        tolerance: float | None = None,
+        variables: Sequence[str] | None = None,
+        weights: str | None = None,
+        config: Config | None = None,
+        overwrite: bool = False,
+        commit_steps: int = COMMIT_STEPS,
+        forgetting: float = 1.0,
+        source: Callable[[int], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._target, self._overwrite = layout.normalised(store), overwrite
+        self._commit_steps, self._source = commit_steps, source
+        self._forgetting = forgetting
+        self._store = None if overwrite else _existing(self._target)
+        if self._store is None:
+            self._config = settled(config or Config(), tolerance, None, variables, weights)
+        else:
+            self._config = _config_of(self._store, tolerance)
+        _check_settings(self._config)
+        self._segment: OpenSegment | None = None
+        self._opened, self._ended = 0, ""
+        self.snapshots = self.committed = 0
+        self._raw_bytes = 0
+        self._signature = Signature()
+        if self._store is not None:
+            self._go_on(self._store)
+
+    def _go_on(self, store: CoefficientStore) -> None:
+        """Take up a store that exists: its open segment, or a new one after it."""
+        if (seconds := last_sign(store.facts)) is not None:
+            log.warning(
+                "%s: another stream seems to be writing here, its last commit was %.0f s ago; if "
+                "it is alive end one of them, since the commits of one are refused from now on",
+                self._target,
+                seconds,
+            )
+        self.snapshots = self.committed = store.snapshots
+        self._raw_bytes = int(store.facts["raw_bytes"])
+        self._opened = int(store.facts.get("stream", {}).get("parts", 0))
+        if "fluctuation" not in store.facts:
+            raise StoreError(
+                f"{self._target}: nothing can be appended to a store that is lossless or was "
+                f"written before romzarr could append; compress the archive anew"
+            )
+        dataset = xr.open_dataset(self._target, engine="romzarr")
+        frame = Frame.of(dataset, self._config)
+        if self._opened:
+            self._segment = resumed(store, frame, self._config, self._opened, self._forgetting)
+        else:
+            last = dataset[frame.dim].values[-1] if frame.dim in dataset.coords else None
+            earlier = earlier_of(store.facts, frame)
+            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting, last)
+
+    # --- use --------------------------------------------------------------------------------
+
+    def update(self, block: Block, times: ArrayLike | None = None) -> None:
+        """Take the next snapshots.
+
+        Parameters
+        ----------
+        block : Dataset, DataArray, or array (b, ...) of NumPy or Dask
+            Any number of snapshots. A Dataset brings names, dims, coordinates and attributes,
+            and all blocks have to have the same. An array becomes the variable "x" with the
+            dims "time", "dim_1", ...
+        times : (b,) array, optional
+            Of an array; counted 0, 1, 2, ... without.
+
+        Raises
+        ------
+        ArchiveError
+            If it does not fit the blocks before, or holds what cannot be compressed. The store
+            stays at the last commit.
+        """
+        self._check_usable()
+        try:
+            with self._blas_threads():
+                self._take(named(block, times, self.snapshots))
+        except BaseException as error:
+            self._ended = str(error) or type(error).__name__
+            raise
+        if self._segment is not None and self._segment.is_full:
+            self._seal(self._segment)
+        elif self.snapshots - self.committed >= self._commit_steps:
+            self.commit()
+
+    def commit(self) -> None:
+        """Bring the store up to date in one step."""
+        self._check_usable()
+        segment = self._segment
+        if segment is None or segment.snapshots == segment.written:
+            return
+        if self._opened < MOST_OPEN:
+            self._write_part(segment, joined=not segment.rests_on_parts)
+        elif segment.pod.is_exact or not segment.can_be_sealed:
+            self._write_part(segment, joined=True)
+        else:
+            # Joined once more, parts of a former process would lose a little each time.
+            self._seal(segment)
+
+    def close(self) -> None:
+        """Code what is open as it shall stay, and end the stream.
+
+        As `romzarr.compress` would, or in the modes of the parts before it where that takes
+        fewer bytes.
+
+        Of fewer than five snapshots no model can be made: they stay as they are.
+        """
+        self._check_usable()
+        if self._segment is not None and self._segment.can_be_sealed:
+            self._seal(self._segment)
+        else:
+            self.commit()
+        self._ended = "it is closed"
+
+    @property
+    def rank(self) -> int:
+        """Modes in use."""
+        return self._segment.pod.rank if self._segment else 0
+
+    @property
+    def model(self) -> SparseModel | None:
+        """Sparse model of the segment so far, in time that does not depend on its length."""
+        with self._blas_threads():
+            return self._segment.reduction.model if self._segment else None
+
+    @property
+    def relative_l2_error(self) -> dict[str, float]:
+        """Bound on the error of each variable at the last commit, and the largest."""
+        return dict(self._store.facts["relative_l2_error"]) if self._store else {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After an error the store stays at the last commit.
+        if kind is None and not self._ended:
+            self.close()
+
+    def _check_usable(self) -> None:
+        if self._ended:
+            raise ConfigError(
+                f"{self._target}: the stream has ended: {self._ended}; open it again to go on "
+                f"from snapshot {self.committed}, the last commit"
+            )
+
+    # --- blocks and parts -------------------------------------------------------------------
+
+    def _take(self, block: xr.Dataset | Variables) -> None:
+        if self._segment is None:
+            first = block if isinstance(block, xr.Dataset) else xr.Dataset(block)
+            frame = Frame.of(first, self._config)
+            earlier = Earlier.none(len(frame.variables))
+            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting)
+        variables = block.variables if isinstance(block, xr.Dataset) else block
+        count = self._segment.take(variables)
+        self.snapshots += count
+        self._raw_bytes += count * self._segment.frame.snapshot_bytes
+
+    def _blas_threads(self) -> AbstractContextManager[Any]:
+        """One BLAS thread, unless modes are large: the work of an update is over before others
+        have woken, and beside a simulation they would wait for its cores."""
+        modes = self._segment.pod.modes.size if self.rank and self._segment else 0
+        return nullcontext() if modes > MANY_NUMBERS else _blas().limit(limits=1, user_api="blas")
+
+    def _write_part(self, segment: OpenSegment, joined: bool) -> None:
+        """Write what is new of the segment as one more part, or all of it as the only one."""
+        opened = 1 if joined else self._opened + 1
+        with self._writer(self._opened if joined else 0) as writer:
+            extends = None if joined or self._store is None else self._store.last.name
+            facts = segment.write_part(writer, extends)
+            stream = {"parts": opened, "writer": self._signature.signed(), **segment.state}
+            writer.commit(self._completed(facts) | {"stream": stream})
+        self._written(opened)
+
+    def _seal(self, segment: OpenSegment) -> None:
+        """Write the segment as it shall stay, in place of its parts, and open another."""
+        coded = self._continued(segment)
+        joined = 1 if coded and coded.tail else 0
+        with self._writer(self._opened + joined) as writer:
+            found = (
+                segment.write_continued(writer, coded) if coded else segment.write_sealed(writer)
+            )
+            facts = self._completed(found)
+            writer.commit(facts)
+        self._written(0)
+        earlier = earlier_of(facts, segment.frame)
+        self._segment = OpenSegment(
+            segment.frame, self._config, earlier, self._forgetting, segment.last_time
+        )
+
+    def _continued(self, segment: OpenSegment) -> Continued | None:
+        """How the segment goes on with the modes of the part before it, if that is smallest."""
+        if self._store is None:
+            return None
+        with threadpool_limits(1, user_api="blas"):
+            return segment.continued(self._store, self._opened)
+
+    @contextmanager
+    def _writer(self, replaced: int) -> Iterator[StoreWriter]:
+        """Writes a part in place of the last `replaced` ones."""
+        root = self._store.root if self._store else None
+        keep = len(root.parts) - replaced if root else 0
+        with (
+            self._alone(),
+            StoreWriter(self._target, self._overwrite, onto=root, keep=keep) as writer,
+            # Tasks run side by side already; BLAS threads on top would fight for the cores.
+            threadpool_limits(1, user_api="blas"),
+        ):
+            yield writer
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Say of a commit that is refused that another stream has come between, if it has."""
+        try:
+            yield
+        except StoreError as error:
+            if self._is_taken_over():
+                raise StoreError(
+                    f"{self._target}: was changed by another writer: a stream has taken the store "
+                    f"over, and only one can write it. This one has ended at snapshot "
+                    f"{self.committed}, its last commit; end the other and open the store again"
+                ) from error
+            raise
+
+    def _is_taken_over(self) -> bool:
+        try:
+            return self._signature.is_other(open_store(self._target).facts)
+        except (StoreError, OSError):
+            return False
+
+    def _completed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Facts of a part with those of the whole store."""
+        source = {"source": dict(self._source(self.snapshots))} if self._source else {}
+        return {**facts, "raw_bytes": self._raw_bytes, **source}
+
+    def _written(self, opened: int) -> None:
+        self._store, self._opened, self._overwrite = open_store(self._target), opened, False
+        self.committed = self.snapshots
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    # Finding the libraries takes as long as an update does.
+    return ThreadpoolController()
+
+
+def _existing(url: str) -> CoefficientStore | None:
+    """The store at `url`; None where nothing is."""
+    try:
+        layout.read_bytes(layout.joined(url, layout.ROOT))
+    except FileNotFoundError:
+        return None
+    return open_store(url)
+
+
+def _config_of(store: CoefficientStore, tolerance: float | None) -> Config:
+    """The settings that a store was made with."""
+    config = config_of(store)
+    if tolerance not in (None, config.compression.tolerance):
+        raise ConfigError(
+            f"compression.tolerance: found {tolerance:g}, but {store.url} was made with "
+            f"{config.compression.tolerance:g}; leave it out to go on with that"
+        )
+    return config
+
+
+def _check_settings(config: Config) -> None:
+    """Refuse what a stream cannot promise, before anything is read."""
+    check_expressions(config)
+    if config.compression.tolerance == 0:
+        raise ConfigError(
+            "compression.tolerance: found 0, allowed are numbers above 0: a stream is never "
+            "lossless; use romzarr.compress"
+        )
+    if config.compression.bounds:
+        raise ConfigError(
+            "compression.max_error: a stream bounds the error of each variable, and not of single "
+            "values; leave it out, or use romzarr.compress"
+        )
+    if config.compression.max_rank != "auto":
+        raise ConfigError("compression.max_rank: a stream needs 'auto'; use romzarr.compress")

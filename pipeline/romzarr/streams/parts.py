@@ -1,0 +1,142 @@
+"""Parts of a store that an open segment has: writing one, and going on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.archive.archive import Archive
+from romzarr.compression.model_facts import equation_facts
+from romzarr.compression.pod import Earlier
+from romzarr.compression.write_store import Coding, facts
+from romzarr.config import Config
+from romzarr.contracts import CodedLatent, SparseModel
+from romzarr.numerics.budget import ErrorBudget, VariableNorms
+from romzarr.numerics.dynamics.library import Library
+from romzarr.numerics.pod.incremental import IncrementalPOD
+from romzarr.store.writing.writer import StoreWriter
+from romzarr.streams.blocks import Frame
+from romzarr.streams.reduction import sparse_model, weak_form_of
+from romzarr.streams.running import ARITHMETIC, RunningFields
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """The model of a segment so far, and its terms; None where there is none yet.
+
+    Nothing is decoded with it: coefficients are coded before it is known.
+    """
+
+    library: Library | None
+    model: SparseModel | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        if self.library is None or self.model is None:
+            return {}
+        return equation_facts(self.library, [self.model])
+
+
+def live_model(a: Matrix, times: Vector, config: Config) -> LiveModel:
+    """The model of the coefficients (m, r) at these times (m,)."""
+    if len(a) < 3 or not a.shape[1]:
+        return LiveModel(None, None)
+    weak = weak_form_of(a, times, config)
+    weak.add(a[:, : weak.library.states], times)
+    return LiveModel(weak.library, sparse_model(weak, config))
+
+
+def write_running_fields(
+    writer: StoreWriter,
+    frame: Frame,
+    pod: IncrementalPOD,
+    fields: list[RunningFields | None],
+    scales: Vector,
+    with_mean: bool,
+    dtype: np.dtype[Any] = ARITHMETIC,
+) -> None:
+    """Fields of modes that are new, with the mean and masks if these are the first.
+
+    They decode to `dtype`.
+    """
+    for number, coded in enumerate(fields):
+        variable, part = frame.variables[number], frame.edges[number]
+        space = variable.space_shape
+        valid = np.ones(part.stop - part.start, bool) if pod.valid is None else pod.valid[part]
+        if pod.fluctuation[number] == 0:
+            mean = np.where(valid, pod.origin[part], np.nan).astype(variable.dtype)
+            writer.write_constant(variable.name, variable.space_dims, mean.reshape(space))
+            continue
+        if coded is None:
+            continue
+        masked = with_mean and not valid.all()
+        writer.create_fields(
+            variable.name,
+            variable.space_dims,
+            space,
+            coded.tile,
+            len(scales),
+            coded.step,
+            dtype,
+            variable.name if masked else None,
+        )
+        for index, content in coded.contents.items():
+            writer.fields.write_tile(variable.name, index, content)
+        if masked:
+            everywhere = tuple(slice(0, n) for n in space)
+            writer.fields.write_mask(variable.name, everywhere, ~valid.reshape(space))
+    if len(scales):
+        writer.write_singular_values(scales)
+
+
+def write_running(writer: StoreWriter, archive: Archive, coded: CodedLatent | None) -> None:
+    """Coordinates, times, and coefficients where there are any."""
+    writer.write_coordinates(archive.carried)
+    writer.write_time(archive.time)
+    if coded is not None:
+        writer.write_latent(coded, archive.time.dim)
+
+
+def running_facts(
+    archive: Archive,
+    pod: IncrementalPOD,
+    rank: int,
+    errors: Mapping[str, float],
+    model: LiveModel,
+    config: Config,
+    dtype: np.dtype[Any] = ARITHMETIC,
+) -> dict[str, Any]:
+    """All that a part with coefficients of `rank` modes says, but for the state of the stream."""
+    names = [variable.name for variable in archive.variables]
+    codings = tuple("pod" if total > 0 else "constant" for total in pod.fluctuation)
+    coding = Coding(codings, rank, dtype.name)
+    return {
+        **facts(archive, coding, None, errors, config),
+        **(model.facts if rank else {}),
+        "fluctuation": dict(zip(names, pod.fluctuation.tolist(), strict=True)),
+    }
+
+
+def relative_errors(
+    frame: Frame, pod: IncrementalPOD, lost: Vector, earlier: Earlier
+) -> dict[str, float]:
+    """Bound on the error of every variable, and the largest, from squares `lost` (V,) now, and
+    those of `earlier` snapshots."""
+    budget = ErrorBudget(lost, lost, lost, ARITHMETIC, pod.tolerance)
+    mean, errors = pod.mean**2, dict[str, float]()
+    weights = np.ones_like(mean) if pod.weights is None else pod.weights
+    for v, (variable, part) in enumerate(zip(frame.variables, frame.edges, strict=True)):
+        size = float(np.sqrt(pod.snapshots * np.sum(weights[part] * mean[part])))
+        total = float(np.sqrt(pod.fluctuation[v]))
+        counted = pod.snapshots * float(np.sum(weights[part]))
+        norms = VariableNorms(variable.name, total, size, variable.dtype, counted)
+        now = budget.with_rounding(norms, float(lost[v] ** 0.5))
+        errors[variable.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (total or 1)
+    return errors | {"largest": max(errors.values())}

@@ -1,0 +1,261 @@
+"""Where and when a store is off from its source: over time, and as a map.
+
+Unlike `romzarr.verify`, which judges, this draws: of a large archive it reads evenly spaced
+blocks only, and adds errors up in the few bins of a picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask
+import numpy as np
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from romzarr.archive import Archive, Source
+from romzarr.chunked.plan import PODPlan, SpaceBlock, plan_pod
+from romzarr.chunked.spots import spread
+from romzarr.comparison.blocks import as_stored, block_of, opened_once
+from romzarr.config import Config
+from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
+from romzarr.store.layout import Root
+from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.views.sections import Section
+
+Matrix = NDArray[np.float64]
+
+# Bytes of the archive that are read for a picture.
+MOST_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Errors of one variable, measured.
+
+    ``numbers`` (n,) of the snapshots looked at, ``relative`` (n,) the norm of the error of
+    each by that of a usual fluctuation, so that its mean square is that of the relative error.
+    ``map`` (*section) is the root of the mean squared error from each point of the section up to
+    the next, over time and all dims not shown, in the variable's units; NaN where nothing was
+    looked at. ``share`` is how much of all values was.
+    """
+
+    variable: str
+    numbers: NDArray[np.int64]
+    relative: Matrix
+    map: Matrix
+    share: float
+
+    @property
+    def relative_l2_error(self) -> float:
+        return float(np.sqrt(np.mean(self.relative**2)))
+
+
+def deviation(
+    store: str,
+    source: Source,
+    sections: Sequence[Section],
+    *,
+    config: Config | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> tuple[Deviation, ...]:
+    """Measure the error of the variables of `sections` against the source. Runs Dask.
+
+    Reads the whole of these variables if they are smaller than `most_bytes`, else blocks at
+    even distances in time and, if a single time is larger, in space. A worker holds one block
+    of the archive at a time.
+
+    Raises
+    ------
+    ArchiveError, StoreError
+        If either side cannot be read, or they do not belong together.
+    """
+    opened = open_store(store)
+    archive = as_stored(opened, source, config or Config())
+    numbers = {variable.name: number for number, variable in enumerate(archive.variables)}
+    archive = replace(
+        archive, variables=tuple(archive.variables[numbers[s.variable]] for s in sections)
+    )
+    whole = sum(variable.nbytes for variable in archive.variables) <= most_bytes
+    # What is looked at lies apart: the smaller the blocks, the more of them.
+    plan = plan_pod(archive.variables) if whole else plan_pod(archive.variables, leaf_bytes=1)
+    chosen = _chosen(archive, plan, most_bytes)
+    tasks: list[Delayed] = []
+    for row in chosen.rows:
+        section = sections[row.variable]
+        leaves = [span for t in chosen.times for span in plan.leaves[row.number][t]]
+        parts = [_leaf(archive, row, span, section, opened) for span in leaves]
+        tasks.append(delayed(_joined, pure=False)(parts))
+    with threadpool_limits(1, user_api="blas"):
+        found = dask.compute(*tasks)
+    by_variable: list[list[_Sums]] = [[] for _ in sections]
+    for row, sums in zip(chosen.rows, found, strict=True):
+        by_variable[row.variable].append(sums)
+    return tuple(
+        _deviation(variable, section, parts)
+        for variable, section, parts in zip(archive.variables, sections, by_variable, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Space blocks and time blocks to read."""
+
+    rows: tuple[SpaceBlock, ...]
+    times: tuple[int, ...]
+
+
+def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> _Chosen:
+    """As many time blocks as may be read, at even distances; else some space blocks of few."""
+    blocks = len(plan.time_blocks)
+    each = max(1, sum(variable.nbytes for variable in archive.variables) // blocks)
+    # Two times at least: nothing is said of a fluctuation that is seen at one.
+    times = spread(blocks, max(2, most_bytes // each))
+    share = most_bytes / (each * len(times))
+    rows: list[SpaceBlock] = []
+    for number in range(len(archive.variables)):
+        mine = [row for row in plan.rows if row.variable == number]
+        rows += [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
+    return _Chosen(tuple(rows), tuple(times))
+
+
+# --- tasks --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the blocks of one space block.
+
+    Of each snapshot in ``numbers`` (n,) the weighted squared ``errors`` (n,); of each bin, from
+    ``corner`` on, ``squares`` of errors and how many were ``counted``; ``shift`` (points,) of the
+    differences from a fixed snapshot and ``anomaly`` of their weighted squares.
+    """
+
+    numbers: NDArray[np.int64]
+    errors: Matrix
+    corner: tuple[int, ...]
+    squares: Matrix
+    counted: Matrix
+    shift: Matrix
+    anomaly: float
+    weights: Floats | None
+
+    @property
+    def fluctuation(self) -> float:
+        """Weighted squared fluctuation about the mean of these snapshots."""
+        weights = 1.0 if self.weights is None else self.weights
+        mean = float(np.sum(weights * self.shift**2)) / len(self.numbers)
+        return max(self.anomaly - mean, 0.0)
+
+
+def _leaf(
+    archive: Archive, row: SpaceBlock, span: BlockSpan, section: Section, opened: CoefficientStore
+) -> Delayed:
+    variable = archive.variables[row.variable]
+    block = block_of(archive, variable, row, span, "deviation")
+    weights = None if variable.weights is None else variable.weights[row.region].ravel()
+    places = tuple(None if isinstance(at, int) else at for at in section.indexers)
+    return delayed(_compared, pure=False)(
+        block, variable.name, variable.time_axis, row.region, span, weights, places, opened.url,
+        opened.root,
+    )  # fmt: skip
+
+
+def _compared(
+    block: ReadBlock,
+    name: str,
+    time_axis: int,
+    region: Region,
+    span: BlockSpan,
+    weights: Floats | None,
+    places: Sequence[NDArray[np.int64] | None],
+    url: str,
+    root: Root,
+) -> _Sums:
+    """Task: compare one block of the archive with what the store decodes there."""
+    opened = opened_once(url, root)
+    decoded = opened.decode(name, slice(span.start, span.stop), region)
+    # Any snapshot that all blocks see alike will do to take differences from.
+    first = opened.decode(name, 0, region).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        x, y = (np.moveaxis(v, time_axis, 0).astype(np.float64) for v in (block.values, decoded))
+        counted = np.isfinite(x) & np.isfinite(y) & np.isfinite(first)
+        squares = np.where(counted, (x - y) ** 2, 0.0)
+        anomaly = np.where(counted, x - np.where(np.isfinite(first), first, 0.0), 0.0)
+    rows = anomaly.reshape(len(span), -1)
+    weight = np.ones(rows.shape[1]) if weights is None else weights
+    corner, (summed, number) = _binned((squares, counted), region, places)
+    return _Sums(
+        numbers=np.arange(span.start, span.stop),
+        errors=np.asarray(squares.reshape(len(span), -1) @ weight, np.float64),
+        corner=corner,
+        squares=summed,
+        counted=number,
+        shift=rows.sum(axis=0),
+        anomaly=float((rows**2).sum(axis=0) @ weight),
+        weights=weights,
+    )
+
+
+def _binned(
+    values: Sequence[NDArray[Any]], region: Region, places: Sequence[NDArray[np.int64] | None]
+) -> tuple[tuple[int, ...], list[Matrix]]:
+    """Sums of `values` (time, *region) over time and the dims not shown, by bin.
+
+    A bin reaches from one place to the next, the last as far as the one before; what lies
+    outside of all is left out. Given are the first bin touched and the bins from there on.
+    """
+    hidden = tuple(k + 1 for k, at in enumerate(places) if at is None)
+    sums = [np.asarray(each.sum(axis=(0, *hidden), dtype=np.float64)) for each in values]
+    shown = [(at, part) for at, part in zip(places, region, strict=True) if at is not None]
+    corner = []
+    for axis, (at, part) in enumerate(shown):
+        edges = np.append(at, at[-1] + (at[-1] - at[-2] if len(at) > 1 else 1))
+        within = np.arange(max(part.start, edges[0]), min(part.stop, edges[-1]))
+        bins = np.searchsorted(edges, within, side="right") - 1
+        starts = np.flatnonzero(np.diff(bins, prepend=-1))
+        corner.append(int(bins[0]) if len(bins) else 0)
+        taken = [each.take(within - part.start, axis=axis) for each in sums]
+        sums = [np.add.reduceat(each, starts, axis=axis) if len(starts) else each for each in taken]
+    return tuple(corner), sums
+
+
+def _joined(parts: Sequence[_Sums]) -> _Sums:
+    """Task: sums of one space block over all its blocks in time."""
+    return _Sums(
+        numbers=np.concatenate([part.numbers for part in parts]),
+        errors=np.concatenate([part.errors for part in parts]),
+        corner=parts[0].corner,
+        squares=np.sum([part.squares for part in parts], axis=0),
+        counted=np.sum([part.counted for part in parts], axis=0),
+        shift=np.sum([part.shift for part in parts], axis=0),
+        anomaly=sum(part.anomaly for part in parts),
+        weights=parts[0].weights,
+    )
+
+
+def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Sums]) -> Deviation:
+    """Errors over time and by bin, from the sums of all space blocks."""
+    numbers = parts[0].numbers
+    shape = tuple(len(at) for at in section.indexers if not isinstance(at, int))
+    squares, counted = np.zeros(shape), np.zeros(shape)
+    for part in parts:
+        at = tuple(slice(a, a + n) for a, n in zip(part.corner, part.squares.shape, strict=True))
+        squares[at] += part.squares
+        counted[at] += part.counted
+    means = np.sqrt(squares / np.maximum(counted, 1))
+    usual = sum(part.fluctuation for part in parts) / len(numbers)
+    # Of what is constant the error itself is the relative one, as everywhere.
+    errors = np.sum([part.errors for part in parts], axis=0) / (usual or 1.0)
+    looked_at = len(numbers) * sum(len(part.shift) for part in parts)
+    return Deviation(
+        variable=variable.name,
+        numbers=numbers,
+        relative=np.sqrt(errors),
+        map=section.arranged(np.where(counted > 0, means, np.nan)),
+        share=looked_at / math.prod(variable.shape),
+    )

@@ -1,1 +1,0 @@
-"""Compressing snapshots as they come: the parts of `pipeline.stream_compressor`."""
