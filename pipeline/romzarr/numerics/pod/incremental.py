@@ -276,9 +276,12 @@ class IncrementalPOD:
         # Coefficients may be large beside one variable, and cancel in it.
         rounded = self._energies(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._lengths
         room += ROUNDING**2 * rounded
-        if (self._energies(left).sum(axis=0) > room).any():
+        # Once is enough, unless what is best for all variables together is too little for one.
+        while (self._energies(left).sum(axis=0) > room).any():
             before = self.rank
             self._append(self._leading(left, room))
+            if self.rank == before:
+                break
             more, left = self._projected(left, before)
             a = np.concatenate([a, more], axis=1)
         self._account(a, left)
@@ -446,8 +449,10 @@ class IncrementalPOD:
 
     def _append(self, directions: Matrix) -> None:
         """Make directions (k, n) modes, but for those that are rounding of the modes."""
-        if not self.rank:
-            self._inner = self._weights * self._spread(self.balance)
+        # Of a variable that no mode has any of, the factor may be chosen anew. It has to be: what
+        # was still when the others got theirs may fluctuate by any power of ten.
+        absent = self._spread(~self._lengths.any(axis=0)).astype(bool)
+        self._inner = np.where(absent, self._weights * self._spread(self.balance), self._inner)
         along = np.sum(((directions * self._inner) @ self.modes.T) ** 2, axis=1)
         directions = directions[2 * along < np.sum(directions**2 * self._inner, axis=1)]
         if not len(directions):
