@@ -11,6 +11,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from romzarr.contracts import Coding
+from romzarr.store.reading import decoding
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.error_maps import Deviation
 from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
@@ -27,7 +29,7 @@ MODES, VALUES = 4, 200
 
 def modes_part(opened: CoefficientStore, sections: Sequence[Section]) -> str:
     """Modes of a few variables; of those without space all together."""
-    coded = [s for s in sections if opened.variables[s.variable].coding == "pod"]
+    coded = [s for s in sections if opened.variables[s.variable].coding == Coding.POD]
     spatial = [section for section in coded if section.kind != "value"]
     loadings = _loadings(opened) if len(spatial) < len(coded) else ""
     says = (
@@ -136,8 +138,10 @@ def _when(dataset: xr.Dataset, time: str, number: int) -> str:
 
 def _loadings(opened: CoefficientStore) -> str:
     """How much of each variable without space a mode carries: their correlation."""
-    names = [n for n, v in opened.variables.items() if v.coding == "pod" and not v.space_shape]
-    found = np.array([opened.last.modes(n) * opened.last.singular_values for n in names[:VALUES]])
+    names = [n for n, v in opened.variables.items() if v.coding == Coding.POD and not v.space_shape]
+    found = np.array(
+        [decoding.modes(opened.last, n) * opened.last.singular_values for n in names[:VALUES]]
+    )
     correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
     figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
     says = "Correlation of each variable with the leading coefficients."

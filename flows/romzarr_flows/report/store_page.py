@@ -14,6 +14,7 @@ import xarray as xr
 import romzarr
 from romzarr.archive.location import redacted
 from romzarr.config import Config
+from romzarr.contracts import Coding
 from romzarr.operations.describe import NOT_DECODED
 from romzarr.reports import StoreInfo
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -91,7 +92,7 @@ def _opened(store: str, source: str | None, config: Config) -> Shown:
     opened = open_store(store)
     dataset = xr.open_dataset(store, engine="romzarr")
     time = opened.facts["time"]["dim"]
-    moving = [name for name, v in opened.variables.items() if v.coding != "constant"]
+    moving = [name for name, v in opened.variables.items() if v.coding != Coding.CONSTANT]
     sections = tuple(section_of(dataset, name, time) for name in moving[:VARIABLES])
     measured: tuple[Deviation, ...] = ()
     if source is not None and sections:
