@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from romzarr.contracts import TimeAxis
 from romzarr.errors import ArchiveError
 
-MIN_SNAPSHOTS = 5
+# A store holds no more (`romzarr.store.limits`).
+MIN_SNAPSHOTS, MAX_SNAPSHOTS = 5, 1 << 31
 _NAMES = ("time", "t")
 _SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
 _NANOSECONDS = 1e9
@@ -53,6 +54,11 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNA
             f"archive {archive!r}: {size} snapshots along {dim!r}, and a model of the dynamics "
             f"needs at least {least}; give a longer record, or set archive.time if "
             f"{dim!r} is not time"
+        )
+    if size > MAX_SNAPSHOTS:
+        raise ArchiveError(
+            f"archive {archive!r}: {size} snapshots along {dim!r}, at most {MAX_SNAPSHOTS} are "
+            "allowed; check that its shape is right, or set archive.time"
         )
     if coordinate is None:
         return TimeAxis(dim, np.arange(size, dtype=np.float64), "1")

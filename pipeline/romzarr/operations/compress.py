@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive
+from romzarr.arguments import as_flag
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
 from romzarr.compression.write_archive import Result, write_archive
-from romzarr.config import Config, settled
+from romzarr.config import Config, given_config, settled
 from romzarr.progress import step, working_on
 from romzarr.reports import CompressionReport, advice
 from romzarr.store.writing.writer import StoreWriter
@@ -87,7 +88,8 @@ def compress(
     (500,)
     """
     began, cpu = time.perf_counter(), time.process_time()
-    config = settled(config or Config(), tolerance, max_error, variables, weights)
+    config = settled(given_config(config), tolerance, max_error, variables, weights)
+    overwrite = as_flag(overwrite, "overwrite")
     forbidden = [source] if isinstance(source, str | os.PathLike) else []
     with working_on(name_of(source)):
         with step("open") as opening:

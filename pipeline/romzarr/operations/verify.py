@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of
+from romzarr.arguments import as_flag
 from romzarr.chunked.plan import PODPlan, SpaceBlock, plan_pod
 from romzarr.chunked.spots import Leaves, all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, block_of, opened_once, side_by_side
-from romzarr.config import Config
+from romzarr.config import Config, given_config
 from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from romzarr.errors import StoreError
 from romzarr.progress import step, working_on
@@ -71,11 +72,12 @@ def verify(
     ArchiveError
         If the archive is not as in the store, and was written to while it was read.
     """
-    began = time.perf_counter()
+    began, sample = time.perf_counter(), as_flag(sample, "sample")
+    config = given_config(config)
     with working_on(name_of(source)), step("verify") as verifying:
         opened = open_store(store)
         opened.check_files()
-        archive = as_stored(opened, source, config or Config())
+        archive = as_stored(opened, source, config)
         lost = _missing(opened, archive, os.fspath(store))
         plan = plan_pod(archive.variables)
         with threadpool_limits(1, user_api="blas"):

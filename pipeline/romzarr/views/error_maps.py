@@ -21,7 +21,7 @@ from romzarr.archive import Archive, Source
 from romzarr.chunked.plan import PODPlan, SpaceBlock, plan_pod
 from romzarr.chunked.spots import spread
 from romzarr.comparison.blocks import as_stored, block_of, opened_once
-from romzarr.config import Config
+from romzarr.config import Config, given_config
 from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
 from romzarr.store.layout import Root
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -75,7 +75,7 @@ def deviation(
         If either side cannot be read, or they do not belong together.
     """
     opened = open_store(store)
-    archive = as_stored(opened, source, config or Config())
+    archive = as_stored(opened, source, given_config(config))
     numbers = {variable.name: number for number, variable in enumerate(archive.variables)}
     archive = replace(
         archive, variables=tuple(archive.variables[numbers[s.variable]] for s in sections)
