@@ -19,12 +19,12 @@ from romzarr.archive.time_axis import named_snapshot
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
 from romzarr.comparison.changes import (
-    Block,
     Difference,
     first_difference,
     resolution,
     snapshot_errors,
 )
+from romzarr.comparison.fold import Block
 from romzarr.contracts import ArchivedVariable, BlockSpan
 from romzarr.errors import ArchiveError
 from romzarr.progress import step, working_on

@@ -9,25 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import dask
 import numpy as np
-from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source
 from romzarr.chunked.plan import PODPlan, SpaceBlock, plan_pod
 from romzarr.chunked.spots import spread
-from romzarr.comparison.blocks import as_stored, block_of, opened_once
+from romzarr.comparison.blocks import ComparedBlock, Matrix, as_stored
+from romzarr.comparison.fold import Block, added_fields, fold
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
-from romzarr.store.layout import Root
+from romzarr.contracts import ArchivedVariable, Floats, Region
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.views.sections import Section
-
-Matrix = NDArray[np.float64]
 
 # Bytes of the archive that are read for a picture.
 MOST_BYTES = 2 * 2**30
@@ -84,20 +80,15 @@ def deviation(
     # What is looked at lies apart: the smaller the blocks, the more of them.
     plan = plan_pod(archive.variables) if whole else plan_pod(archive.variables, leaf_bytes=1)
     chosen = _chosen(archive, plan, most_bytes)
-    tasks: list[Delayed] = []
+    groups: list[list[list[Block]]] = [[] for _ in sections]
     for row in chosen.rows:
-        section = sections[row.variable]
-        leaves = [span for t in chosen.times for span in plan.leaves[row.number][t]]
-        parts = [_leaf(archive, row, span, section, opened) for span in leaves]
-        tasks.append(delayed(_joined, pure=False)(parts))
-    with threadpool_limits(1, user_api="blas"):
-        found = dask.compute(*tasks)
-    by_variable: list[list[_Sums]] = [[] for _ in sections]
-    for row, sums in zip(chosen.rows, found, strict=True):
-        by_variable[row.variable].append(sums)
+        spans = (span for t in chosen.times for span in plan.leaves[row.number][t])
+        groups[row.variable].append([(row, span) for span in spans])
+    measures = [_ByBin.of(section) for section in sections]
+    found = fold(archive, opened, groups, measures, "deviation")
     return tuple(
         _deviation(variable, section, parts)
-        for variable, section, parts in zip(archive.variables, sections, by_variable, strict=True)
+        for variable, section, parts in zip(archive.variables, sections, found, strict=True)
     )
 
 
@@ -130,18 +121,18 @@ def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> _Chosen:
 class _Sums:
     """Sums over the blocks of one space block.
 
-    Of each snapshot in ``numbers`` (n,) the weighted squared ``errors`` (n,); of each bin, from
+    Of each snapshot in ``numbers`` (n,) the weighted ``squared_errors`` (n,); of each bin, from
     ``corner`` on, ``squares`` of errors and how many were ``counted``; ``shift`` (points,) of the
-    differences from a fixed snapshot and ``anomaly`` of their weighted squares.
+    differences from a fixed snapshot and ``squared_anomaly`` of them, weighted.
     """
 
     numbers: NDArray[np.int64]
-    errors: Matrix
+    squared_errors: Matrix
     corner: tuple[int, ...]
     squares: Matrix
     counted: Matrix
     shift: Matrix
-    anomaly: float
+    squared_anomaly: float
     weights: Floats | None
 
     @property
@@ -149,56 +140,46 @@ class _Sums:
         """Weighted squared fluctuation about the mean of these snapshots."""
         weights = 1.0 if self.weights is None else self.weights
         mean = float(np.sum(weights * self.shift**2)) / len(self.numbers)
-        return max(self.anomaly - mean, 0.0)
+        return max(self.squared_anomaly - mean, 0.0)
 
 
-def _leaf(
-    archive: Archive, row: SpaceBlock, span: BlockSpan, section: Section, opened: CoefficientStore
-) -> Delayed:
-    variable = archive.variables[row.variable]
-    block = block_of(archive, variable, row, span, "deviation")
-    weights = None if variable.weights is None else variable.weights[row.region].ravel()
-    places = tuple(None if isinstance(at, int) else at for at in section.indexers)
-    return delayed(_compared, pure=False)(
-        block, variable.name, variable.time_axis, row.region, span, weights, places, opened.url,
-        opened.root,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _ByBin:
+    """Errors of each snapshot, and of each bin between the ``places`` of a section."""
 
+    places: tuple[NDArray[np.int64] | None, ...]
 
-def _compared(
-    block: ReadBlock,
-    name: str,
-    time_axis: int,
-    region: Region,
-    span: BlockSpan,
-    weights: Floats | None,
-    places: Sequence[NDArray[np.int64] | None],
-    url: str,
-    root: Root,
-) -> _Sums:
-    """Task: compare one block of the archive with what the store decodes there."""
-    opened = opened_once(url, root)
-    decoded = opened.decode(name, slice(span.start, span.stop), region)
-    # Any snapshot that all blocks see alike will do to take differences from.
-    first = opened.decode(name, 0, region).astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        x, y = (np.moveaxis(v, time_axis, 0).astype(np.float64) for v in (block.values, decoded))
+    @classmethod
+    def of(cls, section: Section) -> _ByBin:
+        return cls(tuple(None if isinstance(at, int) else at for at in section.indexers))
+
+    def of_block(self, block: ComparedBlock) -> _Sums:
+        # Any snapshot that all blocks see alike will do to take differences from.
+        first = block.opened.decode(block.variable, 0, block.region).astype(np.float64)
+        x, y = (values.astype(np.float64) for values in (block.original, block.decoded))
         counted = np.isfinite(x) & np.isfinite(y) & np.isfinite(first)
         squares = np.where(counted, (x - y) ** 2, 0.0)
         anomaly = np.where(counted, x - np.where(np.isfinite(first), first, 0.0), 0.0)
-    rows = anomaly.reshape(len(span), -1)
-    weight = np.ones(rows.shape[1]) if weights is None else weights
-    corner, (summed, number) = _binned((squares, counted), region, places)
-    return _Sums(
-        numbers=np.arange(span.start, span.stop),
-        errors=np.asarray(squares.reshape(len(span), -1) @ weight, np.float64),
-        corner=corner,
-        squares=summed,
-        counted=number,
-        shift=rows.sum(axis=0),
-        anomaly=float((rows**2).sum(axis=0) @ weight),
-        weights=weights,
-    )
+        rows = anomaly.reshape(len(block.span), -1)
+        weights = np.ones(rows.shape[1]) if block.weights is None else block.weights
+        corner, (summed, number) = _binned((squares, counted), block.region, self.places)
+        return _Sums(
+            numbers=np.arange(block.span.start, block.span.stop),
+            squared_errors=np.asarray(squares.reshape(len(rows), -1) @ weights, np.float64),
+            corner=corner,
+            squares=summed,
+            counted=number,
+            shift=rows.sum(axis=0),
+            squared_anomaly=float((rows**2).sum(axis=0) @ weights),
+            weights=block.weights,
+        )
+
+    def add(self, parts: Sequence[_Sums]) -> _Sums:
+        join, total = np.concatenate, partial(np.sum, axis=0)
+        return added_fields(
+            parts, numbers=join, squared_errors=join, squares=total, counted=total, shift=total,
+            squared_anomaly=sum,
+        )  # fmt: skip
 
 
 def _binned(
@@ -224,20 +205,6 @@ def _binned(
     return tuple(corner), sums
 
 
-def _joined(parts: Sequence[_Sums]) -> _Sums:
-    """Task: sums of one space block over all its blocks in time."""
-    return _Sums(
-        numbers=np.concatenate([part.numbers for part in parts]),
-        errors=np.concatenate([part.errors for part in parts]),
-        corner=parts[0].corner,
-        squares=np.sum([part.squares for part in parts], axis=0),
-        counted=np.sum([part.counted for part in parts], axis=0),
-        shift=np.sum([part.shift for part in parts], axis=0),
-        anomaly=sum(part.anomaly for part in parts),
-        weights=parts[0].weights,
-    )
-
-
 def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Sums]) -> Deviation:
     """Errors over time and by bin, from the sums of all space blocks."""
     numbers = parts[0].numbers
@@ -250,7 +217,7 @@ def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Su
     means = np.sqrt(squares / np.maximum(counted, 1))
     usual = sum(part.fluctuation for part in parts) / len(numbers)
     # Of what is constant the error itself is the relative one, as everywhere.
-    errors = np.sum([part.errors for part in parts], axis=0) / (usual or 1.0)
+    errors = np.sum([part.squared_errors for part in parts], axis=0) / (usual or 1.0)
     looked_at = len(numbers) * sum(len(part.shift) for part in parts)
     return Deviation(
         variable=variable.name,
