@@ -53,83 +53,70 @@ def block_of(
 
 
 @lru_cache(maxsize=4)
-def opened_once(url: str, root: Root) -> CoefficientStore:
+def _opened_once(url: str, root: Root) -> CoefficientStore:
     """The store, opened once in each process that runs tasks."""
     return open_store(url, root)
 
 
 @dataclass(frozen=True)
 class ComparedBlock:
-    """Values of a variable in a block of the archive, and what the store decodes there.
+    """A block of the archive, and what the store at ``url`` decodes there.
 
-    ``original`` and ``decoded`` (m, *region) have the variable's own dtype and time first;
-    ``weights`` is (points,) or None. What follows from them has flat points: (m, points).
+    Compared are the snapshots of ``span``, the first of the block; ``weights`` is (points,) or
+    None. Points are flat, and arrays (m, points), in all that follows from the `values`.
     """
 
     variable: str
+    time_axis: int
     region: Region
     span: BlockSpan
     weights: Floats | None
-    opened: CoefficientStore
-    original: NDArray[Any]
-    decoded: NDArray[Any]
+    url: str
+    root: Root
+    block: ReadBlock
+
+    @property
+    def opened(self) -> CoefficientStore:
+        return _opened_once(self.url, self.root)
 
     @property
     def lossless(self) -> bool:
         return self.opened.variables[self.variable].coding == "lossless"
 
-    @property
-    def unlike(self) -> NDArray[np.bool_]:
-        """Where NaN differs, or any bit of what is lossless."""
-        original, decoded = self._flat
-        if self.lossless:
-            return ~same_bits(original, decoded)
-        return np.asarray(np.isnan(original) != np.isnan(decoded))
+    @cached_property
+    def values(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Original and decoded values (m, *region) in their own dtype."""
+        times = slice(self.span.start, self.span.stop)
+        decoded = self.opened.decode(self.variable, times, self.region)
+        original = np.moveaxis(self.block.values, self.time_axis, 0)[: len(self.span)]
+        return original, np.moveaxis(decoded, self.time_axis, 0)
 
     @property
-    def numbers(self) -> tuple[Matrix, Matrix]:
+    def floats(self) -> tuple[Matrix, Matrix]:
         """Original and decoded values as float64."""
-        original, decoded = self._flat
-        return original.astype(np.float64), decoded.astype(np.float64)
+        x, y = (each.reshape(len(self.span), -1).astype(np.float64) for each in self.values)
+        return x, y
 
     @cached_property
     def counted(self) -> tuple[Matrix, Matrix]:
-        """Original values and their errors, both zero where there is nothing to measure.
+        """Original values and their errors as float64, both zero where nothing can be measured."""
+        x, y = self.floats
+        # What is lossless may hold infinities, which are right or `unlike`.
+        counts = np.isfinite(x) & np.isfinite(y) if self.lossless else ~np.isnan(x)
+        errors = x - y
+        return (
+            (x, errors) if counts.all() else (np.where(counts, x, 0), np.where(counts, errors, 0))
+        )
 
-        What is lossless may hold infinities, which are `unlike` or right.
-        """
-        original, decoded = self.numbers
-        finite = np.isfinite(original) & np.isfinite(decoded)
-        counts = finite if self.lossless else ~np.isnan(original)
-        errors = original - decoded
-        if counts.all():
-            return original, errors
-        return np.where(counts, original, 0.0), np.where(counts, errors, 0.0)
+    @property
+    def unlike(self) -> NDArray[np.bool_]:
+        """Where NaN differs, or any bit of what is lossless."""
+        x, y = self.values
+        unlike = ~same_bits(x, y) if self.lossless else np.isnan(x) != np.isnan(y)
+        return unlike.reshape(len(self.span), -1)
 
     def index(self, number: int) -> tuple[int, ...]:
         """Return the snapshot and the place in each space dim of a value, by its flat number."""
-        slices = (self.span, *self.region)
-        within = np.unravel_index(number, [each.stop - each.start for each in slices])
-        return tuple(each.start + int(i) for each, i in zip(slices, within, strict=True))
-
-    @property
-    def _flat(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        count = len(self.span)
-        return self.original.reshape(count, -1), self.decoded.reshape(count, -1)
-
-
-def side_by_side(
-    block: ReadBlock,
-    name: str,
-    time_axis: int,
-    region: Region,
-    span: BlockSpan,
-    weights: Floats | None,
-    opened: CoefficientStore,
-) -> ComparedBlock:
-    """Decode what lies beside the first snapshots of a block, those of `span`."""
-    decoded = opened.decode(name, slice(span.start, span.stop), region)
-    original, decoded = (
-        np.moveaxis(values, time_axis, 0)[: len(span)] for values in (block.values, decoded)
-    )
-    return ComparedBlock(name, region, span, weights, opened, original, decoded)
+        within = np.unravel_index(number, self.values[0].shape)
+        starts = (self.span.start, *(part.start for part in self.region))
+        return tuple(start + int(i) for start, i in zip(starts, within, strict=True))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,24 +45,16 @@ class SnapshotErrors:
 
 
 def snapshot_errors(
-    archive: Archive, opened: CoefficientStore, blocks: Sequence[Sequence[Block]]
+    archive: Archive, opened: CoefficientStore, blocks: Sequence[Block]
 ) -> list[SnapshotErrors]:
-    """Compare `blocks` of each variable of an archive with what its store decodes. Runs Dask.
+    """Measure the errors of each variable of an archive in `blocks`, in time. Runs Dask.
 
-    Blocks end where chunks do; what lies beyond the end of the store is left out. A worker holds
-    one block at a time. Those of a variable are given in the order of time.
+    Blocks end where chunks do; what lies beyond the end of the store is left out.
     """
-    groups = [
-        [list(same) for _, same in groupby(sorted(each, key=_start), key=_start)] for each in blocks
-    ]
-    measures = [_BySnapshot(_mean_weight(variable)) for variable in archive.variables]
-    found = fold(archive, opened, groups, measures, "history")
+    measures = [(_BySnapshot(_mean_weight(variable)),) for variable in archive.variables]
+    found = fold(archive, opened, blocks, measures, "space", "history")
     fields = SnapshotErrors.__dataclass_fields__
-    return [added_fields(parts, **dict.fromkeys(fields, np.concatenate)) for parts in found]
-
-
-def _start(block: Block) -> int:
-    return block[1].start
+    return [added_fields(parts, **dict.fromkeys(fields, np.concatenate)) for (parts,) in found]
 
 
 def _mean_weight(variable: ArchivedVariable) -> float:
@@ -77,7 +68,7 @@ class _BySnapshot:
     mean_weight: float
 
     def of_block(self, block: ComparedBlock) -> SnapshotErrors:
-        original, decoded = block.numbers
+        original, decoded = block.floats
         errors = np.abs(original - decoded)
         counted = ~np.isnan(errors)
         errors = np.where(counted, errors, 0.0)

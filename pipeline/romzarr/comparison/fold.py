@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import dask
 import numpy as np
@@ -13,9 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive
 from romzarr.chunked.plan import SpaceBlock
-from romzarr.comparison.blocks import ComparedBlock, block_of, opened_once, side_by_side
-from romzarr.contracts import BlockSpan, Floats, ReadBlock, Region
-from romzarr.store.layout import Root
+from romzarr.comparison.blocks import ComparedBlock, block_of
+from romzarr.contracts import BlockSpan, ReadBlock
 from romzarr.store.reading.reader import CoefficientStore
 
 if TYPE_CHECKING:
@@ -27,101 +28,84 @@ Fields = TypeVar("Fields", bound="DataclassInstance")
 
 
 class Measure(Protocol[Sums]):
-    """Something that is measured of each block, and adds up over blocks. It is pickled."""
+    """What is computed of one block, and how the blocks of a group add up. It is pickled."""
 
     def of_block(self, block: ComparedBlock) -> Sums: ...
 
-    def add(self, parts: Sequence[Sums]) -> Sums:
-        """Join those of blocks that follow each other, in time or in space."""
-        ...
+    def add(self, parts: Sequence[Sums]) -> Sums: ...
 
 
 def fold(
     archive: Archive,
     opened: CoefficientStore,
-    groups: Sequence[Sequence[Sequence[Block]]],
-    measures: Sequence[Measure[Sums]],
+    blocks: Sequence[Block],
+    measures: Sequence[Sequence[Measure[Any]]],
+    along: Literal["time", "space"],
     purpose: str,
-) -> list[list[Sums]]:
-    """Measure groups of blocks of each variable, and add up each group. Runs Dask.
+) -> list[list[tuple[Any, ...]]]:
+    """Take the `measures` of each variable over `blocks`, and add them up. Runs Dask.
 
-    One task reads a block, one compares it, and one adds up a group. A worker holds one block at
-    a time. What lies beyond the end of the store is left out.
-
-    Parameters
-    ----------
-    archive, opened
-        Both sides.
-    groups
-        For each variable of the archive.
-    measures
-        One for each variable.
-    purpose
-        Begins the keys of the tasks that read.
+    Added up are the blocks `along` time that are at the same place, or those along space that
+    begin at the same time. Each block is read by one task, whose key begins with `purpose`,
+    compared by another, and a third adds up the group; a worker holds one block at a time. What
+    lies beyond the end of the store is left out.
 
     Returns
     -------
-    list of list
-        The sums of each group of each variable.
+    list of list of tuple
+        For each variable and measure the sums of all groups, in order.
     """
-    tasks = [
-        [
-            delayed(_added, pure=False)(
-                measure, [_leaf(archive, opened, measure, *block, purpose) for block in group]
-            )
-            for group in mine
-        ]
-        for measure, mine in zip(measures, groups, strict=True)
-    ]
+
+    def group(block: Block) -> tuple[int, int]:
+        row, span = block
+        return row.variable, row.number if along == "time" else span.start
+
+    tasks: list[list[Delayed]] = [[] for _ in archive.variables]
+    for (number, _), same in groupby(sorted(blocks, key=group), key=group):
+        parts = [_leaf(archive, opened, measures[number], *block, purpose) for block in same]
+        tasks[number].append(delayed(_added, pure=False)(measures[number], parts))
     with threadpool_limits(1, user_api="blas"):
-        return list(dask.compute(*tasks))
+        return [list(zip(*sums, strict=True)) for sums in dask.compute(*tasks)]
 
 
 def added_fields(parts: Sequence[Fields], **add: Callable[[list[Any]], Any]) -> Fields:
     """Return the first of some dataclasses, with the fields in `add` made of those of all."""
-    return replace(
-        parts[0],
-        **{name: how([getattr(part, name) for part in parts]) for name, how in add.items()},
-    )
+    fields = {name: how([getattr(part, name) for part in parts]) for name, how in add.items()}
+    return replace(parts[0], **fields)
 
 
 def _leaf(
     archive: Archive,
     opened: CoefficientStore,
-    measure: Measure[Any],
+    measures: Sequence[Measure[Any]],
     row: SpaceBlock,
     span: BlockSpan,
     purpose: str,
 ) -> Delayed:
     variable = archive.variables[row.variable]
     weights = None if variable.weights is None else variable.weights[row.region].ravel()
-    return delayed(_measured, pure=False)(
-        measure, block_of(archive, variable, row, span, purpose), variable.name,
-        variable.time_axis, row.region, BlockSpan(span.start, min(span.stop, opened.snapshots)),
-        weights, opened.url, opened.root,
+    within = BlockSpan(span.start, min(span.stop, opened.snapshots))
+    beside = partial(
+        ComparedBlock, variable.name, variable.time_axis, row.region, within, weights,
+        opened.url, opened.root,
     )  # fmt: skip
+    block = block_of(archive, variable, row, span, purpose)
+    return delayed(_measured, pure=False)(measures, beside, block)
 
 
 def _measured(
-    measure: Measure[Sums],
-    block: ReadBlock,
-    name: str,
-    time_axis: int,
-    region: Region,
-    span: BlockSpan,
-    weights: Floats | None,
-    url: str,
-    root: Root,
-) -> Sums:
-    """Task: compare one block of the archive with what the store decodes there."""
-    compared = side_by_side(block, name, time_axis, region, span, weights, opened_once(url, root))
+    measures: Sequence[Measure[Any]], beside: partial[ComparedBlock], read: ReadBlock
+) -> tuple[Any, ...]:
+    """Task: what is measured of one block."""
+    block = beside(read)
     # NaN of some payloads are warned of when they are cast; infinities have no difference; and
     # what is lossless may hold any numbers, also those whose squares are none.
     with np.errstate(over="ignore", invalid="ignore"):
-        return measure.of_block(compared)
+        return tuple(measure.of_block(block) for measure in measures)
 
 
-def _added(measure: Measure[Sums], parts: Sequence[Sums]) -> Sums:
+def _added(measures: Sequence[Measure[Any]], parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     """Task: what is measured of a group of blocks."""
+    by_measure = zip(measures, zip(*parts, strict=True), strict=True)
     with np.errstate(over="ignore", invalid="ignore"):
-        return measure.add(parts)
+        return tuple(measure.add(sums) for measure, sums in by_measure)

@@ -1,21 +1,21 @@
-"""What `romzarr.verify` measures. A new measure is a class here, a line in `MEASURES`, and a field
-of `romzarr.reports.VerifyReport` if it is reported."""
+"""What `romzarr.verify` measures.
+
+A new measure is a class here, a line in `MEASURES`, and a field of `romzarr.reports.VerifyReport`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.comparison.blocks import ComparedBlock, Matrix
-from romzarr.comparison.fold import Measure
+from romzarr.comparison.fold import Measure, Sums, added_fields
 from romzarr.contracts import Floats
 from romzarr.store.reading.reader import CoefficientStore
-
-Sums = TypeVar("Sums")
 
 
 class Finding(NamedTuple):
@@ -25,14 +25,12 @@ class Finding(NamedTuple):
     """
 
     value: float
-    at: tuple[int, ...] | None = None
+    at: tuple[int, ...] = ()
     conclusive: bool = True
 
 
 class VerifyMeasure(Measure[Sums], Protocol[Sums]):
-    """A measure of errors; `name` is the field of the report that has its values, or empty."""
-
-    name: str
+    """A measure of errors, and what is made of its sums."""
 
     def finding(self, parts: Sequence[Sums]) -> Finding:
         """Return what is found in a variable, from the sums of its space blocks."""
@@ -44,7 +42,7 @@ class VerifyMeasure(Measure[Sums], Protocol[Sums]):
 
 
 class _Largest:
-    """The largest of what every value has."""
+    """The largest of what every value of a block has."""
 
     def sizes(self, block: ComparedBlock) -> NDArray[Any]:
         raise NotImplementedError
@@ -63,8 +61,6 @@ class _Largest:
 class Unlike(_Largest):
     """1 where NaN differs, or any bit of what is lossless, else 0."""
 
-    name = ""
-
     def sizes(self, block: ComparedBlock) -> NDArray[np.bool_]:
         return block.unlike
 
@@ -75,8 +71,6 @@ class Unlike(_Largest):
 
 class LargestError(_Largest):
     """The largest error of a single value, in the variable's units."""
-
-    name = "largest_pointwise_error"
 
     def sizes(self, block: ComparedBlock) -> Matrix:
         sizes = np.abs(block.counted[1])
@@ -108,20 +102,14 @@ class ErrorSums:
 class RelativeError:
     """The L2 norm of the error by that of the fluctuation, or alone where nothing fluctuates."""
 
-    name = "relative_l2_error"
-
     def of_block(self, block: ComparedBlock) -> ErrorSums:
         values, errors = block.counted
         weights = 1.0 if block.weights is None else block.weights
         # About the first snapshot first: means that dwarf the fluctuation would cost its digits.
         mean = values[0] + (values - values[0]).mean(axis=0)
-        return ErrorSums(
-            snapshots=len(block.span),
-            mean=mean,
-            squared_fluctuation=float(np.sum(weights * (values - mean) ** 2)),
-            squared_error=float(np.sum(weights * errors**2)),
-            weights=block.weights,
-        )
+        fluctuation = float(np.sum(weights * (values - mean) ** 2))
+        error = float(np.sum(weights * errors**2))
+        return ErrorSums(len(values), mean, fluctuation, error, block.weights)
 
     def add(self, parts: Sequence[ErrorSums]) -> ErrorSums:
         """Join fluctuations about the means of parts.
@@ -129,18 +117,14 @@ class RelativeError:
         As in T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample
         variance", Am. Stat. 37 (1983) 242-247.
         """
+        total = added_fields(parts, snapshots=sum, squared_fluctuation=sum, squared_error=sum)
         lengths = np.array([part.snapshots for part in parts])
-        means, weights = np.array([part.mean for part in parts]), parts[0].weights
-        mean = means[0] + lengths @ (means - means[0]) / lengths.sum()
-        between = np.sum((1.0 if weights is None else weights) * (means - mean) ** 2, axis=1)
-        within = sum(part.squared_fluctuation for part in parts)
-        return ErrorSums(
-            snapshots=int(lengths.sum()),
-            mean=mean,
-            squared_fluctuation=within + float(lengths @ between),
-            squared_error=sum(part.squared_error for part in parts),
-            weights=weights,
-        )
+        means = np.array([part.mean for part in parts])
+        mean = means[0] + lengths @ (means - means[0]) / total.snapshots
+        weights = 1.0 if total.weights is None else total.weights
+        between = float(lengths @ np.sum(weights * (means - mean) ** 2, axis=1))
+        fluctuation = total.squared_fluctuation + between
+        return replace(total, mean=mean, squared_fluctuation=fluctuation)
 
     def finding(self, parts: Sequence[ErrorSums]) -> Finding:
         error = float(np.sqrt(sum(part.squared_error for part in parts)))
@@ -157,28 +141,12 @@ class RelativeError:
         return f"error {value:.4e} is above the tolerance {tolerance:g}; largest at"
 
 
-# In the order in which problems are told.
-MEASURES: tuple[VerifyMeasure[Any], ...] = (Unlike(), LargestError(), RelativeError())
-
-
-class AllMeasures:
-    """The measures of the table as one, whose sums are a tuple."""
-
-    def of_block(self, block: ComparedBlock) -> tuple[Any, ...]:
-        return tuple(measure.of_block(block) for measure in MEASURES)
-
-    def add(self, parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-        return tuple(measure.add(sums) for measure, sums in _by_measure(parts))
-
-    def findings(self, parts: Sequence[tuple[Any, ...]]) -> dict[str, Finding]:
-        """Return what each measure finds in a variable, by its name."""
-        return {measure.name: measure.finding(sums) for measure, sums in _by_measure(parts)}
-
-
-def _by_measure(
-    parts: Sequence[tuple[Any, ...]],
-) -> Iterator[tuple[VerifyMeasure[Any], tuple[Any, ...]]]:
-    return zip(MEASURES, zip(*parts, strict=True), strict=True)
+# By name, in the order in which problems are told.
+MEASURES: Mapping[str, VerifyMeasure[Any]] = {
+    "unlike": Unlike(),
+    "largest_pointwise_error": LargestError(),
+    "relative_l2_error": RelativeError(),
+}
 
 
 def _finite(error: float) -> float:

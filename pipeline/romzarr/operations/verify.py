@@ -11,10 +11,10 @@ import xarray as xr
 
 from romzarr.archive import Archive, Source, name_of
 from romzarr.chunked.plan import PODPlan, plan_pod
-from romzarr.chunked.spots import Leaves, all_leaves, share_of, some_leaves
+from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored
-from romzarr.comparison.fold import Block, fold
-from romzarr.comparison.measures import MEASURES, AllMeasures, Finding, LargestError, RelativeError
+from romzarr.comparison.fold import fold
+from romzarr.comparison.measures import MEASURES, Finding
 from romzarr.config import Config
 from romzarr.contracts import ArchivedVariable, BlockSpan
 from romzarr.errors import StoreError
@@ -78,15 +78,16 @@ def verify(
                 pass
         verifying.bytes = round(share * archive.raw_bytes)
     values = {
-        measure.name: {name: each.findings[measure.name].value for name, each in found.items()}
+        measure: {name: each.findings[measure].value for name, each in found.items()}
         for measure in MEASURES
+        if measure != "unlike"  # which is a problem, or nothing to report
     }
-    errors, largest = values[RelativeError.name], values[LargestError.name]
+    errors, largest = values["relative_l2_error"], values["largest_pointwise_error"]
     worst = max(errors, key=lambda name: errors[name])
     errors["largest"] = errors[worst]
     return VerifyReport(
         ok=not problems,
-        **{name: values[name] for name in values if name},
+        **values,
         tolerance=float(opened.facts["tolerance"]),
         max_error=dict(opened.facts.get("max_error", {})),
         worst=f"{worst}: {largest[worst]:.4g} at {found[worst].place}",
@@ -97,11 +98,15 @@ def verify(
 
 
 class _Verdict(NamedTuple):
-    """What each measure finds in a variable, where its largest error is, and what is wrong."""
+    """What each measure finds in a variable, where its largest error is, and what is wrong.
+
+    Not ``conclusive`` if more blocks may show something else.
+    """
 
     findings: Mapping[str, Finding]
     place: str
     problems: tuple[str, ...]
+    conclusive: bool
 
 
 def _decided(
@@ -115,46 +120,42 @@ def _decided(
     every, most = all_leaves(plan), FIRST_LEAVES
     used: list[tuple[BlockSpan, ...]] = [()] * len(every)
     found: dict[int, _Verdict] = {}
+    measures = [tuple(MEASURES.values())] * len(archive.variables)
     while left := [n for n in range(len(archive.variables)) if n not in found]:
         leaves = some_leaves(plan, opened.last.name, most) if sample else every
-        mine = tuple(leaves[row.number] if row.variable in left else () for row in plan.rows)
-        used = [new or old for new, old in zip(mine, used, strict=True)]
-        blocks = _blocks(archive, plan, mine)
-        sums = fold(archive, opened, blocks, [AllMeasures()] * len(blocks), "verify")
+        rows = [row for row in plan.rows if row.variable in left]
+        blocks = [(row, span) for row in rows for span in leaves[row.number]]
+        sums = fold(archive, opened, blocks, measures, "time", "verify")
+        for row in rows:
+            used[row.number] = leaves[row.number] or used[row.number]
         for number in left:
-            verdict = _judged(archive, number, sums[number], opened)
-            rows = [row.number for row in plan.rows if row.variable == number]
-            whole = all(used[row] == every[row] for row in rows)
-            conclusive = all(each.conclusive for each in verdict.findings.values())
-            if whole or (conclusive and not verdict.problems):
+            verdict = _judged(archive, archive.variables[number], sums[number], opened)
+            mine = [row.number for row in rows if row.variable == number]
+            if verdict.conclusive or all(used[row] == every[row] for row in mine):
                 found[number] = verdict
         most *= GROWTH
     named = {archive.variables[number].name: found[number] for number in sorted(found)}
     return named, share_of(plan, tuple(used))
 
 
-def _blocks(archive: Archive, plan: PODPlan, leaves: Leaves) -> list[list[list[Block]]]:
-    """Group `leaves` by variable and space block."""
-    groups: list[list[list[Block]]] = [[] for _ in archive.variables]
-    for row, spans in zip(plan.rows, leaves, strict=True):
-        if spans:
-            groups[row.variable].append([(row, span) for span in spans])
-    return groups
-
-
 def _judged(
-    archive: Archive, number: int, sums: Sequence[tuple[Any, ...]], opened: CoefficientStore
+    archive: Archive,
+    variable: ArchivedVariable,
+    sums: Sequence[Sequence[Any]],
+    opened: CoefficientStore,
 ) -> _Verdict:
-    """Judge variable `number`, as far as these sums of its space blocks show it."""
-    variable, findings = archive.variables[number], AllMeasures().findings(sums)
-    place = _place(archive, variable, findings[LargestError.name].at)
-    problems = []
-    for measure in MEASURES:
-        value, at, _ = findings[measure.name]
-        if words := measure.problem(value, variable.name, opened):
-            where = _place(archive, variable, at) if at else place
-            problems.append(f"variable {variable.name!r}: {words} {where}")
-    return _Verdict(findings, place, tuple(problems))
+    """Judge a variable, as far as the sums of its space blocks show it."""
+    findings = {
+        name: measure.finding(parts)
+        for (name, measure), parts in zip(MEASURES.items(), sums, strict=True)
+    }
+    worst, problems = findings["largest_pointwise_error"].at, []
+    for name, measure in MEASURES.items():
+        if words := measure.problem(findings[name].value, variable.name, opened):
+            place = _place(archive, variable, findings[name].at or worst)
+            problems.append(f"variable {variable.name!r}: {words} {place}")
+    conclusive = not problems and all(each.conclusive for each in findings.values())
+    return _Verdict(findings, _place(archive, variable, worst), tuple(problems), conclusive)
 
 
 def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str]:

@@ -16,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.archive import Archive, Source
-from romzarr.chunked.plan import PODPlan, SpaceBlock, plan_pod
+from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
 from romzarr.comparison.blocks import ComparedBlock, Matrix, as_stored
 from romzarr.comparison.fold import Block, added_fields, fold
 from romzarr.config import Config
 from romzarr.contracts import ArchivedVariable, Floats, Region
-from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.reading.reader import open_store
 from romzarr.views.sections import Section
+
+# Along each space dim of a variable, where bins begin; no array where the dim is not shown.
+Places = Sequence[NDArray[np.int64] | int]
 
 # Bytes of the archive that are read for a picture.
 MOST_BYTES = 2 * 2**30
@@ -79,39 +82,28 @@ def deviation(
     whole = sum(variable.nbytes for variable in archive.variables) <= most_bytes
     # What is looked at lies apart: the smaller the blocks, the more of them.
     plan = plan_pod(archive.variables) if whole else plan_pod(archive.variables, leaf_bytes=1)
-    chosen = _chosen(archive, plan, most_bytes)
-    groups: list[list[list[Block]]] = [[] for _ in sections]
-    for row in chosen.rows:
-        spans = (span for t in chosen.times for span in plan.leaves[row.number][t])
-        groups[row.variable].append([(row, span) for span in spans])
-    measures = [_ByBin.of(section) for section in sections]
-    found = fold(archive, opened, groups, measures, "deviation")
+    measures = [(_ByBin(section.indexers),) for section in sections]
+    blocks = _chosen(archive, plan, most_bytes)
+    found = fold(archive, opened, blocks, measures, "time", "deviation")
     return tuple(
         _deviation(variable, section, parts)
-        for variable, section, parts in zip(archive.variables, sections, found, strict=True)
+        for variable, section, (parts,) in zip(archive.variables, sections, found, strict=True)
     )
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """Space blocks and time blocks to read."""
-
-    rows: tuple[SpaceBlock, ...]
-    times: tuple[int, ...]
-
-
-def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> _Chosen:
-    """As many time blocks as may be read, at even distances; else some space blocks of few."""
+def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> list[Block]:
+    """Choose as many times as may be read, at even distances; else some space blocks of few."""
     blocks = len(plan.time_blocks)
     each = max(1, sum(variable.nbytes for variable in archive.variables) // blocks)
     # Two times at least: nothing is said of a fluctuation that is seen at one.
     times = spread(blocks, max(2, most_bytes // each))
     share = most_bytes / (each * len(times))
-    rows: list[SpaceBlock] = []
+    chosen: list[Block] = []
     for number in range(len(archive.variables)):
         mine = [row for row in plan.rows if row.variable == number]
-        rows += [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
-    return _Chosen(tuple(rows), tuple(times))
+        rows = [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
+        chosen += [(row, s) for row in rows for t in times for s in plan.leaves[row.number][t]]
+    return chosen
 
 
 # --- tasks --------------------------------------------------------------------------------
@@ -147,28 +139,24 @@ class _Sums:
 class _ByBin:
     """Errors of each snapshot, and of each bin between the ``places`` of a section."""
 
-    places: tuple[NDArray[np.int64] | None, ...]
-
-    @classmethod
-    def of(cls, section: Section) -> _ByBin:
-        return cls(tuple(None if isinstance(at, int) else at for at in section.indexers))
+    places: Places
 
     def of_block(self, block: ComparedBlock) -> _Sums:
         # Any snapshot that all blocks see alike will do to take differences from.
         first = block.opened.decode(block.variable, 0, block.region).astype(np.float64)
-        x, y = (values.astype(np.float64) for values in (block.original, block.decoded))
+        x, y = (values.astype(np.float64) for values in block.values)
         counted = np.isfinite(x) & np.isfinite(y) & np.isfinite(first)
         squares = np.where(counted, (x - y) ** 2, 0.0)
         anomaly = np.where(counted, x - np.where(np.isfinite(first), first, 0.0), 0.0)
         rows = anomaly.reshape(len(block.span), -1)
         weights = np.ones(rows.shape[1]) if block.weights is None else block.weights
-        corner, (summed, number) = _binned((squares, counted), block.region, self.places)
+        corner, (sums, counts) = _binned((squares, counted), block.region, self.places)
         return _Sums(
             numbers=np.arange(block.span.start, block.span.stop),
             squared_errors=np.asarray(squares.reshape(len(rows), -1) @ weights, np.float64),
             corner=corner,
-            squares=summed,
-            counted=number,
+            squares=sums,
+            counted=counts,
             shift=rows.sum(axis=0),
             squared_anomaly=float((rows**2).sum(axis=0) @ weights),
             weights=block.weights,
@@ -183,16 +171,17 @@ class _ByBin:
 
 
 def _binned(
-    values: Sequence[NDArray[Any]], region: Region, places: Sequence[NDArray[np.int64] | None]
+    values: Sequence[NDArray[Any]], region: Region, places: Places
 ) -> tuple[tuple[int, ...], list[Matrix]]:
     """Sums of `values` (time, *region) over time and the dims not shown, by bin.
 
     A bin reaches from one place to the next, the last as far as the one before; what lies
     outside of all is left out. Given are the first bin touched and the bins from there on.
     """
-    hidden = tuple(k + 1 for k, at in enumerate(places) if at is None)
+    hidden = tuple(k + 1 for k, at in enumerate(places) if not isinstance(at, np.ndarray))
     sums = [np.asarray(each.sum(axis=(0, *hidden), dtype=np.float64)) for each in values]
-    shown = [(at, part) for at, part in zip(places, region, strict=True) if at is not None]
+    places_and_parts = zip(places, region, strict=True)
+    shown = [(at, part) for at, part in places_and_parts if isinstance(at, np.ndarray)]
     corner = []
     for axis, (at, part) in enumerate(shown):
         edges = np.append(at, at[-1] + (at[-1] - at[-2] if len(at) > 1 else 1))
