@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed
 from numpy.typing import NDArray
 
 from romzarr.archive import Archive, Source, open_archive
-from romzarr.chunked.plan import SpaceBlock, leaf_region
 from romzarr.coding.exact import same_bits
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
+from romzarr.contracts import BlockSpan, Floats, ReadBlock, Region
 from romzarr.recorded_config import config_of
-from romzarr.store.layout import Root
-from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.reading.reader import CoefficientStore
 
 Matrix = NDArray[np.float64]
 
@@ -42,25 +39,9 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     )
 
 
-def block_of(
-    archive: Archive, variable: ArchivedVariable, row: SpaceBlock, span: BlockSpan, purpose: str
-) -> Delayed:
-    """Lazy `ReadBlock` of a leaf, read for a purpose of its own."""
-    task = variable.source.task(leaf_region(variable, row.region, span))
-    graph = dict(variable.source.graph())
-    key = f"{purpose}-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
-    return Delayed(key, graph | {key: task})
-
-
-@lru_cache(maxsize=4)
-def _opened_once(url: str, root: Root) -> CoefficientStore:
-    """The store, opened once in each process that runs tasks."""
-    return open_store(url, root)
-
-
 @dataclass(frozen=True)
 class ComparedBlock:
-    """A block of the archive, and what the store at ``url`` decodes there.
+    """A ``block`` of the archive, and what the store decodes there.
 
     Compared are the snapshots of ``span``, the first of the block; ``weights`` is (points,) or
     None. Points are flat, and arrays (m, points), in all that follows from the `values`.
@@ -71,13 +52,8 @@ class ComparedBlock:
     region: Region
     span: BlockSpan
     weights: Floats | None
-    url: str
-    root: Root
+    opened: CoefficientStore
     block: ReadBlock
-
-    @property
-    def opened(self) -> CoefficientStore:
-        return _opened_once(self.url, self.root)
 
     @property
     def lossless(self) -> bool:
@@ -104,9 +80,9 @@ class ComparedBlock:
         # What is lossless may hold infinities, which are right or `unlike`.
         counts = np.isfinite(x) & np.isfinite(y) if self.lossless else ~np.isnan(x)
         errors = x - y
-        return (
-            (x, errors) if counts.all() else (np.where(counts, x, 0), np.where(counts, errors, 0))
-        )
+        if not counts.all():
+            x, errors = (np.where(counts, each, 0.0) for each in (x, errors))
+        return x, errors
 
     @property
     def unlike(self) -> NDArray[np.bool_]:

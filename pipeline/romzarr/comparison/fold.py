@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -14,10 +14,11 @@ from dask.delayed import Delayed, delayed
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive
-from romzarr.chunked.plan import SpaceBlock
-from romzarr.comparison.blocks import ComparedBlock, block_of
+from romzarr.chunked.plan import SpaceBlock, leaf_region
+from romzarr.comparison.blocks import ComparedBlock
 from romzarr.contracts import BlockSpan, ReadBlock
-from romzarr.store.reading.reader import CoefficientStore
+from romzarr.store.layout import Root
+from romzarr.store.reading.reader import CoefficientStore, open_store
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,12 +49,8 @@ def fold(
     Added up are the blocks `along` time that are at the same place, or those along space that
     begin at the same time. Each block is read by one task, whose key begins with `purpose`,
     compared by another, and a third adds up the group; a worker holds one block at a time. What
-    lies beyond the end of the store is left out.
-
-    Returns
-    -------
-    list of list of tuple
-        For each variable and measure the sums of all groups, in order.
+    lies beyond the end of the store is left out. Returned are, for each variable and measure, the
+    sums of its groups in order.
     """
 
     def group(block: Block) -> tuple[int, int]:
@@ -85,19 +82,26 @@ def _leaf(
     variable = archive.variables[row.variable]
     weights = None if variable.weights is None else variable.weights[row.region].ravel()
     within = BlockSpan(span.start, min(span.stop, opened.snapshots))
-    beside = partial(
-        ComparedBlock, variable.name, variable.time_axis, row.region, within, weights,
-        opened.url, opened.root,
-    )  # fmt: skip
-    block = block_of(archive, variable, row, span, purpose)
-    return delayed(_measured, pure=False)(measures, beside, block)
+    beside = partial(ComparedBlock, variable.name, variable.time_axis, row.region, within, weights)
+    key = f"{purpose}-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
+    task = variable.source.task(leaf_region(variable, row.region, span))
+    read = Delayed(key, dict(variable.source.graph()) | {key: task})
+    return delayed(_measured, pure=False)(measures, beside, opened.url, opened.root, read)
+
+
+# The store is opened once in each process that runs tasks.
+_opened_once = lru_cache(maxsize=4)(open_store)
 
 
 def _measured(
-    measures: Sequence[Measure[Any]], beside: partial[ComparedBlock], read: ReadBlock
+    measures: Sequence[Measure[Any]],
+    beside: partial[ComparedBlock],
+    url: str,
+    root: Root,
+    read: ReadBlock,
 ) -> tuple[Any, ...]:
     """Task: what is measured of one block."""
-    block = beside(read)
+    block = beside(_opened_once(url, root), read)
     # NaN of some payloads are warned of when they are cast; infinities have no difference; and
     # what is lossless may hold any numbers, also those whose squares are none.
     with np.errstate(over="ignore", invalid="ignore"):

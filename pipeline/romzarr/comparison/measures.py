@@ -80,9 +80,8 @@ class LargestError(_Largest):
 
     def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
         bound = float(opened.facts.get("max_error", {}).get(variable, np.inf))
-        if value <= bound:
-            return ""
-        return f"error {value:.6g} of a single value is above max_error {bound:g}, at"
+        words = f"error {value:.6g} of a single value is above max_error {bound:g}, at"
+        return "" if value <= bound else words
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,8 @@ class RelativeError:
 
     def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
         tolerance = float(opened.facts["tolerance"])
-        if value <= tolerance:
-            return ""
-        return f"error {value:.4e} is above the tolerance {tolerance:g}; largest at"
+        words = f"error {value:.4e} is above the tolerance {tolerance:g}; largest at"
+        return "" if value <= tolerance else words
 
 
 # By name, in the order in which problems are told.

@@ -129,7 +129,7 @@ def _decided(
         for row in rows:
             used[row.number] = leaves[row.number] or used[row.number]
         for number in left:
-            verdict = _judged(archive, archive.variables[number], sums[number], opened)
+            verdict = _judged(archive, number, sums[number], opened)
             mine = [row.number for row in rows if row.variable == number]
             if verdict.conclusive or all(used[row] == every[row] for row in mine):
                 found[number] = verdict
@@ -139,12 +139,10 @@ def _decided(
 
 
 def _judged(
-    archive: Archive,
-    variable: ArchivedVariable,
-    sums: Sequence[Sequence[Any]],
-    opened: CoefficientStore,
+    archive: Archive, number: int, sums: Sequence[Sequence[Any]], opened: CoefficientStore
 ) -> _Verdict:
     """Judge a variable, as far as the sums of its space blocks show it."""
+    variable = archive.variables[number]
     findings = {
         name: measure.finding(parts)
         for (name, measure), parts in zip(MEASURES.items(), sums, strict=True)

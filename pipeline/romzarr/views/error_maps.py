@@ -75,10 +75,8 @@ def deviation(
     """
     opened = open_store(store)
     archive = as_stored(opened, source, config or Config())
-    numbers = {variable.name: number for number, variable in enumerate(archive.variables)}
-    archive = replace(
-        archive, variables=tuple(archive.variables[numbers[s.variable]] for s in sections)
-    )
+    named = {variable.name: variable for variable in archive.variables}
+    archive = replace(archive, variables=tuple(named[s.variable] for s in sections))
     whole = sum(variable.nbytes for variable in archive.variables) <= most_bytes
     # What is looked at lies apart: the smaller the blocks, the more of them.
     plan = plan_pod(archive.variables) if whole else plan_pod(archive.variables, leaf_bytes=1)
