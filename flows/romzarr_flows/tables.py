@@ -227,3 +227,17 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def age(seconds: float | None) -> str:
+    """Time that has passed, in the unit that people use.
+
+    >>> age(30), age(5400), age(3 * 86400), age(None)
+    ('30 s', '90 min', '3 d', '-')
+    """
+    if seconds is None:
+        return "-"
+    for unit, length, most in (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

@@ -15,9 +15,10 @@ from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
 from romzarr_flows.nightly.lock import is_held
 from romzarr_flows.nightly.plan import Job, entries_of, judged, listed_stores, plan_run
 
-# What needs somebody's attention comes first.
+# What needs somebody's attention comes first; of a state that is broken the exit status tells.
+BROKEN = ("failed", "clash", "damaged", "missing", "killed")
 ORDER = (
-    *("failed", "clash", "damaged", "missing", "killed", "running"),
+    *(*BROKEN, "running"),
     *("outdated", "grown", "new", "unverified", "gone", "stored"),
 )
 

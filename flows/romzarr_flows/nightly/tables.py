@@ -8,7 +8,7 @@ from romzarr_flows.nightly.catalogue import Entry
 from romzarr_flows.nightly.plan import STATES, Plan
 from romzarr_flows.nightly.record import Record
 from romzarr_flows.nightly.status import LastRun, Standing
-from romzarr_flows.tables import size, table
+from romzarr_flows.tables import age, size, table
 
 # Datasets named one by one at the end of a run; `romzarr status` names all.
 NAMED = 20
@@ -110,20 +110,6 @@ def measured(entry: Entry | None) -> tuple[str, str, str]:
     found = entry.verified or {}
     checked = f"{found.get('error', 0):.2e} ({found.get('how')})" if found else "-"
     return f"{entry.ratio:.3g}", f"{entry.relative_l2_error:.2e}", checked
-
-
-def age(seconds: float | None) -> str:
-    """Time that has passed, in the unit that people use.
-
-    >>> age(30), age(5400), age(3 * 86400), age(None)
-    ('30 s', '90 min', '3 d', '-')
-    """
-    if seconds is None:
-        return "-"
-    for unit, length, most in (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600)):
-        if seconds < most:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86400:.0f} d"
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 
@@ -98,20 +99,33 @@ def term(latex: str) -> str:
     return _Reader(latex).row()
 
 
-def equation_rows(equations: Equations, regime: Regime) -> Iterator[str]:
-    """A row of HTML for each equation; lines break between terms, where browsers break none."""
+class Line(NamedTuple):
+    """An equation: MathML of its left side and of each term, for lines break only between
+    these; how many terms are not shown, and the residual."""
+
+    left: str
+    terms: list[str]
+    more: int
+    residual: float
+
+
+def typeset(equations: Equations, regime: Regime) -> Iterator[Line]:
+    """The leading equations of a regime that explain their coefficients."""
     for k in range(min(EQUATIONS, regime.coefficients.shape[1])):
+        if k in regime.unexplained:
+            continue
         column = regime.coefficients[:, k]
         used = np.flatnonzero(column)
         largest = np.sort(used[np.argsort(-np.abs(column[used]))[:TERMS]])
-        left = _math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1)
         signs = [
             _signed(float(column[p]), equations.symbols[p], i == 0) for i, p in enumerate(largest)
         ]
-        more = f"<span>+ {len(used) - len(largest)} more</span>" if len(used) > len(largest) else ""
-        right = "".join(signs) + more or "<math><mn>0</mn></math>"
-        residual = f'<span class="quiet">residual {100 * regime.residual[k]:.2g} %</span>'
-        yield f'<div class="left">{left}</div><div class="right">{right}{residual}</div>'
+        yield Line(
+            left=_math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1),
+            terms=signs or ["<math><mn>0</mn></math>"],
+            more=len(used) - len(largest),
+            residual=regime.residual[k],
+        )
 
 
 def _math(letter: str, number: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,14 @@ from romzarr.operations.describe import NOT_DECODED
 from romzarr.reports import StoreInfo
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.views.error_maps import Deviation, deviation
-from romzarr.views.excerpts import Coefficients, coefficients, spectrum
+from romzarr.views.excerpts import Coefficients, Spectrum, coefficients, spectrum
 from romzarr.views.sections import Axis, Section, label, section_of
-from romzarr_flows.report import page
 from romzarr_flows.report.fields import error_maps, modes_part, snapshots_part
 from romzarr_flows.report.figures import coefficients_figure, error_figure, spectrum_figure
-from romzarr_flows.report.mathml import EQUATIONS, equation_rows
-from romzarr_flows.report.page import Cell, Part, number, paragraph
-from romzarr_flows.report.svg import inline, styled
-from romzarr_flows.tables import CODINGS, bytes_of_terms, plain, shape, size
+from romzarr_flows.report.mathml import EQUATIONS, typeset
+from romzarr_flows.report.page import Picture, rendered
+from romzarr_flows.report.svg import inline, styled, subscript
+from romzarr_flows.tables import CODINGS, bytes_of_terms, plain, shape
 
 # Coefficients drawn in time, and variables drawn as fields.
 COEFFICIENTS, VARIABLES = 4, 4
@@ -69,22 +67,37 @@ def store_page(store: str, source: str | None, config: Config) -> str:
     What is read and decoded has a bound, whatever the size of store and source.
     """
     shown = _opened(store, source, config)
+    opened, info, sections = shown.opened, shown.info, shown.sections
+    measured = {found.variable: found for found in shown.deviations}
+    left_out, equations = spectrum(opened), romzarr.equations(store)
+    title = str(shown.dataset.attrs.get("title") or os.path.basename(shown.url.rstrip("/")))
     with styled():
-        parts = [
-            Part("Error", _errors(shown)),
-            Part("Spectrum", _spectrum(shown)),
-            Part("Modes", modes_part(shown.opened, shown.sections)),
-            Part("Coefficients in time", _coefficients(shown)),
-            Part("Equations", _equations(shown)),
-            Part(
-                "Snapshots", snapshots_part(shown.opened, shown.dataset, shown.sections, shown.time)
-            ),
-            Part("Bytes", _bytes(shown.info)),
-            Part("Variables", _variables(shown.info)),
-            Part("Provenance", _provenance(shown)),
-        ]
-    title = str(shown.dataset.attrs.get("title") or os.path.basename(redacted(store).rstrip("/")))
-    return page.document(title[:200], _top(shown), parts)
+        return rendered(
+            "store.html",
+            title=title[:200],
+            place=shown.url,
+            info=info,
+            rows=ROWS,
+            measured=measured,
+            names=sorted(info.variables, key=lambda n: (n not in measured, -_error(info, n))),
+            errors=_errors(shown),
+            spectrum=left_out,
+            spectra=_spectra(left_out),
+            codings=sorted({CODINGS[v["coding"]] for v in info.variables.values()}),
+            modes=modes_part(opened, sections),
+            coefficients=_coefficients(shown),
+            equations=equations,
+            has_terms=any(regime.coefficients.any() for regime in equations.regimes),
+            unused=NOT_DECODED,
+            most=EQUATIONS,
+            typeset=typeset,
+            subscript=subscript,
+            terms=bytes_of_terms(info.model),
+            snapshots=snapshots_part(opened, shown.dataset, sections, shown.time),
+            parts=PARTS,
+            variables=[(name, shape(v)) for name, v in info.variables.items()],
+            provenance=_provenance(shown),
+        )
 
 
 def _opened(store: str, source: str | None, config: Config) -> Shown:
@@ -114,128 +127,39 @@ def _time_axis(opened: CoefficientStore, dataset: xr.Dataset, dim: str) -> Axis:
     return Axis(title, opened.last.latent.times)
 
 
-# --- parts --------------------------------------------------------------------------------
+def _error(info: StoreInfo, variable: str) -> float:
+    return info.relative_l2_error[variable]
 
 
-def _top(shown: Shown) -> str:
-    info = shown.info
-    worst = info.relative_l2_error["largest"]
-    good = "good" if worst <= info.tolerance else "bad"
-    facts = [
-        ("compression ratio", page.ratio(info.compression_ratio), ""),
-        ("archive", size(info.raw_bytes), ""),
-        ("store", size(info.stored_bytes), ""),
-        ("largest relative error", f"{worst:.3g}" if info.tolerance else "0, lossless", good),
-        ("tolerance", f"{info.tolerance:g}", ""),
-        ("snapshots", f"{info.snapshots}", ""),
-        ("modes", f"{info.rank}", ""),
-        ("samples kept", f"{info.kept_samples}", ""),
-    ]
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        paragraph(f"{shown.url} · page made {made}", "quiet")
-        + page.cards(facts)
-        + (paragraph(info.advice, "warn") if info.advice else "")
-    )
+# --- pictures -----------------------------------------------------------------------------
 
 
-def _errors(shown: Shown) -> str:
-    info = shown.info
-    measured = {found.variable: found for found in shown.deviations}
-    header: list[Cell | str] = ["variable", number("bound"), number("tolerance")]
-    header += [number("measured")] if measured else []
-    bounds = bool(info.max_error)
-    header += [number("largest single error"), number("its bound")] if bounds else []
-    rows: list[list[Cell | str]] = []
-    names = sorted(
-        info.variables, key=lambda name: (name not in measured, -info.relative_l2_error[name])
-    )
-    for name in names[:ROWS]:
-        error = info.relative_l2_error[name]
-        row: list[Cell | str] = [name, number(f"{error:.3e}"), number(f"{info.tolerance:g}")]
-        if measured:
-            row.append(_measured(measured.get(name), info.tolerance))
-        if bounds:
-            row += [
-                number(_optional(each, name))
-                for each in (info.largest_pointwise_error, info.max_error)
-            ]
-        rows.append(row)
-    table = page.table(header, rows) + _beyond(len(names))
-    return _how_measured(shown) + table + _error_curves(shown)
-
-
-def _measured(found: Deviation | None, tolerance: float) -> Cell:
-    if found is None:
-        return number("not looked at")
-    error = found.relative_l2_error
-    # A part of the record may be off by more than the whole is.
-    within = error <= tolerance or found.share < 1
-    return number(f"{error:.3e}", "good" if within else "bad")
-
-
-def _optional(values: Mapping[str, float], name: str) -> str:
-    return f"{values[name]:.3g}" if name in values else ""
-
-
-def _beyond(count: int) -> str:
-    return paragraph(f"and {count - ROWS} more", "quiet") if count > ROWS else ""
-
-
-def _how_measured(shown: Shown) -> str:
-    info = shown.info
-    text = f"Stored for each variable: {info.error_measured_by}."
-    if not shown.deviations:
-        text += " Nothing was measured: give --source to compare with the archive."
-    else:
-        share = min(found.share for found in shown.deviations)
-        text += " Measured against the archive, " + (
-            "all of its values." if share == 1 else f"{100 * share:.2g} % of its values."
-        )
-    left = spectrum(shown.opened)
-    if left.energy and left.parts == 1 and info.tolerance:
-        rest = max(info.relative_l2_error["largest"] ** 2 - left.left_out[-1] ** 2, 0.0) ** 0.5
-        text += (
-            f" Of the largest bound, {left.left_out[-1]:.1e} is what the modes leave out (root "
-            f"mean square over the variables), and {rest:.1e} what quantising modes and "
-            f"coefficients loses: these add in squares."
-        )
-    return paragraph(text)
-
-
-def _error_curves(shown: Shown) -> str:
-    if not shown.deviations:
-        return ""
+def _errors(shown: Shown) -> list[Picture]:
+    """The error over time and by place, if any was found."""
     if not any(found.relative.any() for found in shown.deviations):
-        return paragraph("No value differs from the archive's.", "good")
+        return []
     svg = inline(
         error_figure(shown.deviations, shown.info.tolerance, shown.time), "errors",
         "relative error of each snapshot against the tolerance",
     )  # fmt: skip
-    says = "The error of each snapshot by the norm of a usual fluctuation."
-    return page.figure(svg, says) + error_maps(shown.sections, shown.deviations)
+    over_time = Picture(svg, "The error of each snapshot by the norm of a usual fluctuation.")
+    return [over_time, *error_maps(shown.sections, shown.deviations)]
 
 
-def _spectrum(shown: Shown) -> str:
-    found = spectrum(shown.opened)
+def _spectra(found: Spectrum) -> list[Picture]:
     if not len(found.singular_values):
-        return paragraph("No modes: " + _why_no_modes(shown.info))
+        return []
     svg = inline(spectrum_figure(found), "spectrum", "singular values and what modes leave out")
-    return page.figure(svg, OF_PARTS.format(found.parts) if found.parts > 1 else OF_ALL)
+    return [Picture(svg, OF_PARTS.format(found.parts) if found.parts > 1 else OF_ALL)]
 
 
-def _why_no_modes(info: StoreInfo) -> str:
-    codings = sorted({CODINGS[v["coding"]] for v in info.variables.values()})
-    return f"the variables are coded as {', '.join(codings)}."
-
-
-def _coefficients(shown: Shown) -> str:
+def _coefficients(shown: Shown) -> list[Picture]:
     if not len(shown.opened.last.singular_values):
-        return ""
+        return []
     found = coefficients(shown.opened, COEFFICIENTS)
     svg = inline(coefficients_figure(found, shown.time), "coefficients", "coefficients in time")
     words = ["Of the newest part."] if len(shown.opened.starts) > 2 else []
-    return page.figure(svg, " ".join([*words, _how_coded(shown, found)]))
+    return [Picture(svg, " ".join([*words, _how_coded(shown, found)]))]
 
 
 def _how_coded(shown: Shown, found: Coefficients) -> str:
@@ -248,53 +172,10 @@ def _how_coded(shown: Shown, found: Coefficients) -> str:
     return f"{kept}to the next{beside}"
 
 
-def _equations(shown: Shown) -> str:
-    if not shown.info.rank:
-        return ""
-    equations = romzarr.equations(shown.opened.url)
-    count = equations.coefficients.shape[1]
-    if not any(regime.coefficients.any() for regime in equations.regimes):
-        return paragraph("No model pays here: coefficients are coded as they are.")
-    unused = "" if equations.decodes else paragraph(f"{NOT_DECODED.capitalize()}.", "warn")
-    unit = f", time in {equations.time_units}" if equations.time_units not in ("", "1") else ""
-    words = f"The leading {count} of {shown.info.rank} coefficients{unit}."
-    if count > EQUATIONS:
-        words += f" Of these equations the first {EQUATIONS}; romzarr equations STORE prints all."
-    several = len(equations.regimes) > 1
-    typeset = "".join(
-        (paragraph(f"For {regime.where()}:") if several else "")
-        + f'<div class="equations">{"".join(equation_rows(equations, regime))}</div>'
-        for regime in equations.regimes
-    )
-    left_out = "".join(paragraph(f"left out: {each}", "quiet") for each in equations.dependent[:8])
-    costs = paragraph("; ".join(bytes_of_terms(shown.info.model)), "quiet")
-    return unused + paragraph(words) + typeset + left_out + costs
+# --- facts --------------------------------------------------------------------------------
 
 
-def _bytes(info: StoreInfo) -> str:
-    most = max(info.bytes_by_part.values())
-    rows: list[list[Cell | str]] = [
-        [
-            PARTS.get(part, part),
-            number(size(count)),
-            number(f"{100 * count / info.stored_bytes:.1f} %"),
-            page.bar(count / most),
-        ]
-        for part, count in info.bytes_by_part.items()
-    ]
-    return page.table([], rows)
-
-
-def _variables(info: StoreInfo) -> str:
-    rows = [[name, shape(v)] for name, v in list(info.variables.items())[:ROWS]]
-    return page.table([], rows) + _beyond(len(info.variables))
-
-
-def _provenance(shown: Shown) -> str:
-    return page.table([], _provenance_rows(shown))
-
-
-def _provenance_rows(shown: Shown) -> Iterator[tuple[str, str]]:
+def _provenance(shown: Shown) -> Iterator[tuple[str, str]]:
     info, facts = shown.info, shown.opened.facts
     for name, value in info.source.items():
         yield f"source {name}", plain(value)
