@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from romzarr.archive.time_axis import shown_time
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.error_maps import Deviation
 from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
@@ -132,10 +133,7 @@ def _along_time(
 def _when(dataset: xr.Dataset, time: str, number: int) -> str:
     if time not in dataset.coords:
         return f"number {number}"
-    value = dataset[time].values[number]
-    if np.issubdtype(type(value), np.datetime64):
-        return str(np.datetime_as_string(value, unit="m")).replace("T", " ")
-    return f"{value:.5g}" if isinstance(value, float | np.floating) else str(value)
+    return shown_time(dataset[time].values, number)
 
 
 def _loadings(opened: CoefficientStore) -> Picture:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of
+from romzarr.archive.time_axis import shown_time
 from romzarr.chunked.plan import PODPlan, SpaceBlock, plan_pod
 from romzarr.chunked.spots import Leaves, all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, block_of, opened_once, side_by_side
@@ -363,7 +364,7 @@ def _place(
     dim = archive.time.dim
     words = [f"{dim}={snapshot}"]
     if dim in archive.carried.coords:
-        words[0] += f" ({archive.carried[dim].values[snapshot]})"
+        words[0] += f" ({shown_time(archive.carried[dim].values, snapshot)})"
     within: tuple[Any, ...] = np.unravel_index(point, row.shape) if row.shape else ()
     words += [
         f"{d}={int(i) + part.start}"
