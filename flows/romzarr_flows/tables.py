@@ -72,7 +72,7 @@ def size_rows(facts: Facts) -> list[tuple[str, str]]:
     return [
         ("archive", f"{size(facts['raw_bytes'])} uncompressed"),
         ("store", size(facts["stored_bytes"])),
-        ("compression ratio", f"{facts['compression_ratio']:.3g}"),
+        ("compression ratio", ratio(facts["compression_ratio"])),
     ]
 
 
@@ -227,6 +227,15 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def ratio(value: float) -> str:
+    """How many times smaller.
+
+    >>> ratio(39.52), ratio(1341.2)
+    ('39.5', '1,341')
+    """
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def age(seconds: float | None) -> str:

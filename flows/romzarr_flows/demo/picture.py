@@ -46,10 +46,10 @@ class Wake:
 def draw(wake: Wake, path: Path) -> None:
     """Draw `wake` into the PNG file `path`."""
     # A figure of its own, not pyplot's: no window, no state left behind.
-    figure = Figure(figsize=(13, 8.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(13, 8.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     # Any: matplotlib annotates an array of subfigures as one.
-    panels: Any = figure.subfigures(3, 1, height_ratios=(0.1, 1, 1.1))
+    panels: Any = figure.subfigures(3, 1, height_ratios=(0.14, 1, 1.1))
     heading, maps, lower = panels
     heading.text(0.5, 0.45, wake.title, ha="center", va="center", fontsize=13, color=INK)
     draw_maps(maps.subplots(1, 3, sharey=True), wake)
@@ -137,7 +137,8 @@ def draw_coefficients(ax: Axes, wake: Wake) -> None:
     for j, colour in zip(range(count), CURVES, strict=False):
         ax.plot(wake.times, scaled[:, j], color=colour, lw=1.2, label=f"$a_{j + 1}$")
         ax.plot(wake.times[wake.kept], scaled[wake.kept, j], "o", ms=3, color=colour)
-    ax.plot([], [], "o", ms=3, color=INK, label="kept sample")
+    if len(wake.kept):
+        ax.plot([], [], "o", ms=3, color=INK, label="kept sample")
     ax.set(
         title=f"POD coefficients: {len(wake.kept)} of {len(wake.times)} samples kept",
         xlabel="time (D/U)",

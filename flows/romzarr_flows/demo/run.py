@@ -16,7 +16,7 @@ from romzarr.reports import CompressionReport
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.demo.cylinder import CylinderFlow, write_archive
 from romzarr_flows.demo.picture import Wake, draw, singular_values, vorticity_error
-from romzarr_flows.tables import compression_table, size, verify_table
+from romzarr_flows.tables import compression_table, ratio, size, verify_table
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
         kept=coded.index,
         equations=equation_lines(str(store)),
         title=f"{original.attrs['title']}: {size(report.raw_bytes)} in "
-        f"{size(report.stored_bytes)}, {report.compression_ratio:.3g} times smaller, "
+        f"{size(report.stored_bytes)}, {ratio(report.compression_ratio)} times smaller\n"
         f"relative error {report.relative_l2_error['largest']:.2g} of u and v, {error:.2g} of the "
         "vorticity drawn",
     )

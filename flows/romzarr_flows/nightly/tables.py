@@ -9,7 +9,7 @@ from romzarr_flows.nightly.catalogue import Entry
 from romzarr_flows.nightly.plan import STATES, Plan
 from romzarr_flows.nightly.record import Record
 from romzarr_flows.nightly.status import LastRun, Standing
-from romzarr_flows.tables import age, size, table
+from romzarr_flows.tables import age, ratio, size, table
 
 # Datasets named one by one at the end of a run; `romzarr status` names all.
 NAMED = 20
@@ -135,7 +135,7 @@ def measured(entry: Entry | None) -> tuple[str, str, str]:
         return "-", "-", "-"
     found = entry.verified or {}
     checked = f"{found.get('error', 0):.2e} ({found.get('how')})" if found else "-"
-    return f"{entry.ratio:.3g}", f"{entry.relative_l2_error:.2e}", checked
+    return ratio(entry.ratio), f"{entry.relative_l2_error:.2e}", checked
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:

@@ -16,8 +16,8 @@ from romzarr.store.reading.reader import open_store
 from romzarr.views.excerpts import spectrum
 from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of
 from romzarr_flows.nightly.status import BROKEN, ORDER, LastRun, Standing, last_run, standings
-from romzarr_flows.report.page import ratio, rendered
-from romzarr_flows.tables import size
+from romzarr_flows.report.page import rendered
+from romzarr_flows.tables import ratio, size
 
 # States that a store may have besides those of `romzarr status`, and how all are shown.
 ABOVE, HARDLY = "above tolerance", "hardly compressed"

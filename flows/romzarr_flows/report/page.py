@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from romzarr_flows.tables import age, size
+from romzarr_flows.tables import age, ratio, size
 
 
 class Picture(NamedTuple):
@@ -24,15 +24,6 @@ class Picture(NamedTuple):
 def digest(script: str) -> str:
     """What a page's policy names the script by that may run."""
     return "sha256-" + b64encode(sha256(script.encode()).digest()).decode()
-
-
-def ratio(value: float) -> str:
-    """How many times smaller.
-
-    >>> ratio(39.52), ratio(1341.2)
-    ('39.5', '1,341')
-    """
-    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 _TEMPLATES = Environment(
