@@ -257,8 +257,8 @@ def test_mathml_of_equations_stands_for_the_model(spec):
     )
     a = rng.uniform(0.5, 1.5, (4, library.states))
     expected = library.evaluate(a) @ xi
-    for k, line in enumerate(typeset(equations, regime)):
-        maths = [ET.fromstring(each) for each in line.terms]
+    for k, (_, terms, _, _) in enumerate(typeset(equations, regime)):
+        maths = [ET.fromstring(each) for each in terms]
         for point, value in zip(a, expected[:, k], strict=True):
             got = sum(evaluate(math, point) for math in maths)
             assert_allclose(got, value, rtol=2e-3, atol=1e-3 * np.abs(xi[:, k]).max())
@@ -309,8 +309,8 @@ def test_long_equations_show_their_largest_terms():
     xi = np.linspace(1, 2, library.size)[:, None]
     regime = Regime(xi, (0.1,))
     equations = Equations((regime,), library.names(), library.latex(), np.ones(9), "s", ())
-    (line,) = typeset(equations, regime)
-    assert (len(line.terms), line.more) == (40, library.size - 40)
+    ((_, terms, more, _),) = typeset(equations, regime)
+    assert (len(terms), more) == (40, library.size - 40)
 
 
 # --- colours ------------------------------------------------------------------------------

@@ -23,26 +23,31 @@ Matrix = NDArray[np.float64]
 
 # Modes in a row, and variables without space whose modes are drawn together.
 MODES, VALUES = 4, 200
-OF_MODES = """\
-Each mode times the root mean square of its coefficient: how far it usually moves the variable, in
-its units."""
-OF_ERRORS = "Root mean square error over time and all dims not shown, in the variable's units."
 
 
-def modes_part(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture]:
-    """Modes of a few variables; of those without space all together."""
-    coded = [s for s in sections if opened.variables[s.variable].coding == "pod"]
-    spatial = [section for section in coded if section.kind != "value"]
-    loadings = [_loadings(opened)] if len(spatial) < len(coded) else []
-    return loadings + _explained([_modes(opened, s, k) for k, s in enumerate(spatial)], OF_MODES)
+def loadings(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture]:
+    """How much of each variable without space a mode carries: their correlation."""
+    if all(section.kind != "value" for section in _coded(opened, sections)):
+        return []
+    names = [n for n, v in opened.variables.items() if v.coding == "pod" and not v.space_shape]
+    found = np.array([opened.last.modes(n) * opened.last.singular_values for n in names[:VALUES]])
+    correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
+    figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
+    says = "Correlation of each variable with the leading coefficients."
+    return [Picture(inline(figure, "loadings", says), says)]
 
 
-def _explained(pictures: list[Picture], caption: str) -> list[Picture]:
-    """Pictures with a caption below the last that is said of all."""
-    return [*pictures[:-1], *(each._replace(caption=caption) for each in pictures[-1:])]
+def modes(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture]:
+    """Modes of a few variables."""
+    spatial = (each for each in _coded(opened, sections) if each.kind != "value")
+    return [_modes(opened, section, number) for number, section in enumerate(spatial)]
 
 
-def snapshots_part(
+def _coded(opened: CoefficientStore, sections: Sequence[Section]) -> list[Section]:
+    return [s for s in sections if opened.variables[s.variable].coding == "pod"]
+
+
+def snapshots(
     opened: CoefficientStore, dataset: xr.Dataset, sections: Sequence[Section], time: Axis
 ) -> list[Picture]:
     """A few snapshots of maps; of lines all along time."""
@@ -68,10 +73,7 @@ def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> 
             rows.append([])
         rows[-1].append(panel)
     figures = (field_figure(row) for row in rows)
-    pictures = [
-        Picture(inline(figure, f"error{k}", "error by place")) for k, figure in enumerate(figures)
-    ]
-    return _explained(pictures, OF_ERRORS)
+    return [Picture(inline(each, f"error{k}", "error by place")) for k, each in enumerate(figures)]
 
 
 def _alike(one: Section, other: Section) -> bool:
@@ -134,13 +136,3 @@ def _when(dataset: xr.Dataset, time: str, number: int) -> str:
     if time not in dataset.coords:
         return f"number {number}"
     return shown_time(dataset[time].values, number)
-
-
-def _loadings(opened: CoefficientStore) -> Picture:
-    """How much of each variable without space a mode carries: their correlation."""
-    names = [n for n, v in opened.variables.items() if v.coding == "pod" and not v.space_shape]
-    found = np.array([opened.last.modes(n) * opened.last.singular_values for n in names[:VALUES]])
-    correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
-    figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
-    says = "Correlation of each variable with the leading coefficients."
-    return Picture(inline(figure, "loadings", says), says)

@@ -10,7 +10,6 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from html import escape
-from typing import NamedTuple
 
 import numpy as np
 
@@ -99,33 +98,23 @@ def term(latex: str) -> str:
     return _Reader(latex).row()
 
 
-class Line(NamedTuple):
-    """An equation: MathML of its left side and of each term, for lines break only between
-    these; how many terms are not shown, and the residual."""
+def typeset(equations: Equations, regime: Regime) -> Iterator[tuple[str, list[str], int, float]]:
+    """Each of the leading equations of a regime that explain anything.
 
-    left: str
-    terms: list[str]
-    more: int
-    residual: float
-
-
-def typeset(equations: Equations, regime: Regime) -> Iterator[Line]:
-    """The leading equations of a regime that explain their coefficients."""
-    for k in range(min(EQUATIONS, regime.coefficients.shape[1])):
-        if k in regime.unexplained:
-            continue
+    MathML of its left side and of its terms, since lines break between these alone; the number
+    of terms that are not shown, and the residual.
+    """
+    leading = range(min(EQUATIONS, regime.coefficients.shape[1]))
+    for k in (k for k in leading if k not in regime.unexplained):
         column = regime.coefficients[:, k]
         used = np.flatnonzero(column)
         largest = np.sort(used[np.argsort(-np.abs(column[used]))[:TERMS]])
-        signs = [
+        terms = [
             _signed(float(column[p]), equations.symbols[p], i == 0) for i, p in enumerate(largest)
         ]
-        yield Line(
-            left=_math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1),
-            terms=signs or ["<math><mn>0</mn></math>"],
-            more=len(used) - len(largest),
-            residual=regime.residual[k],
-        )
+        left = _math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1)
+        nothing = ["<math><mn>0</mn></math>"]
+        yield left, terms or nothing, len(used) - len(largest), regime.residual[k]
 
 
 def _math(letter: str, number: int) -> str:
