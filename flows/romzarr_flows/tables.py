@@ -35,15 +35,14 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str, str]]:
-    """The error of each variable beside the tolerance; the largest is said when there are more."""
-    variables = {name: value for name, value in errors.items() if name != "largest"}
-    width = max((len(name) for name in variables), default=0)
+    """The error of each variable beside the tolerance."""
+    width = max(map(len, errors), default=0)
     rows = [
         (
             "" if i else "relative L2 error",
             f"{name:<{width}}  {value:.3e}{verdict(value, tolerance)}",
         )
-        for i, (name, value) in enumerate(variables.items())
+        for i, (name, value) in enumerate(errors.items())
     ]
     return [*rows, ("tolerance", f"{tolerance:g}" if tolerance else "0, lossless")]
 

@@ -73,7 +73,7 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
         equations=equation_lines(str(store)),
         title=f"{original.attrs['title']}: {size(report.raw_bytes)} in "
         f"{size(report.stored_bytes)}, {ratio(report.compression_ratio)} times smaller\n"
-        f"relative error {report.relative_l2_error['largest']:.2g} of u and v, {error:.2g} of the "
+        f"relative error {report.largest_relative_l2_error:.2g} of u and v, {error:.2g} of the "
         "vorticity drawn",
     )
 

@@ -20,6 +20,7 @@ from romzarr.compression.write_store import Coding, coding_of, facts, write_fiel
 from romzarr.config import Config
 from romzarr.errors import AccuracyError
 from romzarr.progress import step
+from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 
 
@@ -168,7 +169,7 @@ def _relative_errors(
             pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
         )
     }
-    return errors | {"largest": max(errors.values())}
+    return with_largest(errors)
 
 
 def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:

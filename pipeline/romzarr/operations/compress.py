@@ -15,6 +15,7 @@ from romzarr.compression.write_archive import Result, write_archive
 from romzarr.config import Config, settled
 from romzarr.progress import step, working_on
 from romzarr.reports import CompressionReport, advice
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.writing.writer import StoreWriter
 
 
@@ -134,7 +135,7 @@ def _report(
 ) -> CompressionReport:
     coding, model = result.coding, result.model
     return CompressionReport(
-        relative_l2_error=result.facts["relative_l2_error"],
+        relative_l2_error=errors_of(result.facts, [each.name for each in archive.variables]),
         tolerance=config.compression.tolerance,
         largest_pointwise_error=result.facts.get("largest_pointwise_error", {}),
         max_error=result.facts["max_error"],

@@ -16,6 +16,7 @@ from romzarr.reports import StoreInfo, advice
 from romzarr.store import layout
 from romzarr.store.layout import Fields, compact_json
 from romzarr.store.models import UNEXPLAINED, StoredModels, models_from_facts
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -43,7 +44,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
     ratio = facts["raw_bytes"] / stored
     energy = last.singular_values**2
     return StoreInfo(
-        relative_l2_error=facts["relative_l2_error"],
+        relative_l2_error=errors_of(facts, opened.variables),
         error_measured_by=MEASURED_BY if facts["tolerance"] else "every bit is stored",
         tolerance=facts["tolerance"],
         rank=last.rank,

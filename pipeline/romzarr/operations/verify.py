@@ -90,7 +90,7 @@ def verify(
     worst = max(errors, key=lambda name: errors[name])
     return VerifyReport(
         ok=not problems,
-        relative_l2_error=errors | {"largest": errors[worst]},
+        relative_l2_error=errors,
         largest_pointwise_error={name: each.largest for name, each in found.items()},
         tolerance=float(opened.facts["tolerance"]),
         max_error=dict(opened.facts.get("max_error", {})),
