@@ -366,7 +366,13 @@ def test_the_archive_lists_first_what_needs_attention(archive):
     places = [page.text.index(name) for name in names]
     assert places[:3] == sorted(places[:3])
     assert max(places[:3]) < min(places[3:])
-    for words in ("above tolerance", "found an infinite value", "1 failed", " s ago"):
+    for words in (
+        "above tolerance",
+        "found an infinite value",
+        "index 7 (1.4)",
+        "1 failed",
+        " s ago",
+    ):
         assert words in page.text
     content = out.read_text()
     assert content.count("<a ") == 1
