@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from romzarr.contracts import Coding
 from romzarr.progress import size as size
 from romzarr_flows.terminal import escaped
 
@@ -12,10 +13,10 @@ Facts = Mapping[str, Any]
 
 # How a variable is coded, in words.
 CODINGS = {
-    "pod": "POD modes",
-    "direct": "values, without POD",
-    "constant": "constant, exact",
-    "lossless": "values, to the bit",
+    Coding.POD: "POD modes",
+    Coding.DIRECT: "values, without POD",
+    Coding.CONSTANT: "constant, exact",
+    Coding.LOSSLESS: "values, to the bit",
 }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from romzarr.contracts import Coding
+
 
 class Report:
     """Base of the reports."""
@@ -129,11 +131,11 @@ class StoreInfo(Report):
 
 def advice(ratio: float, rank: int, snapshots: int, codings: Sequence[str]) -> str:
     """What to tell somebody about this result; empty where there is nothing to warn of."""
-    if ratio >= 3 or ("lossless" in codings and ratio >= 1):
+    if ratio >= 3 or (Coding.LOSSLESS in codings and ratio >= 1):
         return ""
-    if "lossless" in codings:
+    if Coding.LOSSLESS in codings:
         why = "values are kept to the bit, and these are rough"
-    elif "direct" in codings:
+    elif Coding.DIRECT in codings:
         why = (
             "the data has no low-dimensional dynamics at this accuracy, so values were coded as "
             "they are, and these are rough"

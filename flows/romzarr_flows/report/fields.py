@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from romzarr.archive.time_axis import shown_time
+from romzarr.contracts import Coding
+from romzarr.store.reading import decoding
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.error_maps import Deviation
 from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
@@ -29,8 +31,10 @@ def loadings(opened: CoefficientStore, sections: Sequence[Section]) -> list[Pict
     """How much of each variable without space a mode carries: their correlation."""
     if all(section.kind != "value" for section in _coded(opened, sections)):
         return []
-    names = [n for n, v in opened.variables.items() if v.coding == "pod" and not v.space_shape]
-    found = np.array([opened.last.modes(n) * opened.last.singular_values for n in names[:VALUES]])
+    names = [n for n, v in opened.variables.items() if v.coding == Coding.POD and not v.space_shape]
+    found = np.array(
+        [decoding.modes(opened.last, n) * opened.last.singular_values for n in names[:VALUES]]
+    )
     correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
     figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
     says = "Correlation of each variable with the leading coefficients."
@@ -44,7 +48,7 @@ def modes(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture
 
 
 def _coded(opened: CoefficientStore, sections: Sequence[Section]) -> list[Section]:
-    return [s for s in sections if opened.variables[s.variable].coding == "pod"]
+    return [s for s in sections if opened.variables[s.variable].coding == Coding.POD]
 
 
 def snapshots(

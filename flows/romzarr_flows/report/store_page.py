@@ -12,6 +12,7 @@ import xarray as xr
 import romzarr
 from romzarr.archive.location import redacted
 from romzarr.config import Config
+from romzarr.contracts import Coding
 from romzarr.operations.describe import NOT_DECODED
 from romzarr.reports import StoreInfo
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -47,7 +48,7 @@ def store_page(store: str, source: str | None, config: Config) -> str:
     opened, info, equations = open_store(store), romzarr.info(store), romzarr.equations(store)
     dataset, dim = xr.open_dataset(store, engine="romzarr"), opened.facts["time"]["dim"]
     time, place = _time_axis(opened, dataset, dim), redacted(store)
-    moving = [name for name, v in opened.variables.items() if v.coding != "constant"]
+    moving = [name for name, v in opened.variables.items() if v.coding != Coding.CONSTANT]
     sections = [section_of(dataset, name, dim) for name in moving[:VARIABLES]]
     deviations = deviation(store, source, sections, config=config) if source and sections else ()
     measured = {found.variable: found for found in deviations}

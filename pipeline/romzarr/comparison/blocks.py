@@ -13,7 +13,7 @@ from romzarr.archive import Archive, Source, open_archive
 from romzarr.chunked.plan import SpaceBlock, leaf_region
 from romzarr.coding.exact import same_bits
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, BlockSpan, ReadBlock, Region
+from romzarr.contracts import ArchivedVariable, BlockSpan, Coding, ReadBlock, Region
 from romzarr.recorded_config import config_of
 from romzarr.store.layout import Root
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -70,6 +70,6 @@ def side_by_side(
         np.moveaxis(values, time_axis, 0)[: len(span)].reshape(len(span), -1)
         for values in (block.values, decoded)
     )
-    lossless = opened.variables[name].coding == "lossless"
+    lossless = opened.variables[name].coding == Coding.LOSSLESS
     unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
     return given, found, unlike

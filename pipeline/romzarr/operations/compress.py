@@ -133,13 +133,13 @@ def _report(
     began: float,
     cpu: float,
 ) -> CompressionReport:
-    coding, model = result.coding, result.model
+    codings, model = result.codings, result.model
     return CompressionReport(
         relative_l2_error=errors_of(result.facts, [each.name for each in archive.variables]),
         tolerance=config.compression.tolerance,
         largest_pointwise_error=result.facts.get("largest_pointwise_error", {}),
         max_error=result.facts["max_error"],
-        rank=coding.rank,
+        rank=codings.rank,
         nonzero_terms=result.facts["nonzero_terms"],
         kept_samples=model.latent.coded.code.kept if model and model.pays else 0,
         snapshots=len(archive.time.values),
@@ -150,5 +150,7 @@ def _report(
         cpu_seconds=time.process_time() - cpu,
         bytes_read=result.bytes_read,
         chunks_read=result.chunks_read,
-        advice=advice(archive.raw_bytes / stored, coding.rank, len(archive.time.values), coding.of),
+        advice=advice(
+            archive.raw_bytes / stored, codings.rank, len(archive.time.values), codings.of
+        ),
     )

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from romzarr.archive.archive import Archive
 from romzarr.compression.model_facts import equation_facts
 from romzarr.compression.pod import Earlier
-from romzarr.compression.write_store import Coding, facts
+from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config
-from romzarr.contracts import CodedLatent, SparseModel
+from romzarr.contracts import CodedLatent, Coding, SparseModel
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
@@ -116,8 +116,8 @@ def running_facts(
 ) -> dict[str, Any]:
     """All that a part with coefficients of `rank` modes says, but for the state of the stream."""
     names = [variable.name for variable in archive.variables]
-    codings = tuple("pod" if total > 0 else "constant" for total in pod.fluctuation)
-    coding = Coding(codings, rank, dtype.name)
+    codings = tuple(Coding.POD if total > 0 else Coding.CONSTANT for total in pod.fluctuation)
+    coding = Codings(codings, rank, dtype.name)
     return {
         **facts(archive, coding, None, errors, config),
         **(model.facts if rank else {}),

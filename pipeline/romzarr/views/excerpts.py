@@ -15,9 +15,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, Coding
 from romzarr.numerics.dynamics.integrate import Dynamics, trajectories
 from romzarr.store.models import UNEXPLAINED
+from romzarr.store.reading import decoding
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.sections import Section
@@ -54,7 +55,7 @@ class Spectrum:
 
 def spectrum(store: CoefficientStore) -> Spectrum:
     """The spectrum of a store, with what its modes leave out; reads one small array."""
-    count = sum(variable.coding == "pod" for variable in store.variables.values())
+    count = sum(variable.coding == Coding.POD for variable in store.variables.values())
     parts, energy = len(store.starts) - 1, store.last.singular_values**2
     total = float(count if parts == 1 else energy.sum())
     left = np.maximum(total - np.concatenate([[0.0], np.cumsum(energy)]), 0.0) / (total or 1.0)
@@ -177,7 +178,9 @@ def _ranges(
 
 def modes_at(store: CoefficientStore, section: Section, leading: int) -> Matrix:
     """The leading modes (k, *section) of a variable, NaN where it has no values."""
-    found = store.last.modes(section.variable, section.indexers, leading).astype(np.float64)
+    found = decoding.modes(store.last, section.variable, section.indexers, leading).astype(
+        np.float64
+    )
     nothing = np.isnan(store.mean(section.variable, section.indexers))
     return section.arranged(np.where(nothing, np.nan, found))
 
