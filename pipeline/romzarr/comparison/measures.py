@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from romzarr.comparison.blocks import ComparedBlock, Matrix
 from romzarr.comparison.fold import Measure, Sums, added_fields
-from romzarr.contracts import Floats
+from romzarr.contracts import Coding, Floats
 from romzarr.store.reading.reader import CoefficientStore
 
 
@@ -65,7 +65,7 @@ class Unlike(_Largest):
         return block.unlike
 
     def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
-        what = "the value" if opened.variables[variable].coding == "lossless" else "NaN"
+        what = "the value" if opened.variables[variable].coding == Coding.LOSSLESS else "NaN"
         return f"{what} differs at" if value else ""
 
 

@@ -21,6 +21,7 @@ from romzarr.config import Config
 from romzarr.contracts import Coding
 from romzarr.errors import AccuracyError
 from romzarr.progress import step
+from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 
 
@@ -168,7 +169,7 @@ def _relative_errors(
             pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
         )
     }
-    return errors | {"largest": max(errors.values())}
+    return with_largest(errors)
 
 
 def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:

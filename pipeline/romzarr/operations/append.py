@@ -23,6 +23,7 @@ from romzarr.contracts import BlockSpan
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.streams.compressor import StreamCompressor
 
@@ -121,7 +122,7 @@ def _report(store: CoefficientStore, before: int, began: float) -> AppendReport:
     return AppendReport(
         appended=store.snapshots - before,
         snapshots=store.snapshots,
-        relative_l2_error=facts["relative_l2_error"],
+        relative_l2_error=errors_of(facts, store.variables),
         tolerance=facts["tolerance"],
         rank=store.last.rank,
         parts=len(store.parts),

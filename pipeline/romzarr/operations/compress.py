@@ -16,6 +16,7 @@ from romzarr.compression.write_archive import Result, write_archive
 from romzarr.config import Config, given_config, settled
 from romzarr.progress import step, working_on
 from romzarr.reports import CompressionReport, advice
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.writing.writer import StoreWriter
 
 
@@ -136,7 +137,7 @@ def _report(
 ) -> CompressionReport:
     codings, model = result.codings, result.model
     return CompressionReport(
-        relative_l2_error=result.facts["relative_l2_error"],
+        relative_l2_error=errors_of(result.facts, [each.name for each in archive.variables]),
         tolerance=config.compression.tolerance,
         largest_pointwise_error=result.facts.get("largest_pointwise_error", {}),
         max_error=result.facts["max_error"],

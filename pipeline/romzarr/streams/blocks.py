@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from romzarr.archive.archive import Archive, archive_from
 from romzarr.archive.memory_source import memory_archive
-from romzarr.archive.time_axis import time_axis
+from romzarr.archive.time_axis import shown_time, time_axis
 from romzarr.arguments import shown
 from romzarr.config import Config
 from romzarr.contracts import ArchivedVariable
@@ -220,9 +220,9 @@ def check_follows(before: Any, times: NDArray[Any], dim: str) -> None:
     later = np.asarray(both[1:] > both[:-1], dtype=bool)
     if not later.all():
         k = int(np.argmin(later))
+        one, next_one = (shown_time(both, each) for each in (k, k + 1))
         raise ArchiveError(
-            f"{dim}: found {both[k + 1]} after {both[k]}; times must increase, from block to block "
-            f"as well"
+            f"{dim}: found {next_one} after {one}; times must increase, from block to block as well"
         )
 
 

@@ -22,6 +22,7 @@ from romzarr.contracts import SparseModel
 from romzarr.errors import ConfigError, StoreError
 from romzarr.recorded_config import config_of
 from romzarr.store import layout
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Block, Frame, Variables, named
@@ -223,8 +224,8 @@ class StreamCompressor:
 
     @property
     def relative_l2_error(self) -> dict[str, float]:
-        """Bound on the error of each variable at the last commit, and the largest."""
-        return dict(self._store.facts["relative_l2_error"]) if self._store else {}
+        """Bound on the error of each variable at the last commit."""
+        return errors_of(self._store.facts, self._store.variables) if self._store else {}
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from romzarr.contracts import CodedLatent, Coding, SparseModel
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
+from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame
 from romzarr.streams.reduction import sparse_model, weak_form_of
@@ -139,4 +140,4 @@ def relative_errors(
         norms = VariableNorms(variable.name, total, size, variable.dtype, counted)
         now = budget.with_rounding(norms, float(lost[v] ** 0.5))
         errors[variable.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (total or 1)
-    return errors | {"largest": max(errors.values())}
+    return with_largest(errors)

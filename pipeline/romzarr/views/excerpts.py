@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from romzarr.contracts import BlockSpan, Coding
 from romzarr.numerics.dynamics.integrate import Dynamics, trajectories
+from romzarr.store.models import UNEXPLAINED
 from romzarr.store.reading import decoding
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore
@@ -74,7 +75,7 @@ class Coefficients:
 
     ``numbers`` (n,) of the snapshots; ``coded`` (n, k) as decoded; ``modelled`` (n, k) as the
     model goes on from every snapshot in ``kept``, places among them where a sample is kept, up
-    to the next (NaN where a coefficient has no equation or no model serves, and before the
+    to the next (NaN where no equation explains a coefficient or no model serves, and before the
     first). ``parts`` (p, 2)
     first and last snapshot of each part of a record too long to show whole (empty else),
     ``lowest`` and ``highest`` (p, k) the range seen there. ``corrected`` says whether anything
@@ -125,9 +126,13 @@ def _modelled(
         return found
     lengths = np.diff(kept, append=len(coded))
     serving = latent.block_model[numbers[kept] // latent.facts["latent"]["block_steps"]]
-    for number, model in enumerate(latent.models):
+    residuals = latent.stored_models.residuals if latent.stored_models else ()
+    for number, (model, residual) in enumerate(zip(latent.models, residuals, strict=True)):
         own = serving == number
         _integrate(latent, model, numbers, kept[own], lengths[own], coded, found)
+        # What an equation foretells that explains nothing may lie anywhere.
+        rows = kept[0] + np.flatnonzero(np.repeat(own, lengths))
+        found[np.ix_(rows, np.flatnonzero(np.array(residual) >= UNEXPLAINED))] = np.nan
     return found
 
 
