@@ -148,7 +148,8 @@ def test_the_command_appends(grown, capsys):
 KILLER = """
 import os, random, signal, sys, time
 import dask, numpy, scipy.linalg, xarray, zarr
-import romzarr.operations.append, romzarr.operations.verify, romzarr.store.reading.engine, xarray.backends.zarr
+import romzarr.operations.append, romzarr.operations.verify
+import romzarr.store.reading.engine, xarray.backends.zarr
 from romzarr.store.reading.reader import open_store
 
 archive, store, note = sys.argv[1:4]
