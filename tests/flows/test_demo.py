@@ -1,5 +1,7 @@
 """The demonstration from end to end on a coarse flow, and what its picture shows."""
 
+import time
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -32,6 +34,24 @@ def test_the_demo_solves_compresses_verifies_and_draws(tmp_path, capsys, monkeyp
 
     monkeypatch.setattr(demo, "write_archive", solve_again)
     assert demo.run(tmp_path, Config(), flow=COARSE, snapshots=60) == 0
+
+
+def test_whoever_watches_is_told_that_work_goes_on(caplog, monkeypatch):
+    monkeypatch.setattr(demo, "SILENCE_SECONDS", 0.05)
+    caplog.set_level("INFO", logger="romzarr_flows.demo.run")
+    with demo.saying("compressing"):
+        time.sleep(0.5)
+    first, *others = caplog.messages
+    assert first == "compressing"
+    assert len(others) >= 2
+    assert set(others) <= {"compressing, 0 s so far", "compressing, 1 s so far"}
+
+
+def test_a_flow_says_how_far_it_is(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(demo, "SILENCE_SECONDS", 0.0)
+    caplog.set_level("INFO", logger="romzarr_flows.demo.run")
+    demo.solve(tmp_path / "wake.zarr", CylinderFlow(cells=4, spin_up=2.0), 2)
+    assert any(message.startswith("computing the flow: 50 %") for message in caplog.messages)
 
 
 def test_singular_values_are_those_of_the_scaled_archive():
