@@ -1,0 +1,67 @@
+"""Sphinx: what the documentation is made of, and what is generated before it is read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+# Kernels that execute the pages find the commands of this environment, and docs/ocean.py.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+os.environ["COLUMNS"] = "88"  # of help texts
+
+import generate  # noqa: E402  it lies beside this file
+
+project = "romzarr"
+author = "the romzarr developers"
+copyright = author
+version = release = installed("romzarr")
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+]
+exclude_patterns = ["jupyter_execute"]
+# Every name that is linked in Markdown has to be there.
+nitpicky = False
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+nb_kernel_rgx_aliases = {".*": "python3"}
+
+autosummary_generate = True
+numpydoc_show_class_members = False
+autodoc_typehints = "none"
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"romzarr {release}"
+html_show_sourcelink = False
+html_theme_options = {
+    "show_nav_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def setup(app):
+    # Archives that several pages use are computed once a build.
+    archives = Path(app.doctreedir) / "archives"
+    os.environ["ROMZARR_DOCS_ARCHIVES"] = str(archives)
+    app.connect("builder-inited", lambda app: generate.pages(HERE / "generated"))
