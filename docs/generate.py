@@ -14,9 +14,9 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
-ROOTS = {"romzarr": ROOT / "pipeline" / "romzarr", "romzarr_flows": ROOT / "flows"}
 # Files of the repository that are pages here, and the pages.
 COPIED = {
     "deploy/README.md": "generated/deploy.md",
@@ -62,6 +62,7 @@ def _write(path: Path, text: str) -> None:
 
 def copied(source: Path, target: Path) -> str:
     """The text of `source` with links that hold at `target`; pictures are copied there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
 
     def relinked(match: re.Match[str]) -> str:
         picture, text, link = match.groups()
@@ -76,7 +77,6 @@ def copied(source: Path, target: Path) -> str:
             return f"![{text}]({path.name})"
         name = path.relative_to(ROOT).as_posix()
         if name in PAGES:
-            place = os.path.relpath(target.parents[0] / "x", target.parent)
             place = os.path.relpath(ROOT / "docs" / PAGES[name], target.parent)
             return f"[{text}]({place}{'#' + anchor if anchor else ''})"
         return f"`{name}`" if text in name else f"{text} (`{name}`)"
@@ -97,7 +97,12 @@ def commands_page() -> str:
         "the documentation is built.\n",
     ]
     for depth, name, command in walked("romzarr", parser()):
-        lines += [f"{'#' * (depth + 2)} {name}\n", "```text", command.format_help().rstrip(), "```\n"]
+        lines += [
+            f"{'#' * (depth + 2)} {name}\n",
+            "```text",
+            command.format_help().rstrip(),
+            "```\n",
+        ]
     return "\n".join(lines)
 
 
@@ -175,12 +180,12 @@ def floors(found: Mapping[str, set[str]]) -> dict[str, int]:
 
 def needed(found: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """The imports that are not implied by others: what remains is enough to see the order."""
-
-    def below(name: str) -> set[str]:
-        return found[name].union(*(below(other) for other in found[name]))
-
+    below: dict[str, set[str]] = {}
+    heights = floors(found)
+    for name in sorted(found, key=lambda each: heights[each]):
+        below[name] = found[name].union(*(below[other] for other in found[name]))
     return {
-        name: {o for o in others if not any(o in below(p) for p in others - {o})}
+        name: {o for o in others if not any(o in below[p] for p in others)}
         for name, others in found.items()
     }
 
@@ -192,7 +197,9 @@ def rooms_table(found: Mapping[str, set[str]]) -> str:
         others = sorted(found[name], key=lambda each: (-heights[each], each))
         lines.append(f"| `{name}` | {', '.join(f'`{o}`' for o in others) or 'nothing of ours'} |")
     arrows = sum(map(len, found.values()))
-    closing = f"\n{len(found)} rooms on {max(heights.values()) + 1} floors, {arrows} arrows, no circle.\n"
+    closing = (
+        f"\n{len(found)} rooms on {max(heights.values()) + 1} floors, {arrows} arrows, no circle.\n"
+    )
     return "\n".join(lines) + "\n" + closing
 
 
@@ -203,31 +210,31 @@ def draw_rooms(found: Mapping[str, set[str]], path: Path) -> None:
     from matplotlib.patches import FancyArrowPatch
 
     heights = floors(found)
-    levels = [[n for n in sorted(found) if heights[n] == h] for h in range(max(heights.values()) + 1)]
+    levels = [
+        [n for n in sorted(found) if heights[n] == h] for h in range(max(heights.values()) + 1)
+    ]
     places = placed(levels, needed(found))
     figure = Figure(figsize=(11, 0.95 * len(levels)), layout="constrained")
     FigureCanvasSVG(figure)
     ax = figure.subplots()
     ax.set_axis_off()
-    boxes = {
-        name: ax.text(
-            *places[name], name, ha="center", va="center", fontsize=10, zorder=3,
-            bbox={"boxstyle": "round,pad=0.35", "fc": COLOURS.get(name.split(".")[0], "#f2f2f2"), "ec": "#555"},
-        )
-        for name in found
-    }  # fmt: skip
-    ax.set(xlim=(-0.55, 5.55), ylim=(-0.5, len(levels) - 0.5))
+    boxes = {name: draw_box(ax, name, places[name]) for name in found}
+    ax.set(xlim=(-0.3, 5.3), ylim=(-0.5, len(levels) - 0.5))
     figure.canvas.draw()
     for name, others in needed(found).items():
         for other in others:
-            ax.add_patch(
-                FancyArrowPatch(
-                    places[name], places[other], arrowstyle="-|>", mutation_scale=9, lw=0.8,
-                    color="#777", patchA=boxes[name].get_bbox_patch(), patchB=boxes[other].get_bbox_patch(),
-                )
-            )  # fmt: skip
+            patches = {"patchA": boxes[name], "patchB": boxes[other]}
+            look = {"arrowstyle": "-|>", "mutation_scale": 9, "lw": 0.8, "color": "#888"}
+            ax.add_patch(FancyArrowPatch(places[name], places[other], **look, **patches))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
+
+
+def draw_box(ax: Any, name: str, place: tuple[float, float]) -> Any:
+    colour = COLOURS.get(name.split(".")[0], "#f2f2f2")
+    look = {"boxstyle": "round,pad=0.35", "fc": colour, "ec": "#555"}
+    text = ax.text(*place, name, ha="center", va="center", fontsize=10, zorder=3, bbox=look)
+    return text.get_bbox_patch()
 
 
 COLOURS = {
@@ -258,9 +265,7 @@ def placed(
 
     for height, level in enumerate(levels):
         spread(level, height)
-    joined = {
-        name: {*arrows[name], *(o for o in arrows if name in arrows[o])} for name in arrows
-    }
+    joined = {name: {*arrows[name], *(o for o in arrows if name in arrows[o])} for name in arrows}
     for _ in range(8):
         for height, level in enumerate(levels):
             level.sort(

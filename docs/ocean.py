@@ -35,7 +35,9 @@ def dataset(days: int = 500, rows: int = 48, columns: int = 64) -> xr.Dataset:
     """Daily sea level and sea-surface temperature, half a degree apart; NaN on land."""
     latitude = 30.25 + 0.5 * np.arange(rows)
     longitude = 150.25 + 0.5 * np.arange(columns)
-    time = np.arange("2001-01-01", np.timedelta64(days, "D") + np.datetime64("2001-01-01"), dtype="M8[D]")
+    time = np.arange(
+        "2001-01-01", np.timedelta64(days, "D") + np.datetime64("2001-01-01"), dtype="M8[D]"
+    )
     level, warmth = (np.stack(each) for each in zip(*eddies(days, rows, columns), strict=True))
     season = np.cos(2 * np.pi * (np.arange(days) - 227) / 365.25)[:, None, None]
     north = (latitude - latitude[0])[None, :, None]
@@ -77,7 +79,9 @@ def eddies(days: int, rows: int, columns: int) -> Iterator[tuple[np.ndarray, np.
         u, v = values(-1j * l * psi), values(1j * k * psi)
 
         def carried(field: np.ndarray) -> np.ndarray:
-            flux = 1j * k * np.fft.rfft2(u * values(field)) + 1j * l * np.fft.rfft2(v * values(field))
+            flux = 1j * k * np.fft.rfft2(u * values(field)) + 1j * l * np.fft.rfft2(
+                v * values(field)
+            )
             return -flux * resolved
 
         northward = np.fft.rfft2(v)
