@@ -31,8 +31,6 @@ extensions = [
     "sphinx.ext.mathjax",
 ]
 exclude_patterns = ["jupyter_execute"]
-# Every name that is linked in Markdown has to be there.
-nitpicky = False
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 
@@ -42,6 +40,8 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+# Warnings in a page are errors of its build. Commands log to standard output there.
+nb_output_stderr = "error"
 nb_kernel_rgx_aliases = {".*": "python3"}
 
 autosummary_generate = True

@@ -261,7 +261,9 @@ def placed(
 
     def spread(level: list[str], height: int) -> None:
         for number, name in enumerate(level):
-            places[name] = (5 * (number + 0.5) / len(level), float(height))
+            # Floors are shifted by turns: arrows that skip one then pass beside its boxes.
+            aside = 0.3 * (-1) ** height
+            places[name] = (5 * (number + 0.5) / len(level) + aside, float(height))
 
     for height, level in enumerate(levels):
         spread(level, height)
