@@ -7,6 +7,8 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from docutils.nodes import SkipNode
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 # Kernels that execute the pages find the commands of this environment, and docs/ocean.py.
@@ -17,6 +19,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ["COLUMNS"] = "88"  # of help texts
 
 import generate  # noqa: E402  it lies beside this file
+from latex2mathml.converter import convert  # noqa: E402
 
 project = "romzarr"
 author = "the romzarr developers"
@@ -28,7 +31,6 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
 ]
 exclude_patterns = ["jupyter_execute"]
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
@@ -48,6 +50,7 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = f"romzarr {release}"
 html_show_sourcelink = False
@@ -60,7 +63,19 @@ html_theme_options = {
 }
 
 
+def formula(display):
+    """Renderer of formulas as MathML, which browsers show by themselves, offline too."""
+
+    def visit(translator, node):
+        shown = convert(node.astext(), display=display)
+        translator.body.append(shown if display == "inline" else f"<div>{shown}</div>")
+        raise SkipNode
+
+    return visit, None
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", formula("inline"), formula("block"))
     # Archives that several pages use are computed once a build.
     archives = Path(app.doctreedir) / "archives"
     os.environ["ROMZARR_DOCS_ARCHIVES"] = str(archives)
