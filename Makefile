@@ -67,7 +67,7 @@ $(TEST_STAMP): pyproject.toml
 # Nothing is installed into it later: neither pip nor the tests of other packages are of use there.
 $(DEMO)/.romzarr-demo: pyproject.toml
 	$(NEEDS_PYTHON)
-	@echo "installing what the demonstration needs into $(DEMO): 350 MB, one or two minutes"
+	@echo "installing what the demonstration needs into $(DEMO): less than 400 MB, some minutes"
 	$(PYTHON) -m venv --clear $(DEMO)
 	$(DEMO)/bin/python $(PIP) --no-compile -e '.[plot]'
 	@find $(DEMO)/lib/*/site-packages -type d -name tests -prune -exec rm -rf {} +
