@@ -54,6 +54,8 @@ html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = f"romzarr {release}"
 html_show_sourcelink = False
+html_static_path = ["formulas.css"]
+html_css_files = ["formulas.css"]
 html_theme_options = {
     "show_nav_level": 2,
     "navigation_with_keys": False,
@@ -68,7 +70,7 @@ def formula(display):
 
     def visit(translator, node):
         shown = convert(node.astext(), display=display)
-        translator.body.append(shown if display == "inline" else f"<div>{shown}</div>")
+        translator.body.append(shown if display == "inline" else f"<div class='math'>{shown}</div>")
         raise SkipNode
 
     return visit, None
