@@ -108,7 +108,10 @@ def forge(store: Path, chance: random.Random) -> None:
     for _ in range(chance.choice((1, 1, 2, 3))):
         file = chance.choice(files)
         document = json.loads(file.read_text())
-        facts = document.get("attributes", {}).get("romzarr", document)
+        # Attributes that were forged before may be anything.
+        attributes = document.get("attributes")
+        facts = attributes.get("romzarr") if isinstance(attributes, dict) else None
+        facts = facts if isinstance(facts, dict) else document
         # Of signatures that are wrong nothing is learned.
         signatures = facts.pop("arrays", None)
         mutate(facts if facts else document, chance)

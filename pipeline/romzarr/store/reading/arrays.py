@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -102,7 +103,10 @@ class StoredArrays:
         """
         for path, array in self.layouts.items():
             # One after the other: there may be far fewer than are said.
-            places = np.ndindex(*grid(array.shape, array.chunk))
+            chunks = grid(array.shape, array.chunk)
+            places = (
+                tuple(map(int, np.unravel_index(n, chunks))) for n in range(math.prod(chunks))
+            )
             keys = map(self._array(path).metadata.encode_chunk_key, places)
             while some := list(islice(keys, _FETCHED)):
                 with self._reading(path):
