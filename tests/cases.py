@@ -29,7 +29,10 @@ from romzarr.errors import AccuracyError, ArchiveError, ConfigError
 
 Values = NDArray[Any]
 TOLERANCES = (0.3, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
-KINDS = ("waves", "noise", "low rank", "trend", "bursts", "steps", "still", "spike")
+KINDS = (
+    *("waves", "noise", "low rank", "trend", "bursts"),
+    *("steps", "still", "spike", "spin-up"),
+)
 LENGTHS = (1, 2, 3, 5, 7, 13, 31, 10**6)
 # More nights than this are more of the same.
 NIGHTS = 24
@@ -141,6 +144,10 @@ def _fluctuation(rng: np.random.Generator, kind: str, m: int, n: int) -> Values:
         return rng.integers(-3, 4, (m, rank)).astype(float) @ rng.integers(-2, 3, (rank, n))
     if kind == "still":
         return np.repeat(rng.standard_normal((1, n)), m, axis=0)
+    if kind == "spin-up":
+        # At rest but for rounding, until it moves.
+        at_rest = 10.0 ** rng.uniform(-15, -2)
+        return np.asarray(np.where(t > 0.3, 1.0, at_rest) * rng.standard_normal((m, n)))
     if kind == "spike":
         values = np.zeros((m, n))
         values[rng.integers(m), rng.integers(n)] = 1.0

@@ -60,7 +60,7 @@ def test_a_smaller_tolerance_means_a_smaller_error_and_a_larger_rank(tmp_path):
     assert ranks == sorted(ranks)
     assert ranks[0] < ranks[-1]
     for k, report in enumerate(reports, start=1):
-        assert report.relative_l2_error["largest"] <= 10.0**-k
+        assert report.largest_relative_l2_error <= 10.0**-k
 
 
 def test_the_rank_is_at_most_one_above_the_optimum(tmp_path):

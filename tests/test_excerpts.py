@@ -118,6 +118,18 @@ def test_the_model_goes_on_from_each_sample_as_its_equations_say(wave):
     assert_allclose(got, exact, atol=1e-5 * np.abs(first).max())
 
 
+def test_an_equation_that_explains_nothing_has_no_curve(wave, monkeypatch):
+    store = open_store(wave[1])
+    latent = store.last.latent
+    before, (residual,) = coefficients(store, latent.rank).modelled, latent.stored_models.residuals
+    monkeypatch.setattr("romzarr.views.excerpts.UNEXPLAINED", max(residual))
+    after = coefficients(store, latent.rank).modelled
+    worst = int(np.argmax(residual))
+    assert np.isfinite(before[:, worst]).any()
+    assert np.isnan(after[:, worst]).all()
+    assert_array_equal(np.delete(after, worst, axis=1), np.delete(before, worst, axis=1))
+
+
 def test_errors_by_time_and_place_are_those_of_the_decoded_values(wave):
     source, store, archive = wave
     decoded = xr.open_dataset(store, engine="romzarr")

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-BELOW = ("romzarr.errors", "romzarr.contracts")
+BELOW = ("romzarr.errors", "romzarr.contracts", "romzarr.arguments")
 STORE = ("romzarr.objects", "romzarr.encoding", "romzarr.numerics", "romzarr.coding")
 # What each part may import of ours, from the bottom up. A part is the longest name here that a
 # module starts with.
@@ -16,7 +16,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "romzarr.errors": (),
     "romzarr.contracts": (),
     "romzarr.progress": (),
-    "romzarr.config": ("romzarr.errors",),
+    "romzarr.arguments": ("romzarr.errors",),
+    "romzarr.config": ("romzarr.errors", "romzarr.arguments"),
     "romzarr.encoding": ("romzarr.errors",),
     "romzarr.objects": ("romzarr.errors",),
     "romzarr.reports": BELOW,

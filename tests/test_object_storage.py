@@ -21,6 +21,7 @@ from zarr.core.sync import sync
 import romzarr
 from romzarr import objects
 from romzarr.archive import open_archive
+from romzarr.archive.time_axis import shown_time
 from romzarr.errors import ArchiveError, StorageError, StoreError, StoreExistsError
 from romzarr.objects import memory, requests
 from romzarr.store import layout
@@ -258,7 +259,9 @@ def test_only_objects_written_anew_are_compared_with_the_store(s3, tmp_path, num
     array = zarr.open_array(objects.zarr_store(place, read_only=False), path="u", mode="r+")
     value = float(array[number, 7])
     array[number, 7] = value + 1
-    words = re.escape(f"changed at time[{number}] ({waves().time.values[number]}): variable 'u'")
+    words = re.escape(
+        f"changed at time[{number}] ({shown_time(waves().time.values, number)}): variable 'u'"
+    )
     with pytest.raises(ArchiveError, match=words):
         romzarr.append(store, place)
     array[number, 7] = value + 1e-9

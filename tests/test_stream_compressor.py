@@ -276,6 +276,28 @@ def test_a_constant_that_begins_to_move_is_exact_until_then(tmp_path):
     assert romzarr.verify(tmp_path / "s", source).ok
 
 
+@pytest.mark.parametrize("at_rest", [1e-14, 1e-10])
+def test_what_was_at_rest_but_for_rounding_may_move_by_any_factor(tmp_path, at_rest):
+    """Coefficients in its first units would be huge, and cancel in all other variables."""
+    rng = np.random.default_rng(0)
+    amplitude = np.where(np.arange(80) < 20, at_rest, 1.0)[:, None]
+    source = xr.Dataset(
+        {
+            "v": (("time", "x"), amplitude * rng.standard_normal((80, 30))),
+            "w": (("time", "y"), rng.standard_normal((80, 40))),
+        },
+        {"time": np.arange(80.0)},
+    )
+    stream = StreamCompressor(tmp_path / "s", tolerance=1e-6, commit_steps=1)
+    for number, block in enumerate(blocks_of(source, 20), 1):
+        stream.update(block)
+        decoded = decoded_of(tmp_path / "s")
+        errors = decoded_errors(source.isel(time=slice(20 * number)), decoded)
+        assert max(errors.values()) <= 1e-6
+    stream.close()
+    assert max(decoded_errors(source, decoded_of(tmp_path / "s")).values()) <= 1e-6
+
+
 def test_a_store_of_batch_is_gone_on_with(tmp_path):
     source, store = record(), tmp_path / "s"
     romzarr.compress(source.isel(time=slice(90)), store, tolerance=TOLERANCE, weights="none")

@@ -29,8 +29,9 @@ every night:
   romzarr status --config config.yaml     how each of them stands
   romzarr COMMAND --help                  more on one command
 
-exit status: 0 done, 1 a bound is broken or the job failed, 2 wrong usage or settings, or a
-nightly run that could do nothing at all, 128 + n ended by signal n (SIGINT, SIGTERM, SIGHUP)
+exit status: 0 done, 1 a bound is broken, the job failed or `status` found something broken, 2 wrong
+usage or settings, or a nightly run that could do nothing at all, 128 + n ended by signal n (SIGINT,
+SIGTERM, SIGHUP)
 """
 
 COMPRESS = """\

@@ -1,7 +1,8 @@
 """The command ``romzarr``: arguments in, exit status out.
 
-Status 0: done. 1: a bound is broken, or the job failed. 2: wrong usage or settings, or a nightly
-run that could do nothing for any dataset. 128 + n: signal n has ended it.
+Status 0: done. 1: a bound is broken, the job failed, or `status` found something broken. 2: wrong
+usage or settings, or a nightly run that could do nothing for any dataset. 128 + n: signal n has
+ended it.
 Results go to standard output, messages and progress to standard error.
 """
 

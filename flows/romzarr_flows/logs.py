@@ -84,6 +84,12 @@ def of_interest(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or record.name.split(".")[0] in PROGRAM
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether asyncio tells what nobody knows: of reads side by side that fail, the first is told
+    by who asked for them, and "never retrieved" are the others."""
+    return "never retrieved" not in record.getMessage()
+
+
 def with_dataset(record: logging.LogRecord) -> bool:
     """Note which dataset the thread that logs works on."""
     if not hasattr(record, "dataset"):
@@ -100,6 +106,8 @@ def logging_to_stderr(kind: Format = "text") -> Iterator[None]:
     handler.addFilter(with_dataset)
     root = logging.getLogger()
     root.addHandler(handler)
+    # Stays: what is never retrieved is told whenever memory is swept, after the command even.
+    logging.getLogger("asyncio").addFilter(is_news)
     for name in PROGRAM:
         logging.getLogger(name).setLevel(logging.INFO)
     try:
@@ -116,7 +124,10 @@ def complain(message: str, kind: Format = "text") -> None:
         )
         print(JsonFormatter().format(record), file=sys.stderr)
     else:
-        show(f"romzarr: error: {without_secrets(message)}", sys.stderr)
+        # Parsers and packages say much, on several lines.
+        lines = (line.strip() for line in message.splitlines())
+        told = " ".join(line for line in lines if line)
+        show(f"romzarr: error: {without_secrets(told)}", sys.stderr)
 
 
 def add_log_format(command: argparse.ArgumentParser) -> None:

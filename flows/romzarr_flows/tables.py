@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from romzarr.contracts import Coding
 from romzarr.progress import size as size
 from romzarr_flows.terminal import escaped
 
@@ -12,10 +13,10 @@ Facts = Mapping[str, Any]
 
 # How a variable is coded, in words.
 CODINGS = {
-    "pod": "POD modes",
-    "direct": "values, without POD",
-    "constant": "constant, exact",
-    "lossless": "values, to the bit",
+    Coding.POD: "POD modes",
+    Coding.DIRECT: "values, without POD",
+    Coding.CONSTANT: "constant, exact",
+    Coding.LOSSLESS: "values, to the bit",
 }
 
 
@@ -35,15 +36,14 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str, str]]:
-    """The error of each variable beside the tolerance; the largest is said when there are more."""
-    variables = {name: value for name, value in errors.items() if name != "largest"}
-    width = max((len(name) for name in variables), default=0)
+    """The error of each variable beside the tolerance."""
+    width = max(map(len, errors), default=0)
     rows = [
         (
             "" if i else "relative L2 error",
             f"{name:<{width}}  {value:.3e}{verdict(value, tolerance)}",
         )
-        for i, (name, value) in enumerate(variables.items())
+        for i, (name, value) in enumerate(errors.items())
     ]
     return [*rows, ("tolerance", f"{tolerance:g}" if tolerance else "0, lossless")]
 
@@ -72,7 +72,7 @@ def size_rows(facts: Facts) -> list[tuple[str, str]]:
     return [
         ("archive", f"{size(facts['raw_bytes'])} uncompressed"),
         ("store", size(facts["stored_bytes"])),
-        ("compression ratio", f"{facts['compression_ratio']:.3g}"),
+        ("compression ratio", ratio(facts["compression_ratio"])),
     ]
 
 
@@ -227,3 +227,26 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def ratio(value: float) -> str:
+    """How many times smaller.
+
+    >>> ratio(39.52), ratio(1341.2)
+    ('39.5', '1,341')
+    """
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
+def age(seconds: float | None) -> str:
+    """Time that has passed, in the unit that people use.
+
+    >>> age(30), age(5400), age(3 * 86400), age(None)
+    ('30 s', '90 min', '3 d', '-')
+    """
+    if seconds is None:
+        return "-"
+    for unit, length, most in (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

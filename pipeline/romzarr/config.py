@@ -7,9 +7,9 @@ pass, so a `Config` made in Python is held to the same rules as one read from a 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import SequenceMatcher
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from romzarr.arguments import as_place, shown, wrong_type
 from romzarr.errors import ConfigError
 
 Auto = Literal["auto"]
@@ -128,7 +129,8 @@ def integer(low: int, high: int | None = None) -> Check:
 def number(words: str, inside: Callable[[float], bool], advice: str = "") -> Check:
     def accept(value: Any) -> float:
         require(isinstance(value, int | float) and not isinstance(value, bool))
-        require(math.isfinite(value) and inside(value))
+        # Integers may be larger than any float.
+        require(abs(value) <= sys.float_info.max and inside(value))
         return float(value)
 
     return Check(words, accept, advice)
@@ -216,9 +218,8 @@ class Section:
 
 def refusal(section: Section, name: str, value: Any, check: Check) -> str:
     advice = f"; {check.advice}" if check.advice else ""
-    return (
-        f"{section_name(type(section))}.{name}: found {value!r}, allowed is {check.allowed}{advice}"
-    )
+    place = f"{section_name(type(section))}.{name}"
+    return f"{place}: found {shown(value)}, allowed is {check.allowed}{advice}"
 
 
 @dataclass(frozen=True)
@@ -457,6 +458,11 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     nightly: NightlyConfig = field(default_factory=NightlyConfig)
 
+    def __post_init__(self) -> None:
+        for name, section in SECTIONS.items():
+            if not isinstance(found := getattr(self, name), section):
+                raise ConfigError(f"{name}: found {shown(found)}, allowed is a {section.__name__}")
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; `load_config` reads them back as they were."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -513,8 +519,9 @@ def load_config(
     """
     config = Config()
     if path is not None:
+        place = as_place(path, "path")
         try:
-            config = with_values(config, dict(read_yaml(Path(path))))
+            config = with_values(config, dict(read_yaml(Path(place))))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         except OSError as error:
@@ -524,15 +531,24 @@ def load_config(
         # Tags such as !!timestamp and !!binary stand for values that may not exist.
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from error
+    if not isinstance(overrides, Mapping | None):
+        raise wrong_type("overrides", overrides, "a mapping of dotted keys to values")
     return with_values(config, overrides or {})
+
+
+def given_config(config: Config | None) -> Config:
+    """What was given to a function as ``config``; the defaults if nothing was."""
+    if not isinstance(config, Config | None):
+        raise wrong_type("config", config, "a Config, such as romzarr.load_config reads")
+    return Config() if config is None else config
 
 
 def with_values(config: Config, values: Mapping[str, object]) -> Config:
     """`config` with some values, by dotted key, replaced."""
     changes: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
-        if key not in KNOWN_KEYS:
-            raise ConfigError(unknown(key))
+        if not isinstance(key, str) or key not in KNOWN_KEYS:
+            raise ConfigError(unknown(str(key)))
         section, name = key.split(".")
         changes.setdefault(section, {})[name] = value
     sections = {name: replace(getattr(config, name), **new) for name, new in changes.items()}
@@ -648,7 +664,17 @@ def settled(
     given = {
         "compression.tolerance": tolerance,
         "compression.max_error": max_error,
-        "archive.variables": None if variables is None else tuple(variables),
+        "archive.variables": _listed(variables),
         "archive.weights": weights,
     }
     return with_values(config, {key: value for key, value in given.items() if value is not None})
+
+
+def _listed(names: Any) -> Any:
+    """Names as a tuple; what is none is for the check of the setting to refuse."""
+    if names is None or isinstance(names, str | bytes):
+        return names
+    try:
+        return tuple(names)
+    except TypeError:
+        return names

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,19 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Region = tuple[slice, ...]
+
+
+class Coding(StrEnum):
+    """How the values of a variable are stored, by the word that stores and reports use."""
+
+    POD = "pod"
+    """A mean and modes; in episodes values as in `DIRECT`."""
+    DIRECT = "direct"
+    """Values, by wavelets in space and time."""
+    CONSTANT = "constant"
+    """One snapshot, to the bit."""
+    LOSSLESS = "lossless"
+    """Values, to the bit."""
 
 
 @dataclass(frozen=True)

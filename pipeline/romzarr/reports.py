@@ -6,24 +6,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from romzarr.contracts import Coding
+
+
+class ErrorsByVariable(dict[str, float]):
+    """Errors of variables by name; ``["largest"]`` is the largest, unless one has that name."""
+
+    def __missing__(self, name: str) -> float:
+        if name == "largest" and self:
+            return max(self.values())
+        raise KeyError(name)
+
 
 class Report:
     """Base of the reports."""
 
+    relative_l2_error: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        # Reports are frozen.
+        object.__setattr__(self, "relative_l2_error", ErrorsByVariable(self.relative_l2_error))
+
+    @property
+    def largest_relative_l2_error(self) -> float:
+        """The largest of all variables'."""
+        return max(self.relative_l2_error.values(), default=0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
-        return asdict(self)  # type: ignore[call-overload]
+        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return values | {"largest_relative_l2_error": self.largest_relative_l2_error}
 
 
 @dataclass(frozen=True)
 class CompressionReport(Report):
     """What one compression did.
 
-    ``relative_l2_error`` maps each variable, and "largest", to its fluctuation-relative
-    error; ``largest_pointwise_error`` each variable that has a bound in ``max_error`` to the
-    largest error of a single value, as measured; ``bytes_read`` counts bytes fetched from
-    storage and ``chunks_read`` the chunks of the archive they came in; ``cpu_seconds`` are of
-    this process alone.
+    ``relative_l2_error`` maps each variable to its fluctuation-relative error;
+    ``largest_pointwise_error`` each variable that has a bound in ``max_error`` to the largest
+    error of a single value, as measured; ``bytes_read`` counts bytes fetched from storage and
+    ``chunks_read`` the chunks of the archive they came in; ``cpu_seconds`` are of this process
+    alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -48,8 +71,8 @@ class CompressionReport(Report):
 class AppendReport(Report):
     """What appending to a store did: ``appended`` of now ``snapshots`` were new.
 
-    ``relative_l2_error`` is the bound on the error of each variable over all of them, and the
-    largest; ``parts`` are the generations that the store has now.
+    ``relative_l2_error`` is the bound on the error of each variable over all of them; ``parts``
+    are the generations that the store has now.
     """
 
     appended: int
@@ -121,11 +144,11 @@ class StoreInfo(Report):
 
 def advice(ratio: float, rank: int, snapshots: int, codings: Sequence[str]) -> str:
     """What to tell somebody about this result; empty where there is nothing to warn of."""
-    if ratio >= 3 or ("lossless" in codings and ratio >= 1):
+    if ratio >= 3 or (Coding.LOSSLESS in codings and ratio >= 1):
         return ""
-    if "lossless" in codings:
+    if Coding.LOSSLESS in codings:
         why = "values are kept to the bit, and these are rough"
-    elif "direct" in codings:
+    elif Coding.DIRECT in codings:
         why = (
             "the data has no low-dimensional dynamics at this accuracy, so values were coded as "
             "they are, and these are rough"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from romzarr.archive import open_archive
-from romzarr.archive.time_axis import time_axis
+from romzarr.archive.time_axis import shown_time, time_axis
 from romzarr.errors import ArchiveError
 
 
@@ -152,6 +152,26 @@ MISSING[2] = np.nan
 def test_times_that_cannot_be_used_are_refused(dataset, message):
     with pytest.raises(ArchiveError, match=f"(?s)'a.zarr'.*{message}"):
         axis(dataset)
+
+
+@pytest.mark.parametrize(
+    ("times", "number", "shown"),
+    [
+        (0.1 * np.arange(300), 201, "20.1"),
+        (np.cumsum(np.full(1000, 0.1)), 900, "90.1"),
+        (0.1 * np.arange(300, dtype="f4"), 201, "20.1"),
+        (np.array([20.1, 20.099999999999998]), 1, "20.099999999999998"),
+        (np.array([20.1, 20.1]), 1, "20.1"),
+        (np.array([1e9 + 0.25, 1e9 + 0.5]), 1, "1000000000.5"),
+        (np.array([0.0, 2.0]), 0, "0.0"),
+        (np.array([np.nan, 2.0]), 0, "nan"),
+        (np.arange(5), 2, "2"),
+        (np.array(["2031-07-09", "2031-07-10"], "M8[ns]"), 1, "2031-07-10"),
+        (np.array(["2031-07-01T06:00:30.5"], "M8[ns]"), 0, "2031-07-01 06:00:30.500"),
+    ],
+)
+def test_times_are_shown_with_the_digits_that_tell_them_apart(times, number, shown):
+    assert shown_time(times, number) == shown
 
 
 def test_an_unknown_time_names_the_dims():

@@ -80,7 +80,7 @@ def _streamed(
         "dataset": name,
         "block": length,
         "bound kept": checked.ok,
-        "error / tolerance": checked.relative_l2_error["largest"] / TOLERANCE,
+        "error / tolerance": checked.largest_relative_l2_error / TOLERANCE,
         "working rank": working,
         "rank": info.rank,
         "batch rank": batch.rank,
@@ -124,7 +124,7 @@ def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]
                     "stream": name,
                     "snapshots": stream.snapshots,
                     "rank": stream.rank,
-                    "error / tolerance": checked.relative_l2_error["largest"] / TOLERANCE,
+                    "error / tolerance": checked.largest_relative_l2_error / TOLERANCE,
                     "kB": info.stored_bytes / 1e3,
                     "update ms": 1e3 * spent,
                 }
@@ -132,7 +132,7 @@ def switch(source: xr.Dataset, dim: str, name: str, length: int) -> list[Record]
         stream.close()
         info = romzarr.info(f"{folder}/s")
         last = {"stream": name, "snapshots": "closed", "rank": info.rank}
-        error = info.relative_l2_error["largest"] / TOLERANCE
+        error = info.largest_relative_l2_error / TOLERANCE
         found.append(last | {"error / tolerance": error, "kB": info.stored_bytes / 1e3})
     return found
 

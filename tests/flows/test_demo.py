@@ -54,6 +54,19 @@ def test_a_flow_says_how_far_it_is(tmp_path, caplog, monkeypatch):
     assert any(message.startswith("computing the flow: 50 %") for message in caplog.messages)
 
 
+def test_the_picture_quotes_the_error_of_the_vorticity_that_it_shows(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(demo, "draw", lambda wake, path: drawn.append(wake))
+    demo.run(tmp_path, Config(), flow=COARSE, snapshots=60)
+    (wake,) = drawn
+    given = xr.open_zarr(tmp_path / "cylinder.zarr", consolidated=False)
+    found = xr.open_dataset(tmp_path / "cylinder.romzarr", engine="romzarr")
+    w, off = (v.v.differentiate("x") - v.u.differentiate("y") for v in (given, found - given))
+    expected = float(np.sqrt((off**2).sum() / ((w - w.mean("time")) ** 2).sum()))
+    assert_allclose(wake.error, expected, rtol=1e-4)
+    assert f"of u and v, {expected:.2g} of the vorticity" in wake.title
+
+
 def test_singular_values_are_those_of_the_scaled_archive():
     rng = np.random.default_rng(5)
     u, v = rng.standard_normal((9, 4, 5)), 1e3 * rng.standard_normal((9, 4, 5))

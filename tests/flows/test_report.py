@@ -22,8 +22,12 @@ import romzarr
 from romzarr.numerics.dynamics.library import library_from_spec
 from romzarr.operations.describe import Equations, Regime
 from romzarr_flows.cli import main
+from romzarr_flows.nightly.catalogue import Entry
+from romzarr_flows.nightly.status import Standing
+from romzarr_flows.report.catalogue import LOOKS, STATES
 from romzarr_flows.report.maps import fitting, limits
-from romzarr_flows.report.mathml import equation_rows, term
+from romzarr_flows.report.mathml import term, typeset
+from romzarr_flows.report.page import digest, rendered
 
 HOSTILE = "<script>alert('x')</script><img src=http://example.org/x.png>&$x_1$"
 FETCHING = {"src", "href", "xlink:href", "data", "poster", "action", "srcset", "background"}
@@ -73,13 +77,16 @@ class Page(HTMLParser):
         self.text += data
 
 
-def checked(path, most=1_500_000) -> Page:
-    """The page, once it is small, whole, and fetches nothing."""
+def checked(path, most=1_500_000, scripts=0) -> Page:
+    """The page, once it is small, whole, fetches nothing, and runs just the scripts it names."""
     content = path.read_text(encoding="utf-8")
     assert len(content.encode()) < most
     page = Page(content)
     assert not page.open
-    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not page.tags & {"link", "iframe", "object", "embed", "base"}
+    found = re.findall(r"<script>(.*?)</script>", content, re.DOTALL)
+    assert len(found) == scripts == content.count("<script")
+    assert [f"'{digest(script)}'" for script in found] == re.findall("'sha256-.*?'", content)
     assert [url[:30] for url in page.fetched if not url.startswith("data:image/png")] == []
     assert len(page.ids) == len(set(page.ids))
     assert {reference[1:] for reference in page.references} <= set(page.ids)
@@ -250,8 +257,8 @@ def test_mathml_of_equations_stands_for_the_model(spec):
     )
     a = rng.uniform(0.5, 1.5, (4, library.states))
     expected = library.evaluate(a) @ xi
-    for k, row in enumerate(equation_rows(equations, regime)):
-        maths = ET.fromstring(f"<div>{row}</div>").findall("./div[@class='right']/math")
+    for k, (_, terms, _, _) in enumerate(typeset(equations, regime)):
+        maths = [ET.fromstring(each) for each in terms]
         for point, value in zip(a, expected[:, k], strict=True):
             got = sum(evaluate(math, point) for math in maths)
             assert_allclose(got, value, rtol=2e-3, atol=1e-3 * np.abs(xi[:, k]).max())
@@ -275,6 +282,26 @@ def test_equations_that_do_not_decode_say_so_wherever_they_are_shown(tmp_path, m
     page = checked(tmp_path / "page.html")
     assert "Not used for decoding" in page.text
     assert "No model foretells them" in page.text
+    # Nor has its figure curves of the model.
+    for words in ("model, from each sample", "sample kept"):
+        assert words not in page.text
+
+
+def test_equations_that_explain_nothing_are_left_out_and_named(tmp_path, capsys):
+    walk = np.cumsum(np.random.default_rng(0).standard_normal((240, 2)), axis=0)
+    x, t = np.linspace(0, 6, 80), 0.1 * np.arange(240)[:, None]
+    u = np.sin(x - t) + 0.02 * (walk @ [np.cos(5 * x), np.sin(7 * x)])
+    romzarr.compress(xr.Dataset({"u": (("time", "x"), u)}, {"time": t[:, 0]}), tmp_path / "run")
+    (regime,) = romzarr.equations(tmp_path / "run").regimes
+    assert regime.unexplained == (2, 3)
+    assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
+    text = " ".join(checked(tmp_path / "page.html").text.split())
+    assert "No equation explains a₃, a₄: the best one leaves nearly all" in text
+    assert re.findall(r"residual [^ ]+ %", text) == [
+        f"residual {100 * residual:.2g} %" for residual in regime.residual[:2]
+    ]
+    assert main(["equations", str(tmp_path / "run")]) == 0
+    assert "a3' = 0    [residual 100 %, explains nothing]" in capsys.readouterr().out
 
 
 def test_long_equations_show_their_largest_terms():
@@ -282,9 +309,8 @@ def test_long_equations_show_their_largest_terms():
     xi = np.linspace(1, 2, library.size)[:, None]
     regime = Regime(xi, (0.1,))
     equations = Equations((regime,), library.names(), library.latex(), np.ones(9), "s", ())
-    (row,) = equation_rows(equations, regime)
-    assert row.count("<math>") == 41
-    assert f"+ {library.size - 40} more" in row
+    ((_, terms, more, _),) = typeset(equations, regime)
+    assert (len(terms), more) == (40, library.size - 40)
 
 
 # --- colours ------------------------------------------------------------------------------
@@ -335,12 +361,18 @@ def test_the_archive_lists_first_what_needs_attention(archive):
     out = stores / "index.html"
     arguments = ["report", "--catalogue", str(stores), "-o", str(out), "--config", str(config)]
     assert main(arguments) == 0
-    page = checked(out)
+    page = checked(out, scripts=1)
     names = ["off.zarr", "broken.zarr", "new.zarr", "b/wave.zarr", "old.zarr"]
     places = [page.text.index(name) for name in names]
     assert places[:3] == sorted(places[:3])
     assert max(places[:3]) < min(places[3:])
-    for words in ("above tolerance", "found an infinite value", "1 failed", "min ago"):
+    for words in (
+        "above tolerance",
+        "found an infinite value",
+        "index 7 (1.4)",
+        "1 failed",
+        " s ago",
+    ):
         assert words in page.text
     content = out.read_text()
     assert content.count("<a ") == 1
@@ -348,7 +380,53 @@ def test_the_archive_lists_first_what_needs_attention(archive):
     assert content.count("<polyline") == 3
     # Without the settings only what is in the catalogue is known.
     assert main(arguments[:-2]) == 0
-    assert "new.zarr" not in checked(out).text
+    assert "new.zarr" not in checked(out, scripts=1).text
+
+
+def test_a_message_has_a_row_of_its_own_and_columns_know_what_to_sort_by(archive):
+    stores, config = archive
+    out = stores / "index.html"
+    arguments = ["report", "--catalogue", str(stores), "-o", str(out), "--config", str(config)]
+    assert main(arguments) == 0
+    table = ET.fromstring(
+        re.search(r"<table class=\"sortable\">.*?</table>", out.read_text(), re.S)[0]
+    )
+    columns = len(table.findall("thead/tr/th"))
+    broken = next(b for b in table.findall("tbody") if "broken" in "".join(b.itertext()))
+    first, message = broken.findall("tr")
+    assert [cell.text for cell in first.findall("td")][:2] == ["broken.zarr", "failed"]
+    (cell,) = message.findall("td")
+    assert cell.get("colspan") == str(columns)
+    assert "found an infinite value" in cell.find("div").text
+    for body in table.findall("tbody"):
+        cells = body.find("tr").findall("td")
+        assert len(cells) == columns
+        for each in cells[2:7]:
+            assert (each.get("data-key") is None) == (each.text is None)
+
+
+def test_names_in_a_catalogue_are_text(tmp_path):
+    rows = [
+        {
+            "standing": Standing(HOSTILE, "failed", HOSTILE, None),
+            "entry": Entry(HOSTILE, HOSTILE, HOSTILE, "failed"),
+            "state": "failed",
+            "page": "",
+            "modes": ("", ""),
+        }
+    ]
+    facts = {
+        "summary": [],
+        "left_out": 0,
+        "runs": [4 * [HOSTILE]],
+        "states": STATES,
+        "looks": LOOKS,
+    }
+    page = rendered(
+        "catalogue.html", HOSTILE, HOSTILE, rows=rows, most=400, small=(110, 26), **facts
+    )
+    (tmp_path / "page.html").write_text(page)
+    assert checked(tmp_path / "page.html", scripts=1).text.count(HOSTILE) == 9
 
 
 def test_a_folder_without_a_catalogue_is_said(tmp_path, capsys):

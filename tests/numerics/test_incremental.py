@@ -220,6 +220,30 @@ def test_a_variable_that_is_constant_costs_nothing_until_it_moves():
     assert 4 <= pod.rank <= 5
 
 
+def test_directions_that_are_best_for_all_suffice_for_each():
+    """Least squares over all variables may leave one of them more than its share."""
+    rng = np.random.default_rng(216)
+    rows = decaying_matrix(rng, 39, 28, 2) + rng.standard_normal(28)
+    pod, a = streamed(rows, [17, 5, 17], 0.1, sizes=[23, 5])
+    error = by_variable(rows - pod.rebuilt(a), [23, 5])
+    assert (error <= 0.01 * by_variable(fluctuation(rows), [23, 5])).all()
+
+
+@pytest.mark.parametrize("scale", [1e-28, 1e-3, 1e9])
+def test_a_variable_that_begins_to_move_does_so_in_its_own_units(scale):
+    """Before, one beside it that is 10^28 times smaller says nothing of how far it will go."""
+    rng = np.random.default_rng(0)
+    small, large = scale * rng.standard_normal((60, 80)), rng.standard_normal((60, 70))
+    still = np.where(np.arange(60) == 30, -299.0, -300.0)[:, None] * np.ones((1, 6))
+    rows, sizes = np.concatenate([small, still, large], axis=1), (80, 6, 70)
+    pod, a = streamed(rows, [13, 2, 45], 1e-4, sizes=sizes)
+    whole = by_variable(rows - rows.mean(axis=0), sizes)
+    assert (by_variable(rows - pod.rebuilt(a), sizes) <= 1e-8 * whole).all()
+    # What coefficients of modes cancel of each other costs digits.
+    terms = np.sum(a**2, axis=0) @ np.array([by_variable(mode[None], sizes) for mode in pod.modes])
+    assert (terms <= 100 * whole).all()
+
+
 def test_long_blocks_are_taken_in_pieces():
     rng = np.random.default_rng(2)
     rows = decaying_matrix(rng, 2 * AT_ONCE + 30, 20, 3)

@@ -220,6 +220,17 @@ def test_squares_that_leave_float64_are_a_defect_with_its_place(scale):
     assert factor.defect == Defect(105, "scale", 7, 2)
 
 
+@pytest.mark.parametrize("precision", [SINGLE, DOUBLE, HOUSEHOLDER])
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.1, 0.03])
+def test_sums_that_overflow_of_values_that_do_not_are_a_defect(precision, share):
+    t = np.linspace(0, 1, 150)[:, None]
+    rows = (3 * t**2 - t) * np.linspace(0.2, 1, 6)
+    rows *= share * np.finfo(float).max / rows.max()
+    _, factor = factor_block(rows, None, KEEP_ALL, precision, Place(3, 7, 100))
+    assert factor.defect is not None
+    assert factor.defect.kind == "scale"
+
+
 @given(
     seed=seeds, share=st.floats(0.01, 0.9), precision=st.sampled_from([SINGLE, DOUBLE, HOUSEHOLDER])
 )

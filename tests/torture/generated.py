@@ -1,4 +1,4 @@
-"""Cases that other tests generate: forged stores, and data under all bounds.
+"""Cases that other tests generate: forged stores, data under all bounds, what strangers give.
 
 Such a generator is a function ``run_case(seed)`` that returns what came of the case, a kind of
 outcome or several with colons between ("refused: append"), and raises what is wrong.
@@ -50,3 +50,30 @@ class Bounds(Generated):
     slice = 4
     share = 2.0
     module = "tests.cases"
+
+
+class Archives(Generated):
+    """CSV, NetCDF and Zarr that are nearly right: an error of ours, or a store of what is read."""
+
+    name = "archives"
+    what = "archives that are cut, flipped, or described wrongly, given to commands and functions"
+    slice = 24
+    module = "tests.strange.archives"
+
+
+class Settings(Generated):
+    """Texts of settings, and those that can be read in use."""
+
+    name = "settings"
+    what = "settings that are changed, misspelt, too deep or no YAML, and any that are allowed"
+    slice = 20
+    module = "tests.strange.settings"
+
+
+class Arguments(Generated):
+    """The functions of `pipeline` with arguments of any type."""
+
+    name = "arguments"
+    what = "functions called with arguments of other types, shapes, dtypes, dims and names"
+    slice = 40
+    module = "tests.strange.arguments"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.torture.campaign import Campaign
 from tests.torture.flips import Flips
-from tests.torture.generated import Bounds, Forged
+from tests.torture.generated import Archives, Arguments, Bounds, Forged, Settings
 from tests.torture.kills import Kills
 from tests.torture.misplaced import Misplaced
 from tests.torture.payloads import Payloads
@@ -12,5 +12,16 @@ from tests.torture.readers import Readers
 
 CAMPAIGNS: dict[str, type[Campaign]] = {
     campaign.name: campaign
-    for campaign in (Kills, Readers, Flips, Misplaced, Payloads, Forged, Bounds)
+    for campaign in (
+        Kills,
+        Readers,
+        Flips,
+        Misplaced,
+        Payloads,
+        Forged,
+        Bounds,
+        Archives,
+        Settings,
+        Arguments,
+    )
 }

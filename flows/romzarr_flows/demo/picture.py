@@ -24,13 +24,15 @@ LINE_WIDTH, LINES = 62, 12  # of the equations, in characters and lines that fit
 class Wake:
     """What the picture shows.
 
-    `original` and `decoded` hold u and v of one snapshot over (y, x). `singular_values` (m,)
+    `original` and `decoded` hold u and v of one snapshot over (y, x); `error` is that of the
+    vorticity over the whole record, relative to its fluctuation. `singular_values` (m,)
     are those of the archive, `coefficients` (m, r) the a(t) of the store at `times`, and `kept`
     the snapshots whose samples it keeps. `equations` has a line for each equation.
     """
 
     original: xr.Dataset
     decoded: xr.Dataset
+    error: float
     singular_values: NDArray[np.float64]
     rank: int
     tolerance: float
@@ -44,10 +46,10 @@ class Wake:
 def draw(wake: Wake, path: Path) -> None:
     """Draw `wake` into the PNG file `path`."""
     # A figure of its own, not pyplot's: no window, no state left behind.
-    figure = Figure(figsize=(13, 8.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(13, 8.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     # Any: matplotlib annotates an array of subfigures as one.
-    panels: Any = figure.subfigures(3, 1, height_ratios=(0.1, 1, 1.1))
+    panels: Any = figure.subfigures(3, 1, height_ratios=(0.14, 1, 1.1))
     heading, maps, lower = panels
     heading.text(0.5, 0.45, wake.title, ha="center", va="center", fontsize=13, color=INK)
     draw_maps(maps.subplots(1, 3, sharey=True), wake)
@@ -62,6 +64,13 @@ def vorticity(velocity: xr.Dataset) -> xr.DataArray:
     return velocity.v.differentiate("x") - velocity.u.differentiate("y")
 
 
+def vorticity_error(original: xr.Dataset, decoded: xr.Dataset) -> float:
+    """L2 error of the vorticity relative to its fluctuation about the mean in time."""
+    before, after = vorticity(original), vorticity(decoded)
+    fluctuation = float((before - before.mean("time")).pipe(np.square).sum())
+    return float(np.sqrt(float(((after - before) ** 2).sum()) / fluctuation))
+
+
 def draw_maps(axes: NDArray[Any], wake: Wake) -> None:
     """Vorticity of the archive and of the store on one scale, their difference on its own."""
     original, decoded = vorticity(wake.original), vorticity(wake.decoded)
@@ -72,7 +81,7 @@ def draw_maps(axes: NDArray[Any], wake: Wake) -> None:
     shown = (
         ("archive", original, scale),
         ("store", decoded, scale),
-        ("difference", difference, small),
+        (f"difference, {100 * wake.error:.2g} % of the fluctuation", difference, small),
     )
     for ax, (name, field, limit) in zip(axes, shown, strict=True):
         image = ax.pcolormesh(
@@ -128,7 +137,8 @@ def draw_coefficients(ax: Axes, wake: Wake) -> None:
     for j, colour in zip(range(count), CURVES, strict=False):
         ax.plot(wake.times, scaled[:, j], color=colour, lw=1.2, label=f"$a_{j + 1}$")
         ax.plot(wake.times[wake.kept], scaled[wake.kept, j], "o", ms=3, color=colour)
-    ax.plot([], [], "o", ms=3, color=INK, label="kept sample")
+    if len(wake.kept):
+        ax.plot([], [], "o", ms=3, color=INK, label="kept sample")
     ax.set(
         title=f"POD coefficients: {len(wake.kept)} of {len(wake.times)} samples kept",
         xlabel="time (D/U)",

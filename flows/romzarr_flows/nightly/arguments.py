@@ -26,6 +26,10 @@ examples:
   romzarr status /data/stores                what is in the catalogue, held against what is there
   romzarr status --config config.yaml        new datasets of nightly.archive too
   romzarr status /data/stores --json
+  romzarr status /data/stores > status.txt || mail -s "romzarr needs you" me < status.txt
+
+exit status: 0 nothing is broken; 1 a dataset is failed, clash, damaged, missing or killed, or the
+last run was killed or stopped; 2 wrong usage
 """
 
 Parser = argparse.ArgumentParser

@@ -130,10 +130,10 @@ def stored_entry(
         ratio=facts["raw_bytes"] / stored_bytes,
         raw_bytes=facts["raw_bytes"],
         stored_bytes=stored_bytes,
-        relative_l2_error=facts["relative_l2_error"]["largest"],
+        relative_l2_error=max(facts["relative_l2_error"].values()),
         tolerance=facts["tolerance"],
         verified={
-            "error": verified.relative_l2_error["largest"],
+            "error": verified.largest_relative_l2_error,
             "when": when,
             "how": "full" if verified.compared == 1 else "sample",
             "share": verified.compared,

@@ -57,7 +57,8 @@ def plan_facts(plan: Any) -> dict[str, Any]:
 
 
 def status(options: Namespace) -> int:
-    from romzarr_flows.nightly.status import last_run, standings
+    """Status 0: nothing is broken. 1: a dataset is, or the last run did not end as it should."""
+    from romzarr_flows.nightly.status import is_sound, last_run, standings
     from romzarr_flows.nightly.tables import status_table
 
     config = settings(options)
@@ -74,4 +75,4 @@ def status(options: Namespace) -> int:
         print_json({"stores": stores, **run, "datasets": [f.to_dict() for f in found]})
     else:
         show(status_table(found, last))
-    return 0
+    return 0 if is_sound(found, last) else 1

@@ -49,6 +49,7 @@ class Record:
                 "stored_bytes": entry.stored_bytes,
                 "ratio": entry.ratio,
                 "relative_l2_error": entry.relative_l2_error,
+                "tolerance": entry.tolerance,
                 "verified": entry.verified,
                 "seconds": round(seconds, 3),
             }

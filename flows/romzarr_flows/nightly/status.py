@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -15,9 +15,10 @@ from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
 from romzarr_flows.nightly.lock import is_held
 from romzarr_flows.nightly.plan import Job, entries_of, judged, listed_stores, plan_run
 
-# What needs somebody's attention comes first.
+# What needs somebody's attention comes first; `romzarr status` exits with 1 for what is broken.
+BROKEN = ("failed", "clash", "damaged", "missing", "killed")
 ORDER = (
-    *("failed", "clash", "damaged", "missing", "killed", "running"),
+    *(*BROKEN, "running"),
     *("outdated", "grown", "new", "unverified", "gone", "stored"),
 )
 
@@ -111,6 +112,12 @@ def standings(config: Config, stores: str, run: LastRun | None) -> list[Standing
     ]
     found += [looked_up(entry, files.get(entry.store), run) for entry in others.values()]
     return sorted(found, key=lambda each: (ORDER.index(each.state), each.dataset))
+
+
+def is_sound(found: Iterable[Standing], run: LastRun | None) -> bool:
+    """Whether no dataset is broken, and the last run, if there was one, ended as it should."""
+    ended = run is None or run.state not in ("killed", "stopped", "cannot be read")
+    return ended and not any(each.state in BROKEN for each in found)
 
 
 def standing(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from romzarr_flows.nightly.catalogue import Entry
 from romzarr_flows.nightly.plan import STATES, Plan
 from romzarr_flows.nightly.record import Record
 from romzarr_flows.nightly.status import LastRun, Standing
-from romzarr_flows.tables import size, table
+from romzarr_flows.tables import age, ratio, size, table
 
 # Datasets named one by one at the end of a run; `romzarr status` names all.
 NAMED = 20
@@ -52,29 +53,54 @@ def run_table(record: Record) -> str:
 def archivable(record: Record) -> list[tuple[str, str]]:
     """Datasets with a verified store: their owner may move them away; romzarr never does."""
     kept = [
-        (job.dataset.nbytes, job.last.stored_bytes or 0, (job.last.verified or {}).get("error", 0))
+        {
+            "archive_bytes": job.dataset.nbytes,
+            "stored_bytes": job.last.stored_bytes or 0,
+            "tolerance": job.last.tolerance,
+            "verified": job.last.verified or {"error": 0},
+        }
         for job in record.kept
         if job.last
     ]
-    new = [
-        (each["archive_bytes"], each["stored_bytes"], each["verified"]["error"])
-        for each in record.stored
-    ]
-    if not kept and not new:
+    found = [*kept, *record.stored]
+    if not found:
         return []
-    original, stored, errors = zip(*kept, *new, strict=True)
+    original = sum(each["archive_bytes"] for each in found)
+    stored = sum(each["stored_bytes"] for each in found)
     rows = [
-        f"{len(errors)} datasets of {size(sum(original))} have a verified store "
-        f"({size(sum(stored))}); the largest error is {max(errors):.2e}"
+        f"{len(found)} datasets of {size(original)} have a verified store ({size(stored)}), "
+        f"{fidelity(found)}",
     ]
     rows += [
         f"{each['dataset']}: {size(each['archive_bytes'])} -> {size(each['stored_bytes'])}, "
-        f"error {each['verified']['error']:.2e} ({each['verified']['how']})"
+        f"{fidelity([each])} ({each['verified']['how']})"
         for each in record.stored[:NAMED]
     ]
     more = len(record.stored) - NAMED
     rows += [f"and {more} more of this run: romzarr status"] if more > 0 else []
     return [("could be archived away" if i == 0 else "", row) for i, row in enumerate(rows)]
+
+
+def fidelity(stores: Sequence[Mapping[str, Any]]) -> str:
+    """What a reader loses who has only the stores.
+
+    >>> lossy = {"tolerance": 0.01, "verified": {"error": 0.0096}}
+    >>> exact = {"tolerance": 0.0, "verified": {"error": 0.0}}
+    >>> fidelity([lossy])
+    'lossy: error 9.60e-03, tolerance 0.01'
+    >>> fidelity([exact, exact])
+    'lossless'
+    >>> fidelity([lossy, exact])
+    '1 lossless, 1 lossy: error 9.60e-03, tolerance 0.01'
+    """
+    lossy = [each for each in stores if each["tolerance"] != 0]
+    if not lossy:
+        return "lossless"
+    exact = len(stores) - len(lossy)
+    counts = f"{exact} lossless, {len(lossy)} " if exact else ""
+    error = max(each["verified"]["error"] for each in lossy)
+    tolerance = max(each["tolerance"] or 0 for each in lossy)
+    return f"{counts}lossy: error {error:.2e}, tolerance {tolerance:g}"
 
 
 def status_table(found: Sequence[Standing], last: LastRun | None) -> str:
@@ -109,21 +135,7 @@ def measured(entry: Entry | None) -> tuple[str, str, str]:
         return "-", "-", "-"
     found = entry.verified or {}
     checked = f"{found.get('error', 0):.2e} ({found.get('how')})" if found else "-"
-    return f"{entry.ratio:.3g}", f"{entry.relative_l2_error:.2e}", checked
-
-
-def age(seconds: float | None) -> str:
-    """Time that has passed, in the unit that people use.
-
-    >>> age(30), age(5400), age(3 * 86400), age(None)
-    ('30 s', '90 min', '3 d', '-')
-    """
-    if seconds is None:
-        return "-"
-    for unit, length, most in (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600)):
-        if seconds < most:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86400:.0f} d"
+    return ratio(entry.ratio), f"{entry.relative_l2_error:.2e}", checked
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:

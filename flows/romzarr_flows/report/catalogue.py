@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -15,24 +14,25 @@ from romzarr.config import Config
 from romzarr.errors import PipelineError, StoreError
 from romzarr.store.reading.reader import open_store
 from romzarr.views.excerpts import spectrum
-from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
-from romzarr_flows.nightly.status import ORDER, LastRun, Standing, last_run, standings
-from romzarr_flows.report import page
-from romzarr_flows.report.page import Cell, Part, number, paragraph
-from romzarr_flows.tables import size
+from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of
+from romzarr_flows.nightly.status import BROKEN, ORDER, LastRun, Standing, last_run, standings
+from romzarr_flows.report.page import rendered
+from romzarr_flows.tables import ratio, size
 
 # States that a store may have besides those of `romzarr status`, and how all are shown.
 ABOVE, HARDLY = "above tolerance", "hardly compressed"
 STATES = (ABOVE, *ORDER[:-1], HARDLY, ORDER[-1])
 LOOKS = {
     **dict.fromkeys(STATES, "warn"),
-    **dict.fromkeys((ABOVE, "failed", "clash", "damaged", "missing", "killed"), "bad"),
+    **dict.fromkeys((ABOVE, *BROKEN), "bad"),
     **dict.fromkeys(("stored", "running"), "good"),
 }
 # A smaller ratio is hardly worth it.
 LEAST_RATIO = 3.0
 # Stores whose spectrum is read, and rows: an archive may have very many datasets.
 SPECTRA, ROWS, RUNS = 500, 5000, 10
+# Characters of a message.
+MESSAGE = 400
 # Width and height of a small spectrum, its decades, and modes that it has room for.
 SMALL, DECADES, MODES = (110, 26), 3, 60
 
@@ -55,12 +55,19 @@ def catalogue_page(stores: str, out: str, config: Config) -> str:
             f"stores; give the folder of the setting nightly.stores"
         )
     folder = "" if "://" in out else os.path.dirname(os.path.abspath(out))
-    parts = [
-        Part("Datasets", _table(found, folder)),
-        Part("Runs", _runs(catalogue_of(stores), last)),
-    ]
-    title = f"Archive {os.path.basename(redacted(stores).rstrip('/'))}"
-    return page.document(title, _top(stores, found), parts)
+    return rendered(
+        "catalogue.html",
+        title=f"Archive {os.path.basename(redacted(stores).rstrip('/'))}",
+        place=redacted(stores),
+        summary=list(_summary(found)),
+        rows=[_row(each, folder, k < SPECTRA) for k, each in enumerate(found[:ROWS])],
+        left_out=len(found[ROWS:]),
+        runs=list(_runs(catalogue_of(stores), last)),
+        states=STATES,
+        looks=LOOKS,
+        most=MESSAGE,
+        small=SMALL,
+    )
 
 
 # --- what needs attention -----------------------------------------------------------------
@@ -82,124 +89,71 @@ def _urgency(standing: Standing) -> tuple[int, float, str]:
     return STATES.index(state_of(standing)), -(standing.age_seconds or 0.0), standing.dataset
 
 
-def _top(stores: str, found: Sequence[Standing]) -> str:
-    states = [state_of(each) for each in found]
+def _summary(found: Sequence[Standing]) -> Iterator[tuple[str, str, str]]:
     stored = [e for each in found if (e := each.entry) is not None and e.stored_bytes]
-    raw, kept = (float(sum(_bytes(stored, key))) for key in ("raw_bytes", "stored_bytes"))
-    facts = [
-        ("datasets", f"{len(found)}", ""),
-        ("archive", size(raw), ""),
-        ("stores", size(kept), ""),
-        ("compression ratio", page.ratio(raw / kept) if kept else "", ""),
-        *((s, f"{states.count(s)}", LOOKS[s]) for s in STATES if s in states),
-    ]
-    made = f"{now():%Y-%m-%d %H:%M} UTC"
-    return paragraph(f"{redacted(stores)} · page made {made}", "quiet") + page.cards(facts)
-
-
-def _bytes(entries: Iterable[Entry], key: str) -> list[int]:
-    return [getattr(entry, key) or 0 for entry in entries]
+    raw = sum(entry.raw_bytes or 0 for entry in stored)
+    kept = sum(entry.stored_bytes or 0 for entry in stored)
+    yield "datasets", f"{len(found)}", ""
+    yield "archive", size(raw), ""
+    yield "stores", size(kept), ""
+    yield "compression ratio", ratio(raw / kept) if kept else "", ""
+    states = [state_of(each) for each in found]
+    yield from ((s, f"{states.count(s)}", LOOKS[s]) for s in STATES if s in states)
 
 
 # --- tables -------------------------------------------------------------------------------
 
 
-def _table(found: Sequence[Standing], folder: str) -> str:
-    header: list[Cell | str] = ["dataset", "state"]
-    header += [number(name) for name in ("ratio", "archive", "store", "error", "verified")]
-    header += ["spectrum", "last run"]
-    rows = [_row(each, folder, k < SPECTRA) for k, each in enumerate(found[:ROWS])]
-    more = f"and {len(found) - ROWS} more: romzarr status" if len(found) > ROWS else ""
-    return page.table(header, rows) + (paragraph(more, "quiet") if more else "")
+def _row(standing: Standing, folder: str, with_spectrum: bool) -> dict[str, Any]:
+    entry = standing.entry or Entry(standing.dataset, "", "", standing.state)
+    return {
+        "standing": standing,
+        "state": state_of(standing),
+        "entry": entry,
+        "page": _page(entry, folder),
+        "modes": _modes(entry) if with_spectrum else ("", ""),
+    }
 
 
-def _row(standing: Standing, folder: str, with_spectrum: bool) -> list[Cell | str]:
-    state = state_of(standing)
-    said = f"<br><small>{escape(standing.reason[:400])}</small>" if standing.reason else ""
-    start = [_name(standing, folder), Cell(f"{escape(state)}{said}", LOOKS[state])]
-    entry = standing.entry
-    if entry is None:
-        return [*start, *([""] * 7)]
-    return [
-        *start,
-        number("" if entry.ratio is None else page.ratio(entry.ratio)),
-        number(_size(entry.raw_bytes)),
-        number(_size(entry.stored_bytes)),
-        _error(entry.relative_l2_error, entry.tolerance),
-        _error((entry.verified or {}).get("error"), entry.tolerance),
-        Cell(_spectrum(entry) if with_spectrum else ""),
-        Cell(_when(standing)),
-    ]
-
-
-def _name(standing: Standing, folder: str) -> Cell:
-    """The dataset, as a link to the page of its store if one lies beside it."""
-    name, store = escape(standing.dataset), standing.entry.store if standing.entry else ""
-    beside = f"{store}.html"
-    if not store or not folder or "://" in store or not os.path.exists(beside):
-        return Cell(name)
-    return Cell(f'<a href="{escape(quote(os.path.relpath(beside, folder)))}">{name}</a>')
-
-
-def _error(error: float | None, tolerance: float | None) -> Cell:
-    if error is None:
-        return number("")
-    return number(f"{error:.2e}", "" if tolerance is None or error <= tolerance else "bad")
-
-
-def _size(count: int | None) -> str:
-    return "" if count is None else size(count)
-
-
-def _when(standing: Standing) -> str:
-    """How long ago it was worked on, with the time itself to be pointed at."""
-    if standing.entry is None or standing.age_seconds is None:
+def _page(entry: Entry, folder: str) -> str:
+    """Link to the page of a store, if one lies beside it."""
+    beside = f"{entry.store}.html"
+    if not entry.store or not folder or "://" in beside or not os.path.exists(beside):
         return ""
-    hours = standing.age_seconds / 3600
-    ago = f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.0f} h"
-    ago = ago if hours < 48 else f"{hours / 24:.0f} d"
-    return f'<span title="{escape(standing.entry.last_run)}">{ago} ago</span>'
+    return quote(os.path.relpath(beside, folder))
 
 
-def _spectrum(entry: Entry) -> str:
-    """What the leading modes leave out, as a line without axes."""
+def _modes(entry: Entry) -> tuple[str, str]:
+    """How many modes there are, and points of a line: what the leading ones leave out."""
     if not entry.generation:
-        return ""
+        return "", ""
     try:
         left = spectrum(open_store(entry.store)).left_out
     except (PipelineError, OSError):
         # The state says what is wrong with a store; `romzarr verify` says it all.
-        return ""
+        return "", ""
     if len(left) < 2:
-        return "<small>no modes</small>"
+        return "no modes", ""
     shown = np.unique(np.linspace(0, len(left) - 1, MODES).round().astype(int))
     decades = -np.log10(np.maximum(left[shown], 10.0**-DECADES)) / DECADES
     width, height = SMALL
-    points = " ".join(
+    points = (
         f"{2 + (width - 4) * n / (len(left) - 1):.1f},{2 + (height - 4) * d:.1f}"
         for n, d in zip(shown, decades, strict=True)
     )
-    return (
-        f'<svg role="img" aria-label="{len(left) - 1} modes" width="{width}" height="{height}">'
-        f'<polyline points="{points}" fill="none" stroke="var(--blue)" stroke-width="1.5"/></svg>'
-        f"<small>{len(left) - 1} modes</small>"
-    )
+    return f"{len(left) - 1} modes", " ".join(points)
 
 
-def _runs(catalogue: Catalogue, last: LastRun | None) -> str:
-    """The last runs, the newest first."""
-    if last is None:
-        return ""
-    rows = []
+def _runs(catalogue: Catalogue, last: LastRun | None) -> Iterator[tuple[str, str, str, str]]:
+    """The last runs, the newest first: begin, end, state, and what became of the datasets."""
     for name in sorted(catalogue.records(), reverse=True)[:RUNS]:
         record = catalogue.record(name) or {"began": name, "state": "cannot be read"}
         counts: Mapping[str, Any] = record.get("counts", {})
         words = [f"{count} {what}" for what, count in counts.items() if count]
         words += [f"not there any more: {each}" for each in record.get("vanished", [])]
-        state = last.state if name == last.name else _state(record)
+        state = last.state if last and name == last.name else _state(record)
         state = ": ".join(filter(None, (state, str(record.get("reason") or ""))))
-        rows.append([str(record.get("began")), str(record.get("ended")), state, ", ".join(words)])
-    return page.table(["began", "ended", "state", "datasets"], rows)
+        yield str(record.get("began")), str(record.get("ended")), state, ", ".join(words)
 
 
 def _state(record: Mapping[str, Any]) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from romzarr.archive.time_axis import shown_time
+from romzarr.contracts import Coding
+from romzarr.store.reading import decoding
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.error_maps import Deviation
 from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
 from romzarr.views.sections import Axis, Section
-from romzarr_flows.report import page
 from romzarr_flows.report.maps import ROW, Panel, field_figure, fitting, loadings_figure
+from romzarr_flows.report.page import Picture
 from romzarr_flows.report.svg import inline, subscript, told_apart
 
 Matrix = NDArray[np.float64]
@@ -25,33 +27,44 @@ Matrix = NDArray[np.float64]
 MODES, VALUES = 4, 200
 
 
-def modes_part(opened: CoefficientStore, sections: Sequence[Section]) -> str:
-    """Modes of a few variables; of those without space all together."""
-    coded = [s for s in sections if opened.variables[s.variable].coding == "pod"]
-    spatial = [section for section in coded if section.kind != "value"]
-    loadings = _loadings(opened) if len(spatial) < len(coded) else ""
-    says = (
-        "Each mode times the root mean square of its coefficient: how far it usually moves the "
-        "variable, in its units."
+def loadings(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture]:
+    """How much of each variable without space a mode carries: their correlation."""
+    if all(section.kind != "value" for section in _coded(opened, sections)):
+        return []
+    names = [n for n, v in opened.variables.items() if v.coding == Coding.POD and not v.space_shape]
+    found = np.array(
+        [decoding.modes(opened.last, n) * opened.last.singular_values for n in names[:VALUES]]
     )
-    rows = "".join(_modes(opened, s, k) for k, s in enumerate(spatial))
-    return loadings + rows + (page.paragraph(says, "quiet") if rows else "")
+    correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
+    figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
+    says = "Correlation of each variable with the leading coefficients."
+    return [Picture(inline(figure, "loadings", says), says)]
 
 
-def snapshots_part(
+def modes(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture]:
+    """Modes of a few variables."""
+    spatial = (each for each in _coded(opened, sections) if each.kind != "value")
+    return [_modes(opened, section, number) for number, section in enumerate(spatial)]
+
+
+def _coded(opened: CoefficientStore, sections: Sequence[Section]) -> list[Section]:
+    return [s for s in sections if opened.variables[s.variable].coding == Coding.POD]
+
+
+def snapshots(
     opened: CoefficientStore, dataset: xr.Dataset, sections: Sequence[Section], time: Axis
-) -> str:
+) -> list[Picture]:
     """A few snapshots of maps; of lines all along time."""
-    found = ""
-    for number, section in enumerate(sections):
-        if section.kind == "line":
-            found += _along_time(opened, dataset, section, time, number)
-        elif section.kind != "value":
-            found += _snapshots(opened, dataset, section, number)
-    return found
+    return [
+        _along_time(opened, dataset, section, time, number)
+        if section.kind == "line"
+        else _snapshots(opened, dataset, section, number)
+        for number, section in enumerate(sections)
+        if section.kind != "value"
+    ]
 
 
-def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> str:
+def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> list[Picture]:
     """Root of the mean squared error of each variable, those with the same axes in one row."""
     rows: list[list[Panel]] = []
     names = told_apart([section.variable for section in sections])
@@ -63,11 +76,8 @@ def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> 
         if not rows or len(rows[-1]) == ROW or not _alike(rows[-1][0].section, section):
             rows.append([])
         rows[-1].append(panel)
-    figures = (
-        inline(field_figure(row), f"error{k}", "error by place") for k, row in enumerate(rows)
-    )
-    says = "Root mean square error over time and all dims not shown, in the variable's units."
-    return "".join(map(page.figure, figures)) + (page.paragraph(says, "quiet") if rows else "")
+    figures = (field_figure(row) for row in rows)
+    return [Picture(inline(each, f"error{k}", "error by place")) for k, each in enumerate(figures)]
 
 
 def _alike(one: Section, other: Section) -> bool:
@@ -77,13 +87,12 @@ def _alike(one: Section, other: Section) -> bool:
     )
 
 
-def _row(section: Section, figure: Figure, name: str, says: str) -> str:
-    note = f" <span class='quiet'>{escape(section.note)}</span>" if section.note else ""
-    heading = f"<h3>{escape(section.title)}{note}</h3>"
-    return heading + page.figure(inline(figure, name, f"{says} of {section.variable}"))
+def _picture(section: Section, figure: Figure, name: str, says: str) -> Picture:
+    svg = inline(figure, name, f"{says} of {section.variable}")
+    return Picture(svg, title=section.title, note=section.note)
 
 
-def _modes(opened: CoefficientStore, section: Section, number: int) -> str:
+def _modes(opened: CoefficientStore, section: Section, number: int) -> Picture:
     """Modes, each as large as it moves the variable: times the usual size of its coefficient."""
     usual = opened.last.singular_values[:MODES] / np.sqrt(opened.last.snapshots)
     found = modes_at(opened, section, MODES)
@@ -97,10 +106,12 @@ def _modes(opened: CoefficientStore, section: Section, number: int) -> str:
         )
         for k, (mode, size) in enumerate(zip(found, usual, strict=True))
     ]
-    return _row(section, field_figure(panels), f"modes{number}", "modes")
+    return _picture(section, field_figure(panels), f"modes{number}", "modes")
 
 
-def _snapshots(opened: CoefficientStore, dataset: xr.Dataset, section: Section, number: int) -> str:
+def _snapshots(
+    opened: CoefficientStore, dataset: xr.Dataset, section: Section, number: int
+) -> Picture:
     """The first, middle and last snapshot as decoded, in the same colours."""
     time, last = opened.facts["time"]["dim"], opened.snapshots - 1
     numbers = sorted({0, last // 2, last})
@@ -111,34 +122,21 @@ def _snapshots(opened: CoefficientStore, dataset: xr.Dataset, section: Section, 
         Panel(f"{time} {_when(dataset, time, n)}", section, each, scale, together)
         for n, each in zip(numbers, values, strict=True)
     ]
-    return _row(section, field_figure(panels), f"snapshots{number}", "snapshots")
+    return _picture(section, field_figure(panels), f"snapshots{number}", "snapshots")
 
 
 def _along_time(
     opened: CoefficientStore, dataset: xr.Dataset, section: Section, time: Axis, number: int
-) -> str:
+) -> Picture:
     """Values over space and time, as decoded."""
     numbers, values = rows_at(dataset, section, opened.facts["time"]["dim"])
     axes = (section.axes[0], Axis(time.label, time.values[numbers]))
     plane = replace(section, kind="map", axes=axes, to_scale=False)
     panel = Panel("as decoded", plane, values, fitting(values), values)
-    return _row(section, field_figure([panel], columns=1), f"snapshots{number}", "values")
+    return _picture(section, field_figure([panel], columns=1), f"snapshots{number}", "values")
 
 
 def _when(dataset: xr.Dataset, time: str, number: int) -> str:
     if time not in dataset.coords:
         return f"number {number}"
-    value = dataset[time].values[number]
-    if np.issubdtype(type(value), np.datetime64):
-        return str(np.datetime_as_string(value, unit="m")).replace("T", " ")
-    return f"{value:.5g}" if isinstance(value, float | np.floating) else str(value)
-
-
-def _loadings(opened: CoefficientStore) -> str:
-    """How much of each variable without space a mode carries: their correlation."""
-    names = [n for n, v in opened.variables.items() if v.coding == "pod" and not v.space_shape]
-    found = np.array([opened.last.modes(n) * opened.last.singular_values for n in names[:VALUES]])
-    correlation = found / np.linalg.norm(found, axis=1, keepdims=True)
-    figure = loadings_figure(names[:VALUES], correlation[:, :MODES])
-    says = "Correlation of each variable with the leading coefficients."
-    return page.figure(inline(figure, "loadings", says), says)
+    return shown_time(dataset[time].values, number)

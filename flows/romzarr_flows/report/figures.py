@@ -119,9 +119,9 @@ def _draw_coefficient(axes: Axes, found: Coefficients, time: Axis, k: int) -> No
     axes.plot(x, found.coded[:, k], color=CURVES[0], lw=3, alpha=0.55, label="as decoded")
     if np.isfinite(found.modelled[:, k]).any():
         axes.plot(x, found.modelled[:, k], color=CURVES[1], lw=1.2, label="model, from each sample")
-    axes.plot(
-        x[found.kept], found.coded[found.kept, k], "o", ms=4, color=INK, label="sample kept",
-    )  # fmt: skip
+    if len(found.kept):
+        kept = found.coded[found.kept, k]
+        axes.plot(x[found.kept], kept, "o", ms=4, color=INK, label="sample kept")
     # A model that runs away must not flatten what it should follow.
     low, high = found.coded[:, k].min(), found.coded[:, k].max()
     room = 0.35 * (high - low) or 1.0

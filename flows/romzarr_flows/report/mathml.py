@@ -98,20 +98,23 @@ def term(latex: str) -> str:
     return _Reader(latex).row()
 
 
-def equation_rows(equations: Equations, regime: Regime) -> Iterator[str]:
-    """A row of HTML for each equation; lines break between terms, where browsers break none."""
-    for k in range(min(EQUATIONS, regime.coefficients.shape[1])):
+def typeset(equations: Equations, regime: Regime) -> Iterator[tuple[str, list[str], int, float]]:
+    """Each of the leading equations of a regime that explain anything.
+
+    MathML of its left side and of its terms, since lines break between these alone; the number
+    of terms that are not shown, and the residual.
+    """
+    leading = range(min(EQUATIONS, regime.coefficients.shape[1]))
+    for k in (k for k in leading if k not in regime.unexplained):
         column = regime.coefficients[:, k]
         used = np.flatnonzero(column)
         largest = np.sort(used[np.argsort(-np.abs(column[used]))[:TERMS]])
-        left = _math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1)
-        signs = [
+        terms = [
             _signed(float(column[p]), equations.symbols[p], i == 0) for i, p in enumerate(largest)
         ]
-        more = f"<span>+ {len(used) - len(largest)} more</span>" if len(used) > len(largest) else ""
-        right = "".join(signs) + more or "<math><mn>0</mn></math>"
-        residual = f'<span class="quiet">residual {100 * regime.residual[k]:.2g} %</span>'
-        yield f'<div class="left">{left}</div><div class="right">{right}{residual}</div>'
+        left = _math("<mover><mi>a</mi><mo>˙</mo></mover>", k + 1)
+        nothing = ["<math><mn>0</mn></math>"]
+        yield left, terms or nothing, len(used) - len(largest), regime.residual[k]
 
 
 def _math(letter: str, number: int) -> str:

@@ -113,11 +113,12 @@ def refuse_names(names: Iterable[Hashable], archive: str) -> None:
 
 def _bounds(dataset: xr.Dataset) -> frozenset[str]:
     """Variables that belong to a coordinate (cell and climatology bounds)."""
-    found = set()
-    for coordinate in dataset.coords.values():
-        for key in ("bounds", "climatology"):
-            found.add(coordinate.attrs.get(key, coordinate.encoding.get(key)))
-    return frozenset(str(name) for name in found if name is not None)
+    found = (
+        coordinate.attrs.get(key, coordinate.encoding.get(key))
+        for coordinate in dataset.coords.values()
+        for key in ("bounds", "climatology")
+    )
+    return frozenset(name for name in found if isinstance(name, str))
 
 
 def _is_exact(variable: xr.Variable) -> bool:
@@ -125,7 +126,8 @@ def _is_exact(variable: xr.Variable) -> bool:
 
 
 def _refuse_unsuitable(name: str, variable: xr.Variable, archive: str) -> None:
-    if variable.dtype.newbyteorder("=") not in _COMPRESSIBLE:
+    # Texts of any length have no order of bytes.
+    if variable.dtype.kind != "f" or variable.dtype.newbyteorder("=") not in _COMPRESSIBLE:
         found = _KINDS.get(variable.dtype.kind, "numbers of another kind")
         raise ArchiveError(
             f"archive {archive!r}: variable {name!r} holds {found} (dtype {variable.dtype}) that "

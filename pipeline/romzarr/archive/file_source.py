@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, BinaryIO, Literal
 
+import h5py
 import numpy as np
 import xarray as xr
 
 from romzarr.archive.blocks import describe, merged_along, regular
+from romzarr.archive.guard import guarded, unreadable
 from romzarr.archive.location import is_url, redacted
 from romzarr.archive.provider import Piece, digest_of
 from romzarr.contracts import ReadBlock, Region
@@ -115,6 +117,11 @@ def _opened(location: str, stamp: str) -> tuple[_CountingFile, xr.Dataset]:
     file = _CountingFile(_binary(location))
     try:
         engine = _engine(file, location)
+        if engine == "h5netcdf":
+            # Where this fails h5netcdf would fail half made, and say so on standard error.
+            with h5py.File(file, "r") as readable:
+                readable.attrs.get("_nc3_strict")
+            file.seek(0)
         # scipy maps a local file into memory, but reads all of an open one at once.
         mapped = engine == "scipy" and not is_url(location)
         opened: Any = location if mapped else file
@@ -179,15 +186,9 @@ class FileArchive:
 
     @cached_property
     def dataset(self) -> xr.Dataset:
-        try:
-            return _opened(self.location, self._stamp)[1]
-        except ArchiveError:
-            raise
-        except Exception as error:  # whatever HDF5 or the file system raises
-            raise ArchiveError(
-                f"archive {self.name!r} cannot be opened as NetCDF: "
-                f"{type(error).__name__}: {error}; check that the file is complete"
-            ) from error
+        what = f"archive {self.name!r} cannot be opened as NetCDF"
+        with unreadable(what, "check that the file is complete"):
+            return guarded(_opened(self.location, self._stamp)[1], self.name)
 
     @cached_property
     def _stamp(self) -> str:

@@ -19,6 +19,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ZipStore
 
 from romzarr import objects
+from romzarr.arguments import as_place
 from romzarr.errors import ArchiveError
 
 _SECRET_PARAMETERS = ("sig", "signature", "token", "credential", "key", "password", "secret")
@@ -36,7 +37,7 @@ def normalised(source: str | os.PathLike[str]) -> str:
     ArchiveError
         If a local path does not exist, or a URL holds a password or a signature.
     """
-    location = os.fspath(source)
+    location = as_place(source, "source")
     if location.startswith("file://"):
         location = location.removeprefix("file://")
     if is_url(location):

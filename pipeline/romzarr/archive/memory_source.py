@@ -150,4 +150,4 @@ def memory_archive(dataset: xr.Dataset) -> MemoryArchive:
 def memory_name(dataset: xr.Dataset | xr.DataArray) -> str:
     """Where the dataset says that it was opened, without credentials."""
     source = dataset.encoding.get("source")
-    return redacted(source) if source else "dataset in memory"
+    return redacted(source) if source and isinstance(source, str) else "dataset in memory"

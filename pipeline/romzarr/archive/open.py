@@ -17,6 +17,7 @@ from romzarr.archive.memory_source import MemoryArchive, memory_archive, memory_
 from romzarr.archive.provider import Provider
 from romzarr.archive.stamp import stamp_of
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
+from romzarr.arguments import as_place
 
 CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
 _ZARR = frozenset({".zarr", ".zip"})
@@ -83,7 +84,7 @@ def name_of(source: Source) -> str:
     """What to call `source` in a log, without credentials; opens nothing."""
     if isinstance(source, xr.Dataset | xr.DataArray):
         return memory_name(source)
-    return redacted(os.fspath(source))
+    return redacted(as_place(source, "source"))
 
 
 def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -12,7 +13,8 @@ from romzarr.objects import is_document
 
 
 class RememberingStore(WrapperStore[Store]):
-    """Zarr store that asks for each metadata document once, also for those that are not there.
+    """Zarr store that asks for each metadata document once, also for those that are not there, and
+    for each list of names.
 
     zarr and xarray both open a group, and each looks for either version of the format.
     """
@@ -20,6 +22,7 @@ class RememberingStore(WrapperStore[Store]):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._documents: dict[str, Buffer | None] = {}
+        self._names: dict[str, list[str]] = {}
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -29,6 +32,12 @@ class RememberingStore(WrapperStore[Store]):
         if key not in self._documents:
             self._documents[key] = await self._store.get(key, prototype)
         return self._documents[key]
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        if prefix not in self._names:
+            self._names[prefix] = [name async for name in self._store.list_dir(prefix)]
+        for name in self._names[prefix]:
+            yield name
 
     async def _get_many(self, requests: Any) -> Any:
         for key, prototype, byte_range in requests:

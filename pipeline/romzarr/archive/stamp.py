@@ -8,7 +8,9 @@ tells `compress` that somebody wrote into an archive while it was read.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -131,6 +133,9 @@ def _local_files(location: str) -> Iterator[StoredFile]:
 
 def _local_file(path: str, name: str) -> StoredFile:
     state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        # To open a pipe waits for who writes to it, and a device may have no end.
+        raise OSError(errno.EINVAL, "is no regular file", path)
     return StoredFile(name, state.st_size, str(state.st_mtime_ns), state.st_mtime)
 
 

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from romzarr.contracts import TimeAxis
 from romzarr.errors import ArchiveError
 
-MIN_SNAPSHOTS = 5
+# A store holds no more (`romzarr.store.limits`).
+MIN_SNAPSHOTS, MAX_SNAPSHOTS = 5, 1 << 31
 _NAMES = ("time", "t")
 _SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
 _NANOSECONDS = 1e9
+# What is so much smaller than the step of time is taken for rounding.
+FINER = 1e6
 
 
 def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNAPSHOTS) -> TimeAxis:
@@ -54,6 +57,11 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNA
             f"needs at least {least}; give a longer record, or set archive.time if "
             f"{dim!r} is not time"
         )
+    if size > MAX_SNAPSHOTS:
+        raise ArchiveError(
+            f"archive {archive!r}: {size} snapshots along {dim!r}, at most {MAX_SNAPSHOTS} are "
+            "allowed; check that its shape is right, or set archive.time"
+        )
     if coordinate is None:
         return TimeAxis(dim, np.arange(size, dtype=np.float64), "1")
     times = np.asarray(dataset[coordinate].values)
@@ -84,7 +92,31 @@ def named_snapshot(dataset: xr.Dataset, dim: str, number: int) -> str:
     'time[1] (0.5)'
     """
     place = f"{dim}[{number}]"
-    return f"{place} ({dataset[dim].values[number]})" if dim in dataset.coords else place
+    if dim not in dataset.coords:
+        return place
+    return f"{place} ({shown_time(dataset[dim].values, number)})"
+
+
+def shown_time(times: NDArray[Any], number: int) -> str:
+    """One of several times, with the digits that tell it from those beside it, and few more.
+
+    Examples
+    --------
+    >>> shown_time(0.1 * np.arange(300), 201)
+    '20.1'
+    >>> shown_time(np.array(["2031-07-01T06", "2031-07-01T12"], "datetime64[ns]"), 1)
+    '2031-07-01 12:00'
+    """
+    time = times[number]
+    if times.dtype.kind == "M":
+        return str(np.datetime_as_string(time, unit="auto")).replace("T", " ")
+    if times.dtype.kind != "f" or not np.isfinite(time):
+        return str(time)
+    value, near = float(time), np.abs(np.diff(times[max(number - 1, 0) : number + 2]))
+    gap, rounding = float(min(near[near > 0], default=0.0)), 2 * float(np.spacing(abs(time)))
+    off = min(gap / 4, max(gap / FINER, rounding)) if gap else rounding
+    rounded = (float(f"{value:.{digits}g}") for digits in range(1, 18))
+    return str(next(each for each in rounded if abs(each - value) <= off))
 
 
 def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | None]:
@@ -165,11 +197,11 @@ def _refuse_unsorted(times: NDArray[Any], coordinate: str, archive: str) -> None
     if not wrong.any():
         return
     index = int(wrong.argmax()) + 1
-    before, after = times[index - 1], times[index]
-    problem = "duplicates" if before == after else "is before"
+    problem = "duplicates" if times[index - 1] == times[index] else "is before"
+    before, after = (shown_time(times, k) for k in (index - 1, index))
     raise ArchiveError(
-        f"archive {archive!r}: {coordinate}[{index}] = {after!s} {problem} "
-        f"{coordinate}[{index - 1}] = {before!s}, and times must strictly increase; "
+        f"archive {archive!r}: {coordinate}[{index}] = {after} {problem} "
+        f"{coordinate}[{index - 1}] = {before}, and times must strictly increase; "
         f"use dataset.sortby({coordinate!r}) and .drop_duplicates({coordinate!r})"
     )
 

@@ -7,6 +7,7 @@ chunks are missing at all times is therefore taken as land or constant.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import zarr
 from zarr.abc.store import Store
 
 from romzarr.archive.blocks import Chunks, Grid, regular
+from romzarr.archive.guard import guarded, unreadable
 from romzarr.archive.history import Mark, Stored, mark
 from romzarr.archive.location import open_store, redacted
 from romzarr.archive.provider import Piece, digest_of
@@ -27,10 +29,12 @@ from romzarr.archive.remembering import RememberingStore
 from romzarr.archive.time_axis import named_snapshot
 from romzarr.archive.zarr_listing import stored_below
 from romzarr.archive.zarr_source import ZarrReader, ZarrSource, chunk_keys, storage_chunks
-from romzarr.errors import ArchiveError, ChunkError, StorageError
+from romzarr.errors import ArchiveError, ChunkError
 
 MissingChunks = Literal["error", "fill"]
 
+# Of a variable: a few times as many as anybody has, and as many along a dim as a store may name.
+MOST_CHUNKS, MOST_ALONG_AXIS = 1 << 24, 1 << 22
 # A task holds one block; of larger shards it takes whole inner chunks, up to this size.
 _LARGEST_BLOCK_BYTES = 64 * 2**20
 
@@ -47,9 +51,14 @@ class ZarrArchive:
 
     @classmethod
     def open(cls, location: str, missing_chunks: MissingChunks) -> ZarrArchive:
-        store = open_store(location)
-        try:
+        what = f"archive {redacted(location)!r} cannot be opened as a Zarr group"
+        advice = "give the path of a group that xarray wrote, or a NetCDF (.nc) or CSV (.csv) file"
+        with unreadable(what, advice):
+            store = open_store(location)
             group = zarr.open_group(RememberingStore(store), mode="r")
+            # xarray reads coordinates as it opens, all chunks that they say they have.
+            for name, array in group.arrays():
+                refuse_many_chunks(array, name, redacted(location))
             # Said outright, so that xarray neither warns nor looks twice.
             consolidated = group.metadata.consolidated_metadata is not None
             raw = xr.open_zarr(
@@ -59,15 +68,6 @@ class ZarrArchive:
                 decode_cf=False,
                 chunks=None,
             )
-        except StorageError:
-            raise
-        # Both libraries fail in ways of their own.
-        except Exception as error:
-            raise ArchiveError(
-                f"archive {redacted(location)!r} cannot be opened as a Zarr group: "
-                f"{type(error).__name__}: {error}; give the path of a group that xarray wrote, "
-                "or a NetCDF (.nc) or CSV (.csv) file"
-            ) from error
         if not raw.variables:
             raise ArchiveError(
                 f"archive {redacted(location)!r} is a Zarr group without arrays; give the path "
@@ -85,13 +85,15 @@ class ZarrArchive:
 
     @cached_property
     def dataset(self) -> xr.Dataset:
-        return xr.decode_cf(self.raw)
+        with unreadable(f"archive {self.name!r} cannot be decoded"):
+            return guarded(xr.decode_cf(self.raw), self.name)
 
     def piece(self, name: str, time_axis: int) -> Piece:
-        array = self.group[name]
-        assert isinstance(array, zarr.Array)
-        stored = stored_below(self.store, array)
-        grid = Grid(storage_chunks(array))
+        with unreadable(f"archive {self.name!r}: chunks of variable {name!r} cannot be listed"):
+            array = self.group[name]
+            assert isinstance(array, zarr.Array)
+            stored = stored_below(self.store, array)
+            grid = Grid(storage_chunks(array))
         absent = absent_chunks(array, grid, stored)
         if absent and self.missing_chunks == "error":
             refuse_lost_chunks(self.dataset, name, self.name, grid, absent, time_axis)
@@ -102,6 +104,26 @@ class ZarrArchive:
             block_chunks(array),
             digest_of(listing),
             time_marks(array, grid, stored, time_axis, reader.packing),
+        )
+
+
+def refuse_many_chunks(array: zarr.Array[Any], name: str, archive: str) -> None:
+    """Raise if metadata speak of so many chunks that to name them all would never end.
+
+    Raises
+    ------
+    ArchiveError
+    """
+    try:
+        lengths = array.shards or array.chunks
+    except NotImplementedError:  # an uneven grid names every length itself
+        return
+    counts = [-(-size // max(1, n)) for size, n in zip(array.shape, lengths, strict=True)]
+    if math.prod(counts) > MOST_CHUNKS or max(counts, default=0) > MOST_ALONG_AXIS:
+        raise ArchiveError(
+            f"archive {archive!r}: variable {name!r} of shape {array.shape} has chunks of "
+            f"{lengths}, at most {MOST_CHUNKS} are allowed and {MOST_ALONG_AXIS} along a dim; "
+            "check that the shape is right, or write it with larger chunks"
         )
 
 

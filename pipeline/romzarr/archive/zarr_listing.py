@@ -46,13 +46,16 @@ def _local(root: str, path: str) -> dict[str, Stored]:
         prefix = f"{folder}/" if folder else ""
         try:
             entries = list(os.scandir(os.path.join(root, folder)))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(prefix + entry.name)
             else:
-                state = entry.stat()
+                try:
+                    state = entry.stat()
+                except FileNotFoundError:  # just removed, or a link to nothing
+                    continue
                 found[prefix + entry.name] = Stored(state.st_size, str(state.st_mtime_ns))
     return found
 

@@ -111,10 +111,11 @@ class ZarrReader:
         """
         store = _CountingStore(process_store(self.location))
         try:
-            raw = np.asarray(self.array(store)[region])
+            values = self._decoded(np.asarray(self.array(store)[region]))
         except (MemoryError, StorageError):
             raise
-        # A damaged chunk fails in the codec's own way, a storage service in its own.
+        # A damaged chunk fails in the codec's own way, a storage service in its own, and packing
+        # that is no number in xarray's.
         except Exception as error:
             raise self._located(region, absent, error) from error
         lost = sorted(set(store.absent) - absent)
@@ -125,7 +126,7 @@ class ZarrReader:
                 f"missing now, for region {describe(region)}; restore it and run again"
             )
         keys = {key for key, _ in store.fetched}
-        return ReadBlock(self._decoded(raw), sum(size for _, size in store.fetched), len(keys))
+        return ReadBlock(values, sum(size for _, size in store.fetched), len(keys))
 
     def _decoded(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self.packing:

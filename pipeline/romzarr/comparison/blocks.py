@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed
 from numpy.typing import NDArray
 
 from romzarr.archive import Archive, Source, open_archive
-from romzarr.chunked.plan import SpaceBlock, leaf_region
 from romzarr.coding.exact import same_bits
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, BlockSpan, ReadBlock, Region
+from romzarr.contracts import BlockSpan, Coding, Floats, ReadBlock, Region
 from romzarr.recorded_config import config_of
-from romzarr.store.layout import Root
-from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.reading.reader import CoefficientStore
+
+Matrix = NDArray[np.float64]
 
 
 def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:
@@ -39,37 +39,60 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     )
 
 
-def block_of(
-    archive: Archive, variable: ArchivedVariable, row: SpaceBlock, span: BlockSpan, purpose: str
-) -> Delayed:
-    """Lazy `ReadBlock` of a leaf, read for a purpose of its own."""
-    task = variable.source.task(leaf_region(variable, row.region, span))
-    graph = dict(variable.source.graph())
-    key = f"{purpose}-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
-    return Delayed(key, graph | {key: task})
+@dataclass(frozen=True)
+class ComparedBlock:
+    """A ``block`` of the archive, and what the store decodes there.
 
+    Compared are the snapshots of ``span``, the first of the block; ``weights`` is (points,) or
+    None. Points are flat, and arrays (m, points), in all that follows from the `values`.
+    """
 
-@lru_cache(maxsize=4)
-def opened_once(url: str, root: Root) -> CoefficientStore:
-    """The store, opened once in each process that runs tasks."""
-    return open_store(url, root)
+    variable: str
+    time_axis: int
+    region: Region
+    span: BlockSpan
+    weights: Floats | None
+    opened: CoefficientStore
+    block: ReadBlock
 
+    @property
+    def lossless(self) -> bool:
+        return self.opened.variables[self.variable].coding == Coding.LOSSLESS
 
-def side_by_side(
-    block: ReadBlock,
-    name: str,
-    time_axis: int,
-    region: Region,
-    span: BlockSpan,
-    opened: CoefficientStore,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Values (m, points) of the first snapshots of a block, those of `span`, as they are and as
-    the store decodes them; and where NaN differs, or any bit of what is lossless."""
-    decoded = opened.decode(name, slice(span.start, span.stop), region)
-    given, found = (
-        np.moveaxis(values, time_axis, 0)[: len(span)].reshape(len(span), -1)
-        for values in (block.values, decoded)
-    )
-    lossless = opened.variables[name].coding == "lossless"
-    unlike = ~same_bits(given, found) if lossless else np.isnan(given) != np.isnan(found)
-    return given, found, unlike
+    @cached_property
+    def values(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Original and decoded values (m, *region) in their own dtype."""
+        times = slice(self.span.start, self.span.stop)
+        decoded = self.opened.decode(self.variable, times, self.region)
+        original = np.moveaxis(self.block.values, self.time_axis, 0)[: len(self.span)]
+        return original, np.moveaxis(decoded, self.time_axis, 0)
+
+    @property
+    def floats(self) -> tuple[Matrix, Matrix]:
+        """Original and decoded values as float64."""
+        x, y = (each.reshape(len(self.span), -1).astype(np.float64) for each in self.values)
+        return x, y
+
+    @cached_property
+    def counted(self) -> tuple[Matrix, Matrix]:
+        """Original values and their errors as float64, both zero where nothing can be measured."""
+        x, y = self.floats
+        # What is lossless may hold infinities, which are right or `unlike`.
+        counts = np.isfinite(x) & np.isfinite(y) if self.lossless else ~np.isnan(x)
+        errors = x - y
+        if not counts.all():
+            x, errors = (np.where(counts, each, 0.0) for each in (x, errors))
+        return x, errors
+
+    @property
+    def unlike(self) -> NDArray[np.bool_]:
+        """Where NaN differs, or any bit of what is lossless."""
+        x, y = self.values
+        unlike = ~same_bits(x, y) if self.lossless else np.isnan(x) != np.isnan(y)
+        return unlike.reshape(len(self.span), -1)
+
+    def index(self, number: int) -> tuple[int, ...]:
+        """Return the snapshot and the place in each space dim of a value, by its flat number."""
+        within = np.unravel_index(number, self.values[0].shape)
+        starts = (self.span.start, *(part.start for part in self.region))
+        return tuple(start + int(i) for start, i in zip(starts, within, strict=True))

@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 
-import dask
 import numpy as np
-from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive
-from romzarr.chunked.plan import SpaceBlock
-from romzarr.comparison.blocks import block_of, opened_once, side_by_side
-from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
-from romzarr.store.layout import Root
+from romzarr.comparison.blocks import ComparedBlock
+from romzarr.comparison.fold import Block, added_fields, fold
+from romzarr.contracts import ArchivedVariable
 from romzarr.store.reading.reader import CoefficientStore
 
 Vector = NDArray[np.float64]
-Block = tuple[SpaceBlock, BlockSpan]
 
 # By how many times an error is far larger than usual: that of a snapshot, of a single value; and
 # than in the snapshot beside it, or, where that is of another part of the store, than those two
@@ -50,99 +45,51 @@ class SnapshotErrors:
 
 
 def snapshot_errors(
-    archive: Archive, opened: CoefficientStore, blocks: Sequence[Sequence[Block]]
+    archive: Archive, opened: CoefficientStore, blocks: Sequence[Block]
 ) -> list[SnapshotErrors]:
-    """Compare `blocks` of each variable of an archive with what its store decodes. Runs Dask.
+    """Measure the errors of each variable of an archive in `blocks`, in time. Runs Dask.
 
-    Blocks end where chunks do; what lies beyond the end of the store is left out. A worker holds
-    one block at a time. Those of a variable are given in the order of time.
+    Blocks end where chunks do; what lies beyond the end of the store is left out.
     """
-    tasks: list[list[Delayed]] = []
-    for variable, mine in zip(archive.variables, blocks, strict=True):
-        by_time = groupby(sorted(mine, key=_start), key=_start)
-        parts = [[_leaf(archive, variable, *each, opened) for each in same] for _, same in by_time]
-        tasks.append([delayed(_over_space, pure=False)(each) for each in parts])
-    with threadpool_limits(1, user_api="blas"):
-        found = dask.compute(*tasks)
-    return [_over_time(parts) for parts in found]
-
-
-def _start(block: Block) -> int:
-    return block[1].start
-
-
-def _leaf(
-    archive: Archive,
-    variable: ArchivedVariable,
-    row: SpaceBlock,
-    span: BlockSpan,
-    opened: CoefficientStore,
-) -> Delayed:
-    block = block_of(archive, variable, row, span, "history")
-    weights = None
-    if variable.weights is not None:
-        weights = variable.weights[row.region].ravel() / _mean_weight(variable)
-    within = BlockSpan(span.start, min(span.stop, opened.snapshots))
-    return delayed(_compared, pure=False)(
-        block, variable.name, variable.time_axis, row.region, within, weights,
-        opened.url, opened.root,
-    )  # fmt: skip
+    measures = [(_BySnapshot(_mean_weight(variable)),) for variable in archive.variables]
+    found = fold(archive, opened, blocks, measures, "space", "history")
+    fields = SnapshotErrors.__dataclass_fields__
+    return [added_fields(parts, **dict.fromkeys(fields, np.concatenate)) for (parts,) in found]
 
 
 def _mean_weight(variable: ArchivedVariable) -> float:
     return 1.0 if variable.weights is None else float(np.mean(variable.weights))
 
 
-def _compared(
-    block: ReadBlock,
-    name: str,
-    time_axis: int,
-    region: Region,
-    span: BlockSpan,
-    weights: Floats | None,
-    url: str,
-    root: Root,
-) -> SnapshotErrors:
-    """Task: errors of the first snapshots of a block, those of `span`."""
-    opened = opened_once(url, root)
-    given, found, unlike = side_by_side(block, name, time_axis, region, span, opened)
-    # NaN of some payloads are warned of when they are cast, and infinities have no difference.
-    with np.errstate(invalid="ignore", over="ignore"):
-        errors = np.abs(given.astype(np.float64) - found.astype(np.float64))
+@dataclass(frozen=True)
+class _BySnapshot:
+    """Errors of each snapshot, which add up over space."""
+
+    mean_weight: float
+
+    def of_block(self, block: ComparedBlock) -> SnapshotErrors:
+        original, decoded = block.floats
+        errors = np.abs(original - decoded)
         counted = ~np.isnan(errors)
         errors = np.where(counted, errors, 0.0)
-        weighted = errors if weights is None else errors * np.sqrt(weights)
+        weighted = errors
+        if block.weights is not None:
+            weighted = errors * np.sqrt(block.weights / self.mean_weight)
         return SnapshotErrors(
-            numbers=np.arange(span.start, span.stop),
+            numbers=np.arange(block.span.start, block.span.stop),
             squares=np.sum(weighted**2, axis=1),
             peaks=weighted.max(axis=1, initial=0.0),
             largest=errors.max(axis=1, initial=0.0),
-            unlike=np.asarray(unlike.any(axis=1)),
+            unlike=np.asarray(block.unlike.any(axis=1)),
             points=counted.sum(axis=1),
-            values=np.full(len(span), errors.shape[1]),
+            values=np.full(len(block.span), errors.shape[1]),
         )
 
-
-def _over_space(parts: Sequence[SnapshotErrors]) -> SnapshotErrors:
-    """Task: errors over several parts of the same snapshots."""
-    return SnapshotErrors(
-        numbers=parts[0].numbers,
-        squares=np.sum([part.squares for part in parts], axis=0),
-        peaks=np.max([part.peaks for part in parts], axis=0),
-        largest=np.max([part.largest for part in parts], axis=0),
-        unlike=np.asarray(np.any([part.unlike for part in parts], axis=0)),
-        points=np.sum([part.points for part in parts], axis=0),
-        values=np.sum([part.values for part in parts], axis=0),
-    )
-
-
-def _over_time(parts: Sequence[SnapshotErrors]) -> SnapshotErrors:
-    return SnapshotErrors(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in SnapshotErrors.__dataclass_fields__
+    def add(self, parts: Sequence[SnapshotErrors]) -> SnapshotErrors:
+        total, most = partial(np.sum, axis=0), partial(np.max, axis=0)
+        return added_fields(
+            parts, squares=total, peaks=most, largest=most, unlike=most, points=total, values=total
         )
-    )
 
 
 # --- what cannot be the store's -----------------------------------------------------------

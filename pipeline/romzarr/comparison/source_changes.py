@@ -18,13 +18,8 @@ from romzarr.archive.memory_source import ArraySource
 from romzarr.archive.time_axis import named_snapshot
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
-from romzarr.comparison.changes import (
-    Block,
-    Difference,
-    first_difference,
-    resolution,
-    snapshot_errors,
-)
+from romzarr.comparison.changes import Difference, first_difference, resolution, snapshot_errors
+from romzarr.comparison.fold import Block
 from romzarr.contracts import ArchivedVariable, BlockSpan
 from romzarr.errors import ArchiveError
 from romzarr.progress import step, working_on
@@ -161,14 +156,14 @@ def _suspected(opened: CoefficientStore, archive: Archive) -> tuple[Evidence, li
 
 def _to_compare(
     opened: CoefficientStore, archive: Archive, evidence: Evidence, spans: Sequence[BlockSpan]
-) -> list[list[Block]]:
+) -> list[Block]:
     """Blocks of every variable in stretches of time; a few of them, if nothing speaks for a
     change and they have to be read."""
-    plan, found = plan_pod(archive.variables), list[list[Block]]()
+    plan, found = plan_pod(archive.variables), list[Block]()
     for number, variable in enumerate(archive.variables):
         blocks = [block for span in spans for block in _blocks(plan, number, variable, span)]
         every = evidence != "nothing" or isinstance(variable.source, ArraySource)
-        found.append(blocks if every else _few(blocks, opened.last.name))
+        found += blocks if every else _few(blocks, opened.last.name)
     return found
 
 

@@ -16,6 +16,7 @@ from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
 from romzarr.coding.tiles import tile_shape
 from romzarr.coding.wavelet import depth
 from romzarr.compression.pod import ArchivePOD
+from romzarr.contracts import Coding
 from romzarr.errors import AccuracyError
 from romzarr.numerics.dynamics.sampling import Tolerances
 
@@ -50,11 +51,11 @@ class CodedFields:
     bits: float
 
     @property
-    def codings(self) -> tuple[str, ...]:
-        """How each variable is coded: "pod", "direct" or "constant"."""
-        others = ("constant" if n.fluctuation == 0 else "direct" for n in self.pod.norms)
+    def codings(self) -> tuple[Coding, ...]:
+        """How each variable is coded."""
+        others = (Coding.CONSTANT if n.fluctuation == 0 else Coding.DIRECT for n in self.pod.norms)
         return tuple(
-            "pod" if fields is not None else other
+            Coding.POD if fields is not None else other
             for fields, other in zip(self.fields, others, strict=True)
         )
 

@@ -55,12 +55,16 @@ def packing_of(encoding: Mapping[str, Any]) -> Packing | None:
     missing: Any = found.get("_FillValue", found.get("missing_value"))
     if integer not in PACKABLE or np.size(missing) != 1:
         return None
-    return Packing(
-        integer,
-        float(found.get("scale_factor", 1.0)),
-        float(found.get("add_offset", 0.0)),
-        None if missing is None else int(missing),
-    )
+    try:
+        return Packing(
+            integer,
+            float(found.get("scale_factor", 1.0)),
+            float(found.get("add_offset", 0.0)),
+            None if missing is None else int(missing),
+        )
+    # What is no number packs nothing.
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _written(writer: StoreWriter, variable: ArchivedVariable, packing: Packing | None) -> ReadCost:

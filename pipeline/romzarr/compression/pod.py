@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.archive.provider import digest_of
+from romzarr.archive.time_axis import shown_time
 from romzarr.chunked.plan import PODPlan, SpaceBlock
 from romzarr.chunked.pod import run_pod
 from romzarr.config import Config
@@ -459,5 +460,5 @@ def _when(archive: Archive, index: int) -> str:
     dim = archive.time.dim
     label = f"{dim} index {index}"
     if dim in archive.carried.coords:
-        label += f" ({archive.carried[dim].values[index]})"
+        label += f" ({shown_time(archive.carried[dim].values, index)})"
     return label

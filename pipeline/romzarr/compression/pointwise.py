@@ -23,7 +23,7 @@ from romzarr.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
 from romzarr.chunked.slices import gathered
 from romzarr.compression.pod import Sharpened
-from romzarr.contracts import ArchivedVariable
+from romzarr.contracts import ArchivedVariable, Coding
 from romzarr.errors import AccuracyError, ConfigError, TooFineError
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -114,7 +114,7 @@ def write_residuals(
         If a bound is too small for the variable's dtype or for the rounding of readers.
     """
     draft = Draft(*writer.draft(facts))
-    lossy = {name for name, each in facts["variables"].items() if each["coding"] != "constant"}
+    lossy = {name for name, each in facts["variables"].items() if each["coding"] != Coding.CONSTANT}
     found = {}
     for variable in archive.variables:
         if variable.name in bounds and variable.name in lossy:

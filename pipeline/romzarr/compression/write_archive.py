@@ -16,10 +16,12 @@ from romzarr.compression.lossless import write_lossless
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD, factor_archive
 from romzarr.compression.pointwise import sharpened_by, write_residuals
-from romzarr.compression.write_store import Coding, coding_of, facts, write_fields, write_model
+from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_model
 from romzarr.config import Config
+from romzarr.contracts import Coding
 from romzarr.errors import AccuracyError
 from romzarr.progress import step
+from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 
 
@@ -28,7 +30,7 @@ class Result:
     """What was put into a store, and what reading the archive for it cost."""
 
     facts: Mapping[str, Any]
-    coding: Coding
+    codings: Codings
     model: LatentModel | None
     bytes_read: int
     chunks_read: int
@@ -77,12 +79,12 @@ def write_factored(
         errors = _relative_errors(coded, model, lost, in_episodes)
         _check_bound(errors, config.compression.tolerance)
         write_model(writer, archive, model)
-    coding = coding_of(coded)
+    codings = codings_of(coded)
     totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
-    said = facts(archive, coding, model, errors, config, episodes.rough if episodes else None)
+    said = facts(archive, codings, model, errors, config, episodes.rough if episodes else None)
     return Result(
         {**said, "fluctuation": totals},
-        coding,
+        codings,
         model,
         pod.bytes_read,
         pod.chunks_read,
@@ -111,12 +113,11 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> Re
         write_model(writer, archive, None)
         writing.bytes = cost.bytes_read
     names = [variable.name for variable in archive.variables]
-    codings = ("lossless",) * len(names)
-    coding = Coding(codings, 0, "float64")
+    codings = Codings((Coding.LOSSLESS,) * len(names), 0, "float64")
     errors = dict.fromkeys([*names, "largest"], 0.0)
     return Result(
-        facts(archive, coding, None, errors, config),
-        coding,
+        facts(archive, codings, None, errors, config),
+        codings,
         None,
         cost.bytes_read,
         cost.chunks_read,
@@ -168,7 +169,7 @@ def _relative_errors(
             pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
         )
     }
-    return errors | {"largest": max(errors.values())}
+    return with_largest(errors)
 
 
 def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:

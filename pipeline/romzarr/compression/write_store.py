@@ -21,7 +21,7 @@ from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Floats
+from romzarr.contracts import ArchivedVariable, Coding, Floats
 from romzarr.numerics.pod.factors import Mask
 from romzarr.numerics.pod.roughness import runs
 from romzarr.store.writing.writer import StoreWriter
@@ -33,17 +33,17 @@ NOT_RECORDED = frozenset({"cluster", "nightly"})
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
 
 
-class Coding(NamedTuple):
+class Codings(NamedTuple):
     """How the variables of a store are coded: each `of` them, with what rank and arithmetic."""
 
-    of: tuple[str, ...]
+    of: tuple[Coding, ...]
     rank: int
     arithmetic: str
 
 
-def coding_of(coded: CodedFields) -> Coding:
+def codings_of(coded: CodedFields) -> Codings:
     """Of variables coded by POD, or about as accurately."""
-    return Coding(coded.codings, coded.rank, coded.pod.budget.basis.name)
+    return Codings(coded.codings, coded.rank, coded.pod.budget.basis.name)
 
 
 def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> None:
@@ -51,7 +51,7 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
     pod, tasks = coded.pod, []
     for number, (variable, fields) in enumerate(zip(archive.variables, coded.fields, strict=True)):
         if fields is None:
-            if coded.codings[number] == "constant":
+            if coded.codings[number] == Coding.CONSTANT:
                 mean = _gathered_mean(pod, number, variable)
                 writer.write_constant(variable.name, variable.space_dims, mean)
             continue
@@ -96,7 +96,7 @@ def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None
 
 def facts(
     archive: Archive,
-    coding: Coding,
+    codings: Codings,
     model: LatentModel | None,
     errors: Mapping[str, float],
     config: Config,
@@ -107,17 +107,17 @@ def facts(
         "tolerance": config.compression.tolerance,
         "relative_l2_error": dict(errors),
         "max_error": dict(config.compression.bounds),
-        "rank": coding.rank,
+        "rank": codings.rank,
         "nonzero_terms": 0,
         "raw_bytes": archive.raw_bytes,
-        "arithmetic": coding.arithmetic,
+        "arithmetic": codings.arithmetic,
         "variables": {
             variable.name: {
                 "dims": list(variable.dims),
                 "shape": list(variable.shape),
                 "dtype": variable.dtype.str,
                 "time_axis": variable.time_axis,
-                "coding": coding.of[number],
+                "coding": codings.of[number],
                 "chunks": _compact_chunks(variable.chunks),
                 "attrs": archive.variable_attrs[variable.name],
                 "encoding": archive.variable_encoding[variable.name],

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 
 from romzarr.archive import Archive, Source, lazy_dataset, open_archive
+from romzarr.arguments import as_whole
 from romzarr.chunked.plan import LEAF_BYTES
 from romzarr.comparison.source_changes import (
     refuse_other_times,
@@ -17,11 +18,12 @@ from romzarr.comparison.source_changes import (
     refuse_other_variables,
 )
 from romzarr.compression.write_store import source_facts
-from romzarr.config import Config
+from romzarr.config import Config, given_config
 from romzarr.contracts import BlockSpan
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.streams.compressor import StreamCompressor
 
@@ -71,7 +73,8 @@ def append(
         If the store cannot be written, or somebody else appends to it.
     """
     began = time.perf_counter()
-    opened, missing = open_store(store), (config or Config()).archive.missing_chunks
+    commit_steps = as_whole(commit_steps, "commit_steps", least=1)
+    opened, missing = open_store(store), given_config(config).archive.missing_chunks
     made_with = config_of(opened)
     made = made_with.archive
     archive = open_archive(
@@ -119,7 +122,7 @@ def _report(store: CoefficientStore, before: int, began: float) -> AppendReport:
     return AppendReport(
         appended=store.snapshots - before,
         snapshots=store.snapshots,
-        relative_l2_error=facts["relative_l2_error"],
+        relative_l2_error=errors_of(facts, store.variables),
         tolerance=facts["tolerance"],
         rank=store.last.rank,
         parts=len(store.parts),

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive
+from romzarr.arguments import as_flag
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
 from romzarr.compression.write_archive import Result, write_archive
-from romzarr.config import Config, settled
+from romzarr.config import Config, given_config, settled
 from romzarr.progress import step, working_on
 from romzarr.reports import CompressionReport, advice
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.writing.writer import StoreWriter
 
 
@@ -87,7 +89,8 @@ def compress(
     (500,)
     """
     began, cpu = time.perf_counter(), time.process_time()
-    config = settled(config or Config(), tolerance, max_error, variables, weights)
+    config = settled(given_config(config), tolerance, max_error, variables, weights)
+    overwrite = as_flag(overwrite, "overwrite")
     forbidden = [source] if isinstance(source, str | os.PathLike) else []
     with working_on(name_of(source)):
         with step("open") as opening:
@@ -132,13 +135,13 @@ def _report(
     began: float,
     cpu: float,
 ) -> CompressionReport:
-    coding, model = result.coding, result.model
+    codings, model = result.codings, result.model
     return CompressionReport(
-        relative_l2_error=result.facts["relative_l2_error"],
+        relative_l2_error=errors_of(result.facts, [each.name for each in archive.variables]),
         tolerance=config.compression.tolerance,
         largest_pointwise_error=result.facts.get("largest_pointwise_error", {}),
         max_error=result.facts["max_error"],
-        rank=coding.rank,
+        rank=codings.rank,
         nonzero_terms=result.facts["nonzero_terms"],
         kept_samples=model.latent.coded.code.kept if model and model.pays else 0,
         snapshots=len(archive.time.values),
@@ -149,5 +152,7 @@ def _report(
         cpu_seconds=time.process_time() - cpu,
         bytes_read=result.bytes_read,
         chunks_read=result.chunks_read,
-        advice=advice(archive.raw_bytes / stored, coding.rank, len(archive.time.values), coding.of),
+        advice=advice(
+            archive.raw_bytes / stored, codings.rank, len(archive.time.values), codings.of
+        ),
     )

@@ -15,7 +15,8 @@ from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 from romzarr.reports import StoreInfo, advice
 from romzarr.store import layout
 from romzarr.store.layout import Fields, compact_json
-from romzarr.store.models import StoredModels, models_from_facts
+from romzarr.store.models import UNEXPLAINED, StoredModels, models_from_facts
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -43,7 +44,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
     ratio = facts["raw_bytes"] / stored
     energy = last.singular_values**2
     return StoreInfo(
-        relative_l2_error=facts["relative_l2_error"],
+        relative_l2_error=errors_of(facts, opened.variables),
         error_measured_by=MEASURED_BY if facts["tolerance"] else "every bit is stored",
         tolerance=facts["tolerance"],
         rank=last.rank,
@@ -131,6 +132,11 @@ class Regime:
     residual: tuple[float, ...]
     spans: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def unexplained(self) -> tuple[int, ...]:
+        """Numbers of the equations, from 0, that explain nothing of their coefficient."""
+        return tuple(k for k, each in enumerate(self.residual) if each >= UNEXPLAINED)
+
     def where(self) -> str:
         """The stretches of time in words."""
         shown = [f"{first} to {last}" for first, last in self.spans[:SPANS]]
@@ -190,7 +196,8 @@ class Equations:
     def _lines(self, regime: Regime) -> Iterator[str]:
         for k, column in enumerate(regime.coefficients.T):
             right = _sum(column, self.names) or "0"
-            yield f"a{k + 1}' = {right}    [residual {_percent(regime.residual[k])}]"
+            nothing = ", explains nothing" if k in regime.unexplained else ""
+            yield f"a{k + 1}' = {right}    [residual {_percent(regime.residual[k])}{nothing}]"
         if self.formulas:
             yield ""
             yield "with each network replaced by the formula it was trained to be:"

@@ -15,7 +15,8 @@ import xarray as xr
 
 from romzarr.archive.location import suffix
 from romzarr.archive.open import CSV, NETCDF
-from romzarr.errors import ConfigError, StoreError
+from romzarr.arguments import as_flag, as_whole
+from romzarr.errors import ConfigError, PipelineError, StoreError, refuse_blame
 from romzarr.objects import is_document
 from romzarr.reconstruction.destination import Destination
 from romzarr.reconstruction.exchange import built_aside
@@ -62,10 +63,12 @@ def reconstruct(
     StoreError
         If the store is damaged, or `out` cannot be written or must not be.
     """
-    opened, kind = open_store(store), suffix(os.fspath(out))
+    target, overwrite = layout.normalised(out, "out"), as_flag(overwrite, "overwrite")
+    start = None if start is None else as_whole(start, "start")
+    stop = None if stop is None else as_whole(stop, "stop")
+    opened, kind = open_store(store), suffix(target)
     if kind in CSV or kind == ".zip":
         raise ConfigError(f"{out}: found {kind}, allowed are Zarr (.zarr) and NetCDF (.nc)")
-    target = layout.normalised(out)
     dataset = xr.open_dataset(store, engine="romzarr", chunks={})
     dim = opened.facts["time"]["dim"]
     chosen = dataset.isel({dim: slice(start, stop)})
@@ -116,12 +119,52 @@ def refuse_names(dataset: xr.Dataset) -> None:
 
 def _write_zarr(dataset: xr.Dataset, place: Any) -> None:
     version: Literal[2, 3] = 2 if _has_v2_codecs(dataset) else 3
-    with warnings.catch_warnings():
+    texts = {
+        name: _without_object_codec(v) for name, v in dataset.variables.items() if version == 2
+    }
+    dataset = dataset.assign({name: v for name, v in texts.items() if v is not None})
+    with (
+        _expressible("Zarr", "read it in Python with xarray.open_dataset(..., engine='romzarr')"),
+        warnings.catch_warnings(),
+    ):
         # The mark of a writer at a URL is no part of the hierarchy, and goes in the end.
         warnings.filterwarnings("ignore", message=f"Object at {MARK} is not recognized")
         dataset.to_zarr(
             place, mode="w", zarr_format=version, consolidated=version == 2, align_chunks=True
         )
+
+
+@contextmanager
+def _expressible(what: str, advice: str) -> Iterator[None]:
+    """Say that a format cannot hold what the archive was, whose metadata may say anything.
+
+    Raises
+    ------
+    StoreError
+    """
+    try:
+        yield
+    except (PipelineError, OSError, MemoryError):
+        raise
+    # xarray, zarr and HDF5 refuse in ways of their own.
+    except Exception as error:
+        refuse_blame(error)
+        raise StoreError(
+            f"{what} cannot hold this archive ({type(error).__name__}: {error}); {advice}"
+        ) from error
+
+
+def _without_object_codec(variable: xr.Variable) -> xr.Variable | None:
+    """Texts as Zarr v2 writes them; None where a variable holds none.
+
+    It chooses their codec by itself, and refuses to be told.
+    """
+    if variable.dtype.kind not in "OTU" or "filters" not in variable.encoding:
+        return None
+    # xarray would load them too, with a warning.
+    found = variable.compute().astype(object)
+    found.encoding = {key: v for key, v in variable.encoding.items() if key != "filters"}
+    return found
 
 
 def _has_v2_codecs(dataset: xr.Dataset) -> bool:
@@ -146,13 +189,11 @@ def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:
         if variable.dtype == np.float16:
             # NetCDF has no such type, and every value of it has a place in the next.
             encoded[name] = variable.astype(np.float32)
-    try:
-        with dask.config.set(scheduler="threads"):
-            encoded.to_netcdf(path, engine="h5netcdf", format="NETCDF4")
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise StoreError(
-            f"NetCDF cannot hold this archive ({error}); write a Zarr archive instead"
-        ) from error
+    with (
+        _expressible("NetCDF", "write a Zarr archive instead"),
+        dask.config.set(scheduler="threads"),
+    ):
+        encoded.to_netcdf(path, engine="h5netcdf", format="NETCDF4")
 
 
 def netcdf_encoding(variable: xr.Variable) -> dict[str, Any]:

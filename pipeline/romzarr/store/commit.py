@@ -296,7 +296,7 @@ class LocalCommit:
         return root
 
     def abort(self) -> None:
-        if self._lock is not None or self._staging.exists():
+        if self._lock is not None or os.path.exists(self._staging):
             _discard(self.path, self.generation)
         if self._lock is not None:
             os.close(self._lock)

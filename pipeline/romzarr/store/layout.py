@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from numcodecs import Blosc
@@ -24,8 +25,9 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from romzarr import objects
+from romzarr.arguments import as_place
 from romzarr.encoding import MAX_VARIABLES, unfit_name
-from romzarr.errors import StorageError, StoreError, StoreReplacedError
+from romzarr.errors import ConfigError, StorageError, StoreError, StoreReplacedError
 from romzarr.store import checksums
 from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import NAME, WaveletCodec
@@ -83,9 +85,17 @@ def is_local(url: str) -> bool:
     return "://" not in url
 
 
-def normalised(target: str | os.PathLike[str]) -> str:
-    """Absolute path (links resolved) or URL of `target`, without a trailing slash."""
-    url = os.fspath(target).removeprefix("file://")
+def normalised(target: str | os.PathLike[str], name: str = "store") -> str:
+    """Absolute path (links resolved) or URL of `target`, without a trailing slash.
+
+    `name` is what a function calls it, for the message if it is neither.
+    """
+    url = as_place(target, name).removeprefix("file://")
+    try:
+        urlsplit(url)
+    # Not shown: it may hold a secret, which cannot be taken out of what is no URL.
+    except ValueError as error:
+        raise ConfigError(f"{name}: is no URL: {error}") from error
     return os.path.realpath(os.path.expanduser(url)) if is_local(url) else url.rstrip("/")
 
 

@@ -21,6 +21,8 @@ DIGITS = 4
 # Coefficients, zeros included, that a reader makes room for.
 MAX_COEFFICIENTS = 1 << 22
 MAX_NUMBER = 1e300
+# An equation whose residual is this share of the derivative, or more, explains nothing.
+UNEXPLAINED = 0.95
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from romzarr.archive.archive import Archive, archive_from
 from romzarr.archive.memory_source import memory_archive
-from romzarr.archive.time_axis import time_axis
+from romzarr.archive.time_axis import shown_time, time_axis
+from romzarr.arguments import shown
 from romzarr.config import Config
 from romzarr.contracts import ArchivedVariable
 from romzarr.errors import ArchiveError
@@ -180,16 +181,37 @@ def named(block: Block, times: ArrayLike | None, first: int) -> xr.Dataset | Var
         if times is not None:
             raise ArchiveError("a dataset has its own times; give times with arrays only")
         return block
-    values = np.asarray(block)
+    values = _numbers(block)
     if values.ndim == 0:
-        raise ArchiveError("found a number; allowed are arrays whose first axis is time")
-    if values.dtype.kind not in "f":
-        values = values.astype(np.float32 if values.dtype.kind == "V" else np.float64)
-    stamps = first + np.arange(len(values)) if times is None else np.asarray(times)
+        raise ArchiveError("block: found a number, allowed are arrays whose first axis is time")
+    stamps = first + np.arange(len(values)) if times is None else _array(times, "times")
     if stamps.shape != (len(values),):
         raise ArchiveError(f"{len(values)} snapshots, but times of shape {stamps.shape}")
     dims = (TIME, *(f"dim_{k}" for k in range(1, values.ndim)))
     return {VARIABLE: xr.Variable(dims, values), TIME: xr.Variable(TIME, stamps)}
+
+
+def _array(given: ArrayLike, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ArchiveError(f"{name}: found {shown(given)}, which is no array: {error}") from error
+
+
+def _numbers(block: ArrayLike) -> NDArray[Any]:
+    """A block as an array of floats."""
+    values = _array(block, "block")
+    kind = values.dtype.kind
+    if kind == "f":
+        return values
+    try:
+        if kind in "biuVO":
+            return values.astype(np.float32 if kind == "V" else np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise ArchiveError(
+        f"block: found {shown(block)} of dtype {values.dtype}, allowed are arrays of real numbers"
+    )
 
 
 def check_follows(before: Any, times: NDArray[Any], dim: str) -> None:
@@ -198,9 +220,9 @@ def check_follows(before: Any, times: NDArray[Any], dim: str) -> None:
     later = np.asarray(both[1:] > both[:-1], dtype=bool)
     if not later.all():
         k = int(np.argmin(later))
+        one, next_one = (shown_time(both, each) for each in (k, k + 1))
         raise ArchiveError(
-            f"{dim}: found {both[k + 1]} after {both[k]}; times must increase, from block to block "
-            f"as well"
+            f"{dim}: found {next_one} after {one}; times must increase, from block to block as well"
         )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, Coding
+from romzarr.store.reading import decoding
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.streams.blocks import Frame
@@ -67,10 +68,14 @@ def chain_of(store: CoefficientStore, frame: Frame, opened: int) -> Chain | None
     last, names = store.parts[number], [variable.name for variable in frame.variables]
     codings = {last.variables[name].coding for name in names}
     parts = (*last.before, last)
-    if not last.rank or codings - {"pod", "constant"} or any(len(p.episodes) for p in parts):
+    if (
+        not last.rank
+        or codings - {Coding.POD, Coding.CONSTANT}
+        or any(len(p.episodes) for p in parts)
+    ):
         return None
-    modes = [last.modes(name).reshape(last.rank, -1).astype(np.float64) for name in names]
-    origin = [np.ravel(last.mean(name)).astype(np.float64) for name in names]
+    modes = [decoding.modes(last, name).reshape(last.rank, -1).astype(np.float64) for name in names]
+    origin = [np.ravel(decoding.mean(last, name)).astype(np.float64) for name in names]
     sizes = {path: size for path, size in store.sizes().items() if path.startswith(last.name)}
     coded = sum(size for path, size in sizes.items() if _is_coded(path))
     tail = _tail(store, number, frame, coded) if _can_be_joined(last) else None
@@ -79,7 +84,7 @@ def chain_of(store: CoefficientStore, frame: Frame, opened: int) -> Chain | None
         before=last.before[-1].name if tail else None,
         origin=np.nan_to_num(np.concatenate(origin)),
         modes=np.concatenate(modes, axis=1),
-        varies=np.array([last.variables[name].coding == "pod" for name in names]),
+        varies=np.array([last.variables[name].coding == Coding.POD for name in names]),
         arithmetic=np.dtype(last.facts["arithmetic"]),
         fixed_bytes=sum(sizes.values()) - coded,
         tail=tail,

@@ -14,13 +14,15 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
+from romzarr.arguments import as_flag, as_whole, shown, wrong_type
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pod import Earlier
-from romzarr.config import Config, settled
+from romzarr.config import Config, given_config, settled
 from romzarr.contracts import SparseModel
 from romzarr.errors import ConfigError, StoreError
 from romzarr.recorded_config import config_of
 from romzarr.store import layout
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Block, Frame, Variables, named
@@ -105,12 +107,12 @@ class StreamCompressor:
         forgetting: float = 1.0,
         source: Callable[[int], Mapping[str, Any]] | None = None,
     ) -> None:
-        self._target, self._overwrite = layout.normalised(store), overwrite
-        self._commit_steps, self._source = commit_steps, source
-        self._forgetting = forgetting
-        self._store = None if overwrite else _existing(self._target)
+        self._target, self._overwrite = layout.normalised(store), as_flag(overwrite, "overwrite")
+        self._commit_steps = as_whole(commit_steps, "commit_steps", least=1)
+        self._source, self._forgetting = _facts_of(source), _share(forgetting)
+        self._store = None if self._overwrite else _existing(self._target)
         if self._store is None:
-            self._config = settled(config or Config(), tolerance, None, variables, weights)
+            self._config = settled(given_config(config), tolerance, None, variables, weights)
         else:
             self._config = _config_of(self._store, tolerance)
         _check_settings(self._config)
@@ -222,8 +224,8 @@ class StreamCompressor:
 
     @property
     def relative_l2_error(self) -> dict[str, float]:
-        """Bound on the error of each variable at the last commit, and the largest."""
-        return dict(self._store.facts["relative_l2_error"]) if self._store else {}
+        """Bound on the error of each variable at the last commit."""
+        return errors_of(self._store.facts, self._store.variables) if self._store else {}
 
     def __enter__(self) -> Self:
         return self
@@ -338,6 +340,20 @@ class StreamCompressor:
     def _written(self, opened: int) -> None:
         self._store, self._opened, self._overwrite = open_store(self._target), opened, False
         self.committed = self.snapshots
+
+
+def _facts_of(source: Any) -> Any:
+    if source is not None and not callable(source):
+        raise wrong_type("source", source, "a function of the number of snapshots")
+    return source
+
+
+def _share(forgetting: float) -> float:
+    if not isinstance(forgetting, int | float) or not 0 < forgetting <= 1:
+        raise ConfigError(
+            f"forgetting: found {shown(forgetting)}, allowed are numbers above 0 and up to 1"
+        )
+    return float(forgetting)
 
 
 @cache

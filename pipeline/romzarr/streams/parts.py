@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from romzarr.archive.archive import Archive
 from romzarr.compression.model_facts import equation_facts
 from romzarr.compression.pod import Earlier
-from romzarr.compression.write_store import Coding, facts
+from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config
-from romzarr.contracts import CodedLatent, SparseModel
+from romzarr.contracts import CodedLatent, Coding, SparseModel
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
+from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame
 from romzarr.streams.reduction import sparse_model, weak_form_of
@@ -115,8 +116,8 @@ def running_facts(
 ) -> dict[str, Any]:
     """All that a part with coefficients of `rank` modes says, but for the state of the stream."""
     names = [variable.name for variable in archive.variables]
-    codings = tuple("pod" if total > 0 else "constant" for total in pod.fluctuation)
-    coding = Coding(codings, rank, dtype.name)
+    codings = tuple(Coding.POD if total > 0 else Coding.CONSTANT for total in pod.fluctuation)
+    coding = Codings(codings, rank, dtype.name)
     return {
         **facts(archive, coding, None, errors, config),
         **(model.facts if rank else {}),
@@ -139,4 +140,4 @@ def relative_errors(
         norms = VariableNorms(variable.name, total, size, variable.dtype, counted)
         now = budget.with_rounding(norms, float(lost[v] ** 0.5))
         errors[variable.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (total or 1)
-    return errors | {"largest": max(errors.values())}
+    return with_largest(errors)

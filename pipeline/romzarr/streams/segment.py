@@ -17,6 +17,8 @@ from romzarr.contracts import BlockSpan
 from romzarr.errors import ArchiveError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r
+from romzarr.store.reading import decoding
+from romzarr.store.reading.facts import with_largest
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame, Variables, check_follows, elapsed
@@ -242,8 +244,7 @@ class OpenSegment:
         model = live_model(coded.a, archive.time.values, self._config)
         write_running(writer, archive, coded.latent)
         names = [variable.name for variable in self.frame.variables]
-        errors = dict(zip(names, coded.errors.tolist(), strict=True))
-        errors["largest"] = max(errors.values())
+        errors = with_largest(dict(zip(names, coded.errors.tolist(), strict=True)))
         rank = coded.a.shape[1]
         facts = running_facts(archive, pod, rank, errors, model, self._config, coded.dtype)
         return facts | {"extends": coded.extends}
@@ -292,9 +293,14 @@ def resumed(
         stamps = decoded[frame.dim].values
         times, segment._last_time = elapsed(stamps, stamps[0]), stamps[-1]
     sized = zip(names, frame.sizes, strict=True)
-    modes = [last.modes(name).reshape(last.rank, size).astype(np.float64) for name, size in sized]
+    modes = [
+        decoding.modes(last, name).reshape(last.rank, size).astype(np.float64)
+        for name, size in sized
+    ]
     pod_state = PODState(
-        origin=np.concatenate([np.ravel(last.mean(name)).astype(np.float64) for name in names]),
+        origin=np.concatenate(
+            [np.ravel(decoding.mean(last, name)).astype(np.float64) for name in names]
+        ),
         modes=np.concatenate(modes, axis=1),
         triangle=square_r(np.concatenate([np.ones((len(a), 1)), a], axis=1)),
         fluctuation=np.array([store.facts["fluctuation"][name] for name in names]),

@@ -9,25 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import dask
 import numpy as np
-from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source
-from romzarr.chunked.plan import PODPlan, SpaceBlock, plan_pod
+from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
-from romzarr.comparison.blocks import as_stored, block_of, opened_once
-from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, ReadBlock, Region
-from romzarr.store.layout import Root
-from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.comparison.blocks import ComparedBlock, Matrix, as_stored
+from romzarr.comparison.fold import Block, added_fields, fold
+from romzarr.config import Config, given_config
+from romzarr.contracts import ArchivedVariable, Floats, Region
+from romzarr.store.reading.reader import open_store
 from romzarr.views.sections import Section
 
-Matrix = NDArray[np.float64]
+# Along each space dim of a variable, where bins begin; no array where the dim is not shown.
+Places = Sequence[NDArray[np.int64] | int]
 
 # Bytes of the archive that are read for a picture.
 MOST_BYTES = 2 * 2**30
@@ -75,52 +74,34 @@ def deviation(
         If either side cannot be read, or they do not belong together.
     """
     opened = open_store(store)
-    archive = as_stored(opened, source, config or Config())
-    numbers = {variable.name: number for number, variable in enumerate(archive.variables)}
-    archive = replace(
-        archive, variables=tuple(archive.variables[numbers[s.variable]] for s in sections)
-    )
+    archive = as_stored(opened, source, given_config(config))
+    named = {variable.name: variable for variable in archive.variables}
+    archive = replace(archive, variables=tuple(named[s.variable] for s in sections))
     whole = sum(variable.nbytes for variable in archive.variables) <= most_bytes
     # What is looked at lies apart: the smaller the blocks, the more of them.
     plan = plan_pod(archive.variables) if whole else plan_pod(archive.variables, leaf_bytes=1)
-    chosen = _chosen(archive, plan, most_bytes)
-    tasks: list[Delayed] = []
-    for row in chosen.rows:
-        section = sections[row.variable]
-        leaves = [span for t in chosen.times for span in plan.leaves[row.number][t]]
-        parts = [_leaf(archive, row, span, section, opened) for span in leaves]
-        tasks.append(delayed(_joined, pure=False)(parts))
-    with threadpool_limits(1, user_api="blas"):
-        found = dask.compute(*tasks)
-    by_variable: list[list[_Sums]] = [[] for _ in sections]
-    for row, sums in zip(chosen.rows, found, strict=True):
-        by_variable[row.variable].append(sums)
+    measures = [(_ByBin(section.indexers),) for section in sections]
+    blocks = _chosen(archive, plan, most_bytes)
+    found = fold(archive, opened, blocks, measures, "time", "deviation")
     return tuple(
         _deviation(variable, section, parts)
-        for variable, section, parts in zip(archive.variables, sections, by_variable, strict=True)
+        for variable, section, (parts,) in zip(archive.variables, sections, found, strict=True)
     )
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """Space blocks and time blocks to read."""
-
-    rows: tuple[SpaceBlock, ...]
-    times: tuple[int, ...]
-
-
-def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> _Chosen:
-    """As many time blocks as may be read, at even distances; else some space blocks of few."""
+def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> list[Block]:
+    """Choose as many times as may be read, at even distances; else some space blocks of few."""
     blocks = len(plan.time_blocks)
     each = max(1, sum(variable.nbytes for variable in archive.variables) // blocks)
     # Two times at least: nothing is said of a fluctuation that is seen at one.
     times = spread(blocks, max(2, most_bytes // each))
     share = most_bytes / (each * len(times))
-    rows: list[SpaceBlock] = []
+    chosen: list[Block] = []
     for number in range(len(archive.variables)):
         mine = [row for row in plan.rows if row.variable == number]
-        rows += [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
-    return _Chosen(tuple(rows), tuple(times))
+        rows = [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
+        chosen += [(row, s) for row in rows for t in times for s in plan.leaves[row.number][t]]
+    return chosen
 
 
 # --- tasks --------------------------------------------------------------------------------
@@ -130,18 +111,18 @@ def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> _Chosen:
 class _Sums:
     """Sums over the blocks of one space block.
 
-    Of each snapshot in ``numbers`` (n,) the weighted squared ``errors`` (n,); of each bin, from
+    Of each snapshot in ``numbers`` (n,) the weighted ``squared_errors`` (n,); of each bin, from
     ``corner`` on, ``squares`` of errors and how many were ``counted``; ``shift`` (points,) of the
-    differences from a fixed snapshot and ``anomaly`` of their weighted squares.
+    differences from a fixed snapshot and ``squared_anomaly`` of them, weighted.
     """
 
     numbers: NDArray[np.int64]
-    errors: Matrix
+    squared_errors: Matrix
     corner: tuple[int, ...]
     squares: Matrix
     counted: Matrix
     shift: Matrix
-    anomaly: float
+    squared_anomaly: float
     weights: Floats | None
 
     @property
@@ -149,69 +130,56 @@ class _Sums:
         """Weighted squared fluctuation about the mean of these snapshots."""
         weights = 1.0 if self.weights is None else self.weights
         mean = float(np.sum(weights * self.shift**2)) / len(self.numbers)
-        return max(self.anomaly - mean, 0.0)
+        return max(self.squared_anomaly - mean, 0.0)
 
 
-def _leaf(
-    archive: Archive, row: SpaceBlock, span: BlockSpan, section: Section, opened: CoefficientStore
-) -> Delayed:
-    variable = archive.variables[row.variable]
-    block = block_of(archive, variable, row, span, "deviation")
-    weights = None if variable.weights is None else variable.weights[row.region].ravel()
-    places = tuple(None if isinstance(at, int) else at for at in section.indexers)
-    return delayed(_compared, pure=False)(
-        block, variable.name, variable.time_axis, row.region, span, weights, places, opened.url,
-        opened.root,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _ByBin:
+    """Errors of each snapshot, and of each bin between the ``places`` of a section."""
 
+    places: Places
 
-def _compared(
-    block: ReadBlock,
-    name: str,
-    time_axis: int,
-    region: Region,
-    span: BlockSpan,
-    weights: Floats | None,
-    places: Sequence[NDArray[np.int64] | None],
-    url: str,
-    root: Root,
-) -> _Sums:
-    """Task: compare one block of the archive with what the store decodes there."""
-    opened = opened_once(url, root)
-    decoded = opened.decode(name, slice(span.start, span.stop), region)
-    # Any snapshot that all blocks see alike will do to take differences from.
-    first = opened.decode(name, 0, region).astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        x, y = (np.moveaxis(v, time_axis, 0).astype(np.float64) for v in (block.values, decoded))
+    def of_block(self, block: ComparedBlock) -> _Sums:
+        # Any snapshot that all blocks see alike will do to take differences from.
+        first = block.opened.decode(block.variable, 0, block.region).astype(np.float64)
+        x, y = (values.astype(np.float64) for values in block.values)
         counted = np.isfinite(x) & np.isfinite(y) & np.isfinite(first)
         squares = np.where(counted, (x - y) ** 2, 0.0)
         anomaly = np.where(counted, x - np.where(np.isfinite(first), first, 0.0), 0.0)
-    rows = anomaly.reshape(len(span), -1)
-    weight = np.ones(rows.shape[1]) if weights is None else weights
-    corner, (summed, number) = _binned((squares, counted), region, places)
-    return _Sums(
-        numbers=np.arange(span.start, span.stop),
-        errors=np.asarray(squares.reshape(len(span), -1) @ weight, np.float64),
-        corner=corner,
-        squares=summed,
-        counted=number,
-        shift=rows.sum(axis=0),
-        anomaly=float((rows**2).sum(axis=0) @ weight),
-        weights=weights,
-    )
+        rows = anomaly.reshape(len(block.span), -1)
+        weights = np.ones(rows.shape[1]) if block.weights is None else block.weights
+        corner, (sums, counts) = _binned((squares, counted), block.region, self.places)
+        return _Sums(
+            numbers=np.arange(block.span.start, block.span.stop),
+            squared_errors=np.asarray(squares.reshape(len(rows), -1) @ weights, np.float64),
+            corner=corner,
+            squares=sums,
+            counted=counts,
+            shift=rows.sum(axis=0),
+            squared_anomaly=float((rows**2).sum(axis=0) @ weights),
+            weights=block.weights,
+        )
+
+    def add(self, parts: Sequence[_Sums]) -> _Sums:
+        join, total = np.concatenate, partial(np.sum, axis=0)
+        return added_fields(
+            parts, numbers=join, squared_errors=join, squares=total, counted=total, shift=total,
+            squared_anomaly=sum,
+        )  # fmt: skip
 
 
 def _binned(
-    values: Sequence[NDArray[Any]], region: Region, places: Sequence[NDArray[np.int64] | None]
+    values: Sequence[NDArray[Any]], region: Region, places: Places
 ) -> tuple[tuple[int, ...], list[Matrix]]:
     """Sums of `values` (time, *region) over time and the dims not shown, by bin.
 
     A bin reaches from one place to the next, the last as far as the one before; what lies
     outside of all is left out. Given are the first bin touched and the bins from there on.
     """
-    hidden = tuple(k + 1 for k, at in enumerate(places) if at is None)
+    hidden = tuple(k + 1 for k, at in enumerate(places) if not isinstance(at, np.ndarray))
     sums = [np.asarray(each.sum(axis=(0, *hidden), dtype=np.float64)) for each in values]
-    shown = [(at, part) for at, part in zip(places, region, strict=True) if at is not None]
+    places_and_parts = zip(places, region, strict=True)
+    shown = [(at, part) for at, part in places_and_parts if isinstance(at, np.ndarray)]
     corner = []
     for axis, (at, part) in enumerate(shown):
         edges = np.append(at, at[-1] + (at[-1] - at[-2] if len(at) > 1 else 1))
@@ -222,20 +190,6 @@ def _binned(
         taken = [each.take(within - part.start, axis=axis) for each in sums]
         sums = [np.add.reduceat(each, starts, axis=axis) if len(starts) else each for each in taken]
     return tuple(corner), sums
-
-
-def _joined(parts: Sequence[_Sums]) -> _Sums:
-    """Task: sums of one space block over all its blocks in time."""
-    return _Sums(
-        numbers=np.concatenate([part.numbers for part in parts]),
-        errors=np.concatenate([part.errors for part in parts]),
-        corner=parts[0].corner,
-        squares=np.sum([part.squares for part in parts], axis=0),
-        counted=np.sum([part.counted for part in parts], axis=0),
-        shift=np.sum([part.shift for part in parts], axis=0),
-        anomaly=sum(part.anomaly for part in parts),
-        weights=parts[0].weights,
-    )
 
 
 def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Sums]) -> Deviation:
@@ -250,7 +204,7 @@ def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Su
     means = np.sqrt(squares / np.maximum(counted, 1))
     usual = sum(part.fluctuation for part in parts) / len(numbers)
     # Of what is constant the error itself is the relative one, as everywhere.
-    errors = np.sum([part.errors for part in parts], axis=0) / (usual or 1.0)
+    errors = np.sum([part.squared_errors for part in parts], axis=0) / (usual or 1.0)
     looked_at = len(numbers) * sum(len(part.shift) for part in parts)
     return Deviation(
         variable=variable.name,

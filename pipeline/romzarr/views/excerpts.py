@@ -15,8 +15,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, Coding
 from romzarr.numerics.dynamics.integrate import Dynamics, trajectories
+from romzarr.store.models import UNEXPLAINED
+from romzarr.store.reading import decoding
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.sections import Section
@@ -53,7 +55,7 @@ class Spectrum:
 
 def spectrum(store: CoefficientStore) -> Spectrum:
     """The spectrum of a store, with what its modes leave out; reads one small array."""
-    count = sum(variable.coding == "pod" for variable in store.variables.values())
+    count = sum(variable.coding == Coding.POD for variable in store.variables.values())
     parts, energy = len(store.starts) - 1, store.last.singular_values**2
     total = float(count if parts == 1 else energy.sum())
     left = np.maximum(total - np.concatenate([[0.0], np.cumsum(energy)]), 0.0) / (total or 1.0)
@@ -73,7 +75,7 @@ class Coefficients:
 
     ``numbers`` (n,) of the snapshots; ``coded`` (n, k) as decoded; ``modelled`` (n, k) as the
     model goes on from every snapshot in ``kept``, places among them where a sample is kept, up
-    to the next (NaN where a coefficient has no equation or no model serves, and before the
+    to the next (NaN where no equation explains a coefficient or no model serves, and before the
     first). ``parts`` (p, 2)
     first and last snapshot of each part of a record too long to show whole (empty else),
     ``lowest`` and ``highest`` (p, k) the range seen there. ``corrected`` says whether anything
@@ -124,9 +126,13 @@ def _modelled(
         return found
     lengths = np.diff(kept, append=len(coded))
     serving = latent.block_model[numbers[kept] // latent.facts["latent"]["block_steps"]]
-    for number, model in enumerate(latent.models):
+    residuals = latent.stored_models.residuals if latent.stored_models else ()
+    for number, (model, residual) in enumerate(zip(latent.models, residuals, strict=True)):
         own = serving == number
         _integrate(latent, model, numbers, kept[own], lengths[own], coded, found)
+        # What an equation foretells that explains nothing may lie anywhere.
+        rows = kept[0] + np.flatnonzero(np.repeat(own, lengths))
+        found[np.ix_(rows, np.flatnonzero(np.array(residual) >= UNEXPLAINED))] = np.nan
     return found
 
 
@@ -172,7 +178,9 @@ def _ranges(
 
 def modes_at(store: CoefficientStore, section: Section, leading: int) -> Matrix:
     """The leading modes (k, *section) of a variable, NaN where it has no values."""
-    found = store.last.modes(section.variable, section.indexers, leading).astype(np.float64)
+    found = decoding.modes(store.last, section.variable, section.indexers, leading).astype(
+        np.float64
+    )
     nothing = np.isnan(store.mean(section.variable, section.indexers))
     return section.arranged(np.where(nothing, np.nan, found))
 

@@ -3,15 +3,20 @@
 import json
 import shutil
 
+import pytest
+
 from romzarr_flows.cli import main
+from romzarr_flows.nightly.status import BROKEN
 from romzarr_flows.nightly.tables import columns
 from tests.flows.nightly.processes import wait_for
 
 
 def states(capsys, arguments):
-    assert main([*arguments, "--json"]) == 0
+    status = main([*arguments, "--json"])
     found = json.loads(capsys.readouterr().out)
-    return {each["dataset"]: each["state"] for each in found["datasets"]}
+    states = {each["dataset"]: each["state"] for each in found["datasets"]}
+    assert status == (1 if set(BROKEN) & set(states.values()) else 0)
+    return states
 
 
 def test_every_state_is_told(place, capsys):
@@ -98,6 +103,26 @@ def test_a_dataset_that_is_gone_with_its_store_is_said_to_be(place, capsys):
     assert states(capsys, place.arguments("status")) == {"a.zarr": "missing", "b.zarr": "stored"}
     main(place.arguments("status"))
     assert "its store is gone; the dataset is not there either" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("done", 0), ("interrupted", 0), ("out of time", 0), ("stopped", 1), ("running", 1)],
+)
+def test_the_exit_status_tells_whether_the_last_run_ended_as_it_should(place, state, status):
+    place.add("a.zarr", 1)
+    place.nightly()
+    (path,) = (place.catalogue / "runs").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": state}))
+    assert main(place.arguments("status")) == status
+
+
+def test_the_help_says_what_the_exit_status_means(capsys):
+    with pytest.raises(SystemExit):
+        main(["status", "--help"])
+    out = capsys.readouterr().out
+    assert "exit status: 0 nothing is broken; 1" in out
+    assert all(state in out for state in BROKEN)
 
 
 def test_columns_stand_below_one_another():

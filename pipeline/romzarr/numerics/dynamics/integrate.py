@@ -65,8 +65,9 @@ def _product(left: Matrix, right: Matrix) -> Matrix:
     """``left @ right``; a whole number of blocks of rows in such, as readers need it."""
     if len(left) % ROWS:
         return np.asarray(left @ right)
-    blocks = product(left.reshape(-1, ROWS, left.shape[1]), right)
-    return np.asarray(blocks.reshape(len(left), -1))
+    # Spelt out: of no terms at all no length can be inferred.
+    blocks = product(left.reshape(len(left) // ROWS, ROWS, left.shape[1]), right)
+    return np.asarray(blocks.reshape(len(left), right.shape[1]))
 
 
 @dataclass(frozen=True)

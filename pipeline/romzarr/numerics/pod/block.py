@@ -221,8 +221,6 @@ def _product_about(
 
 def centred_spectrum(product: Matrix, m: int, precision: Precision) -> tuple[Matrix, Matrix, float]:
     """Directions and energies after removal of the mean, and the energy of the mean."""
-    if not np.isfinite(product).all():
-        return np.zeros((m, 1)), np.array([np.nan]), 0.0
     constant = product.sum(axis=1)
     if precision.householder:
         offset = float(constant @ constant) / m
@@ -231,6 +229,9 @@ def centred_spectrum(product: Matrix, m: int, precision: Precision) -> tuple[Mat
         offset = float(constant.sum()) / m
         centred = product - product.mean(axis=0) - product.mean(axis=1, keepdims=True)
         centred += product.mean()
+    # Sums may overflow where what is summed does not.
+    if not np.isfinite(centred).all():
+        return np.zeros((m, 1)), np.array([np.nan]), 0.0
     right, shares = spectrum({0: centred}, {0: 1.0}, precision)
     return right, shares[0], offset
 

@@ -62,6 +62,9 @@ RELATED = 1e-9
 # Least eigenvalue of the inner products of unit vectors with which Cholesky's method, carried
 # out twice, is as good as Householder's.
 APART = 1e-10
+# Variables whose factors make some count so many times as much as others, in squares, are balanced
+# anew. Cancellation costs half as many digits: two of the sixteen there are.
+UNBALANCED = 1e4
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class IncrementalPOD:
         self.fluctuation: Vector = nothing if self._earlier is None else 1.0 * self._earlier
         self.lost = np.zeros(self._variables)
         self.left = np.zeros(self._variables)
-        self._inner = self._weights
+        self._set_factors(np.ones(self._variables))
         # Of a former process: squares lost whose `met` is not known, and by how much, in norm,
         # the sum of snapshots may be off.
         self._unmet, self._sum_missed = np.zeros(self._variables), np.zeros(self._variables)
@@ -192,7 +195,7 @@ class IncrementalPOD:
         pod._mean = state.triangle[0, 1:] / state.triangle[0, 0] @ state.modes
         pod._seen = Triangle(len(state.triangle), AT_ONCE)
         pod._seen.add(state.triangle)
-        pod._inner = pod._weights * pod._spread(pod.balance)
+        pod._set_factors(pod.balance)
         pod._set_modes(state.modes)
         pod._met = np.zeros((len(state.modes) + 1, len(pod.origin)))
         pod._met_from = len(state.modes)
@@ -270,15 +273,19 @@ class IncrementalPOD:
         if self.snapshots == 0:
             self._begin(block)
         values = self._anomalies(block)
-        a, left = self._projected(values)
         self._count(values)
+        self._rebalance()
+        a, left = self._projected(values)
         room = np.maximum(self.tolerance**2 * self.counting - self.left, 0.0)
         # Coefficients may be large beside one variable, and cancel in it.
         rounded = self._energies(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._lengths
         room += ROUNDING**2 * rounded
-        if (self._energies(left).sum(axis=0) > room).any():
+        # Once is enough, unless what is best for all variables together is too little for one.
+        while (self._energies(left).sum(axis=0) > room).any():
             before = self.rank
             self._append(self._leading(left, room))
+            if self.rank == before:
+                break
             more, left = self._projected(left, before)
             a = np.concatenate([a, more], axis=1)
         self._account(a, left)
@@ -440,6 +447,24 @@ class IncrementalPOD:
         still = inverse[moving].mean() if moving.any() else 1.0
         return np.where(moving, inverse, still)
 
+    def _rebalance(self) -> None:
+        """Choose the factors of the variables anew where they fit no longer.
+
+        One that was as good as still may begin to fluctuate by any power of ten. With the factor
+        that it had, it would be all that counts: coefficients would be as large as it is, and
+        cancel in the other variables. Modes stay, so coefficients of the past are what they were.
+        """
+        moving = self.fluctuation > 0
+        shares = self._factors[moving] * self.fluctuation[moving]
+        if self.rank and shares.max(initial=0.0) > UNBALANCED * shares.min(initial=np.inf):
+            self._set_factors(self.balance)
+            self._set_modes(self.modes)
+
+    def _set_factors(self, factors: Vector) -> None:
+        """Set the inner product: weights of the points times factors (V,) of the variables."""
+        self._factors = factors
+        self._inner = self._weights * self._spread(factors)
+
     def _spread(self, factors: Vector) -> Vector:
         """Factors (V,) of the variables at each point (n,)."""
         return np.repeat(factors, [part.stop - part.start for part in self._parts])
@@ -447,7 +472,7 @@ class IncrementalPOD:
     def _append(self, directions: Matrix) -> None:
         """Make directions (k, n) modes, but for those that are rounding of the modes."""
         if not self.rank:
-            self._inner = self._weights * self._spread(self.balance)
+            self._set_factors(self.balance)
         along = np.sum(((directions * self._inner) @ self.modes.T) ** 2, axis=1)
         directions = directions[2 * along < np.sum(directions**2 * self._inner, axis=1)]
         if not len(directions):
@@ -511,7 +536,7 @@ class IncrementalPOD:
         Factors of the variables are chosen anew, so that all fluctuate alike; the axes are
         orthonormal with these.
         """
-        self._inner = self._weights * self._spread(self.balance)
+        self._set_factors(self.balance)
         values, vectors = np.linalg.eigh((self.modes * self._inner) @ self.modes.T)
         # Any root will do where weights leave next to nothing of a mode: it cancels.
         root = np.sqrt(np.maximum(values, np.finfo(float).eps * values[-1]))

@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import Region
+from romzarr.contracts import Coding, Region
 from romzarr.store.layout import Part
+from romzarr.store.reading.decoding import predict
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import open_draft
 
@@ -35,7 +36,7 @@ class Draft:
         rounding may be."""
         store = _opened(self)
         modelled = len(store.latent.models) > 0
-        if store.variables[variable].coding != "pod" or not modelled:
+        if store.variables[variable].coding != Coding.POD or not modelled:
             return 0.0
         moved = _predicted(_opened(self, SHAKING), variable, time_axis, region) - predicted
         return float(np.nanmax(np.abs(moved), initial=0.0))
@@ -49,4 +50,4 @@ def _opened(draft: Draft, shaking: float = 0.0) -> Generation:
 
 def _predicted(store: Generation, variable: str, time_axis: int, region: Region) -> Matrix:
     space = region[:time_axis] + region[time_axis + 1 :]
-    return store.predict(variable, region[time_axis], space)
+    return predict(store, variable, region[time_axis], space)

@@ -7,7 +7,7 @@ right type, and finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from romzarr.errors import StoreError
@@ -118,6 +118,16 @@ def checked_facts(facts: Fields) -> Facts:
         if name in facts.document and not check(facts.document[name]):
             raise StoreError(f"{facts.where}: {name!r} must be {allowed}")
     return Facts(facts.document, facts.where)
+
+
+def errors_of(facts: Mapping[str, Any], variables: Iterable[str]) -> dict[str, float]:
+    """The relative error of each variable, without that of the largest, which is no variable's."""
+    return {name: facts["relative_l2_error"][name] for name in variables}
+
+
+def with_largest(errors: Mapping[str, float]) -> dict[str, float]:
+    """Errors by variable as they are stored; one that is called like the key keeps its own."""
+    return {**errors, _LARGEST: errors.get(_LARGEST, max(errors.values()))}
 
 
 def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:

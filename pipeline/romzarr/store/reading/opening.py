@@ -11,6 +11,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
 from romzarr.coding.tiles import grid
+from romzarr.contracts import Coding
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
 from romzarr.store.layout import Fields
@@ -113,7 +114,7 @@ def _check_extended(
             raise StoreError(f"{facts.where}: goes on with {each.name} in another arithmetic")
         for name, variable in variables.items():
             old = each.variables.get(name)
-            if old is None or (old.coding == "pod") != (variable.coding == "pod"):
+            if old is None or (old.coding == Coding.POD) != (variable.coding == Coding.POD):
                 raise StoreError(
                     f"{facts.where}: goes on with {each.name}, where {name!r} is coded otherwise"
                 )

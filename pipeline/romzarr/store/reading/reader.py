@@ -18,6 +18,7 @@ from romzarr.errors import StoreError, StoreReplacedError
 from romzarr.store import layout
 from romzarr.store.commit import check_root
 from romzarr.store.layout import Part, Root
+from romzarr.store.reading import decoding
 from romzarr.store.reading.arrays import harmless
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.indexing import Indexer, Positions, across
@@ -100,13 +101,13 @@ class CoefficientStore:
         """
         with harmless(f"{self.url}: {variable!r} cannot be decoded"):
             if len(self.parts) == 1:
-                return self.last.decode(variable, time_indexer, space_indexers)
+                return decoding.decode(self.last, variable, time_indexer, space_indexers)
             # Dims before time that an int drops do not count.
             before = space_indexers[: self.variables[variable].time_axis]
             axis = sum(not isinstance(i, int | np.integer) for i in before)
 
             def read(number: int, rows: Positions) -> NDArray[Any]:
-                return self.parts[number].decode(variable, rows, space_indexers)
+                return decoding.decode(self.parts[number], variable, rows, space_indexers)
 
             return across(self.starts, time_indexer, axis, read)
 
@@ -116,15 +117,15 @@ class CoefficientStore:
         That of a variable coded without POD is taken over its decoded values; that of several
         parts is the mean of theirs, so of parts that share modes it is no more than near it.
         """
-        means = [part.mean(variable, space_indexers) for part in self.parts]
+        means = [decoding.mean(part, variable, space_indexers) for part in self.parts]
         if len(means) == 1:
             return means[0]
         shares = np.diff(self.starts) / self.snapshots
         return np.asarray(np.tensordot(shares, np.array(means), 1))
 
     def modes(self, variable: str) -> Floats:
-        """POD modes of the newest part (`Generation.modes`)."""
-        return self.last.modes(variable)
+        """POD modes of the newest part (`romzarr.store.reading.decoding.modes`)."""
+        return decoding.modes(self.last, variable)
 
     def check_files(self) -> None:
         """Read every file of the store, also those that decoding has no use for.

@@ -1,4 +1,4 @@
-"""Values of variables at wanted points, by the way they are coded.
+"""What variables are decoded from, at wanted points: fields, values, residuals, masks.
 
 Positions increase along each axis; those of time are `rows`, those of space `wanted`.
 """
@@ -38,41 +38,7 @@ def mask_of(
 
 
 @dataclass(frozen=True)
-class ExactValues:
-    """A variable kept to the bit."""
-
-    arrays: StoredArrays
-    stored: StoredVariable
-
-    def values(self, rows: Positions, wanted: Wanted) -> NDArray[Any]:
-        """Values, dims in the variable's order."""
-        path, axis = f"basis/{self.stored.group}/exact", self.stored.time_axis
-        places = [*wanted[:axis], rows, *wanted[axis:]]
-        tile_shape = self.arrays.chunk(path)
-        values = np.empty([len(each) for each in places], self.stored.dtype)
-        for tile, inside, region in pieces(places, tile_shape):
-            whole = region_of(tile, self.stored.shape, tile_shape)
-            read = partial(self.arrays.selected, path, whole)
-            decoded = self.arrays.remembered((path, tile), read)
-            values[region] = points(decoded[None], inside)[0]
-        return values
-
-    def mean(self, wanted: Wanted) -> Floats:
-        """Temporal mean; NaN where a value ever is."""
-        axis, snapshots = self.stored.time_axis, self.stored.shape[self.stored.time_axis]
-        total = np.zeros([len(places) for places in wanted])
-        length = self.arrays.chunk(f"basis/{self.stored.group}/exact")[axis]
-        for start in range(0, snapshots, length):
-            rows = np.arange(start, min(start + length, snapshots))
-            values = self.values(rows, wanted)
-            with np.errstate(over="ignore", invalid="ignore"):
-                total += values.sum(axis=axis, dtype=np.float64)
-        mean: Floats = total / snapshots
-        return mean
-
-
-@dataclass(frozen=True)
-class DirectValues:
+class TiledValues:
     """A variable coded without POD, about an offset: all snapshots, or those of episodes."""
 
     arrays: StoredArrays
@@ -141,28 +107,23 @@ class Residuals:
 
 @dataclass(frozen=True)
 class FieldValues:
-    """The fields of a variable: mean and modes, or the values of a constant as the only one."""
+    """The fields of a variable: its mean, and modes."""
 
     arrays: StoredArrays
     stored: StoredVariable
 
     @property
     def path(self) -> str:
-        constant = self.stored.coding == "constant"
-        return f"basis/{self.stored.group}/{'mean' if constant else 'fields'}"
+        return f"basis/{self.stored.group}/fields"
 
     @property
     def tile_shape(self) -> tuple[int, ...]:
-        chunk = self.arrays.chunk(self.path)
-        return chunk if self.stored.coding == "constant" else chunk[1:]
-
-    @property
-    def _dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.arrays.layouts[self.path].dtype)
+        return self.arrays.chunk(self.path)[1:]
 
     def first(self, wanted: Wanted) -> Floats:
         """The first field: the only one that is decoded."""
-        values: Floats = np.empty([len(places) for places in wanted], self._dtype)
+        dtype = np.dtype(self.arrays.layouts[self.path].dtype)
+        values: Floats = np.empty([len(places) for places in wanted], dtype)
         for tile, inside, region in pieces(wanted, self.tile_shape):
             values[region] = points(self._first(tile)[None], inside)[0]
         return values
@@ -182,9 +143,6 @@ class FieldValues:
 
     def _first(self, tile: tuple[int, ...]) -> Floats:
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
-        if self.stored.coding == "constant":
-            read = partial(self.arrays.selected, self.path, region)
-            return self.arrays.remembered((self.path, tile), read)
         with located(f"{self.arrays.url}: array {self.path}"):
             first = self._coefficients(tile).first()[_within(region)]
         mask = mask_of(self.arrays, self.stored, tile, self.tile_shape)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from romzarr.contracts import Coding
 from romzarr.encoding import with_shared
 from romzarr.errors import StoreError
 from romzarr.store import layout, limits
@@ -19,9 +20,7 @@ from romzarr.store.reading.checks import agree
 class StoredVariable:
     """A variable that the store decodes, as it was in the archive.
 
-    ``coding`` is "pod" (in episodes its values), "direct" (its values), "constant" or
-    "lossless"; values are about ``offset``, and ``mask`` is the group that has the mask, if
-    there is one.
+    Values are about ``offset``, and ``mask`` is the group that has the mask, if there is one.
     """
 
     name: str
@@ -30,7 +29,7 @@ class StoredVariable:
     dtype: np.dtype[Any]
     time_axis: int
     group: str
-    coding: str
+    coding: Coding
     mask: str | None
     offset: float
     chunks: tuple[Any, ...] | None
@@ -63,25 +62,34 @@ def variables_of(
                 f"{facts.where}: {variable.name!r} has {variable.shape[variable.time_axis]} "
                 f"snapshots, the store {snapshots}"
             )
-        path, space = f"basis/{variable.group}", variable.space_shape
-        arithmetic = facts.text("arithmetic")
-        if variable.coding == "constant":
-            agree(arrays, f"{path}/mean", variable.dtype.name, space, facts.where)
-            continue
-        if variable.coding == "lossless":
-            agree(arrays, f"{path}/exact", variable.dtype.name, variable.shape, facts.where)
-            continue
-        if f"{path}/residuals" in arrays:
-            agree(arrays, f"{path}/residuals", "float64", variable.shape, facts.where)
-        if variable.coding == "direct":
-            agree(arrays, f"{path}/values", arithmetic, (snapshots, *space), facts.where)
-        elif own is not None:
-            agree(arrays, f"{path}/fields", arithmetic, (own + 1, *space), facts.where)
-        if variable.coding == "pod" and episodes:
-            agree(arrays, f"{path}/episodes", arithmetic, (episodes, *space), facts.where)
+        expected = _expected(variable, facts.text("arithmetic"), own, episodes)
+        for array, (dtype, shape) in expected.items():
+            agree(arrays, f"basis/{variable.group}/{array}", dtype, shape, facts.where)
+        residuals = f"basis/{variable.group}/residuals"
+        if residuals in arrays:
+            agree(arrays, residuals, "float64", variable.shape, facts.where)
         if variable.mask is not None:
-            agree(arrays, f"basis/{variable.mask}/mask", "bool", space, facts.where)
+            mask = f"basis/{variable.mask}/mask"
+            agree(arrays, mask, "bool", variable.space_shape, facts.where)
     return variables
+
+
+def _expected(
+    variable: StoredVariable, arithmetic: str, own: int | None, episodes: int
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Arrays of a variable's group that it is decoded from, with their dtypes and shapes."""
+    space, snapshots = variable.space_shape, variable.shape[variable.time_axis]
+    match variable.coding:
+        case Coding.CONSTANT:
+            return {"mean": (variable.dtype.name, space)}
+        case Coding.LOSSLESS:
+            return {"exact": (variable.dtype.name, variable.shape)}
+        case Coding.DIRECT:
+            return {"values": (arithmetic, (snapshots, *space))}
+        case Coding.POD:
+            fields = {} if own is None else {"fields": (arithmetic, (own + 1, *space))}
+            values = {"episodes": (arithmetic, (episodes, *space))} if episodes else {}
+            return {**fields, **values}
 
 
 def _variable(
@@ -89,7 +97,7 @@ def _variable(
 ) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     coding = _coding(fields.text("group"), arrays)
-    has_values = coding == "direct" or f"basis/{fields.text('group')}/episodes" in arrays
+    has_values = coding == Coding.DIRECT or f"basis/{fields.text('group')}/episodes" in arrays
     if len(dims) != len(shape) or not dims or name in dims:
         # What is called like a dim of its own would be read whole, as an index.
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}, or the name")
@@ -128,13 +136,11 @@ def _episodes(facts: Fields, snapshots: int) -> int:
     return total
 
 
-def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> str:
-    """How a variable is coded, by the array that holds it."""
-    if f"basis/{group}/mean" in arrays:
-        return "constant"
-    if f"basis/{group}/exact" in arrays:
-        return "lossless"
-    return "direct" if f"basis/{group}/values" in arrays else "pod"
+def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> Coding:
+    """How a variable is coded, by the array that holds it; fields may be those of others."""
+    homes = {"mean": Coding.CONSTANT, "exact": Coding.LOSSLESS, "values": Coding.DIRECT}
+    found = (coding for array, coding in homes.items() if f"basis/{group}/{array}" in arrays)
+    return next(found, Coding.POD)
 
 
 def _chunks(fields: Fields, shape: tuple[int, ...]) -> tuple[Any, ...] | None:

@@ -13,6 +13,7 @@ import xarray as xr
 from zarr.abc.store import Store
 
 from romzarr.encoding import attributes_to_json, encoding_to_json, share_encodings
+from romzarr.errors import ArchiveError, PipelineError, refuse_blame
 from romzarr.store import layout, limits
 
 # What an encoding says about values; the rest says how the source kept them on disk.
@@ -24,11 +25,11 @@ _PACKING_KEYS = frozenset(
 
 def write_carried(store: Store, carried: xr.Dataset) -> dict[str, Any]:
     """Write `carried` to the group ``coordinates``; returns what Zarr metadata do not tell."""
-    prepared = carried.reset_coords().drop_attrs(deep=False)
-    prepared.encoding = {}
-    for name in prepared.variables:
-        prepared[name] = _prepared(prepared[name])
-    with _unstable_types_allowed():
+    with _unstable_types_allowed(), _encodable(carried):
+        prepared = carried.reset_coords().drop_attrs(deep=False)
+        prepared.encoding = {}
+        for name in prepared.variables:
+            prepared[name] = _prepared(prepared[name])
         prepared.to_zarr(
             store,
             group="coordinates",
@@ -38,6 +39,35 @@ def write_carried(store: Store, carried: xr.Dataset) -> dict[str, Any]:
             write_empty_chunks=True,
         )
     return {str(name): _beyond_zarr(variable) for name, variable in carried.variables.items()}
+
+
+@contextlib.contextmanager
+def _encodable(carried: xr.Dataset) -> Iterator[None]:
+    """Name the variable whose attributes xarray cannot write, as a stranger's may not fit it.
+
+    Raises
+    ------
+    ArchiveError
+    """
+    try:
+        yield
+    except (PipelineError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        refuse_blame(error)
+        for name, variable in carried.variables.items():
+            try:
+                xr.conventions.encode_cf_variable(variable, name=name)
+            except Exception as reason:
+                error, where = reason, f"variable {str(name)!r}"
+                break
+        else:
+            where = "coordinates, and variables that are not compressed,"
+        raise ArchiveError(
+            f"{where} cannot be stored as the archive describes them ({type(error).__name__}: "
+            f"{error}); correct their attributes (units, calendar, _FillValue, scale_factor, "
+            "coordinates), or leave them out"
+        ) from error
 
 
 def share(*documents: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""Compare an archive with its store block by block, and add up what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import dask
+import numpy as np
+from dask.delayed import Delayed, delayed
+from threadpoolctl import threadpool_limits
+
+from romzarr.archive import Archive
+from romzarr.chunked.plan import SpaceBlock, leaf_region
+from romzarr.comparison.blocks import ComparedBlock
+from romzarr.contracts import BlockSpan, ReadBlock
+from romzarr.store.layout import Root
+from romzarr.store.reading.reader import CoefficientStore, open_store
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Block = tuple[SpaceBlock, BlockSpan]
+Sums = TypeVar("Sums")
+Fields = TypeVar("Fields", bound="DataclassInstance")
+
+
+class Measure(Protocol[Sums]):
+    """What is computed of one block, and how the blocks of a group add up. It is pickled."""
+
+    def of_block(self, block: ComparedBlock) -> Sums: ...
+
+    def add(self, parts: Sequence[Sums]) -> Sums: ...
+
+
+def fold(
+    archive: Archive,
+    opened: CoefficientStore,
+    blocks: Sequence[Block],
+    measures: Sequence[Sequence[Measure[Any]]],
+    along: Literal["time", "space"],
+    purpose: str,
+) -> list[list[tuple[Any, ...]]]:
+    """Take the `measures` of each variable over `blocks`, and add them up. Runs Dask.
+
+    Added up are the blocks `along` time that are at the same place, or those along space that
+    begin at the same time. Each block is read by one task, whose key begins with `purpose`,
+    compared by another, and a third adds up the group; a worker holds one block at a time. What
+    lies beyond the end of the store is left out. Returned are, for each variable and measure, the
+    sums of its groups in order.
+    """
+
+    def group(block: Block) -> tuple[int, int]:
+        row, span = block
+        return row.variable, row.number if along == "time" else span.start
+
+    tasks: list[list[Delayed]] = [[] for _ in archive.variables]
+    for (number, _), same in groupby(sorted(blocks, key=group), key=group):
+        parts = [_leaf(archive, opened, measures[number], *block, purpose) for block in same]
+        tasks[number].append(delayed(_added, pure=False)(measures[number], parts))
+    with threadpool_limits(1, user_api="blas"):
+        return [list(zip(*sums, strict=True)) for sums in dask.compute(*tasks)]
+
+
+def added_fields(parts: Sequence[Fields], **add: Callable[[list[Any]], Any]) -> Fields:
+    """Return the first of some dataclasses, with the fields in `add` made of those of all."""
+    fields = {name: how([getattr(part, name) for part in parts]) for name, how in add.items()}
+    return replace(parts[0], **fields)
+
+
+def _leaf(
+    archive: Archive,
+    opened: CoefficientStore,
+    measures: Sequence[Measure[Any]],
+    row: SpaceBlock,
+    span: BlockSpan,
+    purpose: str,
+) -> Delayed:
+    variable = archive.variables[row.variable]
+    weights = None if variable.weights is None else variable.weights[row.region].ravel()
+    within = BlockSpan(span.start, min(span.stop, opened.snapshots))
+    beside = partial(ComparedBlock, variable.name, variable.time_axis, row.region, within, weights)
+    key = f"{purpose}-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
+    task = variable.source.task(leaf_region(variable, row.region, span))
+    read = Delayed(key, dict(variable.source.graph()) | {key: task})
+    return delayed(_measured, pure=False)(measures, beside, opened.url, opened.root, read)
+
+
+# The store is opened once in each process that runs tasks.
+_opened_once = lru_cache(maxsize=4)(open_store)
+
+
+def _measured(
+    measures: Sequence[Measure[Any]],
+    beside: partial[ComparedBlock],
+    url: str,
+    root: Root,
+    read: ReadBlock,
+) -> tuple[Any, ...]:
+    """Task: what is measured of one block."""
+    block = beside(_opened_once(url, root), read)
+    # NaN of some payloads are warned of when they are cast; infinities have no difference; and
+    # what is lossless may hold any numbers, also those whose squares are none.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return tuple(measure.of_block(block) for measure in measures)
+
+
+def _added(measures: Sequence[Measure[Any]], parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Task: what is measured of a group of blocks."""
+    by_measure = zip(measures, zip(*parts, strict=True), strict=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return tuple(measure.add(sums) for measure, sums in by_measure)

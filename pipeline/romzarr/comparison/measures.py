@@ -1,0 +1,152 @@
+"""What `romzarr.verify` measures.
+
+A new measure is a class here, a line in `MEASURES`, and a field of `romzarr.reports.VerifyReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.comparison.blocks import ComparedBlock, Matrix
+from romzarr.comparison.fold import Measure, Sums, added_fields
+from romzarr.contracts import Coding, Floats
+from romzarr.store.reading.reader import CoefficientStore
+
+
+class Finding(NamedTuple):
+    """What is found in a variable: ``value``, and the snapshot and place ``at`` that has it.
+
+    Not ``conclusive`` if other blocks may show something else.
+    """
+
+    value: float
+    at: tuple[int, ...] = ()
+    conclusive: bool = True
+
+
+class VerifyMeasure(Measure[Sums], Protocol[Sums]):
+    """A measure of errors, and what is made of its sums."""
+
+    def finding(self, parts: Sequence[Sums]) -> Finding:
+        """Return what is found in a variable, from the sums of its space blocks."""
+        ...
+
+    def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
+        """Say what is wrong with a value, in words that a place follows; nothing if it is right."""
+        ...
+
+
+class _Largest:
+    """The largest of what every value of a block has."""
+
+    def sizes(self, block: ComparedBlock) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def of_block(self, block: ComparedBlock) -> Finding:
+        sizes = self.sizes(block)
+        at = int(np.argmax(sizes))
+        return Finding(_finite(float(sizes.flat[at])), block.index(at))
+
+    def add(self, parts: Sequence[Finding]) -> Finding:
+        return max(parts, key=lambda part: part.value)
+
+    finding = add
+
+
+class Unlike(_Largest):
+    """1 where NaN differs, or any bit of what is lossless, else 0."""
+
+    def sizes(self, block: ComparedBlock) -> NDArray[np.bool_]:
+        return block.unlike
+
+    def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
+        what = "the value" if opened.variables[variable].coding == Coding.LOSSLESS else "NaN"
+        return f"{what} differs at" if value else ""
+
+
+class LargestError(_Largest):
+    """The largest error of a single value, in the variable's units."""
+
+    def sizes(self, block: ComparedBlock) -> Matrix:
+        sizes = np.abs(block.counted[1])
+        lost = np.isnan(sizes)
+        # Where every value was lost none is larger than another.
+        return np.where(lost, np.inf if lost.all() else -1.0, sizes)
+
+    def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
+        bound = float(opened.facts.get("max_error", {}).get(variable, np.inf))
+        words = f"error {value:.6g} of a single value is above max_error {bound:g}, at"
+        return "" if value <= bound else words
+
+
+@dataclass(frozen=True)
+class ErrorSums:
+    """Sums over the ``snapshots`` of one space block, by ``weights`` (n,) or None.
+
+    ``mean`` is (n,), and the fluctuation that about it.
+    """
+
+    snapshots: int
+    mean: Matrix
+    squared_fluctuation: float
+    squared_error: float
+    weights: Floats | None
+
+
+class RelativeError:
+    """The L2 norm of the error by that of the fluctuation, or alone where nothing fluctuates."""
+
+    def of_block(self, block: ComparedBlock) -> ErrorSums:
+        values, errors = block.counted
+        weights = 1.0 if block.weights is None else block.weights
+        # About the first snapshot first: means that dwarf the fluctuation would cost its digits.
+        mean = values[0] + (values - values[0]).mean(axis=0)
+        fluctuation = float(np.sum(weights * (values - mean) ** 2))
+        error = float(np.sum(weights * errors**2))
+        return ErrorSums(len(values), mean, fluctuation, error, block.weights)
+
+    def add(self, parts: Sequence[ErrorSums]) -> ErrorSums:
+        """Join fluctuations about the means of parts.
+
+        As in T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample
+        variance", Am. Stat. 37 (1983) 242-247.
+        """
+        total = added_fields(parts, snapshots=sum, squared_fluctuation=sum, squared_error=sum)
+        lengths = np.array([part.snapshots for part in parts])
+        means = np.array([part.mean for part in parts])
+        mean = means[0] + lengths @ (means - means[0]) / total.snapshots
+        weights = 1.0 if total.weights is None else total.weights
+        between = float(lengths @ np.sum(weights * (means - mean) ** 2, axis=1))
+        fluctuation = total.squared_fluctuation + between
+        return replace(total, mean=mean, squared_fluctuation=fluctuation)
+
+    def finding(self, parts: Sequence[ErrorSums]) -> Finding:
+        error = float(np.sqrt(sum(part.squared_error for part in parts)))
+        fluctuation = float(np.sqrt(sum(part.squared_fluctuation for part in parts)))
+        relative = _finite(error / fluctuation if error and fluctuation else error)
+        # Where nothing fluctuates there is nothing that an error could be measured by.
+        fluctuates = any(part.squared_fluctuation for part in parts)
+        return Finding(relative, conclusive=fluctuates or not relative > 0)
+
+    def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
+        tolerance = float(opened.facts["tolerance"])
+        words = f"error {value:.4e} is above the tolerance {tolerance:g}; largest at"
+        return "" if value <= tolerance else words
+
+
+# By name, in the order in which problems are told.
+MEASURES: Mapping[str, VerifyMeasure[Any]] = {
+    "unlike": Unlike(),
+    "largest_pointwise_error": LargestError(),
+    "relative_l2_error": RelativeError(),
+}
+
+
+def _finite(error: float) -> float:
+    """Return an error that JSON has a word for."""
+    return error if np.isfinite(error) else float(np.finfo(np.float64).max)

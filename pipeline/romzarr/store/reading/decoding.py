@@ -1,0 +1,266 @@
+"""Decoders: the values of a variable of one generation, a class for each way of coding.
+
+Positions increase along each axis; those of time are `rows`, those of space `wanted`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.coding.tiles import region_of
+from romzarr.contracts import Coding, Floats
+from romzarr.numerics.rounding import rounded
+from romzarr.store.reading.fields import AlignedRows
+from romzarr.store.reading.generation import Generation
+from romzarr.store.reading.indexing import Indexer, Positions, as_asked, pieces, points, positions
+from romzarr.store.reading.values import (
+    FieldValues,
+    Residuals,
+    Term,
+    TiledValues,
+    Wanted,
+    write_sums,
+)
+from romzarr.store.reading.variables import StoredVariable
+
+
+@dataclass(frozen=True)
+class Decoder(ABC):
+    """The values of a variable of a generation."""
+
+    home: Generation
+    stored: StoredVariable
+
+    @abstractmethod
+    def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Values without residuals, dims in the variable's order, rounded once, to `dtype`."""
+
+    @abstractmethod
+    def mean(self, wanted: Wanted) -> Floats:
+        """Temporal mean; NaN at masked points."""
+
+    def modes(self, wanted: Wanted, out: Floats) -> None:
+        """Write the leading POD modes (r, *space) to `out`; without POD there are none."""
+        out[...] = 0.0
+
+    @property
+    def arithmetic(self) -> np.dtype[Any]:
+        """What fields and sums over them are computed in."""
+        return np.dtype(self.home.facts["arithmetic"])
+
+    def _empty(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
+        shape = [len(places) for places in wanted]
+        shape.insert(self.stored.time_axis, len(rows))
+        return np.empty(shape, dtype)
+
+
+class ConstantDecoder(Decoder):
+    """One snapshot, to the bit, stands for all."""
+
+    def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
+        values = self._empty(rows, wanted, dtype)
+        np.moveaxis(values, self.stored.time_axis, 0)[...] = self.mean(wanted)
+        return values
+
+    def mean(self, wanted: Wanted) -> Floats:
+        arrays, path = self.home.arrays, f"basis/{self.stored.group}/mean"
+        values: Floats = np.empty([len(places) for places in wanted], self.stored.dtype)
+        for tile, inside, region in pieces(wanted, arrays.chunk(path)):
+            whole = region_of(tile, self.stored.space_shape, arrays.chunk(path))
+            read = partial(arrays.selected, path, whole)
+            values[region] = points(arrays.remembered((path, tile), read)[None], inside)[0]
+        return values
+
+
+class LosslessDecoder(Decoder):
+    """Values to the bit."""
+
+    def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
+        arrays, path = self.home.arrays, f"basis/{self.stored.group}/exact"
+        axis, tile_shape = self.stored.time_axis, arrays.chunk(path)
+        values = self._empty(rows, wanted, self.stored.dtype)
+        for tile, inside, region in pieces([*wanted[:axis], rows, *wanted[axis:]], tile_shape):
+            read = partial(arrays.selected, path, region_of(tile, self.stored.shape, tile_shape))
+            decoded = arrays.remembered((path, tile), read)
+            values[region] = points(decoded[None], inside)[0]
+        return values
+
+    def mean(self, wanted: Wanted) -> Floats:
+        """Temporal mean; NaN where a value ever is."""
+        axis, snapshots = self.stored.time_axis, self.stored.shape[self.stored.time_axis]
+        total = np.zeros([len(places) for places in wanted])
+        length = self.home.arrays.chunk(f"basis/{self.stored.group}/exact")[axis]
+        for start in range(0, snapshots, length):
+            rows = np.arange(start, min(start + length, snapshots))
+            values = self.values(rows, wanted, self.stored.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += values.sum(axis=axis, dtype=np.float64)
+        mean: Floats = total / snapshots
+        return mean
+
+
+class DirectDecoder(Decoder):
+    """Values coded by wavelets, without POD."""
+
+    def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
+        return TiledValues(self.home.arrays, self.stored).values(rows, wanted, dtype)
+
+    def mean(self, wanted: Wanted) -> Floats:
+        return TiledValues(self.home.arrays, self.stored).mean(wanted).astype(self.arithmetic)
+
+
+class PODDecoder(Decoder):
+    """Fields, which are sums over modes, of this generation and of those that it goes on with;
+    in episodes values coded without POD."""
+
+    def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
+        values = self._empty(rows, wanted, dtype)
+        by_time = np.moveaxis(values, self.stored.time_axis, 0)
+        self._sum_fields(rows, wanted, by_time)
+        self._put_episodes(rows, wanted, by_time)
+        return values
+
+    def mean(self, wanted: Wanted) -> Floats:
+        """What the fields are about: the generation that was the first with these decides it."""
+        first = self.home.chain[0]
+        stored = first.variables[self.stored.name]
+        # A value alone would lose its order of bytes.
+        values: Floats = np.asarray(
+            FieldValues(first.arrays, stored).first(wanted) * first.mean_weight, self.arithmetic
+        )
+        if len(first.episodes):
+            there = TiledValues(first.arrays, stored, "episodes").mean(wanted)
+            values += (there - values) * (len(first.episodes) / first.snapshots)
+        return values
+
+    def modes(self, wanted: Wanted, out: Floats) -> None:
+        for each, columns in self._with_fields():
+            fields = FieldValues(each.arrays, each.variables[self.stored.name])
+            fields.modes(wanted, each.own_values, out[columns])
+
+    def _with_fields(self) -> Iterator[tuple[Generation, slice]]:
+        """Generations whose fields take part, and which of the modes are theirs."""
+        start = 0
+        for number, each in enumerate(self.home.chain):
+            if each.own or not number:
+                yield each, slice(start, start + each.own)
+            start += each.own
+
+    def _sum_fields(self, rows: Positions, wanted: Wanted, out: NDArray[Any]) -> None:
+        """Write the sums over all modes, time first."""
+        a, aligned = self.home.latent.at(rows), AlignedRows.of(rows)
+        # Only a store made to harm lets sums overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            terms = [
+                Term(
+                    FieldValues(each.arrays, each.variables[self.stored.name]),
+                    aligned.spread(a[:, columns] / each.own_values, self.arithmetic),
+                )
+                for each, columns in self._with_fields()
+            ]
+            write_sums(terms, self.home.chain[0].mean_weight, aligned, wanted, out)
+
+    def _put_episodes(self, snapshots: Positions, wanted: Wanted, values: NDArray[Any]) -> None:
+        """Replace what fields make of the snapshots that belong to episodes, time first."""
+        there = np.isin(snapshots, self.home.episodes)
+        if there.any():
+            rows = np.searchsorted(self.home.episodes, snapshots[there])
+            found = TiledValues(self.home.arrays, self.stored, "episodes").values(
+                rows, wanted, values.dtype
+            )
+            values[there] = np.moveaxis(found, self.stored.time_axis, 0)
+
+
+DECODERS: Mapping[Coding, type[Decoder]] = {
+    Coding.CONSTANT: ConstantDecoder,
+    Coding.LOSSLESS: LosslessDecoder,
+    Coding.DIRECT: DirectDecoder,
+    Coding.POD: PODDecoder,
+}
+
+
+def decoder_of(home: Generation, variable: str) -> Decoder:
+    """The decoder of a variable of a generation."""
+    stored = home.variables[variable]
+    return DECODERS[stored.coding](home, stored)
+
+
+# --- as it is asked for -------------------------------------------------------------------
+
+
+def decode(
+    home: Generation, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
+) -> NDArray[Any]:
+    """As `romzarr.store.reading.reader.CoefficientStore.decode`, of its own snapshots."""
+    decoder = decoder_of(home, variable)
+    stored = decoder.stored
+    rows, back = positions(time_indexer, stored.shape[stored.time_axis])
+    wanted, backs = _places(stored, space_indexers)
+    if f"basis/{stored.group}/residuals" in home.arrays:
+        wide = decoder.values(rows, wanted, np.dtype(np.float64))
+        Residuals(home.arrays, stored).add_to(wide, rows, wanted)
+        values = rounded(wide, stored.dtype)
+    else:
+        values = decoder.values(rows, wanted, stored.dtype)
+    backs.insert(stored.time_axis, back)
+    indexers = list(space_indexers)
+    indexers.insert(stored.time_axis, time_indexer)
+    return as_asked(values, backs, indexers)
+
+
+def predict(
+    home: Generation, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
+) -> NDArray[np.float64]:
+    """What residuals are added to: as `decode`, of increasing indexers, in float64."""
+    decoder = decoder_of(home, variable)
+    stored = decoder.stored
+    rows, _ = positions(time_indexer, stored.shape[stored.time_axis])
+    return decoder.values(rows, _places(stored, space_indexers)[0], np.dtype(np.float64))
+
+
+def mean(
+    home: Generation, variable: str, space_indexers: Sequence[Indexer] | None = None
+) -> Floats:
+    """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points.
+
+    Of fields what they are about; of what is coded without them, the mean of decoded values.
+    """
+    decoder = decoder_of(home, variable)
+    indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
+    wanted, backs = _places(decoder.stored, indexers)
+    return as_asked(decoder.mean(wanted), backs, indexers)
+
+
+def modes(
+    home: Generation,
+    variable: str,
+    space_indexers: Sequence[Indexer] | None = None,
+    leading: int | None = None,
+) -> Floats:
+    """POD modes phi_k in the variable's units, (r, *space); 0 at masked points.
+
+    All of them or the `leading` ones, everywhere or as in `decode`. All 0 where the variable
+    is coded without them.
+    """
+    decoder = decoder_of(home, variable)
+    indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
+    wanted, backs = _places(decoder.stored, indexers)
+    count = home.rank if leading is None else min(leading, home.rank)
+    values = np.empty((count, *map(len, wanted)), decoder.arithmetic)
+    decoder.modes(wanted, values)
+    return as_asked(values, [np.arange(count), *backs], [slice(None), *indexers])
+
+
+def _places(
+    stored: StoredVariable, space_indexers: Sequence[Indexer]
+) -> tuple[list[Positions], list[Positions]]:
+    """Increasing positions per space dim, and how to take the result from them."""
+    found = [positions(i, n) for i, n in zip(space_indexers, stored.space_shape, strict=True)]
+    return [wanted for wanted, _ in found], [back for _, back in found]
