@@ -36,19 +36,6 @@ def test_the_demo_solves_compresses_verifies_and_draws(tmp_path, capsys, monkeyp
     assert demo.run(tmp_path, Config(), flow=COARSE, snapshots=60) == 0
 
 
-def test_the_picture_quotes_the_error_of_the_vorticity_that_it_shows(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(demo, "draw", lambda wake, path: drawn.append(wake))
-    demo.run(tmp_path, Config(), flow=COARSE, snapshots=60)
-    (wake,) = drawn
-    given = xr.open_zarr(tmp_path / "cylinder.zarr", consolidated=False)
-    found = xr.open_dataset(tmp_path / "cylinder.romzarr", engine="romzarr")
-    w, off = (v.v.differentiate("x") - v.u.differentiate("y") for v in (given, found - given))
-    expected = float(np.sqrt((off**2).sum() / ((w - w.mean("time")) ** 2).sum()))
-    assert_allclose(wake.error, expected, rtol=1e-4)
-    assert f"of u and v, {expected:.2g} of the vorticity" in wake.title
-
-
 def test_whoever_watches_is_told_that_work_goes_on(caplog, monkeypatch):
     monkeypatch.setattr(demo, "SILENCE_SECONDS", 0.05)
     caplog.set_level("INFO", logger="romzarr_flows.demo.run")
@@ -65,6 +52,19 @@ def test_a_flow_says_how_far_it_is(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", logger="romzarr_flows.demo.run")
     demo.solve(tmp_path / "wake.zarr", CylinderFlow(cells=4, spin_up=2.0), 2)
     assert any(message.startswith("computing the flow: 50 %") for message in caplog.messages)
+
+
+def test_the_picture_quotes_the_error_of_the_vorticity_that_it_shows(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(demo, "draw", lambda wake, path: drawn.append(wake))
+    demo.run(tmp_path, Config(), flow=COARSE, snapshots=60)
+    (wake,) = drawn
+    given = xr.open_zarr(tmp_path / "cylinder.zarr", consolidated=False)
+    found = xr.open_dataset(tmp_path / "cylinder.romzarr", engine="romzarr")
+    w, off = (v.v.differentiate("x") - v.u.differentiate("y") for v in (given, found - given))
+    expected = float(np.sqrt((off**2).sum() / ((w - w.mean("time")) ** 2).sum()))
+    assert_allclose(wake.error, expected, rtol=1e-4)
+    assert f"of u and v, {expected:.2g} of the vorticity" in wake.title
 
 
 def test_singular_values_are_those_of_the_scaled_archive():

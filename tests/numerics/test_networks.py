@@ -212,7 +212,7 @@ def test_the_safetensors_package_reads_the_shipped_file():
     from importlib.resources import as_file, files
 
     with (
-        as_file(files("romzarr.numerics").joinpath("operators.safetensors")) as path,
+        as_file(files("romzarr.numerics.dynamics").joinpath("operators.safetensors")) as path,
         safetensors.safe_open(path, framework="numpy") as file,
     ):
         assert sorted(file.keys()) == sorted(FUNCTIONS)

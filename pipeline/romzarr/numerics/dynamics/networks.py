@@ -299,7 +299,7 @@ def shipped_operators() -> tuple[Operator, ...]:
     They are a table of constants of the method, so they lie beside this module. The command
     that made them is in the file's metadata and in ``tests/benchmarks/NEURAL.md``.
     """
-    return read_operators(files("romzarr.numerics").joinpath("operators.safetensors").read_bytes())
+    return read_operators(files(__package__).joinpath("operators.safetensors").read_bytes())
 
 
 def _check_widths(widths: Sequence[int]) -> None:
