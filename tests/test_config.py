@@ -17,6 +17,7 @@ from romzarr.config import (
     ConfigError,
     LibraryConfig,
     load_config,
+    unknown,
 )
 
 DOCUMENTED = Path(__file__).parents[1] / "config.yaml"
@@ -188,3 +189,15 @@ def test_the_default_loader_would_have_read_something_else():
     # Why the loader is our own; fails the day PyYAML speaks YAML 1.2.
     assert yaml.safe_load("1e-2") == "1e-2"
     assert yaml.safe_load("NO") is False
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("compresion", "the nearest section is 'compression'"),
+        ("tolerence", "the nearest known key is 'compression.tolerance'"),
+        ("compression.tolerence", "the nearest known key is 'compression.tolerance'"),
+    ],
+)
+def test_the_nearest_name_of_an_unknown_key_is_told(given, nearest):
+    assert nearest in unknown(given)

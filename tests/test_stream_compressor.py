@@ -347,6 +347,13 @@ def test_blocks_that_do_not_fit_are_refused(tmp_path, change, message):
         stream.update(change(source.isel(time=slice(20, 30))))
 
 
+@pytest.mark.parametrize("shape", [(), (7,)])
+def test_arrays_that_may_be_one_snapshot_or_many_are_refused(tmp_path, shape):
+    stream = StreamCompressor(tmp_path / "s", tolerance=1e-2)
+    with pytest.raises(ArchiveError, match=r"give one snapshot as block\[None\]"):
+        stream.update(np.ones(shape))
+
+
 def test_what_a_stream_cannot_promise_is_refused_before_it_begins(tmp_path):
     for settings in ({"tolerance": 0.0}, {"max_error": {"u": 1.0}}, {"max_rank": 3}):
         with pytest.raises(ConfigError, match=r"use romzarr\.compress"):

@@ -10,6 +10,7 @@ from romzarr_flows import commands
 from romzarr_flows.logs import add_log_format
 from romzarr_flows.neural.arguments import add_neural
 from romzarr_flows.nightly.arguments import add_nightly, add_status
+from romzarr_flows.parsing import Parser
 
 SOURCES = """\
 SOURCE is a Zarr archive (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file whose
@@ -90,7 +91,6 @@ examples:
 """
 
 Subparsers = argparse._SubParsersAction
-Parser = argparse.ArgumentParser
 
 
 def parser() -> Parser:
@@ -269,7 +269,12 @@ def add_reconstruct(subparsers: Subparsers[Parser]) -> None:
     command.set_defaults(run=commands.reconstruct)
     command.add_argument("store", metavar="STORE")
     command.add_argument("out", metavar="OUT", help="path ending in .zarr or .nc, or a URL")
-    command.add_argument("--start", type=int, metavar="I", help="first snapshot (default 0)")
+    command.add_argument(
+        "--start",
+        type=int,
+        metavar="I",
+        help="first snapshot (default 0); negative numbers count from the end",
+    )
     command.add_argument("--stop", type=int, metavar="J", help="one past the last snapshot")
     add_overwrite(command, "an archive at OUT")
     add_where(command)

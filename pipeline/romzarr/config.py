@@ -556,14 +556,17 @@ def with_values(config: Config, values: Mapping[str, object]) -> Config:
 
 
 def unknown(key: str) -> str:
-    """Say that `key` is unknown and which known one is nearest."""
+    """Say that `key` is unknown and which known key, or section, is nearest."""
 
     def likeness(known: str) -> float:
         # A key given under a wrong section, or under none, is still recognised by its own name.
         leaves = SequenceMatcher(None, key.split(".")[-1], known.split(".")[-1]).ratio()
         return max(leaves, SequenceMatcher(None, key, known).ratio())
 
-    return f"unknown key {key!r}; the nearest known key is {max(KNOWN_KEYS, key=likeness)!r}"
+    sections = [each.name for each in fields(Config)] if "." not in key else []
+    nearest = max([*KNOWN_KEYS, *sections], key=likeness)
+    kind = "section" if nearest in sections else "known key"
+    return f"unknown key {key!r}; the nearest {kind} is {nearest!r}"
 
 
 # Of a configuration file; no setting needs more.

@@ -217,3 +217,18 @@ def test_a_reader_that_goes_away_is_not_an_error():
     assert writer.stderr.read() == b""
     writer.stderr.close()
     writer.wait()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["compres", "a", "b"], "did you mean 'compress'?"),
+        (["compress", "a", "b", "--toler", "1e-2"], "unrecognized arguments: --toler"),
+        (["compress", "a", "b", "--log-format", "jsn"], "did you mean 'json'?"),
+    ],
+)
+def test_misspelt_words_are_refused_and_the_nearest_is_named(given, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err

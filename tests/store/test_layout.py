@@ -1,6 +1,7 @@
 """Names and JSON checks that need no store."""
 
 import pytest
+import xarray as xr
 
 from romzarr.errors import StoreError
 from romzarr.store import layout
@@ -77,3 +78,9 @@ PATHS = [
     *(f"latent/{name}" for name in ("samples", "corrections", "steps")),
     *("coordinates/values", "coordinates/basis/fields", "latent/block_model"),
 ]
+
+
+def test_whoever_opens_a_store_as_a_zarr_group_is_told_what_reads_it(tmp_path):
+    (tmp_path / "zarr.json").write_bytes(layout.root_document(ROOT))
+    with xr.open_zarr(tmp_path, consolidated=False) as dataset:
+        assert "engine='romzarr'" in dataset.attrs["open_with"]

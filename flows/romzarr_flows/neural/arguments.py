@@ -6,6 +6,7 @@ import argparse
 
 from romzarr_flows.logs import add_log_format
 from romzarr_flows.neural import commands
+from romzarr_flows.parsing import Parser
 
 OPERATORS = ("identity", "sin", "cos", "add", "mul")
 RUNS = ("1", "2", "3", "4", "5", "router", "best", "cures")
@@ -23,7 +24,6 @@ runs: 1 STLSQ, 2 state-dependent router, 3 router with entropy penalty, 4 two sl
 5 conditional slot entropy, router the cured router, best the default, cures all of them
 """
 
-Parser = argparse.ArgumentParser
 Subparsers = argparse._SubParsersAction
 
 

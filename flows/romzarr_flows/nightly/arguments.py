@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 from romzarr.config import whole_place
 from romzarr_flows.nightly import commands
+from romzarr_flows.parsing import Parser
 
 NIGHTLY = """\
 examples:
@@ -31,8 +30,6 @@ examples:
 exit status: 0 nothing is broken; 1 a dataset is failed, clash, damaged, missing or killed, or the
 last run was killed or stopped; 2 wrong usage
 """
-
-Parser = argparse.ArgumentParser
 
 
 def add_nightly(command: Parser) -> None:

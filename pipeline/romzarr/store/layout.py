@@ -41,6 +41,7 @@ Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
 FORMAT = 4
 KEY = "romzarr"
+OPEN_WITH = "xarray.open_dataset(STORE, engine='romzarr')"
 ROOT = "zarr.json"
 CHUNK_BYTES = 1 << 20
 STAMP = re.compile(r"\d{8}T\d{6}")
@@ -305,8 +306,14 @@ def root_document(root: Root) -> bytes:
     facts: dict[str, Any] = {"format": FORMAT, "parts": [list(part) for part in root.parts]}
     if root.superseded:
         facts["superseded"] = [list(each) for each in root.superseded]
-    plain = compact_json(group_document(facts))
-    return compact_json(group_document(facts | {"checksum": checksums.checksum(ROOT, plain)}))
+    plain = compact_json(_root_group(facts))
+    return compact_json(_root_group(facts | {"checksum": checksums.checksum(ROOT, plain)}))
+
+
+def _root_group(facts: Any) -> dict[str, Any]:
+    """The root's metadata; to whoever opens it as any Zarr group they say how it is read."""
+    group = group_document(facts)
+    return group | {"attributes": {"open_with": OPEN_WITH, **group["attributes"]}}
 
 
 def parse_root(raw: bytes, url: str) -> Root:

@@ -182,8 +182,12 @@ def named(block: Block, times: ArrayLike | None, first: int) -> xr.Dataset | Var
             raise ArchiveError("a dataset has its own times; give times with arrays only")
         return block
     values = _numbers(block)
-    if values.ndim == 0:
-        raise ArchiveError("block: found a number, allowed are arrays whose first axis is time")
+    if values.ndim < 2:
+        raise ArchiveError(
+            f"block: found an array of shape {values.shape}, allowed are arrays whose first axis "
+            "is time, and whose others are space: give one snapshot as block[None], snapshots of "
+            "one value each as block[:, None]"
+        )
     stamps = first + np.arange(len(values)) if times is None else _array(times, "times")
     if stamps.shape != (len(values),):
         raise ArchiveError(f"{len(values)} snapshots, but times of shape {stamps.shape}")
