@@ -68,13 +68,11 @@ class _BySnapshot:
     mean_weight: float
 
     def of_block(self, block: ComparedBlock) -> SnapshotErrors:
-        original, decoded = block.floats
-        errors = np.abs(original - decoded)
+        errors = np.abs(np.subtract(*block.floats))
         counted = ~np.isnan(errors)
         errors = np.where(counted, errors, 0.0)
-        weighted = errors
-        if block.weights is not None:
-            weighted = errors * np.sqrt(block.weights / self.mean_weight)
+        weights = block.weights
+        weighted = errors if weights is None else errors * np.sqrt(weights / self.mean_weight)
         return SnapshotErrors(
             numbers=np.arange(block.span.start, block.span.stop),
             squares=np.sum(weighted**2, axis=1),

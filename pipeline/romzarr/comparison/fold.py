@@ -49,8 +49,8 @@ def fold(
     Added up are the blocks `along` time that are at the same place, or those along space that
     begin at the same time. Each block is read by one task, whose key begins with `purpose`,
     compared by another, and a third adds up the group; a worker holds one block at a time. What
-    lies beyond the end of the store is left out. Returned are, for each variable and measure, the
-    sums of its groups in order.
+    lies beyond the end of the store is left out. Return the sums of all groups, in order, for
+    each variable and measure.
     """
 
     def group(block: Block) -> tuple[int, int]:
@@ -58,7 +58,8 @@ def fold(
         return row.variable, row.number if along == "time" else span.start
 
     tasks: list[list[Delayed]] = [[] for _ in archive.variables]
-    for (number, _), same in groupby(sorted(blocks, key=group), key=group):
+    stored = [block for block in blocks if block[1].start < opened.snapshots]
+    for (number, _), same in groupby(sorted(stored, key=group), key=group):
         parts = [_leaf(archive, opened, measures[number], *block, purpose) for block in same]
         tasks[number].append(delayed(_added, pure=False)(measures[number], parts))
     with threadpool_limits(1, user_api="blas"):

@@ -19,10 +19,8 @@ from romzarr.store.reading.reader import CoefficientStore
 
 
 class Finding(NamedTuple):
-    """What is found in a variable: ``value``, and the snapshot and place ``at`` that has it.
-
-    Not ``conclusive`` if other blocks may show something else.
-    """
+    """What is found in a variable: ``value``, and the snapshot and place ``at`` that has it; not
+    ``conclusive`` if other blocks may show something else."""
 
     value: float
     at: tuple[int, ...] = ()
@@ -86,10 +84,8 @@ class LargestError(_Largest):
 
 @dataclass(frozen=True)
 class ErrorSums:
-    """Sums over the ``snapshots`` of one space block, by ``weights`` (n,) or None.
-
-    ``mean`` is (n,), and the fluctuation that about it.
-    """
+    """Sums over the ``snapshots`` of one space block, by ``weights`` (n,) or None; the fluctuation
+    is that about the ``mean`` (n,)."""
 
     snapshots: int
     mean: Matrix

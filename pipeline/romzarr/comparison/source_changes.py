@@ -109,11 +109,10 @@ def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
     blocks = _to_compare(opened, archive, evidence, spans)
     with working_on(archive.name), step("compare") as comparing:
         found = snapshot_errors(archive, opened, blocks)
-        counts = (int(errors.values.sum()) for errors in found)
-        pairs = zip(archive.variables, counts, strict=True)
-        comparing.bytes = sum(variable.dtype.itemsize * count for variable, count in pairs)
+        pairs = list(zip(archive.variables, found, strict=True))
+        comparing.bytes = sum(v.dtype.itemsize * int(errors.values.sum()) for v, errors in pairs)
     changed: dict[str, Difference] = {}
-    for variable, errors in zip(archive.variables, found, strict=True):
+    for variable, errors in pairs:
         difference = first_difference(errors, resolution(opened, variable, errors), DOUBT[evidence])
         if difference is not None:
             changed[variable.name] = difference

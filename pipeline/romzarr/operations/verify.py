@@ -100,10 +100,8 @@ def verify(
 
 
 class _Verdict(NamedTuple):
-    """What each measure finds in a variable, where its largest error is, and what is wrong.
-
-    Not ``conclusive`` if more blocks may show something else.
-    """
+    """What each measure finds in a variable, where its largest error is, and what is wrong; not
+    ``conclusive`` if more blocks may show something else."""
 
     findings: Mapping[str, Finding]
     place: str

@@ -104,9 +104,6 @@ def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> list[Block]:
     return chosen
 
 
-# --- tasks --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Sums:
     """Sums over the blocks of one space block.
@@ -126,8 +123,8 @@ class _Sums:
     weights: Floats | None
 
     @property
-    def fluctuation(self) -> float:
-        """Weighted squared fluctuation about the mean of these snapshots."""
+    def squared_fluctuation(self) -> float:
+        """Weighted, about the mean of these snapshots."""
         weights = 1.0 if self.weights is None else self.weights
         mean = float(np.sum(weights * self.shift**2)) / len(self.numbers)
         return max(self.squared_anomaly - mean, 0.0)
@@ -202,9 +199,9 @@ def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Su
         squares[at] += part.squares
         counted[at] += part.counted
     means = np.sqrt(squares / np.maximum(counted, 1))
-    usual = sum(part.fluctuation for part in parts) / len(numbers)
+    usual_square = sum(part.squared_fluctuation for part in parts) / len(numbers)
     # Of what is constant the error itself is the relative one, as everywhere.
-    errors = np.sum([part.squared_errors for part in parts], axis=0) / (usual or 1.0)
+    errors = np.sum([part.squared_errors for part in parts], axis=0) / (usual_square or 1.0)
     looked_at = len(numbers) * sum(len(part.shift) for part in parts)
     return Deviation(
         variable=variable.name,
