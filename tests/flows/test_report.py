@@ -183,6 +183,16 @@ def test_a_store_that_was_appended_to_has_a_page(tmp_path):
     assert "newest of 2 parts" in checked(tmp_path / "page.html").text
 
 
+@pytest.mark.parametrize("chunk", [10, 80])
+def test_an_archive_that_has_grown_since_is_compared_as_far_as_the_store_goes(tmp_path, chunk):
+    ds = xr.Dataset({"u": (("time", "x"), wave(T, 60))}, {"time": T})
+    romzarr.compress(ds.isel(time=slice(80)), tmp_path / "run", tolerance=1e-2)
+    ds.chunk(time=chunk).to_zarr(tmp_path / "run.zarr", consolidated=False)
+    arguments = ["--source", str(tmp_path / "run.zarr"), "-o", str(tmp_path / "page.html")]
+    assert main(["report", str(tmp_path / "run"), *arguments]) == 0
+    checked(tmp_path / "page.html")
+
+
 def test_names_from_a_store_are_text_and_without_a_source_nothing_is_measured(tmp_path):
     ds = xr.Dataset(
         {HOSTILE.replace("/", "|"): (("time", "x"), wave(T, 30), {"units": HOSTILE})},
