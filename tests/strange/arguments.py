@@ -1,4 +1,4 @@
-"""The functions of `pipeline` with arguments of any type, shape and name.
+"""The functions of `romzarr` with arguments of any type, shape and name.
 
 Allowed are success, errors of ours, and a TypeError or ValueError that our own code raises about
 an argument that it names.
