@@ -14,7 +14,9 @@ import logging
 import signal
 import sys
 import threading
+import warnings
 import weakref
+from contextlib import ExitStack
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -54,6 +56,7 @@ class EndingOnSignals:
         self._open = False
         self._before: dict[int, Any] = {}
         self._hooks: tuple[Any, Any] = (sys.unraisablehook, threading.excepthook)
+        self._warnings = ExitStack()
 
     @property
     def name(self) -> str:
@@ -68,6 +71,7 @@ class EndingOnSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._open = True
+            self._warnings.enter_context(warnings.catch_warnings())
             sys.unraisablehook = self._unraisable
             for number in SIGNALS:
                 before = signal.getsignal(number)
@@ -83,6 +87,7 @@ class EndingOnSignals:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        self._warnings.close()
         if not self._before:
             return
         for number, before in self._before.items():
@@ -130,4 +135,5 @@ class EndingOnSignals:
 def _keep_quiet() -> None:
     """Say nothing of what breaks because work under way is given up; the end is one line."""
     logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     threading.excepthook = lambda args: None

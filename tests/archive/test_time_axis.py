@@ -167,7 +167,7 @@ def test_times_that_cannot_be_used_are_refused(dataset, message):
         (np.array([np.nan, 2.0]), 0, "nan"),
         (np.arange(5), 2, "2"),
         (np.array(["2031-07-09", "2031-07-10"], "M8[ns]"), 1, "2031-07-10"),
-        (np.array(["2031-07-01T06:00:30.5"], "M8[ns]"), 0, "2031-07-01 06:00:30.500"),
+        (np.array(["2031-07-01T06:00:30.5"], "M8[ns]"), 0, "2031-07-01T06:00:30.500"),
     ],
 )
 def test_times_are_shown_with_the_digits_that_tell_them_apart(times, number, shown):

@@ -105,11 +105,11 @@ def shown_time(times: NDArray[Any], number: int) -> str:
     >>> shown_time(0.1 * np.arange(300), 201)
     '20.1'
     >>> shown_time(np.array(["2031-07-01T06", "2031-07-01T12"], "datetime64[ns]"), 1)
-    '2031-07-01 12:00'
+    '2031-07-01T12:00'
     """
     time = times[number]
     if times.dtype.kind == "M":
-        return str(np.datetime_as_string(time, unit="auto")).replace("T", " ")
+        return str(np.datetime_as_string(time, unit="auto"))
     if times.dtype.kind != "f" or not np.isfinite(time):
         return str(time)
     value, near = float(time), np.abs(np.diff(times[max(number - 1, 0) : number + 2]))
