@@ -77,7 +77,7 @@ def test_an_empty_range_is_refused_with_what_there_is(store, tmp_path):
 def test_what_exists_is_kept_unless_it_is_zarr_and_may_be_replaced(store, tmp_path):
     out = tmp_path / "out.zarr"
     romzarr.reconstruct(store, out, stop=5)
-    with pytest.raises(StoreExistsError, match="--overwrite"):
+    with pytest.raises(StoreExistsError, match="overwrite=True"):
         romzarr.reconstruct(store, out)
     assert opened(out).sizes["time"] == 5
     romzarr.reconstruct(store, out, overwrite=True)
@@ -293,7 +293,7 @@ def test_what_failed_at_a_url_leaves_nothing_and_what_was_killed_no_archive(stor
     left = set(folder.files())
     assert any(name.startswith("t/") for name in left)
     assert "zarr.json" not in left
-    with pytest.raises(StoreExistsError, match="it is unfinished; pass --overwrite"):
+    with pytest.raises(StoreExistsError, match="it is unfinished; pass overwrite=True"):
         romzarr.reconstruct(store, url)
     romzarr.reconstruct(store, url, overwrite=True, stop=5)
     assert xr.open_zarr(url, consolidated=False).sizes["time"] == 5

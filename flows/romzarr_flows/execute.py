@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import Namespace
 
@@ -35,15 +36,27 @@ def execute(options: Namespace, ending: EndingOnSignals) -> int:
     return status
 
 
+def in_flags(message: str) -> str:
+    """A message about arguments of Python in the words of the command line.
+
+    >>> in_flags("b: already exists; pass overwrite=True to replace it")
+    'b: already exists; pass --overwrite to replace it'
+    >>> in_flags("start=7, stop=3: found no snapshot")
+    '--start 7, --stop 3: found no snapshot'
+    """
+    message = re.sub(r"\b(start|stop)=(-?\d+)", r"--\1 \2", message)
+    return re.sub(r"\boverwrite=True\b", "--overwrite", message)
+
+
 def explained(error: BaseException) -> tuple[str, int]:
     """What to say about an error that ends a command, and its status; defects are raised."""
     named = f"{type(error).__name__}: {error}"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, ConfigError | CannotRunError):
-        return str(error), USAGE
+        return in_flags(str(error)), USAGE
     if isinstance(error, PipelineError):
-        return str(error), FAILED
+        return in_flags(str(error)), FAILED
     if isinstance(error, OSError | MemoryError):
         return named, FAILED
     raise error

@@ -22,6 +22,7 @@ def shown(value: Any) -> str:
     # Objects of strangers, and integers of more digits than Python writes.
     except Exception:
         return f"a {type(value).__name__}"
+    found = " ".join(found.split())
     return found if len(found) <= LONGEST else f"{found[:LONGEST]}..."
 
 

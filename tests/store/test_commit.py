@@ -38,7 +38,7 @@ def everything(folder):
 def test_a_store_in_place_is_refused_and_untouched(make, write, small):
     example, path = small
     before = everything(path.parent)
-    with pytest.raises(StoreExistsError, match="pass --overwrite"):
+    with pytest.raises(StoreExistsError, match="pass overwrite=True"):
         write(make(seed=1), path)
     assert everything(path.parent) == before
     assert_holds(path, example)

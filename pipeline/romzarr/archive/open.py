@@ -17,7 +17,7 @@ from romzarr.archive.memory_source import MemoryArchive, memory_archive, memory_
 from romzarr.archive.provider import Provider
 from romzarr.archive.stamp import stamp_of
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
-from romzarr.arguments import as_place
+from romzarr.arguments import as_place, wrong_type
 
 CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
 _ZARR = frozenset({".zarr", ".zip"})
@@ -84,6 +84,8 @@ def name_of(source: Source) -> str:
     """What to call `source` in a log, without credentials; opens nothing."""
     if isinstance(source, xr.Dataset | xr.DataArray):
         return memory_name(source)
+    if not isinstance(source, str | os.PathLike):
+        raise wrong_type("source", source, "a path or a URL, or an xarray Dataset or DataArray")
     return redacted(as_place(source, "source"))
 
 

@@ -73,9 +73,10 @@ def reconstruct(
     dim = opened.facts["time"]["dim"]
     chosen = dataset.isel({dim: slice(start, stop)})
     if chosen.sizes[dim] == 0:
+        given = {"start": start, "stop": stop}
+        named = ", ".join(f"{name}={n}" for name, n in given.items() if n is not None)
         raise ConfigError(
-            f"--start {start} --stop {stop}: found no snapshot, allowed are ranges within 0 to "
-            f"{dataset.sizes[dim]}"
+            f"{named}: found no snapshot, allowed are ranges within 0 to {dataset.sizes[dim]}"
         )
     write = _write_netcdf if kind in NETCDF else _write_zarr
     refuse_names(chosen)

@@ -56,7 +56,7 @@ class Destination:
             return False
         if not self.overwrite:
             raise StoreExistsError(
-                f"{self.path}: exists; pass --overwrite to replace an archive there"
+                f"{self.path}: exists; pass overwrite=True to replace an archive there"
             )
         if self.path.is_dir():
             for place in _groups(self.path):
@@ -67,7 +67,7 @@ class Destination:
         if foreign is not None:
             raise StoreExistsError(
                 f"{self.path}: exists, and {foreign} is no part of a Zarr archive or NetCDF file, "
-                "which alone --overwrite replaces; remove it yourself or choose another destination"
+                "which alone overwrite=True replaces; remove it yourself or choose another place"
             )
         return True
 

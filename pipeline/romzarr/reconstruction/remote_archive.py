@@ -90,7 +90,9 @@ def built_at_url(url: str, overwrite: bool) -> Iterator[Store]:
     if found and not (overwrite and MARK in found and not found & set(_ROOTS)):
         advice = "nothing can be replaced there in one step: remove it first, or choose another URL"
         if MARK in found:
-            advice = "it is unfinished; pass --overwrite to remove it, unless its writer is at work"
+            advice = (
+                "it is unfinished; pass overwrite=True to remove it, unless its writer is at work"
+            )
         raise StoreExistsError(f"{url}: holds {len(found)} objects; {advice}")
     folder.remove("")
     folder.write(MARK, b"")

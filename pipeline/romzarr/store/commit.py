@@ -179,7 +179,9 @@ def _root_after(parts: tuple[Part, ...], before: Root | None, there: Collection[
 
 
 def _exists_error(url: str) -> StoreExistsError:
-    return StoreExistsError(f"{url}: already exists; pass --overwrite to replace the store there")
+    return StoreExistsError(
+        f"{url}: already exists; pass overwrite=True to replace the store there"
+    )
 
 
 def _changed_error(url: str) -> StoreError:
@@ -249,7 +251,7 @@ class LocalCommit:
         if holds_store(str(self.path)):
             return True
         raise StoreError(
-            f"{self.path}: exists and is not a romzarr store, so --overwrite does not replace "
+            f"{self.path}: exists and is not a romzarr store, so overwrite=True does not replace "
             "it; remove it yourself or choose another destination"
         )
 
