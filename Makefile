@@ -21,6 +21,8 @@ NEWEST := $(VENV)-newest
 OLDEST_PYTHON ?= $(shell .ci/find-python 3.11)
 NEWEST_PYTHON ?= $(shell .ci/find-python 3.14 3.13 3.12)
 FAST := -m "not slow and not benchmark"
+# Which tests these two run; all, unless some are named.
+TESTS ?=
 # Tests run side by side: many of them wait, for clusters, locks and processes they killed. Those of
 # a module stay together, as they share what they build.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope
@@ -111,7 +113,7 @@ test: $(TEST_STAMP)
 
 # The measurement slows the tests down, so `make test` goes without it.
 coverage: $(COVERAGE_STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
 
 dist: $(DOCS)/.romzarr-docs
 	rm -rf dist
@@ -131,14 +133,14 @@ $(NEWEST)/.romzarr-test: pyproject.toml
 
 # Old versions may use what newer ones of others call deprecated.
 test-oldest: $(OLDEST)/.romzarr-test
-	$(OLDEST)/bin/python -m pytest $(PARALLEL) $(FAST) -W default::DeprecationWarning
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) $(FAST) -W default::DeprecationWarning $(TESTS)
 
 ifeq ($(NEWEST_PYTHON),)
 test-newest:
 	@echo "test-newest is skipped: no Python newer than 3.11 on PATH or under pyenv; try: make NEWEST_PYTHON=/path/to/python $@"
 else
 test-newest: $(NEWEST)/.romzarr-test
-	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(FAST)
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(FAST) $(TESTS)
 endif
 
 bench: $(BENCH_STAMP)
