@@ -1,7 +1,9 @@
 """Imports run one way. Those inside functions count, and so do those under TYPE_CHECKING."""
 
 import ast
+import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,25 @@ def violations(root: Path) -> list[str]:
 
 def test_imports_run_one_way():
     assert violations(ROOT) == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports by name at run time count: they only hide a circle."""
+    paths = [path for source in SOURCES for path in (ROOT / source).rglob("*.py")]
+    modules = {module_name(path, ROOT): path for path in paths}
+    imports = {
+        name: {each for _, found in imported(path, ROOT) for each in known(found, modules)}
+        | set(re.findall(r"import_module\(\"(romzarr[\w.]*)\"", path.read_text()))
+        for name, path in modules.items()
+        if path.stem != "__init__"
+    }
+    order = TopologicalSorter({name: found & imports.keys() for name, found in imports.items()})
+    order.prepare()
+
+
+def known(found: str, modules: dict[str, Path]) -> list[str]:
+    """The module that an import names, itself or as the home of what is imported."""
+    return [name for name in (found, found.rpartition(".")[0]) if name in modules][:1]
 
 
 @pytest.mark.parametrize(

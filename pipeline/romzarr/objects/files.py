@@ -6,14 +6,14 @@ from typing import Any
 
 from obstore.fsspec import FsspecStore
 
-from romzarr.objects.requests import waited
+from romzarr.objects.threads import waited
 
 
 class Files(FsspecStore):
     """obstore's file system, whose requests are waited for in threads that Python ends in order.
 
     What is overridden here are all requests that reading a file makes outside of the open file
-    itself (`romzarr.objects.requests.waited` says why).
+    itself (`romzarr.objects.threads.waited` says why).
     """
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:

@@ -21,15 +21,8 @@ from zarr.storage import FsspecStore, ObjectStore
 from romzarr.errors import StorageError
 from romzarr.objects import requests
 from romzarr.objects.memory import remembered, written
-from romzarr.objects.requests import (
-    asked,
-    connection,
-    is_object_store,
-    is_passing,
-    pause,
-    told,
-    waited,
-)
+from romzarr.objects.requests import asked, connection, is_object_store, is_passing, pause, told
+from romzarr.objects.threads import waited
 
 # Names of metadata in either version of the format.
 _DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})

@@ -6,7 +6,6 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from romzarr.errors import StorageError
+from romzarr.objects.threads import waited
 
 T = TypeVar("T")
 
@@ -29,8 +29,6 @@ SILENT_SECONDS = 20.0
 REQUEST_SECONDS = 900.0
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.2
-# Requests under way at once in this process, each with a thread that waits for it.
-AT_ONCE = 64
 
 
 def is_object_store(url: str) -> bool:
@@ -183,21 +181,6 @@ def bucket_of(url: str) -> str:
     """
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-@lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(AT_ONCE, "romzarr request")
-
-
-async def waited(request: Callable[[], T]) -> T:
-    """What `request` returns, waited for in a thread of Python's own.
-
-    What obstore awaits is ended by threads that Python does not know. One that is a little late,
-    as on a busy core, asks for the interpreter while that ends, and the process is aborted
-    (SIGABRT). Threads of a pool are joined before that, and obstore's own never call Python.
-    """
-    return await asyncio.get_running_loop().run_in_executor(_threads(), request)
 
 
 async def asked(url: str, request: Callable[[], T]) -> T:
