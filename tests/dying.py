@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["romzarr.reconstruct", "romzarr.compress"])
+_CONTEXT.set_forkserver_preload(["romzarr.operations.reconstruct", "romzarr.operations.compress"])
 
 
 class Dying:
