@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from numbers import Real
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from romzarr.config import Config, given_config, settled
 from romzarr.contracts import SparseModel
 from romzarr.errors import ConfigError, StoreError
 from romzarr.recorded_config import config_of
+from romzarr.reports import ErrorsByVariable
 from romzarr.store import layout
 from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -225,7 +227,8 @@ class StreamCompressor:
     @property
     def relative_l2_error(self) -> dict[str, float]:
         """Bound on the error of each variable at the last commit."""
-        return errors_of(self._store.facts, self._store.variables) if self._store else {}
+        found = errors_of(self._store.facts, self._store.variables) if self._store else {}
+        return ErrorsByVariable(found)
 
     def __enter__(self) -> Self:
         return self
@@ -349,7 +352,7 @@ def _facts_of(source: Any) -> Any:
 
 
 def _share(forgetting: float) -> float:
-    if not isinstance(forgetting, int | float) or not 0 < forgetting <= 1:
+    if not isinstance(forgetting, Real) or not 0 < forgetting <= 1:
         raise ConfigError(
             f"forgetting: found {shown(forgetting)}, allowed are numbers above 0 and up to 1"
         )
