@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+from romzarr.coding.bands import depth
 from romzarr.coding.coefficients import Coefficients
 from romzarr.coding.field import coded_field, decode_coefficients, encode_field
-from romzarr.coding.wavelet import depth
 from romzarr.errors import StoreError
 from tests.strategies import seeds
 

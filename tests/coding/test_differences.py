@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from romzarr.coding.bands import depth
 from romzarr.coding.differences import MOST_ORDER, best_orders, differenced, summed
 from romzarr.coding.field import coded_field, decode_field, encode_field
-from romzarr.coding.wavelet import depth
 from tests.strategies import seeds
 
 WIDE = np.dtype("f8")

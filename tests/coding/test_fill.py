@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from romzarr.coding.bands import depth
 from romzarr.coding.field import encode_field
 from romzarr.coding.fill import fill_masked
-from romzarr.coding.wavelet import depth
 from tests.strategies import seeds
 
 

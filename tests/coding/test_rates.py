@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from romzarr.coding.bands import depth
 from romzarr.coding.field import coded_field, encode_field
 from romzarr.coding.rates import (
     STEPS,
@@ -19,7 +20,6 @@ from romzarr.coding.rates import (
     rates,
     step_of,
 )
-from romzarr.coding.wavelet import depth
 from tests.strategies import seeds
 
 F8 = np.dtype(np.float64)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
 
+from romzarr.coding.bands import depth
 from romzarr.coding.field import coded_field
-from romzarr.coding.wavelet import depth
 from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import NAME, WaveletCodec
 

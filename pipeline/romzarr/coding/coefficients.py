@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,14 @@ class Coefficients:
     places: NDArray[np.signedinteger[Any]]
     values: Floats
 
+    @classmethod
+    def of(cls, array: Floats, levels: Sequence[int]) -> Coefficients:
+        """Those of an array that is mostly zeros."""
+        places = np.flatnonzero(array)
+        if array.size < 2**31:
+            places = places.astype(np.int32)
+        return cls(array.shape, tuple(levels), places, array.ravel()[places])
+
     @property
     def nbytes(self) -> int:
         return self.places.nbytes + self.values.nbytes
@@ -46,7 +55,7 @@ class Coefficients:
         """
         out = np.zeros(self.shape, self.values.dtype)
         out.ravel()[self.places] = self.values
-        return _inverted(out, self.levels)
+        return inverted(out, self.levels)
 
     def first(self) -> Floats:
         """The array at the first index of its first axis, to the bit; that has no levels."""
@@ -55,7 +64,14 @@ class Coefficients:
         return Coefficients(shape, levels, self.places[:stop], self.values[:stop]).array()
 
 
-def _inverted(coefficients: Floats, levels: tuple[int, ...]) -> Floats:
+def inverted(coefficients: Floats, levels: Sequence[int]) -> Floats:
+    """The array that has these coefficients, in their place.
+
+    Raises
+    ------
+    StoreError
+        If a value of it is not finite.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         invert(coefficients, levels)
         # A sum is not finite where a value is not, and needs no array of its own. It may overflow.

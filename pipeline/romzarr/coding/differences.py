@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.coding.wavelet import depth, forward
+from romzarr.coding.bands import depth
+from romzarr.coding.wavelet import forward
 from romzarr.contracts import Floats
 
 Table = NDArray[np.int64]

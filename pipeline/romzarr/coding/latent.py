@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.coding.bands import depth
 from romzarr.coding.differences import LARGEST, best_orders
 from romzarr.coding.rates import bits_of
 from romzarr.coding.tiles import coded_rows, encode_rows, tile_rows
-from romzarr.coding.wavelet import depth
 from romzarr.contracts import BlockSpan, CodedLatent, LatentCode
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, SampleSearch, Tolerances, rebuild

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.coding.field import LEAST_MEAN, WORTH
-from romzarr.coding.wavelet import bands, forward
+from romzarr.coding.bands import bands
+from romzarr.coding.quantise import dead_zone
+from romzarr.coding.wavelet import forward
 from romzarr.contracts import Floats
 
 Matrix = NDArray[np.float64]
@@ -104,7 +105,7 @@ def _at_columns(values: Floats, levels: Sequence[int], unit: float, columns: sli
             continue
         counts = _histogram(part, unit)
         narrow, wide = counts @ tables[0], counts @ tables[1]
-        share = (_dead_zone(wide[1] / part.shape[1]) - _NARROW) / (_WIDE - _NARROW)
+        share = (dead_zone(wide[1] / part.shape[1]) - _NARROW) / (_WIDE - _NARROW)
         error, size, nonzero = (1 - share) * narrow + share * wide
         errors += gain * error
         bits += part.shape[1] * _geometric_entropy(size / part.shape[1]) + nonzero
@@ -141,14 +142,7 @@ def _tables(dead_zone: float) -> Matrix:
     return tables
 
 
-def _dead_zone(mean: Matrix) -> Matrix:
-    """Sizes up to which `romzarr.coding.field` leaves nothing where they are so on average."""
-    mean = np.maximum(mean, LEAST_MEAN)
-    zone: Matrix = 0.5 + 0.5 * WORTH * (1 + np.log2((1 + mean) / mean))
-    return zone
-
-
-_NARROW, _WIDE = 0.5, float(_dead_zone(np.zeros(())))
+_NARROW, _WIDE = 0.5, float(dead_zone(np.zeros(())))
 _TABLES = np.array([_tables(_NARROW), _tables(_WIDE)])
 
 

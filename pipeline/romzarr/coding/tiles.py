@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from romzarr.coding.bands import depth
 from romzarr.coding.field import coded_field, encode_field
-from romzarr.coding.wavelet import depth
 from romzarr.contracts import Floats, Region
 
 # Values of a tile of fields (all modes together), and the points in space they are cut to:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive
 from romzarr.chunked.fields import LazyFields, lazy_fields, tile_products, tile_rates
 from romzarr.chunked.slices import sums
+from romzarr.coding.bands import depth
 from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
 from romzarr.coding.tiles import tile_shape
-from romzarr.coding.wavelet import depth
 from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Coding
 from romzarr.errors import AccuracyError

@@ -15,10 +15,10 @@ from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON
 from zarr.registry import register_codec
 
+from romzarr.coding.bands import depth
 from romzarr.coding.coefficients import Coefficients
 from romzarr.coding.differences import MOST_ORDER
 from romzarr.coding.field import decode_coefficients, encode_field
-from romzarr.coding.wavelet import depth
 from romzarr.errors import PipelineError
 
 NAME = "romzarr.wavelet"

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.coding.bands import depth
 from romzarr.coding.differences import MOST_ORDER
 from romzarr.coding.rates import Rates, allocate, rates, step_of
 from romzarr.coding.tiles import encode_rows, field_levels, tile_rows
-from romzarr.coding.wavelet import depth
 from romzarr.compression.pod import Earlier
 from romzarr.contracts import CodedLatent
 from romzarr.errors import AccuracyError

@@ -1,0 +1,84 @@
+"""Entropy coding of integers: each bit is foretold by what was coded before it.
+
+The integers of a transformed array are coded band by band, from coarse to fine, in raster order.
+What neighbours, parents (the same place one scale coarser) and modes before have in size foretells
+the next, each by a table of adaptive probabilities; a logistic mixture of these goes to a binary
+range coder. So no tables are stored, and what tells most is found by weights that learn
+(`contexts.h`, `mixing.h`). Signs, and the last digits of large integers, are kept as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_int64
+from typing import Any
+
+import numpy as np
+
+from romzarr.coding.bands import geometry
+from romzarr.coding.kernels import address, library
+from romzarr.coding.quantise import Integers
+
+# Answers of the kernels other than lengths.
+_TOO_LONG, _NO_MEMORY = -1, -2
+# Bytes that a payload has room for at first, and how many times more when they are not enough:
+# nearly all take less than one a value.
+_LEAST_CAPACITY, _GROWTH = 1 << 10, 4
+# Smallest size that int32 does not hold, and smallest that no coding does.
+NARROW, WIDE = 2**31, 2**61
+
+
+def encode(integers: Integers, levels: Sequence[int]) -> bytes:
+    """Payload of an array of int32, or of int64 smaller than `WIDE` in size.
+
+    Parameters
+    ----------
+    integers : ndarray
+    levels : sequence of int
+        Of the transform that they are coefficients of.
+    """
+    view = geometry(integers.shape, tuple(levels))
+    arranged = view.arranged(integers)
+    capacity = max(_LEAST_CAPACITY, arranged.size)
+    while True:
+        payload = np.empty(capacity, np.uint8)
+        length = library().encode(
+            address(arranged),
+            int(arranged.itemsize == 8),
+            len(view.shape) - 1,
+            address(view.shape),
+            c_int64(view.bands),
+            address(view.extents),
+            address(payload),
+            c_int64(capacity),
+        )
+        _check_memory(length)
+        if length != _TOO_LONG:
+            return payload[:length].tobytes()
+        capacity *= _GROWTH
+
+
+def decode(
+    payload: bytes, shape: Sequence[int], levels: Sequence[int], dtype: np.dtype[Any]
+) -> Integers:
+    """Array of int32 or int64 from what `encode` made of it; of other bytes, some integers."""
+    view = geometry(tuple(shape), tuple(levels))
+    integers = np.zeros([shape[axis] for axis in view.order], dtype)
+    content = np.frombuffer(payload, np.uint8)
+    answer = library().decode(
+        address(integers),
+        int(dtype.itemsize == 8),
+        len(view.shape) - 1,
+        address(view.shape),
+        c_int64(view.bands),
+        address(view.extents),
+        address(content),
+        c_int64(len(content)),
+    )
+    _check_memory(answer)
+    return view.restored(integers)
+
+
+def _check_memory(answer: int) -> None:
+    if answer == _NO_MEMORY:
+        raise MemoryError("no memory for the entropy coding of an array")

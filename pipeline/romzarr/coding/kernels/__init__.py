@@ -1,0 +1,57 @@
+"""Compiled loops of the coding: `wavelet.c`, `quantise.c`, `entropy.c`.
+
+The C sources beside this file become one shared library when the package is built (`setup.py`).
+It depends on nothing, not even on Python, is loaded when it is first needed, and runs without
+the interpreter's lock. All it does are operations of integers, and single IEEE operations in a
+fixed order: every machine finds the same bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_loading = Lock()
+
+
+def library() -> ctypes.CDLL:
+    """The library, with its tables made.
+
+    Raises
+    ------
+    ImportError
+        If it was not built.
+    """
+    with _loading:
+        return _loaded()
+
+
+def function_for(name: str, dtype: np.dtype[Any]) -> Any:
+    """The variant of a function for float32 or float64."""
+    return getattr(library(), f"{name}_f{8 * dtype.itemsize}")
+
+
+def address(array: NDArray[Any]) -> ctypes.c_void_p:
+    """Where the data of a contiguous array are, which has to outlive the call."""
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+@cache
+def _loaded() -> ctypes.CDLL:
+    folder = Path(__file__).parent
+    found = sorted(folder.glob("_kernels*"))
+    if not found:
+        raise ImportError(
+            f"{folder}: the compiled kernels are missing; install romzarr from a wheel, or build "
+            "them where you work on it: pip install -e ."
+        )
+    loaded = ctypes.CDLL(str(found[0]))
+    loaded.encode.restype = loaded.decode.restype = ctypes.c_int64
+    loaded.make_tables()
+    return loaded
