@@ -11,6 +11,7 @@ ACTIVATIONS_STAMP := $(VENV)/.romzarr-activations
 # The demonstration has a small environment of its own; the documentation another, since it needs
 # packages that nothing else does.
 DEMO := $(VENV)-demo
+DIST := $(VENV)-dist
 DOCS := $(VENV)-docs
 DOCS_OUT ?= build/docs
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -21,6 +22,11 @@ NEWEST := $(VENV)-newest
 OLDEST_PYTHON ?= $(shell .ci/find-python 3.11)
 NEWEST_PYTHON ?= $(shell .ci/find-python 3.14 3.13 3.12)
 FAST := -m "not slow and not benchmark"
+# What installing the project from here compiles.
+SOURCES := pyproject.toml setup.py $(wildcard pipeline/romzarr/coding/kernels/*.c pipeline/romzarr/coding/kernels/*.h pipeline/romzarr/coding/kernels/*.inc)
+# Platforms of the wheels, each with its target of the compiler: Linux with any glibc since 2.17.
+WHEELS := manylinux2014_x86_64=x86_64-linux-gnu.2.17 manylinux2014_aarch64=aarch64-linux-gnu.2.17 \
+  macosx_11_0_x86_64=x86_64-macos.11 macosx_11_0_arm64=aarch64-macos.11 win_amd64=x86_64-windows-gnu
 # Which tests these two run; all, unless some are named.
 TESTS ?=
 # Tests run side by side: many of them wait, for clusters, locks and processes they killed. Those of
@@ -48,27 +54,27 @@ help:
 	@echo "make lint    check style and format;  make format  apply the format"
 	@echo "make types   check type hints"
 	@echo "make check   lint, types and test"
-	@echo "make dist    build wheel and source distribution, and check them"
+	@echo "make dist    build the wheels of all platforms and the source distribution, and check them"
 
 define NEEDS_PYTHON
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
   echo "romzarr needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 endef
 
-$(STAMP): pyproject.toml
+$(STAMP): $(SOURCES)
 	$(NEEDS_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) -e '.[dev]'
 	@touch $@ $(TEST_STAMP)
 
-$(TEST_STAMP): pyproject.toml
+$(TEST_STAMP): $(SOURCES)
 	$(NEEDS_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) -e '.[test]'
 	@touch $@
 
 # Nothing is installed into it later: neither pip nor the tests of other packages are of use there.
-$(DEMO)/.romzarr-demo: pyproject.toml
+$(DEMO)/.romzarr-demo: $(SOURCES)
 	$(NEEDS_PYTHON)
 	@echo "installing what the demonstration needs into $(DEMO): less than 400 MB, some minutes"
 	$(PYTHON) -m venv --clear $(DEMO)
@@ -77,7 +83,7 @@ $(DEMO)/.romzarr-demo: pyproject.toml
 	@$(DEMO)/bin/python -m pip uninstall --quiet --yes setuptools pip
 	@touch $@
 
-$(DOCS)/.romzarr-docs: pyproject.toml
+$(DOCS)/.romzarr-docs: $(SOURCES)
 	$(NEEDS_PYTHON)
 	$(PYTHON) -m venv --clear $(DOCS)
 	$(DOCS)/bin/python $(PIP) -e '.[docs]'
@@ -115,18 +121,29 @@ test: $(TEST_STAMP)
 coverage: $(COVERAGE_STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
 
-dist: $(DOCS)/.romzarr-docs
-	rm -rf dist
-	$(DOCS)/bin/python -m build --outdir dist .
-	$(DOCS)/bin/python -m twine check --strict dist/*
+$(DIST)/.romzarr-dist: pyproject.toml
+	$(NEEDS_PYTHON)
+	$(PYTHON) -m venv --clear $(DIST)
+	$(DIST)/bin/python $(PIP) build twine ziglang
+	@touch $@
 
-$(OLDEST)/.romzarr-test: pyproject.toml tests/oldest.txt
+# One compiler makes the wheels of all platforms.
+dist: $(DIST)/.romzarr-dist
+	rm -rf dist build/lib* build/bdist*
+	$(DIST)/bin/python -m build --sdist --outdir dist .
+	@set -e; for wheel in $(WHEELS); do \
+	  CC="$(abspath $(DIST))/bin/python -m ziglang cc -target $${wheel#*=}" $(DIST)/bin/python -m build \
+	    --wheel --outdir dist -C--build-option=--plat-name=$${wheel%=*} .; \
+	done
+	$(DIST)/bin/python -m twine check --strict dist/*
+
+$(OLDEST)/.romzarr-test: $(SOURCES) tests/oldest.txt
 	@test -n "$(OLDEST_PYTHON)" || { echo "no Python 3.11 here, the oldest that is supported; try: make OLDEST_PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python $(PIP) -c tests/oldest.txt -e '.[test]'
 	@touch $@
 
-$(NEWEST)/.romzarr-test: pyproject.toml
+$(NEWEST)/.romzarr-test: $(SOURCES)
 	$(NEWEST_PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python $(PIP) -e '.[test]'
 	@touch $@
