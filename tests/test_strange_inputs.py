@@ -60,7 +60,8 @@ def test_what_is_carried_over_and_cannot_be_read_is_named(tmp_path, name, capsys
     path = written(tmp_path)
     chunk = path / name / "c" / "0"
     chunk.write_bytes(b"\xff" * chunk.stat().st_size)
-    with pytest.raises(ArchiveError, match=f"variable '{name}' cannot be read"):
+    # Old versions of xarray read texts as they open an archive, and have words of their own.
+    with pytest.raises(ArchiveError, match=f"variable '{name}'"):
         romzarr.compress(path, tmp_path / "s")
     refused(capsys, "compress", path, tmp_path / "s")
     assert not (tmp_path / "s").exists()

@@ -96,7 +96,8 @@ def test_a_variable_can_be_written_as_it_was(tmp_path, zarr_format, encoding):
         expected = source.u.encoding
         restored = source.load().copy()
     restored.u.encoding = encoding_from_json(json.loads(document))
-    assert restored.u.encoding.keys() == expected.keys() - {"preferred_chunks"}
+    kept = {"fill_value"} if zarr_format == 3 else set()  # xarray before 2026.7 leaves it out
+    assert restored.u.encoding.keys() == (expected.keys() | kept) - {"preferred_chunks"}
     restored.to_zarr(tmp_path / "b.zarr", **options)
     for file in (tmp_path / "a.zarr" / "u").rglob("*"):
         if file.is_file():

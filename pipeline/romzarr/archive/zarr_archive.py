@@ -56,8 +56,9 @@ class ZarrArchive:
         with unreadable(what, advice):
             store = open_store(location)
             group = zarr.open_group(RememberingStore(store), mode="r")
+            arrays = dict(group.arrays())
             # xarray reads coordinates as it opens, all chunks that they say they have.
-            for name, array in group.arrays():
+            for name, array in arrays.items():
                 refuse_many_chunks(array, name, redacted(location))
             # Said outright, so that xarray neither warns nor looks twice.
             consolidated = group.metadata.consolidated_metadata is not None
@@ -68,6 +69,8 @@ class ZarrArchive:
                 decode_cf=False,
                 chunks=None,
             )
+            if group.metadata.zarr_format == 3:
+                keep_fill_values(raw, arrays)
         if not raw.variables:
             raise ArchiveError(
                 f"archive {redacted(location)!r} is a Zarr group without arrays; give the path "
@@ -105,6 +108,12 @@ class ZarrArchive:
             digest_of(listing),
             time_marks(array, grid, stored, time_axis, reader.packing),
         )
+
+
+def keep_fill_values(dataset: xr.Dataset, arrays: Mapping[str, zarr.Array[Any]]) -> None:
+    """Let encodings say the fill values of Zarr v3, which xarray before 2026.7 leaves out."""
+    for name, variable in dataset.variables.items():
+        variable.encoding.setdefault("fill_value", arrays[str(name)].fill_value)
 
 
 def refuse_many_chunks(array: zarr.Array[Any], name: str, archive: str) -> None:

@@ -120,9 +120,7 @@ def refuse_names(dataset: xr.Dataset) -> None:
 
 def _write_zarr(dataset: xr.Dataset, place: Any) -> None:
     version: Literal[2, 3] = 2 if _has_v2_codecs(dataset) else 3
-    texts = {
-        name: _without_object_codec(v) for name, v in dataset.variables.items() if version == 2
-    }
+    texts = {name: _texts_of(v, version) for name, v in dataset.variables.items()}
     dataset = dataset.assign({name: v for name, v in texts.items() if v is not None})
     with (
         _expressible("Zarr", "read it in Python with xarray.open_dataset(..., engine='romzarr')"),
@@ -155,16 +153,18 @@ def _expressible(what: str, advice: str) -> Iterator[None]:
         ) from error
 
 
-def _without_object_codec(variable: xr.Variable) -> xr.Variable | None:
-    """Texts as Zarr v2 writes them; None where a variable holds none.
+def _texts_of(variable: xr.Variable, version: int) -> xr.Variable | None:
+    """Texts as this version of Zarr writes them; None where a variable can stay as it is.
 
-    It chooses their codec by itself, and refuses to be told.
+    Version 2 chooses their codec by itself, and refuses to be told.
     """
-    if variable.dtype.kind not in "OTU" or "filters" not in variable.encoding:
+    told = version == 2 and "filters" in variable.encoding and variable.dtype.kind in "TU"
+    if not told and variable.dtype != object:
         return None
     # xarray would load them too, with a warning.
     found = variable.compute().astype(object)
-    found.encoding = {key: v for key, v in variable.encoding.items() if key != "filters"}
+    dropped = {"filters"} if version == 2 else set()
+    found.encoding = {key: v for key, v in variable.encoding.items() if key not in dropped}
     return found
 
 
