@@ -15,9 +15,10 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 import romzarr
 from romzarr import StreamCompressor
 from romzarr.config import CompressionConfig, Config, LibraryConfig
-from romzarr.errors import ArchiveError, ConfigError, PipelineError, StoreError
+from romzarr.errors import AccuracyError, ArchiveError, ConfigError, PipelineError, StoreError
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.store.reading.reader import open_store
+from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams import segment
 from romzarr.streams.liveness import Signature, last_sign
 from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors
@@ -311,6 +312,30 @@ def test_what_was_at_rest_but_for_rounding_may_move_by_any_factor(tmp_path, at_r
     assert max(decoded_errors(source, decoded_of(tmp_path / "s")).values()) <= 1e-6
 
 
+@pytest.mark.parametrize("tolerance", [0.3, 1e-4])
+def test_what_is_at_rest_but_for_rounding_is_within_the_bound_or_refused(tmp_path, tolerance):
+    """Fields decode to multiples of a step that cannot be finer than rounding of the mean: of
+    modes that are smaller nothing would be left."""
+    refused = []
+    for decade in range(-16, -4):
+        rng, store = np.random.default_rng(0), tmp_path / f"{-decade}"
+        values = 300 * (rng.uniform(1, 2, 30) + 10.0**decade * rng.standard_normal((7, 30)))
+        still = np.ones((7, 30), np.float16)
+        source = xr.Dataset({"u": (("time", "x"), values), "v": (("time", "x"), still)})
+        stream = StreamCompressor(store, tolerance=tolerance)
+        stream.update(source)
+        try:
+            stream.commit()
+        except AccuracyError as error:
+            refused.append((10.0**decade, str(error)))
+        else:
+            assert decoded_errors(source, decoded_of(store))["u"] <= tolerance
+    # Steps are 2e-16 of the norm of all values, which is fifteen times that of one here.
+    for size, message in refused:
+        assert size * tolerance < 1e-14
+        assert "variable 'u': a fluctuation of norm" in message
+
+
 def test_a_store_of_batch_is_gone_on_with(tmp_path):
     source, store = record(), tmp_path / "s"
     romzarr.compress(source.isel(time=slice(90)), store, tolerance=TOLERANCE, weights="none")
@@ -340,6 +365,30 @@ def test_an_error_leaves_the_last_commit_and_says_how_to_go_on(tmp_path):
     with StreamCompressor(store) as stream:
         stream.update(source.isel(time=slice(20, 40)))
     assert romzarr.verify(store, source).ok
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_commit_that_fails_ends_the_stream(tmp_path, monkeypatch, closed):
+    """Coding has moved its basis: parts that came later would rest on what no store has."""
+    source, store = record(40), tmp_path / "s"
+    stream = StreamCompressor(store, tolerance=TOLERANCE)
+    stream.update(source.isel(time=slice(20)))
+    stream.commit()
+    stream.update(source.isel(time=slice(20, 30)))
+    with monkeypatch.context() as full:
+        full.setattr(StoreWriter, "commit", refuse)
+        with pytest.raises(OSError, match="no space"):
+            stream.close() if closed else stream.commit()
+    for step in (stream.commit, stream.close, lambda: stream.update(source.isel(time=[30]))):
+        with pytest.raises(PipelineError, match=r"no space.*go on from snapshot 20"):
+            step()
+    with StreamCompressor(store) as stream:
+        stream.update(source.isel(time=slice(20, 40)))
+    assert romzarr.verify(store, source).ok
+
+
+def refuse(writer: StoreWriter, facts: object) -> None:
+    raise OSError("no space")
 
 
 @pytest.mark.parametrize(

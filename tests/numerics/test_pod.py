@@ -232,6 +232,21 @@ def test_sums_that_overflow_of_values_that_do_not_are_a_defect(precision, share)
 
 
 @given(
+    seed=seeds,
+    exponent=st.floats(141, 308),
+    points=st.sampled_from([1, 6, 2000]),
+    precision=st.sampled_from([SINGLE, DOUBLE, HOUSEHOLDER, SKETCH]),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_sum_on_the_way_may_overflow(seed, exponent, points, precision):
+    """Of values, of products, or only of energies each of which is in the range."""
+    rows = 10**exponent * np.random.default_rng(seed).uniform(-1, 1, (9, points))
+    _, factor = factor_block(rows, None, Cut(1e-6), precision, Place(3, 7, 100))
+    assert factor.defect is not None
+    assert factor.defect.kind == "scale"
+
+
+@given(
     seed=seeds, share=st.floats(0.01, 0.9), precision=st.sampled_from([SINGLE, DOUBLE, HOUSEHOLDER])
 )
 @settings(deadline=None, max_examples=25)

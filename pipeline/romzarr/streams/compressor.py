@@ -170,23 +170,32 @@ class StreamCompressor:
         ------
         ArchiveError
             If it does not fit the blocks before, or holds what cannot be compressed. The store
-            stays at the last commit.
+            stays at the last commit, and the stream has ended, as with any error.
+        AccuracyError
+            As of `commit`.
         """
         self._check_usable()
-        try:
+        with self._ended_by_errors():
             with self._blas_threads():
                 self._take(named(block, times, self.snapshots))
-        except BaseException as error:
-            self._ended = str(error) or type(error).__name__
-            raise
-        if self._segment is not None and self._segment.is_full:
-            self._seal(self._segment)
-        elif self.snapshots - self.committed >= self._commit_steps:
-            self.commit()
+            if self._segment is not None and self._segment.is_full:
+                self._seal(self._segment)
+            elif self.snapshots - self.committed >= self._commit_steps:
+                self._commit()
 
     def commit(self) -> None:
-        """Bring the store up to date in one step."""
+        """Bring the store up to date in one step.
+
+        Raises
+        ------
+        AccuracyError
+            If rounding alone breaks the bound, as of what is at rest but for rounding.
+        """
         self._check_usable()
+        with self._ended_by_errors():
+            self._commit()
+
+    def _commit(self) -> None:
         segment = self._segment
         if segment is None or segment.snapshots == segment.written:
             return
@@ -207,10 +216,11 @@ class StreamCompressor:
         Of fewer than five snapshots no model can be made: they stay as they are.
         """
         self._check_usable()
-        if self._segment is not None and self._segment.can_be_sealed:
-            self._seal(self._segment)
-        else:
-            self.commit()
+        with self._ended_by_errors():
+            if self._segment is not None and self._segment.can_be_sealed:
+                self._seal(self._segment)
+            else:
+                self._commit()
         self._ended = "it is closed"
 
     @property
@@ -242,6 +252,16 @@ class StreamCompressor:
         # After an error the store stays at the last commit.
         if kind is None and not self._ended:
             self.close()
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        """End the stream with any error: the basis may have moved from that of the last commit,
+        so what comes later would not go on from there."""
+        try:
+            yield
+        except BaseException as error:
+            self._ended = str(error) or type(error).__name__
+            raise
 
     def _check_usable(self) -> None:
         if self._ended:

@@ -139,7 +139,8 @@ def code_coefficients(
     allowed = np.minimum(room * len(a) / pod.snapshots, (room - lost) / 2)
     per_step = NOISE_GAIN * len(a) / 12 * np.trace(grams, axis1=1, axis2=2)
     moving = per_step > 0
-    step = float(np.sqrt(np.min(allowed[moving] / per_step[moving])))
+    # Of modes that decode to nothing, which are next to rounding, any coefficients will do.
+    step = float(np.sqrt(np.min(allowed[moving] / per_step[moving]))) if moving.any() else 1.0
     rows = tile_rows(*a.shape)
     while True:
         difference = coded_rows(a, rows, step, smooth=True) - a

@@ -14,7 +14,7 @@ from romzarr.compression.pod import Earlier
 from romzarr.compression.write_archive import write_factored
 from romzarr.config import Config
 from romzarr.contracts import BlockSpan
-from romzarr.errors import ArchiveError
+from romzarr.errors import AccuracyError, ArchiveError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r
 from romzarr.store.reading import decoding
@@ -199,8 +199,22 @@ class OpenSegment:
         self._cuts, self._varying = self.reduction.cuts, pod.fluctuation > 0
         all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2
         errors = relative_errors(self.frame, pod, all_lost, self._earlier)
+        self._check_bound(errors)
         found = running_facts(archive, pod, pod.rank, errors, model, self._config)
         return found | ({"extends": extends} if extends else {})
+
+    def _check_bound(self, errors: Mapping[str, float]) -> None:
+        """Refuse a variable whose fluctuation is so near to rounding that coding loses it."""
+        tolerance = self._config.compression.tolerance
+        for variable, total in zip(self.frame.variables, self.pod.fluctuation, strict=True):
+            error = errors[variable.name]
+            if not error <= tolerance:
+                raise AccuracyError(
+                    f"variable {variable.name!r}: a fluctuation of norm {total**0.5:.3g} is next "
+                    f"to the rounding of float64: coded it is off by {error:.3g} of it, above the "
+                    f"tolerance {tolerance:g}; raise compression.tolerance, or commit once it has "
+                    f"fluctuated more"
+                )
 
     @property
     def state(self) -> dict[str, Any]:

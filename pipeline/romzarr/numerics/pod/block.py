@@ -81,7 +81,7 @@ def factor_block(
     for attempt in (precision, doubled):
         with np.errstate(over="ignore", invalid="ignore"):
             mean, energy, right = _decompose(values, valid, weights, attempt)
-        norm = float(energy.sum()) ** 0.5
+            norm = float(energy.sum()) ** 0.5
         smallest, largest = attempt.range
         if smallest < norm < largest:
             break
@@ -118,7 +118,8 @@ def _factor_sketched(
 ) -> tuple[RowBlock, TimeFactor] | None:
     """POD with directions found on some of the points, if it stays within the cut on all."""
     m, n = values.shape
-    right, far = _sketched_directions(values, valid, weights, points, cut, precision)
+    with np.errstate(over="ignore", invalid="ignore"):
+        right, far = _sketched_directions(values, valid, weights, points, cut, precision)
     # Anomalies from the first snapshot, which are exact, where the mean would drown them.
     direct = valid is None and values.dtype == precision.products and not far
     reference = None if direct else values[0]
