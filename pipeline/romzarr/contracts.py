@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.inner_product import InnerProduct
+
 Floats = NDArray[np.floating[Any]]
 Region = tuple[slice, ...]
 
@@ -96,8 +98,8 @@ class ArchivedVariable:
     """One time-dependent floating-point variable of the archive.
 
     ``chunks`` holds the chunk lengths per dim, in the variable's own order of dims, as
-    dask.array does. ``weights`` has the shape of the variable without time (or is None),
-    is non-negative, and multiplies the squared error of each point.
+    dask.array does. ``inner_product`` is that of the points, in the shape of the variable without
+    time.
     """
 
     name: str
@@ -107,7 +109,7 @@ class ArchivedVariable:
     chunks: tuple[tuple[int, ...], ...]
     time_axis: int
     source: BlockSource
-    weights: Floats | None = None
+    inner_product: InnerProduct = field(default_factory=InnerProduct)
 
     @property
     def space_dims(self) -> tuple[str, ...]:

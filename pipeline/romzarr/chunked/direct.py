@@ -23,6 +23,7 @@ from romzarr.coding.field import encode_field
 from romzarr.coding.rates import Rates, rates
 from romzarr.coding.tiles import coded_values, encode_values, tiles, value_levels, value_tile
 from romzarr.contracts import ArchivedVariable, Floats, Region
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import Mask, RowBlock
 
 Matrix = NDArray[np.float64]
@@ -48,7 +49,7 @@ class ValueTile:
     region: Region
     shape: tuple[int, ...]
     places: tuple[Region, ...]
-    weights: Floats | None
+    inner: InnerProduct
     offset: float
 
     @property
@@ -115,8 +116,8 @@ def lazy_values(
         if key not in cuts:
             cuts[key] = gather(grid, blocks, space)
         places, parts = cuts[key]
-        weights = None if variable.weights is None else variable.weights[space]
-        found.append(ValueTile(index, region, full, places, weights, offset))
+        inner = variable.inner_product.on(space)
+        found.append(ValueTile(index, region, full, places, inner, offset))
         pieces.append(parts)
     share = sum(math.prod(tile.extent) for tile in found) / math.prod(shape)
     return LazyValues(tuple(found), tuple(pieces), delayed(series), share)
@@ -131,8 +132,9 @@ def value_rates(
     """Rates of one tile, errors as far as they count, and how much of it counts."""
     values, valid = _values(pieces, series, tile)
     found = rates(values[None], (0, *value_levels(values.shape)), unit)
-    counted = _counted(tile, valid)
-    return Rates(found.errors * counted.mean(), found.bits), float(len(values) * counted.sum())
+    inner = tile.inner.within(valid)
+    counted = len(values) * inner.total(values[0].size)
+    return Rates(found.errors * inner.mean_weight, found.bits), counted
 
 
 def value_bits(pieces: Sequence[RowBlock], series: Matrix, tile: ValueTile, step: float) -> int:
@@ -179,15 +181,9 @@ def _loss(
     values: Matrix, valid: Mask | None, tile: ValueTile, step: float, dtype: np.dtype[Any]
 ) -> Matrix:
     lost = values - coded_values(values, tile.shape, step, dtype)
-    counted = _counted(tile, valid)
+    inner = tile.inner.within(valid)
     squares = np.einsum("t...,t...->...", lost, lost)
-    return np.array([np.sum(counted * squares), len(values) * counted.sum()])
-
-
-def _counted(tile: ValueTile, valid: Mask | None) -> Matrix:
-    """Weight of the error at each point of space, 0 where nothing is."""
-    weights = np.ones(tile.extent[1:]) if tile.weights is None else tile.weights
-    return np.asarray(weights if valid is None else np.where(valid, weights, 0.0), np.float64)
+    return np.array([inner.sum(squares), len(values) * inner.total(squares.size)])
 
 
 def _values(

@@ -22,6 +22,7 @@ from romzarr.coding.fill import fill_masked
 from romzarr.coding.rates import Rates, rates, step_of
 from romzarr.coding.tiles import coded_tile, encode_tile, field_levels, tiles
 from romzarr.contracts import ArchivedVariable, Floats, Region
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import Mask, RowBlock
 
 Matrix = NDArray[np.float64]
@@ -40,7 +41,8 @@ class FieldTile:
     """One tile of a variable's fields, and what tasks need to make it.
 
     ``pieces`` are the parts of space blocks it is made of, ``places`` where in the tile
-    they go. ``shape`` is that of a full tile, which ``region`` may not fill at the edge.
+    they go. ``shape`` is that of a full tile, which ``region`` may not fill at the edge; ``inner``
+    the inner product of its points, of the shape of the tile.
     """
 
     index: tuple[int, ...]
@@ -48,7 +50,7 @@ class FieldTile:
     shape: tuple[int, ...]
     places: tuple[Region, ...]
     snapshots: int
-    weights: Floats | None
+    inner: InnerProduct
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -98,9 +100,8 @@ def lazy_fields(
     regions = list(tiles(variable.space_shape, tile))
     for index, region in regions if sample is None else sample.of(regions):
         places, parts = gather(grid, blocks, region)
-        weights = None if variable.weights is None else variable.weights[region]
-        snapshots = variable.shape[variable.time_axis]
-        found.append(FieldTile(index, region, tile, places, snapshots, weights))
+        inner, snapshots = variable.inner_product.on(region), variable.shape[variable.time_axis]
+        found.append(FieldTile(index, region, tile, places, snapshots, inner))
         pieces.append(parts)
     return LazyFields(variable.name, tuple(found), tuple(pieces))
 
@@ -175,9 +176,7 @@ def tile_rates(pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: 
     """Rates of the mean and of all modes on one tile; errors as far as they count."""
     fields, valid = _fields(pieces, tile, turn)
     found = rates(fields, field_levels(tile.extent), unit)
-    weights = np.ones(tile.extent) if tile.weights is None else tile.weights
-    counted = float(np.mean(weights if valid is None else np.where(valid, weights, 0)))
-    return Rates(found.errors * counted, found.bits)
+    return Rates(found.errors * tile.inner.within(valid).mean_weight, found.bits)
 
 
 def tile_bits(
@@ -211,12 +210,10 @@ def tile_products(
     lost = fields.copy()
     lost[: rank + 1] -= coded
     stack = np.concatenate([lost[1:], lost[:1], coded[1:]]).reshape(len(lost) + rank, -1)
+    inner = tile.inner.flat
     if valid is not None:
-        stack = stack[:, valid.ravel()]
-    if tile.weights is None:
-        return np.asarray(stack @ stack.T)
-    weights = tile.weights.ravel() if valid is None else tile.weights[valid]
-    return np.asarray((stack * weights) @ stack.T)
+        stack, inner = stack[:, valid.ravel()], inner.on(valid.ravel())
+    return np.asarray(inner.gram(stack))
 
 
 def write_tile(

@@ -150,4 +150,5 @@ def _builder(
     precision = replace(precision, sketch=alone and not precision.householder)
     cut = tree_cut(tolerance, rank, plan.levels, precision.floor)
     own_cut = cut if alone else cut.split(APART)
-    return Builder(plan, variables, cut, own_cut, precision, scales)
+    inner = [row.inner_product(variables) for row in plan.rows]
+    return Builder(plan, variables, cut, own_cut, precision, inner, scales)

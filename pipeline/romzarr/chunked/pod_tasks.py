@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from romzarr.contracts import Floats, ReadBlock
+from romzarr.contracts import ReadBlock
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.block import factor_block
 from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
@@ -23,7 +24,7 @@ Factored = tuple[RowBlock, TimeFactor]
 def read_and_factor(
     block: ReadBlock,
     time_axis: int,
-    weights: Floats | None,
+    inner: InnerProduct,
     cut: Cut,
     precision: Precision,
     place: Place,
@@ -33,21 +34,21 @@ def read_and_factor(
     if values.dtype.itemsize < 4:
         values = values.astype(np.float32)
     values = values.reshape(len(values), -1)
-    rows, factor = factor_block(values, weights, cut, precision, place)
+    rows, factor = factor_block(values, inner, cut, precision, place)
     factor = replace(factor, bytes_read=block.bytes_read, chunks_read=block.chunks_read)
     return rows, factor
 
 
 def merge_pairs(
     pairs: Sequence[Factored],
-    weights: Floats | None,
+    inner: InnerProduct,
     cut: Cut,
     precision: Precision,
     place: Place,
 ) -> Factored:
     """Merge consecutive time blocks of one space block."""
     blocks, factors = zip(*pairs, strict=True)
-    return merge.merge_in_time(blocks, factors, weights, cut, precision, place)
+    return merge.merge_in_time(blocks, factors, inner, cut, precision, place)
 
 
 def scales_from(variables: Sequence[int], factors: Sequence[TimeFactor]) -> dict[int, float]:
@@ -91,13 +92,13 @@ def _children(
 def product_of(
     blocks: Sequence[RowBlock | Factored],
     factors: Sequence[TimeFactor],
-    weights: Floats | None,
+    inner: InnerProduct,
     precision: Precision,
     row: int,
 ) -> tuple[Matrix, Defect | None]:
     """Inner product of the columns of consecutive time blocks on one space block."""
     children = _children(blocks, factors)
-    product = merge.merge_product(children, weights, precision)
+    product = merge.merge_product(children, inner, precision)
     return product, merge.mask_defect(children, row)
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive
 from romzarr.archive.provider import digest_of
 from romzarr.archive.time_axis import shown_time
-from romzarr.chunked.plan import PODPlan, SpaceBlock
+from romzarr.chunked.plan import PODPlan
 from romzarr.chunked.pod import run_pod
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Floats
 from romzarr.errors import AccuracyError, ArchiveError
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
 from romzarr.numerics.pod.factors import Defect, Mask, RowBlock, TimeFactor
 from romzarr.numerics.pod.truncation import rank_within, tails
@@ -372,7 +372,7 @@ def _mean_sums(archive: Archive, plan: PODPlan, blocks: Sequence[Delayed]) -> tu
     """Sums of the mean of each variable."""
     parts = dask.compute(
         *(
-            delayed(_sums_of_block, pure=False)(block, _row_weights(archive.variables, row))
+            delayed(_sums_of_block, pure=False)(block, row.inner_product(archive.variables))
             for block, row in zip(blocks, plan.rows, strict=True)
         )
     )
@@ -382,17 +382,14 @@ def _mean_sums(archive: Archive, plan: PODPlan, blocks: Sequence[Delayed]) -> tu
     return tuple(found)
 
 
-def _sums_of_block(block: RowBlock, weights: Floats | None) -> _MeanSums:
-    mean = block.mean
-    if weights is None:
-        weights = np.ones(len(mean))
-    mask = ""
+def _sums_of_block(block: RowBlock, inner: InnerProduct) -> _MeanSums:
+    mean, mask = block.mean, ""
     if block.valid is not None:
         mask = digest_of([np.packbits(block.valid).tobytes()])
-        mean, weights = mean[block.valid], weights[block.valid]
+        mean, inner = mean[block.valid], inner.on(block.valid)
     # What cannot be squared is refused with its name: rounding of float64 is too much beside it.
     with np.errstate(over="ignore"):
-        square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
+        square, weight = float(inner.sum(mean**2)), inner.total(len(mean))
         total = float(mean.sum())
     return _MeanSums(square, total, len(mean), weight, mask)
 
@@ -421,11 +418,6 @@ def _norms(
         )
         for v, total, mean in zip(archive.variables, totals, means, strict=True)
     )
-
-
-def _row_weights(variables: Sequence[ArchivedVariable], row: SpaceBlock) -> Floats | None:
-    weights = variables[row.variable].weights
-    return None if weights is None else np.ascontiguousarray(weights[row.region]).ravel()
 
 
 def _defect_error(archive: Archive, plan: PODPlan, defect: Defect) -> ArchiveError:

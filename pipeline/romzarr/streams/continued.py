@@ -28,6 +28,7 @@ from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.numerics.pod.truncation import tails
 from romzarr.streams.blocks import Frame
 from romzarr.streams.chain import Chain, Tail
+from romzarr.streams.parts import norms_of
 from romzarr.streams.running import RunningFields, code_fields_with, corrections_alone
 
 Vector = NDArray[np.float64]
@@ -102,7 +103,7 @@ def continuations(
     own = pod.fluctuation - earlier.fluctuation
     every = own + 2 * earlier.spare(tolerance)
     for tail, counted in ((chain.tail, every), (None, own)):
-        norms = _norms(frame, pod, np.maximum(counted, 0.0))
+        norms = norms_of(frame, pod, np.maximum(counted, 0.0))
         try:
             budget = split_budget(norms, tolerance, chain.arithmetic == np.float64)
         except AccuracyError:
@@ -114,22 +115,6 @@ def continuations(
             yield joined
         elif not tail and (apart := coder.apart()):
             yield apart
-
-
-def _norms(frame: Frame, pod: IncrementalPOD, counted: Vector) -> list[VariableNorms]:
-    """Norms of the segment, with the squared fluctuation (V,) that its bound is of."""
-    weights = np.ones_like(pod.mean) if frame.weights is None else frame.weights
-    squares = weights * pod.mean**2
-    return [
-        VariableNorms(
-            variable.name,
-            float(total**0.5),
-            float((pod.snapshots * squares[part].sum()) ** 0.5),
-            variable.dtype,
-            pod.snapshots * float(weights[part].sum()),
-        )
-        for variable, part, total in zip(frame.variables, frame.edges, counted, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
@@ -144,23 +129,9 @@ class _Coder:
 
     # --- what is to be coded ----------------------------------------------------------------
 
-    @cached_property
-    def _weights(self) -> Vector:
-        """Weights (n,) of squared errors."""
-        weights = self.frame.weights
-        weights = np.ones_like(self.pod.origin) if weights is None else weights
-        return weights if self.pod.valid is None else np.where(self.pod.valid, weights, 0.0)
-
-    @cached_property
-    def _inner(self) -> Vector:
-        """Weights (n,) with which all variables fluctuate alike."""
-        return self._weights * np.repeat(self.pod.balance, self.frame.sizes)
-
     def _energies(self, rows: Matrix) -> Matrix:
         """Squared norms (k, V) of rows (k, n) in each variable."""
-        weighted = rows * self._weights
-        parts = [np.vecdot(weighted[:, part], rows[:, part]) for part in self.frame.edges]
-        return np.stack(parts, axis=1)
+        return self.pod.inner.squares(rows)
 
     @cached_property
     def _rows(self) -> Matrix:
@@ -181,17 +152,19 @@ class _Coder:
         """New modes (K, n), and the combinations (r + 1, r0 + K) of the table that are the
         coefficients of all."""
         old, rows = self.chain.modes, self._rows
-        inverse = np.linalg.pinv((old * self._inner) @ old.T, rtol=SQUARED, hermitian=True)
-        on = (rows * self._inner) @ old.T @ inverse
+        # All variables fluctuate alike in it.
+        joint = self.pod.inner.joint(self.pod.balance)
+        inverse = np.linalg.pinv(joint.gram(old), rtol=SQUARED, hermitian=True)
+        on = joint.products(rows, old) @ inverse
         rest = rows - on @ old
         left = self.pod.triangle @ rest
-        values, turn = np.linalg.eigh((left * self._inner) @ left.T)
+        values, turn = np.linalg.eigh(joint.gram(left))
         rank = int(np.count_nonzero(values > SQUARED * max(values[-1], 0.0)))
         new = (turn[:, ::-1].T @ left)[:rank] / np.sqrt(values[::-1][:rank, None])
         energies = values[::-1][:rank, None] * self._energies(new)
         useful = int(np.argmax((tails(energies.T) <= NEGLIGIBLE * self._room[:, None]).all(axis=0)))
         new = new[:useful]
-        return new, np.concatenate([on, (rest * self._inner) @ new.T], axis=1)
+        return new, np.concatenate([on, joint.products(rest, new)], axis=1)
 
     @cached_property
     def _coefficients(self) -> Matrix:
@@ -241,10 +214,8 @@ class _Coder:
         space = variable.space_shape
         found = rates(fields.reshape(-1, *space), field_levels(space), unit)
         known = np.zeros((1 + self._known, found.errors.shape[1]))
-        weight = 1.0 if variable.weights is None else float(np.mean(variable.weights))
-        return Rates(
-            np.concatenate([known, weight * found.errors]), np.concatenate([known, found.bits])
-        )
+        errors = variable.inner_product.mean_weight * found.errors
+        return Rates(np.concatenate([known, errors]), np.concatenate([known, found.bits]))
 
     def apart(self) -> Continued | None:
         """A part of its own, with steps of its own."""

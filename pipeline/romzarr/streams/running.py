@@ -64,12 +64,12 @@ def code_fields(
     """Code fields (k + 1, points) with the largest step that makes a squared error `allowed`."""
     space = variable.space_shape
     shaped = fields.reshape(-1, *space)
-    weights = 1.0 if variable.weights is None else float(np.mean(variable.weights))
+    weight = variable.inner_product.mean_weight
     if valid is not None:
         shaped = np.asarray(fill_masked(shaped, valid.reshape(space)), np.float64)
     unit = float(np.linalg.norm(fields)) or 1.0
     found = rates(shaped, field_levels(space), unit)
-    step = step_of(position_within(found, allowed / max(weights, np.finfo(float).tiny)), unit)
+    step = step_of(position_within(found, allowed / max(weight, np.finfo(float).tiny)), unit)
     return code_fields_with(variable, fields, valid, step, ARITHMETIC)
 
 

@@ -82,8 +82,7 @@ class OpenSegment:
         self._series = Series(frame.dim)
         self.reduction = StreamReduction(
             config.compression.tolerance,
-            weights=frame.weights,
-            sizes=frame.sizes,
+            inner=frame.inner,
             config=config,
             forgetting=forgetting,
             fluctuation=earlier.fluctuation,

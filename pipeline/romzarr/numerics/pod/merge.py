@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.contracts import Floats
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
     affordable,
-    inner_product,
     least_work,
     panels,
+    product_of_panels,
     spectrum,
 )
 from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
@@ -147,9 +148,9 @@ class _Stack:
             start = stop + 1
         return np.vstack(parts)
 
-    def shifted(self, weights: Floats | None) -> float:
+    def shifted(self, inner: InnerProduct) -> float:
         """Energy of the shifts."""
-        return sum(float(np.vdot(s if weights is None else weights * s, s)) for s in self.shifts)
+        return sum(float(inner.squares(shift)) for shift in self.shifts)
 
 
 def _stacked(children: Sequence[Child]) -> _Stack:
@@ -188,13 +189,12 @@ def common_mean(children: Sequence[Child]) -> Matrix:
     return first + shift if len(children) > 1 else first
 
 
-def merge_product(
-    children: Sequence[Child], weights: Floats | None, precision: Precision
-) -> Matrix:
+def merge_product(children: Sequence[Child], inner: InnerProduct, precision: Precision) -> Matrix:
     """Inner product of the columns of all children about their common mean, on one row block."""
     stack = _stacked(children)
     precision = affordable(_wide_enough(children, precision), stack.height * len(stack.mean))
-    product = inner_product(stack.panels(precision.products), stack.height, weights, precision)
+    rows = stack.panels(precision.products)
+    product = product_of_panels(rows, stack.height, inner, precision)
     right = stack.mixed(product.T).T
     return right if precision.householder else stack.mixed(right)
 
@@ -318,7 +318,7 @@ def _joint_columns(
 def merge_in_time(
     blocks: Sequence[RowBlock],
     factors: Sequence[TimeFactor],
-    weights: Floats | None,
+    inner: InnerProduct,
     cut: Cut,
     precision: Precision,
     place: Place,
@@ -327,12 +327,12 @@ def merge_in_time(
     children = children_of(blocks, factors)
     defects = [mask_defect(children, place.row)]
     if precision.sketch:
-        merged = _merge_sketched(children, factors, weights, cut, precision, place, defects)
+        merged = _merge_sketched(children, factors, inner, cut, precision, place, defects)
         if merged is not None:
             return merged
     columns = sum(len(block.rows) + 1 for block in blocks)
     precision = least_work(precision, len(blocks[0].mean), columns)
-    joint = {place.variable: merge_product(children, weights, precision)}
+    joint = {place.variable: merge_product(children, inner, precision)}
     scales = {place.variable: 1.0}
     factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
     return merge_rows(children, turn, precision), factor
@@ -341,7 +341,7 @@ def merge_in_time(
 def _merge_sketched(
     children: Sequence[Child],
     factors: Sequence[TimeFactor],
-    weights: Floats | None,
+    inner: InnerProduct,
     cut: Cut,
     precision: Precision,
     place: Place,
@@ -354,7 +354,7 @@ def _merge_sketched(
     if points is None:
         return None
     seen = stack.at(points, DOUBLE.products)
-    product = (seen if weights is None else seen * weights[points]) @ seen.T
+    product = inner.on(points).gram(np.asarray(seen, np.float64))
     turn, _, _ = _joint_columns(
         {place.variable: stack.mixed(stack.mixed(product).T)},
         {place.variable: 1.0},
@@ -364,9 +364,9 @@ def _merge_sketched(
     )
     precision = affordable(_wide_enough(children, precision), n * columns)
     panels = stack.panels(precision.products)
-    rows, gram = rotated(panels, stack.unmixed(turn), n, weights, precision)
+    rows, gram = rotated(panels, stack.unmixed(turn), n, inner, precision)
     total = sum(float(np.trace(f.gram[place.variable])) for f in factors)
-    total += stack.shifted(weights)
+    total += stack.shifted(inner)
     missed = total - float(np.trace(gram))
     if not suffices(missed, total, gram, cut, precision):
         return None
