@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from romzarr.inner_product import InnerProduct
 
 Floats = NDArray[np.floating[Any]]
+Matrix = NDArray[np.float64]
+Vector = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Region = tuple[slice, ...]
 
 

@@ -15,18 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
 from romzarr.chunked.fields import Sample, gather, pasted
 from romzarr.chunked.plan import PODPlan
 from romzarr.coding.field import encode_field
 from romzarr.coding.rates import Rates, rates
 from romzarr.coding.tiles import coded_values, encode_values, tiles, value_levels, value_tile
-from romzarr.contracts import ArchivedVariable, Floats, Region
+from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
 from romzarr.inner_product import InnerProduct
-from romzarr.numerics.pod.factors import Mask, RowBlock
-
-Matrix = NDArray[np.float64]
+from romzarr.numerics.pod.factors import RowBlock
 
 
 class ValueWriter(Protocol):

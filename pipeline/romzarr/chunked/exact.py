@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from romzarr.chunked.blocks import Tile
 from romzarr.chunked.fields import middle
 from romzarr.coding.exact import QUICK_LEVEL, ExactCoding, Packing, encode_exact, packs
-from romzarr.contracts import ReadBlock
-
-Matrix = NDArray[np.float64]
+from romzarr.contracts import Matrix, ReadBlock
 
 
 class ExactWriter(Protocol):

@@ -14,18 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
 from romzarr.chunked.plan import PODPlan, SpaceGrid
 from romzarr.coding.field import encode_field
 from romzarr.coding.fill import fill_masked
 from romzarr.coding.rates import Rates, rates, step_of
 from romzarr.coding.tiles import coded_tile, encode_tile, field_levels, tiles
-from romzarr.contracts import ArchivedVariable, Floats, Region
+from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
 from romzarr.inner_product import InnerProduct
-from romzarr.numerics.pod.factors import Mask, RowBlock
-
-Matrix = NDArray[np.float64]
+from romzarr.numerics.pod.factors import RowBlock
 
 
 class TileWriter(Protocol):

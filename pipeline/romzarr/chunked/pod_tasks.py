@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from romzarr.contracts import ReadBlock
+from romzarr.contracts import Matrix, ReadBlock
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.block import factor_block
 from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
-from romzarr.numerics.pod.inner_products import Matrix, Precision, add_products
+from romzarr.numerics.pod.inner_products import Precision, add_products
 from romzarr.numerics.pod.truncation import Cut
 
 Factored = tuple[RowBlock, TimeFactor]

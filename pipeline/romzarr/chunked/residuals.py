@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from romzarr.chunked.blocks import Tile
 from romzarr.coding.residuals import encode_residuals, rounded_residuals
-from romzarr.contracts import Floats, ReadBlock, Region
+from romzarr.contracts import Floats, Matrix, ReadBlock, Region
 from romzarr.numerics.rounding import rounded
-
-Matrix = NDArray[np.float64]
 
 
 class Decoder(Protocol):

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive, Source, open_archive
 from romzarr.coding.exact import same_bits
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan, Coding, ReadBlock, Region
+from romzarr.contracts import BlockSpan, Coding, Matrix, ReadBlock, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.recorded_config import config_of
 from romzarr.store.reading.reader import CoefficientStore
-
-Matrix = NDArray[np.float64]
 
 
 def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:

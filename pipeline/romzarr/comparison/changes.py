@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive
 from romzarr.comparison.blocks import ComparedBlock
 from romzarr.comparison.fold import Block, added_fields, fold
-from romzarr.contracts import ArchivedVariable
+from romzarr.contracts import ArchivedVariable, Vector
 from romzarr.store.reading.reader import CoefficientStore
-
-Vector = NDArray[np.float64]
 
 # By how many times an error is far larger than usual: that of a snapshot, of a single value; and
 # than in the snapshot beside it, or, where that is of another part of the store, than those two

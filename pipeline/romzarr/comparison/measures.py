@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.comparison.blocks import ComparedBlock, Matrix
+from romzarr.comparison.blocks import ComparedBlock
 from romzarr.comparison.fold import Measure, Sums, added_fields
-from romzarr.contracts import Coding
+from romzarr.contracts import Coding, Matrix
 from romzarr.inner_product import InnerProduct
 from romzarr.store.reading.reader import CoefficientStore
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import LazyFields, lazy_fields, tile_products, tile_rates
@@ -16,11 +15,9 @@ from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
 from romzarr.coding.tiles import tile_shape
 from romzarr.coding.wavelet import depth
 from romzarr.compression.pod import ArchivePOD
-from romzarr.contracts import Coding
+from romzarr.contracts import Coding, Matrix
 from romzarr.errors import AccuracyError
 from romzarr.numerics.dynamics.sampling import Tolerances
-
-Matrix = NDArray[np.float64]
 
 # Bits of a mode besides its fields and coefficients: its singular value.
 MODE_BITS = 64.0

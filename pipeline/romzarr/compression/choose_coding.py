@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import Sample, lazy_fields, tile_bits
@@ -23,10 +22,8 @@ from romzarr.chunked.slices import sums
 from romzarr.compression.allocate_bits import FieldsPlan, plan_fields
 from romzarr.compression.direct import DirectVariable, coded_on_trial, plan_direct
 from romzarr.compression.pod import ArchivePOD
-from romzarr.numerics.pod.factors import Mask
+from romzarr.contracts import Mask, Matrix
 from romzarr.numerics.pod.roughness import rough_snapshots
-
-Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from romzarr.coding.latent import Decoded, code_latent
 from romzarr.compression.weak_systems import CODE_BLOCK, Offer, WeakSystems, weak_systems
 from romzarr.config import Config, LibraryConfig, WeakFormConfig
-from romzarr.contracts import SparseModel
+from romzarr.contracts import Mask, Matrix, SparseModel
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import (
@@ -33,9 +33,6 @@ from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, Tolerances
 from romzarr.numerics.dynamics.stlsq import stlsq
 from romzarr.numerics.dynamics.testfunctions import parse_test_function
 from romzarr.numerics.dynamics.weakform import WindowPlan, plan_windows
-
-Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # Coefficients that expressions may name while their number is not known.
 MOST_MODES = 1000

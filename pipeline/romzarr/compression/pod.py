@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import dask
 import numpy as np
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.archive.provider import digest_of
@@ -18,13 +17,12 @@ from romzarr.archive.time_axis import shown_time
 from romzarr.chunked.plan import PODPlan
 from romzarr.chunked.pod import run_pod
 from romzarr.config import Config
+from romzarr.contracts import Mask, Matrix
 from romzarr.errors import AccuracyError, ArchiveError
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
-from romzarr.numerics.pod.factors import Defect, Mask, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import Defect, RowBlock, TimeFactor
 from romzarr.numerics.pod.truncation import rank_within, tails
-
-Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import dask
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
@@ -27,8 +26,6 @@ from romzarr.contracts import ArchivedVariable, Coding
 from romzarr.errors import AccuracyError, ConfigError, TooFineError
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
-
-Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 

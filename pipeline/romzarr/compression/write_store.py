@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import dask
 import numpy as np
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import write_tile
@@ -21,12 +20,9 @@ from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Coding, Floats
-from romzarr.numerics.pod.factors import Mask
+from romzarr.contracts import ArchivedVariable, Coding, Floats, Mask
 from romzarr.numerics.pod.roughness import runs
 from romzarr.store.writing.writer import StoreWriter
-
-Matrix = NDArray[np.float64]
 
 # Where it ran says nothing of what is stored.
 NOT_RECORDED = frozenset({"cluster", "nightly"})

@@ -13,15 +13,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import TriangularFactor
+from romzarr.contracts import Matrix, TriangularFactor
 from romzarr.neural.collinearity import diagnose
 from romzarr.neural.selection import Selection, refit, select, weak_system
 from romzarr.neural.systems import OSCILLATOR, Record, System
 from romzarr.numerics.dynamics.networks import shipped_operators
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary, default_library, suitable_scales
 from romzarr.numerics.triangles import canonical_r
-
-Matrix = NDArray[np.float64]
 
 SEEDS = 20
 RIDGE, THRESHOLD = 0.01, 0.2

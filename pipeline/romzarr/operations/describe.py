@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.numerics.dynamics.library import ConcatenatedLibrary, Library
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 from romzarr.reports import StoreInfo, advice
@@ -20,8 +20,6 @@ from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore, open_store
-
-Matrix = NDArray[np.float64]
 
 # Stretches of time of a model that are named.
 SPANS = 4

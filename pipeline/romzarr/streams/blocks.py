@@ -17,12 +17,11 @@ from romzarr.archive.open import dataset_of
 from romzarr.archive.time_axis import shown_time, time_axis
 from romzarr.arguments import shown
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable
+from romzarr.contracts import ArchivedVariable, Matrix
 from romzarr.errors import ArchiveError
 from romzarr.inner_product import InnerProducts
 from romzarr.streams.series import Series
 
-Matrix = NDArray[np.float64]
 Block = xr.Dataset | xr.DataArray | ArrayLike
 Variables = Mapping[Hashable, xr.Variable]
 

@@ -14,14 +14,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.coding.differences import MOST_ORDER
 from romzarr.coding.rates import Rates, allocate, rates, step_of
 from romzarr.coding.tiles import encode_rows, field_levels, tile_rows
 from romzarr.coding.wavelet import depth
 from romzarr.compression.pod import Earlier
-from romzarr.contracts import CodedLatent
+from romzarr.contracts import CodedLatent, Matrix, Vector
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
 from romzarr.numerics.pod.incremental import IncrementalPOD
@@ -30,9 +29,6 @@ from romzarr.streams.blocks import Frame
 from romzarr.streams.chain import Chain, Tail
 from romzarr.streams.parts import norms_of
 from romzarr.streams.running import RunningFields, code_fields_with, corrections_alone
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # Bits of a mode besides its fields and coefficients: its singular value.
 MODE_BITS = 64.0

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.archive.archive import Archive
 from romzarr.compression.model_facts import equation_facts
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config
-from romzarr.contracts import CodedLatent, Coding, SparseModel
+from romzarr.contracts import CodedLatent, Coding, Matrix, SparseModel, Vector
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
@@ -23,9 +22,6 @@ from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame
 from romzarr.streams.reduction import sparse_model, weak_form_of
 from romzarr.streams.running import ARITHMETIC, RunningFields
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.compression.model import choose_library, plan_library
 from romzarr.config import Config
-from romzarr.contracts import Floats, SparseModel
+from romzarr.contracts import Floats, Matrix, SparseModel, Vector
 from romzarr.inner_product import InnerProducts
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.library import Library
@@ -19,9 +18,6 @@ from romzarr.numerics.dynamics.stlsq import stlsq
 from romzarr.numerics.dynamics.streaming import StreamingWeakForm
 from romzarr.numerics.dynamics.weakform import WindowPlan
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # Shares of the squared error allowed: what updates may leave, and what all that is lost may come
 # to while the stream runs. What is lost of the past cannot be had back, so most is kept for the

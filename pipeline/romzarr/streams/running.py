@@ -27,13 +27,10 @@ from romzarr.coding.tiles import (
     tiles,
 )
 from romzarr.compression.weak_systems import CODE_BLOCK
-from romzarr.contracts import ArchivedVariable, CodedLatent, LatentCode
+from romzarr.contracts import ArchivedVariable, CodedLatent, LatentCode, Matrix, Vector
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.streams.blocks import Frame
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # Shares of the squared error allowed that coding may take while a segment is open: the fields of
 # all modes of one commit, and all coefficients.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive.archive import Archive
 from romzarr.chunked.plan import PODPlan, SpaceBlock
@@ -13,12 +12,10 @@ from romzarr.coding.latent import CONTEXT_GAIN
 from romzarr.compression.choose_coding import choose_coding
 from romzarr.compression.pod import ArchivePOD, Earlier, cut_factor
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, Matrix
 from romzarr.numerics.pod.factors import RowBlock, TimeFactor
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.streams.blocks import Frame
-
-Matrix = NDArray[np.float64]
 
 
 def factored(

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_archive import write_factored
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, Matrix, Vector
 from romzarr.errors import ArchiveError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r
@@ -36,9 +35,6 @@ from romzarr.streams.reduction import StreamReduction
 from romzarr.streams.running import code_coefficients, code_modes
 from romzarr.streams.sealing import bytes_foretold, factored
 from romzarr.streams.series import Series
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # A segment is full when its coefficients are more numbers than its modes and than so many, or
 # its modes take so many bytes: memory does not depend on the length of the stream. Of modes that

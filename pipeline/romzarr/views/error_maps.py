@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive, Source
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
-from romzarr.comparison.blocks import ComparedBlock, Matrix, as_stored
+from romzarr.comparison.blocks import ComparedBlock, as_stored
 from romzarr.comparison.fold import Block, added_fields, fold
 from romzarr.config import Config, given_config
-from romzarr.contracts import ArchivedVariable, Region
+from romzarr.contracts import ArchivedVariable, Matrix, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.store.reading.reader import open_store
 from romzarr.views.sections import Section

@@ -15,15 +15,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, Coding
+from romzarr.contracts import BlockSpan, Coding, Matrix
 from romzarr.numerics.dynamics.integrate import Dynamics, trajectories
 from romzarr.store.models import UNEXPLAINED
 from romzarr.store.reading import decoding
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.sections import Section
-
-Matrix = NDArray[np.float64]
 
 # Snapshots that are shown one by one; of longer records these lie in the middle, and the whole
 # is shown by its range in so many parts, decoded so many together. Where all coefficients are

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.errors import LibraryError
 from romzarr.numerics.dynamics.neural_library import neural_library_from_spec
 from romzarr.numerics.dynamics.symbolic import Expression, parse
 
-Matrix = NDArray[np.float64]
 Columns = NDArray[np.intp]
 
 MAX_STATES = 10_000

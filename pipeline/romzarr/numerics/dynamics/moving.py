@@ -25,16 +25,13 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import TriangularFactor
+from romzarr.contracts import Matrix, TriangularFactor
 from romzarr.errors import LibraryError
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
 from romzarr.numerics.dynamics.testfunctions import trapezoid_weights
 from romzarr.numerics.dynamics.weakform import WindowPlan
 from romzarr.numerics.triangles import square_r
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 
 def is_closed(library: Library) -> TypeGuard[PolynomialLibrary]:

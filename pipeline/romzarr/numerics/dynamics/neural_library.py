@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.errors import LibraryError
 from romzarr.numerics.dynamics.networks import (
     ARGUMENTS,
@@ -21,7 +22,6 @@ from romzarr.numerics.dynamics.networks import (
     shipped_operators,
 )
 
-Matrix = NDArray[np.float64]
 Columns = NDArray[np.intp]
 
 MAX_STATES = 1000

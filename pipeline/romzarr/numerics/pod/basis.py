@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix, Vector
 from romzarr.inner_product import InnerProducts
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # Of the largest energy: what of it is smaller, inner products do not tell.
 SQUARED = 1e-12

@@ -18,11 +18,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Mask, Matrix
 from romzarr.inner_product import InnerProduct
-from romzarr.numerics.pod.factors import Defect, Mask, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
@@ -35,8 +34,6 @@ from romzarr.numerics.pod.inner_products import (
 from romzarr.numerics.pod.merge import merge_in_time, without_constant
 from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
 from romzarr.numerics.pod.truncation import Cut, kept_columns
-
-Matrix = NDArray[np.float64]
 
 # Snapshots factored together at most: beyond this the square of their number costs more
 # than factoring halves and merging them does.

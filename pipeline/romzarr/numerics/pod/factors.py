@@ -16,13 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from romzarr.contracts import Floats
-
-Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from romzarr.contracts import Floats, Mask, Matrix
 
 
 @dataclass(frozen=True)

@@ -34,19 +34,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Mask, Matrix, Vector
 from romzarr.errors import ArchiveError
 from romzarr.inner_product import InnerProduct, InnerProducts
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.pod.basis import SQUARED, Basis
 from romzarr.numerics.pod.truncation import tails
 from romzarr.numerics.triangles import Triangle
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # Snapshots taken at once: modes found in the first of a long block serve the rest of it.
 AT_ONCE = 256

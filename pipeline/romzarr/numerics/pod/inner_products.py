@@ -17,12 +17,9 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Matrix
 from romzarr.inner_product import InnerProduct
-
-Matrix = NDArray[np.float64]
 
 # Squares of smaller or larger fluctuations leave the range of the dtype of the products.
 RANGE = {np.dtype(np.float32): (1e-15, 1e15), np.dtype(np.float64): (1e-140, 1e140)}

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Matrix
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
@@ -27,8 +26,6 @@ from romzarr.numerics.pod.inner_products import (
 )
 from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
 from romzarr.numerics.pod.truncation import Cut, kept_columns
-
-Matrix = NDArray[np.float64]
 
 
 def merge_in_space(

@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Matrix
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.inner_products import Precision
 from romzarr.numerics.pod.truncation import Cut
-
-Matrix = NDArray[np.float64]
 
 # One point in so many is looked at. Primes, which seldom divide the length of a grid's rows,
 # so that a stride through the grid meets every column.
