@@ -49,17 +49,34 @@ class BlockSpan:
 
 
 @dataclass(frozen=True)
-class ReadBlock:
-    """Values of one block of the archive and what reading them cost.
+class ReadCost:
+    """What reading took.
 
-    ``values`` has the variable's own order of dims; masked points are NaN.
     ``bytes_read`` counts what was fetched from storage (before decompression; the array's
     bytes where the source is in memory), ``chunks_read`` the chunks of the archive touched.
+    """
+
+    bytes_read: int = 0
+    chunks_read: int = 0
+
+    def __add__(self, other: ReadCost) -> ReadCost:
+        return ReadCost(self.bytes_read + other.bytes_read, self.chunks_read + other.chunks_read)
+
+
+@dataclass(frozen=True)
+class ReadBlock:
+    """Values of one block of the archive and what reading them cost, as of `ReadCost`.
+
+    ``values`` has the variable's own order of dims; masked points are NaN.
     """
 
     values: Floats
     bytes_read: int
     chunks_read: int
+
+    @property
+    def cost(self) -> ReadCost:
+        return ReadCost(self.bytes_read, self.chunks_read)
 
 
 class BlockSource(Protocol):

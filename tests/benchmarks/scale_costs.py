@@ -78,7 +78,7 @@ def child(recipe: Recipe, leaves: int) -> Record:
             "seconds": wall,
             "cpu": sum(after[w]["cpu"] - before[w]["cpu"] for w in after),
             "moved": sum(client.run(_sent).values()) - moved,
-            "read": pod.factor.bytes_read,
+            "read": pod.factor.cost.bytes_read,
             "raw": recipe.raw_bytes,
             "rank": pod.factor.right.shape[1],
         }

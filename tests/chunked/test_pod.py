@@ -359,6 +359,6 @@ def test_the_first_defect_of_the_record_is_named_wherever_the_chunks_end(
 def test_what_was_read_is_counted():
     variable = archived(np.random.default_rng(0).random((24, 10)), (10,), 0, ((6,) * 4, (5, 5)))
     factor, _ = run(decompose([variable], tolerance=1e-2, plan=plan_pod([variable], 1)))
-    assert (factor.chunks_read, factor.bytes_read) == (8, 80)
+    assert (factor.cost.chunks_read, factor.cost.bytes_read) == (8, 80)
     corners = list(product(range(0, 24, 6), range(0, 10, 5)))
     assert sorted((r[0].start, r[1].start) for r in variable.source.reads) == corners

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from dask.delayed import Delayed, delayed
 
-from romzarr.chunked.plan import PODPlan, SpaceGrid
+from romzarr.chunked.plan import SpaceGrid
+from romzarr.chunked.pod import HeldBlocks
 from romzarr.coding.field import encode_field
 from romzarr.coding.fill import fill_masked
 from romzarr.coding.rates import Rates, rates, step_of
@@ -34,19 +35,17 @@ class TileWriter(Protocol):
 
 
 @dataclass(frozen=True)
-class FieldTile:
-    """One tile of a variable's fields, and what tasks need to make it.
+class PODTile:
+    """One tile of a variable, which a task makes of parts of its space blocks.
 
-    ``pieces`` are the parts of space blocks it is made of, ``places`` where in the tile
-    they go. ``shape`` is that of a full tile, which ``region`` may not fill at the edge; ``inner``
-    the inner product of its points, of the shape of the tile.
+    ``places`` are where in space these parts go. ``shape`` is that of a full tile, which
+    ``region`` may not fill at the edge; ``inner`` is of the shape of the points in space.
     """
 
     index: tuple[int, ...]
     region: Region
     shape: tuple[int, ...]
     places: tuple[Region, ...]
-    snapshots: int
     inner: InnerProduct
 
     @property
@@ -55,36 +54,45 @@ class FieldTile:
 
 
 @dataclass(frozen=True)
-class LazyFields:
-    """Tiles of one variable whose space blocks are on the cluster."""
+class FieldTile(PODTile):
+    """One tile of the fields of so many ``snapshots``."""
 
-    variable: str
-    tiles: tuple[FieldTile, ...]
+    snapshots: int
+
+
+@dataclass(frozen=True)
+class LazyTiles:
+    """Tiles of one variable whose space blocks are on the cluster, and the ``pieces`` of each.
+
+    All tasks are given what is ``common`` to them.
+    """
+
+    tiles: tuple[PODTile, ...]
     pieces: tuple[tuple[Delayed, ...], ...]
+    common: tuple[Any, ...] = ()
 
     def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
-        """``function(pieces, tile, *args)`` of every tile."""
+        """``function(pieces, tile, *common, *args)`` of every tile."""
         task = delayed(function, pure=False)
         return [
-            task(list(pieces), tile, *args)
+            task(list(pieces), tile, *self.common, *args)
             for pieces, tile in zip(self.pieces, self.tiles, strict=True)
         ]
 
 
 def lazy_fields(
-    plan: PODPlan,
-    blocks: Sequence[Delayed],
+    held: HeldBlocks,
     number: int,
     variable: ArchivedVariable,
     tile: tuple[int, ...],
     sample: Sample | None = None,
-) -> LazyFields:
-    """Tiles of variable `number` of the plan.
+) -> LazyTiles:
+    """Tiles of the fields of variable `number`.
 
     Parameters
     ----------
-    plan, blocks
-        The POD's; `blocks` give a RowBlock for each of ``plan.rows``.
+    held : HeldBlocks
+        Of the POD.
     number : int
     variable : ArchivedVariable
     tile : tuple of int
@@ -92,15 +100,15 @@ def lazy_fields(
     sample : Sample, optional
         Only parts of a few tiles.
     """
-    grid = plan.grid_of(number)
+    grid = held.plan.grid_of(number)
     found, pieces = [], []
     regions = list(tiles(variable.space_shape, tile))
     for index, region in regions if sample is None else sample.of(regions):
-        places, parts = gather(grid, blocks, region)
+        places, parts = gather(grid, held.blocks, region)
         inner, snapshots = variable.inner_product.on(region), variable.shape[variable.time_axis]
-        found.append(FieldTile(index, region, tile, places, snapshots, inner))
+        found.append(FieldTile(index, region, tile, places, inner, snapshots))
         pieces.append(parts)
-    return LazyFields(variable.name, tuple(found), tuple(pieces))
+    return LazyTiles(tuple(found), tuple(pieces))
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,7 @@ def read_and_factor(
         values = values.astype(np.float32)
     values = values.reshape(len(values), -1)
     rows, factor = factor_block(values, inner, cut, precision, place)
-    factor = replace(factor, bytes_read=block.bytes_read, chunks_read=block.chunks_read)
-    return rows, factor
+    return rows, replace(factor, cost=block.cost)
 
 
 def merge_pairs(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from romzarr.chunked.blocks import Tile
 from romzarr.coding.residuals import encode_residuals, rounded_residuals
-from romzarr.contracts import Floats, Matrix, ReadBlock, Region
+from romzarr.contracts import Floats, Matrix, ReadBlock, ReadCost, Region
 from romzarr.numerics.rounding import rounded
 
 
@@ -42,8 +42,7 @@ class Found:
     drift: float
     error: float
     coded: int
-    bytes_read: int
-    chunks_read: int
+    cost: ReadCost
 
 
 def joined(parts: Sequence[Found]) -> Found:
@@ -52,8 +51,7 @@ def joined(parts: Sequence[Found]) -> Found:
         drift=max(part.drift for part in parts),
         error=max(part.error for part in parts),
         coded=sum(part.coded for part in parts),
-        bytes_read=sum(part.bytes_read for part in parts),
-        chunks_read=sum(part.chunks_read for part in parts),
+        cost=sum((part.cost for part in parts), ReadCost()),
     )
 
 
@@ -96,8 +94,7 @@ class WriteResiduals:
             drift=drift,
             error=_largest(values.astype(np.float64) - corrected),
             coded=int(np.count_nonzero(residuals)),
-            bytes_read=block.bytes_read,
-            chunks_read=block.chunks_read,
+            cost=block.cost,
         )
 
 

@@ -194,7 +194,7 @@ def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:
     turn, sample = delayed(pod.turn[:, :rank]), Sample(TILES, VALUES // TILES // (rank + 1))
     found = sums(
         [
-            lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], plan.tiles[v], sample).map(
+            lazy_fields(pod.held, v, archive.variables[v], plan.tiles[v], sample).map(
                 tile_bits, turn, pod.norms[v].fluctuation, place
             )
             for v, place in zip(plan.live, plan.chosen.fields, strict=True)

@@ -208,8 +208,7 @@ def _lazy(
     archive: Archive, pod: ArchivePOD, number: int, sample: Sample | None = None
 ) -> LazyValues:
     return lazy_values(
-        pod.plan,
-        pod.blocks,
+        pod.held,
         pod.series,
         number,
         archive.variables[number],

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from romzarr.contracts import Floats, Mask, Matrix
+from romzarr.contracts import Floats, Mask, Matrix, ReadCost
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class TimeFactor:
     discarded: Mapping[int, float]
     apart: Mapping[int, float] = field(default_factory=dict)
     defect: Defect | None = None
-    bytes_read: int = 0
-    chunks_read: int = 0
+    cost: ReadCost = field(default_factory=ReadCost)
 
     @property
     def snapshots(self) -> int:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from romzarr.contracts import Floats, Matrix
+from romzarr.contracts import Floats, Matrix, ReadCost
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
@@ -65,8 +65,7 @@ def merge_in_space(
         lost,
         apart,
         min(defects, key=lambda d: d.time) if defects else None,
-        sum(f.bytes_read for _, f in parts),
-        sum(f.chunks_read for _, f in parts),
+        sum((f.cost for _, f in parts), ReadCost()),
     )
 
 
@@ -277,8 +276,7 @@ def _merged(
         {v: lost[v] + sum(f.discarded[v] for f in factors) for v in gram},
         {v: sum(f.apart.get(v, 0.0) for f in factors) for v in gram},
         min(found, key=lambda d: d.time) if found else None,
-        sum(f.bytes_read for f in factors),
-        sum(f.chunks_read for f in factors),
+        sum((f.cost for f in factors), ReadCost()),
     )
 
 
