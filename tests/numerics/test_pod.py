@@ -190,8 +190,7 @@ def test_what_a_sketch_of_a_merge_cannot_see_is_kept_or_accounted_for(hidden, we
         factor_block(rows[a : a + 20], InnerProduct(weights), KEEP_ALL, DOUBLE, Place(0, 0, a))
         for a in range(0, m, 20)
     ]
-    blocks, factors = zip(*parts, strict=True)
-    merged = merge_in_time(blocks, factors, InnerProduct(weights), Cut(share), SKETCH, HERE)
+    merged = merge_in_time(parts, InnerProduct(weights), Cut(share), SKETCH, HERE)
     assert_accounted_for(*merged, rows, weights, share)
 
 
@@ -323,11 +322,6 @@ def test_long_blocks_are_factored_in_pieces_with_the_same_law():
     assert_allclose(np.sqrt(np.diag(factor.gram[0])), expected[:k], atol=1e-4 * expected[0])
 
 
-def in_time(parts, weights, cut, precision, place):
-    blocks, factors = zip(*parts, strict=True)
-    return merge_in_time(blocks, factors, InnerProduct(weights), cut, precision, place)
-
-
 @given(
     lengths=chunkings(40),
     weighted=st.booleans(),
@@ -349,7 +343,7 @@ def test_blocks_in_time_merge_into_the_whole(lengths, weighted, householder, dri
         factor_block(rows[a:b], InnerProduct(weights), Cut(share), precision, Place(0, 0, int(a)))
         for a, b in pairwise(edges)
     ]
-    block, factor = in_time(parts, weights, Cut(share), precision, HERE)
+    block, factor = merge_in_time(parts, InnerProduct(weights), Cut(share), precision, HERE)
     assert_factors_hold(block, factor, rows, weights, eps=1e-12)
     total = weighted_norm(fluctuation(rows), weights) ** 2
     assert factor.discarded[0] <= 2 * share * total + 1e-14 * len(lengths) * total
@@ -368,7 +362,7 @@ def test_a_mask_that_changes_between_blocks_is_found():
     parts = [
         factor_block(rows[a : a + 10], EVEN, KEEP_ALL, DOUBLE, Place(0, 2, a)) for a in (0, 10)
     ]
-    _, factor = in_time(parts, None, KEEP_ALL, DOUBLE, Place(0, 2, 0))
+    _, factor = merge_in_time(parts, EVEN, KEEP_ALL, DOUBLE, Place(0, 2, 0))
     assert (factor.defect.time, factor.defect.kind) == (10, "appears")
     assert (factor.defect.row, factor.defect.point) == (2, 4)
 
@@ -386,8 +380,9 @@ def test_blocks_in_space_merge_into_the_whole(scales, householder, seed):
     parts = [
         factor_block(x, EVEN, Cut(1e-6), precision, Place(v, v, 0)) for v, x in enumerate(rows)
     ]
-    weight = estimate_scales([(v, p[1]) for v, p in enumerate(parts)])
-    joint = merge_in_space([(v, p[1]) for v, p in enumerate(parts)], weight, Cut(1e-6), precision)
+    factors = [factor for _, factor in parts]
+    weight = estimate_scales(factors, (0, 1))
+    joint = merge_in_space(factors, (0, 1), weight, Cut(1e-6), precision)
 
     assert_allclose(joint.right.T @ joint.right, np.eye(joint.right.shape[1]), atol=1e-12)
     for v, x in enumerate(rows):

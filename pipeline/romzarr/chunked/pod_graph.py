@@ -14,6 +14,7 @@ from romzarr.chunked import pod_tasks
 from romzarr.chunked.plan import PODPlan, leaf_region
 from romzarr.contracts import ArchivedVariable, BlockSpan
 from romzarr.inner_product import InnerProduct
+from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.factors import Place
 from romzarr.numerics.pod.inner_products import Precision
 from romzarr.numerics.pod.truncation import Cut
@@ -90,7 +91,7 @@ class Builder:
         own = [self._own(row, t, block) for row, block in enumerate(blocks)]
         joint = self.key("joint", t)
         self.graph[joint] = (
-            pod_tasks.join_rows, own, self.owners, self._scales, self.cut, self.precision,
+            merge.merge_in_space, own, self.owners, self._scales, self.cut, self.precision,
         )  # fmt: skip
         return Columns(joint, blocks)
 
@@ -125,7 +126,7 @@ class Builder:
     def _merged_pairs(self, row: int, keys: list[Any]) -> tuple[Any, ...]:
         place = Place(self.owners[row], row, 0)
         inner = self._inner(row)
-        return (pod_tasks.merge_pairs, keys, inner, self.own_cut, self.precision, place)
+        return (merge.merge_in_time, keys, inner, self.own_cut, self.precision, place)
 
     def merge(self, level: int, number: int, parts: Sequence[Columns]) -> Columns:
         """Add the merge of consecutive nodes: products by space block, a factor, rows again."""
@@ -176,7 +177,7 @@ class Builder:
         owners = [self.owners[i] for i in rows for _ in sampled]
         own = [self._own(i, t, self.block(i, t)) for i in rows for t in sampled]
         key = self.key("scales")
-        self.graph[key] = (pod_tasks.scales_from, owners, own)
+        self.graph[key] = (merge.estimate_scales, own, owners)
         return key
 
     def _own(self, row: int, t: int, block: Any) -> Any:

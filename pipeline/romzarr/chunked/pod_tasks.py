@@ -14,11 +14,9 @@ from romzarr.contracts import Matrix, ReadBlock
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.block import factor_block
-from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import Precision, add_products
 from romzarr.numerics.pod.truncation import Cut
-
-Factored = tuple[RowBlock, TimeFactor]
 
 
 def read_and_factor(
@@ -36,35 +34,6 @@ def read_and_factor(
     values = values.reshape(len(values), -1)
     rows, factor = factor_block(values, inner, cut, precision, place)
     return rows, replace(factor, cost=block.cost)
-
-
-def merge_pairs(
-    pairs: Sequence[Factored],
-    inner: InnerProduct,
-    cut: Cut,
-    precision: Precision,
-    place: Place,
-) -> Factored:
-    """Merge consecutive time blocks of one space block."""
-    blocks, factors = zip(*pairs, strict=True)
-    return merge.merge_in_time(blocks, factors, inner, cut, precision, place)
-
-
-def scales_from(variables: Sequence[int], factors: Sequence[TimeFactor]) -> dict[int, float]:
-    """Scale of each variable from its sampled leaves."""
-    return merge.estimate_scales(list(zip(variables, factors, strict=True)))
-
-
-def join_rows(
-    factors: Sequence[TimeFactor],
-    variables: Sequence[int],
-    scales: Mapping[int, float],
-    cut: Cut,
-    precision: Precision,
-) -> TimeFactor:
-    """Merge the space blocks of one time block."""
-    parts = list(zip(variables, factors, strict=True))
-    return merge.merge_in_space(parts, scales, cut, precision)
 
 
 def joint_rows(factored: Factored, joint: TimeFactor) -> RowBlock:

@@ -21,7 +21,7 @@ import numpy as np
 
 from romzarr.contracts import Floats, Mask, Matrix
 from romzarr.inner_product import InnerProduct
-from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
@@ -42,7 +42,7 @@ SNAPSHOTS_AT_ONCE = 256
 
 def factor_block(
     values: Floats, inner: InnerProduct, cut: Cut, precision: Precision, place: Place
-) -> tuple[RowBlock, TimeFactor]:
+) -> Factored:
     """POD of one block of one variable about its own mean.
 
     Parameters
@@ -136,7 +136,7 @@ class _Block:
 
 def _factor_sketched(
     block: _Block, points: slice, cut: Cut, precision: Precision, place: Place
-) -> tuple[RowBlock, TimeFactor] | None:
+) -> Factored | None:
     """POD with directions found on some of the points, if it stays within the cut on all."""
     m, n = block.values.shape
     right, far = _sketched_directions(block, points, cut, precision)
@@ -273,7 +273,7 @@ def _find_defect(values: Floats, place: Place) -> Defect | None:
     return None
 
 
-def _defective(values: Floats, defect: Defect | None, place: Place) -> tuple[RowBlock, TimeFactor]:
+def _defective(values: Floats, defect: Defect | None, place: Place) -> Factored:
     """Empty factors that carry a defect up the tree."""
     m, n = values.shape
     variable = place.variable
@@ -291,7 +291,7 @@ def _defective(values: Floats, defect: Defect | None, place: Place) -> tuple[Row
 
 def _factor_pieces(
     values: Floats, inner: InnerProduct, cut: Cut, precision: Precision, place: Place
-) -> tuple[RowBlock, TimeFactor]:
+) -> Factored:
     """`factor_block` of a long block: pieces in time, then one merge."""
     pieces = -(-len(values) // SNAPSHOTS_AT_ONCE)
     bounds = [len(values) * i // pieces for i in range(pieces + 1)]
@@ -301,5 +301,4 @@ def _factor_pieces(
         )
         for a, b in pairwise(bounds)
     ]
-    blocks, parts = zip(*factors, strict=True)
-    return merge_in_time(blocks, parts, inner, cut.split(2), precision, place)
+    return merge_in_time(factors, inner, cut.split(2), precision, place)

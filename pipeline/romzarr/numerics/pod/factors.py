@@ -73,6 +73,9 @@ class TimeFactor:
         return len(self.right)
 
 
+Factored = tuple[RowBlock, TimeFactor]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a block lies: variable number, row block number, first snapshot."""

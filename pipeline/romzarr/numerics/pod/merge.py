@@ -6,7 +6,7 @@ pipeline/romzarr/numerics/pod/factors.py for what a factored block is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from romzarr.contracts import Floats, Matrix, ReadCost
 from romzarr.inner_product import InnerProduct
-from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
@@ -29,7 +29,8 @@ from romzarr.numerics.pod.truncation import Cut, kept_columns
 
 
 def merge_in_space(
-    parts: Sequence[tuple[int, TimeFactor]],
+    factors: Sequence[TimeFactor],
+    variables: Sequence[int],
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
@@ -41,32 +42,29 @@ def merge_in_space(
 
     Parameters
     ----------
-    parts : sequence of (variable, TimeFactor)
-        One per row block, over the same snapshots.
+    factors : sequence of TimeFactor
+        One per row block, over the same snapshots; of the `variables`.
+    variables : sequence of int
     scales : mapping from variable to the factor on its energies
     cut : Cut
     precision : Precision
     """
-    defects = [f.defect for _, f in parts if f.defect is not None]
-    first = parts[0][1]
     stacks: dict[int, list[Matrix]] = {}
     apart: dict[int, float] = {}
-    for variable, factor in parts:
+    for variable, factor in zip(variables, factors, strict=True):
         stacks.setdefault(variable, []).append(_root(factor.gram[variable]) @ factor.right.T)
         apart[variable] = apart.get(variable, 0.0) + factor.discarded[variable]
     small = {v: np.vstack(stack) for v, stack in stacks.items()}
     right, gram, lost = _joint_columns(
-        small, scales, cut, replace(precision, householder=True), np.ones(first.snapshots)
+        small, scales, cut, replace(precision, householder=True), np.ones(factors[0].snapshots)
     )
-    return TimeFactor(
-        first.start,
-        right,
-        gram,
-        lost,
-        apart,
-        min(defects, key=lambda d: d.time) if defects else None,
-        sum((f.cost for _, f in parts), ReadCost()),
-    )
+    defect, cost = _first(f.defect for f in factors), sum((f.cost for f in factors), ReadCost())
+    return TimeFactor(factors[0].start, right, gram, lost, apart, defect, cost)
+
+
+def _first(defects: Iterable[Defect | None]) -> Defect | None:
+    """The defect that comes first in time."""
+    return min((d for d in defects if d is not None), key=lambda d: d.time, default=None)
 
 
 def _root(gram: Matrix) -> Matrix:
@@ -156,14 +154,14 @@ def _stacked(children: Sequence[Child]) -> _Stack:
     return _Stack(mean, [b.rows for b in blocks], shifts, [b.mix for b in blocks])
 
 
-def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
-    """Reciprocal mean square of each variable, from a few blocks of it.
+def estimate_scales(factors: Sequence[TimeFactor], variables: Sequence[int]) -> dict[int, float]:
+    """Reciprocal mean square of each of the `variables`, from a few blocks of it.
 
     Any positive scale is valid; this one weighs variables of different units alike.
     """
     energy: dict[int, float] = {}
     snapshots: dict[int, set[tuple[int, int]]] = {}
-    for variable, factor in samples:
+    for variable, factor in zip(variables, factors, strict=True):
         own = float(np.trace(factor.gram[variable])) + factor.discarded[variable]
         energy[variable] = energy.get(variable, 0.0) + own
         snapshots.setdefault(variable, set()).add((factor.start, factor.snapshots))
@@ -263,7 +261,6 @@ def _merged(
     defects: Sequence[Defect | None],
 ) -> TimeFactor:
     """Time factor of the directions `turn` in the columns of consecutive time blocks."""
-    found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
     offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
     pieces = []
     for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
@@ -275,7 +272,7 @@ def _merged(
         gram,
         {v: lost[v] + sum(f.discarded[v] for f in factors) for v in gram},
         {v: sum(f.apart.get(v, 0.0) for f in factors) for v in gram},
-        min(found, key=lambda d: d.time) if found else None,
+        _first((*defects, *(f.defect for f in factors))),
         sum((f.cost for f in factors), ReadCost()),
     )
 
@@ -311,14 +308,10 @@ def _joint_columns(
 
 
 def merge_in_time(
-    blocks: Sequence[RowBlock],
-    factors: Sequence[TimeFactor],
-    inner: InnerProduct,
-    cut: Cut,
-    precision: Precision,
-    place: Place,
-) -> tuple[RowBlock, TimeFactor]:
+    pairs: Sequence[Factored], inner: InnerProduct, cut: Cut, precision: Precision, place: Place
+) -> Factored:
     """Merge consecutive time blocks of a single space block in one step."""
+    blocks, factors = zip(*pairs, strict=True)
     children = children_of(blocks, factors)
     defects = [mask_defect(children, place.row)]
     if precision.sketch:
@@ -341,7 +334,7 @@ def _merge_sketched(
     precision: Precision,
     place: Place,
     defects: Sequence[Defect | None],
-) -> tuple[RowBlock, TimeFactor] | None:
+) -> Factored | None:
     """Merge with directions found on some of the points, if it stays within the cut on all."""
     stack = _stacked(children)
     n, columns = len(stack.mean), stack.height
