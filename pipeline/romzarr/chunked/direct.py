@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from dask.delayed import Delayed, delayed
 
-from romzarr.chunked.fields import LazyTiles, PODTile, Sample, TileWriter, gather, pasted
+from romzarr.chunked.fields import LazyTiles, MaskedTileWriter, PODTile, Sample, gather, pasted
 from romzarr.chunked.pod import HeldBlocks
 from romzarr.coding.field import encode_field
 from romzarr.coding.rates import Rates, rates
@@ -123,7 +123,7 @@ def write_values(
     series: Matrix,
     step: float,
     dtype: np.dtype[Any],
-    writer: TileWriter,
+    writer: MaskedTileWriter,
     variable: str,
     masked: bool,
 ) -> Matrix:

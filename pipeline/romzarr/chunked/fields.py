@@ -15,8 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from dask.delayed import Delayed, delayed
 
+from romzarr.chunked.blocks import TileWriter
 from romzarr.chunked.plan import SpaceGrid
 from romzarr.chunked.pod import HeldBlocks
+from romzarr.chunked.spots import spread
 from romzarr.coding.field import encode_field
 from romzarr.coding.fill import fill_masked
 from romzarr.coding.rates import Rates, rates, step_of
@@ -26,10 +28,8 @@ from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import RowBlock
 
 
-class TileWriter(Protocol):
-    """Where tasks put tiles; works in any process."""
-
-    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
+class MaskedTileWriter(TileWriter, Protocol):
+    """Where tasks put tiles and masks."""
 
     def write_mask(self, variable: str, region: Region, mask: Mask) -> None: ...
 
@@ -122,8 +122,8 @@ class Sample:
         self, regions: Sequence[tuple[tuple[int, ...], Region]]
     ) -> list[tuple[tuple[int, ...], Region]]:
         """Of tiles (place in the grid, region), those taken, cut to their middles."""
-        some = np.linspace(0, len(regions) - 1, min(self.tiles, len(regions))).round().astype(int)
-        return [(regions[i][0], middle(regions[i][1], self.points)) for i in some]
+        some = (regions[i] for i in spread(len(regions), self.tiles))
+        return [(index, middle(region, self.points)) for index, region in some]
 
 
 def middle(region: Region, most: int) -> Region:
@@ -227,7 +227,7 @@ def write_tile(
     turn: Matrix,
     rank: int,
     step: float,
-    writer: TileWriter,
+    writer: MaskedTileWriter,
     variable: str,
     masked: bool,
 ) -> int:

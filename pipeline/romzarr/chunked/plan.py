@@ -128,7 +128,10 @@ class PODPlan:
 
     def grid_of(self, variable: int) -> SpaceGrid:
         """The space blocks of a variable."""
-        return SpaceGrid([row for row in self.rows if row.variable == variable])
+        return SpaceGrid(self.rows_of(variable))
+
+    def rows_of(self, variable: int) -> list[SpaceBlock]:
+        return [row for row in self.rows if row.variable == variable]
 
     @cached_property
     def tree(self) -> TimeTree:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.chunked.blocks import Tile
+from romzarr.chunked.blocks import Tile, TileWriter
 from romzarr.coding.residuals import encode_residuals, rounded_residuals
 from romzarr.contracts import Floats, Matrix, ReadBlock, ReadCost, Region
 from romzarr.numerics.rounding import rounded
@@ -21,12 +21,6 @@ class Decoder(Protocol):
     def predict(self, variable: str, time_axis: int, region: Region) -> Matrix: ...
 
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float: ...
-
-
-class ResidualsWriter(Protocol):
-    """Where tasks put tiles; works in any process."""
-
-    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class WriteResiduals:
     """Task: code the residuals of a tile and put them into the store."""
 
     decoder: Decoder
-    writer: ResidualsWriter
+    writer: TileWriter
     variable: str
     time_axis: int
     step: float

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
-from romzarr.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
 from romzarr.chunked.exact import Trial, WriteExact
 from romzarr.chunked.slices import added, gathered
 from romzarr.coding.exact import PACKABLE, ExactCoding, Packing
@@ -76,9 +76,7 @@ def _smallest(
 ) -> ExactCoding:
     """The way of coding that takes fewest bytes on parts of a few tiles."""
     ways = [*ways_of(variable, packing), *(ways_of(variable, None) if packing else [])]
-    grid = tiles_in(variable, tile)
-    some = np.unique(np.linspace(0, np.prod(grid) - 1, TRIED).round().astype(int))
-    places = [tuple(map(int, np.unravel_index(number, grid))) for number in some]
+    places = some_tiles(variable, tile, TRIED)
     sizes = gathered(lazy_tiles(variable, tile, Trial(ways, TRIED_VALUES), places), added)
     return ways[int(np.argmin(sizes))]
 

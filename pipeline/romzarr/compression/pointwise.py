@@ -18,7 +18,7 @@ import dask
 import numpy as np
 
 from romzarr.archive import Archive
-from romzarr.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
 from romzarr.chunked.slices import gathered
 from romzarr.compression.pod import Sharpened
@@ -81,9 +81,7 @@ def sharpened_by(archive: Archive, bounds: Mapping[str, float], tolerance: float
 def _fluctuation(variable: ArchivedVariable) -> float:
     """Root of the mean square about the mean in time, from three tiles."""
     tile = aligned_tile(variable, LEAST, MOST)
-    grid = tiles_in(variable, tile)
-    some = np.unique(np.linspace(0, np.prod(grid) - 1, 3).round().astype(int))
-    places = [tuple(map(int, np.unravel_index(number, grid))) for number in some]
+    places = some_tiles(variable, tile, 3)
     found = dask.compute(*lazy_tiles(variable, tile, Spread(variable.time_axis), places))
     return float(np.sqrt(np.mean(np.square(found))))
 

@@ -75,7 +75,7 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
 def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> Floats:
     """Mean of a constant variable, exactly, NaN where it is masked."""
     mean = np.empty(variable.space_shape, variable.dtype)
-    rows = [row for row in pod.held.plan.rows if row.variable == number]
+    rows = pod.held.plan.rows_of(number)
     blocks = dask.compute(*(pod.held.blocks[row.number] for row in rows))
     for row, block in zip(rows, blocks, strict=True):
         part = block.mean if block.valid is None else np.where(block.valid, block.mean, np.nan)

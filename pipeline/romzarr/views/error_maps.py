@@ -99,7 +99,7 @@ def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> list[Block]:
     share = most_bytes / (each * len(times))
     chosen: list[Block] = []
     for number in range(len(archive.variables)):
-        mine = [row for row in plan.rows if row.variable == number]
+        mine = plan.rows_of(number)
         rows = [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
         chosen += [(row, s) for row in rows for t in times for s in plan.leaves[row.number][t]]
     return chosen
