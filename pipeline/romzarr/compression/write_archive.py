@@ -16,7 +16,7 @@ from romzarr.compression.lossless import write_lossless
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD, factor_archive
 from romzarr.compression.pointwise import sharpened_by, write_residuals
-from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_model
+from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_latent
 from romzarr.config import Config
 from romzarr.contracts import Coding, ReadCost
 from romzarr.errors import AccuracyError
@@ -77,7 +77,7 @@ def write_factored(
         )
         errors = _relative_errors(coded, model, lost, in_episodes)
         _check_bound(errors, config.compression.tolerance)
-        write_model(writer, archive, model)
+        write_latent(writer, archive, model.stored.coded if model else None)
     codings = codings_of(coded)
     totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
     said = facts(archive, codings, model, errors, config, episodes.rough if episodes else None)
@@ -102,7 +102,7 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> Re
     """Put everything into the store to the bit."""
     with step("write") as writing:
         cost = write_lossless(writer, archive)
-        write_model(writer, archive, None)
+        write_latent(writer, archive, None)
         writing.bytes = cost.bytes_read
     names = [variable.name for variable in archive.variables]
     codings = Codings((Coding.LOSSLESS,) * len(names), 0, "float64")

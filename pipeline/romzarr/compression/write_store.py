@@ -20,7 +20,7 @@ from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Coding, Floats, Mask
+from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Mask
 from romzarr.numerics.pod.roughness import runs
 from romzarr.store.writing.writer import StoreWriter
 
@@ -83,12 +83,12 @@ def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> 
     return mean
 
 
-def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None) -> None:
-    """Coordinates; coefficients and models where there are any."""
+def write_latent(writer: StoreWriter, archive: Archive, coded: CodedLatent | None) -> None:
+    """Coordinates and times; coefficients and models where there are any."""
     writer.write_coordinates(archive.carried)
     writer.write_time(archive.time)
-    if model is not None:
-        writer.write_latent(model.stored.coded, archive.time.dim)
+    if coded is not None:
+        writer.write_latent(coded, archive.time.dim)
 
 
 def facts(

@@ -13,7 +13,7 @@ from romzarr.compression.model_facts import equation_facts
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config
-from romzarr.contracts import CodedLatent, Coding, Matrix, SparseModel, Vector
+from romzarr.contracts import Coding, Matrix, SparseModel, Vector
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
@@ -91,14 +91,6 @@ def write_running_fields(
             writer.fields.write_mask(variable.name, everywhere, ~valid.reshape(space))
     if len(scales):
         writer.write_singular_values(scales)
-
-
-def write_running(writer: StoreWriter, archive: Archive, coded: CodedLatent | None) -> None:
-    """Coordinates, times, and coefficients where there are any."""
-    writer.write_coordinates(archive.carried)
-    writer.write_time(archive.time)
-    if coded is not None:
-        writer.write_latent(coded, archive.time.dim)
 
 
 def running_facts(

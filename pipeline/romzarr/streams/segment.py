@@ -11,6 +11,7 @@ import xarray as xr
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_archive import write_factored
+from romzarr.compression.write_store import write_latent
 from romzarr.config import Config
 from romzarr.contracts import BlockSpan, Matrix, Vector
 from romzarr.errors import ArchiveError
@@ -28,7 +29,6 @@ from romzarr.streams.parts import (
     live_model,
     relative_errors,
     running_facts,
-    write_running,
     write_running_fields,
 )
 from romzarr.streams.reduction import StreamReduction
@@ -189,7 +189,7 @@ class OpenSegment:
             lost = lost + missed
         archive = self.frame.span(self._series, start)
         model = LiveModel(self.reduction.library, self.reduction.model)
-        write_running(writer, archive, coded)
+        write_latent(writer, archive, coded)
         self._coded, self.written, self._modes = lost, self.snapshots, pod.rank
         self._cuts, self._varying = self.reduction.cuts, pod.fluctuation > 0
         all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2
@@ -237,7 +237,7 @@ class OpenSegment:
             writer, self.frame, pod, coded.fields, coded.scales, False, coded.dtype
         )
         model = live_model(coded.a, archive.time.values, self._config)
-        write_running(writer, archive, coded.latent)
+        write_latent(writer, archive, coded.latent)
         names = [variable.name for variable in self.frame.variables]
         errors = with_largest(dict(zip(names, coded.errors.tolist(), strict=True)))
         rank = coded.a.shape[1]
