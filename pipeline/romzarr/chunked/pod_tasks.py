@@ -44,17 +44,12 @@ def joint_rows(factored: Factored, joint: TimeFactor) -> RowBlock:
     return RowBlock(block.mean, rows, block.valid)
 
 
-def _children(
-    blocks: Sequence[RowBlock | Factored], factors: Sequence[TimeFactor]
-) -> list[merge.Child]:
-    """Children of a merge; those that are leaves still have columns of their own."""
-    seen = []
-    for block, joint in zip(blocks, factors, strict=True):
-        if isinstance(block, RowBlock):
-            seen.append(block)
-        else:
-            seen.append(merge.onto_joint(*block, joint))
-    return merge.children_of(seen, factors)
+def _pairs(blocks: Sequence[RowBlock | Factored], factors: Sequence[TimeFactor]) -> list[Factored]:
+    """What a merge takes; blocks that are leaves still have columns of their own."""
+    return [
+        (block if isinstance(block, RowBlock) else merge.onto_joint(*block, joint), joint)
+        for block, joint in zip(blocks, factors, strict=True)
+    ]
 
 
 def product_of(
@@ -65,9 +60,8 @@ def product_of(
     row: int,
 ) -> tuple[Matrix, Defect | None]:
     """Inner product of the columns of consecutive time blocks on one space block."""
-    children = _children(blocks, factors)
-    product = merge.merge_product(children, inner, precision)
-    return product, merge.mask_defect(children, row)
+    pairs = _pairs(blocks, factors)
+    return merge.merge_product(pairs, inner, precision), merge.mask_defect(pairs, row)
 
 
 def merge_joint(
@@ -94,4 +88,4 @@ def rows_of(
     precision: Precision,
 ) -> RowBlock:
     """Rows of the merged time block on one space block."""
-    return merge.merge_rows(_children(blocks, factors), merged[1], precision)
+    return merge.merge_rows(_pairs(blocks, factors), merged[1], precision)

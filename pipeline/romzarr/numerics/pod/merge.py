@@ -76,23 +76,12 @@ def _root(gram: Matrix) -> Matrix:
 
 
 @dataclass(frozen=True)
-class Child:
-    """One time block's share of a merge over time, in one row block.
-
-    About the common mean it is ``[rows; sqrt(m) (own mean - mean)]`` seen through the
-    orthonormal columns ``[right, 1 / sqrt(m)]`` of its time factor.
-    """
-
-    block: RowBlock
-    start: int
-    snapshots: int
-
-
-@dataclass(frozen=True)
 class _Stack:
-    """Rows of all children, each followed by the shift of its mean, about the common mean.
+    """Rows of consecutive time blocks, each followed by the shift of its mean.
 
-    ``mixes`` turn the rows of each child into those of the columns of its time factor; without
+    About the common mean each block is ``[rows; sqrt(m) (own mean - mean)]`` seen through the
+    orthonormal columns ``[right, 1 / sqrt(m)]`` of its time factor.
+    ``mixes`` turn the rows of each block into those of the columns of its time factor; without
     one they are.
     """
 
@@ -147,10 +136,9 @@ class _Stack:
         return sum(float(inner.squares(shift)) for shift in self.shifts)
 
 
-def _stacked(children: Sequence[Child]) -> _Stack:
-    mean = common_mean(children)
-    blocks = [child.block for child in children]
-    shifts = [c.snapshots**0.5 * (c.block.mean - mean) for c in children]
+def _stacked(pairs: Sequence[Factored]) -> _Stack:
+    mean, blocks = common_mean(pairs), [block for block, _ in pairs]
+    shifts = [factor.snapshots**0.5 * (block.mean - mean) for block, factor in pairs]
     return _Stack(mean, [b.rows for b in blocks], shifts, [b.mix for b in blocks])
 
 
@@ -175,55 +163,55 @@ def onto_joint(block: RowBlock, own: TimeFactor, joint: TimeFactor) -> RowBlock:
     return replace(block, mix=own.right.T @ joint.right)
 
 
-def common_mean(children: Sequence[Child]) -> Matrix:
+def common_mean(pairs: Sequence[Factored]) -> Matrix:
     """Temporal mean of the union, formed from differences so that offsets cost nothing."""
-    total = sum(child.snapshots for child in children)
-    first = children[0].block.mean
-    shift = sum(c.snapshots / total * (c.block.mean - first) for c in children[1:])
-    return first + shift if len(children) > 1 else first
+    total = sum(factor.snapshots for _, factor in pairs)
+    first = pairs[0][0].mean
+    shift = sum(factor.snapshots / total * (block.mean - first) for block, factor in pairs[1:])
+    return first + shift if len(pairs) > 1 else first
 
 
-def merge_product(children: Sequence[Child], inner: InnerProduct, precision: Precision) -> Matrix:
-    """Inner product of the columns of all children about their common mean, on one row block."""
-    stack = _stacked(children)
-    precision = affordable(_wide_enough(children, precision), stack.height * len(stack.mean))
+def merge_product(pairs: Sequence[Factored], inner: InnerProduct, precision: Precision) -> Matrix:
+    """Inner product of the columns of all blocks about their common mean, on one row block."""
+    stack = _stacked(pairs)
+    precision = affordable(_wide_enough(pairs, precision), stack.height * len(stack.mean))
     rows = stack.panels(precision.products)
     product = product_of_panels(rows, stack.height, inner, precision)
     right = stack.mixed(product.T).T
     return right if precision.householder else stack.mixed(right)
 
 
-def merge_rows(children: Sequence[Child], turn: Matrix, precision: Precision) -> RowBlock:
+def merge_rows(pairs: Sequence[Factored], turn: Matrix, precision: Precision) -> RowBlock:
     """Mean and rows of the union, for the columns that `turn` (K, k) has chosen."""
-    precision = _wide_enough(children, precision)
-    stack = _stacked(children)
+    precision = _wide_enough(pairs, precision)
+    stack = _stacked(pairs)
     rotation = np.ascontiguousarray(stack.unmixed(turn).T, precision.rows)
     rows = np.empty((turn.shape[1], len(stack.mean)), precision.rows)
     for span, panel in stack.panels(precision.rows):
         rows[:, span] = rotation @ panel
-    return RowBlock(stack.mean, rows, children[0].block.valid)
+    return RowBlock(stack.mean, rows, pairs[0][0].valid)
 
 
-def _wide_enough(children: Sequence[Child], precision: Precision) -> Precision:
+def _wide_enough(pairs: Sequence[Factored], precision: Precision) -> Precision:
     """`precision`, in float64 where a leaf had to leave float32 for its range."""
-    kept = np.result_type(*(c.block.rows for c in children))
+    kept = np.result_type(*(block.rows for block, _ in pairs))
     if kept == precision.rows or kept.itemsize <= 4:
         return precision
     return replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
 
 
-def mask_defect(children: Sequence[Child], row: int) -> Defect | None:
+def mask_defect(pairs: Sequence[Factored], row: int) -> Defect | None:
     """First change of the mask from one time block to the next."""
-    for before, after in pairwise(children):
-        old, new = before.block.valid, after.block.valid
+    for (before, _), (after, factor) in pairwise(pairs):
+        old, new = before.valid, after.valid
         if old is None and new is None:
             continue
-        n = len(before.block.mean)
+        n = len(before.mean)
         old = np.ones(n, bool) if old is None else old
         new = np.ones(n, bool) if new is None else new
         if (changed := old != new).any():
             point = int(np.argmax(changed))
-            return Defect(after.start, "vanishes" if new[point] else "appears", row, point)
+            return Defect(factor.start, "vanishes" if new[point] else "appears", row, point)
     return None
 
 
@@ -311,24 +299,21 @@ def merge_in_time(
     pairs: Sequence[Factored], inner: InnerProduct, cut: Cut, precision: Precision, place: Place
 ) -> Factored:
     """Merge consecutive time blocks of a single space block in one step."""
-    blocks, factors = zip(*pairs, strict=True)
-    children = children_of(blocks, factors)
-    defects = [mask_defect(children, place.row)]
+    defects = [mask_defect(pairs, place.row)]
     if precision.sketch:
-        merged = _merge_sketched(children, factors, inner, cut, precision, place, defects)
+        merged = _merge_sketched(pairs, inner, cut, precision, place, defects)
         if merged is not None:
             return merged
-    columns = sum(len(block.rows) + 1 for block in blocks)
-    precision = least_work(precision, len(blocks[0].mean), columns)
-    joint = {place.variable: merge_product(children, inner, precision)}
-    scales = {place.variable: 1.0}
+    columns = sum(len(block.rows) + 1 for block, _ in pairs)
+    precision = least_work(precision, len(pairs[0][0].mean), columns)
+    joint = {place.variable: merge_product(pairs, inner, precision)}
+    scales, factors = {place.variable: 1.0}, [factor for _, factor in pairs]
     factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
-    return merge_rows(children, turn, precision), factor
+    return merge_rows(pairs, turn, precision), factor
 
 
 def _merge_sketched(
-    children: Sequence[Child],
-    factors: Sequence[TimeFactor],
+    pairs: Sequence[Factored],
     inner: InnerProduct,
     cut: Cut,
     precision: Precision,
@@ -336,7 +321,7 @@ def _merge_sketched(
     defects: Sequence[Defect | None],
 ) -> Factored | None:
     """Merge with directions found on some of the points, if it stays within the cut on all."""
-    stack = _stacked(children)
+    stack, factors = _stacked(pairs), [factor for _, factor in pairs]
     n, columns = len(stack.mean), stack.height
     points = sparse_points(n, columns)
     if points is None:
@@ -350,7 +335,7 @@ def _merge_sketched(
         precision,
         _constant(factors),
     )
-    precision = affordable(_wide_enough(children, precision), n * columns)
+    precision = affordable(_wide_enough(pairs, precision), n * columns)
     panels = stack.panels(precision.products)
     rows, gram = rotated(panels, stack.unmixed(turn), n, inner, precision)
     total = sum(float(np.trace(f.gram[place.variable])) for f in factors)
@@ -360,15 +345,7 @@ def _merge_sketched(
         return None
     own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
     factor = _merged(factors, turn, own, lost, defects)
-    return RowBlock(stack.mean, rows, children[0].block.valid), factor
-
-
-def children_of(blocks: Sequence[RowBlock], factors: Sequence[TimeFactor]) -> list[Child]:
-    """Children of a merge over time, on one row block."""
-    return [
-        Child(block, factor.start, factor.snapshots)
-        for block, factor in zip(blocks, factors, strict=True)
-    ]
+    return RowBlock(stack.mean, rows, pairs[0][0].valid), factor
 
 
 def without_constant(right: Matrix) -> Matrix:
