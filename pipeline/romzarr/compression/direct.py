@@ -207,14 +207,8 @@ def _excess(pod: ArchivePOD, plan: DirectVariable, loss: Matrix) -> float:
 def _lazy(
     archive: Archive, pod: ArchivePOD, number: int, sample: Sample | None = None
 ) -> LazyValues:
-    return lazy_values(
-        pod.held,
-        pod.series,
-        number,
-        archive.variables[number],
-        float(pod.averages[number]),
-        sample,
-    )
+    variable, offset = archive.variables[number], float(pod.averages[number])
+    return lazy_values(pod.held, pod.series, number, variable, offset, sample)
 
 
 def _lost(values: LazyValues, function: Any, *args: Any) -> Matrix:
