@@ -19,10 +19,12 @@ from romzarr.coding.differences import MOST_ORDER
 from romzarr.coding.rates import Rates, allocate, rates, step_of
 from romzarr.coding.tiles import encode_rows, field_levels, tile_rows
 from romzarr.coding.wavelet import depth
-from romzarr.compression.pod import Earlier
+from romzarr.compression.allocate_bits import MODE_BITS
+from romzarr.compression.pod import NEGLIGIBLE, Earlier
 from romzarr.contracts import CodedLatent, Matrix, Vector
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
+from romzarr.numerics.pod.basis import SQUARED
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.numerics.pod.truncation import tails
 from romzarr.streams.blocks import Frame
@@ -30,12 +32,6 @@ from romzarr.streams.chain import Chain, Tail
 from romzarr.streams.parts import norms_of
 from romzarr.streams.running import RunningFields, code_fields_with, corrections_alone
 
-# Bits of a mode besides its fields and coefficients: its singular value.
-MODE_BITS = 64.0
-# Share of the squared error that modes may hold which nobody looks at again.
-NEGLIGIBLE = 1e-3
-# Of the largest energy: what of it is smaller, inner products do not tell.
-SQUARED = 1e-12
 # Coding modes of the tail together with new ones moves them a little, which new ones coded so much
 # finer make up for; or so many more of them.
 FINER, MOST_MORE = 2.0, 8
@@ -125,10 +121,6 @@ class _Coder:
 
     # --- what is to be coded ----------------------------------------------------------------
 
-    def _energies(self, rows: Matrix) -> Matrix:
-        """Squared norms (k, V) of rows (k, n) in each variable."""
-        return self.pod.inner.squares(rows)
-
     @cached_property
     def _rows(self) -> Matrix:
         """What the table ``[1 a]`` is multiplied by (r + 1, n) to give snapshots less origin."""
@@ -157,7 +149,7 @@ class _Coder:
         values, turn = np.linalg.eigh(joint.gram(left))
         rank = int(np.count_nonzero(values > SQUARED * max(values[-1], 0.0)))
         new = (turn[:, ::-1].T @ left)[:rank] / np.sqrt(values[::-1][:rank, None])
-        energies = values[::-1][:rank, None] * self._energies(new)
+        energies = values[::-1][:rank, None] * self.pod.inner.squares(new)
         useful = int(np.argmax((tails(energies.T) <= NEGLIGIBLE * self._room[:, None]).all(axis=0)))
         new = new[:useful]
         return new, np.concatenate([on, joint.products(rest, new)], axis=1)
@@ -184,7 +176,7 @@ class _Coder:
     def _plan(self) -> tuple[int, float, Vector] | None:
         """New modes, step of the coefficients, steps (V,) of the fields that cost fewest bits."""
         new, a = self._modes[0], self._coefficients
-        shares = self._energies(np.concatenate([self.chain.modes, new])).T[self._live]
+        shares = self.pod.inner.squares(np.concatenate([self.chain.modes, new])).T[self._live]
         units = np.sqrt(self.pod.fluctuation)
         chosen = allocate(
             [self._field_rates(v, units[v]) for v in self._live],
@@ -247,7 +239,7 @@ class _Coder:
     @property
     def _enough(self) -> int:
         """New modes with which what is left out alone is within the bound."""
-        energies = self._scales[:, None] ** 2 * self._energies(self._modes[0])
+        energies = self._scales[:, None] ** 2 * self.pod.inner.squares(self._modes[0])
         return int(np.argmax((tails(energies.T) <= self._room[:, None]).all(axis=0)))
 
     # --- coding -----------------------------------------------------------------------------
@@ -269,7 +261,7 @@ class _Coder:
         if tail and own:
             change = modes[:own] - self.chain.modes[old:]
             r = np.linalg.qr(tail.a[:, old:], mode="r")
-            moved = self._energies(r @ change).sum(axis=0)
+            moved = self.pod.inner.squares(r @ change).sum(axis=0)
             lost = lost + moved + 2 * np.sqrt(self.earlier.lost * moved)
         if (lost > self.budget.tolerated**2).any():
             return None
@@ -312,11 +304,11 @@ class _Coder:
         """
         both = np.concatenate([self._table, -a], axis=1)
         r = np.linalg.qr(both, mode="r")
-        missed = self._energies(r @ np.concatenate([self._rows, basis])).sum(axis=0)
+        missed = self.pod.inner.squares(r @ np.concatenate([self._rows, basis])).sum(axis=0)
         lost = self.pod.lost
         if not self.pod.is_exact:
             return (np.sqrt(lost) + np.sqrt(missed)) ** 2
-        noisy = self._energies(np.linalg.qr(noise, mode="r") @ basis).sum(axis=0)
+        noisy = self.pod.inner.squares(np.linalg.qr(noise, mode="r") @ basis).sum(axis=0)
         return np.asarray(lost + missed + 2 * np.sqrt(lost * noisy))
 
     def _errors(self, lost: Vector) -> Vector:

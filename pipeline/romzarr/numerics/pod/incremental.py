@@ -256,10 +256,12 @@ class IncrementalPOD:
         a, left = self._basis.project(values)
         room = np.maximum(self.tolerance**2 * self.counting - self.left, 0.0)
         # Coefficients may be large beside one variable, and cancel in it.
-        rounded = self._energies(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._basis.lengths
+        rounded = (
+            self.inner.squares(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._basis.lengths
+        )
         room += ROUNDING**2 * rounded
         # Once is enough, unless what is best for all variables together is too little for one.
-        while (self._energies(left).sum(axis=0) > room).any():
+        while (self.inner.squares(left).sum(axis=0) > room).any():
             before = self.rank
             self._append(self._leading(left, room))
             if self.rank == before:
@@ -288,7 +290,7 @@ class IncrementalPOD:
             return None
         move, modes, spread = self._principal_axes()
         met = move.turn @ self._met[1:] + np.outer(move.shift, self._met[0])
-        dropped = tails((spread[:, None] ** 2 * self._energies(modes)).T).T
+        dropped = tails((spread[:, None] ** 2 * self.inner.squares(modes)).T).T
         meeting = tails(self.inner.products(met, modes).T).T + np.sqrt(self._unmet * dropped)
         lost = np.maximum(self.lost + dropped + 2 * meeting, 0.0)
         within = np.all(lost <= tolerance**2 * self.counting, axis=1)
@@ -338,7 +340,7 @@ class IncrementalPOD:
 
     def _squares(self, shift: Matrix) -> Vector:
         """Squared norms (V,) of all snapshots made of (r + 1, n) with the coefficients."""
-        return self._energies(self.triangle @ shift).sum(axis=0)
+        return self.inner.squares(self.triangle @ shift).sum(axis=0)
 
     # --- one update -----------------------------------------------------------------------
 
@@ -362,18 +364,14 @@ class IncrementalPOD:
             f"finite, or NaN in all snapshots"
         )
 
-    def _energies(self, rows: Matrix) -> Matrix:
-        """Squared norms (k, V) of rows (k, n) in each variable."""
-        return self.inner.squares(rows)
-
     def _count(self, values: Matrix) -> None:
         """Mean and fluctuation with a block more (Chan, Golub, LeVeque 1983)."""
         count, before = len(values), self.snapshots
         mean = values.sum(axis=0) / count
         apart = mean - self._mean
         both = before + count
-        self.fluctuation = self.fluctuation + self._energies(values - mean).sum(axis=0)
-        distance = np.sqrt(self._energies(apart[None])[0]) - self._sum_missed / max(before, 1)
+        self.fluctuation = self.fluctuation + self.inner.squares(values - mean).sum(axis=0)
+        distance = np.sqrt(self.inner.squares(apart[None])[0]) - self._sum_missed / max(before, 1)
         self.fluctuation += before * count / both * np.maximum(distance, 0.0) ** 2
         self._mean = self._mean + count / both * apart
         self.snapshots = both
@@ -392,7 +390,7 @@ class IncrementalPOD:
         else:
             rooted = self.inner.joint(balance).rooted(left)
             turn = scipy.linalg.svd(rooted, full_matrices=False)[0]
-            shares = self._energies(turn.T @ left)
+            shares = self.inner.squares(turn.T @ left)
         left_out = tails(shares.T).T
         within = np.all(left_out <= room, axis=1)
         return turn[:, : int(np.argmax(within))].T @ left
@@ -429,7 +427,7 @@ class IncrementalPOD:
 
     def _account(self, a: Matrix, left: Matrix) -> None:
         """Count what snapshots keep (b, r) and what they lose (b, n)."""
-        energy = self._energies(left).sum(axis=0)
+        energy = self.inner.squares(left).sum(axis=0)
         self.left, self.lost = self.left + energy, self.lost + energy
         both = np.concatenate([np.ones((len(a), 1)), a], axis=1)
         self._met += both.T @ left
