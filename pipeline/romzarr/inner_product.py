@@ -31,6 +31,11 @@ class InnerProduct:
 
     weights: Floats | None = None
 
+    @property
+    def even(self) -> bool:
+        """Whether all points count alike: then it holds no array."""
+        return self.weights is None
+
     def on(self, points: Any) -> InnerProduct:
         """Restrict it to some of the points, by what indexes an array of them."""
         return self if self.weights is None else InnerProduct(self.weights[points])
@@ -101,7 +106,7 @@ class InnerProducts:
     def of(cls, each: Sequence[InnerProduct], sizes: Sequence[int]) -> InnerProducts:
         """Those of variables with so many points."""
         parts = tuple(slice(a, b) for a, b in pairwise(np.cumsum([0, *sizes]).tolist()))
-        if all(inner.weights is None for inner in each):
+        if all(inner.even for inner in each):
             return cls(InnerProduct(), parts)
         both = zip(each, sizes, strict=True)
         weights = [inner.flat.weighted(np.ones(size)) for inner, size in both]

@@ -39,8 +39,7 @@ class Builder:
     """Adds tasks of one POD to ``graph``; `own_cut` is that of single space blocks.
 
     `inner` has the inner product of each space block, `scales` the factor on the energy of each
-    variable. All keys have one name of their own:
-    results are never shared with another run.
+    variable. All keys have one name of their own: results are never shared with another run.
     """
 
     plan: PODPlan
@@ -57,9 +56,7 @@ class Builder:
         self.owners = [row.variable for row in self.plan.rows]
         self.alone = len(self.owners) == 1
         self.common: Graph = {
-            self.key("inner", row): inner
-            for row, inner in enumerate(self.inner)
-            if inner.weights is not None
+            self.key("inner", row): inner for row, inner in enumerate(self.inner) if not inner.even
         }
         for variable in self.variables:
             self.common.update(variable.source.graph())
