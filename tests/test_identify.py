@@ -70,7 +70,7 @@ def found_again(system: KnownSystem, snapshots: int, config: Config, seed: int =
     if coded.rank != system.states:
         return Found(coded.rank, np.inf, np.inf)
     a, tolerances = coded.a, coded.tolerances
-    found = identify(a, times, tolerances, config, step=coded.step, coded_bytes=coded.bits / 8)
+    found = identify(a, times, tolerances, config, step=coded.step, coded_bytes=coded.plan.bits / 8)
     model = Dynamics(found.systems.library, found.models[0].coefficients)
     # a(t), before it is coded, is an affine map of the states but for noise. Under such a map a
     # polynomial ODE stays one of the same degree.

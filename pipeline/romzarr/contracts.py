@@ -15,7 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.inner_product import InnerProduct
+
 Floats = NDArray[np.floating[Any]]
+Matrix = NDArray[np.float64]
+Vector = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Region = tuple[slice, ...]
 
 
@@ -44,17 +49,34 @@ class BlockSpan:
 
 
 @dataclass(frozen=True)
-class ReadBlock:
-    """Values of one block of the archive and what reading them cost.
+class ReadCost:
+    """What reading took.
 
-    ``values`` has the variable's own order of dims; masked points are NaN.
     ``bytes_read`` counts what was fetched from storage (before decompression; the array's
     bytes where the source is in memory), ``chunks_read`` the chunks of the archive touched.
+    """
+
+    bytes_read: int = 0
+    chunks_read: int = 0
+
+    def __add__(self, other: ReadCost) -> ReadCost:
+        return ReadCost(self.bytes_read + other.bytes_read, self.chunks_read + other.chunks_read)
+
+
+@dataclass(frozen=True)
+class ReadBlock:
+    """Values of one block of the archive and what reading them cost, as of `ReadCost`.
+
+    ``values`` has the variable's own order of dims; masked points are NaN.
     """
 
     values: Floats
     bytes_read: int
     chunks_read: int
+
+    @property
+    def cost(self) -> ReadCost:
+        return ReadCost(self.bytes_read, self.chunks_read)
 
 
 class BlockSource(Protocol):
@@ -96,8 +118,8 @@ class ArchivedVariable:
     """One time-dependent floating-point variable of the archive.
 
     ``chunks`` holds the chunk lengths per dim, in the variable's own order of dims, as
-    dask.array does. ``weights`` has the shape of the variable without time (or is None),
-    is non-negative, and multiplies the squared error of each point.
+    dask.array does. ``inner_product`` is that of the points, in the shape of the variable without
+    time.
     """
 
     name: str
@@ -107,7 +129,7 @@ class ArchivedVariable:
     chunks: tuple[tuple[int, ...], ...]
     time_axis: int
     source: BlockSource
-    weights: Floats | None = None
+    inner_product: InnerProduct = field(default_factory=InnerProduct)
 
     @property
     def space_dims(self) -> tuple[str, ...]:

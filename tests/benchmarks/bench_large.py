@@ -67,7 +67,7 @@ def child(recipe: Recipe, tolerance: float, workers: int, limit: int) -> Record:
         before = client.run(spent)
         wall, cpu = time.perf_counter(), time.process_time()
         pod = factor_archive(open_archive(path), config)
-        modes = [dask.delayed(_mode_bytes, pure=False)(b, pod.turn) for b in pod.blocks]
+        modes = [dask.delayed(_mode_bytes, pure=False)(b, pod.turn) for b in pod.held.blocks]
         basis_bytes = sum(dask.compute(*modes))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         after = client.run(spent)

@@ -100,7 +100,7 @@ def romzarr_pod(case: Case) -> Work:
         # What `compress` may use are some modes more: coding may spend less on them than they do.
         left = np.sqrt(tails(pod.energies[0]) + pod.dropped[0] ** 2) + pod.apart[0]
         rank = int(np.argmax(left <= case.tolerance * pod.norms[0].fluctuation))
-        blocks, turn = dask.compute(*pod.blocks), pod.turn[:, :rank].T
+        blocks, turn = dask.compute(*pod.held.blocks), pod.turn[:, :rank].T
         # Times the singular values, which the coefficients are without.
         modes = np.hstack([turn.astype(b.rows.dtype) @ b.rows for b in blocks])
         mean = np.concatenate([b.mean for b in blocks])

@@ -32,7 +32,7 @@ def dynamics_record(archive: Archive, tolerance: float) -> Record:
         if not coded.rank:
             return {"failed": "no variable is coded by POD"}
         a, times, limits = coded.a, archive.time.values, coded.tolerances
-        model = identify(a, times, limits, config, step=coded.step, coded_bytes=coded.bits / 8)
+        model = identify(a, times, limits, config, step=coded.step, coded_bytes=coded.plan.bits / 8)
         by_degree = polynomial_bytes(a, limits, coded.step)
         wavelets = bytes_alone(a, limits, coded.step, ())
     degree, latent = min(by_degree, key=lambda each: by_degree[each]), model.latent.coded

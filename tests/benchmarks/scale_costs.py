@@ -78,7 +78,7 @@ def child(recipe: Recipe, leaves: int) -> Record:
             "seconds": wall,
             "cpu": sum(after[w]["cpu"] - before[w]["cpu"] for w in after),
             "moved": sum(client.run(_sent).values()) - moved,
-            "read": pod.factor.bytes_read,
+            "read": pod.factor.cost.bytes_read,
             "raw": recipe.raw_bytes,
             "rank": pod.factor.right.shape[1],
         }
@@ -133,9 +133,10 @@ def costs(found: Record, snapshots: int, arity: int, tail: float) -> Costs:
 
 def merge_seconds(points: int, rank: int, arity: int) -> float:
     """CPU seconds to merge `arity` time blocks of one space block, each with `rank` rows."""
-    from romzarr.chunked.pod_tasks import merge_pairs
+    from romzarr.inner_product import InnerProduct
     from romzarr.numerics.pod.factors import Place, RowBlock, TimeFactor
     from romzarr.numerics.pod.inner_products import choose_precision
+    from romzarr.numerics.pod.merge import merge_in_time
     from romzarr.numerics.pod.truncation import tree_cut
 
     rng = np.random.default_rng(0)
@@ -148,7 +149,7 @@ def merge_seconds(points: int, rank: int, arity: int) -> float:
         pairs.append((RowBlock(np.zeros(points), rows), factor))
     precision = choose_precision([np.dtype("f4")], TOLERANCE)
     began = time.process_time()
-    merge_pairs(pairs, None, tree_cut(TOLERANCE, None, 6), precision, Place(0, 0, 0))
+    merge_in_time(pairs, InnerProduct(), tree_cut(TOLERANCE, None, 6), precision, Place(0, 0, 0))
     return time.process_time() - began
 
 

@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose
 from romzarr.chunked.plan import plan_pod
 from romzarr.chunked.pod import LazyPOD, decompose
 from romzarr.contracts import ArchivedVariable, ReadBlock, Region
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import Precision
 from tests.oracles import (
@@ -70,7 +71,7 @@ def archived(rows, shape, time_axis, chunks, weights=None, source=RecordedSource
         chunks,
         time_axis,
         source(np.ascontiguousarray(values)),
-        None if weights is None else weights.reshape(shape),
+        InnerProduct(None if weights is None else weights.reshape(shape)),
     )
 
 
@@ -98,7 +99,7 @@ def assert_tree_holds(lazy, factor, blocks, variables, eps):
     assert np.abs(skew).max(initial=0.0) <= 1e-6
     for number, variable in enumerate(variables):
         x = snapshots_by_rows(variable.source.array, variable.time_axis)
-        weights = None if variable.weights is None else variable.weights.ravel()
+        weights = variable.inner_product.flat.weights
         mean, rows = assembled(lazy, blocks, variables, number)
         total = weighted_norm(fluctuation(x), weights) ** 2
         size = np.abs(fluctuation(x)).max()
@@ -358,6 +359,6 @@ def test_the_first_defect_of_the_record_is_named_wherever_the_chunks_end(
 def test_what_was_read_is_counted():
     variable = archived(np.random.default_rng(0).random((24, 10)), (10,), 0, ((6,) * 4, (5, 5)))
     factor, _ = run(decompose([variable], tolerance=1e-2, plan=plan_pod([variable], 1)))
-    assert (factor.chunks_read, factor.bytes_read) == (8, 80)
+    assert (factor.cost.chunks_read, factor.cost.bytes_read) == (8, 80)
     corners = list(product(range(0, 24, 6), range(0, 10, 5)))
     assert sorted((r[0].start, r[1].start) for r in variable.source.reads) == corners

@@ -102,7 +102,7 @@ def test_in_slices_the_pod_is_the_same(times, spaces, variables):
         for a, b in zip(dask.compute(*whole.blocks), dask.compute(*sliced.blocks), strict=True):
             np.testing.assert_array_equal(a.rows, b.rows)
         estimated = run_pod(given_, **how | {"scales": None}, slice_tasks=20)
-    assert estimated.factor.chunks_read == whole.factor.chunks_read
+    assert estimated.factor.cost.chunks_read == whole.factor.cost.chunks_read
     energy = [np.sort(np.linalg.eigvalsh(f.gram[0]))[-3:] for f in (whole.factor, estimated.factor)]
     assert_allclose(energy[0], energy[1], rtol=1e-3)
 
@@ -158,7 +158,7 @@ def test_a_scheduler_never_holds_more_than_it_is_given(client, times, spaces):
     held = plan.arity * len(plan.tree.edges) * (len(plan.rows) + 1)
     assert plugin.most <= 60 + 2 * 30 + held
     assert plan.tasks(*plan.tree.root) > 2 * plugin.most
-    assert pod.factor.chunks_read == times * spaces
+    assert pod.factor.cost.chunks_read == times * spaces
     assert len(dask.compute(*pod.blocks)) == len(plan.rows)
 
 
@@ -226,7 +226,7 @@ def test_what_a_lost_worker_held_is_made_again(caplog):
         finally:
             log.removeHandler(handler)
         assert len(made.cluster.workers[1].data)
-        assert found.factor.chunks_read == expected.factor.chunks_read == 180
+        assert found.factor.cost.chunks_read == expected.factor.cost.chunks_read == 180
         assert_allclose(found.factor.right, expected.factor.right, atol=1e-9)
     assert "again" in caplog.text
 

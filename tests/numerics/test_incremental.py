@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from romzarr.errors import ArchiveError
+from romzarr.inner_product import InnerProduct, InnerProducts
 from romzarr.numerics.pod.incremental import AT_ONCE, IncrementalPOD
 from romzarr.numerics.triangles import canonical_r
 from tests.oracles import decaying_matrix, fluctuation, singular_values
@@ -30,6 +31,11 @@ def streamed(rows, blocks, tolerance, *, cut=None, every=3, **settings):
             move = pod.cut(cut)
             a = move(a) if move is not None else a
     return pod, a
+
+
+def side_by_side(sizes, weights=None):
+    each = [None] * len(sizes) if weights is None else np.split(weights, np.cumsum(sizes)[:-1])
+    return InnerProducts.of([InnerProduct(part) for part in each], sizes)
 
 
 def by_variable(rows, sizes, weights=None):
@@ -62,7 +68,7 @@ def test_what_was_lost_is_known_exactly(
     if weighted:
         weights[np.cumsum([0, *sizes[:-1]])] = 1.0
     blocks = data.draw(chunkings(m))
-    pod, a = streamed(rows, blocks, tolerance, cut=cut, weights=weights, sizes=sizes)
+    pod, a = streamed(rows, blocks, tolerance, cut=cut, inner=side_by_side(sizes, weights))
 
     total = by_variable(fluctuation(rows), sizes, weights)
     assert pod.snapshots == m
@@ -74,7 +80,7 @@ def test_what_was_lost_is_known_exactly(
     assert (np.abs(pod.lost - error) <= 1e-10 * error + 1e-13 * total + rounding).all()
     bound = tolerance**2 + (cut or 0.0) ** 2
     assert (error <= bound * total * (1 + 1e-9) + 1e-24 * total + 1e3 * rounding).all()
-    gram = (pod.modes * pod._inner) @ pod.modes.T
+    gram = pod.inner.joint(pod._basis.factors).gram(pod.modes)
     assert_allclose(gram, np.eye(pod.rank), atol=1e-6)
     ones = np.concatenate([np.ones((m, 1)), a], axis=1)
     assert_allclose(
@@ -194,7 +200,7 @@ def test_zero_weights_come_back_and_masked_points_are_left_alone():
     rows = 2.0 + decaying_matrix(rng, 40, 30, 1, rank=4)
     weights = np.ones(30)
     weights[::7] = 0
-    pod, a = streamed(rows, (7,) * 5 + (5,), 1e-10, cut=1e-10, weights=weights)
+    pod, a = streamed(rows, (7,) * 5 + (5,), 1e-10, cut=1e-10, inner=side_by_side((30,), weights))
     assert_allclose(pod.rebuilt(a), rows, atol=1e-8)
     hidden = rows.copy()
     hidden[:, ::5] = np.nan
@@ -209,7 +215,7 @@ def test_a_variable_that_is_constant_costs_nothing_until_it_moves():
     second = np.zeros((40, 6))
     second[25:] = 1e4 * decaying_matrix(rng, 15, 6, 1, rank=2)
     rows = np.concatenate([first, 7.0 + second], axis=1)
-    pod = IncrementalPOD(1e-6, sizes=(10, 6))
+    pod = IncrementalPOD(1e-6, inner=side_by_side((10, 6)))
     for k in range(25):
         pod.update(rows[k : k + 1])
     assert pod.rank == 2
@@ -224,7 +230,7 @@ def test_directions_that_are_best_for_all_suffice_for_each():
     """Least squares over all variables may leave one of them more than its share."""
     rng = np.random.default_rng(216)
     rows = decaying_matrix(rng, 39, 28, 2) + rng.standard_normal(28)
-    pod, a = streamed(rows, [17, 5, 17], 0.1, sizes=[23, 5])
+    pod, a = streamed(rows, [17, 5, 17], 0.1, inner=side_by_side((23, 5)))
     error = by_variable(rows - pod.rebuilt(a), [23, 5])
     assert (error <= 0.01 * by_variable(fluctuation(rows), [23, 5])).all()
 
@@ -236,7 +242,7 @@ def test_a_variable_that_begins_to_move_does_so_in_its_own_units(scale):
     small, large = scale * rng.standard_normal((60, 80)), rng.standard_normal((60, 70))
     still = np.where(np.arange(60) == 30, -299.0, -300.0)[:, None] * np.ones((1, 6))
     rows, sizes = np.concatenate([small, still, large], axis=1), (80, 6, 70)
-    pod, a = streamed(rows, [13, 2, 45], 1e-4, sizes=sizes)
+    pod, a = streamed(rows, [13, 2, 45], 1e-4, inner=side_by_side(sizes))
     whole = by_variable(rows - rows.mean(axis=0), sizes)
     assert (by_variable(rows - pod.rebuilt(a), sizes) <= 1e-8 * whole).all()
     # What coefficients of modes cancel of each other costs digits.
@@ -283,7 +289,5 @@ def test_what_cannot_be_is_named(value, place, words):
 
 def test_sizes_have_to_fit():
     with pytest.raises(ValueError, match="10 points"):
-        IncrementalPOD(0.1, sizes=(4, 4)).update(np.zeros((2, 10)))
-    with pytest.raises(ValueError, match="10 points"):
-        IncrementalPOD(0.1, weights=np.ones(3)).update(np.zeros((2, 10)))
+        IncrementalPOD(0.1, inner=side_by_side((4, 4))).update(np.zeros((2, 10)))
     assert IncrementalPOD(0.1).rank == 0

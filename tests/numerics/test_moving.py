@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, TriangularFactor
 from romzarr.errors import LibraryError
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.library import FourierLibrary, PolynomialLibrary
-from romzarr.numerics.dynamics.moving import monomial_map, moved_factor, moved_library, moved_plan
+from romzarr.numerics.dynamics.moving import monomial_map, moved_library, moved_plan, weak_maps
 from romzarr.numerics.dynamics.stlsq import stlsq
 from romzarr.numerics.dynamics.weakform import plan_windows, triangular_factor
+from romzarr.numerics.triangles import square_r
 from tests.strategies import seeds
 from tests.systems_of_odes import LORENZ, with_noise
 
@@ -30,6 +31,14 @@ def a_rotation(rng, states):
 
 def whole(a, times, library, plan):
     return triangular_factor(a, times, library, plan, BlockSpan(0, len(times)))
+
+
+def moved_factor(factor, library, plan, move):
+    """Triangle of the weak system after a move, from that before."""
+    both, of_noise = weak_maps(library, move, plan)
+    noise = None if factor.noise is None else square_r(factor.noise @ of_noise)
+    terms = moved_library(library, move).size
+    return TriangularFactor(square_r(factor.r @ both), terms, factor.windows, noise)
 
 
 @settings(deadline=None, max_examples=60)

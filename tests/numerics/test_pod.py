@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.block import SNAPSHOTS_AT_ONCE, factor_block
 from romzarr.numerics.pod.factors import Defect, Place
 from romzarr.numerics.pod.inner_products import DOUBLE, SMALL, Precision, choose_precision
@@ -24,6 +25,7 @@ SKETCH = replace(SINGLE, sketch=True)
 HOUSEHOLDER = Precision(np.dtype(np.float64), np.dtype(np.float64), householder=True)
 HERE = Place(0, 0, 0)
 KEEP_ALL = Cut(0.0)
+EVEN = InnerProduct()
 
 
 def rows_of(block):
@@ -76,7 +78,7 @@ def test_a_block_is_its_mean_its_modes_and_what_was_dropped(
     if weighted:
         weights[0] = 1.0
     precision = HOUSEHOLDER if householder else DOUBLE
-    block, factor = factor_block(rows, weights, Cut(share), precision, HERE)
+    block, factor = factor_block(rows, InnerProduct(weights), Cut(share), precision, HERE)
 
     assert_factors_hold(block, factor, rows, weights, eps=1e-13)
     total = weighted_norm(fluctuation(rows), weights) ** 2
@@ -94,7 +96,7 @@ def test_the_constant_is_never_taken_for_a_fluctuation(precision, m):
     n = max(m - 1, 2)
     rows = 3.0 + np.linalg.qr(rng.standard_normal((m, m)))[0] @ rng.standard_normal((m, n))
     rows += decaying_matrix(rng, m, n, 0)
-    block, factor = factor_block(rows, None, KEEP_ALL, precision, HERE)
+    block, factor = factor_block(rows, EVEN, KEEP_ALL, precision, HERE)
     assert factor.right.shape[1] <= m - 1
     assert_allclose(rebuilt(block, factor), rows, atol=1e-5)
 
@@ -106,7 +108,7 @@ def test_householder_factors_resolve_what_squaring_would_lose(decades, weighted,
     rng = np.random.default_rng(seed)
     rows = decaying_matrix(rng, 30, 50, decades)
     weights = 0.5 + rng.random(50) if weighted else None
-    _, factor = factor_block(rows, weights, KEEP_ALL, HOUSEHOLDER, HERE)
+    _, factor = factor_block(rows, InnerProduct(weights), KEEP_ALL, HOUSEHOLDER, HERE)
 
     expected = singular_values(rows, weights)
     found = np.zeros_like(expected)
@@ -123,7 +125,7 @@ def test_large_offsets_and_extreme_units_cost_no_digits(precision, offset, scale
     rng = np.random.default_rng(5)
     rows = (offset + scale * decaying_matrix(rng, 60, 900, 2, rank=30) * 100).astype(np.float32)
     exact = rows.astype(np.float64)
-    block, factor = factor_block(rows, None, Cut(1e-6), precision, HERE)
+    block, factor = factor_block(rows, EVEN, Cut(1e-6), precision, HERE)
 
     size = np.linalg.norm(fluctuation(exact))
     assert_allclose(
@@ -173,7 +175,7 @@ def test_what_a_sketch_of_the_points_cannot_see_is_kept_or_accounted_for(
     n = max(STRIDES[0] * POINTS_A_COLUMN * m, SMALL // m) + 7
     rows = (partly_hidden(m, n, hidden) + offset).astype(np.float32)
     weights = np.random.default_rng(1).random(n) if weighted else None
-    block, factor = factor_block(rows, weights, Cut(share), SKETCH, HERE)
+    block, factor = factor_block(rows, InnerProduct(weights), Cut(share), SKETCH, HERE)
     assert_accounted_for(block, factor, rows, weights, share)
 
 
@@ -185,11 +187,10 @@ def test_what_a_sketch_of_a_merge_cannot_see_is_kept_or_accounted_for(hidden, we
     rows = partly_hidden(m, n, hidden).astype(np.float32)
     weights = np.random.default_rng(1).random(n) if weighted else None
     parts = [
-        factor_block(rows[a : a + 20], weights, KEEP_ALL, DOUBLE, Place(0, 0, a))
+        factor_block(rows[a : a + 20], InnerProduct(weights), KEEP_ALL, DOUBLE, Place(0, 0, a))
         for a in range(0, m, 20)
     ]
-    blocks, factors = zip(*parts, strict=True)
-    merged = merge_in_time(blocks, factors, weights, Cut(share), SKETCH, HERE)
+    merged = merge_in_time(parts, InnerProduct(weights), Cut(share), SKETCH, HERE)
     assert_accounted_for(*merged, rows, weights, share)
 
 
@@ -197,7 +198,7 @@ def test_a_sketch_keeps_no_more_than_looking_at_all_points():
     rows = partly_hidden(40, SMALL // 30, 0.1).astype(np.float32)
     rows += 1e-5 * np.random.default_rng(2).standard_normal(rows.shape, np.float32)
     sketched, everything = (
-        factor_block(rows, None, Cut(1e-6), precision, HERE)[0] for precision in (SKETCH, SINGLE)
+        factor_block(rows, EVEN, Cut(1e-6), precision, HERE)[0] for precision in (SKETCH, SINGLE)
     )
     assert len(sketched.rows) == len(everything.rows) == 2
 
@@ -206,7 +207,7 @@ def test_a_sketch_keeps_no_more_than_looking_at_all_points():
 @pytest.mark.parametrize("value", [0.0, 0.1, 300.1, 1e-38, 3e38])
 def test_a_constant_has_no_modes_and_an_exact_mean(precision, value):
     rows = np.full((50, 33), value, np.float32)
-    block, factor = factor_block(rows, None, Cut(1e-6), precision, HERE)
+    block, factor = factor_block(rows, EVEN, Cut(1e-6), precision, HERE)
     assert factor.right.shape == (50, 0)
     assert np.array_equal(block.mean.astype(np.float32), rows[0])
     assert factor.discarded[0] == 0
@@ -216,7 +217,7 @@ def test_a_constant_has_no_modes_and_an_exact_mean(precision, value):
 def test_squares_that_leave_float64_are_a_defect_with_its_place(scale):
     rows = np.zeros((9, 4))
     rows[5, 2] = scale
-    _, factor = factor_block(rows, None, KEEP_ALL, DOUBLE, Place(3, 7, 100))
+    _, factor = factor_block(rows, EVEN, KEEP_ALL, DOUBLE, Place(3, 7, 100))
     assert factor.defect == Defect(105, "scale", 7, 2)
 
 
@@ -226,7 +227,7 @@ def test_sums_that_overflow_of_values_that_do_not_are_a_defect(precision, share)
     t = np.linspace(0, 1, 150)[:, None]
     rows = (3 * t**2 - t) * np.linspace(0.2, 1, 6)
     rows *= share * np.finfo(float).max / rows.max()
-    _, factor = factor_block(rows, None, KEEP_ALL, precision, Place(3, 7, 100))
+    _, factor = factor_block(rows, EVEN, KEEP_ALL, precision, Place(3, 7, 100))
     assert factor.defect is not None
     assert factor.defect.kind == "scale"
 
@@ -255,9 +256,9 @@ def test_masked_points_change_nothing_else(seed, share, precision):
     rows = decaying_matrix(rng, 20, 40, 3).astype(np.float32)
     hidden = rng.random(40) < share
     hidden[0] = False
-    alone = factor_block(rows[:, ~hidden], None, Cut(1e-6), precision, HERE)
+    alone = factor_block(rows[:, ~hidden], EVEN, Cut(1e-6), precision, HERE)
     masked = np.where(hidden, np.float32(np.nan), rows)
-    block, factor = factor_block(masked, None, Cut(1e-6), precision, HERE)
+    block, factor = factor_block(masked, EVEN, Cut(1e-6), precision, HERE)
 
     assert factor.defect is None
     assert np.array_equal(block.valid, ~hidden) if hidden.any() else block.valid is None
@@ -289,14 +290,14 @@ def test_the_first_value_that_cannot_be_compressed_is_found(
     rows[9, 2] = np.inf
     if kind == "inf":
         rows[7:, 5] = after
-    _, factor = factor_block(rows, None, KEEP_ALL, precision, Place(0, 4, 1000))
+    _, factor = factor_block(rows, EVEN, KEEP_ALL, precision, Place(0, 4, 1000))
     assert (factor.defect.time, factor.defect.kind) == (1007, kind)
     assert (factor.defect.row, factor.defect.point) == (4, 5)
 
 
 @pytest.mark.parametrize("precision", [SINGLE, DOUBLE, HOUSEHOLDER])
 def test_a_block_that_is_masked_from_its_first_snapshot_to_its_last_has_no_defect(precision):
-    _, factor = factor_block(np.full((5, 3), np.nan), None, KEEP_ALL, precision, HERE)
+    _, factor = factor_block(np.full((5, 3), np.nan), EVEN, KEEP_ALL, precision, HERE)
     assert factor.defect is None
     assert factor.right.shape == (5, 0)
 
@@ -308,7 +309,7 @@ def test_a_long_record_of_few_points_takes_no_square_of_its_length(points, preci
     m = 6000
     rows = 3.0 + np.random.default_rng(0).standard_normal((m, points)).astype(precision.products)
     tracemalloc.start()
-    block, factor = factor_block(rows, None, Cut(1e-6), precision, HERE)
+    block, factor = factor_block(rows, EVEN, Cut(1e-6), precision, HERE)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * 8 * m * points
@@ -325,7 +326,7 @@ def test_long_blocks_are_factored_in_pieces_with_the_same_law():
     m, n = SNAPSHOTS_AT_ONCE + 77, SNAPSHOTS_AT_ONCE + 30
     rows = decaying_matrix(rng, m, n, 6) + np.linspace(-3, 3, m)[:, None] * rng.random(n)
     weights = rng.random(n)
-    block, factor = factor_block(rows, weights, Cut(1e-8), DOUBLE, HERE)
+    block, factor = factor_block(rows, InnerProduct(weights), Cut(1e-8), DOUBLE, HERE)
     assert_factors_hold(block, factor, rows, weights, eps=1e-12)
     total = weighted_norm(fluctuation(rows), weights) ** 2
     assert factor.discarded[0] <= 1e-8 * total
@@ -334,11 +335,6 @@ def test_long_blocks_are_factored_in_pieces_with_the_same_law():
     # What was dropped lies between the optimum and twice the share that was allowed.
     assert factor.discarded[0] >= np.sum(expected[k:] ** 2) * (1 - 1e-9)
     assert_allclose(np.sqrt(np.diag(factor.gram[0])), expected[:k], atol=1e-4 * expected[0])
-
-
-def in_time(parts, weights, cut, precision, place):
-    blocks, factors = zip(*parts, strict=True)
-    return merge_in_time(blocks, factors, weights, cut, precision, place)
 
 
 @given(
@@ -359,10 +355,10 @@ def test_blocks_in_time_merge_into_the_whole(lengths, weighted, householder, dri
     precision = HOUSEHOLDER if householder else DOUBLE
     edges = np.cumsum([0, *lengths])
     parts = [
-        factor_block(rows[a:b], weights, Cut(share), precision, Place(0, 0, int(a)))
+        factor_block(rows[a:b], InnerProduct(weights), Cut(share), precision, Place(0, 0, int(a)))
         for a, b in pairwise(edges)
     ]
-    block, factor = in_time(parts, weights, Cut(share), precision, HERE)
+    block, factor = merge_in_time(parts, InnerProduct(weights), Cut(share), precision, HERE)
     assert_factors_hold(block, factor, rows, weights, eps=1e-12)
     total = weighted_norm(fluctuation(rows), weights) ** 2
     assert factor.discarded[0] <= 2 * share * total + 1e-14 * len(lengths) * total
@@ -379,9 +375,9 @@ def test_a_mask_that_changes_between_blocks_is_found():
     rows[:, 1] = np.nan
     rows[10:, 4] = np.nan
     parts = [
-        factor_block(rows[a : a + 10], None, KEEP_ALL, DOUBLE, Place(0, 2, a)) for a in (0, 10)
+        factor_block(rows[a : a + 10], EVEN, KEEP_ALL, DOUBLE, Place(0, 2, a)) for a in (0, 10)
     ]
-    _, factor = in_time(parts, None, KEEP_ALL, DOUBLE, Place(0, 2, 0))
+    _, factor = merge_in_time(parts, EVEN, KEEP_ALL, DOUBLE, Place(0, 2, 0))
     assert (factor.defect.time, factor.defect.kind) == (10, "appears")
     assert (factor.defect.row, factor.defect.point) == (2, 4)
 
@@ -397,10 +393,11 @@ def test_blocks_in_space_merge_into_the_whole(scales, householder, seed):
     rows = [unit * decaying_matrix(rng, 30, n, 4) for unit, n in zip(units, (12, 20), strict=True)]
     precision = HOUSEHOLDER if householder else DOUBLE
     parts = [
-        factor_block(x, None, Cut(1e-6), precision, Place(v, v, 0)) for v, x in enumerate(rows)
+        factor_block(x, EVEN, Cut(1e-6), precision, Place(v, v, 0)) for v, x in enumerate(rows)
     ]
-    weight = estimate_scales([(v, p[1]) for v, p in enumerate(parts)])
-    joint = merge_in_space([(v, p[1]) for v, p in enumerate(parts)], weight, Cut(1e-6), precision)
+    factors = [factor for _, factor in parts]
+    weight = estimate_scales(factors, (0, 1))
+    joint = merge_in_space(factors, (0, 1), weight, Cut(1e-6), precision)
 
     assert_allclose(joint.right.T @ joint.right, np.eye(joint.right.shape[1]), atol=1e-12)
     for v, x in enumerate(rows):

@@ -18,6 +18,7 @@ from romzarr.archive.time_axis import MIN_SNAPSHOTS, time_axis
 from romzarr.archive.weights import weights_of
 from romzarr.contracts import ArchivedVariable, TimeAxis
 from romzarr.encoding import attributes_to_json, encoding_to_json
+from romzarr.inner_product import InnerProduct
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _variable(
         chunks=piece.chunks,
         time_axis=dims.index(time_dim),
         source=piece.source,
-        weights=weights_of(dataset, name, time_dim, weights, archive),
+        inner_product=InnerProduct(weights_of(dataset, name, time_dim, weights, archive)),
     )
 
 

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -20,10 +20,17 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from romzarr.chunked.slices import slices
+from romzarr.chunked.spots import spread
 from romzarr.coding.tiles import even_length, grid, region_of, tiles
 from romzarr.contracts import ArchivedVariable, Floats, ReadBlock, Region
 
 Lengths = tuple[int, ...]
+
+
+class TileWriter(Protocol):
+    """Where tasks put tiles; works in any process."""
+
+    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,13 @@ def _slice(
     return [Delayed(key, layer, layer=f"tiles-{token}") for key in keys]
 
 
-def tiles_in(variable: ArchivedVariable, tile: Lengths) -> tuple[int, ...]:
-    """Number of tiles along each axis."""
-    return grid(variable.shape, tile)
+def some_tiles(variable: ArchivedVariable, tile: Lengths, most: int) -> list[Lengths]:
+    """Places in the grid of up to `most` tiles, evenly spread."""
+    shape = grid(variable.shape, tile)
+    return [
+        tuple(map(int, np.unravel_index(number, shape)))
+        for number in spread(math.prod(shape), most)
+    ]
 
 
 def _segments(lengths: Sequence[int], tile: int) -> list[int]:

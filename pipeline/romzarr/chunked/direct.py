@@ -9,78 +9,41 @@ need not respect its chunks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
-from romzarr.chunked.fields import Sample, gather, pasted
-from romzarr.chunked.plan import PODPlan
+from romzarr.chunked.fields import LazyTiles, MaskedTileWriter, PODTile, Sample, gather, pasted
+from romzarr.chunked.pod import HeldBlocks
 from romzarr.coding.field import encode_field
 from romzarr.coding.rates import Rates, rates
 from romzarr.coding.tiles import coded_values, encode_values, tiles, value_levels, value_tile
-from romzarr.contracts import ArchivedVariable, Floats, Region
-from romzarr.numerics.pod.factors import Mask, RowBlock
-
-Matrix = NDArray[np.float64]
-
-
-class ValueWriter(Protocol):
-    """Where tasks put tiles; works in any process."""
-
-    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
-
-    def write_mask(self, variable: str, region: Region, mask: Mask) -> None: ...
+from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
+from romzarr.numerics.pod.factors import RowBlock
 
 
 @dataclass(frozen=True)
-class ValueTile:
-    """One tile of a variable's values, time first, and what tasks need to make it.
+class ValueTile(PODTile):
+    """One tile of values, time first, from which ``offset`` is taken off."""
 
-    ``places`` are where in space its pieces go; ``shape`` is that of a full tile, which
-    ``region`` may not fill at the edge; ``offset`` is taken off the values.
-    """
-
-    index: tuple[int, ...]
-    region: Region
-    shape: tuple[int, ...]
-    places: tuple[Region, ...]
-    weights: Floats | None
     offset: float
 
-    @property
-    def extent(self) -> tuple[int, ...]:
-        return tuple(s.stop - s.start for s in self.region)
-
 
 @dataclass(frozen=True)
-class LazyValues:
-    """Tiles of one variable whose space blocks are on the cluster.
+class LazyValues(LazyTiles):
+    """Tiles of values, and how much of all values lies in them.
 
-    ``pieces`` are those of each tile; ``series`` (m, K) is what their rows are multiplied by,
-    and ``share`` how much of all values lies in these tiles.
+    Common to their tasks is the series (m, K) that the rows of blocks are multiplied by.
     """
 
-    tiles: tuple[ValueTile, ...]
-    pieces: tuple[tuple[Delayed, ...], ...]
-    series: Delayed
-    share: float
-
-    def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
-        """``function(pieces, series, tile, *args)`` of every tile."""
-        task = delayed(function, pure=False)
-        return [
-            task(list(pieces), self.series, tile, *args)
-            for pieces, tile in zip(self.pieces, self.tiles, strict=True)
-        ]
+    share: float = 1.0
 
 
 def lazy_values(
-    plan: PODPlan,
-    blocks: Sequence[Delayed],
+    held: HeldBlocks,
     series: Matrix,
     number: int,
     variable: ArchivedVariable,
@@ -91,10 +54,10 @@ def lazy_values(
 
     Parameters
     ----------
-    plan, blocks
-        The POD's; `blocks` give a RowBlock for each of ``plan.rows``.
+    held : HeldBlocks
+        Of the POD.
     series : (m, K) float64
-        What their rows are multiplied by to give the snapshots.
+        What the rows of its blocks are multiplied by to give the snapshots.
     number : int
     variable : ArchivedVariable
     offset : float
@@ -104,7 +67,7 @@ def lazy_values(
     """
     shape = (len(series), *variable.space_shape)
     full = value_tile(shape)
-    grid = plan.grid_of(number)
+    grid = held.plan.grid_of(number)
     # Tiles that follow one another in time are made of the same pieces.
     cuts: dict[Any, tuple[tuple[Region, ...], tuple[Delayed, ...]]] = {}
     found, pieces = [], []
@@ -113,53 +76,54 @@ def lazy_values(
         space = region[1:]
         key = tuple((s.start, s.stop) for s in space)
         if key not in cuts:
-            cuts[key] = gather(grid, blocks, space)
+            cuts[key] = gather(grid, held.blocks, space)
         places, parts = cuts[key]
-        weights = None if variable.weights is None else variable.weights[space]
-        found.append(ValueTile(index, region, full, places, weights, offset))
+        inner = variable.inner_product.on(space)
+        found.append(ValueTile(index, region, full, places, inner, offset))
         pieces.append(parts)
     share = sum(math.prod(tile.extent) for tile in found) / math.prod(shape)
-    return LazyValues(tuple(found), tuple(pieces), delayed(series), share)
+    return LazyValues(tuple(found), tuple(pieces), (delayed(series),), share)
 
 
 # --- tasks --------------------------------------------------------------------------------
 
 
 def value_rates(
-    pieces: Sequence[RowBlock], series: Matrix, tile: ValueTile, unit: float
+    pieces: Sequence[RowBlock], tile: ValueTile, series: Matrix, unit: float
 ) -> tuple[Rates, float]:
     """Rates of one tile, errors as far as they count, and how much of it counts."""
-    values, valid = _values(pieces, series, tile)
+    values, valid = _values(pieces, tile, series)
     found = rates(values[None], (0, *value_levels(values.shape)), unit)
-    counted = _counted(tile, valid)
-    return Rates(found.errors * counted.mean(), found.bits), float(len(values) * counted.sum())
+    inner = tile.inner.within(valid)
+    counted = len(values) * inner.total(values[0].size)
+    return Rates(found.errors * inner.mean_weight, found.bits), counted
 
 
-def value_bits(pieces: Sequence[RowBlock], series: Matrix, tile: ValueTile, step: float) -> int:
+def value_bits(pieces: Sequence[RowBlock], tile: ValueTile, series: Matrix, step: float) -> int:
     """Bits of one tile."""
-    values, _ = _values(pieces, series, tile)
+    values, _ = _values(pieces, tile, series)
     return 8 * len(encode_field(values, step, value_levels(values.shape)))
 
 
 def value_loss(
     pieces: Sequence[RowBlock],
-    series: Matrix,
     tile: ValueTile,
+    series: Matrix,
     step: float,
     dtype: np.dtype[Any],
 ) -> Matrix:
     """Squared error of one tile once it is coded, and how much of it counts."""
-    values, valid = _values(pieces, series, tile)
+    values, valid = _values(pieces, tile, series)
     return _loss(values, valid, tile, step, dtype)
 
 
 def write_values(
     pieces: Sequence[RowBlock],
-    series: Matrix,
     tile: ValueTile,
+    series: Matrix,
     step: float,
     dtype: np.dtype[Any],
-    writer: ValueWriter,
+    writer: MaskedTileWriter,
     variable: str,
     masked: bool,
 ) -> Matrix:
@@ -167,7 +131,7 @@ def write_values(
 
     Of the tiles that share a part of space, the first in time writes the mask.
     """
-    values, valid = _values(pieces, series, tile)
+    values, valid = _values(pieces, tile, series)
     writer.write_tile(variable, tile.index, encode_values(values, tile.shape, step))
     if masked and tile.index[0] == 0:
         mask = np.zeros(values.shape[1:], bool) if valid is None else ~valid
@@ -179,19 +143,13 @@ def _loss(
     values: Matrix, valid: Mask | None, tile: ValueTile, step: float, dtype: np.dtype[Any]
 ) -> Matrix:
     lost = values - coded_values(values, tile.shape, step, dtype)
-    counted = _counted(tile, valid)
+    inner = tile.inner.within(valid)
     squares = np.einsum("t...,t...->...", lost, lost)
-    return np.array([np.sum(counted * squares), len(values) * counted.sum()])
-
-
-def _counted(tile: ValueTile, valid: Mask | None) -> Matrix:
-    """Weight of the error at each point of space, 0 where nothing is."""
-    weights = np.ones(tile.extent[1:]) if tile.weights is None else tile.weights
-    return np.asarray(weights if valid is None else np.where(valid, weights, 0.0), np.float64)
+    return np.array([inner.sum(squares), len(values) * inner.total(squares.size)])
 
 
 def _values(
-    pieces: Sequence[RowBlock], series: Matrix, tile: ValueTile
+    pieces: Sequence[RowBlock], tile: ValueTile, series: Matrix
 ) -> tuple[Matrix, Mask | None]:
     """Values about the offset, filled in where masked, and the mask."""
     some = series[tile.region[0]]

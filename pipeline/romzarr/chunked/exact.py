@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.chunked.blocks import Tile
+from romzarr.chunked.blocks import Tile, TileWriter
 from romzarr.chunked.fields import middle
 from romzarr.coding.exact import QUICK_LEVEL, ExactCoding, Packing, encode_exact, packs
-from romzarr.contracts import ReadBlock
-
-Matrix = NDArray[np.float64]
-
-
-class ExactWriter(Protocol):
-    """Where tasks put tiles; works in any process."""
-
-    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
+from romzarr.contracts import Matrix, ReadBlock
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class WriteExact:
     should be packed in: then nothing was written.
     """
 
-    writer: ExactWriter
+    writer: TileWriter
     variable: str
     coding: ExactCoding
 

@@ -14,41 +14,39 @@ from typing import Any, Protocol
 
 import numpy as np
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
-from romzarr.chunked.plan import PODPlan, SpaceGrid
+from romzarr.chunked.blocks import TileWriter
+from romzarr.chunked.plan import SpaceGrid
+from romzarr.chunked.pod import HeldBlocks
+from romzarr.chunked.spots import spread
 from romzarr.coding.field import encode_field
 from romzarr.coding.fill import fill_masked
 from romzarr.coding.rates import Rates, rates, step_of
 from romzarr.coding.tiles import coded_tile, encode_tile, field_levels, tiles
-from romzarr.contracts import ArchivedVariable, Floats, Region
-from romzarr.numerics.pod.factors import Mask, RowBlock
+from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
+from romzarr.inner_product import InnerProduct
+from romzarr.numerics.pod.factors import RowBlock
 
-Matrix = NDArray[np.float64]
 
-
-class TileWriter(Protocol):
-    """Where tasks put tiles; works in any process."""
-
-    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
+class MaskedTileWriter(TileWriter, Protocol):
+    """Where tasks put tiles and masks."""
 
     def write_mask(self, variable: str, region: Region, mask: Mask) -> None: ...
 
 
 @dataclass(frozen=True)
-class FieldTile:
-    """One tile of a variable's fields, and what tasks need to make it.
+class PODTile:
+    """One tile of a variable, which a task makes of parts of its space blocks.
 
-    ``pieces`` are the parts of space blocks it is made of, ``places`` where in the tile
-    they go. ``shape`` is that of a full tile, which ``region`` may not fill at the edge.
+    ``places`` are where in space these parts go. ``shape`` is that of a full tile, which
+    ``region`` may not fill at the edge; ``inner`` is of the shape of the points in space.
     """
 
     index: tuple[int, ...]
     region: Region
     shape: tuple[int, ...]
     places: tuple[Region, ...]
-    snapshots: int
-    weights: Floats | None
+    inner: InnerProduct
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -56,36 +54,45 @@ class FieldTile:
 
 
 @dataclass(frozen=True)
-class LazyFields:
-    """Tiles of one variable whose space blocks are on the cluster."""
+class FieldTile(PODTile):
+    """One tile of the fields of so many ``snapshots``."""
 
-    variable: str
-    tiles: tuple[FieldTile, ...]
+    snapshots: int
+
+
+@dataclass(frozen=True)
+class LazyTiles:
+    """Tiles of one variable whose space blocks are on the cluster, and the ``pieces`` of each.
+
+    All tasks are given what is ``common`` to them.
+    """
+
+    tiles: tuple[PODTile, ...]
     pieces: tuple[tuple[Delayed, ...], ...]
+    common: tuple[Any, ...] = ()
 
     def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
-        """``function(pieces, tile, *args)`` of every tile."""
+        """``function(pieces, tile, *common, *args)`` of every tile."""
         task = delayed(function, pure=False)
         return [
-            task(list(pieces), tile, *args)
+            task(list(pieces), tile, *self.common, *args)
             for pieces, tile in zip(self.pieces, self.tiles, strict=True)
         ]
 
 
 def lazy_fields(
-    plan: PODPlan,
-    blocks: Sequence[Delayed],
+    held: HeldBlocks,
     number: int,
     variable: ArchivedVariable,
     tile: tuple[int, ...],
     sample: Sample | None = None,
-) -> LazyFields:
-    """Tiles of variable `number` of the plan.
+) -> LazyTiles:
+    """Tiles of the fields of variable `number`.
 
     Parameters
     ----------
-    plan, blocks
-        The POD's; `blocks` give a RowBlock for each of ``plan.rows``.
+    held : HeldBlocks
+        Of the POD.
     number : int
     variable : ArchivedVariable
     tile : tuple of int
@@ -93,16 +100,15 @@ def lazy_fields(
     sample : Sample, optional
         Only parts of a few tiles.
     """
-    grid = plan.grid_of(number)
+    grid = held.plan.grid_of(number)
     found, pieces = [], []
     regions = list(tiles(variable.space_shape, tile))
     for index, region in regions if sample is None else sample.of(regions):
-        places, parts = gather(grid, blocks, region)
-        weights = None if variable.weights is None else variable.weights[region]
-        snapshots = variable.shape[variable.time_axis]
-        found.append(FieldTile(index, region, tile, places, snapshots, weights))
+        places, parts = gather(grid, held.blocks, region)
+        inner, snapshots = variable.inner_product.on(region), variable.shape[variable.time_axis]
+        found.append(FieldTile(index, region, tile, places, inner, snapshots))
         pieces.append(parts)
-    return LazyFields(variable.name, tuple(found), tuple(pieces))
+    return LazyTiles(tuple(found), tuple(pieces))
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,8 @@ class Sample:
         self, regions: Sequence[tuple[tuple[int, ...], Region]]
     ) -> list[tuple[tuple[int, ...], Region]]:
         """Of tiles (place in the grid, region), those taken, cut to their middles."""
-        some = np.linspace(0, len(regions) - 1, min(self.tiles, len(regions))).round().astype(int)
-        return [(regions[i][0], middle(regions[i][1], self.points)) for i in some]
+        some = (regions[i] for i in spread(len(regions), self.tiles))
+        return [(index, middle(region, self.points)) for index, region in some]
 
 
 def middle(region: Region, most: int) -> Region:
@@ -175,9 +181,7 @@ def tile_rates(pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: 
     """Rates of the mean and of all modes on one tile; errors as far as they count."""
     fields, valid = _fields(pieces, tile, turn)
     found = rates(fields, field_levels(tile.extent), unit)
-    weights = np.ones(tile.extent) if tile.weights is None else tile.weights
-    counted = float(np.mean(weights if valid is None else np.where(valid, weights, 0)))
-    return Rates(found.errors * counted, found.bits)
+    return Rates(found.errors * tile.inner.within(valid).mean_weight, found.bits)
 
 
 def tile_bits(
@@ -211,12 +215,10 @@ def tile_products(
     lost = fields.copy()
     lost[: rank + 1] -= coded
     stack = np.concatenate([lost[1:], lost[:1], coded[1:]]).reshape(len(lost) + rank, -1)
+    inner = tile.inner.flat
     if valid is not None:
-        stack = stack[:, valid.ravel()]
-    if tile.weights is None:
-        return np.asarray(stack @ stack.T)
-    weights = tile.weights.ravel() if valid is None else tile.weights[valid]
-    return np.asarray((stack * weights) @ stack.T)
+        stack, inner = stack[:, valid.ravel()], inner.on(valid.ravel())
+    return np.asarray(inner.gram(stack))
 
 
 def write_tile(
@@ -225,7 +227,7 @@ def write_tile(
     turn: Matrix,
     rank: int,
     step: float,
-    writer: TileWriter,
+    writer: MaskedTileWriter,
     variable: str,
     masked: bool,
 ) -> int:

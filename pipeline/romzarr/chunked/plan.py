@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.contracts import ArchivedVariable, BlockSpan, Region
+from romzarr.inner_product import InnerProduct
 
 # A leaf reads chunks of about this many bytes together: enough work for a task, and few
 # enough that a worker of 1 GiB holds its input, its decompression buffers and some rows.
@@ -41,6 +42,10 @@ class SpaceBlock:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(s.stop - s.start for s in self.region)
+
+    def inner_product(self, variables: Sequence[ArchivedVariable]) -> InnerProduct:
+        """That of its points (n,) in a row."""
+        return variables[self.variable].inner_product.on(self.region).flat
 
 
 class SpaceGrid:
@@ -123,7 +128,10 @@ class PODPlan:
 
     def grid_of(self, variable: int) -> SpaceGrid:
         """The space blocks of a variable."""
-        return SpaceGrid([row for row in self.rows if row.variable == variable])
+        return SpaceGrid(self.rows_of(variable))
+
+    def rows_of(self, variable: int) -> list[SpaceBlock]:
+        return [row for row in self.rows if row.variable == variable]
 
     @cached_property
     def tree(self) -> TimeTree:

@@ -39,12 +39,18 @@ class LazyPOD:
 
 
 @dataclass(frozen=True)
-class HeldPOD:
-    """A POD that has run: its factor here, and `blocks` on the workers that made them."""
+class HeldBlocks:
+    """A RowBlock for each of ``plan.rows``, on the worker that made it."""
 
     plan: PODPlan
-    factor: TimeFactor
     blocks: tuple[Delayed, ...]
+
+
+@dataclass(frozen=True)
+class HeldPOD(HeldBlocks):
+    """A POD that has run: its factor is here."""
+
+    factor: TimeFactor
 
 
 def decompose(
@@ -133,7 +139,7 @@ def run_pod(
     (factor,) = dask.compute(held[0])
     if factor.defect is not None:
         raise refused(plan, factor.defect)
-    return HeldPOD(plan, factor, tuple(held[1:]))
+    return HeldPOD(plan, tuple(held[1:]), factor)
 
 
 def _builder(
@@ -150,4 +156,5 @@ def _builder(
     precision = replace(precision, sketch=alone and not precision.householder)
     cut = tree_cut(tolerance, rank, plan.levels, precision.floor)
     own_cut = cut if alone else cut.split(APART)
-    return Builder(plan, variables, cut, own_cut, precision, scales)
+    inner = [row.inner_product(variables) for row in plan.rows]
+    return Builder(plan, variables, cut, own_cut, precision, inner, scales)

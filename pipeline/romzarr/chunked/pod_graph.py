@@ -8,12 +8,13 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 
 from romzarr.chunked import pod_tasks
 from romzarr.chunked.plan import PODPlan, leaf_region
-from romzarr.contracts import ArchivedVariable, BlockSpan, Floats
+from romzarr.contracts import ArchivedVariable, BlockSpan
+from romzarr.inner_product import InnerProduct
+from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.factors import Place
 from romzarr.numerics.pod.inner_products import Precision
 from romzarr.numerics.pod.truncation import Cut
@@ -37,8 +38,8 @@ class Columns(NamedTuple):
 class Builder:
     """Adds tasks of one POD to ``graph``; `own_cut` is that of single space blocks.
 
-    `scales` is the factor on the energy of each variable. All keys have one name of their own:
-    results are never shared with another run.
+    `inner` has the inner product of each space block, `scales` the factor on the energy of each
+    variable. All keys have one name of their own: results are never shared with another run.
     """
 
     plan: PODPlan
@@ -46,22 +47,16 @@ class Builder:
     cut: Cut
     own_cut: Cut
     precision: Precision
+    inner: Sequence[InnerProduct]
     scales: Mapping[int, float] | None = None
     graph: Graph = field(default_factory=dict)
     token: str = field(default_factory=lambda: uuid4().hex)
-    flat_weights: Mapping[int, Floats] | None = None
 
     def __post_init__(self) -> None:
         self.owners = [row.variable for row in self.plan.rows]
         self.alone = len(self.owners) == 1
-        if self.flat_weights is None:
-            self.flat_weights = {
-                row.number: np.ascontiguousarray(weights[row.region]).ravel()
-                for row in self.plan.rows
-                if (weights := self.variables[row.variable].weights) is not None
-            }
         self.common: Graph = {
-            self.key("weights", row): flat for row, flat in self.flat_weights.items()
+            self.key("inner", row): inner for row, inner in enumerate(self.inner) if not inner.even
         }
         for variable in self.variables:
             self.common.update(variable.source.graph())
@@ -93,7 +88,7 @@ class Builder:
         own = [self._own(row, t, block) for row, block in enumerate(blocks)]
         joint = self.key("joint", t)
         self.graph[joint] = (
-            pod_tasks.join_rows, own, self.owners, self._scales, self.cut, self.precision,
+            merge.merge_in_space, own, self.owners, self._scales, self.cut, self.precision,
         )  # fmt: skip
         return Columns(joint, blocks)
 
@@ -115,19 +110,20 @@ class Builder:
             pod_tasks.read_and_factor,
             variable.source.task(leaf_region(variable, space.region, span)),
             variable.time_axis,
-            self._weights(row),
+            self._inner(row),
             self.own_cut,
             self.precision,
             Place(space.variable, row, span.start),
         )
 
-    def _weights(self, row: int) -> Any:
-        return self.key("weights", row) if self.flat_weights and row in self.flat_weights else None
+    def _inner(self, row: int) -> Any:
+        key = self.key("inner", row)
+        return key if key in self.common else self.inner[row]
 
     def _merged_pairs(self, row: int, keys: list[Any]) -> tuple[Any, ...]:
         place = Place(self.owners[row], row, 0)
-        weights = self._weights(row)
-        return (pod_tasks.merge_pairs, keys, weights, self.own_cut, self.precision, place)
+        inner = self._inner(row)
+        return (merge.merge_in_time, keys, inner, self.own_cut, self.precision, place)
 
     def merge(self, level: int, number: int, parts: Sequence[Columns]) -> Columns:
         """Add the merge of consecutive nodes: products by space block, a factor, rows again."""
@@ -141,7 +137,7 @@ class Builder:
             below = [part.blocks[i] for part in parts]
             products.append(self.key(f"product{level}", i, number))
             self.graph[products[-1]] = (
-                pod_tasks.product_of, below, factors, self._weights(i), self.precision, i,
+                pod_tasks.product_of, below, factors, self._inner(i), self.precision, i,
             )  # fmt: skip
             rows.append(self.key(f"rows{level}", i, number))
             self.graph[rows[-1]] = (pod_tasks.rows_of, below, factors, merged, self.precision)
@@ -178,7 +174,7 @@ class Builder:
         owners = [self.owners[i] for i in rows for _ in sampled]
         own = [self._own(i, t, self.block(i, t)) for i in rows for t in sampled]
         key = self.key("scales")
-        self.graph[key] = (pod_tasks.scales_from, owners, own)
+        self.graph[key] = (merge.estimate_scales, own, owners)
         return key
 
     def _own(self, row: int, t: int, block: Any) -> Any:

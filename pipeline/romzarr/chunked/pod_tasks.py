@@ -10,20 +10,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from romzarr.contracts import Floats, ReadBlock
+from romzarr.contracts import Matrix, ReadBlock
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.block import factor_block
-from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
-from romzarr.numerics.pod.inner_products import Matrix, Precision, add_products
+from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.inner_products import Precision, add_products
 from romzarr.numerics.pod.truncation import Cut
-
-Factored = tuple[RowBlock, TimeFactor]
 
 
 def read_and_factor(
     block: ReadBlock,
     time_axis: int,
-    weights: Floats | None,
+    inner: InnerProduct,
     cut: Cut,
     precision: Precision,
     place: Place,
@@ -33,38 +32,8 @@ def read_and_factor(
     if values.dtype.itemsize < 4:
         values = values.astype(np.float32)
     values = values.reshape(len(values), -1)
-    rows, factor = factor_block(values, weights, cut, precision, place)
-    factor = replace(factor, bytes_read=block.bytes_read, chunks_read=block.chunks_read)
-    return rows, factor
-
-
-def merge_pairs(
-    pairs: Sequence[Factored],
-    weights: Floats | None,
-    cut: Cut,
-    precision: Precision,
-    place: Place,
-) -> Factored:
-    """Merge consecutive time blocks of one space block."""
-    blocks, factors = zip(*pairs, strict=True)
-    return merge.merge_in_time(blocks, factors, weights, cut, precision, place)
-
-
-def scales_from(variables: Sequence[int], factors: Sequence[TimeFactor]) -> dict[int, float]:
-    """Scale of each variable from its sampled leaves."""
-    return merge.estimate_scales(list(zip(variables, factors, strict=True)))
-
-
-def join_rows(
-    factors: Sequence[TimeFactor],
-    variables: Sequence[int],
-    scales: Mapping[int, float],
-    cut: Cut,
-    precision: Precision,
-) -> TimeFactor:
-    """Merge the space blocks of one time block."""
-    parts = list(zip(variables, factors, strict=True))
-    return merge.merge_in_space(parts, scales, cut, precision)
+    rows, factor = factor_block(values, inner, cut, precision, place)
+    return rows, replace(factor, cost=block.cost)
 
 
 def joint_rows(factored: Factored, joint: TimeFactor) -> RowBlock:
@@ -75,30 +44,24 @@ def joint_rows(factored: Factored, joint: TimeFactor) -> RowBlock:
     return RowBlock(block.mean, rows, block.valid)
 
 
-def _children(
-    blocks: Sequence[RowBlock | Factored], factors: Sequence[TimeFactor]
-) -> list[merge.Child]:
-    """Children of a merge; those that are leaves still have columns of their own."""
-    seen = []
-    for block, joint in zip(blocks, factors, strict=True):
-        if isinstance(block, RowBlock):
-            seen.append(block)
-        else:
-            seen.append(merge.onto_joint(*block, joint))
-    return merge.children_of(seen, factors)
+def _pairs(blocks: Sequence[RowBlock | Factored], factors: Sequence[TimeFactor]) -> list[Factored]:
+    """What a merge takes; blocks that are leaves still have columns of their own."""
+    return [
+        (block if isinstance(block, RowBlock) else merge.onto_joint(*block, joint), joint)
+        for block, joint in zip(blocks, factors, strict=True)
+    ]
 
 
 def product_of(
     blocks: Sequence[RowBlock | Factored],
     factors: Sequence[TimeFactor],
-    weights: Floats | None,
+    inner: InnerProduct,
     precision: Precision,
     row: int,
 ) -> tuple[Matrix, Defect | None]:
     """Inner product of the columns of consecutive time blocks on one space block."""
-    children = _children(blocks, factors)
-    product = merge.merge_product(children, weights, precision)
-    return product, merge.mask_defect(children, row)
+    pairs = _pairs(blocks, factors)
+    return merge.merge_product(pairs, inner, precision), merge.mask_defect(pairs, row)
 
 
 def merge_joint(
@@ -125,4 +88,4 @@ def rows_of(
     precision: Precision,
 ) -> RowBlock:
     """Rows of the merged time block on one space block."""
-    return merge.merge_rows(_children(blocks, factors), merged[1], precision)
+    return merge.merge_rows(_pairs(blocks, factors), merged[1], precision)

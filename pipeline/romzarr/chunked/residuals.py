@@ -9,12 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.chunked.blocks import Tile
+from romzarr.chunked.blocks import Tile, TileWriter
 from romzarr.coding.residuals import encode_residuals, rounded_residuals
-from romzarr.contracts import Floats, ReadBlock, Region
+from romzarr.contracts import Floats, Matrix, ReadBlock, ReadCost, Region
 from romzarr.numerics.rounding import rounded
-
-Matrix = NDArray[np.float64]
 
 
 class Decoder(Protocol):
@@ -23,12 +21,6 @@ class Decoder(Protocol):
     def predict(self, variable: str, time_axis: int, region: Region) -> Matrix: ...
 
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float: ...
-
-
-class ResidualsWriter(Protocol):
-    """Where tasks put tiles; works in any process."""
-
-    def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +36,7 @@ class Found:
     drift: float
     error: float
     coded: int
-    bytes_read: int
-    chunks_read: int
+    cost: ReadCost
 
 
 def joined(parts: Sequence[Found]) -> Found:
@@ -54,8 +45,7 @@ def joined(parts: Sequence[Found]) -> Found:
         drift=max(part.drift for part in parts),
         error=max(part.error for part in parts),
         coded=sum(part.coded for part in parts),
-        bytes_read=sum(part.bytes_read for part in parts),
-        chunks_read=sum(part.chunks_read for part in parts),
+        cost=sum((part.cost for part in parts), ReadCost()),
     )
 
 
@@ -79,7 +69,7 @@ class WriteResiduals:
     """Task: code the residuals of a tile and put them into the store."""
 
     decoder: Decoder
-    writer: ResidualsWriter
+    writer: TileWriter
     variable: str
     time_axis: int
     step: float
@@ -98,8 +88,7 @@ class WriteResiduals:
             drift=drift,
             error=_largest(values.astype(np.float64) - corrected),
             coded=int(np.count_nonzero(residuals)),
-            bytes_read=block.bytes_read,
-            chunks_read=block.chunks_read,
+            cost=block.cost,
         )
 
 

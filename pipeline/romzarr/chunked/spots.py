@@ -38,7 +38,7 @@ def some_leaves(plan: PODPlan, seed: str, most: int) -> Leaves:
     chance, every = random.Random(seed), all_leaves(plan)
     chosen: dict[int, list[BlockSpan]] = {}
     for variable in sorted({row.variable for row in plan.rows}):
-        rows = [row.number for row in plan.rows if row.variable == variable]
+        rows = [row.number for row in plan.rows_of(variable)]
         longest = max(len(every[row]) for row in rows)
         blocks = min(len(rows), max(math.isqrt(most - 1) + 1, -(-most // longest)))
         for row in _drawn(rows, blocks, chance):

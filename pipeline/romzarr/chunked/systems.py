@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from dask.base import compute
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.contracts import BlockSpan, Matrix, TriangularFactor, Vector
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.weakform import WindowPlan, triangular_factor
-
-Matrix = NDArray[np.float64]
-Vector = NDArray[np.float64]
 
 
 def time_blocks(snapshots: int, block_steps: int) -> list[BlockSpan]:

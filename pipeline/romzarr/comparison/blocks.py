@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive, Source, open_archive
 from romzarr.coding.exact import same_bits
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan, Coding, Floats, ReadBlock, Region
+from romzarr.contracts import BlockSpan, Coding, Matrix, ReadBlock, Region
+from romzarr.inner_product import InnerProduct
 from romzarr.recorded_config import config_of
 from romzarr.store.reading.reader import CoefficientStore
-
-Matrix = NDArray[np.float64]
 
 
 def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archive:
@@ -43,15 +42,15 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
 class ComparedBlock:
     """A ``block`` of the archive, and what the store decodes there.
 
-    Compared are the snapshots of ``span``, the first of the block; ``weights`` is (points,) or
-    None. Points are flat, and arrays (m, points), in all that follows from the `values`.
+    Compared are the snapshots of ``span``, the first of the block. Points are flat, and arrays
+    (m, points), in ``inner`` and in all that follows from the `values`.
     """
 
     variable: str
     time_axis: int
     region: Region
     span: BlockSpan
-    weights: Floats | None
+    inner: InnerProduct
     opened: CoefficientStore
     block: ReadBlock
 

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive
 from romzarr.comparison.blocks import ComparedBlock
 from romzarr.comparison.fold import Block, added_fields, fold
-from romzarr.contracts import ArchivedVariable
+from romzarr.contracts import ArchivedVariable, Vector
 from romzarr.store.reading.reader import CoefficientStore
-
-Vector = NDArray[np.float64]
 
 # By how many times an error is far larger than usual: that of a snapshot, of a single value; and
 # than in the snapshot beside it, or, where that is of another part of the store, than those two
@@ -51,14 +49,10 @@ def snapshot_errors(
 
     Blocks end where chunks do; what lies beyond the end of the store is left out.
     """
-    measures = [(_BySnapshot(_mean_weight(variable)),) for variable in archive.variables]
+    measures = [(_BySnapshot(v.inner_product.mean_weight),) for v in archive.variables]
     found = fold(archive, opened, blocks, measures, "space", "history")
     fields = SnapshotErrors.__dataclass_fields__
     return [added_fields(parts, **dict.fromkeys(fields, np.concatenate)) for (parts,) in found]
-
-
-def _mean_weight(variable: ArchivedVariable) -> float:
-    return 1.0 if variable.weights is None else float(np.mean(variable.weights))
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,7 @@ class _BySnapshot:
         errors = np.abs(np.subtract(*block.floats))
         counted = ~np.isnan(errors)
         errors = np.where(counted, errors, 0.0)
-        weights = block.weights
-        weighted = errors if weights is None else errors * np.sqrt(weights / self.mean_weight)
+        weighted = block.inner.divided(self.mean_weight).rooted(errors)
         return SnapshotErrors(
             numbers=np.arange(block.span.start, block.span.stop),
             squares=np.sum(weighted**2, axis=1),
@@ -128,7 +121,7 @@ def resolution(
         return Resolution(np.inf, largest, np.inf, starts)
     # Of what is constant the error itself is the relative one, as everywhere.
     squares = facts["relative_l2_error"][name] ** 2 * (totals[name] or 1.0)
-    squares /= _mean_weight(variable)
+    squares /= variable.inner_product.mean_weight
     valid = errors.points.sum() / errors.values.sum()
     count = opened.snapshots * math.prod(variable.space_shape) * valid
     return Resolution(squares, largest, math.sqrt(squares / count) if count else 0.0, starts)

@@ -81,9 +81,9 @@ def _leaf(
     purpose: str,
 ) -> Delayed:
     variable = archive.variables[row.variable]
-    weights = None if variable.weights is None else variable.weights[row.region].ravel()
+    inner = row.inner_product(archive.variables)
     within = BlockSpan(span.start, min(span.stop, opened.snapshots))
-    beside = partial(ComparedBlock, variable.name, variable.time_axis, row.region, within, weights)
+    beside = partial(ComparedBlock, variable.name, variable.time_axis, row.region, within, inner)
     key = f"{purpose}-{variable.name}-{row.number}-{span.start}-{archive.fingerprint[:12]}"
     task = variable.source.task(leaf_region(variable, row.region, span))
     read = Delayed(key, dict(variable.source.graph()) | {key: task})

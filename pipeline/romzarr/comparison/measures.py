@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.comparison.blocks import ComparedBlock, Matrix
+from romzarr.comparison.blocks import ComparedBlock
 from romzarr.comparison.fold import Measure, Sums, added_fields
-from romzarr.contracts import Coding, Floats
+from romzarr.contracts import Coding, Matrix
+from romzarr.inner_product import InnerProduct
 from romzarr.store.reading.reader import CoefficientStore
 
 
@@ -84,14 +85,14 @@ class LargestError(_Largest):
 
 @dataclass(frozen=True)
 class ErrorSums:
-    """Sums over the ``snapshots`` of one space block, by ``weights`` (n,) or None; the fluctuation
-    is that about the ``mean`` (n,)."""
+    """Sums over the ``snapshots`` of one space block, in its ``inner`` product; the fluctuation is
+    that about the ``mean`` (n,)."""
 
     snapshots: int
     mean: Matrix
     squared_fluctuation: float
     squared_error: float
-    weights: Floats | None
+    inner: InnerProduct
 
 
 class RelativeError:
@@ -99,12 +100,11 @@ class RelativeError:
 
     def of_block(self, block: ComparedBlock) -> ErrorSums:
         values, errors = block.counted
-        weights = 1.0 if block.weights is None else block.weights
         # About the first snapshot first: means that dwarf the fluctuation would cost its digits.
         mean = values[0] + (values - values[0]).mean(axis=0)
-        fluctuation = float(np.sum(weights * (values - mean) ** 2))
-        error = float(np.sum(weights * errors**2))
-        return ErrorSums(len(values), mean, fluctuation, error, block.weights)
+        fluctuation = float(block.inner.sum((values - mean) ** 2))
+        error = float(block.inner.sum(errors**2))
+        return ErrorSums(len(values), mean, fluctuation, error, block.inner)
 
     def add(self, parts: Sequence[ErrorSums]) -> ErrorSums:
         """Join fluctuations about the means of parts.
@@ -116,8 +116,7 @@ class RelativeError:
         lengths = np.array([part.snapshots for part in parts])
         means = np.array([part.mean for part in parts])
         mean = means[0] + lengths @ (means - means[0]) / total.snapshots
-        weights = 1.0 if total.weights is None else total.weights
-        between = float(lengths @ np.sum(weights * (means - mean) ** 2, axis=1))
+        between = float(lengths @ total.inner.sum((means - mean) ** 2, axis=1))
         fluctuation = total.squared_fluctuation + between
         return replace(total, mean=mean, squared_fluctuation=fluctuation)
 

@@ -171,7 +171,7 @@ def _blocks(plan: PODPlan, number: int, variable: ArchivedVariable, span: BlockS
     ends = [0, *accumulate(variable.chunks[variable.time_axis])]
     start = ends[bisect_right(ends, span.start) - 1]
     stop = ends[bisect_left(ends, span.stop)]
-    rows = [row for row in plan.rows if row.variable == number]
+    rows = plan.rows_of(number)
     # All space blocks of a variable have the same leaves.
     leaves = [leaf for of_block in plan.leaves[rows[0].number] for leaf in of_block]
     parts = (BlockSpan(max(each.start, start), min(each.stop, stop)) for each in leaves)

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
-from romzarr.chunked.fields import LazyFields, lazy_fields, tile_products, tile_rates
+from romzarr.chunked.fields import LazyTiles, lazy_fields, tile_products, tile_rates
 from romzarr.chunked.slices import sums
 from romzarr.coding.bands import depth
 from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
 from romzarr.coding.tiles import tile_shape
 from romzarr.compression.pod import ArchivePOD
-from romzarr.contracts import Coding
+from romzarr.contracts import Coding, Matrix
 from romzarr.errors import AccuracyError
 from romzarr.numerics.dynamics.sampling import Tolerances
-
-Matrix = NDArray[np.float64]
 
 # Bits of a mode besides its fields and coefficients: its singular value.
 MODE_BITS = 64.0
@@ -28,49 +25,6 @@ MODE_BITS = 64.0
 LEAST_SHARE = 0.7
 # Steps are lowered at most so often, to so much of what they were.
 MOST_ATTEMPTS, LOWERED = 12, 0.96
-
-
-@dataclass(frozen=True)
-class CodedFields:
-    """Rank and steps of the fields, and what is known of their error.
-
-    ``fields`` are the tiles of each variable that has fields (None else); ``steps``
-    (V,) the quantisation steps in its units; ``a`` (m, r) the coefficients, which are left
-    ``tolerances`` by the variables that have fields; ``step`` is that of the coefficients.
-    ``bits`` is what all should cost.
-    """
-
-    pod: ArchivePOD
-    rank: int
-    fields: tuple[LazyFields | None, ...]
-    tiles: tuple[tuple[int, ...], ...]
-    steps: tuple[float, ...]
-    step: float
-    a: Matrix
-    tolerances: Tolerances
-    bits: float
-
-    @property
-    def codings(self) -> tuple[Coding, ...]:
-        """How each variable is coded."""
-        others = (Coding.CONSTANT if n.fluctuation == 0 else Coding.DIRECT for n in self.pod.norms)
-        return tuple(
-            Coding.POD if fields is not None else other
-            for fields, other in zip(self.fields, others, strict=True)
-        )
-
-    @property
-    def live(self) -> list[int]:
-        """Numbers of the variables that have fields."""
-        return _live(self.fields)
-
-    @property
-    def sigma(self) -> Matrix:
-        return self.pod.sigma[: self.rank]
-
-    @property
-    def turn(self) -> Matrix:
-        return self.pod.turn[:, : self.rank]
 
 
 @dataclass(frozen=True)
@@ -84,7 +38,7 @@ class FieldsPlan:
     """
 
     pod: ArchivePOD
-    fields: tuple[LazyFields | None, ...]
+    fields: tuple[LazyTiles | None, ...]
     tiles: tuple[tuple[int, ...], ...]
     chosen: Allocation | None
     missed: Matrix
@@ -101,7 +55,34 @@ class FieldsPlan:
         return _live(self.fields)
 
 
-def _live(fields: Sequence[LazyFields | None]) -> list[int]:
+@dataclass(frozen=True)
+class CodedFields:
+    """Fields as planned, coded on trial, and what is known of their error.
+
+    ``steps`` (V,) are the quantisation steps in the units of each variable; ``a`` (m, r) the
+    coefficients, which are left ``tolerances`` by the variables that have fields; ``step`` is
+    that of the coefficients.
+    """
+
+    plan: FieldsPlan
+    rank: int
+    steps: tuple[float, ...]
+    step: float
+    a: Matrix
+    tolerances: Tolerances
+
+    @property
+    def codings(self) -> tuple[Coding, ...]:
+        """How each variable is coded."""
+        norms = self.plan.pod.norms
+        others = (Coding.CONSTANT if n.fluctuation == 0 else Coding.DIRECT for n in norms)
+        return tuple(
+            Coding.POD if fields is not None else other
+            for fields, other in zip(self.plan.fields, others, strict=True)
+        )
+
+
+def _live(fields: Sequence[LazyTiles | None]) -> list[int]:
     return [v for v, each in enumerate(fields) if each is not None]
 
 
@@ -123,7 +104,7 @@ def plan_fields(
         pod = pod.without(without)
     tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
     lazy = tuple(
-        lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], tiles[v]) if v in live else None
+        lazy_fields(pod.held, v, archive.variables[v], tiles[v]) if v in live else None
         for v in numbers
     )
     missed, bits, shared = np.zeros(0), np.zeros(len(lazy)), np.zeros(len(lazy))
@@ -186,21 +167,17 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
 
 def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
     """Fields coded on trial with their `steps`."""
-    pod, rank = plan.pod, chosen.rank
     return CodedFields(
-        pod=pod,
-        rank=rank,
-        fields=plan.fields,
-        tiles=plan.tiles,
+        plan=plan,
+        rank=chosen.rank,
         steps=tuple(steps.tolist()),
         step=step_of(chosen.latent, 1.0),
-        a=pod.coefficients(rank),
-        tolerances=_tolerances(plan.fields, pod, rank, steps),
-        bits=chosen.bits,
+        a=plan.pod.coefficients(chosen.rank),
+        tolerances=_tolerances(plan.fields, plan.pod, chosen.rank, steps),
     )
 
 
-def _rates(lazy: Sequence[LazyFields | None], pod: ArchivePOD) -> list[Rates]:
+def _rates(lazy: Sequence[LazyTiles | None], pod: ArchivePOD) -> list[Rates]:
     """Rates of the mean and all modes of each variable that has fields."""
     turn = delayed(pod.turn)
     return sums(
@@ -219,7 +196,7 @@ def _latent_rates(pod: ArchivePOD) -> Rates:
 
 
 def _tolerances(
-    lazy: Sequence[LazyFields | None], pod: ArchivePOD, rank: int, steps: Matrix
+    lazy: Sequence[LazyTiles | None], pod: ArchivePOD, rank: int, steps: Matrix
 ) -> Tolerances:
     """What the coefficients may be off, with the fields as they will be decoded."""
     turn, dtype, live = delayed(pod.turn), pod.budget.basis, _live(lazy)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import Sample, lazy_fields, tile_bits
@@ -23,10 +22,8 @@ from romzarr.chunked.slices import sums
 from romzarr.compression.allocate_bits import FieldsPlan, plan_fields
 from romzarr.compression.direct import DirectVariable, coded_on_trial, plan_direct
 from romzarr.compression.pod import ArchivePOD
-from romzarr.numerics.pod.factors import Mask
+from romzarr.contracts import Mask, Matrix
 from romzarr.numerics.pod.roughness import rough_snapshots
-
-Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +194,7 @@ def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:
     turn, sample = delayed(pod.turn[:, :rank]), Sample(TILES, VALUES // TILES // (rank + 1))
     found = sums(
         [
-            lazy_fields(pod.plan, pod.blocks, v, archive.variables[v], plan.tiles[v], sample).map(
+            lazy_fields(pod.held, v, archive.variables[v], plan.tiles[v], sample).map(
                 tile_bits, turn, pod.norms[v].fluctuation, place
             )
             for v, place in zip(plan.live, plan.chosen.fields, strict=True)

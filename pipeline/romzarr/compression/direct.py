@@ -9,7 +9,6 @@ from typing import Any
 
 import dask
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.chunked.direct import (
@@ -26,10 +25,9 @@ from romzarr.coding.rates import Rates, position_within, step_of
 from romzarr.coding.residuals import residual_bits
 from romzarr.coding.tiles import VALUES, grid, value_tile
 from romzarr.compression.pod import ArchivePOD
+from romzarr.contracts import Matrix
 from romzarr.errors import AccuracyError
 from romzarr.store.writing.writer import StoreWriter
-
-Matrix = NDArray[np.float64]
 
 # What is looked at to foretell bits, little enough to cost next to nothing beside the POD; what
 # is coded on trial, large enough to know most of its neighbours; and what the step is found
@@ -209,15 +207,8 @@ def _excess(pod: ArchivePOD, plan: DirectVariable, loss: Matrix) -> float:
 def _lazy(
     archive: Archive, pod: ArchivePOD, number: int, sample: Sample | None = None
 ) -> LazyValues:
-    return lazy_values(
-        pod.plan,
-        pod.blocks,
-        pod.series,
-        number,
-        archive.variables[number],
-        float(pod.averages[number]),
-        sample,
-    )
+    variable, offset = archive.variables[number], float(pod.averages[number])
+    return lazy_values(pod.held, pod.series, number, variable, offset, sample)
 
 
 def _lost(values: LazyValues, function: Any, *args: Any) -> Matrix:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from romzarr.archive import Archive
-from romzarr.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
 from romzarr.chunked.exact import Trial, WriteExact
 from romzarr.chunked.slices import added, gathered
 from romzarr.coding.exact import PACKABLE, ExactCoding, Packing
-from romzarr.contracts import ArchivedVariable
+from romzarr.contracts import ArchivedVariable, ReadCost
 from romzarr.encoding import encoding_from_json
 from romzarr.store.writing.writer import StoreWriter
 
@@ -26,14 +25,6 @@ LEAST, MOST = 1 << 18, 1 << 22
 TRIED, TRIED_VALUES = 2, 1 << 18
 
 
-@dataclass(frozen=True)
-class ReadCost:
-    """What was fetched from the archive."""
-
-    bytes_read: int
-    chunks_read: int
-
-
 def write_lossless(writer: StoreWriter, archive: Archive) -> ReadCost:
     """Put every variable into the store to the bit; returns what reading cost. Runs Dask.
 
@@ -43,7 +34,7 @@ def write_lossless(writer: StoreWriter, archive: Archive) -> ReadCost:
         _written(writer, variable, packing_of(archive.variable_encoding[variable.name]))
         for variable in archive.variables
     ]
-    return ReadCost(sum(c.bytes_read for c in costs), sum(c.chunks_read for c in costs))
+    return sum(costs, ReadCost())
 
 
 def packing_of(encoding: Mapping[str, Any]) -> Packing | None:
@@ -75,15 +66,9 @@ def _written(writer: StoreWriter, variable: ArchivedVariable, packing: Packing |
     task = WriteExact(writer.exact, variable.name, coding)
     found = gathered(lazy_tiles(variable, tile, task), added)
     bytes_read, chunks_read, refused = found.tolist()
-    if refused:
-        # Somewhere the values are not what the archive says they are packed in.
-        again = _written(writer, variable, None)
-        return replace(
-            again,
-            bytes_read=again.bytes_read + bytes_read,
-            chunks_read=again.chunks_read + chunks_read,
-        )
-    return ReadCost(bytes_read, chunks_read)
+    cost = ReadCost(bytes_read, chunks_read)
+    # Where values are not what the archive says they are packed in, they are coded as they are.
+    return cost + _written(writer, variable, None) if refused else cost
 
 
 def _smallest(
@@ -91,9 +76,7 @@ def _smallest(
 ) -> ExactCoding:
     """The way of coding that takes fewest bytes on parts of a few tiles."""
     ways = [*ways_of(variable, packing), *(ways_of(variable, None) if packing else [])]
-    grid = tiles_in(variable, tile)
-    some = np.unique(np.linspace(0, np.prod(grid) - 1, TRIED).round().astype(int))
-    places = [tuple(map(int, np.unravel_index(number, grid))) for number in some]
+    places = some_tiles(variable, tile, TRIED)
     sizes = gathered(lazy_tiles(variable, tile, Trial(ways, TRIED_VALUES), places), added)
     return ways[int(np.argmin(sizes))]
 

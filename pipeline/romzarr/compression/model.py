@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.coding.latent import Decoded, code_latent
 from romzarr.compression.weak_systems import CODE_BLOCK, Offer, WeakSystems, weak_systems
 from romzarr.config import Config, LibraryConfig, WeakFormConfig
-from romzarr.contracts import SparseModel
+from romzarr.contracts import Mask, Matrix, SparseModel
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import (
@@ -33,9 +32,6 @@ from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, Tolerances
 from romzarr.numerics.dynamics.stlsq import stlsq
 from romzarr.numerics.dynamics.testfunctions import parse_test_function
 from romzarr.numerics.dynamics.weakform import WindowPlan, plan_windows
-
-Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # Coefficients that expressions may name while their number is not known.
 MOST_MODES = 1000
@@ -387,32 +383,22 @@ class _Search:
     def _coded(
         self, systems: WeakSystems, offer: Offer, fitted: tuple[SparseModel, ...]
     ) -> LatentModel:
-        """The code that the models of an offer allow."""
-        latent = self._code(systems.library, fitted, [offer.serving])
-        return _used(
-            LatentModel(systems, offer, fitted, fitted, latent, self.plain, self.coded_bytes)
-        )
-
-    def _code(
-        self,
-        library: Library,
-        models: Sequence[SparseModel],
-        choices: Sequence[NDArray[np.int16]],
-    ) -> Decoded:
-        """The smaller of the codes with the models and without."""
-        dynamics = [Dynamics(library, model.coefficients) for model in models]
+        """The code that the models of an offer allow, if it is smaller than without any."""
+        dynamics = [Dynamics(systems.library, model.coefficients) for model in fitted]
         latent = code_latent(
             self.a,
             self.times,
             dynamics,
-            choices,
+            [offer.serving],
             self.tolerances,
             self.step,
             block_steps=CODE_BLOCK,
         )
         if latent is None or latent.nbytes >= self.plain.nbytes:
-            return self.plain
-        return latent
+            latent = self.plain
+        return _used(
+            LatentModel(systems, offer, fitted, fitted, latent, self.plain, self.coded_bytes)
+        )
 
 
 def _bytes_with(model: LatentModel) -> tuple[float, bool, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from romzarr.compression.model import LatentModel
 from romzarr.contracts import SparseModel
 from romzarr.numerics.dynamics.library import Library
+from romzarr.numerics.pod.roughness import runs
 from romzarr.store.layout import compact_json
 from romzarr.store.models import models_to_facts
 
@@ -51,13 +52,12 @@ def model_facts(model: LatentModel) -> dict[str, Any]:
 
 def _spans(model: LatentModel) -> list[list[list[int]]]:
     """First and last snapshot of each stretch of time that each of several models would serve."""
-    code, last = model.latent.coded.code, len(model.latent.a) - 1
-    found = []
-    for number in range(len(model.models)):
-        edges = np.flatnonzero(np.diff(np.pad(code.block_model == number, 1).astype(np.int8)))
-        starts = (code.block_steps * edges).reshape(-1, 2).tolist()
-        found.append([[first, min(stop - 1, last)] for first, stop in starts])
-    return found
+    code, count = model.latent.coded.code, len(model.latent.a)
+    steps = code.block_steps
+    return [
+        [[steps * a, min(steps * b, count) - 1] for a, b in runs(code.block_model == number)]
+        for number in range(len(model.models))
+    ]
 
 
 def equation_facts(

@@ -9,22 +9,20 @@ from typing import Any, NamedTuple
 
 import dask
 import numpy as np
-from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
+from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.archive.provider import digest_of
 from romzarr.archive.time_axis import shown_time
-from romzarr.chunked.plan import PODPlan, SpaceBlock
-from romzarr.chunked.pod import run_pod
+from romzarr.chunked.plan import PODPlan
+from romzarr.chunked.pod import HeldBlocks, HeldPOD, run_pod
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Floats
+from romzarr.contracts import Mask, Matrix, ReadCost
 from romzarr.errors import AccuracyError, ArchiveError
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
-from romzarr.numerics.pod.factors import Defect, Mask, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import Defect, RowBlock, TimeFactor
 from romzarr.numerics.pod.truncation import rank_within, tails
-
-Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +55,8 @@ class Earlier:
 class ArchivePOD:
     """The POD of an archive, with all modes that a store of it may need.
 
-    ``turn`` (K', K) makes the K modes, times their singular values, from the rows of
-    ``blocks``. ``right`` (m, K + 1) are their orthonormal coefficients, and last the
+    ``turn`` (K', K) makes the K modes, times their singular values, from the rows of the
+    blocks ``held``. ``right`` (m, K + 1) are their orthonormal coefficients, and last the
     constant. By variable, in its own units: ``gram`` (V, K, K) the inner products of the
     modes times singular values, ``dropped`` (V,) the norm of what was cut orthogonally in
     time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
@@ -70,8 +68,7 @@ class ArchivePOD:
     coded in another way: there ``right`` is 0.
     """
 
-    plan: PODPlan
-    blocks: tuple[Delayed, ...]
+    held: HeldBlocks
     turn: Matrix
     right: Matrix
     gram: Matrix
@@ -83,8 +80,7 @@ class ArchivePOD:
     norms: tuple[VariableNorms, ...]
     masks: tuple[int | None, ...]
     budget: ErrorBudget
-    bytes_read: int
-    chunks_read: int
+    cost: ReadCost
     earlier: Earlier
     rough: Mask | None = None
 
@@ -102,7 +98,7 @@ class ArchivePOD:
     @property
     def energies(self) -> Matrix:
         """Energy (V, K) of each mode in each variable."""
-        return np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0.0)
+        return _energies(self.gram)
 
     @property
     def sigma(self) -> Matrix:
@@ -111,7 +107,7 @@ class ArchivePOD:
 
     @property
     def series(self) -> Matrix:
-        """What the rows of ``blocks`` are multiplied by to give the snapshots, (m, K')."""
+        """What the rows of blocks are multiplied by to give the snapshots, (m, K')."""
         return np.asarray(self.right[:, : self.modes] @ self.turn.T)
 
     @property
@@ -149,14 +145,15 @@ class ArchivePOD:
         turn = np.linalg.eigh(triangle @ self.joint @ triangle.T)[1][:, ::-1]
         mixed, budget = triangle.T @ turn, self.budget.part(share)
         gram = mixed.T @ self.gram @ mixed
-        shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+        shares = _energies(gram)
         useful = _useful(shares, budget.allowed)
         right = np.zeros((len(rough), useful + 1))
         right[~rough, :useful], right[~rough, useful] = basis @ turn[:, :useful], len(rough) ** -0.5
         moved = delayed(_moved, pure=False)
+        blocks = tuple(moved(block, self.turn @ mean) for block in self.held.blocks)
         return replace(
             self,
-            blocks=tuple(moved(block, self.turn @ mean) for block in self.blocks),
+            held=replace(self.held, blocks=blocks),
             turn=self.turn @ mixed[:, :useful],
             right=right,
             gram=gram[:, :useful, :useful],
@@ -174,7 +171,7 @@ class ArchivePOD:
         scales = np.where(kept, self.scales, 0.0)
         turn = np.linalg.eigh(replace(self, scales=scales).joint)[1][:, ::-1]
         gram = turn.T @ self.gram @ turn
-        shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+        shares = _energies(gram)
         useful = _useful(shares[kept], self.budget.allowed[kept])
         dropped = np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1))
         constant = self.right[:, self.modes :]
@@ -188,6 +185,11 @@ class ArchivePOD:
             apart=np.where(kept, self.apart, 0.0),
             scales=scales,
         )
+
+
+def _energies(gram: Matrix) -> Matrix:
+    """Energies (V, K) that the inner products (V, K, K) say."""
+    return np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
 
 
 def _moved(block: RowBlock, shift: Matrix) -> RowBlock:
@@ -218,38 +220,27 @@ def factor_archive(
     for the bound, the archive is read again with the exact ones.
     """
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
-    factor, blocks, plan = _run_tree(archive, tolerance, None)
+    held = _run_tree(archive, tolerance, None)
     try:
-        return cut_factor(archive, config, sharpened, factor, blocks, plan)
+        return cut_factor(archive, config, sharpened, held)
     except AccuracyError:
-        if len(archive.variables) == 1 or _rank_needed(config):
+        if len(archive.variables) == 1 or config.compression.max_rank != "auto":
             raise
-    totals = _totals(archive, factor)
-    scales = {v: len(factor.right) / e if e > 0 else 1.0 for v, e in enumerate(totals)}
+    totals = _totals(archive, held.factor)
+    scales = {v: held.factor.snapshots / e if e > 0 else 1.0 for v, e in enumerate(totals)}
     log.warning("scales of the variables were estimated badly: reading the archive once more")
-    again, blocks, plan = _run_tree(archive, tolerance, scales)
-    again = replace(
-        again,
-        bytes_read=again.bytes_read + factor.bytes_read,
-        chunks_read=again.chunks_read + factor.chunks_read,
-    )
-    return cut_factor(archive, config, sharpened, again, blocks, plan)
+    again = _run_tree(archive, tolerance, scales)
+    factor = replace(again.factor, cost=again.factor.cost + held.factor.cost)
+    return cut_factor(archive, config, sharpened, replace(again, factor=factor))
 
 
-def _rank_needed(config: Config) -> bool:
-    return config.compression.max_rank != "auto"
-
-
-def _run_tree(
-    archive: Archive, tolerance: float, scales: Mapping[int, float] | None
-) -> tuple[TimeFactor, tuple[Delayed, ...], PODPlan]:
-    held = run_pod(
+def _run_tree(archive: Archive, tolerance: float, scales: Mapping[int, float] | None) -> HeldPOD:
+    return run_pod(
         archive.variables,
         tolerance=tolerance,
         scales=scales,
         refused=lambda plan, defect: _defect_error(archive, plan, defect),
     )
-    return held.factor, held.blocks, held.plan
 
 
 def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
@@ -266,9 +257,7 @@ def cut_factor(
     archive: Archive,
     config: Config,
     sharpened: Sharpened | None,
-    factor: TimeFactor,
-    blocks: tuple[Delayed, ...],
-    plan: PODPlan,
+    held: HeldPOD,
     earlier: Earlier | None = None,
     totals: Matrix | None = None,
 ) -> ArchivePOD:
@@ -277,9 +266,10 @@ def cut_factor(
     The bound is what the whole store has left of it, if there are `earlier` snapshots. Squared
     fluctuations are `totals` (V,), where they are known better than by the factors.
     """
+    factor = held.factor
     totals = _totals(archive, factor) if totals is None else totals
     earlier = earlier or Earlier.none(len(totals))
-    means = _mean_sums(archive, plan, blocks)
+    means = _mean_sums(archive, held)
     spare = earlier.spare(config.compression.tolerance)
     norms = _norms(archive, means, np.where(totals > 0, totals + spare, 0.0))
     budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
@@ -290,7 +280,7 @@ def cut_factor(
     gram = turn.T @ gram @ turn
     discarded = np.array([factor.discarded[v] for v in numbers])
     apart = np.array([factor.apart.get(v, 0.0) for v in numbers])
-    shares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+    shares = _energies(gram)
     limit = config.compression.max_rank
     most = len(turn) if limit == "auto" else limit
     names = [variable.name for variable in archive.variables]
@@ -304,8 +294,7 @@ def cut_factor(
     useful = min(_useful(shares, budget.allowed), most)
     constant = np.full((len(factor.right), 1), len(factor.right) ** -0.5)
     return ArchivePOD(
-        plan=plan,
-        blocks=blocks,
+        held=HeldBlocks(held.plan, held.blocks),
         turn=turn[:, :useful],
         right=np.concatenate([factor.right @ turn[:, :useful], constant], axis=1),
         gram=gram[:, :useful, :useful],
@@ -317,8 +306,7 @@ def cut_factor(
         norms=norms,
         masks=_same_masks(archive, means, totals),
         budget=budget,
-        bytes_read=factor.bytes_read,
-        chunks_read=factor.chunks_read,
+        cost=factor.cost,
         earlier=earlier,
     )
 
@@ -368,31 +356,28 @@ class _MeanSums(NamedTuple):
         )
 
 
-def _mean_sums(archive: Archive, plan: PODPlan, blocks: Sequence[Delayed]) -> tuple[_MeanSums, ...]:
+def _mean_sums(archive: Archive, held: HeldPOD) -> tuple[_MeanSums, ...]:
     """Sums of the mean of each variable."""
     parts = dask.compute(
         *(
-            delayed(_sums_of_block, pure=False)(block, _row_weights(archive.variables, row))
-            for block, row in zip(blocks, plan.rows, strict=True)
+            delayed(_sums_of_block, pure=False)(block, row.inner_product(archive.variables))
+            for block, row in zip(held.blocks, held.plan.rows, strict=True)
         )
     )
     found = [_MeanSums(0.0, 0.0, 0, 0.0, "")] * len(archive.variables)
-    for part, row in zip(parts, plan.rows, strict=True):
+    for part, row in zip(parts, held.plan.rows, strict=True):
         found[row.variable] = found[row.variable].joined(part)
     return tuple(found)
 
 
-def _sums_of_block(block: RowBlock, weights: Floats | None) -> _MeanSums:
-    mean = block.mean
-    if weights is None:
-        weights = np.ones(len(mean))
-    mask = ""
+def _sums_of_block(block: RowBlock, inner: InnerProduct) -> _MeanSums:
+    mean, mask = block.mean, ""
     if block.valid is not None:
         mask = digest_of([np.packbits(block.valid).tobytes()])
-        mean, weights = mean[block.valid], weights[block.valid]
+        mean, inner = mean[block.valid], inner.on(block.valid)
     # What cannot be squared is refused with its name: rounding of float64 is too much beside it.
     with np.errstate(over="ignore"):
-        square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
+        square, weight = float(inner.sum(mean**2)), inner.total(len(mean))
         total = float(mean.sum())
     return _MeanSums(square, total, len(mean), weight, mask)
 
@@ -421,11 +406,6 @@ def _norms(
         )
         for v, total, mean in zip(archive.variables, totals, means, strict=True)
     )
-
-
-def _row_weights(variables: Sequence[ArchivedVariable], row: SpaceBlock) -> Floats | None:
-    weights = variables[row.variable].weights
-    return None if weights is None else np.ascontiguousarray(weights[row.region]).ravel()
 
 
 def _defect_error(archive: Archive, plan: PODPlan, defect: Defect) -> ArchiveError:

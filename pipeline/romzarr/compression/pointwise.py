@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
-from romzarr.chunked.blocks import aligned_tile, lazy_tiles, tiles_in
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
 from romzarr.chunked.slices import gathered
 from romzarr.compression.pod import Sharpened
-from romzarr.contracts import ArchivedVariable, Coding
+from romzarr.contracts import ArchivedVariable, Coding, ReadCost
 from romzarr.errors import AccuracyError, ConfigError, TooFineError
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
-
-Matrix = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +81,7 @@ def sharpened_by(archive: Archive, bounds: Mapping[str, float], tolerance: float
 def _fluctuation(variable: ArchivedVariable) -> float:
     """Root of the mean square about the mean in time, from three tiles."""
     tile = aligned_tile(variable, LEAST, MOST)
-    grid = tiles_in(variable, tile)
-    some = np.unique(np.linspace(0, np.prod(grid) - 1, 3).round().astype(int))
-    places = [tuple(map(int, np.unravel_index(number, grid))) for number in some]
+    places = some_tiles(variable, tile, 3)
     found = dask.compute(*lazy_tiles(variable, tile, Spread(variable.time_axis), places))
     return float(np.sqrt(np.mean(np.square(found))))
 
@@ -96,8 +91,7 @@ class Corrected:
     """Largest error of single values by variable, and what reading the archive for it cost."""
 
     errors: Mapping[str, float]
-    bytes_read: int
-    chunks_read: int
+    cost: ReadCost
 
 
 def write_residuals(
@@ -122,16 +116,15 @@ def write_residuals(
     exact = {name: 0.0 for name in bounds if name not in lossy}
     return Corrected(
         exact | {name: each.error for name, each in found.items()},
-        sum(each.bytes_read for each in found.values()),
-        sum(each.chunks_read for each in found.values()),
+        sum((each.cost for each in found.values()), ReadCost()),
     )
 
 
 def _written(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, bound: float) -> Found:
-    slack, read = SLACK * bound, (0, 0)
+    slack, cost = SLACK * bound, ReadCost()
     while True:
         found = _coded(writer, draft, variable, 2 * (bound - slack))
-        read = read[0] + found.bytes_read, read[1] + found.chunks_read
+        cost += found.cost
         needed = _rounding(variable, found, bound)
         if needed <= slack:
             break
@@ -143,7 +136,7 @@ def _written(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, boun
     log.info("variable %r: %d values corrected", variable.name, found.coded)
     if not found.coded:
         writer.drop_residuals(variable.name)
-    return Found(found.largest, found.drift, found.error, found.coded, *read)
+    return replace(found, cost=cost)
 
 
 def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: float) -> Found:

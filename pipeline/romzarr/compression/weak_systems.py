@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.chunked.systems import weak_factors
-from romzarr.contracts import TriangularFactor
+from romzarr.contracts import Matrix, TriangularFactor
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.regimes import find_regimes, serving
 from romzarr.numerics.dynamics.weakform import WindowPlan, merge_factors
-
-Matrix = NDArray[np.float64]
 
 # Snapshots a block of kept samples spans: short enough to decode a time range cheaply and
 # to keep chaos from amplifying rounding, long enough that its first sample is no burden.

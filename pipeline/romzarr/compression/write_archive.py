@@ -16,9 +16,9 @@ from romzarr.compression.lossless import write_lossless
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD, factor_archive
 from romzarr.compression.pointwise import sharpened_by, write_residuals
-from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_model
+from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_latent
 from romzarr.config import Config
-from romzarr.contracts import Coding
+from romzarr.contracts import Coding, ReadCost
 from romzarr.errors import AccuracyError
 from romzarr.progress import step
 from romzarr.store.reading.facts import with_largest
@@ -32,8 +32,7 @@ class Result:
     facts: Mapping[str, Any]
     codings: Codings
     model: LatentModel | None
-    bytes_read: int
-    chunks_read: int
+    cost: ReadCost
 
 
 def write_archive(writer: StoreWriter, archive: Archive, config: Config) -> Result:
@@ -51,7 +50,7 @@ def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Resul
     sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
     with step("read") as reading:
         pod = factor_archive(archive, config, sharpened)
-        reading.bytes = pod.bytes_read
+        reading.bytes = pod.cost.bytes_read
     result = write_factored(
         writer, archive, pod, config, sharpened.tolerance if sharpened else tolerance
     )
@@ -78,17 +77,11 @@ def write_factored(
         )
         errors = _relative_errors(coded, model, lost, in_episodes)
         _check_bound(errors, config.compression.tolerance)
-        write_model(writer, archive, model)
+        write_latent(writer, archive, model.stored.coded if model else None)
     codings = codings_of(coded)
     totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
     said = facts(archive, codings, model, errors, config, episodes.rough if episodes else None)
-    return Result(
-        {**said, "fluctuation": totals},
-        codings,
-        model,
-        pod.bytes_read,
-        pod.chunks_read,
-    )
+    return Result({**said, "fluctuation": totals}, codings, model, pod.cost)
 
 
 def _corrected(
@@ -97,12 +90,11 @@ def _corrected(
     """Put residuals into the store, so that single values are within their bounds."""
     with step("correct") as correcting:
         found = write_residuals(writer, archive, result.facts, bounds)
-        correcting.bytes = found.bytes_read
+        correcting.bytes = found.cost.bytes_read
     return replace(
         result,
         facts={**result.facts, "largest_pointwise_error": dict(found.errors)},
-        bytes_read=result.bytes_read + found.bytes_read,
-        chunks_read=result.chunks_read + found.chunks_read,
+        cost=result.cost + found.cost,
     )
 
 
@@ -110,18 +102,12 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> Re
     """Put everything into the store to the bit."""
     with step("write") as writing:
         cost = write_lossless(writer, archive)
-        write_model(writer, archive, None)
+        write_latent(writer, archive, None)
         writing.bytes = cost.bytes_read
     names = [variable.name for variable in archive.variables]
     codings = Codings((Coding.LOSSLESS,) * len(names), 0, "float64")
     errors = dict.fromkeys([*names, "largest"], 0.0)
-    return Result(
-        facts(archive, codings, None, errors, config),
-        codings,
-        None,
-        cost.bytes_read,
-        cost.chunks_read,
-    )
+    return Result(facts(archive, codings, None, errors, config), codings, None, cost)
 
 
 def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel | None:
@@ -134,8 +120,8 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
         coded.tolerances,
         config,
         step=coded.step,
-        coded_bytes=coded.bits / 8,
-        rough=coded.pod.rough,
+        coded_bytes=coded.plan.bits / 8,
+        rough=coded.plan.pod.rough,
     )
 
 
@@ -154,10 +140,10 @@ def _relative_errors(
     known (`Tolerances`), or of what is `lost` of variables coded without POD, always or in
     episodes; and of bounds on rounding.
     """
-    pod, missed = coded.pod, np.zeros(len(coded.fields))
+    pod, live, missed = coded.plan.pod, coded.plan.live, np.zeros(len(coded.steps))
     if model is not None:
         difference = model.stored.a - coded.a
-        missed[coded.live] = pod.apart[coded.live] + coded.tolerances.errors(difference)
+        missed[live] = pod.apart[live] + coded.tolerances.errors(difference)
     missed[list(lost)] = list(lost.values())
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)

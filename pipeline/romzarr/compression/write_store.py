@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import dask
 import numpy as np
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import write_tile
@@ -21,12 +20,9 @@ from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Coding, Floats
-from romzarr.numerics.pod.factors import Mask
+from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Mask
 from romzarr.numerics.pod.roughness import runs
 from romzarr.store.writing.writer import StoreWriter
-
-Matrix = NDArray[np.float64]
 
 # Where it ran says nothing of what is stored.
 NOT_RECORDED = frozenset({"cluster", "nightly"})
@@ -43,13 +39,13 @@ class Codings(NamedTuple):
 
 def codings_of(coded: CodedFields) -> Codings:
     """Of variables coded by POD, or about as accurately."""
-    return Codings(coded.codings, coded.rank, coded.pod.budget.basis.name)
+    return Codings(coded.codings, coded.rank, coded.plan.pod.budget.basis.name)
 
 
 def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> None:
     """Means and modes, coded and written by the workers that hold them; constants."""
-    pod, tasks = coded.pod, []
-    for number, (variable, fields) in enumerate(zip(archive.variables, coded.fields, strict=True)):
+    plan, pod, tasks = coded.plan, coded.plan.pod, []
+    for number, (variable, fields) in enumerate(zip(archive.variables, plan.fields, strict=True)):
         if fields is None:
             if coded.codings[number] == Coding.CONSTANT:
                 mean = _gathered_mean(pod, number, variable)
@@ -60,38 +56,39 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
             variable.name,
             variable.space_dims,
             variable.space_shape,
-            coded.tiles[number],
+            plan.tiles[number],
             coded.rank,
             step,
             pod.budget.basis,
             None if mask is None else archive.variables[mask].name,
         )
-        turn = delayed(coded.turn)
+        turn = delayed(pod.turn[:, : coded.rank])
         tasks += fields.map(
             write_tile, turn, coded.rank, step, writer.fields, variable.name, mask == number
         )
     for some in slices(tasks):
         dask.compute(*some)
     if coded.rank:
-        writer.write_singular_values(coded.sigma)
+        writer.write_singular_values(pod.sigma[: coded.rank])
 
 
 def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> Floats:
     """Mean of a constant variable, exactly, NaN where it is masked."""
     mean = np.empty(variable.space_shape, variable.dtype)
-    rows = [row for row in pod.plan.rows if row.variable == number]
-    for row, block in zip(rows, dask.compute(*(pod.blocks[r.number] for r in rows)), strict=True):
+    rows = pod.held.plan.rows_of(number)
+    blocks = dask.compute(*(pod.held.blocks[row.number] for row in rows))
+    for row, block in zip(rows, blocks, strict=True):
         part = block.mean if block.valid is None else np.where(block.valid, block.mean, np.nan)
         mean[row.region] = part.reshape(row.shape)
     return mean
 
 
-def write_model(writer: StoreWriter, archive: Archive, model: LatentModel | None) -> None:
-    """Coordinates; coefficients and models where there are any."""
+def write_latent(writer: StoreWriter, archive: Archive, coded: CodedLatent | None) -> None:
+    """Coordinates and times; coefficients and models where there are any."""
     writer.write_coordinates(archive.carried)
     writer.write_time(archive.time)
-    if model is not None:
-        writer.write_latent(model.stored.coded, archive.time.dim)
+    if coded is not None:
+        writer.write_latent(coded, archive.time.dim)
 
 
 def facts(

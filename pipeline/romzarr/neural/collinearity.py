@@ -12,13 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 from romzarr.numerics.dynamics.symbolic import parse
-
-Matrix = NDArray[np.float64]
 
 EXACT = 5e-3  # of a term's size: what networks err by at small arguments, with room
 INVOLVED = 0.05  # share of a term in a singular vector below which it has no part in it

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.numerics.dynamics.networks import ARGUMENTS, Operator
 from romzarr.numerics.dynamics.symbolic import parse
-
-Matrix = NDArray[np.float64]
 
 ENOUGH = 0.999  # R^2 of a formula that is taken for what the network has learned
 POINTS = 1600

@@ -6,11 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.numerics.dynamics.symbolic import Expression, parse
-
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.neural import mlp
-
-Matrix = NDArray[np.float64]
 
 NEVER = 2.0  # a share of the steps that is not reached
 TINY = 1e-6

@@ -7,21 +7,19 @@ residual of 1e-6 is the square of the noise). The default is given the noisy sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import TriangularFactor
+from romzarr.contracts import Matrix, TriangularFactor
 from romzarr.neural.collinearity import diagnose
 from romzarr.neural.selection import Selection, refit, select, weak_system
 from romzarr.neural.systems import OSCILLATOR, Record, System
 from romzarr.numerics.dynamics.networks import shipped_operators
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary, default_library, suitable_scales
 from romzarr.numerics.triangles import canonical_r
-
-Matrix = NDArray[np.float64]
 
 SEEDS = 20
 RIDGE, THRESHOLD = 0.01, 0.2
@@ -244,58 +242,65 @@ def _weak(problem: Problem) -> list[TriangularFactor]:
     return [weak_system(r.states, r.times, problem.library)[0] for r in problem.records]
 
 
-def _routed(
-    problem: Problem,
-    title: str,
-    expected: str,
-    method: str,
-    settings: dict[str, object],
-    *,
-    weak: bool = False,
-    steps: bool = False,
-    final: bool = False,
-) -> RunResult:
-    """A router's outcome on pointwise data, or in weak form.
+@dataclass(frozen=True)
+class RoutedRun:
+    """A run by a router, on pointwise data or in weak form.
 
-    With `steps` the prior counts every step of complexity; with `final` the terms that were
-    chosen get the coefficients of a least-squares fit in weak form.
+    With ``drop`` no term can be chosen that is a combination of simpler ones. With ``final`` the
+    prior counts every step of complexity, and the terms that were chosen get the coefficients of
+    a least-squares fit in weak form.
     """
-    # JAX comes only now: everything else here does without it.
-    from romzarr.neural.router import RouterSettings, route
 
-    started = time.process_time()
-    if problem.steps:
-        settings = {**settings, "steps": problem.steps}
-    chosen_settings = RouterSettings(**settings)  # type: ignore[arg-type]
-    binary = [float(len(term.arguments) == 2) for term in problem.library.terms]
-    complexity = np.array(problem.library.complexity if steps else binary)
-    systems = _weak(problem) if weak or final else []
-    if weak:
-        triangles = np.array([factor.r for factor in systems])
-        routed = route(triangles, systems[0].windows, complexity, chosen_settings)
-    else:
-        factors, states, features, targets = _pointwise(problem)
-        routed = route(
-            factors,
-            states.shape[1],
-            complexity,
-            chosen_settings,
-            states=states,
-            features=features,
-            targets=targets,
-        )
-    committed = routed.committed()
-    sizes = np.sqrt(np.mean(problem.clean_features() ** 2, axis=0))[:, None]
-    target = np.sqrt(np.mean(problem.records[0].derivatives ** 2, axis=0))
-    chosen = np.abs(committed) * sizes / target > NEGLIGIBLE
-    coefficients = routed.equations
-    if final:
-        coefficients = np.array(
-            [refit(factor, own) for factor, own in zip(systems, chosen, strict=True)]
-        )
-    return _result(
-        problem, title, expected, method, coefficients, chosen, routed.activations, started
-    )
+    title: str
+    expected: str
+    method: str
+    settings: Mapping[str, object]
+    weak: bool = False
+    drop: bool = False
+    final: bool = False
+
+    def __call__(self, problem: Problem) -> RunResult:
+        """Train a router for every seed, and see what it commits to."""
+        # JAX comes only now: everything else here does without it.
+        from romzarr.neural.router import RouterSettings, route
+
+        started = time.process_time()
+        settings = RouterSettings(**self._settings(problem))  # type: ignore[arg-type]
+        binary = [float(len(term.arguments) == 2) for term in problem.library.terms]
+        complexity = np.array(problem.library.complexity if self.final else binary)
+        systems = _weak(problem) if self.weak or self.final else []
+        if self.weak:
+            triangles = np.array([factor.r for factor in systems])
+            routed = route(triangles, systems[0].windows, complexity, settings)
+        else:
+            factors, states, features, targets = _pointwise(problem)
+            routed = route(
+                factors,
+                states.shape[1],
+                complexity,
+                settings,
+                states=states,
+                features=features,
+                targets=targets,
+            )
+        committed = routed.committed()
+        sizes = np.sqrt(np.mean(problem.clean_features() ** 2, axis=0))[:, None]
+        target = np.sqrt(np.mean(problem.records[0].derivatives ** 2, axis=0))
+        chosen = np.abs(committed) * sizes / target > NEGLIGIBLE
+        coefficients = routed.equations
+        if self.final:
+            both = zip(systems, chosen, strict=True)
+            coefficients = np.array([refit(factor, own) for factor, own in both])
+        words = self.title, self.expected, self.method
+        return _result(problem, *words, coefficients, chosen, routed.activations, started)
+
+    def _settings(self, problem: Problem) -> dict[str, object]:
+        settings = dict(self.settings)
+        if problem.steps:
+            settings["steps"] = problem.steps
+        if self.drop:
+            settings["dropped"] = diagnose(problem.library, problem.records[0].states).dropped
+        return settings
 
 
 FOUR: dict[str, object] = {
@@ -321,55 +326,6 @@ CURED: dict[str, object] = {
     "start_temperature": (5.0, 1.0),
     "rate": (0.02, 0.05),
 }
-
-
-def run_looking(problem: Problem) -> RunResult:
-    """Run 2."""
-    return _routed(
-        problem,
-        "2: state-dependent Gumbel-softmax router",
-        "Mixes terms softly and loses the damping term.",
-        "One slot an equation, logits by a network of the state (32 hidden units), temperature "
-        "annealed from 5 to 1; derivatives given.",
-        {"hidden": 32, "end_temperature": (1.0, 1.0), "rate": (5e-3, 5e-3), "steps": 2000},
-    )
-
-
-def run_entropy(problem: Problem) -> RunResult:
-    """Run 3."""
-    return _routed(
-        problem,
-        "3: state-independent router with a scheduled entropy penalty",
-        "Commits, but to sin instead of identity, with an inflated coefficient.",
-        "One slot an equation, temperature annealed from 5 to 0.1, entropy penalty growing from "
-        "0; derivatives given.",
-        {"entropy": 0.1},
-    )
-
-
-def run_two_slots(problem: Problem) -> RunResult:
-    """Run 4."""
-    return _routed(
-        problem,
-        "4: two slots without replacement, complexity prior",
-        "Finds both dominant terms; the second slot takes the damping term with an activation "
-        "of 0.27 only and a coefficient of about -0.028 for -0.1.",
-        "Two slots that take one term at a time (straight-through), temperature annealed from 5 "
-        "to 1, a prior on binary terms, no entropy penalty; derivatives given.",
-        FOUR,
-    )
-
-
-def run_conditional(problem: Problem) -> RunResult:
-    """Run 5."""
-    return _routed(
-        problem,
-        "5: conditional slot entropy",
-        "The activation of the damping term moves from 0.27 to 0.34.",
-        "As 4 with a growing penalty on the entropy of slot 1 and of slot 2 given slot 1; "
-        "derivatives given.",
-        FIVE,
-    )
 
 
 def run_best(problem: Problem) -> RunResult:
@@ -409,66 +365,71 @@ def beyond(system: System, noise: float = 0.01, seeds: int = 5) -> tuple[Problem
     return problem, replace(result, title=system.name, expected="Exactly the terms of the system.")
 
 
-def run_router(problem: Problem) -> RunResult:
-    """The cured router: in weak form from noisy states alone, by gradients."""
-    dropped = diagnose(problem.library, problem.records[0].states).dropped
-    return _routed(
-        problem,
+RUNS: dict[str, Callable[[Problem], RunResult]] = {
+    "1": run_stlsq,
+    "2": RoutedRun(
+        "2: state-dependent Gumbel-softmax router",
+        "Mixes terms softly and loses the damping term.",
+        "One slot an equation, logits by a network of the state (32 hidden units), temperature "
+        "annealed from 5 to 1; derivatives given.",
+        {"hidden": 32, "end_temperature": (1.0, 1.0), "rate": (5e-3, 5e-3), "steps": 2000},
+    ),
+    "3": RoutedRun(
+        "3: state-independent router with a scheduled entropy penalty",
+        "Commits, but to sin instead of identity, with an inflated coefficient.",
+        "One slot an equation, temperature annealed from 5 to 0.1, entropy penalty growing from "
+        "0; derivatives given.",
+        {"entropy": 0.1},
+    ),
+    "4": RoutedRun(
+        "4: two slots without replacement, complexity prior",
+        "Finds both dominant terms; the second slot takes the damping term with an activation "
+        "of 0.27 only and a coefficient of about -0.028 for -0.1.",
+        "Two slots that take one term at a time (straight-through), temperature annealed from 5 "
+        "to 1, a prior on binary terms, no entropy penalty; derivatives given.",
+        FOUR,
+    ),
+    "5": RoutedRun(
+        "5: conditional slot entropy",
+        "The activation of the damping term moves from 0.27 to 0.34.",
+        "As 4 with a growing penalty on the entropy of slot 1 and of slot 2 given slot 1; "
+        "derivatives given.",
+        FIVE,
+    ),
+    "router": RoutedRun(
         "router: the cured router in weak form",
         "Exactly v in x', and x and v in v'.",
         "Dependent terms dropped; logarithm of the weak-form error; prior on every step of "
         "complexity; slot 1 frozen halfway, slot 2 trained on what it leaves, with temperature "
         "and rate of its own; coefficients of the committed terms by least squares; states only.",
-        {**CURED, "dropped": dropped},
+        CURED,
         weak=True,
-        steps=True,
+        drop=True,
         final=True,
-    )
-
-
-RUNS: dict[str, Callable[[Problem], RunResult]] = {
-    "1": run_stlsq,
-    "2": run_looking,
-    "3": run_entropy,
-    "4": run_two_slots,
-    "5": run_conditional,
-    "router": run_router,
+    ),
     "best": run_best,
 }
 
 
 def cures(problem: Problem) -> list[RunResult]:
     """What was proposed against the failures of runs 4 and 5, one after the other."""
-    dropped = diagnose(problem.library, problem.records[0].states).dropped
-    drop: dict[str, object] = {**SOFT, "dropped": dropped}
-    residual: dict[str, object] = {**drop, "residual": True}
-    cured: dict[str, object] = {**CURED, "dropped": dropped}
+    residual: dict[str, object] = {**SOFT, "residual": True}
     own = {key: CURED[key] for key in ("start_temperature", "rate")}
     # name, settings, weak form, prior on every step of complexity
     variants: list[tuple[str, dict[str, object], bool, bool]] = [
-        ("run 5 as it is", FIVE, False, False),
-        ("the same, dependent terms dropped", {**FIVE, "dropped": dropped}, False, False),
-        ("soft slots, dependent terms dropped", drop, False, False),
-        ("+ temperature and rate per slot", {**drop, **own}, False, False),
-        ("+ weak-form loss", drop, True, False),
-        ("+ slot 1 frozen, then slot 2 alone", {**drop, "freeze": 0.5}, False, False),
+        ("the same, dependent terms dropped", FIVE, False, False),
+        ("soft slots, dependent terms dropped", SOFT, False, False),
+        ("+ temperature and rate per slot", {**SOFT, **own}, False, False),
+        ("+ weak-form loss", SOFT, True, False),
+        ("+ slot 1 frozen, then slot 2 alone", {**SOFT, "freeze": 0.5}, False, False),
         ("+ slot 2 on the residual of slot 1", residual, False, False),
         ("residual, logarithm of the error", {**residual, "logarithm": True}, False, False),
         ("residual, logarithm, prior on steps", {**residual, "logarithm": True}, False, True),
-        ("frozen, logarithm, prior on steps, per slot", cured, False, True),
-        ("the same in weak form (run router)", cured, True, True),
+        ("frozen, logarithm, prior on steps, per slot", CURED, False, True),
+        ("the same in weak form (run router)", CURED, True, True),
     ]
-    found = [
-        _routed(
-            problem,
-            name,
-            "",
-            "states only" if weak else "derivatives given",
-            settings,
-            weak=weak,
-            steps=steps,
-            final=steps,
-        )
-        for name, settings, weak, steps in variants
-    ]
-    return [*found, run_best(problem)]
+    runs = [RoutedRun("run 5 as it is", "", "derivatives given", FIVE)]
+    for name, settings, weak, final in variants:
+        method = "states only" if weak else "derivatives given"
+        runs.append(RoutedRun(name, "", method, settings, weak, drop=True, final=final))
+    return [*(run(problem) for run in runs), run_best(problem)]

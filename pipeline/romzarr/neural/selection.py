@@ -25,13 +25,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.contracts import BlockSpan, Matrix, TriangularFactor
 from romzarr.neural.collinearity import Diagnosis, diagnose
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 from romzarr.numerics.dynamics.weakform import WindowPlan, plan_windows, triangular_factor
 
-Matrix = NDArray[np.float64]
 Columns = NDArray[np.intp]
 
 # Windows that count as one observation: they start every half a standard deviation of the

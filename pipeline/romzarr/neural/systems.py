@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
+from romzarr.contracts import Matrix, Vector
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,11 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.neural import mlp
 from romzarr.neural.operations import Operation
 from romzarr.neural.verdicts import FALLEN, Trained, Verdict
 from romzarr.numerics.dynamics.networks import Network, Operator
-
-Matrix = NDArray[np.float64]
 
 HIDDEN = (128, 128)
 RATE = 1e-3

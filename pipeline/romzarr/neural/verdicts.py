@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.numerics.dynamics.networks import Operator
-
-Matrix = NDArray[np.float64]
 
 FALLEN = 0.02  # of the output's standard deviation: an error below it has fallen
 

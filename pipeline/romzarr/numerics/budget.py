@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.errors import AccuracyError
-
-Matrix = NDArray[np.float64]
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 # Share of the tolerance that the factorisation, whose arithmetic suits the tolerance and may be

@@ -13,9 +13,8 @@ References
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+from romzarr.contracts import Matrix
 
 
 def canonical_r(rows: Matrix) -> Matrix:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 
-from romzarr.archive import Archive, Source, lazy_dataset, open_archive
+from romzarr.archive import Archive, Source, lazy_dataset
 from romzarr.arguments import as_whole
 from romzarr.chunked.plan import LEAF_BYTES
+from romzarr.comparison.blocks import as_stored
 from romzarr.comparison.source_changes import (
     refuse_other_times,
     refuse_other_values,
@@ -74,17 +75,8 @@ def append(
     """
     began = time.perf_counter()
     commit_steps = as_whole(commit_steps, "commit_steps", least=1)
-    opened, missing = open_store(store), given_config(config).archive.missing_chunks
-    made_with = config_of(opened)
-    made = made_with.archive
-    archive = open_archive(
-        source,
-        time=made.time,
-        variables=made.variables,
-        weights=made.weights,
-        missing_chunks=missing,
-    )
-    before = opened.snapshots
+    opened, config = open_store(store), given_config(config)
+    archive, before = as_stored(opened, source, config), opened.snapshots
     refuse_other_variables(opened, archive)
     refuse_other_times(opened, archive)
     stream = None
@@ -92,11 +84,11 @@ def append(
     sweep(store)
     if len(archive.time.values) > before or "stream" in opened.facts:
         # What cannot be appended to says so before anything is read.
-        told = partial(source_facts, archive, made_with)
+        told = partial(source_facts, archive, config_of(opened))
         stream = StreamCompressor(store, commit_steps=commit_steps, source=told)
     refuse_other_values(opened, archive)
     if stream is not None:
-        dataset = lazy_dataset(source, missing)
+        dataset = lazy_dataset(source, config.archive.missing_chunks)
         with archive.unchanging():
             for span in _new_spans(archive, before, commit_steps):
                 stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))

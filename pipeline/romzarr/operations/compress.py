@@ -150,8 +150,8 @@ def _report(
         compression_ratio=archive.raw_bytes / stored,
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu,
-        bytes_read=result.bytes_read,
-        chunks_read=result.chunks_read,
+        bytes_read=result.cost.bytes_read,
+        chunks_read=result.cost.chunks_read,
         advice=advice(
             archive.raw_bytes / stored, codings.rank, len(archive.time.values), codings.of
         ),

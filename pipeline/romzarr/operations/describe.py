@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.numerics.dynamics.library import ConcatenatedLibrary, Library
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary
+from romzarr.numerics.pod.roughness import runs
 from romzarr.reports import StoreInfo, advice
 from romzarr.store import layout
 from romzarr.store.layout import Fields, compact_json
@@ -20,8 +21,6 @@ from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore, open_store
-
-Matrix = NDArray[np.float64]
 
 # Stretches of time of a model that are named.
 SPANS = 4
@@ -289,8 +288,6 @@ def _regimes(latent: StoredLatent, start: int, found: StoredModels) -> Iterator[
 
 def _served(latent: StoredLatent, number: int) -> list[tuple[int, int]]:
     """First and last snapshot of each stretch of time that a model serves."""
-    served = np.pad(latent.block_model == number, 1).astype(np.int8)
-    edges = latent.facts["latent"]["block_steps"] * np.flatnonzero(np.diff(served))
-    return [
-        (int(first), min(int(stop), latent.snapshots) - 1) for first, stop in edges.reshape(-1, 2)
-    ]
+    steps = int(latent.facts["latent"]["block_steps"])
+    served = runs(latent.block_model == number)
+    return [(steps * first, min(steps * stop, latent.snapshots) - 1) for first, stop in served]

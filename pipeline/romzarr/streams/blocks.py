@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,11 @@ from romzarr.archive.open import dataset_of
 from romzarr.archive.time_axis import shown_time, time_axis
 from romzarr.arguments import shown
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable
+from romzarr.contracts import ArchivedVariable, Matrix
 from romzarr.errors import ArchiveError
+from romzarr.inner_product import InnerProducts
 from romzarr.streams.series import Series
 
-Matrix = NDArray[np.float64]
 Block = xr.Dataset | xr.DataArray | ArrayLike
 Variables = Mapping[Hashable, xr.Variable]
 
@@ -34,7 +34,8 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Frame:
-    """What all blocks of a stream have alike: variables, weights, all that does not change.
+    """What all blocks of a stream have alike: variables, inner products, all that does not
+    change.
 
     ``archive`` describes the first block; ``time_chunk`` is the length of chunks along time.
     """
@@ -82,19 +83,12 @@ class Frame:
     @property
     def edges(self) -> tuple[slice, ...]:
         """Where each variable lies in a row."""
-        stops = np.cumsum([0, *self.sizes]).tolist()
-        return tuple(slice(a, b) for a, b in pairwise(stops))
+        return self.inner.parts
 
-    @property
-    def weights(self) -> Matrix | None:
-        """Weights (n,) of all points in a row; None where all count alike."""
-        if all(v.weights is None for v in self.variables):
-            return None
-        parts = [
-            np.ones(size) if v.weights is None else np.ravel(v.weights)
-            for v, size in zip(self.variables, self.sizes, strict=True)
-        ]
-        return np.concatenate(parts)
+    @cached_property
+    def inner(self) -> InnerProducts:
+        """Those of the variables, side by side in a row."""
+        return InnerProducts.of([v.inner_product for v in self.variables], self.sizes)
 
     def length(self, block: Variables) -> int:
         """Snapshots of a block."""

@@ -9,13 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, Coding
+from romzarr.contracts import BlockSpan, Coding, Matrix
 from romzarr.store.reading import decoding
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.streams.blocks import Frame
-
-Matrix = NDArray[np.float64]
 
 # Coefficients that a part may have to be written anew with more snapshots.
 MOST_REWRITTEN = 1 << 18

@@ -14,31 +14,24 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.coding.bands import depth
 from romzarr.coding.differences import MOST_ORDER
 from romzarr.coding.rates import Rates, allocate, rates, step_of
 from romzarr.coding.tiles import encode_rows, field_levels, tile_rows
-from romzarr.compression.pod import Earlier
-from romzarr.contracts import CodedLatent
+from romzarr.compression.allocate_bits import MODE_BITS
+from romzarr.compression.pod import NEGLIGIBLE, Earlier
+from romzarr.contracts import CodedLatent, Matrix, Vector
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
+from romzarr.numerics.pod.basis import SQUARED
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.numerics.pod.truncation import tails
 from romzarr.streams.blocks import Frame
 from romzarr.streams.chain import Chain, Tail
+from romzarr.streams.parts import norms_of
 from romzarr.streams.running import RunningFields, code_fields_with, corrections_alone
 
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
-
-# Bits of a mode besides its fields and coefficients: its singular value.
-MODE_BITS = 64.0
-# Share of the squared error that modes may hold which nobody looks at again.
-NEGLIGIBLE = 1e-3
-# Of the largest energy: what of it is smaller, inner products do not tell.
-SQUARED = 1e-12
 # Coding modes of the tail together with new ones moves them a little, which new ones coded so much
 # finer make up for; or so many more of them.
 FINER, MOST_MORE = 2.0, 8
@@ -102,7 +95,7 @@ def continuations(
     own = pod.fluctuation - earlier.fluctuation
     every = own + 2 * earlier.spare(tolerance)
     for tail, counted in ((chain.tail, every), (None, own)):
-        norms = _norms(frame, pod, np.maximum(counted, 0.0))
+        norms = norms_of(frame, pod, np.maximum(counted, 0.0))
         try:
             budget = split_budget(norms, tolerance, chain.arithmetic == np.float64)
         except AccuracyError:
@@ -116,22 +109,6 @@ def continuations(
             yield apart
 
 
-def _norms(frame: Frame, pod: IncrementalPOD, counted: Vector) -> list[VariableNorms]:
-    """Norms of the segment, with the squared fluctuation (V,) that its bound is of."""
-    weights = np.ones_like(pod.mean) if frame.weights is None else frame.weights
-    squares = weights * pod.mean**2
-    return [
-        VariableNorms(
-            variable.name,
-            float(total**0.5),
-            float((pod.snapshots * squares[part].sum()) ** 0.5),
-            variable.dtype,
-            pod.snapshots * float(weights[part].sum()),
-        )
-        for variable, part, total in zip(frame.variables, frame.edges, counted, strict=True)
-    ]
-
-
 @dataclass(frozen=True)
 class _Coder:
     pod: IncrementalPOD
@@ -143,24 +120,6 @@ class _Coder:
     budget: ErrorBudget
 
     # --- what is to be coded ----------------------------------------------------------------
-
-    @cached_property
-    def _weights(self) -> Vector:
-        """Weights (n,) of squared errors."""
-        weights = self.frame.weights
-        weights = np.ones_like(self.pod.origin) if weights is None else weights
-        return weights if self.pod.valid is None else np.where(self.pod.valid, weights, 0.0)
-
-    @cached_property
-    def _inner(self) -> Vector:
-        """Weights (n,) with which all variables fluctuate alike."""
-        return self._weights * np.repeat(self.pod.balance, self.frame.sizes)
-
-    def _energies(self, rows: Matrix) -> Matrix:
-        """Squared norms (k, V) of rows (k, n) in each variable."""
-        weighted = rows * self._weights
-        parts = [np.vecdot(weighted[:, part], rows[:, part]) for part in self.frame.edges]
-        return np.stack(parts, axis=1)
 
     @cached_property
     def _rows(self) -> Matrix:
@@ -181,17 +140,19 @@ class _Coder:
         """New modes (K, n), and the combinations (r + 1, r0 + K) of the table that are the
         coefficients of all."""
         old, rows = self.chain.modes, self._rows
-        inverse = np.linalg.pinv((old * self._inner) @ old.T, rtol=SQUARED, hermitian=True)
-        on = (rows * self._inner) @ old.T @ inverse
+        # All variables fluctuate alike in it.
+        joint = self.pod.inner.joint(self.pod.balance)
+        inverse = np.linalg.pinv(joint.gram(old), rtol=SQUARED, hermitian=True)
+        on = joint.products(rows, old) @ inverse
         rest = rows - on @ old
         left = self.pod.triangle @ rest
-        values, turn = np.linalg.eigh((left * self._inner) @ left.T)
+        values, turn = np.linalg.eigh(joint.gram(left))
         rank = int(np.count_nonzero(values > SQUARED * max(values[-1], 0.0)))
         new = (turn[:, ::-1].T @ left)[:rank] / np.sqrt(values[::-1][:rank, None])
-        energies = values[::-1][:rank, None] * self._energies(new)
+        energies = values[::-1][:rank, None] * self.pod.inner.squares(new)
         useful = int(np.argmax((tails(energies.T) <= NEGLIGIBLE * self._room[:, None]).all(axis=0)))
         new = new[:useful]
-        return new, np.concatenate([on, (rest * self._inner) @ new.T], axis=1)
+        return new, np.concatenate([on, joint.products(rest, new)], axis=1)
 
     @cached_property
     def _coefficients(self) -> Matrix:
@@ -215,7 +176,7 @@ class _Coder:
     def _plan(self) -> tuple[int, float, Vector] | None:
         """New modes, step of the coefficients, steps (V,) of the fields that cost fewest bits."""
         new, a = self._modes[0], self._coefficients
-        shares = self._energies(np.concatenate([self.chain.modes, new])).T[self._live]
+        shares = self.pod.inner.squares(np.concatenate([self.chain.modes, new])).T[self._live]
         units = np.sqrt(self.pod.fluctuation)
         chosen = allocate(
             [self._field_rates(v, units[v]) for v in self._live],
@@ -241,10 +202,8 @@ class _Coder:
         space = variable.space_shape
         found = rates(fields.reshape(-1, *space), field_levels(space), unit)
         known = np.zeros((1 + self._known, found.errors.shape[1]))
-        weight = 1.0 if variable.weights is None else float(np.mean(variable.weights))
-        return Rates(
-            np.concatenate([known, weight * found.errors]), np.concatenate([known, found.bits])
-        )
+        errors = variable.inner_product.mean_weight * found.errors
+        return Rates(np.concatenate([known, errors]), np.concatenate([known, found.bits]))
 
     def apart(self) -> Continued | None:
         """A part of its own, with steps of its own."""
@@ -280,7 +239,7 @@ class _Coder:
     @property
     def _enough(self) -> int:
         """New modes with which what is left out alone is within the bound."""
-        energies = self._scales[:, None] ** 2 * self._energies(self._modes[0])
+        energies = self._scales[:, None] ** 2 * self.pod.inner.squares(self._modes[0])
         return int(np.argmax((tails(energies.T) <= self._room[:, None]).all(axis=0)))
 
     # --- coding -----------------------------------------------------------------------------
@@ -302,7 +261,7 @@ class _Coder:
         if tail and own:
             change = modes[:own] - self.chain.modes[old:]
             r = np.linalg.qr(tail.a[:, old:], mode="r")
-            moved = self._energies(r @ change).sum(axis=0)
+            moved = self.pod.inner.squares(r @ change).sum(axis=0)
             lost = lost + moved + 2 * np.sqrt(self.earlier.lost * moved)
         if (lost > self.budget.tolerated**2).any():
             return None
@@ -345,11 +304,11 @@ class _Coder:
         """
         both = np.concatenate([self._table, -a], axis=1)
         r = np.linalg.qr(both, mode="r")
-        missed = self._energies(r @ np.concatenate([self._rows, basis])).sum(axis=0)
+        missed = self.pod.inner.squares(r @ np.concatenate([self._rows, basis])).sum(axis=0)
         lost = self.pod.lost
         if not self.pod.is_exact:
             return (np.sqrt(lost) + np.sqrt(missed)) ** 2
-        noisy = self._energies(np.linalg.qr(noise, mode="r") @ basis).sum(axis=0)
+        noisy = self.pod.inner.squares(np.linalg.qr(noise, mode="r") @ basis).sum(axis=0)
         return np.asarray(lost + missed + 2 * np.sqrt(lost * noisy))
 
     def _errors(self, lost: Vector) -> Vector:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.archive.archive import Archive
 from romzarr.compression.model_facts import equation_facts
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config
-from romzarr.contracts import CodedLatent, Coding, SparseModel
+from romzarr.contracts import Coding, Matrix, SparseModel, Vector
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
@@ -23,9 +22,6 @@ from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame
 from romzarr.streams.reduction import sparse_model, weak_form_of
 from romzarr.streams.running import ARITHMETIC, RunningFields
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -97,14 +93,6 @@ def write_running_fields(
         writer.write_singular_values(scales)
 
 
-def write_running(writer: StoreWriter, archive: Archive, coded: CodedLatent | None) -> None:
-    """Coordinates, times, and coefficients where there are any."""
-    writer.write_coordinates(archive.carried)
-    writer.write_time(archive.time)
-    if coded is not None:
-        writer.write_latent(coded, archive.time.dim)
-
-
 def running_facts(
     archive: Archive,
     pod: IncrementalPOD,
@@ -131,13 +119,19 @@ def relative_errors(
     """Bound on the error of every variable, and the largest, from squares `lost` (V,) now, and
     those of `earlier` snapshots."""
     budget = ErrorBudget(lost, lost, lost, ARITHMETIC, pod.tolerance)
-    mean, errors = pod.mean**2, dict[str, float]()
-    weights = np.ones_like(mean) if pod.weights is None else pod.weights
-    for v, (variable, part) in enumerate(zip(frame.variables, frame.edges, strict=True)):
-        size = float(np.sqrt(pod.snapshots * np.sum(weights[part] * mean[part])))
-        total = float(np.sqrt(pod.fluctuation[v]))
-        counted = pod.snapshots * float(np.sum(weights[part]))
-        norms = VariableNorms(variable.name, total, size, variable.dtype, counted)
+    errors = {}
+    for v, norms in enumerate(norms_of(frame, pod, pod.fluctuation)):
         now = budget.with_rounding(norms, float(lost[v] ** 0.5))
-        errors[variable.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (total or 1)
+        errors[norms.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (norms.fluctuation or 1)
     return with_largest(errors)
+
+
+def norms_of(frame: Frame, pod: IncrementalPOD, counted: Vector) -> list[VariableNorms]:
+    """Norms of the segment, with the squared fluctuation (V,) that its bound is of."""
+    norms, squares = [], pod.mean**2
+    for variable, part, total in zip(frame.variables, frame.edges, counted, strict=True):
+        inner, square = frame.inner.whole.on(part), squares[part]
+        size = float((pod.snapshots * inner.sum(square)) ** 0.5)
+        weight = pod.snapshots * inner.total(len(square))
+        norms.append(VariableNorms(variable.name, float(total**0.5), size, variable.dtype, weight))
+    return norms

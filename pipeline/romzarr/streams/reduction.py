@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.compression.model import choose_library, plan_library
 from romzarr.config import Config
-from romzarr.contracts import Floats, SparseModel
+from romzarr.contracts import Floats, Matrix, SparseModel, Vector
+from romzarr.inner_product import InnerProducts
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.moving import is_closed, moved_plan
@@ -18,9 +18,6 @@ from romzarr.numerics.dynamics.stlsq import stlsq
 from romzarr.numerics.dynamics.streaming import StreamingWeakForm
 from romzarr.numerics.dynamics.weakform import WindowPlan
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # Shares of the squared error allowed: what updates may leave, and what all that is lost may come
 # to while the stream runs. What is lost of the past cannot be had back, so most is kept for the
@@ -62,10 +59,8 @@ class StreamReduction:
     tolerance : float
         Bound on the error of each variable by its fluctuation, after every update, of all
         snapshots so far.
-    weights : (n,) float, optional
-        Of the squared errors.
-    sizes : sequence of int, optional
-        Points of each variable.
+    inner : InnerProducts, optional
+        Of the variables.
     config : Config, optional
         Settings of library, weak form and regression.
     forgetting : float in (0, 1], default 1
@@ -86,8 +81,7 @@ class StreamReduction:
         self,
         tolerance: float,
         *,
-        weights: Floats | None = None,
-        sizes: Sequence[int] | None = None,
+        inner: InnerProducts | None = None,
         config: Config | None = None,
         forgetting: float = 1.0,
         fluctuation: Floats | None = None,
@@ -95,12 +89,11 @@ class StreamReduction:
     ) -> None:
         self.pod = IncrementalPOD(
             RESIDUAL_SHARE**0.5 * tolerance,
-            weights=weights,
-            sizes=sizes,
+            inner=inner,
             fluctuation=fluctuation,
             spent=spent,
         )
-        self._spent = spent
+        self._inner, self._spent = inner, spent
         self.cuts = 0
         self._tolerance, self._config = tolerance, config or Config()
         self._forgetting = forgetting
@@ -111,13 +104,8 @@ class StreamReduction:
 
     def resume(self, state: PODState, a: Matrix, times: Vector) -> None:
         """Begin where another process stopped, with its coefficients (m, r) and times (m,)."""
-        self.pod = IncrementalPOD.resumed(
-            state,
-            self.pod.tolerance,
-            weights=self.pod.weights,
-            sizes=self.pod.sizes,
-            spent=self._spent,
-        )
+        tolerance = self.pod.tolerance
+        self.pod = IncrementalPOD.resumed(state, tolerance, inner=self._inner, spent=self._spent)
         self._parts, self._after_cut = [(a, times)], max(self.pod.rank, LEAST)
         if self.pod.snapshots >= BEGINNING:
             self._begin()

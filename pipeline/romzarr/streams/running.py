@@ -27,13 +27,10 @@ from romzarr.coding.tiles import (
     tiles,
 )
 from romzarr.compression.weak_systems import CODE_BLOCK
-from romzarr.contracts import ArchivedVariable, CodedLatent, LatentCode
+from romzarr.contracts import ArchivedVariable, CodedLatent, LatentCode, Matrix, Vector
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.streams.blocks import Frame
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # Shares of the squared error allowed that coding may take while a segment is open: the fields of
 # all modes of one commit, and all coefficients.
@@ -64,12 +61,12 @@ def code_fields(
     """Code fields (k + 1, points) with the largest step that makes a squared error `allowed`."""
     space = variable.space_shape
     shaped = fields.reshape(-1, *space)
-    weights = 1.0 if variable.weights is None else float(np.mean(variable.weights))
+    weight = variable.inner_product.mean_weight
     if valid is not None:
         shaped = np.asarray(fill_masked(shaped, valid.reshape(space)), np.float64)
     unit = float(np.linalg.norm(fields)) or 1.0
     found = rates(shaped, field_levels(space), unit)
-    step = step_of(position_within(found, allowed / max(weights, np.finfo(float).tiny)), unit)
+    step = step_of(position_within(found, allowed / max(weight, np.finfo(float).tiny)), unit)
     return code_fields_with(variable, fields, valid, step, ARITHMETIC)
 
 

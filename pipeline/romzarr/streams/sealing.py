@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from romzarr.archive.archive import Archive
 from romzarr.chunked.plan import PODPlan, SpaceBlock
+from romzarr.chunked.pod import HeldPOD
 from romzarr.coding.latent import CONTEXT_GAIN
 from romzarr.compression.choose_coding import choose_coding
 from romzarr.compression.pod import ArchivePOD, Earlier, cut_factor
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, Matrix
 from romzarr.numerics.pod.factors import RowBlock, TimeFactor
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.streams.blocks import Frame
-
-Matrix = NDArray[np.float64]
 
 
 def factored(
@@ -46,7 +44,6 @@ def factored(
     right, turn = _orthonormal_in_time(a - mean, pod)
     rows = turn @ pod.modes
     average = pod.origin + mean @ pod.modes
-    plan = _plan(archive)
     blocks = tuple(
         delayed(
             RowBlock(average[part], rows[:, part], None if pod.valid is None else pod.valid[part]),
@@ -71,7 +68,8 @@ def factored(
     )
     # Where the errors of a former process meet the modes, energies do not simply add.
     totals = np.maximum(pod.fluctuation - earlier.fluctuation, 0.0)
-    return cut_factor(archive, config, None, factor, blocks, plan, earlier, totals)
+    held = HeldPOD(_plan(archive), blocks, factor)
+    return cut_factor(archive, config, None, held, earlier, totals)
 
 
 def bytes_foretold(archive: Archive, pod: ArchivePOD, tolerance: float) -> float:

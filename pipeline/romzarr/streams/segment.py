@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_archive import write_factored
+from romzarr.compression.write_store import write_latent
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, Matrix, Vector
 from romzarr.errors import AccuracyError, ArchiveError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r
@@ -29,16 +29,12 @@ from romzarr.streams.parts import (
     live_model,
     relative_errors,
     running_facts,
-    write_running,
     write_running_fields,
 )
 from romzarr.streams.reduction import StreamReduction
 from romzarr.streams.running import code_coefficients, code_modes
 from romzarr.streams.sealing import bytes_foretold, factored
 from romzarr.streams.series import Series
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # A segment is full when its coefficients are more numbers than its modes and than so many, or
 # its modes take so many bytes: memory does not depend on the length of the stream. Of modes that
@@ -82,8 +78,7 @@ class OpenSegment:
         self._series = Series(frame.dim)
         self.reduction = StreamReduction(
             config.compression.tolerance,
-            weights=frame.weights,
-            sizes=frame.sizes,
+            inner=frame.inner,
             config=config,
             forgetting=forgetting,
             fluctuation=earlier.fluctuation,
@@ -194,7 +189,7 @@ class OpenSegment:
             lost = lost + missed
         archive = self.frame.span(self._series, start)
         model = LiveModel(self.reduction.library, self.reduction.model)
-        write_running(writer, archive, coded)
+        write_latent(writer, archive, coded)
         self._coded, self.written, self._modes = lost, self.snapshots, pod.rank
         self._cuts, self._varying = self.reduction.cuts, pod.fluctuation > 0
         all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2
@@ -256,7 +251,7 @@ class OpenSegment:
             writer, self.frame, pod, coded.fields, coded.scales, False, coded.dtype
         )
         model = live_model(coded.a, archive.time.values, self._config)
-        write_running(writer, archive, coded.latent)
+        write_latent(writer, archive, coded.latent)
         names = [variable.name for variable in self.frame.variables]
         errors = with_largest(dict(zip(names, coded.errors.tolist(), strict=True)))
         rank = coded.a.shape[1]

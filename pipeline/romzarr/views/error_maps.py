@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive, Source
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
-from romzarr.comparison.blocks import ComparedBlock, Matrix, as_stored
+from romzarr.comparison.blocks import ComparedBlock, as_stored
 from romzarr.comparison.fold import Block, added_fields, fold
 from romzarr.config import Config, given_config
-from romzarr.contracts import ArchivedVariable, Floats, Region
+from romzarr.contracts import ArchivedVariable, Matrix, Region
+from romzarr.inner_product import InnerProduct
 from romzarr.store.reading.reader import open_store
 from romzarr.views.sections import Section
 
@@ -98,7 +99,7 @@ def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> list[Block]:
     share = most_bytes / (each * len(times))
     chosen: list[Block] = []
     for number in range(len(archive.variables)):
-        mine = [row for row in plan.rows if row.variable == number]
+        mine = plan.rows_of(number)
         rows = [mine[i] for i in spread(len(mine), max(1, int(share * len(mine))))]
         chosen += [(row, s) for row in rows for t in times for s in plan.leaves[row.number][t]]
     return chosen
@@ -120,13 +121,12 @@ class _Sums:
     counted: Matrix
     shift: Matrix
     squared_anomaly: float
-    weights: Floats | None
+    inner: InnerProduct
 
     @property
     def squared_fluctuation(self) -> float:
         """Weighted, about the mean of these snapshots."""
-        weights = 1.0 if self.weights is None else self.weights
-        mean = float(np.sum(weights * self.shift**2)) / len(self.numbers)
+        mean = float(self.inner.sum(self.shift**2)) / len(self.numbers)
         return max(self.squared_anomaly - mean, 0.0)
 
 
@@ -144,7 +144,7 @@ class _ByBin:
         squares = np.where(counted, (x - y) ** 2, 0.0)
         anomaly = np.where(counted, x - np.where(np.isfinite(first), first, 0.0), 0.0)
         rows = anomaly.reshape(len(block.span), -1)
-        weights = np.ones(rows.shape[1]) if block.weights is None else block.weights
+        weights = block.inner.weighted(np.ones(rows.shape[1]))
         corner, (sums, counts) = _binned((squares, counted), block.region, self.places)
         return _Sums(
             numbers=np.arange(block.span.start, block.span.stop),
@@ -154,7 +154,7 @@ class _ByBin:
             counted=counts,
             shift=rows.sum(axis=0),
             squared_anomaly=float((rows**2).sum(axis=0) @ weights),
-            weights=block.weights,
+            inner=block.inner,
         )
 
     def add(self, parts: Sequence[_Sums]) -> _Sums:

@@ -15,15 +15,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, Coding
+from romzarr.chunked.spots import spread
+from romzarr.contracts import BlockSpan, Coding, Matrix
 from romzarr.numerics.dynamics.integrate import Dynamics, trajectories
 from romzarr.store.models import UNEXPLAINED
 from romzarr.store.reading import decoding
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.sections import Section
-
-Matrix = NDArray[np.float64]
 
 # Snapshots that are shown one by one; of longer records these lie in the middle, and the whole
 # is shown by its range in so many parts, decoded so many together. Where all coefficients are
@@ -187,8 +186,7 @@ def modes_at(store: CoefficientStore, section: Section, leading: int) -> Matrix:
 
 def rows_at(dataset: xr.Dataset, section: Section, time: str) -> tuple[NDArray[np.int64], Matrix]:
     """Numbers of snapshots at even distances, and their values (n, *section) as decoded."""
-    last = dataset.sizes[time] - 1
-    numbers = np.unique(np.linspace(0, last, ROWS).round().astype(np.int64))
+    numbers = np.array(spread(dataset.sizes[time], ROWS), np.int64)
     data = dataset[section.variable].transpose(time, ...)
     chosen = data.isel({time: numbers, **_places(dataset, section, time)})
     return numbers, np.asarray(chosen.values, np.float64)

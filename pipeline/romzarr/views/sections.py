@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+from romzarr.contracts import Matrix
+
 Indexer = int | NDArray[np.int64]
 Kind = Literal["map", "scatter", "line", "value"]
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
 from romzarr.numerics.products import ROWS, product
 
-Matrix = NDArray[np.float64]
 RightHandSide = Callable[[Matrix], Matrix]
 
 

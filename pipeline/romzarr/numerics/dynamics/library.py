@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.errors import LibraryError
 from romzarr.numerics.dynamics.neural_library import neural_library_from_spec
 from romzarr.numerics.dynamics.symbolic import Expression, parse
 
-Matrix = NDArray[np.float64]
 Columns = NDArray[np.intp]
 
 MAX_STATES = 10_000
@@ -150,10 +150,8 @@ class PolynomialLibrary:
         if variance is None and len(a) <= FEW_STATES:
             return self._at_few(a, columns)
         wanted = range(self.size) if columns is None else [int(c) for c in columns]
-        if variance is not None and np.any(variance):
-            table = self._unbiased_columns(a, variance, wanted)
-        else:
-            table = self._product_columns(a, wanted)
+        noisy = variance is not None and np.any(variance)
+        table = self._columns(a, variance if noisy else None, wanted)
         values = np.empty((len(a), len(wanted)))
         for k, c in enumerate(wanted):
             values[:, k] = table[c]
@@ -175,23 +173,15 @@ class PolynomialLibrary:
             values *= extended.take(factor, axis=1)
         return values
 
-    def _product_columns(self, a: Matrix, wanted: Sequence[int]) -> dict[int, Matrix]:
-        by_state = np.ascontiguousarray(a.T)
-        table: dict[int, Matrix] = {0: np.ones(len(a))}
-        for c in self._with_ancestors(wanted):
-            earlier, state, _ = self._steps[c]
-            table[c] = by_state[state] if earlier == 0 else table[earlier] * by_state[state]
-        return table
-
-    def _unbiased_columns(
-        self, a: Matrix, variance: Matrix, wanted: Sequence[int]
+    def _columns(
+        self, a: Matrix, variance: Matrix | None, wanted: Sequence[int]
     ) -> dict[int, Matrix]:
         by_state = np.ascontiguousarray(a.T)
         table: dict[int, Matrix] = {0: np.ones(len(a))}
         for c in self._with_ancestors(wanted):
             earlier, state, power = self._steps[c]
-            table[c] = table[earlier] * by_state[state]
-            if power > 1:  # H_k = x H_{k-1} - (k - 1) variance H_{k-2}
+            table[c] = by_state[state] if earlier == 0 else table[earlier] * by_state[state]
+            if variance is not None and power > 1:  # H_k = x H_{k-1} - (k - 1) variance H_{k-2}
                 table[c] -= (power - 1) * variance[state] * table[self._steps[earlier][0]]
         return table
 

@@ -25,16 +25,12 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import TriangularFactor
+from romzarr.contracts import Matrix
 from romzarr.errors import LibraryError
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
 from romzarr.numerics.dynamics.testfunctions import trapezoid_weights
 from romzarr.numerics.dynamics.weakform import WindowPlan
-from romzarr.numerics.triangles import square_r
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 
 def is_closed(library: Library) -> TypeGuard[PolynomialLibrary]:
@@ -143,37 +139,3 @@ def moved_plan(plan: WindowPlan, move: Move) -> WindowPlan:
         return plan
     spread = np.sqrt(move.turn**2 @ np.square(plan.noise))
     return replace(plan, noise=tuple(float(v) for v in spread))
-
-
-def moved_factor(
-    factor: TriangularFactor, library: Library, plan: WindowPlan, move: Move
-) -> TriangularFactor:
-    """Triangle of the weak system after a move, from that before.
-
-    Parameters
-    ----------
-    factor : TriangularFactor
-        Of `library` and the windows of `plan`.
-    library : Library
-        Closed under moves (`is_closed`), of all coefficients that the move combines.
-    plan : WindowPlan
-    move : Move
-
-    Returns
-    -------
-    TriangularFactor
-        Of ``moved_library(library, move)``; the same, up to rounding, as if all coefficients
-        had been moved before features were taken.
-
-    Raises
-    ------
-    LibraryError
-        If the library is not closed.
-    """
-    both, of_noise = weak_maps(library, move, plan)
-    return TriangularFactor(
-        square_r(factor.r @ both),
-        moved_library(library, move).size,
-        factor.windows,
-        None if factor.noise is None else square_r(factor.noise @ of_noise),
-    )

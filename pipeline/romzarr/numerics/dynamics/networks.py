@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.errors import LibraryError
 from romzarr.numerics.dynamics.symbolic import parse
 
-Matrix = NDArray[np.float64]
 Weights = NDArray[np.float32]
 
 ARGUMENTS = ("x", "y")

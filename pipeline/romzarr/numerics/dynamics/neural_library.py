@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.errors import LibraryError
 from romzarr.numerics.dynamics.networks import (
     ARGUMENTS,
@@ -21,7 +22,6 @@ from romzarr.numerics.dynamics.networks import (
     shipped_operators,
 )
 
-Matrix = NDArray[np.float64]
 Columns = NDArray[np.intp]
 
 MAX_STATES = 1000
@@ -154,31 +154,26 @@ class NeuralLibrary:
         return tuple(self._name(term) for term in self.terms)
 
     def _name(self, term: Term) -> str:
-        return f"{self.operators[term.operator].name}({', '.join(self._arguments(term))})"
+        inside = self._arguments(term, self._name, "a{}")
+        return f"{self.operators[term.operator].name}({', '.join(inside)})"
 
-    def _arguments(self, term: Term) -> list[str]:
-        over = f"/{self.operators[term.operator].reach:g}"
-        return [
-            self._name(each) + over if isinstance(each, Term) else self._state(each)
-            for each in term.arguments
-        ]
-
-    def _state(self, state: int) -> str:
-        scale = self.scales[state]
-        return f"a{state + 1}" if scale == 1 else f"a{state + 1}/{scale:.6g}"
+    def _arguments(self, term: Term, text: Callable[[Term], str], state: str) -> list[str]:
+        """Arguments of a term in words, those that are terms by `text`."""
+        reach = self.operators[term.operator].reach
+        words = []
+        for each in term.arguments:
+            if isinstance(each, Term):
+                words.append(f"{text(each)}/{reach:g}")
+            else:
+                scale = self.scales[each]
+                words.append(state.format(each + 1) + ("" if scale == 1 else f"/{scale:.6g}"))
+        return words
 
     def latex(self) -> tuple[str, ...]:
         return tuple(self._latex(term) for term in self.terms)
 
     def _latex(self, term: Term) -> str:
-        inside = []
-        for each in term.arguments:
-            if isinstance(each, Term):
-                inside.append(f"{self._latex(each)}/{self.operators[term.operator].reach:g}")
-            else:
-                scale = self.scales[each]
-                over = "" if scale == 1 else f"/{scale:.6g}"
-                inside.append(f"a_{{{each + 1}}}{over}")
+        inside = self._arguments(term, self._latex, "a_{{{}}}")
         name = self.operators[term.operator].name.replace("_", r"\_")
         return rf"\mathrm{{{name}}}\left({', '.join(inside)}\right)"
 
@@ -188,16 +183,10 @@ class NeuralLibrary:
         return tuple(f"({text})" if " + " in text or " - " in text else text for text in found)
 
     def _formula(self, term: Term) -> str:
-        operator = self.operators[term.operator]
-        if not operator.formula:
+        formula = self.operators[term.operator].formula
+        if not formula:
             return self._name(term)
-        inside = [
-            f"{self._formula(each)}/{operator.reach:g}"
-            if isinstance(each, Term)
-            else self._state(each)
-            for each in term.arguments
-        ]
-        return substituted(operator.formula, inside)
+        return substituted(formula, self._arguments(term, self._formula, "a{}"))
 
     def evaluate(
         self, a: Matrix, columns: Columns | None = None, *, variance: Matrix | None = None

@@ -22,12 +22,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.contracts import BlockSpan, Matrix, TriangularFactor, Vector
 from romzarr.numerics.dynamics.weakform import merge_factors
 from romzarr.numerics.triangles import square_r
-
-Matrix = NDArray[np.float64]
-Vector = NDArray[np.float64]
 
 # Regimes of a record. Each is one more model to look at, and to store.
 MOST_REGIMES = 8

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, LatentCode
+from romzarr.contracts import BlockSpan, LatentCode, Matrix
 from romzarr.numerics.dynamics.integrate import Dynamics, runge_kutta_step, trajectories
 from romzarr.numerics.products import ROWS
 
-Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 STRAIGHT_LINE = -1

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import SparseModel, TriangularFactor
+from romzarr.contracts import Matrix, SparseModel, TriangularFactor, Vector
 from romzarr.numerics.triangles import canonical_r
 
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 Columns = NDArray[np.intp]
 
 RANK_TOLERANCE = 1e-9  # sine of the angle of a column to those before it

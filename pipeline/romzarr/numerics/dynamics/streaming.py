@@ -20,18 +20,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.contracts import BlockSpan, Matrix, TriangularFactor, Vector
 from romzarr.errors import LibraryError
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.moving import moved_library, moved_plan, weak_maps
 from romzarr.numerics.dynamics.weakform import WindowPlan, merge_factors, weak_rows
 from romzarr.numerics.triangles import Triangle
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 # Samples that the rule for uneven times looks at beyond a window, on either side.
 NEIGHBOURS = 2

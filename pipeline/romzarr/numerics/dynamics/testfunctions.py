@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from romzarr.contracts import Matrix, Vector
 from romzarr.errors import LibraryError
 from romzarr.numerics.dynamics.symbolic import Expression, parse
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 MAX_ORDER = 32
 EDGE_VALUE = 1e-10  # tau of Messenger & Bortz: the bell one sample inside its edge

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, TriangularFactor
+from romzarr.contracts import BlockSpan, Matrix, TriangularFactor, Vector
 from romzarr.errors import ConfigError, LibraryError
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.testfunctions import (
@@ -45,9 +45,6 @@ from romzarr.numerics.dynamics.testfunctions import (
     trapezoid_weights,
 )
 from romzarr.numerics.triangles import Triangle, square_r
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
 PIECE = 2048  # snapshots whose features are held at once
 LARGEST_GAP = 1 / 3  # of the support: a window with a wider gap says nothing

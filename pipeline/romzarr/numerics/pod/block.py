@@ -13,29 +13,27 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
-from romzarr.numerics.pod.factors import Defect, Mask, Place, RowBlock, TimeFactor
+from romzarr.contracts import Floats, Mask, Matrix
+from romzarr.inner_product import InnerProduct
+from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
     affordable,
-    inner_product,
     least_work,
     panels,
+    product_of_panels,
     spectrum,
 )
 from romzarr.numerics.pod.merge import merge_in_time, without_constant
 from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
 from romzarr.numerics.pod.truncation import Cut, kept_columns
-
-Matrix = NDArray[np.float64]
 
 # Snapshots factored together at most: beyond this the square of their number costs more
 # than factoring halves and merging them does.
@@ -43,16 +41,16 @@ SNAPSHOTS_AT_ONCE = 256
 
 
 def factor_block(
-    values: Floats, weights: Floats | None, cut: Cut, precision: Precision, place: Place
-) -> tuple[RowBlock, TimeFactor]:
+    values: Floats, inner: InnerProduct, cut: Cut, precision: Precision, place: Place
+) -> Factored:
     """POD of one block of one variable about its own mean.
 
     Parameters
     ----------
     values : (m, n) float
         Snapshots by rows; NaN marks masked points, which must be the same at all times.
-    weights : (n,) float or None
-        Non-negative weights of the squared errors.
+    inner : InnerProduct
+        Of points (n,).
     cut : Cut
         How much of the block's own energy may be dropped.
     precision : Precision
@@ -66,21 +64,21 @@ def factor_block(
         memory for the rows and a few panels is used.
     """
     if min(values.shape) > SNAPSHOTS_AT_ONCE:
-        return _factor_pieces(values, weights, cut, precision, place)
+        return _factor_pieces(values, inner, cut, precision, place)
     precision = affordable(least_work(precision, *values.shape[::-1]), values.size)
     missing = np.isnan(values[0])
-    valid = ~missing if missing.any() else None
-    if valid is not None and not np.isnan(values[:, missing]).all():
+    block = _Block(values, ~missing if missing.any() else None, inner)
+    if block.valid is not None and not np.isnan(values[:, missing]).all():
         return _defective(values, _find_defect(values, place), place)
     points = sparse_points(values.shape[1], len(values)) if precision.sketch else None
     if points is not None:
-        factored = _factor_sketched(values, valid, weights, points, cut, precision, place)
+        factored = _factor_sketched(block, points, cut, precision, place)
         if factored is not None:
             return factored
     doubled = replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
     for attempt in (precision, doubled):
         with np.errstate(over="ignore", invalid="ignore"):
-            mean, energy, right = _decompose(values, valid, weights, attempt)
+            mean, energy, right = _decompose(block, attempt)
             norm = float(energy.sum()) ** 0.5
         smallest, largest = attempt.range
         if smallest < norm < largest:
@@ -90,7 +88,7 @@ def factor_block(
         if defect is not None:
             return _defective(values, defect, place)
         # Points of weight zero may do what they like.
-        counted = np.ones(values.shape[1]) if weights is None else weights > 0
+        counted = inner.weighted(np.ones(values.shape[1])) > 0
         with np.errstate(over="ignore"):
             apart = np.nan_to_num(np.abs(values - values[0]), posinf=np.inf) * counted
         if apart.max(initial=0.0) > 0:
@@ -101,28 +99,51 @@ def factor_block(
     # No more directions than these are orthogonal to the constant; the next is rounding.
     kept = min(kept, len(values) - 1)
     right = without_constant(right[:, :kept])
-    rows = _project(values, mean, float(energy.sum()), valid, right, attempt)
+    rows = _project(block, mean, float(energy.sum()), right, attempt)
     own = {place.variable: np.diag(energy[:kept])}
     discarded = {place.variable: float(energy[kept:].sum())}
-    return RowBlock(mean, rows, valid), TimeFactor(place.start, right, own, discarded)
+    return RowBlock(mean, rows, block.valid), TimeFactor(place.start, right, own, discarded)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Snapshots by rows (m, n), the points that are ``valid`` (None: all), and how they count."""
+
+    values: Floats
+    valid: Mask | None
+    inner: InnerProduct
+
+    def anomalies(
+        self, reference: Floats | None, dtype: np.dtype[Any]
+    ) -> Iterator[tuple[slice, Floats]]:
+        """Differences from `reference` (None: 0) on one panel of points after the other.
+
+        They are 0 where masked.
+        """
+        for span in panels(*self.values.shape[::-1]):
+            panel = self.values[:, span]
+            if reference is not None:
+                wide = np.result_type(self.values, dtype)
+                panel = np.subtract(panel, reference[span], dtype=wide, casting="same_kind")
+            if self.valid is not None:
+                panel = np.where(self.valid[span], panel, panel.dtype.type(0))
+            yield span, panel.astype(dtype, copy=False)
+
+    def with_reference(self, mean: Matrix, reference: Floats) -> Matrix:
+        """The mean (n,) of the values from that of the anomalies; 0 where masked."""
+        return mean + (reference if self.valid is None else np.where(self.valid, reference, 0))
 
 
 def _factor_sketched(
-    values: Floats,
-    valid: Mask | None,
-    weights: Floats | None,
-    points: slice,
-    cut: Cut,
-    precision: Precision,
-    place: Place,
-) -> tuple[RowBlock, TimeFactor] | None:
+    block: _Block, points: slice, cut: Cut, precision: Precision, place: Place
+) -> Factored | None:
     """POD with directions found on some of the points, if it stays within the cut on all."""
-    m, n = values.shape
+    m, n = block.values.shape
     with np.errstate(over="ignore", invalid="ignore"):
-        right, far = _sketched_directions(values, valid, weights, points, cut, precision)
+        right, far = _sketched_directions(block, points, cut, precision)
     # Anomalies from the first snapshot, which are exact, where the mean would drown them.
-    direct = valid is None and values.dtype == precision.products and not far
-    reference = None if direct else values[0]
+    direct = block.valid is None and block.values.dtype == precision.products and not far
+    reference = None if direct else block.values[0]
     mean = np.empty(n)
     # Not 1 / m, whose rounding would reach the energy of the mean in full.
     ones = np.ones(m, precision.products)
@@ -130,18 +151,15 @@ def _factor_sketched(
 
     def anomalies() -> Iterator[tuple[slice, Floats]]:
         nonlocal energy
-        for span in panels(n, m):
-            panel = anomalies_on(values, reference, valid, span, precision.products)
+        for span, panel in block.anomalies(reference, precision.products):
             mean[span] = ones @ panel
-            scaled = panel if weights is None else panel * weights[span].astype(panel.dtype)
-            energy += float(np.vecdot(scaled, panel).sum(dtype=np.float64))
+            energy += float(block.inner.on(span).squares(panel).sum(dtype=np.float64))
             yield span, panel
 
     with np.errstate(over="ignore", invalid="ignore"):
-        rows, gram = rotated(anomalies(), right, n, weights, precision)
+        rows, gram = rotated(anomalies(), right, n, block.inner, precision)
         mean /= m
-        offset = m * float(np.vdot(mean if weights is None else weights * mean, mean))
-        total = max(energy - offset, 0.0)
+        total = max(energy - m * float(block.inner.squares(mean)), 0.0)
     smallest, largest = precision.range
     # A mean far from the reference would drown the fluctuation in rounding.
     if not smallest < total**0.5 < largest or energy > 10 * total:
@@ -150,74 +168,58 @@ def _factor_sketched(
     if not suffices(missed, total, gram, cut, precision):
         return None
     if reference is not None:
-        mean += reference if valid is None else np.where(valid, reference, 0)
+        mean = block.with_reference(mean, reference)
     own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
-    return RowBlock(mean, rows, valid), TimeFactor(place.start, right, own, lost)
+    return RowBlock(mean, rows, block.valid), TimeFactor(place.start, right, own, lost)
 
 
 def _sketched_directions(
-    values: Floats,
-    valid: Mask | None,
-    weights: Floats | None,
-    points: slice,
-    cut: Cut,
-    precision: Precision,
+    block: _Block, points: slice, cut: Cut, precision: Precision
 ) -> tuple[Matrix, bool]:
     """Directions (m, k) that `points` ask for, and whether the mean far outweighs the rest."""
-    seen = values[:, points].astype(np.float64)
-    if valid is not None:
-        seen = np.where(valid[points], seen, 0.0)
+    seen = block.values[:, points].astype(np.float64)
+    if block.valid is not None:
+        seen = np.where(block.valid[points], seen, 0.0)
     mean = seen.mean(axis=0)
     seen -= mean
-    if weights is not None:
-        seen *= (root := np.sqrt(weights[points]))
-        mean *= root
-    directions, energy, _ = centred_spectrum(seen @ seen.T, len(values), precision)
+    inner = block.inner.on(points)
+    seen, mean, m = inner.rooted(seen), inner.rooted(mean), len(seen)
+    directions, energy, _ = centred_spectrum(seen @ seen.T, m, precision)
     sharp = cut.split(SHARPNESS)
     kept = kept_columns(energy[None, :], np.array([energy.sum()]), sharp, precision.rounding)
-    offset = len(values) * float(mean @ mean)
-    right = without_constant(directions[:, : min(kept, len(values) - 1)])
-    return right, offset > 4 * float(energy.sum())
+    right = without_constant(directions[:, : min(kept, m - 1)])
+    return right, m * float(mean @ mean) > 4 * float(energy.sum())
 
 
-def _decompose(
-    values: Floats, valid: Mask | None, weights: Floats | None, precision: Precision
-) -> tuple[Matrix, Matrix, Matrix]:
+def _decompose(block: _Block, precision: Precision) -> tuple[Matrix, Matrix, Matrix]:
     """Mean (n,), energies (K,) and directions in time (m, K) of a block about its mean.
 
     Anomalies are taken from the first snapshot before anything is rounded, so a large
     offset costs no accuracy and a constant point comes out exactly constant. What is left
     of the mean goes in the small space, unless it outweighs the fluctuation.
     """
-    m = len(values)
-    mean, product = _product_about(values, values[0], valid, weights, precision)
+    m = len(block.values)
+    mean, product = _product_about(block.values[0], block, precision)
     right, shares, offset = centred_spectrum(product, m, precision)
     if offset > 10 * shares.sum():
-        mean, product = _product_about(values, mean, valid, weights, precision)
+        mean, product = _product_about(mean, block, precision)
         right, shares, _ = centred_spectrum(product, m, precision)
     return mean, shares, right
 
 
-def _product_about(
-    values: Floats,
-    reference: Floats,
-    valid: Mask | None,
-    weights: Floats | None,
-    precision: Precision,
-) -> tuple[Matrix, Matrix]:
+def _product_about(reference: Floats, block: _Block, precision: Precision) -> tuple[Matrix, Matrix]:
     """Mean (n,) of a block and the inner product of its differences from `reference`."""
-    m, n = values.shape
+    m, n = block.values.shape
     mean = np.empty(n)
     average = np.full(m, 1 / m, precision.products)
 
     def anomalies() -> Iterator[tuple[slice, Floats]]:
-        for span in panels(n, m):
-            panel = anomalies_on(values, reference, valid, span, precision.products)
+        for span, panel in block.anomalies(reference, precision.products):
             mean[span] = average @ panel
             yield span, panel
 
-    product = inner_product(anomalies(), m, weights, precision)
-    return mean + (reference if valid is None else np.where(valid, reference, 0)), product
+    product = product_of_panels(anomalies(), m, block.inner, precision)
+    return block.with_reference(mean, reference), product
 
 
 def centred_spectrum(product: Matrix, m: int, precision: Precision) -> tuple[Matrix, Matrix, float]:
@@ -237,45 +239,24 @@ def centred_spectrum(product: Matrix, m: int, precision: Precision) -> tuple[Mat
     return right, shares[0], offset
 
 
-def anomalies_on(
-    values: Floats,
-    reference: Floats | None,
-    valid: Mask | None,
-    span: slice,
-    dtype: np.dtype[Any],
-) -> Floats:
-    """Differences from `reference` (None: 0) on a panel of points, 0 where masked."""
-    panel = values[:, span]
-    if reference is not None:
-        wide = np.result_type(values, dtype)
-        panel = np.subtract(panel, reference[span], dtype=wide, casting="same_kind")
-    if valid is not None:
-        panel = np.where(valid[span], panel, panel.dtype.type(0))
-    return panel.astype(dtype, copy=False)
-
-
 def _project(
-    values: Floats,
-    mean: Matrix,
-    energy: float,
-    valid: Mask | None,
-    right: Matrix,
-    precision: Precision,
+    block: _Block, mean: Matrix, energy: float, right: Matrix, precision: Precision
 ) -> Floats:
     """Rows right^T X. `right` is orthogonal to the constant, so any reference will do.
 
     None at all is fastest; it costs digits where the values are large beside the
     fluctuation, of norm ``sqrt(energy)``.
     """
+    values = block.values
     dtype = np.result_type(precision.products, precision.rows)
     turn = np.ascontiguousarray(right.T, dtype)
     with np.errstate(over="ignore"):
         offset = len(values) * float(mean @ mean)
-    if valid is None and values.dtype == dtype and offset <= 100 * energy < np.inf:
+    if block.valid is None and values.dtype == dtype and offset <= 100 * energy < np.inf:
         return (turn @ values).astype(precision.rows, copy=False)
     rows = np.empty((right.shape[1], values.shape[1]), precision.rows)
-    for span in panels(values.shape[1], len(values)):
-        rows[:, span] = turn @ anomalies_on(values, values[0], valid, span, dtype)
+    for span, panel in block.anomalies(values[0], dtype):
+        rows[:, span] = turn @ panel
     return rows
 
 
@@ -293,7 +274,7 @@ def _find_defect(values: Floats, place: Place) -> Defect | None:
     return None
 
 
-def _defective(values: Floats, defect: Defect | None, place: Place) -> tuple[RowBlock, TimeFactor]:
+def _defective(values: Floats, defect: Defect | None, place: Place) -> Factored:
     """Empty factors that carry a defect up the tree."""
     m, n = values.shape
     variable = place.variable
@@ -310,16 +291,15 @@ def _defective(values: Floats, defect: Defect | None, place: Place) -> tuple[Row
 
 
 def _factor_pieces(
-    values: Floats, weights: Floats | None, cut: Cut, precision: Precision, place: Place
-) -> tuple[RowBlock, TimeFactor]:
+    values: Floats, inner: InnerProduct, cut: Cut, precision: Precision, place: Place
+) -> Factored:
     """`factor_block` of a long block: pieces in time, then one merge."""
     pieces = -(-len(values) // SNAPSHOTS_AT_ONCE)
     bounds = [len(values) * i // pieces for i in range(pieces + 1)]
     factors = [
         factor_block(
-            values[a:b], weights, cut.split(2), precision, replace(place, start=place.start + a)
+            values[a:b], inner, cut.split(2), precision, replace(place, start=place.start + a)
         )
         for a, b in pairwise(bounds)
     ]
-    blocks, parts = zip(*factors, strict=True)
-    return merge_in_time(blocks, parts, weights, cut.split(2), precision, place)
+    return merge_in_time(factors, inner, cut.split(2), precision, place)

@@ -16,13 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from romzarr.contracts import Floats
-
-Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from romzarr.contracts import Floats, Mask, Matrix, ReadCost
 
 
 @dataclass(frozen=True)
@@ -72,12 +66,14 @@ class TimeFactor:
     discarded: Mapping[int, float]
     apart: Mapping[int, float] = field(default_factory=dict)
     defect: Defect | None = None
-    bytes_read: int = 0
-    chunks_read: int = 0
+    cost: ReadCost = field(default_factory=ReadCost)
 
     @property
     def snapshots(self) -> int:
         return len(self.right)
+
+
+Factored = tuple[RowBlock, TimeFactor]
 
 
 @dataclass(frozen=True)

@@ -26,42 +26,29 @@ References
    analysis on large networks", SIAM J. Matrix Anal. Appl. 37 (2016) 1699-1718.
 .. [4] C. Himpe, T. Leibner, S. Rave, "Hierarchical approximate proper orthogonal
    decomposition", SIAM J. Sci. Comput. 40 (2018) A3267-A3292.
-.. [5] T. Fukaya, Y. Nakatsukasa, Y. Yanagisawa, Y. Yamamoto, "CholeskyQR2: a simple and
-   communication-avoiding algorithm for computing a tall-skinny QR factorization", ScalA 14
-   (2014) 31-38.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Mask, Matrix, Vector
 from romzarr.errors import ArchiveError
+from romzarr.inner_product import InnerProduct, InnerProducts
 from romzarr.numerics.change_of_basis import Move
+from romzarr.numerics.pod.basis import SQUARED, Basis
 from romzarr.numerics.pod.truncation import tails
 from romzarr.numerics.triangles import Triangle
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # Snapshots taken at once: modes found in the first of a long block serve the rest of it.
 AT_ONCE = 256
 # Of the norm of a snapshot: what the projection leaves of it by rounding is no direction.
 ROUNDING = 1e-14
-# Of the largest energy: what of it is smaller, inner products do not tell.
-SQUARED = 1e-12
 # Combinations of coefficients that vary less than this beside others tell nothing of a mode.
 RELATED = 1e-9
-# Least eigenvalue of the inner products of unit vectors with which Cholesky's method, carried
-# out twice, is as good as Householder's.
-APART = 1e-10
 # Variables whose factors make some count so many times as much as others, in squares, are balanced
 # anew. Cancellation costs half as many digits: two of the sixteen there are.
 UNBALANCED = 1e4
@@ -69,7 +56,7 @@ UNBALANCED = 1e4
 
 @dataclass(frozen=True)
 class PODState:
-    """All that goes on with a stream in another process, but for the weights.
+    """All that goes on with a stream in another process, but for the inner product.
 
     ``origin`` (n,), NaN where nothing is, and ``modes`` (r, n), from which the past is
     rebuilt: if they were coded, as they decode, of any lengths and angles; ``triangle``
@@ -97,11 +84,8 @@ class IncrementalPOD:
         What updates leave of each variable, of all snapshots so far, is at most this share of
         its fluctuation. What cuts drop comes besides; with the error that a cut was allowed the
         squares add.
-    weights : (n,) float, optional
-        Non-negative weights of the squared errors.
-    sizes : sequence of int, optional
-        Points of each variable in a snapshot, in their order; they add up to n. Without them
-        all points are one variable's.
+    inner : InnerProducts, optional
+        Of the variables; without it all points are one variable's, and count alike.
     fluctuation : (V,) float, optional
         Squared fluctuation of each variable before this stream, which counts with it.
     spent : (V,) float, optional
@@ -112,8 +96,7 @@ class IncrementalPOD:
     snapshots : int
     origin : (n,) float64
     modes : (r, n) float64
-        Orthonormal in the inner product with `weights`, times one factor for each variable; not
-        quite if they were adopted.
+        As of `romzarr.numerics.pod.basis.Basis`.
     fluctuation, lost, left : (V,) float64
         Squared norms over all snapshots so far: of the differences from their mean, of the
         errors, and of that part of them that updates left.
@@ -123,45 +106,37 @@ class IncrementalPOD:
         self,
         tolerance: float,
         *,
-        weights: Floats | None = None,
-        sizes: Sequence[int] | None = None,
+        inner: InnerProducts | None = None,
         fluctuation: Floats | None = None,
         spent: Floats | float = 0.0,
     ) -> None:
         self.tolerance = tolerance
         self._spent = np.asarray(spent, np.float64)
         self._earlier = None if fluctuation is None else np.asarray(fluctuation, np.float64)
-        self._unmix: Matrix | None = None
-        self.weights = None if weights is None else np.asarray(weights, np.float64)
-        self.sizes = None if sizes is None else tuple(sizes)
+        self._given = inner
         self.snapshots = 0
 
     def _begin(self, block: Floats) -> None:
         """Take the mean of the first block for the origin; no modes yet."""
         n = block.shape[1]
-        edges = np.cumsum([0, *(self.sizes or (n,))]).tolist()
-        self._parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        weights = np.ones(n) if self.weights is None else self.weights
-        if edges[-1] != n or weights.shape != (n,):
-            raise ValueError(f"snapshots of {n} points, but sizes or weights of others")
+        inner = self._given or InnerProducts.of([InnerProduct()], [n])
+        if inner.points != n:
+            raise ValueError(f"snapshots of {n} points, but an inner product of {inner.points}")
         missing = np.isnan(block[0])
         self._valid = ~missing if missing.any() else None
-        self._weights = weights if self._valid is None else np.where(self._valid, weights, 0.0)
-        self._even = bool((self._weights == 1).all())
+        self.inner = inner.within(self._valid)
+        self._basis = Basis(self.inner, n)
         # The mean about a snapshot is that snapshot, to the bit, where nothing changes.
         self.origin = np.where(missing, 0.0, np.asarray(block[0], dtype=np.float64))
         self.origin = self.origin + self._anomalies(block).mean(axis=0)
-        self._set_modes(np.zeros((0, n)), orthonormal=True)
         # Sums of [1 a]^T e, mean less origin, triangle of [1 a].
         self._met, self._mean, self._seen = np.zeros((1, n)), np.zeros(n), Triangle(1, AT_ONCE)
-        nothing = np.zeros(self._variables)
+        nothing = np.zeros(len(inner.parts))
         self.fluctuation: Vector = nothing if self._earlier is None else 1.0 * self._earlier
-        self.lost = np.zeros(self._variables)
-        self.left = np.zeros(self._variables)
-        self._set_factors(np.ones(self._variables))
+        self.lost = self.left = nothing
         # Of a former process: squares lost whose `met` is not known, and by how much, in norm,
         # the sum of snapshots may be off.
-        self._unmet, self._sum_missed = np.zeros(self._variables), np.zeros(self._variables)
+        self._unmet = self._sum_missed = nothing
         self._met_from = 0
 
     @property
@@ -175,8 +150,7 @@ class IncrementalPOD:
         state: PODState,
         tolerance: float,
         *,
-        weights: Floats | None = None,
-        sizes: Sequence[int] | None = None,
+        inner: InnerProducts | None = None,
         spent: Floats | float = 0.0,
     ) -> IncrementalPOD:
         """Go on from a state.
@@ -186,7 +160,7 @@ class IncrementalPOD:
         cut (by the inequality of Cauchy and Schwarz), and the mean beside the modes. So
         ``lost`` becomes a bound from above and ``fluctuation`` one from below.
         """
-        pod = cls(tolerance, weights=weights, sizes=sizes, spent=spent)
+        pod = cls(tolerance, inner=inner, spent=spent)
         pod._begin(state.origin[None])
         pod.fluctuation, pod.left = state.fluctuation, state.left
         pod.lost = pod._unmet = state.lost
@@ -195,11 +169,15 @@ class IncrementalPOD:
         pod._mean = state.triangle[0, 1:] / state.triangle[0, 0] @ state.modes
         pod._seen = Triangle(len(state.triangle), AT_ONCE)
         pod._seen.add(state.triangle)
-        pod._set_factors(pod.balance)
-        pod._set_modes(state.modes)
+        pod._basis.weigh(pod.balance)
+        pod._basis.replace(state.modes)
         pod._met = np.zeros((len(state.modes) + 1, len(pod.origin)))
         pod._met_from = len(state.modes)
         return pod
+
+    @property
+    def modes(self) -> Matrix:
+        return self._basis.modes
 
     @property
     def rank(self) -> int:
@@ -218,8 +196,8 @@ class IncrementalPOD:
     @property
     def grams(self) -> Matrix:
         """Inner products (V, r, r) of the modes in each variable."""
-        weighted = self.modes * self._weights
-        return np.array([weighted[:, part] @ self.modes[:, part].T for part in self._parts])
+        # A copy: of a matrix by itself BLAS rounds otherwise, and axes of stores would change sign.
+        return self.inner.grams(self.modes, self.modes.copy())
 
     @property
     def mean(self) -> Vector:
@@ -275,18 +253,20 @@ class IncrementalPOD:
         values = self._anomalies(block)
         self._count(values)
         self._rebalance()
-        a, left = self._projected(values)
+        a, left = self._basis.project(values)
         room = np.maximum(self.tolerance**2 * self.counting - self.left, 0.0)
         # Coefficients may be large beside one variable, and cancel in it.
-        rounded = self._energies(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._lengths
+        rounded = (
+            self.inner.squares(values).sum(axis=0) + np.sum(a**2, axis=0) @ self._basis.lengths
+        )
         room += ROUNDING**2 * rounded
         # Once is enough, unless what is best for all variables together is too little for one.
-        while (self._energies(left).sum(axis=0) > room).any():
+        while (self.inner.squares(left).sum(axis=0) > room).any():
             before = self.rank
             self._append(self._leading(left, room))
             if self.rank == before:
                 break
-            more, left = self._projected(left, before)
+            more, left = self._basis.project(left, before)
             a = np.concatenate([a, more], axis=1)
         self._account(a, left)
         return a
@@ -310,14 +290,14 @@ class IncrementalPOD:
             return None
         move, modes, spread = self._principal_axes()
         met = move.turn @ self._met[1:] + np.outer(move.shift, self._met[0])
-        dropped = tails((spread[:, None] ** 2 * self._energies(modes)).T).T
-        meeting = tails(self._products(met, modes).T).T + np.sqrt(self._unmet * dropped)
+        dropped = tails((spread[:, None] ** 2 * self.inner.squares(modes)).T).T
+        meeting = tails(self.inner.products(met, modes).T).T + np.sqrt(self._unmet * dropped)
         lost = np.maximum(self.lost + dropped + 2 * meeting, 0.0)
         within = np.all(lost <= tolerance**2 * self.counting, axis=1)
         kept = int(np.argmax(within)) if within.any() else self.rank
         towards_mean = self._average @ self.modes
         self.origin, self._mean = self.origin + towards_mean, self._mean - towards_mean
-        self._set_modes(modes[:kept], orthonormal=True)
+        self._basis.replace(modes[:kept], orthonormal=True)
         self.lost = lost[kept]
         self._met = np.concatenate([self._met[:1], met[:kept]])
         self._met_from = kept
@@ -351,22 +331,18 @@ class IncrementalPOD:
 
     def _shift(self, shift: Matrix) -> None:
         """Add (r + 1, n) to origin and modes."""
-        self.lost = self.lost - 2 * self._products(self._met, shift).sum(axis=0)
+        self.lost = self.lost - 2 * self.inner.products(self._met, shift).sum(axis=0)
         self.lost = np.maximum(self.lost + self._squares(shift), 0.0)
         r = self.triangle
         self._met = self._met - r.T @ (r @ shift)
         self.origin, self._mean = self.origin + shift[0], self._mean - shift[0]
-        self._set_modes(self.modes + shift[1:])
+        self._basis.replace(self.modes + shift[1:])
 
     def _squares(self, shift: Matrix) -> Vector:
         """Squared norms (V,) of all snapshots made of (r + 1, n) with the coefficients."""
-        return self._energies(self.triangle @ shift).sum(axis=0)
+        return self.inner.squares(self.triangle @ shift).sum(axis=0)
 
     # --- one update -----------------------------------------------------------------------
-
-    @property
-    def _variables(self) -> int:
-        return len(self._parts)
 
     def _anomalies(self, block: Floats) -> Matrix:
         """Differences (b, n) from the origin, 0 at masked points."""
@@ -388,32 +364,14 @@ class IncrementalPOD:
             f"finite, or NaN in all snapshots"
         )
 
-    def _energies(self, rows: Matrix) -> Matrix:
-        """Squared norms (k, V) of rows (k, n) in each variable."""
-        return self._products(rows, rows)
-
-    def _products(self, rows: Matrix, others: Matrix) -> Matrix:
-        """Inner products (k, V) of rows with others, one by one, in each variable."""
-        weighted = rows if self._even else rows * self._weights
-        parts = [np.vecdot(weighted[:, part], others[:, part]) for part in self._parts]
-        return np.stack(parts, axis=1)
-
-    def _projected(self, values: Matrix, first: int = 0) -> tuple[Matrix, Matrix]:
-        """Coefficients (b, r) of the modes from `first` on, and what is left (b, n)."""
-        modes = self.modes[first:]
-        a: Matrix = (values * self._inner) @ modes.T
-        if self._unmix is not None and not first:
-            a = a @ self._unmix
-        return a, values - a @ modes
-
     def _count(self, values: Matrix) -> None:
         """Mean and fluctuation with a block more (Chan, Golub, LeVeque 1983)."""
         count, before = len(values), self.snapshots
         mean = values.sum(axis=0) / count
         apart = mean - self._mean
         both = before + count
-        self.fluctuation = self.fluctuation + self._energies(values - mean).sum(axis=0)
-        distance = np.sqrt(self._energies(apart[None])[0]) - self._sum_missed / max(before, 1)
+        self.fluctuation = self.fluctuation + self.inner.squares(values - mean).sum(axis=0)
+        distance = np.sqrt(self.inner.squares(apart[None])[0]) - self._sum_missed / max(before, 1)
         self.fluctuation += before * count / both * np.maximum(distance, 0.0) ** 2
         self._mean = self._mean + count / both * apart
         self.snapshots = both
@@ -424,16 +382,15 @@ class IncrementalPOD:
         Each variable counts by its fluctuation.
         """
         balance = self.balance
-        weighted = left if self._even else left * self._weights
-        grams = [weighted[:, part] @ left[:, part].T for part in self._parts]
+        grams = self.inner.grams(left, left)
         values, turn = np.linalg.eigh(np.einsum("v,vij->ij", balance, grams))
         if (balance * room).min() > SQUARED * values[-1]:
             turn = turn[:, ::-1]
             shares = np.maximum(np.einsum("ik,vij,jk->kv", turn, grams, turn, optimize=True), 0.0)
         else:
-            root = np.sqrt(self._weights * self._spread(balance))
-            turn = scipy.linalg.svd(left * root, full_matrices=False)[0]
-            shares = self._energies(turn.T @ left)
+            rooted = self.inner.joint(balance).rooted(left)
+            turn = scipy.linalg.svd(rooted, full_matrices=False)[0]
+            shares = self.inner.squares(turn.T @ left)
         left_out = tails(shares.T).T
         within = np.all(left_out <= room, axis=1)
         return turn[:, : int(np.argmax(within))].T @ left
@@ -455,67 +412,22 @@ class IncrementalPOD:
         cancel in the other variables. Modes stay, so coefficients of the past are what they were.
         """
         moving = self.fluctuation > 0
-        shares = self._factors[moving] * self.fluctuation[moving]
+        shares = self._basis.factors[moving] * self.fluctuation[moving]
         if self.rank and shares.max(initial=0.0) > UNBALANCED * shares.min(initial=np.inf):
-            self._set_factors(self.balance)
-            self._set_modes(self.modes)
-
-    def _set_factors(self, factors: Vector) -> None:
-        """Set the inner product: weights of the points times factors (V,) of the variables."""
-        self._factors = factors
-        self._inner = self._weights * self._spread(factors)
-
-    def _spread(self, factors: Vector) -> Vector:
-        """Factors (V,) of the variables at each point (n,)."""
-        return np.repeat(factors, [part.stop - part.start for part in self._parts])
+            self._basis.weigh(self.balance)
+            self._basis.replace(self.modes)
 
     def _append(self, directions: Matrix) -> None:
         """Make directions (k, n) modes, but for those that are rounding of the modes."""
         if not self.rank:
-            self._set_factors(self.balance)
-        along = np.sum(((directions * self._inner) @ self.modes.T) ** 2, axis=1)
-        directions = directions[2 * along < np.sum(directions**2 * self._inner, axis=1)]
-        if not len(directions):
-            return
-        added = self._orthonormal(directions)
+            self._basis.weigh(self.balance)
+        added = self._basis.append(directions)
         self._seen.grow(len(added))
-        unmix = self._unmix
-        self._set_modes(np.concatenate([self.modes, added]), orthonormal=True)
-        if unmix is not None:
-            self._unmix = scipy.linalg.block_diag(unmix, np.eye(len(added)))
         self._met = np.concatenate([self._met, np.zeros_like(added)])
-
-    def _set_modes(self, modes: Matrix, orthonormal: bool = False) -> None:
-        self.modes = modes
-        self._lengths = self._energies(modes)
-        self._unmix = None
-        if not orthonormal and len(modes):
-            gram = (modes * self._inner) @ modes.T
-            # Of a mode that decodes to nothing, nothing is asked any more.
-            self._unmix = np.asarray(np.linalg.pinv(gram, rtol=SQUARED, hermitian=True))
-
-    def _orthonormal(self, directions: Matrix) -> Matrix:
-        """Directions (k, n) made orthonormal, and to the modes."""
-        for _ in range(2):  # twice is enough (Kahan, Parlett)
-            _, directions = self._projected(directions)
-            r = self._r_of(directions)
-            directions = scipy.linalg.solve_triangular(r, directions, trans="T")
-        return directions
-
-    def _r_of(self, directions: Matrix) -> Matrix:
-        """R (k, k) of directions (k, n): by Cholesky's method where they are well apart [5]_."""
-        lengths = np.sqrt(np.sum(directions**2 * self._inner, axis=1))
-        unit = directions / lengths[:, None]
-        gram = (unit * self._inner) @ unit.T
-        if np.linalg.eigvalsh(gram)[0] > APART:
-            r = scipy.linalg.cholesky(gram)
-        else:
-            r = scipy.linalg.qr((unit * np.sqrt(self._inner)).T, mode="r")[0][: len(unit)]
-        return np.asarray(r * lengths)
 
     def _account(self, a: Matrix, left: Matrix) -> None:
         """Count what snapshots keep (b, r) and what they lose (b, n)."""
-        energy = self._energies(left).sum(axis=0)
+        energy = self.inner.squares(left).sum(axis=0)
         self.left, self.lost = self.left + energy, self.lost + energy
         both = np.concatenate([np.ones((len(a), 1)), a], axis=1)
         self._met += both.T @ left
@@ -536,8 +448,8 @@ class IncrementalPOD:
         Factors of the variables are chosen anew, so that all fluctuate alike; the axes are
         orthonormal with these.
         """
-        self._set_factors(self.balance)
-        values, vectors = np.linalg.eigh((self.modes * self._inner) @ self.modes.T)
+        self._basis.weigh(self.balance)
+        values, vectors = np.linalg.eigh(self._basis.joint.gram(self.modes))
         # Any root will do where weights leave next to nothing of a mode: it cancels.
         root = np.sqrt(np.maximum(values, np.finfo(float).eps * values[-1]))
         _, spread, axes = scipy.linalg.svd(self.triangle[1:, 1:] @ (vectors * root))

@@ -17,11 +17,9 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
-
-Matrix = NDArray[np.float64]
+from romzarr.contracts import Floats, Matrix
+from romzarr.inner_product import InnerProduct
 
 # Squares of smaller or larger fluctuations leave the range of the dtype of the products.
 RANGE = {np.dtype(np.float32): (1e-15, 1e15), np.dtype(np.float64): (1e-140, 1e140)}
@@ -108,22 +106,16 @@ def panels(points: int, height: int) -> Iterator[slice]:
         yield slice(start, min(start + width, points))
 
 
-def inner_product(
-    rows: Iterable[tuple[slice, Floats]],
-    height: int,
-    weights: Floats | None,
-    precision: Precision,
+def product_of_panels(
+    rows: Iterable[tuple[slice, Floats]], height: int, inner: InnerProduct, precision: Precision
 ) -> Matrix:
-    """Gram matrix P P^T, or R with R^T R = P P^T, of P (height, n) given by panels."""
+    """Gram matrix G, or R with R^T R = G, of rows (height, n) given by panels."""
     total = np.zeros((0 if precision.householder else height, height))
     for span, panel in rows:
         if precision.householder:
-            root = 1.0 if weights is None else np.sqrt(weights[span])
-            total = _r_factor(np.vstack([total, (panel * root).T]))
-        elif weights is None:
-            total += panel @ panel.T
+            total = _r_factor(np.vstack([total, inner.on(span).rooted(panel).T]))
         else:
-            total += (panel * weights[span].astype(panel.dtype)) @ panel.T
+            total += inner.on(span).gram(panel)
     return total
 
 

@@ -6,32 +6,31 @@ pipeline/romzarr/numerics/pod/factors.py for what a factored block is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
-from romzarr.numerics.pod.factors import Defect, Place, RowBlock, TimeFactor
+from romzarr.contracts import Floats, Matrix, ReadCost
+from romzarr.inner_product import InnerProduct
+from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
     affordable,
-    inner_product,
     least_work,
     panels,
+    product_of_panels,
     spectrum,
 )
 from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
 from romzarr.numerics.pod.truncation import Cut, kept_columns
 
-Matrix = NDArray[np.float64]
-
 
 def merge_in_space(
-    parts: Sequence[tuple[int, TimeFactor]],
+    factors: Sequence[TimeFactor],
+    variables: Sequence[int],
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
@@ -43,33 +42,29 @@ def merge_in_space(
 
     Parameters
     ----------
-    parts : sequence of (variable, TimeFactor)
-        One per row block, over the same snapshots.
+    factors : sequence of TimeFactor
+        One per row block, over the same snapshots; of the `variables`.
+    variables : sequence of int
     scales : mapping from variable to the factor on its energies
     cut : Cut
     precision : Precision
     """
-    defects = [f.defect for _, f in parts if f.defect is not None]
-    first = parts[0][1]
     stacks: dict[int, list[Matrix]] = {}
     apart: dict[int, float] = {}
-    for variable, factor in parts:
+    for variable, factor in zip(variables, factors, strict=True):
         stacks.setdefault(variable, []).append(_root(factor.gram[variable]) @ factor.right.T)
         apart[variable] = apart.get(variable, 0.0) + factor.discarded[variable]
     small = {v: np.vstack(stack) for v, stack in stacks.items()}
     right, gram, lost = _joint_columns(
-        small, scales, cut, replace(precision, householder=True), np.ones(first.snapshots)
+        small, scales, cut, replace(precision, householder=True), np.ones(factors[0].snapshots)
     )
-    return TimeFactor(
-        first.start,
-        right,
-        gram,
-        lost,
-        apart,
-        min(defects, key=lambda d: d.time) if defects else None,
-        sum(f.bytes_read for _, f in parts),
-        sum(f.chunks_read for _, f in parts),
-    )
+    defect, cost = _first(f.defect for f in factors), sum((f.cost for f in factors), ReadCost())
+    return TimeFactor(factors[0].start, right, gram, lost, apart, defect, cost)
+
+
+def _first(defects: Iterable[Defect | None]) -> Defect | None:
+    """The defect that comes first in time."""
+    return min((d for d in defects if d is not None), key=lambda d: d.time, default=None)
 
 
 def _root(gram: Matrix) -> Matrix:
@@ -81,23 +76,12 @@ def _root(gram: Matrix) -> Matrix:
 
 
 @dataclass(frozen=True)
-class Child:
-    """One time block's share of a merge over time, in one row block.
-
-    About the common mean it is ``[rows; sqrt(m) (own mean - mean)]`` seen through the
-    orthonormal columns ``[right, 1 / sqrt(m)]`` of its time factor.
-    """
-
-    block: RowBlock
-    start: int
-    snapshots: int
-
-
-@dataclass(frozen=True)
 class _Stack:
-    """Rows of all children, each followed by the shift of its mean, about the common mean.
+    """Rows of consecutive time blocks, each followed by the shift of its mean.
 
-    ``mixes`` turn the rows of each child into those of the columns of its time factor; without
+    About the common mean each block is ``[rows; sqrt(m) (own mean - mean)]`` seen through the
+    orthonormal columns ``[right, 1 / sqrt(m)]`` of its time factor.
+    ``mixes`` turn the rows of each block into those of the columns of its time factor; without
     one they are.
     """
 
@@ -147,26 +131,25 @@ class _Stack:
             start = stop + 1
         return np.vstack(parts)
 
-    def shifted(self, weights: Floats | None) -> float:
+    def shifted(self, inner: InnerProduct) -> float:
         """Energy of the shifts."""
-        return sum(float(np.vdot(s if weights is None else weights * s, s)) for s in self.shifts)
+        return sum(float(inner.squares(shift)) for shift in self.shifts)
 
 
-def _stacked(children: Sequence[Child]) -> _Stack:
-    mean = common_mean(children)
-    blocks = [child.block for child in children]
-    shifts = [c.snapshots**0.5 * (c.block.mean - mean) for c in children]
+def _stacked(pairs: Sequence[Factored]) -> _Stack:
+    mean, blocks = common_mean(pairs), [block for block, _ in pairs]
+    shifts = [factor.snapshots**0.5 * (block.mean - mean) for block, factor in pairs]
     return _Stack(mean, [b.rows for b in blocks], shifts, [b.mix for b in blocks])
 
 
-def estimate_scales(samples: Sequence[tuple[int, TimeFactor]]) -> dict[int, float]:
-    """Reciprocal mean square of each variable, from a few blocks of it.
+def estimate_scales(factors: Sequence[TimeFactor], variables: Sequence[int]) -> dict[int, float]:
+    """Reciprocal mean square of each of the `variables`, from a few blocks of it.
 
     Any positive scale is valid; this one weighs variables of different units alike.
     """
     energy: dict[int, float] = {}
     snapshots: dict[int, set[tuple[int, int]]] = {}
-    for variable, factor in samples:
+    for variable, factor in zip(variables, factors, strict=True):
         own = float(np.trace(factor.gram[variable])) + factor.discarded[variable]
         energy[variable] = energy.get(variable, 0.0) + own
         snapshots.setdefault(variable, set()).add((factor.start, factor.snapshots))
@@ -180,56 +163,55 @@ def onto_joint(block: RowBlock, own: TimeFactor, joint: TimeFactor) -> RowBlock:
     return replace(block, mix=own.right.T @ joint.right)
 
 
-def common_mean(children: Sequence[Child]) -> Matrix:
+def common_mean(pairs: Sequence[Factored]) -> Matrix:
     """Temporal mean of the union, formed from differences so that offsets cost nothing."""
-    total = sum(child.snapshots for child in children)
-    first = children[0].block.mean
-    shift = sum(c.snapshots / total * (c.block.mean - first) for c in children[1:])
-    return first + shift if len(children) > 1 else first
+    total = sum(factor.snapshots for _, factor in pairs)
+    first = pairs[0][0].mean
+    shift = sum(factor.snapshots / total * (block.mean - first) for block, factor in pairs[1:])
+    return first + shift if len(pairs) > 1 else first
 
 
-def merge_product(
-    children: Sequence[Child], weights: Floats | None, precision: Precision
-) -> Matrix:
-    """Inner product of the columns of all children about their common mean, on one row block."""
-    stack = _stacked(children)
-    precision = affordable(_wide_enough(children, precision), stack.height * len(stack.mean))
-    product = inner_product(stack.panels(precision.products), stack.height, weights, precision)
+def merge_product(pairs: Sequence[Factored], inner: InnerProduct, precision: Precision) -> Matrix:
+    """Inner product of the columns of all blocks about their common mean, on one row block."""
+    stack = _stacked(pairs)
+    precision = affordable(_wide_enough(pairs, precision), stack.height * len(stack.mean))
+    rows = stack.panels(precision.products)
+    product = product_of_panels(rows, stack.height, inner, precision)
     right = stack.mixed(product.T).T
     return right if precision.householder else stack.mixed(right)
 
 
-def merge_rows(children: Sequence[Child], turn: Matrix, precision: Precision) -> RowBlock:
+def merge_rows(pairs: Sequence[Factored], turn: Matrix, precision: Precision) -> RowBlock:
     """Mean and rows of the union, for the columns that `turn` (K, k) has chosen."""
-    precision = _wide_enough(children, precision)
-    stack = _stacked(children)
+    precision = _wide_enough(pairs, precision)
+    stack = _stacked(pairs)
     rotation = np.ascontiguousarray(stack.unmixed(turn).T, precision.rows)
     rows = np.empty((turn.shape[1], len(stack.mean)), precision.rows)
     for span, panel in stack.panels(precision.rows):
         rows[:, span] = rotation @ panel
-    return RowBlock(stack.mean, rows, children[0].block.valid)
+    return RowBlock(stack.mean, rows, pairs[0][0].valid)
 
 
-def _wide_enough(children: Sequence[Child], precision: Precision) -> Precision:
+def _wide_enough(pairs: Sequence[Factored], precision: Precision) -> Precision:
     """`precision`, in float64 where a leaf had to leave float32 for its range."""
-    kept = np.result_type(*(c.block.rows for c in children))
+    kept = np.result_type(*(block.rows for block, _ in pairs))
     if kept == precision.rows or kept.itemsize <= 4:
         return precision
     return replace(precision, products=DOUBLE.products, rows=DOUBLE.rows)
 
 
-def mask_defect(children: Sequence[Child], row: int) -> Defect | None:
+def mask_defect(pairs: Sequence[Factored], row: int) -> Defect | None:
     """First change of the mask from one time block to the next."""
-    for before, after in pairwise(children):
-        old, new = before.block.valid, after.block.valid
+    for (before, _), (after, factor) in pairwise(pairs):
+        old, new = before.valid, after.valid
         if old is None and new is None:
             continue
-        n = len(before.block.mean)
+        n = len(before.mean)
         old = np.ones(n, bool) if old is None else old
         new = np.ones(n, bool) if new is None else new
         if (changed := old != new).any():
             point = int(np.argmax(changed))
-            return Defect(after.start, "vanishes" if new[point] else "appears", row, point)
+            return Defect(factor.start, "vanishes" if new[point] else "appears", row, point)
     return None
 
 
@@ -267,7 +249,6 @@ def _merged(
     defects: Sequence[Defect | None],
 ) -> TimeFactor:
     """Time factor of the directions `turn` in the columns of consecutive time blocks."""
-    found = [d for d in (*defects, *(f.defect for f in factors)) if d is not None]
     offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
     pieces = []
     for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
@@ -279,9 +260,8 @@ def _merged(
         gram,
         {v: lost[v] + sum(f.discarded[v] for f in factors) for v in gram},
         {v: sum(f.apart.get(v, 0.0) for f in factors) for v in gram},
-        min(found, key=lambda d: d.time) if found else None,
-        sum(f.bytes_read for f in factors),
-        sum(f.chunks_read for f in factors),
+        _first((*defects, *(f.defect for f in factors))),
+        sum((f.cost for f in factors), ReadCost()),
     )
 
 
@@ -316,45 +296,38 @@ def _joint_columns(
 
 
 def merge_in_time(
-    blocks: Sequence[RowBlock],
-    factors: Sequence[TimeFactor],
-    weights: Floats | None,
-    cut: Cut,
-    precision: Precision,
-    place: Place,
-) -> tuple[RowBlock, TimeFactor]:
+    pairs: Sequence[Factored], inner: InnerProduct, cut: Cut, precision: Precision, place: Place
+) -> Factored:
     """Merge consecutive time blocks of a single space block in one step."""
-    children = children_of(blocks, factors)
-    defects = [mask_defect(children, place.row)]
+    defects = [mask_defect(pairs, place.row)]
     if precision.sketch:
-        merged = _merge_sketched(children, factors, weights, cut, precision, place, defects)
+        merged = _merge_sketched(pairs, inner, cut, precision, place, defects)
         if merged is not None:
             return merged
-    columns = sum(len(block.rows) + 1 for block in blocks)
-    precision = least_work(precision, len(blocks[0].mean), columns)
-    joint = {place.variable: merge_product(children, weights, precision)}
-    scales = {place.variable: 1.0}
+    columns = sum(len(block.rows) + 1 for block, _ in pairs)
+    precision = least_work(precision, len(pairs[0][0].mean), columns)
+    joint = {place.variable: merge_product(pairs, inner, precision)}
+    scales, factors = {place.variable: 1.0}, [factor for _, factor in pairs]
     factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
-    return merge_rows(children, turn, precision), factor
+    return merge_rows(pairs, turn, precision), factor
 
 
 def _merge_sketched(
-    children: Sequence[Child],
-    factors: Sequence[TimeFactor],
-    weights: Floats | None,
+    pairs: Sequence[Factored],
+    inner: InnerProduct,
     cut: Cut,
     precision: Precision,
     place: Place,
     defects: Sequence[Defect | None],
-) -> tuple[RowBlock, TimeFactor] | None:
+) -> Factored | None:
     """Merge with directions found on some of the points, if it stays within the cut on all."""
-    stack = _stacked(children)
+    stack, factors = _stacked(pairs), [factor for _, factor in pairs]
     n, columns = len(stack.mean), stack.height
     points = sparse_points(n, columns)
     if points is None:
         return None
     seen = stack.at(points, DOUBLE.products)
-    product = (seen if weights is None else seen * weights[points]) @ seen.T
+    product = inner.on(points).gram(np.asarray(seen, np.float64))
     turn, _, _ = _joint_columns(
         {place.variable: stack.mixed(stack.mixed(product).T)},
         {place.variable: 1.0},
@@ -362,25 +335,17 @@ def _merge_sketched(
         precision,
         _constant(factors),
     )
-    precision = affordable(_wide_enough(children, precision), n * columns)
+    precision = affordable(_wide_enough(pairs, precision), n * columns)
     panels = stack.panels(precision.products)
-    rows, gram = rotated(panels, stack.unmixed(turn), n, weights, precision)
+    rows, gram = rotated(panels, stack.unmixed(turn), n, inner, precision)
     total = sum(float(np.trace(f.gram[place.variable])) for f in factors)
-    total += stack.shifted(weights)
+    total += stack.shifted(inner)
     missed = total - float(np.trace(gram))
     if not suffices(missed, total, gram, cut, precision):
         return None
     own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
     factor = _merged(factors, turn, own, lost, defects)
-    return RowBlock(stack.mean, rows, children[0].block.valid), factor
-
-
-def children_of(blocks: Sequence[RowBlock], factors: Sequence[TimeFactor]) -> list[Child]:
-    """Children of a merge over time, on one row block."""
-    return [
-        Child(block, factor.start, factor.snapshots)
-        for block, factor in zip(blocks, factors, strict=True)
-    ]
+    return RowBlock(stack.mean, rows, pairs[0][0].valid), factor
 
 
 def without_constant(right: Matrix) -> Matrix:

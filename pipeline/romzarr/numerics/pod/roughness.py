@@ -11,10 +11,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.contracts import Mask, Matrix
 from romzarr.numerics.pod.truncation import tails
-
-Matrix = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # Snapshots of which it is told whether they are rough together.
 RUN = 16

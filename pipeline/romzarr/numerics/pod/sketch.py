@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Matrix
+from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.inner_products import Precision
 from romzarr.numerics.pod.truncation import Cut
-
-Matrix = NDArray[np.float64]
 
 # One point in so many is looked at. Primes, which seldom divide the length of a grid's rows,
 # so that a stride through the grid meets every column.
@@ -39,7 +37,7 @@ def rotated(
     panels: Iterable[tuple[slice, Floats]],
     turn: Matrix,
     points: int,
-    weights: Floats | None,
+    inner: InnerProduct,
     precision: Precision,
 ) -> tuple[Floats, Matrix]:
     """Rows ``turn^T P`` (k, n) and their inner products, of P (K, n) given by panels."""
@@ -49,9 +47,8 @@ def rotated(
     for span, panel in panels:
         part = rotation @ panel
         rows[:, span] = part
-        scaled = part if weights is None else part * weights[span].astype(part.dtype)
-        gram += scaled @ part.T
-        energy += np.vecdot(scaled, part)
+        gram += inner.on(span).gram(part)
+        energy += inner.on(span).squares(part)
     # Sums of many lanes lose a tenth of the digits that those of matrix products lose.
     np.fill_diagonal(gram, energy)
     return rows, gram

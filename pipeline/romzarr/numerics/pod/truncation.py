@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from romzarr.contracts import Matrix
 from romzarr.errors import AccuracyError
-
-Matrix = NDArray[np.float64]
 
 # Share of the squared error that all cuts of the tree together may use up. What they drop
 # may meet the error of the coefficients in full: at four times this share stores are 3 %
