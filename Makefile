@@ -26,7 +26,7 @@ FAST := -m "not slow and not benchmark"
 SOURCES := pyproject.toml setup.py $(wildcard pipeline/romzarr/coding/kernels/*.c pipeline/romzarr/coding/kernels/*.h pipeline/romzarr/coding/kernels/*.inc)
 # Platforms of the wheels, each with its target of the compiler: Linux with any glibc since 2.17.
 WHEELS := manylinux2014_x86_64=x86_64-linux-gnu.2.17 manylinux2014_aarch64=aarch64-linux-gnu.2.17 \
-  macosx_11_0_x86_64=x86_64-macos.11 macosx_11_0_arm64=aarch64-macos.11 win_amd64=x86_64-windows-gnu
+  macosx_11_0_x86_64=x86_64-macos.11.0 macosx_11_0_arm64=aarch64-macos.11.0 win_amd64=x86_64-windows-gnu
 # Which tests these two run; all, unless some are named.
 TESTS ?=
 # Tests run side by side: many of them wait, for clusters, locks and processes they killed. Those of
