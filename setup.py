@@ -60,7 +60,7 @@ setup(
         Extension(
             "romzarr.coding.kernels._kernels",
             sorted(map(str, KERNELS.glob("*.c"))),
-            depends=[str(path) for end in ("h", "inc") for path in sorted(KERNELS.glob(f"*.{end}"))],
+            depends=sorted(str(path) for end in ("h", "inc") for path in KERNELS.glob(f"*.{end}")),
         )
     ],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": WheelOfPlatform},

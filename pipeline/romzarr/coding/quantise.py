@@ -55,9 +55,9 @@ def quantise(
 ) -> tuple[Integers, Excess]:
     """Multiples of the step that coefficients are rounded to, and what these miss on average.
 
-    To the nearest, or, of sizes up to 64, one below where that saves bits worth more than the error. How many it
-    saves follows from the mean size of the coefficients around: where they are small, a larger
-    one is a surprise.
+    To the nearest, or, of sizes up to 64, one below where that saves bits worth more than the
+    error. How many it saves follows from the mean size of the coefficients around: where they are
+    small, a larger one is a surprise.
 
     Parameters
     ----------
