@@ -177,7 +177,7 @@ class StreamCompressor:
             with self._blas_threads():
                 self._take(named(block, times, self.snapshots))
         except BaseException as error:
-            self._ended = str(error) or type(error).__name__
+            self._end(str(error) or type(error).__name__)
             raise
         if self._segment is not None and self._segment.is_full:
             self._seal(self._segment)
@@ -211,7 +211,7 @@ class StreamCompressor:
             self._seal(self._segment)
         else:
             self.commit()
-        self._ended = "it is closed"
+        self._end("it is closed")
 
     @property
     def rank(self) -> int:
@@ -242,6 +242,10 @@ class StreamCompressor:
         # After an error the store stays at the last commit.
         if kind is None and not self._ended:
             self.close()
+
+    def _end(self, why: str) -> None:
+        self._ended = why
+        self._signature.retire()
 
     def _check_usable(self) -> None:
         if self._ended:
