@@ -64,7 +64,7 @@ $(STAMP): pyproject.toml
 $(TEST_STAMP): pyproject.toml
 	$(NEEDS_PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) -e '.[test]'
+	$(BIN)/python $(PIP) --no-compile -e '.[test]'
 	@touch $@
 
 # Nothing is installed into it later: neither pip nor the tests of other packages are of use there.
@@ -123,12 +123,12 @@ dist: $(DOCS)/.romzarr-docs
 $(OLDEST)/.romzarr-test: pyproject.toml tests/oldest.txt
 	@test -n "$(OLDEST_PYTHON)" || { echo "no Python 3.11 here, the oldest that is supported; try: make OLDEST_PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) -c tests/oldest.txt -e '.[test]'
+	$(OLDEST)/bin/python $(PIP) -c tests/oldest.txt -e '.[test-all]'
 	@touch $@
 
 $(NEWEST)/.romzarr-test: pyproject.toml
 	$(NEWEST_PYTHON) -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/python $(PIP) -e '.[test]'
+	$(NEWEST)/bin/python $(PIP) -e '.[test-all]'
 	@touch $@
 
 # Old versions may use what newer ones of others call deprecated.
