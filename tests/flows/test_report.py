@@ -23,7 +23,7 @@ from romzarr.numerics.dynamics.library import library_from_spec
 from romzarr.operations.describe import Equations, Regime
 from romzarr_flows.cli import main
 from romzarr_flows.nightly.catalogue import Entry
-from romzarr_flows.nightly.status import Standing
+from romzarr_flows.nightly.status import DatasetState
 from romzarr_flows.report.catalogue import LOOKS, STATES
 from romzarr_flows.report.maps import fitting, limits
 from romzarr_flows.report.mathml import term, typeset
@@ -418,7 +418,7 @@ def test_a_message_has_a_row_of_its_own_and_columns_know_what_to_sort_by(archive
 def test_names_in_a_catalogue_are_text(tmp_path):
     rows = [
         {
-            "standing": Standing(HOSTILE, "failed", HOSTILE, None),
+            "standing": DatasetState(HOSTILE, "failed", HOSTILE, None),
             "entry": Entry(HOSTILE, HOSTILE, HOSTILE, "failed"),
             "state": "failed",
             "page": "",

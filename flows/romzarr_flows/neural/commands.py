@@ -124,12 +124,12 @@ def diagnose(options: Namespace) -> int:
     """Dependences of a store's library on its own coefficients."""
     from romzarr.contracts import BlockSpan
     from romzarr.neural.collinearity import diagnose
-    from romzarr.store.layout import Fields
+    from romzarr.store.layout import JsonObject
     from romzarr.store.models import models_from_facts
     from romzarr.store.reading.reader import open_store
 
     last = open_store(options.store).last
-    found = models_from_facts(Fields(last.facts, options.store).fields("model"))
+    found = models_from_facts(JsonObject(last.facts, options.store).object("model"))
     if found is None:
         raise PipelineError(f"{options.store}: there is no model, so there is no library")
     latent, library = last.latent, found.library

@@ -58,7 +58,7 @@ def plan_facts(plan: Any) -> dict[str, Any]:
 
 def status(options: Namespace) -> int:
     """Status 0: nothing is broken. 1: a dataset is, or the last run did not end as it should."""
-    from romzarr_flows.nightly.status import is_sound, last_run, standings
+    from romzarr_flows.nightly.status import dataset_states, is_sound, last_run
     from romzarr_flows.nightly.tables import status_table
 
     config = settings(options)
@@ -69,7 +69,7 @@ def status(options: Namespace) -> int:
             "nightly.stores as --config"
         )
     last = last_run(stores)
-    found = standings(config, stores, last)
+    found = dataset_states(config, stores, last)
     if options.json:
         run = {"last_run": last.name, "last_run_state": last.state} if last else {"last_run": ""}
         print_json({"stores": stores, **run, "datasets": [f.to_dict() for f in found]})

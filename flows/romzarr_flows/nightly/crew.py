@@ -22,7 +22,7 @@ from romzarr_flows.cluster import connect
 from romzarr_flows.logs import Format, logging_to_stderr
 from romzarr_flows.nightly.catalogue import Entry
 from romzarr_flows.nightly.plan import Job
-from romzarr_flows.nightly.work import attempted, failed_entry
+from romzarr_flows.nightly.work import failed_entry, run_job
 from romzarr_flows.signals import EndingOnSignals
 
 # For a process to take back what it has begun.
@@ -57,7 +57,7 @@ class Crew:
     log_format : "text" or "json"
     """
 
-    is_there = True
+    is_usable = True
 
     def __init__(self, size: int, most: int | None, config: Config, log_format: Format) -> None:
         cores = CPU_COUNT if config.cluster.workers == "auto" else config.cluster.workers
@@ -74,7 +74,7 @@ class Crew:
         return [member.job for member in self._members if member.job is not None]
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self.busy) < self._size
 
     def begin(self, job: Job) -> None:
@@ -162,7 +162,7 @@ def work(connection: Connection, lives: Connection, config: Config, log_format: 
         while True:
             job: Job = connection.recv()
             with working_on(job.dataset.name):
-                entry = attempted(job, config)
+                entry = run_job(job, config)
             connection.send(entry)
 
 

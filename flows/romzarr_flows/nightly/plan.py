@@ -107,7 +107,7 @@ def plan_run(config: Config, *, only: str = "**", since: str | None = None) -> P
     found = listed_datasets(places, only)
     datasets = [dataset for dataset in found if dataset.written >= oldest]
     stores, entries = listed_stores(places.stores), entries_of(catalogue_of(places.stores))
-    jobs, kept = ordered(judged_all(datasets, entries, stores, config))
+    jobs, kept = ordered(assess_all(datasets, entries, stores, config))
     names = {dataset.name for dataset in found}
     wanted, chosen = matcher(places.pattern), matcher(only)
     vanished = tuple(
@@ -196,9 +196,9 @@ def since_when(text: str) -> datetime:
 def listed_datasets(places: NightlyConfig, only: str = "**") -> list[Dataset]:
     """The datasets of the archive; stores and catalogue may lie below it, and are none."""
     same = places.stores == places.archive
-    spared = f"{places.stores}/{FOLDER}" if same else places.stores
+    excluded = f"{places.stores}/{FOLDER}" if same else places.stores
     try:
-        found = find_datasets(places.archive, places.pattern, only=only, leave_out=[spared])
+        found = find_datasets(places.archive, places.pattern, only=only, leave_out=[excluded])
     except ArchiveError as error:
         raise CannotRunError(f"nightly.archive: {error}") from error
     return [dataset for dataset in found if not dataset.name.endswith(SUFFIX)]
@@ -237,7 +237,7 @@ def store_of(dataset: str, stores: str) -> str:
 # --- what it means ------------------------------------------------------------------------
 
 
-def judged_all(
+def assess_all(
     datasets: Sequence[Dataset],
     entries: Mapping[str, Entry],
     stores: Mapping[str, Dataset],
@@ -247,21 +247,21 @@ def judged_all(
     places = {dataset.name: store_of(dataset.name, config.nightly.stores) for dataset in datasets}
     shared, promise = Counter(places.values()), promised(config)
 
-    def judge(dataset: Dataset) -> Job:
+    def assess_one(dataset: Dataset) -> Job:
         place, entry = places[dataset.name], entries.get(dataset.name)
         if shared[place] > 1:
             others = [n for n, p in places.items() if p == place and n != dataset.name]
             state, reason = "clash", f"{', '.join(others)} would have the same store; rename one"
         else:
-            state, reason = judged(dataset, entry, stores.get(place), promise)
+            state, reason = assess(dataset, entry, stores.get(place), promise)
         return Job(dataset, place, state, reason, entry)
 
     # Stores that are opened may take a request each.
     with ThreadPoolExecutor(FETCHED) as pool:
-        return list(pool.map(judge, datasets))
+        return list(pool.map(assess_one, datasets))
 
 
-def judged(
+def assess(
     dataset: Dataset, entry: Entry | None, store: Dataset | None, promise: Mapping[str, Any]
 ) -> tuple[str, str]:
     """State (`STATES`) of the store of one dataset, and why."""
@@ -319,10 +319,10 @@ def ordered(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
 
     What failed or ended a run before comes last, so that it never keeps others from their turn.
     """
-    turns = list(STATES)
+    order = list(STATES)
 
-    def turn(job: Job) -> tuple[bool, bool, int, str]:
-        return job.interrupted, job.failed_before, turns.index(job.state), job.dataset.name
+    def priority(job: Job) -> tuple[bool, bool, int, str]:
+        return job.interrupted, job.failed_before, order.index(job.state), job.dataset.name
 
-    todo = sorted((job for job in jobs if job.state != "stored"), key=turn)
+    todo = sorted((job for job in jobs if job.state != "stored"), key=priority)
     return tuple(todo), tuple(job for job in jobs if job.state == "stored")

@@ -89,20 +89,20 @@ def run_nightly(
     config, began = checked(config), time.monotonic()
     with locked(config.nightly.stores) as lock:
         catalogue = catalogue_of(config.nightly.stores)
-        written(catalogue.folder.sweep)
+        attempt_write(catalogue.folder.sweep)
         plan = plan_run(config, only=only, since=since)
         record = begun(catalogue, plan, config.to_dict()["nightly"])
         if plan.jobs or not quiet:
             log.info(
                 "%d datasets: %d to do, %s", record.datasets, len(plan.jobs), size(plan.nbytes)
             )
-        going = Going(config.nightly, began, lock)
+        limits = Limits(config.nightly, began, lock)
         with recorded(catalogue, record, plan):
             refuse_empty(plan, config, only)
             settle(plan, catalogue)
-            for team, jobs in shifts(plan.jobs, config, working, log_format):
+            for team, jobs in assignments(plan.jobs, config, working, log_format):
                 with team as members:
-                    for job, entry, seconds in worked_through(jobs, members, catalogue, going):
+                    for job, entry, seconds in run_jobs(jobs, members, catalogue, limits):
                         record.add(job, entry, seconds)
     return record
 
@@ -111,13 +111,13 @@ def settle(plan: Plan, catalogue: Catalogue) -> None:
     """Enter what is not there any more, or is again, and sweep stores that were replaced."""
     for entry in plan.vanished:
         log.warning("%s: %s (%s)", entry.dataset, GONE, entry.store)
-        written(catalogue.write, replace(entry, gone=now().isoformat()))
+        attempt_write(catalogue.write, replace(entry, gone=now().isoformat()))
     for job in plan.kept:
         if job.last is not None and (job.last.gone or is_to_be_swept(job.last)):
-            written(catalogue.write, settled_entry(job.last))
+            attempt_write(catalogue.write, settled_entry(job.last))
 
 
-def shifts(
+def assignments(
     jobs: Sequence[Job], config: Config, working: Working, log_format: Format
 ) -> Iterator[tuple[AbstractContextManager[Team], Sequence[Job]]]:
     """Who does which jobs: those side by side first, if there are any, then those one by one."""
@@ -145,7 +145,7 @@ def one_by_one(working: Working, config: Config) -> Iterator[Alone]:
 @contextmanager
 def recorded(catalogue: Catalogue, record: Record, plan: Plan) -> Iterator[None]:
     """Write the record when the run begins and when it ends, in whatever way that is."""
-    written(write, catalogue, record)
+    attempt_write(write, catalogue, record)
     try:
         yield
         record.state = "done"
@@ -153,13 +153,13 @@ def recorded(catalogue: Catalogue, record: Record, plan: Plan) -> Iterator[None]
         log.warning("%s: %s", stop.state, stop)
         record.state, record.reason = stop.state, str(stop)
         for job in left(record, plan):
-            written(catalogue.write, left_entry(job))
+            attempt_write(catalogue.write, left_entry(job))
     except BaseException as error:
         record.state, record.reason = "interrupted", str(error) or type(error).__name__
         raise
     finally:
         record.left = tuple(job.dataset.name for job in left(record, plan))
-        written(write, catalogue, record)
+        attempt_write(write, catalogue, record)
 
 
 def left(record: Record, plan: Plan) -> list[Job]:
@@ -169,7 +169,7 @@ def left(record: Record, plan: Plan) -> list[Job]:
 
 
 @dataclass(frozen=True)
-class Going:
+class Limits:
     """What lets a run begin another dataset: time that is left, and the lock."""
 
     settings: NightlyConfig
@@ -181,49 +181,49 @@ class Going:
         hours = self.settings.max_hours
         if hours != "unlimited" and time.monotonic() - self.began >= 3600 * hours:
             raise OutOfTime(f"the {hours:g} hours of nightly.max_hours are over")
-        if not team.is_there:
+        if not team.is_usable:
             raise StopRun("the scheduler of the workers is gone; see its log, and start it again")
         if self.lock.lost.is_set():
             raise StopRun("the lock could not be renewed, so another run may be at work by now")
 
 
-def worked_through(
-    jobs: Sequence[Job], team: Team, catalogue: Catalogue, going: Going
+def run_jobs(
+    jobs: Sequence[Job], team: Team, catalogue: Catalogue, limits: Limits
 ) -> Iterator[Outcome]:
     """Do the jobs, and enter what became of each; those begun are finished before a stop."""
     waiting, stop = deque(jobs), None
     try:
         while team.busy or (waiting and stop is None):
-            while waiting and stop is None and team.has_room:
+            while waiting and stop is None and team.has_capacity:
                 try:
-                    going.check(team)
+                    limits.check(team)
                 except StopRun as reason:
                     stop = reason
                     break
-                written(catalogue.write, begun_entry(waiting[0]))
+                attempt_write(catalogue.write, begun_entry(waiting[0]))
                 team.begin(waiting.popleft())
             if team.busy:
-                yield entered(*team.finish(), catalogue)
+                yield record_outcome(*team.finish(), catalogue)
     except BaseException:
         for job in team.busy:
-            written(catalogue.write, left_entry(job))
+            attempt_write(catalogue.write, left_entry(job))
         raise
     if stop is not None:
         raise stop
 
 
-def entered(
+def record_outcome(
     job: Job, entry: Entry, seconds: float, catalogue: Catalogue
 ) -> tuple[Job, Entry, float]:
     """Put into the catalogue and into the log what became of a job."""
-    if not written(catalogue.write, entry):
+    if not attempt_write(catalogue.write, entry):
         entry = failed_entry(job, "what became of it could not be entered into the catalogue")
     with working_on(job.dataset.name):
-        told(job, entry, seconds)
+        log_outcome(job, entry, seconds)
     return job, entry, seconds
 
 
-def told(job: Job, entry: Entry, seconds: float) -> None:
+def log_outcome(job: Job, entry: Entry, seconds: float) -> None:
     """One line on what became of a dataset."""
     facts: dict[str, Any] = {"stage": "done", "bytes": job.dataset.nbytes}
     facts["seconds"] = round(seconds, 3)
@@ -244,7 +244,7 @@ def told(job: Job, entry: Entry, seconds: float) -> None:
     )
 
 
-def written(write: Callable[..., None], *what: Any) -> bool:
+def attempt_write(write: Callable[..., None], *what: Any) -> bool:
     """Whether the catalogue could be written: a full disk is no reason to stop what goes on."""
     try:
         write(*what)

@@ -13,7 +13,7 @@ from romzarr.config import Config
 from romzarr_flows.nightly import CannotRunError
 from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
 from romzarr_flows.nightly.lock import is_held
-from romzarr_flows.nightly.plan import Job, entries_of, judged, listed_stores, plan_run
+from romzarr_flows.nightly.plan import Job, assess, entries_of, listed_stores, plan_run
 
 # What needs somebody's attention comes first; `romzarr status` exits with 1 for what is broken.
 BROKEN = ("failed", "clash", "damaged", "missing", "killed")
@@ -24,7 +24,7 @@ ORDER = (
 
 
 @dataclass(frozen=True)
-class Standing:
+class DatasetState:
     """A dataset, its state now with the reason in words, and the entry of its store."""
 
     dataset: str
@@ -87,7 +87,7 @@ def last_run(stores: str) -> LastRun | None:
     return LastRun(name, state, began)
 
 
-def standings(config: Config, stores: str, run: LastRun | None) -> list[Standing]:
+def dataset_states(config: Config, stores: str, run: LastRun | None) -> list[DatasetState]:
     """How every dataset stands whose store is, was or should be below `stores`.
 
     With ``nightly.archive`` set, new datasets are found, and stores held against the settings;
@@ -108,52 +108,52 @@ def standings(config: Config, stores: str, run: LastRun | None) -> list[Standing
     others = {n: e for n, e in entries_of(catalogue).items() if n not in jobs}
     files = listed_stores(stores) if others else {}
     found = [
-        standing(job.dataset.name, job.state, job.reason, job.last, run) for job in jobs.values()
+        state_found(job.dataset.name, job.state, job.reason, job.last, run) for job in jobs.values()
     ]
-    found += [looked_up(entry, files.get(entry.store), run) for entry in others.values()]
+    found += [state_from_catalogue(entry, files.get(entry.store), run) for entry in others.values()]
     return sorted(found, key=lambda each: (ORDER.index(each.state), each.dataset))
 
 
-def is_sound(found: Iterable[Standing], run: LastRun | None) -> bool:
+def is_sound(found: Iterable[DatasetState], run: LastRun | None) -> bool:
     """Whether no dataset is broken, and the last run, if there was one, ended as it should."""
     ended = run is None or run.state not in ("killed", "stopped", "cannot be read")
     return ended and not any(each.state in BROKEN for each in found)
 
 
-def standing(
+def state_found(
     dataset: str, state: str, reason: str, entry: Entry | None, run: LastRun | None
-) -> Standing:
+) -> DatasetState:
     """The state found, unless the catalogue knows that something went wrong."""
     if entry is not None and entry.state == "failed" and state != "stored":
-        return Standing(dataset, "failed", entry.message, entry)
+        return DatasetState(dataset, "failed", entry.message, entry)
     if entry is not None and entry.state == "running":
         if run is not None and run.state == "running":
             reason = f"a run is at work on it, or was killed while it was ({state})"
-            return Standing(dataset, "running", reason, entry)
+            return DatasetState(dataset, "running", reason, entry)
         if run is not None and run.works_on(entry):
-            return Standing(dataset, "running", f"at work on it since {entry.last_run}", entry)
+            return DatasetState(dataset, "running", f"at work on it since {entry.last_run}", entry)
         reason = f"a run was killed that began to work on it at {entry.last_run} ({state})"
-        return Standing(dataset, "killed", reason, entry)
-    return Standing(dataset, state, reason, entry)
+        return DatasetState(dataset, "killed", reason, entry)
+    return DatasetState(dataset, state, reason, entry)
 
 
-def looked_up(entry: Entry, store: Dataset | None, run: LastRun | None) -> Standing:
+def state_from_catalogue(entry: Entry, store: Dataset | None, run: LastRun | None) -> DatasetState:
     """How a dataset of the catalogue stands, by the settings that it was stored with."""
     try:
         dataset, there = dataset_at(entry.source, entry.dataset), True
     except OSError:
         dataset, there = Dataset(entry.dataset, entry.source, 0, 0.0, entry.stamp), False
-    state, reason = judged(dataset, entry, store, entry.settings)
+    state, reason = assess(dataset, entry, store, entry.settings)
     if not there:
         since = f" since {entry.gone}" if entry.gone else ""
         if state == "stored":
             reason = f"the dataset is not there{since}; its store is"
-            return Standing(entry.dataset, "gone", reason, entry)
+            return DatasetState(entry.dataset, "gone", reason, entry)
         if state == "new":
             reason = f"the dataset is not there{since}, and was never stored"
-            return Standing(entry.dataset, "gone", reason, entry)
+            return DatasetState(entry.dataset, "gone", reason, entry)
         reason = f"{reason}; the dataset is not there{since} either"
-    return standing(entry.dataset, state, reason, entry, run)
+    return state_found(entry.dataset, state, reason, entry, run)
 
 
 def last_record(catalogue: Catalogue) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from romzarr_flows.nightly.catalogue import Entry
 from romzarr_flows.nightly.plan import STATES, Plan
 from romzarr_flows.nightly.record import Record
-from romzarr_flows.nightly.status import LastRun, Standing
+from romzarr_flows.nightly.status import DatasetState, LastRun
 from romzarr_flows.tables import age, ratio, size, table
 
 # Datasets named one by one at the end of a run; `romzarr status` names all.
@@ -103,7 +103,7 @@ def fidelity(stores: Sequence[Mapping[str, Any]]) -> str:
     return f"{counts}lossy: error {error:.2e}, tolerance {tolerance:g}"
 
 
-def status_table(found: Sequence[Standing], last: LastRun | None) -> str:
+def status_table(found: Sequence[DatasetState], last: LastRun | None) -> str:
     """A line a dataset, those first that need attention."""
     head = ("dataset", "state", "ratio", "error", "verified", "age", "")
     rows = [

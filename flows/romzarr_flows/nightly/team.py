@@ -19,7 +19,7 @@ from romzarr_flows.clusters import Workers
 from romzarr_flows.logs import Format
 from romzarr_flows.nightly.crew import Crew, Outcome
 from romzarr_flows.nightly.plan import Job
-from romzarr_flows.nightly.work import attempted
+from romzarr_flows.nightly.work import run_job
 
 # A dataset whose files take more is worth all cores; fewer small ones are not worth processes,
 # each of which takes a second to start.
@@ -36,10 +36,10 @@ class Team(Protocol):
     def busy(self) -> Sequence[Job]: ...
 
     @property
-    def has_room(self) -> bool: ...
+    def has_capacity(self) -> bool: ...
 
     @property
-    def is_there(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether it can do anything at all."""
         ...
 
@@ -58,11 +58,11 @@ class Alone:
         self.busy: tuple[Job, ...] = ()
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return not self.busy
 
     @property
-    def is_there(self) -> bool:
+    def is_usable(self) -> bool:
         client = self._workers.client
         return client is None or client.status == "running"
 
@@ -72,7 +72,7 @@ class Alone:
     def finish(self) -> Outcome:
         (job,), began = self.busy, time.perf_counter()
         with working_on(job.dataset.name):
-            entry = attempted(job, self._config)
+            entry = run_job(job, self._config)
         self.busy = ()
         return job, entry, time.perf_counter() - began
 

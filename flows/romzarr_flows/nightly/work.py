@@ -13,7 +13,7 @@ import romzarr
 from romzarr.archive.find import dataset_at
 from romzarr.config import Config, NightlyConfig
 from romzarr.errors import AccuracyError, ArchiveError, ConfigError, PipelineError, StoreError
-from romzarr.objects import is_document, remembering
+from romzarr.objects import caching, is_document
 from romzarr.reports import VerifyReport
 from romzarr.store.commit import RETENTION, sweep
 from romzarr.store.layout import GENERATION
@@ -26,7 +26,7 @@ from romzarr_flows.nightly.plan import Job, promised
 log = logging.getLogger(__name__)
 
 
-def carry_out(job: Job, config: Config) -> Entry:
+def update_store(job: Job, config: Config) -> Entry:
     """Leave a dataset with a store that is verified, and say what is known of it then.
 
     Runs on the current Dask scheduler or cluster.
@@ -46,7 +46,7 @@ def carry_out(job: Job, config: Config) -> Entry:
 def compress(job: Job, config: Config, overwrite: bool = False) -> VerifyReport:
     # Stores say what they were made with, and where others lie is none of that.
     settings = replace(config, nightly=NightlyConfig())
-    with asking_once(job):
+    with cached_requests(job):
         romzarr.compress(job.dataset.location, job.store, config=settings, overwrite=overwrite)
         return verify(job, config)
 
@@ -58,7 +58,7 @@ def compress_again(job: Job, config: Config) -> VerifyReport:
 def append(job: Job, config: Config) -> VerifyReport:
     """Append what is new to the store; if something else was written, compress again."""
     try:
-        with asking_once(job):
+        with cached_requests(job):
             report = romzarr.append(job.store, job.dataset.location, config=config)
             # The same times were written anew, and what with is not known.
             problem = "" if report.appended else "nothing is new in time"
@@ -73,11 +73,11 @@ def append(job: Job, config: Config) -> VerifyReport:
     return compress_again(job, config)
 
 
-def trust(job: Job, config: Config) -> VerifyReport:
+def verify_or_redo(job: Job, config: Config) -> VerifyReport:
     """Verify what a run before has made, and go on with it, or begin anew, if it is not right."""
     sweep(job.store)
     try:
-        with asking_once(job):
+        with cached_requests(job):
             verified = verify(job, config)
     except StoreError as error:
         problem = str(error)
@@ -89,7 +89,7 @@ def trust(job: Job, config: Config) -> VerifyReport:
     return append(job, config)
 
 
-def asking_once(job: Job) -> AbstractContextManager[None]:
+def cached_requests(job: Job) -> AbstractContextManager[None]:
     """Ask storage once for each file of the store, and once for the metadata of the dataset.
 
     Generations of a store never change. What holds values of the dataset is read anew."""
@@ -100,7 +100,7 @@ def asking_once(job: Job) -> AbstractContextManager[None]:
         of_dataset = url.startswith(inside) and (is_document(url) or url.endswith("/"))
         return of_dataset or generation.fullmatch(url) is not None
 
-    return remembering(wanted)
+    return caching(wanted)
 
 
 def refuse(job: Job, config: Config) -> VerifyReport:
@@ -114,7 +114,7 @@ def verify(job: Job, config: Config) -> VerifyReport:
 
 # What is done for a dataset in each of the states of `romzarr_flows.nightly.plan.STATES`.
 ACTIONS: dict[str, Callable[[Job, Config], VerifyReport]] = {
-    "unverified": trust,
+    "unverified": verify_or_redo,
     "new": compress,
     "missing": compress,
     "damaged": compress_again,
@@ -163,10 +163,10 @@ def settled_entry(entry: Entry) -> Entry:
     return replace(entry, gone="", replaced=False, store_stamp=stamp)
 
 
-def attempted(job: Job, config: Config) -> Entry:
+def run_job(job: Job, config: Config) -> Entry:
     """Do one job; a failure is an entry too, and no reason to stop."""
     try:
-        return carry_out(job, config)
+        return update_store(job, config)
     except (PipelineError, OSError, MemoryError) as error:
         return failed_entry(job, f"{type(error).__name__}: {error}")
     except Exception as error:

@@ -15,7 +15,14 @@ from romzarr.errors import PipelineError, StoreError
 from romzarr.store.reading.reader import open_store
 from romzarr.views.excerpts import spectrum
 from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of
-from romzarr_flows.nightly.status import BROKEN, ORDER, LastRun, Standing, last_run, standings
+from romzarr_flows.nightly.status import (
+    BROKEN,
+    ORDER,
+    DatasetState,
+    LastRun,
+    dataset_states,
+    last_run,
+)
 from romzarr_flows.report.page import rendered
 from romzarr_flows.tables import ratio, size
 
@@ -48,7 +55,7 @@ def catalogue_page(stores: str, out: str, config: Config) -> str:
         If a place cannot be listed.
     """
     last = last_run(stores)
-    found = sorted(standings(config, stores, last), key=_urgency)
+    found = sorted(dataset_states(config, stores, last), key=_urgency)
     if not found:
         raise StoreError(
             f"{redacted(stores)}: found no catalogue, which `romzarr nightly` writes beside the "
@@ -73,7 +80,7 @@ def catalogue_page(stores: str, out: str, config: Config) -> str:
 # --- what needs attention -----------------------------------------------------------------
 
 
-def state_of(standing: Standing) -> str:
+def state_of(standing: DatasetState) -> str:
     """The state as `romzarr status` has it, or what is wrong with a store that is there."""
     entry = standing.entry
     if standing.state != "stored" or entry is None:
@@ -84,12 +91,12 @@ def state_of(standing: Standing) -> str:
     return HARDLY if entry.ratio is not None and entry.ratio < LEAST_RATIO else "stored"
 
 
-def _urgency(standing: Standing) -> tuple[int, float, str]:
+def _urgency(standing: DatasetState) -> tuple[int, float, str]:
     """What to sort by: the state, then what has waited longest."""
     return STATES.index(state_of(standing)), -(standing.age_seconds or 0.0), standing.dataset
 
 
-def _summary(found: Sequence[Standing]) -> Iterator[tuple[str, str, str]]:
+def _summary(found: Sequence[DatasetState]) -> Iterator[tuple[str, str, str]]:
     stored = [e for each in found if (e := each.entry) is not None and e.stored_bytes]
     raw = sum(entry.raw_bytes or 0 for entry in stored)
     kept = sum(entry.stored_bytes or 0 for entry in stored)
@@ -104,7 +111,7 @@ def _summary(found: Sequence[Standing]) -> Iterator[tuple[str, str, str]]:
 # --- tables -------------------------------------------------------------------------------
 
 
-def _row(standing: Standing, folder: str, with_spectrum: bool) -> dict[str, Any]:
+def _row(standing: DatasetState, folder: str, with_spectrum: bool) -> dict[str, Any]:
     entry = standing.entry or Entry(standing.dataset, "", "", standing.state)
     return {
         "standing": standing,

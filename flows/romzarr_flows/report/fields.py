@@ -19,7 +19,7 @@ from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
 from romzarr.views.sections import Axis, Section
 from romzarr_flows.report.maps import ROW, Panel, field_figure, fitting, loadings_figure
 from romzarr_flows.report.page import Picture
-from romzarr_flows.report.svg import inline, subscript, told_apart
+from romzarr_flows.report.svg import distinct, inline, subscript
 
 Matrix = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def snapshots(
 def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> list[Picture]:
     """Root of the mean squared error of each variable, those with the same axes in one row."""
     rows: list[list[Panel]] = []
-    names = told_apart([section.variable for section in sections])
+    names = distinct([section.variable for section in sections])
     for section, name, found in zip(sections, names, deviations, strict=False):
         if section.kind == "value" or not found.relative.any():
             continue

@@ -21,9 +21,9 @@ from romzarr_flows.report.svg import (
     RED,
     WIDTH,
     canvas,
+    distinct,
     subscript,
     tick,
-    told_apart,
 )
 
 # Variables with a curve of their own; more cannot be told apart.
@@ -124,9 +124,9 @@ def _draw_coefficient(axes: Axes, found: Coefficients, time: Axis, k: int) -> No
         axes.plot(x[found.kept], kept, "o", ms=4, color=INK, label="sample kept")
     # A model that runs away must not flatten what it should follow.
     low, high = found.coded[:, k].min(), found.coded[:, k].max()
-    room = 0.35 * (high - low) or 1.0
+    margin = 0.35 * (high - low) or 1.0
     axes.margins(x=0.01)
-    axes.set_ylim(low - room, high + room)
+    axes.set_ylim(low - margin, high + margin)
     tick(axes.xaxis, time, 6)
 
 
@@ -135,7 +135,7 @@ def error_figure(deviations: Sequence[Deviation], tolerance: float, time: Axis) 
     figure = canvas(WIDTH, 2.9)
     axes = figure.subplots()
     shown = deviations[:CURVES_SHOWN]
-    names = told_apart([found.variable for found in shown])
+    names = distinct([found.variable for found in shown])
     for found, name, colour in zip(shown, names, CURVES, strict=False):
         # Blocks that were looked at with gaps between them are not joined by a line.
         numbers, values = _with_gaps(found)

@@ -20,10 +20,10 @@ from romzarr_flows.report.svg import (
     RED,
     WIDTH,
     canvas,
+    distinct,
     short,
     subscript,
     tick,
-    told_apart,
 )
 
 Matrix = NDArray[np.float64]
@@ -195,7 +195,7 @@ def loadings_figure(names: Sequence[str], correlation: Matrix) -> Figure:
         ax.set(ylim=(-1.05, 1.05))
         ax.set_ylabel(subscript(k + 1), rotation=0, labelpad=12, va="center")
     if len(names) <= NAMED:
-        axes[-1, 0].set_xticks(places, told_apart(names, 18), rotation=40, ha="right")
+        axes[-1, 0].set_xticks(places, distinct(names, 18), rotation=40, ha="right")
     else:
         axes[-1, 0].set_xlabel("number of the variable")
     return figure

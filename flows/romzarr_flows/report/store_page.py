@@ -144,7 +144,7 @@ def _provenance(
         yield f"source {name}", plain(value)
     yield "generation", opened.last.name
     for name, value in list(dataset.attrs.items())[:ROWS]:
-        yield str(name), plain(_told(value))[:2000]
+        yield str(name), plain(_as_python(value))[:2000]
     changed: Mapping[str, Any] = opened.facts["config"]
     for section, values in changed.items():
         yield f"setting {section}", plain(values)
@@ -154,5 +154,5 @@ def _provenance(
     yield "format", str(info.format)
 
 
-def _told(value: Any) -> Any:
+def _as_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -124,10 +124,10 @@ def _alike(names: Sequence[str]) -> int:
     return next((k for k, c in enumerate(first) if k >= len(last) or c != last[k]), len(first))
 
 
-def told_apart(names: Sequence[str], most: int = 22, around: int = 4) -> list[str]:
+def distinct(names: Sequence[str], most: int = 22, around: int = 4) -> list[str]:
     """Names that fit, without what all of them begin and end with if they are long.
 
-    >>> told_apart(["concentration_of_ozone_at_surface", "concentration_of_water_at_surface"])
+    >>> distinct(["concentration_of_ozone_at_surface", "concentration_of_water_at_surface"])
     ['…_of_ozone_at_…', '…_of_water_at_…']
     """
     if len(names) > 1 and max(map(len, names)) > most:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from romzarr.archive.location import redacted
 from romzarr.errors import ArchiveError, StorageError
-from romzarr.objects import located, told
+from romzarr.objects import file_system_of, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ def read_csv(location: str) -> xr.Dataset:
     """
     name = redacted(location)
     try:
-        with told(name):
-            files, path = located(location)
+        with storage_errors(name):
+            files, path = file_system_of(location)
             with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
                 rows = _rows(file)
     except StorageError:

@@ -25,7 +25,7 @@ from romzarr.archive.location import is_url, redacted
 from romzarr.archive.provider import Piece, digest_of
 from romzarr.contracts import ReadBlock, Region
 from romzarr.errors import ArchiveError, ChunkError
-from romzarr.objects import located
+from romzarr.objects import file_system_of
 
 _HDF5_SIGNATURE = b"\x89HDF"
 _NETCDF3_SIGNATURE = b"CDF"
@@ -138,7 +138,7 @@ atexit.register(_opened.cache_clear)
 
 def _binary(location: str) -> BinaryIO:
     if is_url(location):
-        files, path = located(location)
+        files, path = file_system_of(location)
         file: BinaryIO = files.open(path, "rb")
         return file
     return open(location, "rb", buffering=0)  # the counting file closes it
@@ -195,7 +195,7 @@ class FileArchive:
         if not is_url(self.location):
             state = os.stat(self.location)
             return f"{state.st_size}-{state.st_mtime_ns}"
-        system, path = located(self.location)
+        system, path = file_system_of(self.location)
         return f"{system.size(path)}-{system.ukey(path)}"
 
     def piece(self, name: str, time_axis: int) -> Piece:
@@ -213,7 +213,7 @@ class FileArchive:
     @cached_property
     def _digest(self) -> str:
         """Digest of the file's size and of a few pieces of it, cheap where it is remote too."""
-        system, path = located(self.location)
+        system, path = file_system_of(self.location)
         size = system.size(path)
         starts = [size * i // _SAMPLES for i in range(_SAMPLES)]
         pieces = (system.cat_file(path, start=start, end=start + _SAMPLE_BYTES) for start in starts)

@@ -75,12 +75,12 @@ def find_datasets(
     place = normalised(root)
     matches, chosen = matcher(pattern), matcher(only)
     depth = None if "**" in pattern else pattern.count("/") + 1
-    spared = tuple(_absolute(each) for each in leave_out)
+    excluded = tuple(_absolute(each) for each in leave_out)
     try:
         if is_url(place):
-            found = list(_remote_datasets(place, matches, chosen, spared))
+            found = list(_remote_datasets(place, matches, chosen, excluded))
         elif os.path.isdir(place):
-            names = _local_names(place, "", matches, depth, spared)
+            names = _local_names(place, "", matches, depth, excluded)
             found = [_local_dataset(place, name) for name in names if chosen(name)]
         else:
             raise NotADirectoryError(20, "not a folder", place)
@@ -141,7 +141,7 @@ def _local_dataset(root: str, name: str) -> Dataset:
 
 
 def _local_names(
-    root: str, inside: str, matches: Wanted, depth: int | None, spared: Sequence[str]
+    root: str, inside: str, matches: Wanted, depth: int | None, excluded: Sequence[str]
 ) -> Iterator[str]:
     """Paths below folder `inside` of `root` that match, `depth` parts deep at most."""
     try:
@@ -155,22 +155,22 @@ def _local_names(
         return
     for entry in entries:
         name = f"{inside}/{entry.name}" if inside else entry.name
-        if entry.name.startswith(".") or os.path.realpath(entry.path) in spared:
+        if entry.name.startswith(".") or os.path.realpath(entry.path) in excluded:
             continue
         if matches(name):
             yield name
         elif entry.is_dir(follow_symlinks=False) and depth != 1:
-            yield from _local_names(root, name, matches, depth and depth - 1, spared)
+            yield from _local_names(root, name, matches, depth and depth - 1, excluded)
 
 
 def _remote_datasets(
-    root: str, matches: Wanted, chosen: Wanted, spared: Sequence[str]
+    root: str, matches: Wanted, chosen: Wanted, excluded: Sequence[str]
 ) -> Iterator[Dataset]:
     """Datasets below a URL, from one listing of all objects there."""
     files: dict[str, list[StoredFile]] = {}
     for path, facts in folder(root).files().items():
         name = _outermost(path, matches)
-        if name is None or not chosen(name) or _is_below(f"{root}/{name}", spared):
+        if name is None or not chosen(name) or _is_below(f"{root}/{name}", excluded):
             continue
         inside = path.removeprefix(name).lstrip("/")
         files.setdefault(name, []).append(remote_file(inside, facts))

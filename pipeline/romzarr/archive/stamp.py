@@ -82,7 +82,7 @@ def refuse_changed(location: str, stamp: str) -> None:
     if not stamp or stamp_of(location) == stamp:
         return
     newest = max(files_of(location), key=lambda file: file.written, default=None)
-    written = f"; last written was {_told(newest)}" if newest else ""
+    written = f"; last written was {_described(newest)}" if newest else ""
     raise ArchiveError(
         f"archive {redacted(location)!r} changed while it was read{written}. Nothing was stored; "
         "wait until whoever writes there has finished, then run this again"
@@ -112,7 +112,7 @@ def unchanging(location: str, stamp: str) -> Iterator[None]:
     refuse_changed(location, stamp)
 
 
-def _told(file: StoredFile) -> str:
+def _described(file: StoredFile) -> str:
     name = f"{file.path!r} " if file.path else ""
     return f"{name}at {datetime.fromtimestamp(file.written, UTC):%Y-%m-%d %H:%M:%S} UTC"
 

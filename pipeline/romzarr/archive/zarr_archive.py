@@ -21,11 +21,11 @@ import zarr
 from zarr.abc.store import Store
 
 from romzarr.archive.blocks import Chunks, Grid, regular
+from romzarr.archive.cached_store import CachedMetadataStore
 from romzarr.archive.guard import guarded, unreadable
 from romzarr.archive.history import Mark, Stored, mark
 from romzarr.archive.location import open_store, redacted
 from romzarr.archive.provider import Piece, digest_of
-from romzarr.archive.remembering import RememberingStore
 from romzarr.archive.time_axis import named_snapshot
 from romzarr.archive.zarr_listing import stored_below
 from romzarr.archive.zarr_source import ZarrReader, ZarrSource, chunk_keys, storage_chunks
@@ -55,7 +55,7 @@ class ZarrArchive:
         advice = "give the path of a group that xarray wrote, or a NetCDF (.nc) or CSV (.csv) file"
         with unreadable(what, advice):
             store = open_store(location)
-            group = zarr.open_group(RememberingStore(store), mode="r")
+            group = zarr.open_group(CachedMetadataStore(store), mode="r")
             # xarray reads coordinates as it opens, all chunks that they say they have.
             for name, array in group.arrays():
                 refuse_many_chunks(array, name, redacted(location))
@@ -142,8 +142,8 @@ def block_chunks(array: zarr.Array[Any]) -> Chunks:
     lengths, budget = list(inner), _LARGEST_BLOCK_BYTES // array.dtype.itemsize
     for axis in reversed(range(len(inner))):
         ratio = shards[axis] // inner[axis]
-        room = max(1, budget // int(np.prod(lengths)))
-        lengths[axis] *= max(f for f in range(1, ratio + 1) if ratio % f == 0 and f <= room)
+        most = max(1, budget // int(np.prod(lengths)))
+        lengths[axis] *= max(f for f in range(1, ratio + 1) if ratio % f == 0 and f <= most)
     return regular(array.shape, tuple(lengths))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from obstore.fsspec import FsspecStore
 
-from romzarr.objects.threads import waited
+from romzarr.objects.threads import in_thread
 
 
 class Files(FsspecStore):
@@ -19,7 +19,7 @@ class Files(FsspecStore):
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         bucket, key = self._split_path(path)
         store = self._construct_store(bucket)
-        found = await waited(lambda: store.head(key))
+        found = await in_thread(lambda: store.head(key))
         return {"name": f"{bucket}/{key}", "type": "file", **found}
 
     async def _cat_file(
@@ -28,5 +28,5 @@ class Files(FsspecStore):
         bucket, key = self._split_path(path)
         store = self._construct_store(bucket)
         if end is None:
-            return bytes(await waited(lambda: store.get(key).bytes()))[start:]
-        return bytes(await waited(lambda: store.get_range(key, start=start or 0, end=end)))
+            return bytes(await in_thread(lambda: store.get(key).bytes()))[start:]
+        return bytes(await in_thread(lambda: store.get_range(key, start=start or 0, end=end)))

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from zarr.core.sync import collect_aiterator, sync
 
+from romzarr.objects.cache import cached
 from romzarr.objects.listing import listed
-from romzarr.objects.memory import remembered
 from romzarr.objects.remote import RemoteStore
-from romzarr.objects.requests import asked, is_object_store, located
+from romzarr.objects.requests import file_system_of, is_object_store, with_retries
 
 
 class Stored(NamedTuple):
@@ -78,7 +78,7 @@ class ObjectFolder:
                 return bytes(store.get_range(path, start=0, end=limit + 1))
             return bytes(found.bytes())
 
-        content = sync(remembered(url, lambda: asked(url, request)))
+        content = sync(cached(url, lambda: with_retries(url, request)))
         if content is None:
             raise FileNotFoundError(url)
         return Stored(bytes(content), version or None)
@@ -96,18 +96,18 @@ class ObjectFolder:
             return {}
         above = RemoteStore(place).store
         try:
-            return {"": sync(asked(self._url, lambda: above.head(name)))}
+            return {"": sync(with_retries(self._url, lambda: above.head(name)))}
         except FileNotFoundError:
             return {}
 
     def write(self, path: str, content: bytes) -> None:
         store = self._zarr.store
-        sync(asked(f"{self._url}/{path}", lambda: store.put(path, content)))
+        sync(with_retries(f"{self._url}/{path}", lambda: store.put(path, content)))
 
     def remove(self, path: str) -> None:
         paths = list(self.files(path))
         if paths:
-            sync(asked(self._url, lambda: self._zarr.store.delete(paths)))
+            sync(with_retries(self._url, lambda: self._zarr.store.delete(paths)))
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -115,7 +115,7 @@ class ObjectFolder:
         condition: Any = "create" if version is None else version
         store, where = self._zarr.store, f"{self._url}/{path}"
         try:
-            sync(asked(where, lambda: store.put(path, content, mode=condition)))
+            sync(with_retries(where, lambda: store.put(path, content, mode=condition)))
         except (AlreadyExistsError, PreconditionError):
             # It may be what an earlier try wrote, whose answer was lost.
             with contextlib.suppress(FileNotFoundError):
@@ -128,7 +128,7 @@ class FsspecFolder:
     """A folder of any file system that fsspec knows; there `replace` has no condition."""
 
     def __init__(self, url: str) -> None:
-        self._fs, self._root = located(url)
+        self._fs, self._root = file_system_of(url)
 
     def read(self, path: str, limit: int) -> Stored:
         with self._fs.open(f"{self._root}/{path}", "rb") as file:

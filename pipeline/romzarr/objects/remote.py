@@ -20,9 +20,16 @@ from zarr.storage import FsspecStore, ObjectStore
 
 from romzarr.errors import StorageError
 from romzarr.objects import requests
-from romzarr.objects.memory import remembered, written
-from romzarr.objects.requests import asked, connection, is_object_store, is_passing, pause, told
-from romzarr.objects.threads import waited
+from romzarr.objects.cache import cached, written
+from romzarr.objects.requests import (
+    connection,
+    is_object_store,
+    is_passing,
+    pause,
+    storage_errors,
+    with_retries,
+)
+from romzarr.objects.threads import in_thread
 
 # Names of metadata in either version of the format.
 _DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
@@ -54,9 +61,9 @@ class RemoteStore(ObjectStore[Any]):
 
         async def found() -> Any:
             with contextlib.suppress(FileNotFoundError):
-                return await asked(url, lambda: _content(self.store, key, byte_range))
+                return await with_retries(url, lambda: _content(self.store, key, byte_range))
 
-        content = await (remembered(url, found) if byte_range is None else found())
+        content = await (cached(url, found) if byte_range is None else found())
         return None if content is None else prototype.buffer.from_bytes(content)
 
     async def get_partial_values(
@@ -74,7 +81,7 @@ class RemoteStore(ObjectStore[Any]):
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
         content, url = value.as_buffer_like(), f"{self.url}/{key}"
-        done = await asked(url, lambda: self.store.put(key, content))
+        done = await with_retries(url, lambda: self.store.put(key, content))
         written(url, content, done["e_tag"])
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
@@ -83,13 +90,15 @@ class RemoteStore(ObjectStore[Any]):
         self._check_writable()
         content = value.as_buffer_like()
         with contextlib.suppress(AlreadyExistsError):
-            await asked(f"{self.url}/{key}", lambda: self.store.put(key, content, mode="create"))
+            await with_retries(
+                f"{self.url}/{key}", lambda: self.store.put(key, content, mode="create")
+            )
 
     async def delete(self, key: str) -> None:
         self._check_writable()
         # S3 says nothing of an object that is not there; others do.
         with contextlib.suppress(FileNotFoundError):
-            await asked(f"{self.url}/{key}", lambda: self.store.delete(key))
+            await with_retries(f"{self.url}/{key}", lambda: self.store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
         self._check_writable()
@@ -97,7 +106,7 @@ class RemoteStore(ObjectStore[Any]):
         await asyncio.gather(*(self.delete(key) for key in keys))
 
     async def getsize(self, key: str) -> int:
-        found = await asked(f"{self.url}/{key}", lambda: self.store.head(key))
+        found = await with_retries(f"{self.url}/{key}", lambda: self.store.head(key))
         return int(found["size"])
 
     async def listed(
@@ -106,11 +115,11 @@ class RemoteStore(ObjectStore[Any]):
         """What storage knows of each object below `prefix`, from one on, page by page."""
         last = after
         failures = 0
-        with told(self.url):
+        with storage_errors(self.url):
             while True:
                 pages = iter(self.store.list(prefix, offset=last))
                 try:
-                    while (page := await waited(partial(next, pages, None))) is not None:
+                    while (page := await in_thread(partial(next, pages, None))) is not None:
                         for item in page:
                             yield item
                             last = item["path"]
@@ -131,9 +140,9 @@ class RemoteStore(ObjectStore[Any]):
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         async def found() -> Any:
-            return await asked(self.url, lambda: self.store.list_with_delimiter(prefix))
+            return await with_retries(self.url, lambda: self.store.list_with_delimiter(prefix))
 
-        entries = await remembered(f"{self.url}/{prefix}".rstrip("/") + "/", found)
+        entries = await cached(f"{self.url}/{prefix}".rstrip("/") + "/", found)
         for path in (*entries["common_prefixes"], *(each["path"] for each in entries["objects"])):
             yield path.rstrip("/").rpartition("/")[2]
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from romzarr.errors import StorageError
-from romzarr.objects.threads import waited
+from romzarr.objects.threads import in_thread
 
 T = TypeVar("T")
 
@@ -59,10 +59,9 @@ def options(retries: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def connection(url: str) -> Any:
-    """The obstore store at `url` in this process, with the credentials of its environment.
+    """Return the obstore store at `url`, with the credentials in the environment.
 
-    Every request is sent once: `asked` sends it again, which obstore does not do with writes,
-    nor where the body of an answer breaks off.
+    obstore does not retry: `with_retries` does, also for writes and for truncated responses.
 
     Raises
     ------
@@ -74,7 +73,7 @@ def connection(url: str) -> Any:
             f"{url}: {urlsplit(url).scheme}:// URLs need obstore, which is not installed; "
             "pip install 'romzarr[s3]'"
         )
-    with told(url):
+    with storage_errors(url):
         return import_module("obstore.store").from_url(url, **options(retries=0))
 
 
@@ -85,7 +84,7 @@ def _file_system(scheme: str) -> Any:
     return import_module("romzarr.objects.files").Files(scheme, **options(retries=TRIES - 1))
 
 
-def located(url: str) -> tuple[Any, str]:
+def file_system_of(url: str) -> tuple[Any, str]:
     """The fsspec file system of `url`, a path too, and where `url` is in it.
 
     Raises
@@ -152,7 +151,7 @@ def _about(said: str, words: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
+def storage_errors(url: str) -> Iterator[None]:
     """Failures of object storage as a `StorageError` that says what to do.
 
     That a file is not there, or is there, is no failure: both pass.
@@ -183,7 +182,7 @@ def bucket_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-async def asked(url: str, request: Callable[[], T]) -> T:
+async def with_retries(url: str, request: Callable[[], T]) -> T:
     """What `request` returns, sent up to `TRIES` times; it must be one that may be repeated.
 
     Raises
@@ -191,15 +190,15 @@ async def asked(url: str, request: Callable[[], T]) -> T:
     StorageError
         Naming `url`, if storage refuses, or the last try fails as well.
     """
-    with told(url):
+    with storage_errors(url):
         for failures in range(TRIES - 1):
             try:
-                return await waited(request)
+                return await in_thread(request)
             except Exception as error:
                 if not is_passing(error):
                     raise
             await pause(failures)
-        return await waited(request)
+        return await in_thread(request)
 
 
 async def pause(failures: int) -> None:

@@ -19,7 +19,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(AT_ONCE, "romzarr request")
 
 
-async def waited(request: Callable[[], T]) -> T:
+async def in_thread(request: Callable[[], T]) -> T:
     """What `request` returns, waited for in a thread of Python's own.
 
     What obstore awaits is ended by threads that Python does not know. One that is a little late,

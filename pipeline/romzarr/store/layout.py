@@ -230,7 +230,7 @@ class ArrayLayout:
         return None if self.itemsize is None else math.prod(self.chunk) * self.itemsize
 
 
-class Fields:
+class JsonObject:
     """A JSON object of unknown origin, read one typed field at a time."""
 
     def __init__(self, document: Any, where: str) -> None:
@@ -249,8 +249,8 @@ class Fields:
             raise StoreError(f"{self.where}: {key!r} must be {expected}, found {_shown(value)}")
         return value
 
-    def fields(self, key: str) -> Fields:
-        return Fields(self._get(key, Mapping, "a JSON object"), f"{self.where}/{key}")
+    def object(self, key: str) -> JsonObject:
+        return JsonObject(self._get(key, Mapping, "a JSON object"), f"{self.where}/{key}")
 
     def text(self, key: str) -> str:
         value: str = self._get(key, str, "a string")
@@ -327,8 +327,8 @@ def parse_root(raw: bytes, url: str) -> Root:
     """
     document = _parsed(raw, joined(url, ROOT))
     try:
-        node = Fields(document, url)
-        facts = node.fields("attributes").fields(KEY)
+        node = JsonObject(document, url)
+        facts = node.object("attributes").object(KEY)
         node.integer("zarr_format", 3, 3)
         if node.text("node_type") != "group":
             raise StoreError(f"{url}: is not a group")
@@ -355,7 +355,7 @@ def parse_root(raw: bytes, url: str) -> Root:
 
 
 def _pairs(
-    facts: Fields, key: str, is_second: Callable[[Any], bool], url: str
+    facts: JsonObject, key: str, is_second: Callable[[Any], bool], url: str
 ) -> tuple[list[Any], ...]:
     """Names of generations, each once, with something else."""
     given = facts.document.get(key)
@@ -425,12 +425,12 @@ def current_root(url: str) -> Root:
     return parse_root(raw, url)
 
 
-def parse_facts(raw: bytes, url: str) -> Fields:
+def parse_facts(raw: bytes, url: str) -> JsonObject:
     """Facts in the metadata of the generation at `url`."""
-    return Fields(_parsed(raw, joined(url, ROOT)), url).fields("attributes").fields(KEY)
+    return JsonObject(_parsed(raw, joined(url, ROOT)), url).object("attributes").object(KEY)
 
 
-def array_paths(facts: Fields) -> dict[str, str]:
+def array_paths(facts: JsonObject) -> dict[str, str]:
     """Arrays that a generation with these facts has, and the checksums of their metadata.
 
     Raises
@@ -438,12 +438,12 @@ def array_paths(facts: Fields) -> dict[str, str]:
     StoreError
         If a name in the facts would lead out of the generation.
     """
-    variables = facts.fields("variables")
-    groups = [variables.fields(name).text("group") for name in variables]
+    variables = facts.object("variables")
+    groups = [variables.object(name).text("group") for name in variables]
     for group in groups:
         if segment(group, ()) != group:
             raise StoreError(f"{variables.where}: {_shown(group)} is no name of a group")
-    carried = list(facts.fields("carried"))
+    carried = list(facts.object("carried"))
     for name in [*variables, *carried]:
         if why := unfit_name(name):
             raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable: it {why}")
@@ -459,7 +459,7 @@ def array_paths(facts: Fields) -> dict[str, str]:
         *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),
     ]
-    listed = facts.fields("arrays")
+    listed = facts.object("arrays")
     # Arrays that a later version adds are left alone.
     return {path: listed.checksum(path) for path in known if path in listed}
 
@@ -482,7 +482,7 @@ def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:
         If a piece is missing, of the wrong JSON type, not allowed or absurdly large.
     """
     document = _parsed(raw, url)
-    node = Fields(document, url)
+    node = JsonObject(document, url)
     if node.text("node_type") != "array":
         raise StoreError(f"{url}: is not an array")
     return document, _array_layout(node, coded)
@@ -527,13 +527,13 @@ def _parsed(raw: bytes, where: str) -> Any:
         raise StoreError(f"{where}: not JSON: {error}") from error
 
 
-def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
-    grid = node.fields("chunk_grid")
+def _array_layout(node: JsonObject, coded: bool) -> ArrayLayout:
+    grid = node.object("chunk_grid")
     if grid.text("name") != "regular":
         raise StoreError(f"{node.where}: the chunk grid must be regular")
     shape, chunk = (
         node.integers("shape", 0),
-        grid.fields("configuration").integers("chunk_shape", 1),
+        grid.object("configuration").integers("chunk_shape", 1),
     )
     if len(shape) != len(chunk):
         raise StoreError(f"{node.where}: chunks {chunk} do not fit shape {shape}")
@@ -551,16 +551,16 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
 
 
 def _check_codecs(
-    node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool
+    node: JsonObject, chunk: tuple[int, ...], dtype: str, coded: bool
 ) -> tuple[list[str], int | None]:
     """Names of the codecs, which have to be among those allowed, and bytes of what stands for
     one value, where these are not the values themselves."""
     if node.document.get("storage_transformers"):
         raise StoreError(f"{node.where}: storage transformers are not allowed")
-    if node.fields("chunk_key_encoding").text("name") != "default":
+    if node.object("chunk_key_encoding").text("name") != "default":
         raise StoreError(f"{node.where}: the chunk key encoding must be 'default'")
     listed = node.document.get("codecs")
-    codecs = [Fields(c, node.where) for c in (listed if isinstance(listed, list) else ())]
+    codecs = [JsonObject(c, node.where) for c in (listed if isinstance(listed, list) else ())]
     names = [codec.text("name") for codec in codecs]
     if coded and names != [NAME, checksums.NAME]:
         raise StoreError(f"{node.where}: codecs must be {NAME}, {checksums.NAME}; found {names}")
@@ -581,16 +581,16 @@ def _check_codecs(
     return names, None
 
 
-def _data_type(node: Fields) -> tuple[str, int | None]:
+def _data_type(node: JsonObject) -> tuple[str, int | None]:
     declared = node.document.get("data_type")
     if isinstance(declared, str) and declared in _SIZES:
         return declared, _SIZES[declared]
     if isinstance(declared, str) and declared in _VARIABLE_LENGTH:
         return declared, None
-    fields = node.fields("data_type")
+    fields = node.object("data_type")
     if fields.text("name") not in _FIXED_LENGTH:
         raise StoreError(f"{node.where}: data type {_shown(declared)} is not allowed")
-    size = fields.fields("configuration").integer("length_bytes", 1, 1 << 20)
+    size = fields.object("configuration").integer("length_bytes", 1, 1 << 20)
     return fields.text("name"), size
 
 

@@ -90,11 +90,11 @@ def chunk_of(shape: Sequence[int], itemsize: int, most: int) -> tuple[int, ...]:
     >>> chunk_of((5, 4, 1000), 8, 16_000)
     (1, 2, 1000)
     """
-    lengths, room = [max(1, n) for n in shape], max(1, most // itemsize)
+    lengths, budget = [max(1, n) for n in shape], max(1, most // itemsize)
     for axis in reversed(range(len(lengths))):
-        lengths[axis] = min(lengths[axis], room)
-        room //= lengths[axis]
-        room = max(1, room)
+        lengths[axis] = min(lengths[axis], budget)
+        budget //= lengths[axis]
+        budget = max(1, budget)
     return tuple(lengths)
 
 

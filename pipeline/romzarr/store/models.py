@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from romzarr.contracts import SparseModel
 from romzarr.errors import LibraryError, StoreError
 from romzarr.numerics.dynamics.library import Library, library_from_spec
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 
 Matrix = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def few_digits(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def models_from_facts(facts: Fields) -> StoredModels | None:
+def models_from_facts(facts: JsonObject) -> StoredModels | None:
     """The models in the fact `model` of a generation; None if there are none.
 
     Raises
@@ -80,7 +80,7 @@ def models_from_facts(facts: Fields) -> StoredModels | None:
     if "terms" not in facts.document:
         return None
     try:
-        library = library_from_spec(facts.fields("library").document)
+        library = library_from_spec(facts.object("library").document)
     except LibraryError as error:
         raise StoreError(f"{facts.where}: {error}") from error
     terms, residuals = _listed(facts, "terms"), _listed(facts, "residuals")
@@ -108,7 +108,7 @@ def models_from_facts(facts: Fields) -> StoredModels | None:
     return StoredModels(library, coefficients, shares, decode, spans)
 
 
-def _spans(facts: Fields, models: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+def _spans(facts: JsonObject, models: int) -> tuple[tuple[tuple[int, int], ...], ...]:
     if "spans" not in facts.document:
         return ((),) * models
     found = _listed(facts, "spans")
@@ -121,7 +121,7 @@ def _spans(facts: Fields, models: int) -> tuple[tuple[tuple[int, int], ...], ...
     return tuple(tuple((span[0], span[1]) for span in spans) for spans in found)
 
 
-def _listed(facts: Fields, key: str) -> list[list[Any]]:
+def _listed(facts: JsonObject, key: str) -> list[list[Any]]:
     """A list for each of one or more models."""
     found = facts.document.get(key)
     if not isinstance(found, list) or not found or not all(isinstance(e, list) for e in found):

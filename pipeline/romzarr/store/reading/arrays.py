@@ -24,9 +24,9 @@ from romzarr.errors import ResourceError, StorageError, StoreError, refuse_blame
 from romzarr.store import checksums, layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.layout import ArrayLayout
-from romzarr.store.reading.fields import located
+from romzarr.store.reading.fields import prefixed_errors
 from romzarr.store.reading.indexing import OutOfRangeError
-from romzarr.store.reading.memory import Sized, TileMemory
+from romzarr.store.reading.tile_cache import Sized, TileCache
 
 T = TypeVar("T", bound=Sized)
 
@@ -35,7 +35,7 @@ _FETCHED = 32
 
 
 @contextmanager
-def harmless(what: str) -> Iterator[None]:
+def as_store_errors(what: str) -> Iterator[None]:
     """Begin with `what` whatever goes wrong, which it may in any way: content may mean harm.
 
     Raises
@@ -75,7 +75,7 @@ class StoredArrays:
     generation: str
     layouts: Mapping[str, ArrayLayout] = field(repr=False)
     group: zarr.Group = field(repr=False)
-    tiles: TileMemory = field(repr=False, compare=False)
+    tiles: TileCache = field(repr=False, compare=False)
 
     def __contains__(self, path: str) -> bool:
         return path in self.layouts
@@ -132,7 +132,7 @@ class StoredArrays:
             return np.asarray(array[selection or ...])
 
     def _reading(self, path: str) -> AbstractContextManager[None]:
-        return harmless(f"{self.url}: array {path} cannot be read")
+        return as_store_errors(f"{self.url}: array {path} cannot be read")
 
     def finite(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         """As `read`; NaN and infinities are damage."""
@@ -140,7 +140,7 @@ class StoredArrays:
         _check_finite(values, f"{self.url}: {path}")
         return values
 
-    def remembered(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
+    def cached(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
         """What is remembered under `key`, else what `decode` returns."""
         return self.tiles.get((self.generation, *key), decode)
 
@@ -151,7 +151,7 @@ class StoredArrays:
             return np.zeros((0, columns))
         first = start // length
         chunks = [
-            self.remembered((path, number), partial(self.decoded, path, (number, 0)))
+            self.cached((path, number), partial(self.decoded, path, (number, 0)))
             for number in range(first, -(-stop // length))
         ]
         rows: NDArray[np.float64] = np.concatenate(chunks)
@@ -160,7 +160,7 @@ class StoredArrays:
     def decoded(self, path: str, index: tuple[int, ...]) -> Floats:
         """One chunk of a coded array, cut off where the array ends."""
         array, coefficients = self.layouts[path], self.coefficients(path, index)
-        with located(f"{self.url}: array {path} cannot be read"):
+        with prefixed_errors(f"{self.url}: array {path} cannot be read"):
             values = coefficients.array()
         region = region_of(index, array.shape, array.chunk)
         values = values[tuple(slice(0, part.stop - part.start) for part in region)]
@@ -182,7 +182,7 @@ class StoredArrays:
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
             # The checksum at its end was right.
             payload = content.to_bytes()[: -checksums.SIZE]
-            with located(f"{self.url}: array {path} cannot be read"):
+            with prefixed_errors(f"{self.url}: array {path} cannot be read"):
                 return codec.coefficients(payload, self.layouts[path].chunk, array.dtype)
 
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 
 from romzarr.errors import StoreError
 from romzarr.store import limits
-from romzarr.store.layout import ArrayLayout, Fields
+from romzarr.store.layout import ArrayLayout, JsonObject
 
 
-def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int) -> tuple[int, int]:
+def check_latent(
+    facts: JsonObject, arrays: Mapping[str, ArrayLayout], earlier: int
+) -> tuple[int, int]:
     """Modes of its own that a generation has, after `earlier` ones of those it goes on from, and
     its snapshots, once everything that depends on them agrees."""
-    latent = facts.fields("latent")
+    latent = facts.object("latent")
     snapshots = latent.integer("snapshots", 1, limits.MAX_SNAPSHOTS)
     if facts.text("arithmetic") not in ("float32", "float64"):
         raise StoreError(f"{facts.where}: 'arithmetic' must be 'float32' or 'float64'")
@@ -31,12 +33,12 @@ def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int)
         raise StoreError(f"{facts.where}: there are neither latent/steps nor latent/corrections")
     if "latent/steps" in arrays:
         _check_samples(latent, arrays, snapshots, rank)
-    _check_time(facts.fields("time"), arrays, snapshots)
+    _check_time(facts.object("time"), arrays, snapshots)
     return own, snapshots
 
 
 def _check_samples(
-    latent: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int, rank: int
+    latent: JsonObject, arrays: Mapping[str, ArrayLayout], snapshots: int, rank: int
 ) -> None:
     """Samples, and which model serves each block."""
     block_steps = latent.integer("block_steps", 1, limits.MAX_BLOCK_STEPS)
@@ -54,14 +56,14 @@ def _check_samples(
         agree(arrays, "latent/block_model", "int", (blocks,), latent.where)
 
 
-def _check_time(time: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int) -> None:
+def _check_time(time: JsonObject, arrays: Mapping[str, ArrayLayout], snapshots: int) -> None:
     dim = time.text("dim")
-    told = [key for key in ("step", "scale") if time.document.get(key) is not None]
-    if not told:
+    given = [key for key in ("step", "scale") if time.document.get(key) is not None]
+    if not given:
         agree(arrays, "latent/times", "float64", (snapshots,), time.where)
-    elif time.number(told[0]) <= 0:
-        raise StoreError(f"{time.where}: {told[0]!r} must be positive")
-    if told == ["scale"]:
+    elif time.number(given[0]) <= 0:
+        raise StoreError(f"{time.where}: {given[0]!r} must be positive")
+    if given == ["scale"]:
         path = f"coordinates/{dim}"
         if path not in arrays or not re.match("u?int|float", arrays[path].dtype):
             raise StoreError(f"{time.where}: array {path} is missing, or has no numbers")

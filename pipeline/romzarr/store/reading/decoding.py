@@ -75,7 +75,7 @@ class ConstantDecoder(Decoder):
         for tile, inside, region in pieces(wanted, arrays.chunk(path)):
             whole = region_of(tile, self.stored.space_shape, arrays.chunk(path))
             read = partial(arrays.selected, path, whole)
-            values[region] = points(arrays.remembered((path, tile), read)[None], inside)[0]
+            values[region] = points(arrays.cached((path, tile), read)[None], inside)[0]
         return values
 
 
@@ -88,7 +88,7 @@ class LosslessDecoder(Decoder):
         values = self._empty(rows, wanted, self.stored.dtype)
         for tile, inside, region in pieces([*wanted[:axis], rows, *wanted[axis:]], tile_shape):
             read = partial(arrays.selected, path, region_of(tile, self.stored.shape, tile_shape))
-            decoded = arrays.remembered((path, tile), read)
+            decoded = arrays.cached((path, tile), read)
             values[region] = points(decoded[None], inside)[0]
         return values
 

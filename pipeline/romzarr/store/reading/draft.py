@@ -17,7 +17,7 @@ from romzarr.store.reading.reader import open_draft
 Matrix = NDArray[np.float64]
 
 # Relative error of samples with which a model is tried.
-SHAKING = 1e-12
+PERTURBATION = 1e-12
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,18 @@ class Draft:
         modelled = len(store.latent.models) > 0
         if store.variables[variable].coding != Coding.POD or not modelled:
             return 0.0
-        moved = _predicted(_opened(self, SHAKING), variable, time_axis, region) - predicted
+        moved = _predicted(_opened(self, PERTURBATION), variable, time_axis, region) - predicted
         return float(np.nanmax(np.abs(moved), initial=0.0))
 
 
 @lru_cache(maxsize=2)
-def _opened(draft: Draft, shaking: float = 0.0) -> Generation:
+def _opened(draft: Draft, perturbation: float = 0.0) -> Generation:
     store = open_draft(draft.url, draft.part)
-    return replace(store, latent=replace(store.latent, shaking=shaking)) if shaking else store
+    return (
+        replace(store, latent=replace(store.latent, perturbation=perturbation))
+        if perturbation
+        else store
+    )
 
 
 def _predicted(store: Generation, variable: str, time_axis: int, region: Region) -> Matrix:

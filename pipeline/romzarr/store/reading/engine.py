@@ -13,8 +13,8 @@ from xarray.core import indexing
 
 from romzarr.encoding import encoding_from_json
 from romzarr.store import layout
-from romzarr.store.layout import Fields, Root
-from romzarr.store.reading.arrays import harmless
+from romzarr.store.layout import JsonObject, Root
+from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.coordinates import carried, restored
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
@@ -92,11 +92,11 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         }
         variables = dict(carried(store, options).variables)
         variables |= {name: _lazy(store, v) for name, v in store.variables.items()}
-        facts = Fields(store.facts, store.url)
+        facts = JsonObject(store.facts, store.url)
         order: list[Any] = [name for name in facts.names("order") if name in variables]
         # Coordinates need not be named in the order; they come last then.
         order += [name for name in variables if name not in order]
-        with harmless(f"{store.url}: its variables do not fit together"):
+        with as_store_errors(f"{store.url}: its variables do not fit together"):
             dataset = xr.Dataset({name: variables[name] for name in order if name not in dropped})
             coords = [name for name in facts.names("coords") if name in dataset.variables]
             dataset = dataset.set_coords(coords)

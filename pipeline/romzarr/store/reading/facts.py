@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from romzarr.errors import StoreError
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 
 Check = Callable[[Any], bool]
 
@@ -106,7 +106,7 @@ _CHECKS: dict[str, tuple[Check, str]] = {
 _LARGEST = "largest"
 
 
-def checked_facts(facts: Fields) -> Facts:
+def checked_facts(facts: JsonObject) -> Facts:
     """The facts of a generation, once what they say is of the right types.
 
     Raises

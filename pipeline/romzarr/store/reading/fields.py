@@ -26,7 +26,7 @@ Inside = Sequence[slice | Positions]
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
+def prefixed_errors(where: str) -> Iterator[None]:
     """Say where the coefficients are from that are found to stand for what cannot be."""
     try:
         yield

@@ -15,7 +15,7 @@ from romzarr.errors import StoreError
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, rebuild
 from romzarr.store import layout, limits
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 from romzarr.store.models import StoredModels, models_from_facts
 from romzarr.store.reading.arrays import StoredArrays
 
@@ -27,14 +27,14 @@ _LARGEST_GAP = 256
 class StoredLatent:
     """a(t), (snapshots, rank), decoded on demand.
 
-    ``shaking`` is a relative error to put into samples, to see how much a model amplifies it.
+    ``perturbation`` is a relative error to put into samples, to see how much a model amplifies it.
     """
 
     arrays: StoredArrays
     facts: Mapping[str, Any]
     rank: int
     snapshots: int
-    shaking: float = 0.0
+    perturbation: float = 0.0
 
     @property
     def url(self) -> str:
@@ -50,7 +50,7 @@ class StoredLatent:
         """The models that coefficients are decoded with, if there are any."""
         if not self.sampled or "model" not in self.facts:
             return None
-        facts = Fields(self.facts, self.url).fields("model")
+        facts = JsonObject(self.facts, self.url).object("model")
         found = models_from_facts(facts)
         if found is None or not found.decode:
             return None
@@ -155,18 +155,19 @@ class StoredLatent:
             last = int(np.searchsorted(self.index, span.stop - 1, "left")) + 1
         return LatentCode(
             index=self.index[first:last],
-            samples=self._shaken(self.arrays.rows("latent/samples", first, last), first),
+            samples=self._perturbed(self.arrays.rows("latent/samples", first, last), first),
             block_steps=self.facts["latent"]["block_steps"],
             block_model=self.block_model,
             substeps=self.facts["latent"]["substeps"],
             first=first,
         )
 
-    def _shaken(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
-        if not self.shaking:
+    def _perturbed(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+        if not self.perturbation:
             return samples
         return (
-            samples * (1 + self.shaking * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
+            samples
+            * (1 + self.perturbation * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
         )
 
     def span(self, span: BlockSpan) -> NDArray[np.float64]:

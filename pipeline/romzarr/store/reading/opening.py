@@ -14,20 +14,20 @@ from romzarr.coding.tiles import grid
 from romzarr.contracts import Coding
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 from romzarr.store.limits import check_indexes
-from romzarr.store.reading.arrays import StoredArrays, harmless
+from romzarr.store.reading.arrays import StoredArrays, as_store_errors
 from romzarr.store.reading.checked import CheckedStore
 from romzarr.store.reading.checks import check_latent
 from romzarr.store.reading.facts import check_errors, checked_facts
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
-from romzarr.store.reading.memory import TileMemory
+from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable, variables_of
 
 
 def open_generation(
-    url: str, name: str, checksum: str, earlier: Sequence[Generation], tiles: TileMemory
+    url: str, name: str, checksum: str, earlier: Sequence[Generation], tiles: TileCache
 ) -> Generation:
     """The generation `name` of the store at `url`, checked.
 
@@ -64,7 +64,7 @@ def open_generation(
     metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
     store = CheckedStore(place, layouts, metadata)
     # Zarr parses what was not checked here, such as fill values, and fails in many ways.
-    with harmless(f"{place}: metadata of an array cannot be used"):
+    with as_store_errors(f"{place}: metadata of an array cannot be used"):
         group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
     arrays = StoredArrays(url, name, layouts, group, tiles)
     checked = checked_facts(facts)
@@ -73,7 +73,7 @@ def open_generation(
     return Generation(name, checked, variables, own, arrays, latent, before)
 
 
-def checked_metadata(url: str, name: str, checksum: str) -> tuple[Fields, dict[str, bytes]]:
+def checked_metadata(url: str, name: str, checksum: str) -> tuple[JsonObject, dict[str, bytes]]:
     """Facts of a generation of the store at `url`, and the metadata of its arrays by path.
 
     Raises
@@ -94,7 +94,7 @@ def checked_metadata(url: str, name: str, checksum: str) -> tuple[Fields, dict[s
     return facts, _array_documents(url, name, layout.array_paths(facts))
 
 
-def _extended(facts: Fields, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
+def _extended(facts: JsonObject, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
     """The generations whose fields one goes on with: the last it names, and what that goes on
     with."""
     if "extends" not in facts.document:
@@ -107,7 +107,7 @@ def _extended(facts: Fields, earlier: Sequence[Generation]) -> tuple[Generation,
 
 
 def _check_extended(
-    variables: Mapping[str, StoredVariable], before: Sequence[Generation], facts: Fields
+    variables: Mapping[str, StoredVariable], before: Sequence[Generation], facts: JsonObject
 ) -> None:
     for each in before:
         if each.facts["arithmetic"] != facts.text("arithmetic"):
@@ -130,7 +130,7 @@ def _array_documents(url: str, name: str, expected: Mapping[str, str]) -> dict[s
         keys = [layout.joined(path, layout.ROOT) for path in expected]
         return await asyncio.gather(*(store.get(key, prototype) for key in keys))
 
-    with harmless(f"{place}: metadata cannot be read"):
+    with as_store_errors(f"{place}: metadata cannot be read"):
         contents = sync(fetched())
     documents = {}
     for (path, checksum), content in zip(expected.items(), contents, strict=True):

@@ -19,16 +19,16 @@ from romzarr.store import layout
 from romzarr.store.commit import check_root
 from romzarr.store.layout import Part, Root
 from romzarr.store.reading import decoding
-from romzarr.store.reading.arrays import harmless
+from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.indexing import Indexer, Positions, across
-from romzarr.store.reading.memory import TileMemory
 from romzarr.store.reading.opening import checked_metadata, open_generation
+from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable
 
 # Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
 # time wants each of its tiles again for every block; a tile takes up to 64 MiB.
-_REMEMBERED_BYTES = 256 * 2**20
+_CACHED_BYTES = 256 * 2**20
 # Times that a store is opened anew that is replaced while it is opened.
 _OPENINGS = 5
 
@@ -99,7 +99,7 @@ class CoefficientStore:
             coefficients around the wanted snapshots are rebuilt. A value has the same bits
             whatever it is asked for with (FORMAT.md, "The same bits").
         """
-        with harmless(f"{self.url}: {variable!r} cannot be decoded"):
+        with as_store_errors(f"{self.url}: {variable!r} cannot be decoded"):
             if len(self.parts) == 1:
                 return decoding.decode(self.last, variable, time_indexer, space_indexers)
             # Dims before time that an int drops do not count.
@@ -217,7 +217,7 @@ def open_draft(url: str, part: Part) -> Generation:
 # Generations never change, so an open one stays right; tasks of one process share it.
 @lru_cache(maxsize=16)
 def _opened(url: str, named: tuple[Part, ...]) -> CoefficientStore:
-    tiles, parts = TileMemory(_REMEMBERED_BYTES), list[Generation]()
+    tiles, parts = TileCache(_CACHED_BYTES), list[Generation]()
     for name, checksum in named:
         part = open_generation(url, name, checksum, parts, tiles)
         if parts:

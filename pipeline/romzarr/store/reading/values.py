@@ -19,7 +19,7 @@ from romzarr.contracts import Floats, Region
 from romzarr.numerics.products import ROWS
 from romzarr.numerics.rounding import rounded_sum
 from romzarr.store.reading.arrays import StoredArrays
-from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, located
+from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, prefixed_errors
 from romzarr.store.reading.indexing import Positions, pieces, points
 from romzarr.store.reading.variables import StoredVariable
 
@@ -73,7 +73,7 @@ class TiledValues:
     def _parts(self, rows: Positions, wanted: Wanted) -> Iterator[tuple[Region, Floats]]:
         """Values about the offset, time first, tile by tile."""
         for tile, inside, region in pieces((rows, *wanted), self.arrays.chunk(self.path)):
-            values = self.arrays.remembered((self.path, tile), partial(self._tile, tile))
+            values = self.arrays.cached((self.path, tile), partial(self._tile, tile))
             yield region, points(values[None], inside)[0]
 
     def _tile(self, tile: tuple[int, ...]) -> Floats:
@@ -99,9 +99,9 @@ class Residuals:
         places = [*wanted[:axis], rows, *wanted[axis:]]
         for tile, inside, region in pieces(places, self.arrays.chunk(path)):
             read = partial(self.arrays.coefficients, path, tile)
-            coded = self.arrays.remembered((path, tile), read)
+            coded = self.arrays.cached((path, tile), read)
             if len(coded.places):
-                with located(f"{self.arrays.url}: array {path} cannot be read"):
+                with prefixed_errors(f"{self.arrays.url}: array {path} cannot be read"):
                     values[region] += points(coded.array()[None], inside)[0]
 
 
@@ -132,7 +132,7 @@ class FieldValues:
         """Fields at the wanted points of each tile, and where these go among all of them."""
         for tile, inside, region in pieces(wanted, self.tile_shape):
             key = self.path, tile, "decoded"
-            yield region, self.arrays.remembered(key, partial(self._tile, tile)).part(inside)
+            yield region, self.arrays.cached(key, partial(self._tile, tile)).part(inside)
 
     def modes(self, wanted: Wanted, sigma: NDArray[np.float64], out: Floats) -> None:
         """The leading fields but the first, by their `sigma`, (r, *space); 0 where nothing is."""
@@ -143,7 +143,7 @@ class FieldValues:
 
     def _first(self, tile: tuple[int, ...]) -> Floats:
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
-        with located(f"{self.arrays.url}: array {self.path}"):
+        with prefixed_errors(f"{self.arrays.url}: array {self.path}"):
             first = self._coefficients(tile).first()[_within(region)]
         mask = mask_of(self.arrays, self.stored, tile, self.tile_shape)
         if mask is not None:
@@ -152,7 +152,7 @@ class FieldValues:
 
     def _tile(self, tile: tuple[int, ...]) -> FieldTile:
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
-        with located(f"{self.arrays.url}: array {self.path}"):
+        with prefixed_errors(f"{self.arrays.url}: array {self.path}"):
             fields = self._coefficients(tile).array()[(slice(None), *_within(region))]
         return FieldTile.of(fields, mask_of(self.arrays, self.stored, tile, self.tile_shape))
 

@@ -12,7 +12,7 @@ from romzarr.contracts import Coding
 from romzarr.encoding import with_shared
 from romzarr.errors import StoreError
 from romzarr.store import layout, limits
-from romzarr.store.layout import ArrayLayout, Fields
+from romzarr.store.layout import ArrayLayout, JsonObject
 from romzarr.store.reading.checks import agree
 
 
@@ -46,15 +46,15 @@ class StoredVariable:
 
 
 def variables_of(
-    facts: Fields, arrays: Mapping[str, ArrayLayout], own: int | None, snapshots: int
+    facts: JsonObject, arrays: Mapping[str, ArrayLayout], own: int | None, snapshots: int
 ) -> dict[str, StoredVariable]:
     """Variables of a generation, once their arrays agree with what is said of them.
 
     It has `own` modes beside those of generations that it goes on from; None: it has no fields.
     """
-    listed = facts.fields("variables")
-    shared = facts.fields("shared_encoding").document
-    variables = {name: _variable(name, listed.fields(name), arrays, shared) for name in listed}
+    listed = facts.object("variables")
+    shared = facts.object("shared_encoding").document
+    variables = {name: _variable(name, listed.object(name), arrays, shared) for name in listed}
     episodes = _episodes(facts, snapshots)
     for variable in variables.values():
         if variable.shape[variable.time_axis] != snapshots:
@@ -93,7 +93,7 @@ def _expected(
 
 
 def _variable(
-    name: str, fields: Fields, arrays: Mapping[str, ArrayLayout], shared: Mapping[str, Any]
+    name: str, fields: JsonObject, arrays: Mapping[str, ArrayLayout], shared: Mapping[str, Any]
 ) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     coding = _coding(fields.text("group"), arrays)
@@ -112,14 +112,14 @@ def _variable(
         mask=fields.text("mask") if "mask" in fields.document else None,
         offset=fields.number("offset") if has_values else 0.0,
         chunks=_chunks(fields, shape),
-        attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
+        attrs=fields.object("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(
-            fields.fields("encoding").document if "encoding" in fields.document else {}, shared
+            fields.object("encoding").document if "encoding" in fields.document else {}, shared
         ),
     )
 
 
-def _episodes(facts: Fields, snapshots: int) -> int:
+def _episodes(facts: JsonObject, snapshots: int) -> int:
     """Number of snapshots at which variables of POD are coded as they are."""
     spans, last = facts.document.get("episodes", []), 0
     valid = isinstance(spans, list)
@@ -143,7 +143,7 @@ def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> Coding:
     return next(found, Coding.POD)
 
 
-def _chunks(fields: Fields, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
+def _chunks(fields: JsonObject, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
     """Chunks of the archive, a length or the tuple of all lengths per dim."""
     chunks = fields.document.get("chunks")
     if chunks is None:

@@ -13,7 +13,7 @@ from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 from romzarr.store import layout, limits
 from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import WaveletCodec
-from romzarr.store.writing.files import WRITE_ALL, put_chunk, reported
+from romzarr.store.writing.files import WRITE_ALL, put_chunk, write_errors
 from romzarr.store.writing.staged import StagedStore
 
 
@@ -24,7 +24,7 @@ class ArrayWriter:
     _store: StagedStore
 
     def create_group(self, path: str) -> None:
-        with reported(self.target):
+        with write_errors(self.target):
             zarr.open_group(self._store, path=path, mode="a")
 
     def create(
@@ -58,7 +58,7 @@ class ArrayWriter:
     def write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
         """Write a whole array in chunks of about 1 MiB."""
         chunk = limits.chunk_of(values.shape, values.dtype.itemsize, layout.CHUNK_BYTES)
-        with reported(self.target):
+        with write_errors(self.target):
             codecs = layout.codecs_for(values)
             array = self.create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)
             if values.size:
@@ -75,7 +75,7 @@ class ArrayWriter:
     ) -> None:
         """Write a table from what `romzarr.coding.tiles.encode_rows` made of it."""
         chunk = (rows, max(1, shape[1]))
-        with reported(self.target):
+        with write_errors(self.target):
             self.create(path, shape, chunk, np.dtype(np.float64), dims, codec)
             for number, content in enumerate(contents):
                 put_chunk(self._store, path, (number, 0), content)

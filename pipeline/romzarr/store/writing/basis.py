@@ -18,7 +18,7 @@ from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.exact import ExactCodec
 from romzarr.store.writing.arrays import ArrayWriter
-from romzarr.store.writing.files import reported
+from romzarr.store.writing.files import write_errors
 from romzarr.store.writing.tiles import TileWriter
 
 
@@ -100,7 +100,7 @@ class BasisWriter(ArrayWriter):
         """
         shape, tile = tuple(space_shape), tuple(tile)
         levels = field_levels(tile)
-        with reported(self.target):
+        with write_errors(self.target):
             group = self._new_group(variable)
             self.create(
                 f"basis/{group}/fields",
@@ -149,7 +149,7 @@ class BasisWriter(ArrayWriter):
         """
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), value_levels(tile))
-        with reported(self.target):
+        with write_errors(self.target):
             group = self._groups.get(variable) or self._new_group(variable)
             path = f"basis/{group}"
             self.create(f"{path}/values", shape, tile, np.dtype(dtype), dims, codec, again=True)
@@ -177,7 +177,7 @@ class BasisWriter(ArrayWriter):
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), value_levels(tile))
         path = f"basis/{self._groups[variable]}/episodes"
-        with reported(self.target):
+        with write_errors(self.target):
             self.create(path, shape, tile, np.dtype(dtype), dims, codec, again=True)
         self._grids[variable, "episodes"] = grid(shape, tile)
         self._offsets[variable] = float(offset)
@@ -210,7 +210,7 @@ class BasisWriter(ArrayWriter):
         codec = None if coding.is_plain else ExactCodec(coding.axes, coding.packing)
         size, shuffle = coding.itemsize(native), coding.shuffle
         blosc = BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle=shuffle)  # type: ignore[arg-type]
-        with reported(self.target):
+        with write_errors(self.target):
             group = self._groups.get(variable) or self._new_group(variable)
             path = f"basis/{group}/exact"
             compressors = (blosc, ChecksumCodec())
@@ -241,14 +241,14 @@ class BasisWriter(ArrayWriter):
         """
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), (0,) * len(tile))
-        with reported(self.target):
+        with write_errors(self.target):
             path = f"basis/{self._groups[variable]}/residuals"
             self.create(path, shape, tile, np.dtype(np.float64), dims, codec, again=True)
         self._grids[variable, "residuals"] = grid(shape, tile)
 
     def drop_residuals(self, variable: str) -> None:
         """Take the residuals of a `variable` out again, where there are none but zeros."""
-        with reported(self.target):
+        with write_errors(self.target):
             sync(self._store.delete_dir(f"basis/{self._groups[variable]}/residuals"))
         del self._grids[variable, "residuals"]
 
@@ -263,7 +263,7 @@ class BasisWriter(ArrayWriter):
         mean : ndarray, shape of space
             NaN at masked points.
         """
-        with reported(self.target):
+        with write_errors(self.target):
             group = self._new_group(variable)
         native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
         self.write(f"basis/{group}/mean", native, space_dims)

@@ -25,7 +25,7 @@ WRITE_ALL: Any = {"write_empty_chunks": True}
 
 
 @contextlib.contextmanager
-def reported(place: str) -> Iterator[None]:
+def write_errors(place: str) -> Iterator[None]:
     """Failures of the file system as errors of ours that name the place."""
     try:
         yield

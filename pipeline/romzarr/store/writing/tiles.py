@@ -15,7 +15,7 @@ from romzarr.contracts import Region
 from romzarr.errors import StoreError
 from romzarr.store import layout
 from romzarr.store.checksums import SealingStore
-from romzarr.store.writing.files import WRITE_ALL, put_chunk, reported
+from romzarr.store.writing.files import WRITE_ALL, put_chunk, write_errors
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TileWriter:
         ):
             raise StoreError(f"{path}: tile {index} does not fit a grid of {tiles} tiles")
         store = self._store
-        with reported(self.url):
+        with write_errors(self.url):
             put_chunk(store, path, (*self.leading, *index), content)
 
     def write_mask(self, variable: str, region: Region, mask: NDArray[np.bool_]) -> None:
@@ -83,7 +83,7 @@ class TileWriter:
         """
         path = f"basis/{self.groups[variable]}/mask"
         store = self._store
-        with reported(self.url):
+        with write_errors(self.url):
             document = json.loads(self.masks[variable])
             array = zarr.Array(zarr.AsyncArray(document, StorePath(store, path)))
             array = array.with_config(WRITE_ALL)

@@ -25,7 +25,7 @@ from romzarr.store.commit import committer
 from romzarr.store.layout import Part, Root
 from romzarr.store.writing.basis import BasisWriter
 from romzarr.store.writing.carried import share, write_carried
-from romzarr.store.writing.files import finish, reported
+from romzarr.store.writing.files import finish, write_errors
 from romzarr.store.writing.staged import StagedStore
 
 
@@ -68,7 +68,7 @@ class StoreWriter(BasisWriter):
 
     def __enter__(self) -> Self:
         try:
-            with reported(self.target):
+            with write_errors(self.target):
                 self._commit.begin()
                 self._store = StagedStore(
                     layout.zarr_store(self._commit.url, read_only=False), self._commit.generation
@@ -164,7 +164,7 @@ class StoreWriter(BasisWriter):
             Variables may be backed by Dask: they are computed here, chunk by chunk.
         """
         self._facts["coords"] = [str(name) for name in carried.coords]
-        with reported(self.target):
+        with write_errors(self.target):
             self._facts["carried"] = write_carried(self._store, carried)
 
     def commit(self, facts: Mapping[str, Any]) -> int:
@@ -183,7 +183,7 @@ class StoreWriter(BasisWriter):
         StoreError
             If a chunk was never written, or the disk is full: nothing is left behind then.
         """
-        with reported(self.target):
+        with write_errors(self.target):
             finished = finish(self.url, self._store, self._merged(facts))
             own = Part(self._commit.generation, finished.checksum)
             root = self._commit.publish((*self._before, own))
@@ -195,7 +195,7 @@ class StoreWriter(BasisWriter):
         Returns where it is and what it is, for `romzarr.store.reading.draft.Draft` to read what is
         there so far. More may be written and committed after that.
         """
-        with reported(self.target):
+        with write_errors(self.target):
             finished = finish(self.url, self._store, self._merged(facts))
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
         return place, Part(self._commit.generation, finished.checksum)

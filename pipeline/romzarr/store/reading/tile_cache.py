@@ -17,7 +17,7 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-class TileMemory:
+class TileCache:
     """Keeps what was decoded, up to a number of bytes; what came first goes first.
 
     Threads that ask for the same tile at once wait for one of them to decode it.

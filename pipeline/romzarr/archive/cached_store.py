@@ -12,7 +12,7 @@ from zarr.storage import WrapperStore
 from romzarr.objects import is_document
 
 
-class RememberingStore(WrapperStore[Store]):
+class CachedMetadataStore(WrapperStore[Store]):
     """Zarr store that asks for each metadata document once, also for those that are not there, and
     for each list of names.
 
