@@ -128,7 +128,7 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
         ("compression: {tolerance: .nan}", "found nan, allowed"),
         ("compression: {tolerance: '1e-2'}", "found '1e-2', allowed"),
         ("compression: {tolerance: true}", "found True, allowed"),
-        ("compression: {max_rank: 0}", "found 0, allowed is 'auto' or a whole number, 1 or more"),
+        ("compression: {max_rank: 0}", "found 0, allowed is 'auto' or an integer, 1 or more"),
         ("compression: {max_rank: null}", "found None, allowed is 'auto'"),
         ("archive: {variables: u}", "found 'u', allowed is 'all' or a list"),
         ("archive: {variables: []}", "found \\[\\], allowed"),

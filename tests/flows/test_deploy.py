@@ -340,7 +340,7 @@ def test_a_kubernetes_that_does_not_answer_is_said_not_to(tmp_path, monkeypatch)
         kind="kubernetes", image="a", workers=1, memory_limit="1 GB", start_minutes=0.05
     )
     with (
-        pytest.raises(ClusterError, match=r"no DaskCluster in namespace 'default'; see that"),
+        pytest.raises(ClusterError, match=r"no DaskCluster in namespace 'default'; check that"),
         connect(settings),
     ):
         pass

@@ -149,7 +149,7 @@ KINDS = {
     "three dims, dates": {"Modes", "Equations", "lev = number 2 of 4"},
     "cells": {"Modes", "Equations"},
     "sensors": {"Modes", "Correlation of each variable with the leading coefficients."},
-    "lossless dates": {"0, lossless", "No value differs from the archive's."},
+    "lossless dates": {"0, lossless", "All values equal those of the archive."},
     "rough": {"No modes: the variables are coded as values, without POD."},
     "constant": {"No modes: the variables are coded as constant, exact."},
 }
@@ -170,7 +170,7 @@ def test_every_kind_of_store_has_a_page_that_fetches_nothing(tmp_path, kind):
     assert info.source["fingerprint"] in page.text
     assert list(tmp_path.glob(".*partial*")) == []
     if info.rank:
-        assert "math" in page.tags or "No model pays here" in page.text
+        assert "math" in page.tags or "A model would save no bytes" in page.text
 
 
 def test_a_store_that_was_appended_to_has_a_page(tmp_path):
@@ -203,7 +203,7 @@ def test_names_from_a_store_are_text_and_without_a_source_nothing_is_measured(tm
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
     page = checked(tmp_path / "page.html")
     assert HOSTILE in page.text
-    assert "Nothing was measured" in page.text
+    assert "Not measured against the archive" in page.text
 
 
 # --- equations ----------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_equations_that_do_not_decode_say_so_wherever_they_are_shown(tmp_path, m
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
     page = checked(tmp_path / "page.html")
     assert "Not used for decoding" in page.text
-    assert "No model foretells them" in page.text
+    assert "No model is used" in page.text
     # Nor has its figure curves of the model.
     for words in ("model, from each sample", "sample kept"):
         assert words not in page.text

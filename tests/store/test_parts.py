@@ -133,7 +133,7 @@ def test_what_a_part_goes_on_with_has_to_be_before_it(make, write, tmp_path):
     root = open_store(tmp_path / "s").root
     new = extension(make, base, 12, 3, 1)
     write(new, tmp_path / "s", extends="20200101T000000-00000000", onto=root, keep=1)
-    with pytest.raises(StoreError, match="no earlier part"):
+    with pytest.raises(StoreError, match="not an earlier part"):
         open_store(tmp_path / "s")
 
 

@@ -1,4 +1,4 @@
-"""What ``romzarr neural ...`` does: one operation of `romzarr.neural`, a page and a picture."""
+"""The commands ``romzarr neural``: each runs an operation and writes a page and a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from romzarr.errors import ConfigError, LibraryError, PipelineError
 
 @contextmanager
 def extras() -> Iterator[None]:
-    """Say which extra brings a package that is missing."""
+    """Name the extra that provides a missing package."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -37,7 +37,7 @@ def write(path: Path, text: str) -> None:
 
 
 def train(options: Namespace) -> int:
-    """Train all operators; weights, curves, a page and a picture."""
+    """Train operators; write weights, curves, a page and a picture."""
     with extras():
         from romzarr.neural.files import save_curves, save_operators
         from romzarr.neural.operations import operations
@@ -65,7 +65,7 @@ def train(options: Namespace) -> int:
 
 
 def run(options: Namespace) -> int:
-    """One run on the reference problem: a page and a picture."""
+    """Do one run on the reference problem; write a page and a picture."""
     with extras():
         from romzarr.neural.runs import RUNS, Problem, cures
         from romzarr_flows.neural.pages import cures_page, run_page
@@ -87,7 +87,7 @@ def run(options: Namespace) -> int:
 
 
 def beyond(options: Namespace) -> int:
-    """The default on other systems: a page and a picture each."""
+    """Run the default method on other systems; write a page and a picture for each."""
     with extras():
         from romzarr_flows.neural.pages import run_page
         from romzarr_flows.neural.pictures import draw_run
@@ -104,7 +104,7 @@ def beyond(options: Namespace) -> int:
 
 
 def distill(options: Namespace) -> int:
-    """Formulas of trained operators."""
+    """Print the formulas of trained operators."""
     from romzarr.neural.distill import distill
     from romzarr.numerics.dynamics.networks import read_operators, shipped_operators
     from romzarr_flows.neural.pages import distilled_page
@@ -121,7 +121,7 @@ def distill(options: Namespace) -> int:
 
 
 def diagnose(options: Namespace) -> int:
-    """Dependences of a store's library on its own coefficients."""
+    """Print collinear terms of a store's library, evaluated on its coefficients."""
     from romzarr.contracts import BlockSpan
     from romzarr.neural.collinearity import diagnose
     from romzarr.store.layout import JsonObject
@@ -131,7 +131,7 @@ def diagnose(options: Namespace) -> int:
     last = open_store(options.store).last
     found = models_from_facts(JsonObject(last.facts, options.store).object("model"))
     if found is None:
-        raise PipelineError(f"{options.store}: there is no model, so there is no library")
+        raise PipelineError(f"{options.store}: the store has no model, and so no library")
     latent, library = last.latent, found.library
     a = latent.span(BlockSpan(0, latent.snapshots))[:, : library.states]
     print(diagnose(library, a).words())

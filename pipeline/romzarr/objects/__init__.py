@@ -1,7 +1,7 @@
-"""Files at URLs: object storage through obstore, everything else through fsspec.
+"""Files at URLs: object storage with obstore, everything else with fsspec.
 
-Credentials come from the environment of each process (``AWS_ACCESS_KEY_ID`` and so on) and
-stay in it: what is pickled holds the URL alone.
+Every process takes credentials from its environment (``AWS_ACCESS_KEY_ID`` and so on). Pickles
+contain only the URL.
 """
 
 from romzarr.objects.cache import caching

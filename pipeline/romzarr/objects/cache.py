@@ -1,7 +1,7 @@
-"""What storage need not be asked for again while a dataset is compressed and verified.
+"""Caches objects while a dataset is compressed and verified.
 
-Read back is what storage cannot vouch for. Most S3 services say the MD5 of what they have
-received: an object with that of what was sent is known to be whole, and its content is here.
+Written objects are cached if storage confirms them: most S3 services return the MD5 of the received
+content as the ETag. All others are read back.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Bytes that are held: as many as a dataset has that is worked on beside others.
+# As large as a dataset of those that nightly runs process in parallel, one per core.
 CACHE_BYTES = 64 * 2**20
 
 Wanted = Callable[[str], bool]
 
 
 class Cache:
-    """Content of objects (None: there is none) by their URLs, up to `CACHE_BYTES`."""
+    """Content of objects by URL (None: missing), up to `CACHE_BYTES`."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wants = wanted
@@ -52,10 +52,10 @@ _caches: list[Cache] = []
 
 @contextmanager
 def caching(wanted: Wanted) -> Iterator[None]:
-    """Ask for no object that is `wanted`, by its URL, twice in this process.
+    """Cache the objects whose URLs are `wanted` while the context lasts.
 
-    Meant for what does not change meanwhile, or is checked not to have. Names directly below a
-    URL are remembered under that URL with a slash at its end. An inner context begins anew.
+    They must not change meanwhile. A URL with a trailing slash stands for the names directly below
+    it. An inner context starts with an empty cache.
     """
     _caches.append(Cache(wanted))
     try:
@@ -65,14 +65,14 @@ def caching(wanted: Wanted) -> Iterator[None]:
 
 
 async def cached(url: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-    """What `ask` returns, or has returned since the innermost context began."""
+    """Return the result of `ask`, from the cache of the innermost context if possible."""
     if _caches and _caches[-1].wants(url):
         return await _caches[-1].content(url, ask)
     return await ask()
 
 
 def written(url: str, content: Any, tag: str | None) -> None:
-    """Note what was written, if the tag that storage gave it says that it was received whole."""
+    """Cache written content if its ETag confirms that it was received completely."""
     if not _caches or not _caches[-1].wants(url):
         return
     content = bytes(content)

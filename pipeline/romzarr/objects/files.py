@@ -1,4 +1,4 @@
-"""Open files in object storage, as archives of a single file are read."""
+"""Open files in object storage, for archives of a single file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from romzarr.objects.threads import in_thread
 
 
 class Files(FsspecStore):
-    """obstore's file system, whose requests are waited for in threads that Python ends in order.
+    """obstore's file system with requests in our threads (see `romzarr.objects.threads.in_thread`).
 
-    What is overridden here are all requests that reading a file makes outside of the open file
-    itself (`romzarr.objects.threads.waited` says why).
+    It overrides all requests for reading a file that the open file does not make itself.
     """
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Single files below a URL or path: read, listed, removed, and replaced in one step."""
+"""Files below a URL or path: reading, listing, removal and atomic replacement."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from romzarr.objects.requests import file_system_of, is_object_store, with_retri
 
 
 class Stored(NamedTuple):
-    """Content of a file, and the version that it is, where there are versions."""
+    """Content of a file, and its version if the storage has versions."""
 
     content: bytes
     version: Mapping[str, str] | None
 
 
 class Folder(Protocol):
-    """Files below a URL, by their paths in it."""
+    """Files below a URL, addressed by relative paths."""
 
     def read(self, path: str, limit: int) -> Stored:
-        """The file at `path`, no more than one byte beyond `limit`; or FileNotFoundError."""
+        """Read a file, at most one byte more than `limit`; raise FileNotFoundError if missing."""
         ...
 
     def names(self) -> set[str]:
-        """What is directly below."""
+        """List the direct children."""
         ...
 
     def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
-        """Every file below `path`, with its ``size`` in bytes and whatever else is known.
+        """List every file below `path` with its ``size`` in bytes and other properties.
 
-        Where the URL is one of a file, that is all there is, with an empty path.
+        If the URL is that of a file, this is the only entry, with an empty path.
         """
         ...
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file, whatever there was."""
+        """Write a file, replacing any other."""
         ...
 
     def remove(self, path: str) -> None:
-        """Remove everything below `path`, if there is anything."""
+        """Remove everything below `path`."""
         ...
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
-        """Write a file if it still is of `version` (None: if there is none), in one step.
+        """Write a file if it still has this `version` (None: if it does not exist), atomically.
 
         Returns whether it was written.
         """
@@ -57,7 +57,7 @@ class Folder(Protocol):
 
 
 def folder(url: str) -> Folder:
-    """The folder at a URL or path."""
+    """Return the folder at a URL or path."""
     return ObjectFolder(url) if is_object_store(url) else FsspecFolder(url)
 
 
@@ -117,7 +117,7 @@ class ObjectFolder:
         try:
             sync(with_retries(where, lambda: store.put(path, content, mode=condition)))
         except (AlreadyExistsError, PreconditionError):
-            # It may be what an earlier try wrote, whose answer was lost.
+            # An earlier attempt may have written it, and its response was lost.
             with contextlib.suppress(FileNotFoundError):
                 return self.read(path, len(content)).content == content
             return False
@@ -125,7 +125,7 @@ class ObjectFolder:
 
 
 class FsspecFolder:
-    """A folder of any file system that fsspec knows; there `replace` has no condition."""
+    """A folder of any fsspec file system; its `replace` is unconditional."""
 
     def __init__(self, url: str) -> None:
         self._fs, self._root = file_system_of(url)

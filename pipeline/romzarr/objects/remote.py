@@ -31,12 +31,12 @@ from romzarr.objects.requests import (
 )
 from romzarr.objects.threads import in_thread
 
-# Names of metadata in either version of the format.
+# Names of metadata documents in either version of the format.
 _DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
 
 class RemoteStore(ObjectStore[Any]):
-    """Zarr store in object storage that asks again; pickles hold its URL and no credentials."""
+    """Zarr store in object storage with retries; pickles contain the URL and no credentials."""
 
     def __init__(self, url: str, read_only: bool = False) -> None:
         super().__init__(connection(url), read_only=read_only)
@@ -96,7 +96,7 @@ class RemoteStore(ObjectStore[Any]):
 
     async def delete(self, key: str) -> None:
         self._check_writable()
-        # S3 says nothing of an object that is not there; others do.
+        # S3 ignores missing objects; other services do not.
         with contextlib.suppress(FileNotFoundError):
             await with_retries(f"{self.url}/{key}", lambda: self.store.delete(key))
 
@@ -112,7 +112,7 @@ class RemoteStore(ObjectStore[Any]):
     async def listed(
         self, prefix: str | None = None, after: str | None = None
     ) -> AsyncGenerator[Mapping[str, Any], None]:
-        """What storage knows of each object below `prefix`, from one on, page by page."""
+        """Describe each object below `prefix`, starting after key `after`, page by page."""
         last = after
         failures = 0
         with storage_errors(self.url):
@@ -151,7 +151,7 @@ class RemoteStore(ObjectStore[Any]):
 
 
 def _content(store: Any, key: str, wanted: ByteRequest | None) -> Any:
-    """Bytes of an object, or some of them."""
+    """Read an object or a part of it."""
     if isinstance(wanted, RangeByteRequest):
         return store.get_range(key, start=wanted.start, end=wanted.end)
     if isinstance(wanted, OffsetByteRequest):
@@ -162,32 +162,32 @@ def _content(store: Any, key: str, wanted: ByteRequest | None) -> Any:
 
 
 def _end(store: Any, key: str, length: int) -> Any:
-    """The last bytes of an object."""
+    """Read the last bytes of an object."""
     from obstore.exceptions import NotSupportedError
 
     try:
         return store.get(key, options={"range": {"suffix": length}}).bytes()
-    except NotSupportedError:  # Azure has no such request
+    except NotSupportedError:  # Azure does not support suffix requests
         size = store.head(key)["size"]
         return store.get_range(key, start=max(0, size - length), end=size)
 
 
 def is_document(key: str) -> bool:
-    """Whether a key of a Zarr store is one of metadata."""
+    """Tell whether a key of a Zarr store is a metadata document."""
     return key.rpartition("/")[2] in _DOCUMENTS
 
 
 def zarr_store(url: str, read_only: bool) -> Store:
-    """Zarr store at `url`.
+    """Open the Zarr store at `url`.
 
     Raises
     ------
     StorageError
-        If nothing installed knows this kind of URL.
+        If no installed package supports this kind of URL.
     """
     if is_object_store(url):
         return RemoteStore(url, read_only)
     try:
         return FsspecStore.from_url(url, read_only=read_only)
     except (ImportError, ValueError) as error:
-        raise StorageError(f"{url}: no access to this kind of URL: {error}") from error
+        raise StorageError(f"{url}: this kind of URL is not supported: {error}") from error

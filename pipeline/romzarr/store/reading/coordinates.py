@@ -1,4 +1,4 @@
-"""Coordinates and variables that were carried over unchanged, read where they are indexed."""
+"""Lazy coordinates and variables that were copied unchanged."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from romzarr.store.reading.reader import CoefficientStore
 
 
 class CarriedArray(BackendArray):
-    """One variable of consecutive parts of a store, joined along an axis.
+    """One variable of consecutive parts of a store, concatenated along an axis.
 
     Parameters
     ----------
     what : str
-        Begins the messages of errors.
+        Name of the variable in messages.
     pieces : sequence of Variable
-        As Zarr's own backend opened them; alike, but for their lengths along the axis.
+        As opened by xarray's Zarr backend; equal except for their lengths along the axis.
     axis : int
     dtype : dtype
     """
@@ -66,7 +66,7 @@ class CarriedArray(BackendArray):
 
 
 def carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
-    """Coordinates and variables carried over, those that change in time of all parts."""
+    """Open copied coordinates and variables; those that change in time are concatenated."""
     opened = [_opened(part, store.url, options) for part in store.parts]
     last, dim = opened[-1], JsonObject(store.facts, store.url).object("time").text("dim")
     variables = {}
@@ -80,12 +80,12 @@ def carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
 
 
 def _joined(pieces: Sequence[xr.Variable | None], axis: int, where: str) -> xr.Variable:
-    """A variable of all parts; what is no index stays where it is until it is asked for."""
+    """Concatenate a variable of all parts, lazily unless it is an index."""
     found = [piece for piece in pieces if piece is not None]
     last = found[-1]
     outlines = {(piece.dims, (*piece.shape[:axis], *piece.shape[axis + 1 :])) for piece in found}
     if len(found) < len(pieces) or len(outlines) > 1:
-        raise StoreError(f"{where}: coordinates of the parts of the store do not fit")
+        raise StoreError(f"{where}: the parts of the store have inconsistent coordinates")
     if all(isinstance(piece, xr.IndexVariable) for piece in found):
         with as_store_errors(f"{where} cannot be read"):
             return xr.Variable.concat(found, last.dims[axis]) if len(found) > 1 else last
@@ -96,11 +96,11 @@ def _joined(pieces: Sequence[xr.Variable | None], axis: int, where: str) -> xr.V
 
 
 def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Dataset:
-    """The dataset in group ``coordinates`` of a part, with the encodings it had in the archive."""
+    """Open group ``coordinates`` of a part, with the encodings from the archive."""
     group = part.arrays.group.get("coordinates")
     if not isinstance(group, zarr.Group):
         return xr.Dataset()
-    # Zarr's own backend reads it through the checked store of `group`.
+    # xarray's Zarr backend reads through the checked store of `group`.
     backend = ZarrStore(group, mode="r", use_zarr_fill_value_as_mask=False)
     with as_store_errors(f"{url}: coordinates cannot be read"):
         dataset = StoreBackendEntrypoint().open_dataset(backend, **options)
@@ -121,7 +121,7 @@ def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Datase
 
 
 def _as_objects(variable: xr.Variable, where: str) -> xr.Variable:
-    """Texts as the objects they were in the archive."""
+    """Convert strings to objects, as in the archive."""
     if isinstance(variable, xr.IndexVariable):
         return variable.astype(object)
     array = CarriedArray(where, [variable], 0, np.dtype(object))
@@ -129,7 +129,7 @@ def _as_objects(variable: xr.Variable, where: str) -> xr.Variable:
 
 
 def restored(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Attributes or an encoding that a document has under `key`."""
+    """Decode attributes or an encoding in a document under `key`."""
     return (
         encoding_from_json(JsonObject(document, key).object(key).document)
         if key in document

@@ -1,4 +1,4 @@
-"""A store before it counts, as its readers will see it."""
+"""A store before its commit, as readers will see it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from romzarr.store.reading.reader import open_draft
 
 Matrix = NDArray[np.float64]
 
-# Relative error of samples with which a model is tried.
+# Relative perturbation of samples in tests of a model: thousands of roundings of another machine.
 PERTURBATION = 1e-12
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What `romzarr.store.writing.writer.StoreWriter.draft` completed; works in any process."""
+    """A generation from `romzarr.store.writing.writer.StoreWriter.draft`; works in any process."""
 
     url: str
     part: Part
 
     def predict(self, variable: str, time_axis: int, region: Region) -> Matrix:
-        """Values of a region, dims in the variable's order, before residuals and rounding."""
+        """Decode a region in the variable's order of dims, before residuals and rounding."""
         return _predicted(_opened(self), variable, time_axis, region)
 
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float:
-        """How far `predicted` values move at most where samples of a(t) are off as a reader's
-        rounding may be."""
+        """Bound the change of `predicted` values by a reader's rounding of the samples of a(t)."""
         store = _opened(self)
         modelled = len(store.latent.models) > 0
         if store.variables[variable].coding != Coding.POD or not modelled:

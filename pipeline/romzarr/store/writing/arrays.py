@@ -18,7 +18,7 @@ from romzarr.store.writing.staged import StagedStore
 
 
 class ArrayWriter:
-    """Creates arrays and groups below `_store`; `target` is what messages name."""
+    """Creates arrays and groups below `_store`; `target` is the name in messages."""
 
     target: str
     _store: StagedStore
@@ -56,7 +56,7 @@ class ArrayWriter:
         )
 
     def write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
-        """Write a whole array in chunks of about 1 MiB."""
+        """Write an array in chunks of about 1 MiB."""
         chunk = limits.chunk_of(values.shape, values.dtype.itemsize, layout.CHUNK_BYTES)
         with write_errors(self.target):
             codecs = layout.codecs_for(values)
@@ -73,7 +73,7 @@ class ArrayWriter:
         rows: int,
         contents: Sequence[bytes],
     ) -> None:
-        """Write a table from what `romzarr.coding.tiles.encode_rows` made of it."""
+        """Write a table from the results of `romzarr.coding.tiles.encode_rows`."""
         chunk = (rows, max(1, shape[1]))
         with write_errors(self.target):
             self.create(path, shape, chunk, np.dtype(np.float64), dims, codec)

@@ -1,4 +1,4 @@
-"""Writes what variables are made of: fields, values, residuals, masks."""
+"""Creates the arrays of variables: fields, values, residuals, masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from romzarr.store.writing.tiles import TileWriter
 
 
 class BasisWriter(ArrayWriter):
-    """Creates the arrays of variables, which tasks fill from any process (`TileWriter`)."""
+    """Creates the arrays of variables; tasks in any process fill them (`TileWriter`)."""
 
     url: str
 
@@ -35,27 +35,27 @@ class BasisWriter(ArrayWriter):
 
     @property
     def fields(self) -> TileWriter:
-        """What tasks need to fill the fields created so far."""
+        """Writer of the fields created so far."""
         return self._tile_writer("fields", leading=(0,))
 
     @property
     def values(self) -> TileWriter:
-        """What tasks need to fill the values created so far."""
+        """Writer of the values created so far."""
         return self._tile_writer("values")
 
     @property
     def episodes(self) -> TileWriter:
-        """What tasks need to fill the values of episodes created so far."""
+        """Writer of the values of episodes created so far."""
         return self._tile_writer("episodes")
 
     @property
     def exact(self) -> TileWriter:
-        """What tasks need to fill the values to the bit created so far."""
+        """Writer of the lossless values created so far."""
         return self._tile_writer("exact")
 
     @property
     def residuals(self) -> TileWriter:
-        """What tasks need to fill the residuals created so far."""
+        """Writer of the residuals created so far."""
         return self._tile_writer("residuals")
 
     def _tile_writer(self, array: str, leading: tuple[int, ...] = ()) -> TileWriter:
@@ -93,10 +93,9 @@ class BasisWriter(ArrayWriter):
         step : float
             Quantisation step of all fields.
         dtype : float32 or float64
-            What the fields are decoded to.
+            The dtype of decoded fields.
         mask : str, optional
-            Where the variable has points without values, which variable's mask tells them;
-            if its own, that has to be written.
+            The variable whose mask applies, if points are masked. Its own mask has to be written.
         """
         shape, tile = tuple(space_shape), tuple(tile)
         levels = field_levels(tile)
@@ -126,9 +125,7 @@ class BasisWriter(ArrayWriter):
         dtype: np.dtype[Any] | type[np.floating[Any]],
         mask: str | None,
     ) -> None:
-        """Create the values of a `variable` that is coded without POD.
-
-        With another step it may be done again: what was written before is dropped.
+        """Create the values of a `variable` that is coded without POD, or replace them.
 
         Parameters
         ----------
@@ -141,11 +138,11 @@ class BasisWriter(ArrayWriter):
         step : float
             Quantisation step.
         offset : float
-            What is added to the values when they are decoded.
+            A constant that is added to decoded values.
         dtype : float32 or float64
-            What the values are decoded to.
+            The dtype of decoded values.
         mask : str, optional
-            As for fields; each part of space is written once.
+            As for fields.
         """
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), value_levels(tile))
@@ -191,9 +188,7 @@ class BasisWriter(ArrayWriter):
         dtype: np.dtype[Any],
         coding: ExactCoding,
     ) -> None:
-        """Create the values of a `variable` that is kept to the bit.
-
-        With another coding it may be done again: what was written before is dropped.
+        """Create the values of a lossless `variable`, or replace them.
 
         Parameters
         ----------
@@ -225,9 +220,7 @@ class BasisWriter(ArrayWriter):
         tile: Sequence[int],
         step: float,
     ) -> None:
-        """Create what is added to the decoded values of a `variable` that has a group.
-
-        With another step it may be done again: what was written before is dropped.
+        """Create the residuals of a `variable` that has a group, or replace them.
 
         Parameters
         ----------
@@ -247,13 +240,13 @@ class BasisWriter(ArrayWriter):
         self._grids[variable, "residuals"] = grid(shape, tile)
 
     def drop_residuals(self, variable: str) -> None:
-        """Take the residuals of a `variable` out again, where there are none but zeros."""
+        """Remove the residuals of a `variable` if they are all zero."""
         with write_errors(self.target):
             sync(self._store.delete_dir(f"basis/{self._groups[variable]}/residuals"))
         del self._grids[variable, "residuals"]
 
     def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
-        """Write `variable` as it is at all times, exactly; it gets no fields.
+        """Write a `variable` that is constant in time, without loss and without fields.
 
         Parameters
         ----------
