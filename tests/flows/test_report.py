@@ -306,7 +306,7 @@ def test_equations_that_explain_nothing_are_left_out_and_named(tmp_path, capsys)
     assert regime.unexplained == (2, 3)
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
     text = " ".join(checked(tmp_path / "page.html").text.split())
-    assert "No equation explains a₃, a₄: the best one leaves nearly all" in text
+    assert "No equation explains a₃, a₄: the residual of the best one is nearly the whole" in text
     assert re.findall(r"residual [^ ]+ %", text) == [
         f"residual {100 * residual:.2g} %" for residual in regime.residual[:2]
     ]

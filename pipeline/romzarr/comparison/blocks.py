@@ -29,7 +29,7 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     ArchiveError
         If it cannot be opened.
     StoreError
-        If its variables are others than those of the store.
+        If it lacks the weights because it is another archive.
     """
     made = config_of(opened).archive
     opening = partial(
@@ -40,13 +40,10 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
         missing_chunks=config.archive.missing_chunks,
     )
     try:
-        archive = opening(weights=made.weights)
+        return opening(weights=made.weights)
     except ArchiveError:
-        # Another archive may lack the weights. That it is another one is the better message.
         refuse_other_archive(opened, opening(weights="none"))
         raise
-    refuse_other_archive(opened, archive)
-    return archive
 
 
 def refuse_other_archive(opened: CoefficientStore, archive: Archive) -> None:

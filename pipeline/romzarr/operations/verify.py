@@ -14,7 +14,7 @@ from romzarr.archive.time_axis import shown_time
 from romzarr.arguments import as_flag
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import all_leaves, share_of, some_leaves
-from romzarr.comparison.blocks import as_stored
+from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.fold import fold
 from romzarr.comparison.measures import MEASURES, Finding
 from romzarr.config import Config, given_config
@@ -71,6 +71,7 @@ def verify(
         opened = open_store(store)
         opened.check_files()
         archive = as_stored(opened, source, config)
+        refuse_other_archive(opened, archive)
         lost = _missing(archive, os.fspath(store))
         plan = plan_pod(archive.variables)
         found, share = _decided(archive, plan, opened, sample)

@@ -121,7 +121,7 @@ def test_the_help_says_what_the_exit_status_means(capsys):
     with pytest.raises(SystemExit):
         main(["status", "--help"])
     out = capsys.readouterr().out
-    assert "exit status: 0 nothing is broken; 1" in out
+    assert "exit status: 0 no problem; 1" in out
     assert all(state in out for state in BROKEN)
 
 
