@@ -161,11 +161,15 @@ def names(text: str) -> list[str] | str:
 
 def add_compress(subparsers: Subparsers) -> None:
     command = add_command(
-        subparsers, "compress", "compress an archive", more=SOURCES, epilog=COMPRESS
+        subparsers,
+        "compress",
+        "compress an archive",
+        commands.compress,
+        "source",
+        "store",
+        more=SOURCES,
+        epilog=COMPRESS,
     )
-    command.set_defaults(run=commands.compress)
-    command.add_argument("source", metavar="SOURCE")
-    command.add_argument("store", metavar="STORE")
     command.add_argument(
         "--tolerance",
         type=float,
@@ -203,30 +207,31 @@ def add_append(subparsers: Subparsers) -> None:
         subparsers,
         "append",
         "append new snapshots of an archive to its store",
+        commands.append,
+        "store",
+        "source",
         more="Only new and rewritten snapshots are read. Running it twice is harmless.",
         epilog=APPEND,
     )
-    command.set_defaults(run=commands.append)
-    command.add_argument("store", metavar="STORE")
-    command.add_argument("source", metavar="SOURCE")
     add_json(command)
     add_where(command)
 
 
 def add_info(subparsers: Subparsers) -> None:
-    command = add_command(subparsers, "info", "show what a store contains")
-    command.set_defaults(run=commands.info)
-    command.add_argument("store", metavar="STORE")
+    command = add_command(subparsers, "info", "show what a store contains", commands.info, "store")
     add_json(command)
 
 
 def add_verify(subparsers: Subparsers) -> None:
     command = add_command(
-        subparsers, "verify", "measure the error of a store against its source", epilog=VERIFY
+        subparsers,
+        "verify",
+        "measure the error of a store against its source",
+        commands.verify,
+        "store",
+        "source",
+        epilog=VERIFY,
     )
-    command.set_defaults(run=commands.verify)
-    command.add_argument("store", metavar="STORE")
-    command.add_argument("source", metavar="SOURCE")
     command.add_argument(
         "--sample",
         action="store_true",
@@ -241,10 +246,10 @@ def add_reconstruct(subparsers: Subparsers) -> None:
         subparsers,
         "reconstruct",
         "decode a store into a Zarr archive or a NetCDF file",
+        commands.reconstruct,
+        "store",
         epilog=RECONSTRUCT,
     )
-    command.set_defaults(run=commands.reconstruct)
-    command.add_argument("store", metavar="STORE")
     command.add_argument("out", metavar="OUT", help="path ending in .zarr or .nc, or a URL")
     command.add_argument(
         "--start",
@@ -259,18 +264,23 @@ def add_reconstruct(subparsers: Subparsers) -> None:
 
 def add_equations(subparsers: Subparsers) -> None:
     command = add_command(
-        subparsers, "equations", "print the equations of the POD coefficients, for each regime"
+        subparsers,
+        "equations",
+        "print the equations of the POD coefficients, for each regime",
+        commands.equations,
+        "store",
     )
-    command.set_defaults(run=commands.equations)
-    command.add_argument("store", metavar="STORE")
     command.add_argument("--latex", action="store_true", help="print LaTeX")
 
 
 def add_report(subparsers: Subparsers) -> None:
     command = add_command(
-        subparsers, "report", "write an HTML page about a store or about all stores", epilog=REPORT
+        subparsers,
+        "report",
+        "write an HTML page about a store or about all stores",
+        commands.report,
+        epilog=REPORT,
     )
-    command.set_defaults(run=commands.report)
     command.add_argument("store", metavar="STORE", nargs="?")
     command.add_argument("-o", "--output", metavar="PAGE.html", required=True, help="page to write")
     command.add_argument("--source", metavar="SOURCE", help="measure the error against the archive")
@@ -288,8 +298,8 @@ def add_demo(subparsers: Subparsers) -> None:
         subparsers,
         "demo",
         "simulate a cylinder wake, compress it, verify it and draw a picture",
+        commands.demo,
         more="The simulation takes less than a minute. Later runs reuse its result.",
     )
-    command.set_defaults(run=commands.demo)
     add_directory(command, "romzarr-demo")
     add_where(command)

@@ -56,6 +56,19 @@ def working(config: Config) -> Iterator[Workers]:
         yield workers
 
 
+@contextmanager
+def extras(command: str) -> Iterator[None]:
+    """Name the extra that provides a missing package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        extra = {"matplotlib": "plot"}.get(package, "neural")
+        raise PipelineError(
+            f"romzarr {command} needs {package}: pip install 'romzarr[{extra}]'"
+        ) from error
+
+
 def print_json(values: Mapping[str, Any]) -> None:
     json.dump(values, sys.stdout, indent=2, allow_nan=False)
     print()
@@ -150,12 +163,8 @@ def report(options: Namespace) -> int:
 
 
 def _store_page(options: Namespace) -> str:
-    try:
+    with extras("report"):
         from romzarr_flows.report.store_page import store_page
-    except ModuleNotFoundError as error:
-        raise PipelineError(
-            f"reports need {error.name} for their figures: pip install 'romzarr[plot]'"
-        ) from error
     config = settings(options)
     if not options.source:
         return store_page(options.store, None, config)
@@ -164,13 +173,9 @@ def _store_page(options: Namespace) -> str:
 
 
 def demo(options: Namespace) -> int:
-    try:
+    with extras("demo"):
         # Imports matplotlib, which few commands need.
         from romzarr_flows.demo.run import run
-    except ModuleNotFoundError as error:
-        raise PipelineError(
-            f"the demo needs {error.name} for its picture: pip install 'romzarr[plot]'"
-        ) from error
     config = settings(options)
     with working(config):
         return run(Path(options.directory), config)

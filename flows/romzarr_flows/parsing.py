@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeAlias
 
@@ -33,9 +34,15 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_command(
-    subparsers: Subparsers, name: str, does: str, *, more: str = "", epilog: str = ""
+    subparsers: Subparsers,
+    name: str,
+    does: str,
+    run: Callable[[argparse.Namespace], int] | None = None,
+    *positional: str,
+    more: str = "",
+    epilog: str = "",
 ) -> Parser:
-    """Add a command; `does` is its line in the list of commands and opens its own help."""
+    """Add a command that calls `run`; `does` is its line in the list of commands."""
     command = subparsers.add_parser(
         name,
         help=does,
@@ -44,6 +51,10 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_log_format(command)
+    if run is not None:
+        command.set_defaults(run=run)
+    for each in positional:
+        command.add_argument(each, metavar=each.upper())
     return command
 
 

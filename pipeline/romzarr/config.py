@@ -136,38 +136,22 @@ def number(words: str, inside: Callable[[float], bool], advice: str = "") -> Che
     return Check(words, accept, advice)
 
 
-def bounds(words: str) -> Check:
-    """Accept a non-empty mapping of names to positive numbers."""
-
-    def accept(value: Any) -> dict[str, float]:
-        require(isinstance(value, Mapping) and len(value) > 0)
-        require(all(isinstance(name, str) and name.strip() for name in value))
-        return {str(name): positive.accept(bound) for name, bound in value.items()}
-
-    return Check(words, accept)
-
-
-def named(words: str) -> Check:
-    """Accept a mapping of names to text, numbers or booleans."""
+def mapping(words: str, each: Check, *keys: str, least: int = 0) -> Check:
+    """Accept a mapping of names, or of exactly these keys, to values that pass a check."""
 
     def accept(value: Any) -> dict[str, Any]:
-        require(isinstance(value, Mapping))
+        require(isinstance(value, Mapping) and len(value) >= least)
         require(all(isinstance(name, str) and name.strip() for name in value))
-        require(all(isinstance(each, str | int | float) for each in value.values()))
-        return dict(value)
+        require(not keys or set(value) == set(keys))
+        return {name: each.accept(value[name]) for name in keys or value}
 
     return Check(words, accept)
 
 
-def files(words: str, *keys: str) -> Check:
-    """Accept a mapping of exactly these keys to paths."""
-
-    def accept(value: Any) -> dict[str, str]:
-        require(isinstance(value, Mapping) and set(value) == set(keys))
-        require(all(isinstance(each, str) and each.strip() for each in value.values()))
-        return {key: str(value[key]) for key in keys}
-
-    return Check(words, accept)
+def _accept_scalar(value: Any) -> str | float:
+    require(isinstance(value, str | int | float))
+    scalar: str | float = value
+    return scalar
 
 
 automatic = one_of(AUTO)
@@ -180,13 +164,18 @@ a_tolerance = number(
     "it bounds the error relative to the fluctuation of a variable about its temporal mean: "
     "0.01 keeps 99.99 % of the variance",
 )
-some_bounds = bounds("a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}")
+some_bounds = mapping(
+    "a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}", positive, least=1
+)
+scalar = Check("text, a number, true or false", _accept_scalar)
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
 a_cluster = one_of("threads", "local", "slurm", "kubernetes", "gateway") | text(
     "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
 )
-certificates = files(
-    "a mapping of ca_file, cert and key to the paths of PEM files", "ca_file", "cert", "key"
+certificates = mapping(
+    "a mapping of ca_file, cert and key to the paths of PEM files",
+    text("a path"),
+    *("ca_file", "cert", "key"),
 )
 a_walltime = text("hours such as '01:30:00', with days '2-00:00:00'", r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
 a_kind = text(
@@ -346,7 +335,7 @@ class ClusterConfig(Section):
         NONE, nothing | text("the URL of a gateway such as 'https://hub/gateway'", r"https?://\S+")
     )
     options: Nothing | Mapping[str, Any] = setting(
-        NONE, nothing | named("a mapping of names to values such as {worker_cores: 2}")
+        NONE, nothing | mapping("a mapping of names to values such as {worker_cores: 2}", scalar)
     )
 
     def __post_init__(self) -> None:

@@ -29,8 +29,9 @@ def add_neural(command: Parser) -> None:
     subparsers = command.add_subparsers(metavar="COMMAND", required=True)
     _train(subparsers)
     _run(subparsers)
-    beyond = add_command(subparsers, "beyond", "identify other systems with the default method")
-    beyond.set_defaults(run=commands.beyond)
+    beyond = add_command(
+        subparsers, "beyond", "identify other systems with the default method", commands.beyond
+    )
     beyond.add_argument(
         "--noise",
         type=float,
@@ -40,19 +41,25 @@ def add_neural(command: Parser) -> None:
     )
     _seeds(beyond, 5)
     add_directory(beyond, RESULTS)
-    distill = add_command(subparsers, "distill", "name the formula that each network represents")
-    distill.set_defaults(run=commands.distill)
+    distill = add_command(
+        subparsers, "distill", "name the formula that each network represents", commands.distill
+    )
     distill.add_argument(
         "--weights", metavar="FILE", help="file of weights (default: those shipped with romzarr)"
     )
-    diagnose = add_command(subparsers, "diagnose", "find collinear terms in the library of a store")
-    diagnose.set_defaults(run=commands.diagnose)
-    diagnose.add_argument("store", metavar="STORE")
+    add_command(
+        subparsers,
+        "diagnose",
+        "find collinear terms in the library of a store",
+        commands.diagnose,
+        "store",
+    )
 
 
 def _train(subparsers: Subparsers) -> None:
-    command = add_command(subparsers, "train", "train operators past overfitting (grokking)")
-    command.set_defaults(run=commands.train)
+    command = add_command(
+        subparsers, "train", "train operators past overfitting (grokking)", commands.train
+    )
     command.add_argument(
         "--epochs", type=int, default=20_000, metavar="N", help="training epochs (default 20000)"
     )
@@ -75,8 +82,9 @@ def _train(subparsers: Subparsers) -> None:
 
 
 def _run(subparsers: Subparsers) -> None:
-    command = add_command(subparsers, "run", "recover a damped oscillator from many seeds")
-    command.set_defaults(run=commands.run)
+    command = add_command(
+        subparsers, "run", "recover a damped oscillator from many seeds", commands.run
+    )
     command.add_argument("which", choices=RUNS, metavar="RUN", help=", ".join(RUNS))
     command.add_argument(
         "--sigma",

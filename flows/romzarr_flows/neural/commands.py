@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from romzarr.errors import ConfigError, LibraryError, PipelineError
-
-
-@contextmanager
-def extras() -> Iterator[None]:
-    """Name the extra that provides a missing package."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        extra = {"matplotlib": "plot"}.get(package, "neural")
-        raise PipelineError(
-            f"this command needs {package}: pip install 'romzarr[{extra}]'"
-        ) from error
+from romzarr_flows.commands import extras
 
 
 def folder(options: Namespace) -> Path:
@@ -38,7 +24,7 @@ def write(path: Path, text: str) -> None:
 
 def train(options: Namespace) -> int:
     """Train operators; write weights, curves, a page and a picture."""
-    with extras():
+    with extras("neural"):
         from romzarr.neural.files import save_curves, save_operators
         from romzarr.neural.operations import operations
         from romzarr.neural.training import train
@@ -66,7 +52,7 @@ def train(options: Namespace) -> int:
 
 def run(options: Namespace) -> int:
     """Do one run on the reference problem; write a page and a picture."""
-    with extras():
+    with extras("neural"):
         from romzarr.neural.runs import RUNS, Problem, cures
         from romzarr_flows.neural.pages import cures_page, run_page
         from romzarr_flows.neural.pictures import draw_cures, draw_run
@@ -74,7 +60,7 @@ def run(options: Namespace) -> int:
         raise ConfigError("--seeds must be 1 or more and --sigma 0 or more")
     where, name = folder(options), f"run-{options.which}"
     problem = Problem.reference(options.sigma, options.seeds)
-    with extras():
+    with extras("neural"):
         if options.which == "cures":
             found = cures(problem)
             draw_cures(found, where / f"{name}.png")
@@ -88,7 +74,7 @@ def run(options: Namespace) -> int:
 
 def beyond(options: Namespace) -> int:
     """Run the default method on other systems; write a page and a picture for each."""
-    with extras():
+    with extras("neural"):
         from romzarr_flows.neural.pages import run_page
         from romzarr_flows.neural.pictures import draw_run
     from romzarr.neural.runs import beyond
