@@ -38,7 +38,7 @@ def nightly(options: Namespace) -> int:
 
 
 def plan_facts(plan: Any) -> dict[str, Any]:
-    """Describe a plan in JSON values."""
+    """Convert a plan to JSON values."""
     return {
         "to_do": [
             {

@@ -146,11 +146,6 @@ def since_first(times: NDArray[Any]) -> NDArray[np.float64]:
     return (times - times[0]).astype(np.float64)
 
 
-def row_chunk(rows: int, row_bytes: int) -> int:
-    """Return the number of rows in `CHUNK_BYTES`, at least one."""
-    return max(1, min(rows, CHUNK_BYTES // max(1, row_bytes)))
-
-
 def segment(name: str, taken: Sequence[str]) -> str:
     """Make a path segment for variable `name`: the name itself if all file systems allow it."""
     clash = {"singular_values", *(other.casefold() for other in taken)}
