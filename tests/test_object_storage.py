@@ -452,7 +452,7 @@ def test_a_commit_that_is_not_known_to_be_done_removes_nothing(s3):
         return "500" if dead.is_set() else None
 
     proxy.fault = dead_from_then_on
-    with pytest.raises(StoreError, match=r"whether the store was put in place is not known"):
+    with pytest.raises(StoreError, match=r"it is unknown whether the commit succeeded"):
         published(commit)
     proxy.fault = lambda method, path: None
     # The server had done it.

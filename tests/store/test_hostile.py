@@ -52,8 +52,8 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        ((*FACTS, "variables", "u", "group"), "../../../etc", "no name of a group"),
-        ((*FACTS, "variables", "u", "group"), "v/../u", "no name of a group"),
+        ((*FACTS, "variables", "u", "group"), "../../../etc", "not allowed as a group"),
+        ((*FACTS, "variables", "u", "group"), "v/../u", "not allowed as a group"),
         ((*FACTS, "variables", "u", "shape"), [20, 6, 9], "basis/u/fields has shape"),
         ((*FACTS, "variables", "u", "shape"), [2**40, 2**40, 8], "too large"),
         ((*FACTS, "variables", "u", "shape"), [20.0, 6, 8], "must be integers"),
@@ -75,7 +75,7 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((*FACTS, "latent", "block_steps"), 0, "'block_steps' must be"),
         ((*FACTS, "latent", "substeps"), 10**9, "'substeps' must be"),
         ((*FACTS, "time", "step"), -1.0, "'step' must be positive"),
-        ((*FACTS, "time", "step"), float("nan"), "not JSON: .*NaN is no number"),
+        ((*FACTS, "time", "step"), float("nan"), "not JSON: .*NaN is not a number"),
         ((NODE, "basis/u/fields"), None, "basis/u/fields is missing"),
         ((NODE, "basis/u/fields", "shape"), [2**50, 6, 8], "basis/u/fields has shape"),
         ((NODE, "basis/u/fields", "chunk_grid", "configuration", "chunk_shape"),
@@ -131,7 +131,7 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((NODE, "basis/u/fields", "fill_value"), {"a": [1]}, "metadata of an array"),
         ((NODE, "basis/u/fields", "fill_value"), float("inf"), "not JSON"),
         ((NODE, "basis/u/fields", "storage_transformers"), [{"name": "x"}], "transformers"),
-        ((*FACTS, "carried", "../../x"), {}, "no name of a variable"),
+        ((*FACTS, "carried", "../../x"), {}, "variable name .* would be a path"),
         ((NODE, "basis/u/fields", "node_type"), 3, "'node_type' must be"),
     ],
 )  # fmt: skip
