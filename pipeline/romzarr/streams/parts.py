@@ -18,7 +18,6 @@ from romzarr.contracts import CodedLatent, Coding, SparseModel
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
-from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame
 from romzarr.streams.reduction import sparse_model, weak_form_of
@@ -128,7 +127,7 @@ def running_facts(
 def relative_errors(
     frame: Frame, pod: IncrementalPOD, lost: Vector, earlier: Earlier
 ) -> dict[str, float]:
-    """Bound on the error of every variable, and the largest, from squares `lost` (V,) now, and
+    """Bound on the error of every variable, from squares `lost` (V,) now, and
     those of `earlier` snapshots."""
     budget = ErrorBudget(lost, lost, lost, ARITHMETIC, pod.tolerance)
     mean, errors = pod.mean**2, dict[str, float]()
@@ -140,4 +139,4 @@ def relative_errors(
         norms = VariableNorms(variable.name, total, size, variable.dtype, counted)
         now = budget.with_rounding(norms, float(lost[v] ** 0.5))
         errors[variable.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (total or 1)
-    return with_largest(errors)
+    return errors

@@ -102,6 +102,7 @@ _CHECKS: dict[str, tuple[Check, str]] = {
         "an object that describes the model",
     ),
 }
+# Stores made before this key was dropped have it among their errors.
 _LARGEST = "largest"
 
 
@@ -120,13 +121,8 @@ def checked_facts(facts: JsonObject) -> Facts:
 
 
 def errors_of(facts: Mapping[str, Any], variables: Iterable[str]) -> dict[str, float]:
-    """The relative error of each variable, without that of the largest, which is no variable's."""
+    """Return the relative error of each variable."""
     return {name: facts["relative_l2_error"][name] for name in variables}
-
-
-def with_largest(errors: Mapping[str, float]) -> dict[str, float]:
-    """Errors by variable as they are stored; one that is called like the key keeps its own."""
-    return {**errors, _LARGEST: errors.get(_LARGEST, max(errors.values()))}
 
 
 def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
@@ -137,9 +133,9 @@ def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: 
     StoreError
     """
     known = {*variables, _LARGEST}
+    errors = facts.get("relative_l2_error")
     for name in ("relative_l2_error", "max_error", "largest_pointwise_error", "fluctuation"):
         if not set(facts.get(name, {})) <= known:
             raise StoreError(f"{where}: {name!r} names an unknown variable")
-    errors = facts.get("relative_l2_error")
-    if errors is not None and not known <= set(errors):
+    if errors is not None and not set(variables) <= set(errors):
         raise StoreError(f"{where}: 'relative_l2_error' lacks a variable")
