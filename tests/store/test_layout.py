@@ -29,7 +29,7 @@ ROOT = layout.Root(
     ("raw", "message"),
     [
         (b"{", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested deeper"),
         (b"[]", "not a romzarr store"),
         (b'{"attributes":{}}', "not a romzarr store"),
         (b'{"node_type":"group","attributes":{"romzarr":{}}}', "not a romzarr store"),
