@@ -188,19 +188,7 @@ class BasisWriter(ArrayWriter):
         dtype: np.dtype[Any],
         coding: ExactCoding,
     ) -> None:
-        """Create the values of a lossless `variable`, or replace them.
-
-        Parameters
-        ----------
-        variable : str
-        dims, shape : sequence
-            In the variable's order.
-        tile : sequence of int
-            Lengths of a tile.
-        dtype : dtype
-            Of the variable.
-        coding : ExactCoding
-        """
+        """Create the values of a lossless `variable`, with dims in its order, or replace them."""
         shape, tile, native = tuple(shape), tuple(tile), dtype.newbyteorder("=")
         codec = None if coding.is_plain else ExactCodec(coding.axes, coding.packing)
         size, shuffle = coding.itemsize(native), coding.shuffle
@@ -220,17 +208,9 @@ class BasisWriter(ArrayWriter):
         tile: Sequence[int],
         step: float,
     ) -> None:
-        """Create the residuals of a `variable` that has a group, or replace them.
+        """Create the residuals of a `variable`, with dims in its order, or replace them.
 
-        Parameters
-        ----------
-        variable : str
-        dims, shape : sequence
-            In the variable's order.
-        tile : sequence of int
-            Lengths of a tile.
-        step : float
-            All residuals are multiples of it.
+        All residuals are multiples of `step`.
         """
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), (0,) * len(tile))
@@ -246,16 +226,7 @@ class BasisWriter(ArrayWriter):
         del self._grids[variable, "residuals"]
 
     def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
-        """Write a `variable` that is constant in time, without loss and without fields.
-
-        Parameters
-        ----------
-        variable : str
-        space_dims : sequence of str
-            Dims without time, in the variable's order.
-        mean : ndarray, shape of space
-            NaN at masked points.
-        """
+        """Write a `variable` that is constant in time: its `mean`, NaN at masked points."""
         with write_errors(self.target):
             group = self._new_group(variable)
         native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
