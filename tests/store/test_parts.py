@@ -141,5 +141,5 @@ def test_parts_of_other_variables_are_refused(make, write, tmp_path):
     write(part(make, 0, 12), tmp_path / "s")
     root = open_store(tmp_path / "s").root
     write(part(make, 12, 3, dims={"u": ("time", "y", "x")}), tmp_path / "s", onto=root, keep=1)
-    with pytest.raises(StoreError, match="other variables"):
+    with pytest.raises(StoreError, match="different variables"):
         open_store(tmp_path / "s")

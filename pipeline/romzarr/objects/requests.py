@@ -106,8 +106,8 @@ def file_system_of(url: str) -> tuple[Any, str]:
 # --- failures -----------------------------------------------------------------------------
 
 _NO_ANSWER = (
-    f"object storage failed to answer {TRIES} times; check the network, the endpoint "
-    "(AWS_ENDPOINT_URL) and the credentials, then run again"
+    "object storage does not answer; check the network, the endpoint (AWS_ENDPOINT_URL) and the "
+    "credentials, then run again"
 )
 _REFUSED = (
     "access is refused; check the permissions of the credentials in the environment "
