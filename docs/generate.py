@@ -197,9 +197,8 @@ def rooms_table(found: Mapping[str, set[str]]) -> str:
         others = sorted(found[name], key=lambda each: (-heights[each], each))
         lines.append(f"| `{name}` | {', '.join(f'`{o}`' for o in others) or 'nothing of ours'} |")
     arrows = sum(map(len, found.values()))
-    closing = (
-        f"\n{len(found)} components in {max(heights.values()) + 1} layers, {arrows} arrows, no cycle.\n"
-    )
+    layers = max(heights.values()) + 1
+    closing = f"\n{len(found)} components in {layers} layers, {arrows} arrows, no cycle.\n"
     return "\n".join(lines) + "\n" + closing
 
 
