@@ -70,7 +70,7 @@ $(STAMP): $(SOURCES)
 $(TEST_STAMP): $(SOURCES)
 	$(NEEDS_PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) -e '.[test]'
+	$(BIN)/python $(PIP) --no-compile -e '.[test]'
 	@touch $@
 
 # Nothing is installed into it later: neither pip nor the tests of other packages are of use there.
@@ -140,12 +140,12 @@ dist: $(DIST)/.romzarr-dist
 $(OLDEST)/.romzarr-test: $(SOURCES) tests/oldest.txt
 	@test -n "$(OLDEST_PYTHON)" || { echo "no Python 3.11 here, the oldest that is supported; try: make OLDEST_PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) -c tests/oldest.txt -e '.[test]'
+	$(OLDEST)/bin/python $(PIP) -c tests/oldest.txt -e '.[test-all]'
 	@touch $@
 
 $(NEWEST)/.romzarr-test: $(SOURCES)
 	$(NEWEST_PYTHON) -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/python $(PIP) -e '.[test]'
+	$(NEWEST)/bin/python $(PIP) -e '.[test-all]'
 	@touch $@
 
 # Old versions may use what newer ones of others call deprecated.

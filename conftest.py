@@ -1,7 +1,19 @@
-"""Names that the examples in docstrings may use."""
+"""Names that the examples in docstrings may use, and modules that cannot be collected."""
+
+from importlib.util import find_spec
 
 import pytest
 from _pytest.doctest import DoctestItem
+
+# Modules that import a package which `make test` does not install, by that package.
+OPTIONAL = {
+    "jax": [f"pipeline/romzarr/neural/{name}.py" for name in ("mlp", "router", "training")],
+    "safetensors": ["pipeline/romzarr/neural/files.py"],
+    "dask_kubernetes": ["flows/romzarr_flows/clusters/kubernetes.py"],
+}
+collect_ignore = [
+    path for package, paths in OPTIONAL.items() if find_spec(package) is None for path in paths
+]
 
 
 @pytest.fixture(autouse=True)

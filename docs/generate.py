@@ -192,14 +192,13 @@ def needed(found: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 def rooms_table(found: Mapping[str, set[str]]) -> str:
     heights = floors(found)
-    lines = ["| room | imports |", "|---|---|"]
+    lines = ["| component | imports |", "|---|---|"]
     for name in sorted(found, key=lambda each: (-heights[each], each)):
         others = sorted(found[name], key=lambda each: (-heights[each], each))
         lines.append(f"| `{name}` | {', '.join(f'`{o}`' for o in others) or 'nothing of ours'} |")
     arrows = sum(map(len, found.values()))
-    closing = (
-        f"\n{len(found)} rooms on {max(heights.values()) + 1} floors, {arrows} arrows, no circle.\n"
-    )
+    layers = max(heights.values()) + 1
+    closing = f"\n{len(found)} components in {layers} layers, {arrows} arrows, no cycle.\n"
     return "\n".join(lines) + "\n" + closing
 
 

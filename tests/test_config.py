@@ -115,7 +115,7 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
         ("compression: {tolerance: !!python/name:os.system }", "not a YAML file"),
         (
             "compression: {tolerance: 1.5}",
-            "tolerance: found 1.5, allowed is 0, .* or a number above 0 and below 1; it is",
+            "tolerance: found 1.5, allowed is 0, .* or a number above 0 and below 1; it bounds",
         ),
         ("compression: {tolerance: -1}", "found -1, allowed"),
         ("compression: {max_error: 0.1}", "found 0.1, allowed is 'none' or a mapping of variables"),
@@ -128,7 +128,7 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
         ("compression: {tolerance: .nan}", "found nan, allowed"),
         ("compression: {tolerance: '1e-2'}", "found '1e-2', allowed"),
         ("compression: {tolerance: true}", "found True, allowed"),
-        ("compression: {max_rank: 0}", "found 0, allowed is 'auto' or a whole number, 1 or more"),
+        ("compression: {max_rank: 0}", "found 0, allowed is 'auto' or an integer, 1 or more"),
         ("compression: {max_rank: null}", "found None, allowed is 'auto'"),
         ("archive: {variables: u}", "found 'u', allowed is 'all' or a list"),
         ("archive: {variables: []}", "found \\[\\], allowed"),

@@ -145,7 +145,7 @@ def test_a_store_without_modes_has_no_equations(tmp_path):
 
 @pytest.mark.parametrize(
     ("points", "least", "most", "words"),
-    [(10, 0, 1, ("LARGER", "Do not")), (200, 1, 3, ("hardly worth it",))],
+    [(10, 0, 1, ("LARGER", "Do not")), (200, 1, 3, ("hardly worthwhile",))],
 )
 def test_data_that_no_basis_compresses_is_told_so(tmp_path, points, least, most, words):
     values = np.random.default_rng(0).standard_normal((60, points)).astype(np.float32)

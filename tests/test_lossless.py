@@ -197,7 +197,7 @@ def test_a_lossless_store_does_all_that_stores_do(tmp_path):
     info = romzarr.info(store)
     assert {v["coding"] for v in info.variables.values()} == {"lossless"}
     text = info_table(info.to_dict(), "s")
-    assert "float32; values, to the bit" in text
+    assert "float32; values, lossless" in text
     assert "0, lossless" in text
     assert "coded without POD" in romzarr.equations(store).text()
     romzarr.reconstruct(store, tmp_path / "out.zarr", start=10, stop=20)

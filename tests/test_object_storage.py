@@ -23,7 +23,7 @@ from romzarr import objects
 from romzarr.archive import open_archive
 from romzarr.archive.time_axis import shown_time
 from romzarr.errors import ArchiveError, StorageError, StoreError, StoreExistsError
-from romzarr.objects import memory, requests
+from romzarr.objects import cache, requests
 from romzarr.store import layout
 from romzarr.store.commit import Commit, committer
 from romzarr.store.layout import Part, Root
@@ -154,7 +154,7 @@ def test_without_credentials_it_is_said_that_there_are_none(s3, monkeypatch):
     # Where a machine of a cloud asks for its role.
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", proxy.url)
     proxy.fault = lambda method, path: "503"
-    with fresh_connections(), pytest.raises(StorageError, match="no key was found"):
+    with fresh_connections(), pytest.raises(StorageError, match="found no credentials"):
         open_archive(f"{url}/a.zarr")
 
 
@@ -214,8 +214,8 @@ def test_what_storage_says_it_received_whole_is_not_read_back(s3, monkeypatch, t
     if tagged == "otherwise":
         # As of an object that is encrypted with a key of the bucket's owner.
         other = SimpleNamespace(md5=lambda content, **options: hashlib.sha256(content))
-        monkeypatch.setattr(memory, "hashlib", other)
-    with objects.remembering(lambda key: "/a.zarr/u" in key):
+        monkeypatch.setattr(cache, "hashlib", other)
+    with objects.caching(lambda key: "/a.zarr/u" in key):
         for path in ("u", "v"):
             put(store, path, b"123")
         proxy.requests.clear()
@@ -229,9 +229,9 @@ def test_what_storage_says_it_received_whole_is_not_read_back(s3, monkeypatch, t
 
 def test_no_more_is_held_than_there_is_room_for(s3, monkeypatch):
     proxy, url = s3
-    monkeypatch.setattr(memory, "HELD_BYTES", 1000)
+    monkeypatch.setattr(cache, "CACHE_BYTES", 1000)
     store = objects.zarr_store(f"{url}/a.zarr", read_only=False)
-    with objects.remembering(lambda key: True):
+    with objects.caching(lambda key: True):
         for path in "abc":
             put(store, path, bytes(400))
         proxy.requests.clear()
@@ -452,7 +452,7 @@ def test_a_commit_that_is_not_known_to_be_done_removes_nothing(s3):
         return "500" if dead.is_set() else None
 
     proxy.fault = dead_from_then_on
-    with pytest.raises(StoreError, match=r"whether the store was put in place is not known"):
+    with pytest.raises(StoreError, match=r"it is unknown whether the commit succeeded"):
         published(commit)
     proxy.fault = lambda method, path: None
     # The server had done it.

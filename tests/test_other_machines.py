@@ -33,7 +33,7 @@ def decoded(store) -> xr.Dataset:
     return xr.open_dataset(store, engine="romzarr").load()
 
 
-def shaking(function, rng):
+def perturbation(function, rng):
     """`function` with each number of its result off by 1e-12."""
 
     def shaken(*args, **kwargs):
@@ -60,7 +60,7 @@ def test_results_of_the_decoder_may_all_be_off_by_rounding(tmp_path, monkeypatch
         (StoredLatent, "span"),
         (FieldPart, "sums"),
     ):
-        monkeypatch.setattr(place, name, shaking(getattr(place, name), rng))
+        monkeypatch.setattr(place, name, perturbation(getattr(place, name), rng))
     shaken = decoded(store)
     assert not shaken.identical(plain)
     assert decoded_errors(source, shaken)["u"] <= report.relative_l2_error["u"] <= tolerance

@@ -122,11 +122,11 @@ def test_pipes_and_devices_are_refused_before_they_are_opened(tmp_path, where):
     path = tmp_path / where
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with pytest.raises(ArchiveError, match="is no regular file"):
+    with pytest.raises(ArchiveError, match="is not a regular file"):
         romzarr.compress(tmp_path / Path(where).parts[0], tmp_path / "s")
     path.unlink()
     path.symlink_to("/dev/zero")
-    with pytest.raises(ArchiveError, match="is no regular file"):
+    with pytest.raises(ArchiveError, match="is not a regular file"):
         romzarr.compress(tmp_path / Path(where).parts[0], tmp_path / "s")
 
 

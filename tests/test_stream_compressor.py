@@ -468,6 +468,21 @@ def test_a_stream_that_takes_over_a_living_one_warns_and_the_other_is_told(tmp_p
     assert not caplog.records
 
 
+def test_a_store_that_this_process_has_left_is_reopened_without_a_warning(tmp_path, caplog):
+    first, second, *_ = blocks_of(record(60), 20)
+    dropped = StreamCompressor(tmp_path / "dropped", tolerance=TOLERANCE)
+    failed = StreamCompressor(tmp_path / "failed", tolerance=TOLERANCE)
+    for stream in (dropped, failed):
+        stream.update(first)
+        stream.commit()
+    with pytest.raises(ArchiveError):
+        failed.update(second.rename(u="other"))
+    del dropped, stream
+    for name in ("dropped", "failed"):
+        StreamCompressor(tmp_path / name)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("seconds", "late", "alive"), [(0.5, 30, True), (0.5, 90, False), (900, 1700, True)]
 )

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 import romzarr
 from romzarr.chunked.spots import some_leaves
 from romzarr.contracts import BlockSpan
-from romzarr.errors import StoreError
+from romzarr.errors import ArchiveError, StoreError
 from tests.forgery import sign
 from tests.oracles import decaying_matrix, decoded_errors
 
@@ -128,6 +128,23 @@ def test_a_source_of_another_shape_is_refused(source, store):
         romzarr.verify(store, source.isel(x=slice(3)))
     with pytest.raises(StoreError, match=r"'w' is .* and missing in the store"):
         romzarr.verify(store, source.assign(w=source.v))
+
+
+@pytest.mark.parametrize("other", ["renamed", "another"])
+def test_another_archive_without_the_weights_is_named_as_another(tmp_path, other):
+    t, latitude = np.arange(20.0), np.linspace(-80, 80, 6)
+    u = np.sin(t)[:, None] * np.cos(np.deg2rad(latitude))
+    made = xr.Dataset({"u": (("time", "lat"), u)}, {"time": t, "lat": latitude})
+    romzarr.compress(made, tmp_path / "store", weights="cos(latitude)")
+    given = {
+        "renamed": made.rename(lat="y"),
+        "another": xr.Dataset({"w": (("time", "x"), u)}, {"time": t}),
+    }
+    with pytest.raises(StoreError, match="was not made from"):
+        romzarr.verify(tmp_path / "store", given[other])
+    # The same variable without its latitudes: the weights are what is missing.
+    with pytest.raises(ArchiveError, match=r"archive\.weights"):
+        romzarr.verify(tmp_path / "store", made.drop_vars("lat"))
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""The jobs of romzarr: the command line, where they run, and the demonstration."""
+"""Applications of romzarr: the command line, clusters, nightly runs, reports and the demo."""

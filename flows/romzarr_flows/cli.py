@@ -1,8 +1,5 @@
-"""The command ``romzarr``: arguments in, exit status out.
+"""The command ``romzarr``. `romzarr_flows.arguments` lists its exit statuses.
 
-Status 0: done. 1: a bound is broken, the job failed, or `status` found something broken. 2: wrong
-usage or settings, or a nightly run that could do nothing for any dataset. 128 + n: signal n has
-ended it.
 Results go to standard output, messages and progress to standard error.
 """
 
@@ -19,12 +16,12 @@ from romzarr_flows.signals import EndingOnSignals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; where a signal ends it, end the process."""
+    """Run one command and return its exit status; after a signal, end the process."""
     options, status = None, 0
     with EndingOnSignals() as ending:
         try:
             try:
-                # Only now, when signals are looked after: the rest takes a while to load.
+                # Imported once signals are handled: these modules take a while to load.
                 from romzarr_flows.arguments import parser
                 from romzarr_flows.execute import execute
 
@@ -33,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finally:
                 ending.close()
         except BaseException:
-            # Whatever a signal has become on its way up.
+            # A signal may surface as another exception.
             if not ending.number:
                 raise
         ending.close()
@@ -43,21 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave(ending: EndingOnSignals, options: Namespace | None) -> NoReturn:
-    """End this process, which a signal has asked for, with nothing left of its work.
+    """End this process after a signal, and remove everything unfinished.
 
-    Threads of it may be at work still, and would be waited for at an ordinary end. What they
-    write after all was taken back is removed last.
+    An ordinary exit would wait for threads that still work. What they write during the clean-up is
+    removed last.
     """
     message = f"interrupted by {ending.name}"
     if options is None:
-        # Nothing is sure to be imported.
+        # The signal came before the imports were complete.
         sys.stderr.write(f"romzarr: error: {message}\n")
     else:
         from romzarr_flows.logs import complain
 
         complain(message, options.log_format)
     sys.stderr.flush()
-    # What is killed while it starts would complain, and clusters that cannot be closed in order.
+    # Processes killed during their start, and clusters that cannot close, would print tracebacks.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     kill_children()
     # Temporary folders and semaphores of packages; clusters that were just being started.
@@ -70,10 +67,10 @@ def leave(ending: EndingOnSignals, options: Namespace | None) -> NoReturn:
 
 
 def kill_children() -> None:
-    """Kill workers that are still there: they may write, and would outlive this process.
+    """Kill remaining workers, which may still write and would outlive this process.
 
-    The system knows also those that a thread is just starting. The tracker of resources, which
-    removes what others leave, ends by itself.
+    psutil also sees those that a thread is just starting. The resource tracker, which cleans up
+    after the others, ends by itself.
     """
     psutil, tracker = sys.modules.get("psutil"), sys.modules.get("multiprocessing.resource_tracker")
     if psutil is None:

@@ -1,4 +1,4 @@
-"""Where the work runs: one way in, whatever the kind."""
+"""Connects to workers of any kind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from romzarr.config import ClusterConfig
 from romzarr.errors import ConfigError
 from romzarr_flows.clusters import ClusterError, Workers
 
-# Kinds that need a package of their own, each in the extra of the kind's name.
+# Packages that some kinds need; each is in the extra named like the kind.
 PACKAGES = {"slurm": "dask_jobqueue", "kubernetes": "dask_kubernetes", "gateway": "dask_gateway"}
-# What distributed raises when a job ends for reasons outside this program, and what to do; by
-# name, so that threads need not import it.
+# What distributed raises for failures outside this program, and what to do. By name, so that
+# threads need not import distributed.
 FAILURES = {
     "KilledWorker": "tasks killed every worker that took them, most often by using more memory "
     "than it has; raise cluster.memory_limit",
@@ -26,24 +26,24 @@ FAILURES = {
 
 @contextmanager
 def connect(settings: ClusterConfig) -> Iterator[Workers]:
-    """Make Dask run tasks where `settings` says, for as long as the context lasts.
+    """Make Dask run tasks where `settings` says while the context lasts.
 
     Parameters
     ----------
     settings : ClusterConfig
-        ``kind`` is a file of `romzarr_flows.clusters` or the address of a scheduler.
+        ``kind`` names a module of `romzarr_flows.clusters` or is the address of a scheduler.
 
     Returns
     -------
     context manager of Workers
-        Inside it every Dask computation runs there; what was started is stopped at the end.
+        Every Dask computation inside runs there. Workers that were started are stopped at the end.
 
     Raises
     ------
     ConfigError
         If a package that the kind needs is not installed.
     ClusterError
-        If the workers cannot be had, or are lost while the context lasts.
+        If the workers cannot be started or reached, or are lost while the context lasts.
 
     Examples
     --------
@@ -58,15 +58,15 @@ def connect(settings: ClusterConfig) -> Iterator[Workers]:
             f"cluster.kind: {kind!r} needs {package}, which is not installed; "
             f"pip install 'romzarr[{kind}]', or use another kind"
         )
-    # Imported by name: a kind may need packages that only its users have.
+    # Imported by name: a kind may need packages that are not installed.
     with import_module(f"romzarr_flows.clusters.{kind}").start(settings) as workers:
         try:
             yield workers
         except Exception as error:
             if type(error).__name__ not in FAILURES:
                 raise
-            said = " ".join(str(error).split())
+            details = " ".join(str(error).split())
             raise ClusterError(
-                f"{FAILURES[type(error).__name__]}; no store was changed: see that "
-                f"{workers.description} are there, and run the command again ({said})"
+                f"{FAILURES[type(error).__name__]}; no store was changed. Check that "
+                f"{workers.description} are running, and run the command again ({details})"
             ) from error

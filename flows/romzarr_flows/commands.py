@@ -1,11 +1,11 @@
-"""What each command does: settings, workers, one operation of `romzarr`, a table or JSON."""
+"""The commands: each reads settings, starts workers, calls an operation and prints its result."""
 
 from __future__ import annotations
 
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from romzarr_flows.clusters import Workers
 from romzarr_flows.tables import append_table, compression_table, info_table, size, verify_table
 from romzarr_flows.terminal import show
 
-# Flags that win over the file, and the settings they stand for.
+# Flags and the settings that they override.
 SETTINGS = {
     "tolerance": "compression.tolerance",
     "max_error": "compression.max_error",
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def settings(options: Namespace) -> Config:
-    """The settings of a command: its file, with the flags that were given laid over it."""
+    """Read the settings file of a command and apply its flags."""
     given = {
         key: getattr(options, flag)
         for flag, key in SETTINGS.items()
@@ -41,19 +41,32 @@ def settings(options: Namespace) -> Config:
     config = load_config(options.config, given)
     if options.cluster in (None, config.cluster.kind):
         return config
-    # The file's other settings of a cluster are of its own kind.
+    # The other cluster settings of the file belong to its own kind.
     return replace(config, cluster=ClusterConfig(kind=options.cluster))
 
 
 @contextmanager
 def working(config: Config) -> Iterator[Workers]:
-    """Have Dask work where the settings say, and show how far it is."""
-    # Dask comes only now: `romzarr --help` and `romzarr info` do without it.
-    from romzarr_flows.progress import announced, shown
+    """Run Dask where the settings say, and show its progress."""
+    # Imports Dask, which `romzarr --help` and `romzarr info` do without.
+    from romzarr_flows.progress import log_workers, show_progress
 
-    with connect(config.cluster) as workers, shown(workers):
-        announced(workers)
+    with connect(config.cluster) as workers, show_progress(workers):
+        log_workers(workers)
         yield workers
+
+
+@contextmanager
+def extras(command: str) -> Iterator[None]:
+    """Name the extra that provides a missing package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        extra = {"matplotlib": "plot"}.get(package, "neural")
+        raise PipelineError(
+            f"romzarr {command} needs {package}: pip install 'romzarr[{extra}]'"
+        ) from error
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -61,41 +74,41 @@ def print_json(values: Mapping[str, Any]) -> None:
     print()
 
 
+def show_result(
+    options: Namespace, facts: Mapping[str, Any], table: Callable[..., str], *places: str
+) -> None:
+    """Print a report as JSON or as a table, as the flags say."""
+    if options.json:
+        print_json(facts)
+    else:
+        show(table(facts, *places))
+
+
 def compress(options: Namespace) -> int:
     config = settings(options)
     if config.compression.bounds:
-        # A wrong name is told before any worker starts. Dask comes only now, as below.
+        # Refuse a wrong name before any worker starts. This imports Dask.
         from romzarr.operations.compress import open_checked
 
         open_checked(options.source, config)
     with working(config):
         report = romzarr.compress(
             options.source, options.store, config=config, overwrite=options.overwrite
-        ).to_dict()
-    if options.json:
-        print_json(report)
-    else:
-        show(compression_table(report, options.source, options.store))
+        )
+    show_result(options, report.to_dict(), compression_table, options.source, options.store)
     return 0
 
 
 def append(options: Namespace) -> int:
     config = settings(options)
     with working(config):
-        report = romzarr.append(options.store, options.source, config=config).to_dict()
-    if options.json:
-        print_json(report)
-    else:
-        show(append_table(report, options.source, options.store))
+        report = romzarr.append(options.store, options.source, config=config)
+    show_result(options, report.to_dict(), append_table, options.source, options.store)
     return 0
 
 
 def info(options: Namespace) -> int:
-    facts = romzarr.info(options.store).to_dict()
-    if options.json:
-        print_json(facts)
-    else:
-        show(info_table(facts, options.store))
+    show_result(options, romzarr.info(options.store).to_dict(), info_table, options.store)
     return 0
 
 
@@ -103,10 +116,7 @@ def verify(options: Namespace) -> int:
     config = settings(options)
     with working(config):
         report = romzarr.verify(options.store, options.source, config=config, sample=options.sample)
-    if options.json:
-        print_json(report.to_dict())
-    else:
-        show(verify_table(report.to_dict(), options.source, options.store))
+    show_result(options, report.to_dict(), verify_table, options.source, options.store)
     return 0 if report.ok else 1
 
 
@@ -130,11 +140,10 @@ def equations(options: Namespace) -> int:
 
 
 def report(options: Namespace) -> int:
-    # The folder of --catalogue stands in the place of a store.
     if options.catalogue and (options.source or options.store):
         raise ConfigError(
-            "report --catalogue STORES: found a STORE or --source too; give either one store or "
-            "the folder of all"
+            "report --catalogue STORES: found STORE or --source as well; give either one store or "
+            "the folder of all stores"
         )
     if not (options.catalogue or options.store):
         raise ConfigError("report: found neither STORE nor --catalogue STORES; give one of them")
@@ -154,12 +163,8 @@ def report(options: Namespace) -> int:
 
 
 def _store_page(options: Namespace) -> str:
-    try:
+    with extras("report"):
         from romzarr_flows.report.store_page import store_page
-    except ModuleNotFoundError as error:
-        raise PipelineError(
-            f"a report has figures and needs {error.name}: pip install 'romzarr[plot]'"
-        ) from error
     config = settings(options)
     if not options.source:
         return store_page(options.store, None, config)
@@ -168,13 +173,9 @@ def _store_page(options: Namespace) -> str:
 
 
 def demo(options: Namespace) -> int:
-    try:
-        # It brings a solver and matplotlib, which no other command needs.
+    with extras("demo"):
+        # Imports matplotlib, which few commands need.
         from romzarr_flows.demo.run import run
-    except ModuleNotFoundError as error:
-        raise PipelineError(
-            f"the demo draws a picture and needs {error.name}: pip install 'romzarr[plot]'"
-        ) from error
     config = settings(options)
     with working(config):
         return run(Path(options.directory), config)

@@ -1,4 +1,4 @@
-"""One command: what ends it early, and its exit status."""
+"""Runs one command and turns errors into messages and an exit status."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def execute(options: Namespace, ending: EndingOnSignals) -> int:
-    """Run the command that was parsed; a failure becomes a line on standard error.
+    """Run the parsed command; a failure becomes a line on standard error.
 
-    What a signal ends is raised: the process has to go.
+    After a signal the exception is raised, so that the process ends.
     """
     try:
         with logging_to_stderr(options.log_format):
             status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (head, less) has gone: what is left must not fail at exit either.
+        # The reader (head, less) has closed the pipe: flushing at exit must not fail either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (KeyboardInterrupt, Exception) as error:
         if ending.number:
             raise
-        message, status = explained(error)
+        message, status = explain(error)
         complain(message, options.log_format)
     return status
 
 
 def in_flags(message: str) -> str:
-    """A message about arguments of Python in the words of the command line.
+    """Translate Python arguments in a message into flags of the command line.
 
     >>> in_flags("b: already exists; pass overwrite=True to replace it")
     'b: already exists; pass --overwrite to replace it'
@@ -48,8 +48,8 @@ def in_flags(message: str) -> str:
     return re.sub(r"\boverwrite=True\b", "--overwrite", message)
 
 
-def explained(error: BaseException) -> tuple[str, int]:
-    """What to say about an error that ends a command, and its status; defects are raised."""
+def explain(error: BaseException) -> tuple[str, int]:
+    """Return the message and exit status for an error; raise errors that are bugs."""
     named = f"{type(error).__name__}: {error}"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED

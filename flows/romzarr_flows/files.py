@@ -1,4 +1,4 @@
-"""Small helpers around the file system."""
+"""Small files in local folders and at URLs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from romzarr.objects import Folder as ObjectsFolder
 
-# A run record or a page of the catalogue is far smaller.
+# Run records and catalogue entries are far smaller.
 LARGEST_BYTES = 1 << 26
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its place when the block succeeds."""
+    """Yield a temporary folder that replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -32,18 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """Small files below a folder; each is there wholly or not at all, also after a crash."""
+    """Small files below a folder, each written atomically."""
 
     root: Path
 
     def read(self, name: str) -> bytes:
-        """Content of a file; FileNotFoundError if there is none."""
+        """Return the content of a file; raise FileNotFoundError if there is none."""
         return (self.root / name).read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.partial")
+        # Reports are written without a lock: two processes must not share a temporary file.
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(unfinished, "wb") as file:
                 file.write(content)
@@ -54,53 +55,53 @@ class LocalFolder:
             unfinished.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what killed writers left; only while nobody writes."""
+        """Remove temporary files of killed writers; call it only while nobody writes."""
         for path in self.root.rglob(".*.partial"):
             path.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        """Files however deep, by name; without those that are being written."""
+        """List all files recursively, except those that are being written."""
         found = (path for path in self.root.rglob("*") if path.name[0] != "." and path.is_file())
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """Small objects below a URL; a store replaces each in one step."""
+    """Small objects below a URL; storage replaces each atomically."""
 
     root: str
 
     def read(self, name: str) -> bytes:
-        """Content of an object; FileNotFoundError if there is none."""
-        with self._reached() as folder:
+        """Return the content of an object; raise FileNotFoundError if there is none."""
+        with self._folder() as folder:
             return folder.read(name, LARGEST_BYTES).content
 
     def write(self, name: str, content: bytes) -> None:
-        with self._reached() as folder:
+        with self._folder() as folder:
             folder.write(name, content)
 
     def sweep(self) -> None:
-        """Nothing: of an object that was not wholly written there is nothing to see."""
+        """Do nothing: incomplete objects never become visible."""
 
     def names(self) -> list[str]:
-        """Objects however deep, by name; none where there is no folder yet."""
-        with self._reached() as folder:
+        """List all objects recursively; none if the folder does not exist yet."""
+        with self._folder() as folder:
             try:
                 return sorted(folder.files())
             except FileNotFoundError:
                 return []
 
     @contextmanager
-    def _reached(self) -> Iterator[ObjectsFolder]:
-        """What is there, by `romzarr.objects`; any failure becomes an OSError."""
-        # Zarr and what it brings come only where a URL is: the command line starts without.
+    def _folder(self) -> Iterator[ObjectsFolder]:
+        """Open the folder; any failure becomes an OSError."""
+        # Imports Zarr, which the command line starts without.
         from romzarr import objects
 
         try:
             yield objects.folder(self.root)
         except OSError:
             raise
-        # What file systems of fsspec and their clients raise has no common root.
+        # The errors of fsspec's file systems and their clients have no common base class.
         except Exception as error:
             raise OSError(f"{self.root}: {type(error).__name__}: {error}") from error
 
@@ -109,5 +110,5 @@ Folder = LocalFolder | RemoteFolder
 
 
 def folder_at(place: str) -> Folder:
-    """Small files below a path or URL."""
+    """Return the folder at a path or URL."""
     return RemoteFolder(place.rstrip("/")) if "://" in place else LocalFolder(Path(place))

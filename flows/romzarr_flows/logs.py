@@ -1,7 +1,7 @@
-"""What the log looks like: a line an event, for people or, as JSON, for machines.
+"""Log lines, as text for people or as JSON for machines.
 
-Whoever logs gives facts as attributes of the record (`romzarr.progress`); secrets that this process
-knows are taken out of every line, whoever wrote it.
+Facts are attributes of the log record (`romzarr.progress`). Secrets in the environment of this
+process are removed from every line, including those of other packages.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ Format = Literal["text", "json"]
 PROGRAM = ("romzarr", "romzarr_flows")
 FACTS = ("dataset", "stage", "bytes", "seconds")
 HIDDEN = "[hidden]"
-# Variables of the environment whose values are secrets, and user:password in a URL.
+# Environment variables whose values are secrets, and user:password in a URL.
 _SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY")
 _USER_IN_URL = re.compile(r"(\w+://)[^/@\s]+@")
 _SECRET_IN_URL = re.compile(
     r"([?&][\w.-]*(?:sig|token|credential|key|password|secret)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE
 )
+# Shorter values ("true", "1") are no secrets, and replacing them would garble messages.
 _LEAST_SECRET = 6
 
 
 def without_secrets(text: str) -> str:
-    """`text` with what must not be in a log replaced.
+    """Replace the secrets in `text`.
 
     >>> without_secrets("s3://me:pass@host/bucket is down")
     's3://[hidden]@host/bucket is down'
@@ -48,14 +49,14 @@ def without_secrets(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, dataset and message; errors of a package with where they came from."""
+    """Formats time, dataset and message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         dataset = getattr(record, "dataset", "")
-        # The record is shared by all handlers: only a copy may be changed.
+        # All handlers share the record, so only a copy may be changed.
         shown = logging.makeLogRecord(record.__dict__)
         shown.msg = f"{dataset}: {record.getMessage()}" if dataset else record.getMessage()
         shown.args = ()
@@ -63,7 +64,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, and the facts given."""
+    """Formats one JSON object per line: time (UTC), level, logger, message and facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts: dict[str, Any] = {
@@ -79,19 +80,21 @@ class JsonFormatter(logging.Formatter):
         return without_secrets(json.dumps(facts))
 
 
-def of_interest(record: logging.LogRecord) -> bool:
-    """Whether to show it: all of this program, and of others what they warn of."""
+def is_relevant(record: logging.LogRecord) -> bool:
+    """Accept everything from this program, and warnings of other packages."""
     return record.levelno >= logging.WARNING or record.name.split(".")[0] in PROGRAM
 
 
-def is_news(record: logging.LogRecord) -> bool:
-    """Whether asyncio tells what nobody knows: of reads side by side that fail, the first is told
-    by who asked for them, and "never retrieved" are the others."""
+def is_retrieved(record: logging.LogRecord) -> bool:
+    """Reject asyncio's "exception was never retrieved".
+
+    Where concurrent reads fail, the first error is raised and the others are never retrieved.
+    """
     return "never retrieved" not in record.getMessage()
 
 
 def with_dataset(record: logging.LogRecord) -> bool:
-    """Note which dataset the thread that logs works on."""
+    """Add the dataset that the logging thread works on."""
     if not hasattr(record, "dataset"):
         record.dataset = current_dataset()
     return True
@@ -99,15 +102,15 @@ def with_dataset(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def logging_to_stderr(kind: Format = "text") -> Iterator[None]:
-    """Show what this program logs, and warnings of others, while a command runs."""
+    """Show log records of this program, and warnings of others, while a command runs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
-    handler.addFilter(of_interest)
+    handler.addFilter(is_relevant)
     handler.addFilter(with_dataset)
     root = logging.getLogger()
     root.addHandler(handler)
-    # Stays: what is never retrieved is told whenever memory is swept, after the command even.
-    logging.getLogger("asyncio").addFilter(is_news)
+    # Never removed: asyncio logs at garbage collection, which may come after the command.
+    logging.getLogger("asyncio").addFilter(is_retrieved)
     for name in PROGRAM:
         logging.getLogger(name).setLevel(logging.INFO)
     try:
@@ -117,24 +120,22 @@ def logging_to_stderr(kind: Format = "text") -> Iterator[None]:
 
 
 def complain(message: str, kind: Format = "text") -> None:
-    """Say on standard error why a command ends."""
+    """Print on standard error why a command ends."""
     if kind == "json":
         record = logging.makeLogRecord(
             {"name": "romzarr", "levelno": logging.ERROR, "levelname": "ERROR", "msg": message}
         )
         print(JsonFormatter().format(record), file=sys.stderr)
     else:
-        # Parsers and packages say much, on several lines.
-        lines = (line.strip() for line in message.splitlines())
-        told = " ".join(line for line in lines if line)
-        show(f"romzarr: error: {without_secrets(told)}", sys.stderr)
+        # Messages of packages may have several lines.
+        show(f"romzarr: error: {without_secrets(' '.join(message.split()))}", sys.stderr)
 
 
 def add_log_format(command: argparse.ArgumentParser) -> None:
-    """The option of every command; its default is the top parser's, lest one below resets it."""
+    """Add the option of every command; the top parser alone has its default."""
     command.add_argument(
         "--log-format",
         choices=("text", "json"),
         default=argparse.SUPPRESS,
-        help="lines on standard error: for people (default), or one JSON object each",
+        help="format of the log on standard error: text (default) or one JSON object per line",
     )

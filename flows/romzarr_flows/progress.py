@@ -1,23 +1,22 @@
 """Progress of Dask computations: a bar on a terminal, plain log lines elsewhere.
 
-Dask's own bars write to standard output, which belongs to results and JSON here, and
-distributed's wants the futures that the operations keep to themselves. Both sources of counts
-(callbacks of the scheduler in this process, questions to a remote one) end in one display.
+Dask's own bars are of no use here: one writes to standard output, which is for results, and that
+of distributed needs futures, which the operations do not expose.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from urllib.request import urlopen
 
 from dask.callbacks import Callback
 
+from romzarr_flows.background import repeating
 from romzarr_flows.clusters import Workers
 
 if TYPE_CHECKING:
@@ -25,7 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# With the counts and the time the bar fits a terminal of 80 columns.
 BAR_WIDTH = 40
+# The eye takes a tenth of a second for motion; logs of batch jobs stay short; a poll costs the
+# scheduler a pass over its tasks.
 BAR_SECONDS = 0.1
 LOG_SECONDS = 10.0
 POLL_SECONDS = 0.5
@@ -38,7 +40,7 @@ class Display(Protocol):
 
 
 class Bar:
-    """One line on a terminal, rewritten in place and wiped at the end."""
+    """One line on a terminal, rewritten in place and erased at the end."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -62,7 +64,7 @@ class Bar:
 
 
 class LogLines:
-    """A line in the log every few seconds, none for work that is over before."""
+    """A log line every few seconds; none for work that is shorter."""
 
     def __init__(self) -> None:
         self.restart()
@@ -82,7 +84,7 @@ class LogLines:
 
 
 class SchedulerInProcess(Callback):
-    """Counts from the scheduler in this process, after every task."""
+    """Progress of the scheduler in this process, after every task."""
 
     def __init__(self, display: Display) -> None:
         super().__init__()
@@ -98,49 +100,41 @@ class SchedulerInProcess(Callback):
 
 
 def tasks_left(dask_scheduler: Any) -> int:
-    """Number of tasks still to be done; runs on the scheduler."""
+    """Count the unfinished tasks; runs on the scheduler."""
     left = ("waiting", "queued", "no-worker", "processing")
     return sum(task.state in left for task in dask_scheduler.tasks.values())
 
 
-@contextmanager
-def asking(client: Client, display: Display) -> Iterator[None]:
-    """Ask a remote scheduler for its counts, from a thread, while the context lasts."""
-    over = threading.Event()
+def polling(client: Client, display: Display) -> AbstractContextManager[None]:
+    """Poll a remote scheduler for its counts while the context lasts."""
+    total = 0  # the scheduler forgets finished tasks: the largest number of tasks left is the total
 
-    def ask() -> None:
-        most = 0  # the scheduler forgets finished tasks: what was left at most is the total
-        while not over.wait(POLL_SECONDS):
-            try:
-                left = client.run_on_scheduler(tasks_left)
-            except Exception:
-                # What is wrong with the cluster is the job's to report.
-                log.debug("no counts from the scheduler", exc_info=True)
-                continue
-            if not most:
-                display.restart()
-            most = max(most, left) if left else 0
-            display.update(most - left, most)
+    def poll() -> None:
+        nonlocal total
+        try:
+            left = client.run_on_scheduler(tasks_left)
+        except Exception:
+            # The job itself reports what is wrong with the cluster.
+            log.debug("no counts from the scheduler", exc_info=True)
+            return
+        if not total:
+            display.restart()
+        total = max(total, left) if left else 0
+        display.update(total - left, total)
 
-    thread = threading.Thread(target=ask, name="romzarr progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return repeating("romzarr progress", POLL_SECONDS, poll)
 
 
-def announced(workers: Workers) -> None:
-    """Say which workers do the work, and where they can be watched if there is such a place."""
+def log_workers(workers: Workers) -> None:
+    """Log which workers do the work, and the address of their dashboard if it answers."""
     if workers.client is not None:
         link = dashboard(workers.client)
         log.info("%s%s", workers.description, f", dashboard: {link}" if link else "")
 
 
 def dashboard(client: Client) -> str:
-    """Address of the page of a scheduler; empty if none answers from here."""
-    # A scheduler without a dashboard has its port all the same.
+    """Return the address of a scheduler's dashboard; empty if it does not answer."""
+    # A scheduler without a dashboard still has a port for it.
     if "dashboard" not in client.scheduler_info().get("services", {}):
         return ""
     try:
@@ -151,11 +145,11 @@ def dashboard(client: Client) -> str:
 
 
 @contextmanager
-def shown(workers: Workers, stream: TextIO | None = None) -> Iterator[None]:
+def show_progress(workers: Workers, stream: TextIO | None = None) -> Iterator[None]:
     """Show the progress of every Dask computation while the context lasts."""
     stream = stream or sys.stderr
     display: Display = Bar(stream) if stream.isatty() else LogLines()
-    source = asking(workers.client, display) if workers.client else SchedulerInProcess(display)
+    source = polling(workers.client, display) if workers.client else SchedulerInProcess(display)
     try:
         with source:
             yield

@@ -1,11 +1,10 @@
-"""Ends that the system asks for: SIGINT, SIGTERM and SIGHUP end a command alike.
+"""Termination by SIGINT, SIGTERM and SIGHUP.
 
-The first signal raises `Ended` in the main thread, wherever that is, so that everything under way
-is taken back by the same blocks that take it back after an error. The second is ignored, so that
-they are not interrupted. The third kills.
+The first signal raises `Ended` in the main thread, so that the same code cleans up as after an
+error. The second is ignored, so that the clean-up is not interrupted. The third kills.
 
-An exception that comes at any moment may also come where somebody catches everything, in an
-optional import or a destructor. One that has vanished so is raised again.
+The exception may arrive where code swallows all exceptions, as in an optional import or a
+destructor. It is then raised again.
 """
 
 from __future__ import annotations
@@ -26,13 +25,14 @@ SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if name in signal.Signals.__members__
 )
-# Ignored before: somebody told to end twice, by a terminal and by what watches over it.
+# A terminal and a supervisor may each send a signal, so a second one is no impatience.
 _IGNORED = 2
+# Long enough to leave the destructor that swallowed the exception, too short to be noticed.
 _SOON_SECONDS = 0.02
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asked this process to end."""
+    """A signal terminates this process."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -40,14 +40,14 @@ class Ended(KeyboardInterrupt):
 
 
 class EndingOnSignals:
-    """Context in which a signal ends what the main thread does; elsewhere it changes nothing.
+    """Context in which a signal interrupts the main thread; it has no effect in other threads.
 
-    Signals that were ignored before stay ignored: nohup and background jobs of a shell rely on it.
+    Signals that were ignored stay ignored: nohup and background jobs of a shell rely on it.
 
     Attributes
     ----------
     number : int
-        The signal that came; 0 if none has.
+        The signal received; 0 if there is none.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class EndingOnSignals:
 
     @property
     def status(self) -> int:
-        """Exit status of a process that the signal has ended, as shells have it."""
+        """Exit status after the signal, by the convention of shells."""
         return 128 + self.number
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class EndingOnSignals:
         logging.disable(logging.NOTSET)
 
     def close(self) -> None:
-        """Raise no more: what was to be done is done, or is being taken back."""
+        """Stop raising: the work is done, or its clean-up has begun."""
         self._open = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -110,14 +110,14 @@ class EndingOnSignals:
             signal.raise_signal(number)
 
     def _ended(self) -> Ended:
-        # Made here, so that no frame of its traceback refers to it: it is to go when it is dropped.
+        # Created here, so that no traceback frame refers to it and it is finalised when dropped.
         ended = Ended(self.number)
         weakref.finalize(ended, self._vanished).atexit = False
         return ended
 
     def _vanished(self) -> None:
         if self._open:
-            # Raised here it would vanish again: this runs where exceptions are ignored.
+            # Finalisers ignore exceptions, so raise it a moment later.
             again = threading.Timer(_SOON_SECONDS, self._again)
             again.daemon = True
             again.start()
@@ -133,7 +133,7 @@ class EndingOnSignals:
 
 
 def _keep_quiet() -> None:
-    """Say nothing of what breaks because work under way is given up; the end is one line."""
+    """Suppress the consequences of abandoned work: the command ends with one line."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     threading.excepthook = lambda args: None

@@ -1,4 +1,4 @@
-"""Results as plain text: a title, then one fact a line."""
+"""Results as plain text: a title, then one fact per line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from romzarr_flows.terminal import escaped
 
 Facts = Mapping[str, Any]
 
-# How a variable is coded, in words.
 CODINGS = {
     Coding.POD: "POD modes",
     Coding.DIRECT: "values, without POD",
     Coding.CONSTANT: "constant, exact",
-    Coding.LOSSLESS: "values, to the bit",
+    Coding.LOSSLESS: "values, lossless",
 }
 
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Two columns under a title; a row without a name goes on with the row above.
+    """Format two columns under a title; a row without a name continues the row above.
 
     >>> print(table("run", [("rank", "3"), ("snapshots", "40")]))
     run
@@ -36,20 +35,18 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str, str]]:
-    """The error of each variable beside the tolerance."""
+    """Compare the error of each variable with the tolerance."""
     width = max(map(len, errors), default=0)
-    rows = [
-        (
-            "" if i else "relative L2 error",
-            f"{name:<{width}}  {value:.3e}{verdict(value, tolerance)}",
-        )
-        for i, (name, value) in enumerate(errors.items())
+    lines = [
+        f"{name:<{width}}  {value:.3e}" + ("" if value <= tolerance else "  ABOVE THE TOLERANCE")
+        for name, value in errors.items()
     ]
-    return [*rows, ("tolerance", f"{tolerance:g}" if tolerance else "0, lossless")]
+    bound = ("tolerance", f"{tolerance:g}" if tolerance else "0, lossless")
+    return [*continued("relative L2 error", lines), bound]
 
 
 def value_rows(errors: Mapping[str, float], bounds: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The largest error of single values beside its bound, of variables that have one.
+    """Compare the largest pointwise error with its bound, for variables that have one.
 
     >>> value_rows({"u": 0.0098, "v": 3.0}, {"u": 0.01})
     [('largest error', 'u  9.800e-03 of at most 0.01')]
@@ -62,10 +59,6 @@ def value_rows(errors: Mapping[str, float], bounds: Mapping[str, float]) -> list
         if name in errors
     ]
     return continued("largest error", lines)
-
-
-def verdict(value: float, tolerance: float) -> str:
-    return "" if value <= tolerance else "  ABOVE THE TOLERANCE"
 
 
 def size_rows(facts: Facts) -> list[tuple[str, str]]:
@@ -108,12 +101,11 @@ def with_advice(text: str, report: Facts) -> str:
 
 def verify_table(report: Facts, source: str, store: str) -> str:
     outcome = "keeps its bound" if report["ok"] else "BREAKS ITS BOUND"
-    problems = [("problem", problem) for problem in report["problems"]]
     rows = [
         *error_rows(report["relative_l2_error"], report["tolerance"]),
         *value_rows(report["largest_pointwise_error"], report["max_error"]),
         *([("worst place", report["worst"])] if report["worst"] else []),
-        *problems,
+        *(("problem", problem) for problem in report["problems"]),
         ("compared", f"{100 * report['compared']:.3g} % of the values"),
         ("time", f"{report['seconds']:.1f} s"),
     ]
@@ -130,7 +122,7 @@ def info_table(info: Facts, store: str) -> str:
         ("model", terms(info)),
         *continued("terms by bytes", bytes_of_terms(info["model"])),
         ("kept samples", f"{info['kept_samples']} of {info['snapshots']} snapshots"),
-        *continued("foretold by", predictors(info["prediction"])),
+        *continued("predicted by", predictors(info["prediction"])),
         *size_rows(info),
         *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
         *continued("variable", [f"{k}: {shape(v)}" for k, v in info["variables"].items()]),
@@ -144,7 +136,7 @@ def info_table(info: Facts, store: str) -> str:
 
 
 def shape(variable: Facts) -> str:
-    """Dims with their lengths, the dtype, and how the values are coded.
+    """Describe dims with their lengths, the dtype and the coding.
 
     >>> shape({"dims": ["time", "x"], "shape": [240, 192], "dtype": "float32", "coding": "pod"})
     'time 240, x 192; float32; POD modes'
@@ -156,7 +148,7 @@ def shape(variable: Facts) -> str:
 
 
 def terms(info: Facts) -> str:
-    """How many terms there are, and for how many regimes.
+    """Count the terms and the regimes.
 
     >>> terms({"nonzero_terms": 54, "model": {"terms": [27, 27], "decodes": True}})
     '54 terms, for 2 regimes'
@@ -169,7 +161,7 @@ def terms(info: Facts) -> str:
 
 
 def bytes_of_terms(model: Facts) -> list[str]:
-    """Why the model has the terms it has.
+    """Explain the choice of terms by the bytes that they cost.
 
     >>> model = {"bytes": {"model": 1650, "none": 2400}, "tried": [[10, 8, 1700], [10, 6, 1650]]}
     >>> print("\\n".join(bytes_of_terms(model)))
@@ -183,7 +175,7 @@ def bytes_of_terms(model: Facts) -> list[str]:
     first = f"the coefficients take {size(with_it)} with the model (terms included), "
     first += f"{size(without)} without"
     if with_it >= without:
-        first += ": it is there to be read"
+        first += ": it is kept for reading only"
     return [
         first,
         *(f"{n} terms of a library of {p}: {size(b)}" for p, n, b in model["tried"]),
@@ -191,7 +183,7 @@ def bytes_of_terms(model: Facts) -> list[str]:
 
 
 def predictors(prediction: Facts) -> list[str]:
-    """What foretells the coefficients; what nothing foretells is left to wavelets.
+    """List what predicts the coefficients; wavelets code the rest.
 
     >>> found = {"blocks": 12, "modelled_blocks": 3, "polynomial_orders": [5, 4, 0, 1]}
     >>> print("\\n".join(predictors(found)))
@@ -210,18 +202,18 @@ def predictors(prediction: Facts) -> list[str]:
 
 
 def continued(name: str, lines: Iterable[str]) -> list[tuple[str, str]]:
-    """Rows of one fact that takes several lines."""
+    """Make the rows of a fact with several lines."""
     return [("" if i else name, line) for i, line in enumerate(lines)]
 
 
 def energies(shares: Sequence[float], most: int = 6) -> str:
-    """Shares of the leading modes, in per cent."""
+    """Format the shares of the leading modes in per cent."""
     leading = ", ".join(f"{100 * share:.3g}" for share in shares[:most])
     return f"{leading}{' ...' if len(shares) > most else ''} %" if shares else "none"
 
 
 def plain(value: Any) -> str:
-    """A fact in one line, whatever its shape."""
+    """Format a fact of any shape in one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {plain(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
@@ -230,7 +222,7 @@ def plain(value: Any) -> str:
 
 
 def ratio(value: float) -> str:
-    """How many times smaller.
+    """Format a compression ratio.
 
     >>> ratio(39.52), ratio(1341.2)
     ('39.5', '1,341')
@@ -239,7 +231,7 @@ def ratio(value: float) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """Time that has passed, in the unit that people use.
+    """Format elapsed time in a suitable unit.
 
     >>> age(30), age(5400), age(3 * 86400), age(None)
     ('30 s', '90 min', '3 d', '-')

@@ -1,7 +1,7 @@
-"""Text on its way to a terminal: what would steer the terminal is shown, not obeyed.
+"""Safe output to a terminal: control characters are escaped.
 
-Names and attributes are a stranger's words. An escape sequence in them could clear the screen or
-set a title, and marks of direction let a line read as another.
+Names and attributes are untrusted. An escape sequence in them could clear the screen, and
+bidirectional marks could make a line read differently.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import sys
 import unicodedata
 from typing import TextIO
 
-# Controls, marks of format and direction, lone surrogates, separators of lines and paragraphs.
-_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Control and format characters, lone surrogates, separators of lines and paragraphs.
+_CONTROLS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def escaped(text: str, lines: bool = False) -> str:
-    """`text` with every character that steers a terminal as Python writes it in a string.
+    """Escape every control character in `text`, as Python does in a string literal.
 
     Parameters
     ----------
     text : str
     lines : bool
-        Leave the ends of lines: `text` is one that this program broke into lines.
+        Keep line breaks.
 
     Examples
     --------
@@ -33,17 +33,17 @@ def escaped(text: str, lines: bool = False) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        ascii(mark)[1:-1] if _steers(mark) and not (lines and mark == "\n") else mark
+        ascii(mark)[1:-1] if _is_control(mark) and not (lines and mark == "\n") else mark
         for mark in text
     )
 
 
-def _steers(mark: str) -> bool:
-    return unicodedata.category(mark) in _STEERING
+def _is_control(mark: str) -> bool:
+    return unicodedata.category(mark) in _CONTROLS
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print text of several lines, as a terminal may have it; what it cannot show is escaped."""
+    """Print text with line breaks; escape what the terminal must not get or cannot show."""
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = escaped(text, lines=True)

@@ -1,7 +1,7 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
-The operations, each a function: `compress`, `append`, `verify`, `reconstruct`, `info`, `equations`.
-The method behind them lies in `numerics` (arrays in, arrays out) and `chunked` (Dask).
+The operations are functions: `compress`, `append`, `verify`, `reconstruct`, `info`, `equations`.
+The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import an operation when it is first used: opening a store needs none of Dask."""
+    """Import an operation on first use: opening a store does not need Dask."""
     if name == "__version__":
         value: Any = import_module("importlib.metadata").version("romzarr")
     elif name in _HOMES:

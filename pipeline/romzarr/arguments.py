@@ -1,4 +1,4 @@
-"""Arguments of the public functions: of a wrong one its name, what was found, what is allowed."""
+"""Checks of function arguments; errors name the argument, what was found and what is allowed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 
 from romzarr.errors import ConfigError
 
+# Characters of a value in a message: a line or two.
 LONGEST = 200
 
 
 def shown(value: Any) -> str:
-    """What a value is, for a message: whatever it is, and however long.
+    """Format any value for a message, shortened if necessary.
 
     >>> shown("u"), shown(range)[:24]
     ("'u'", "<class 'range'>")
     """
     try:
         found = repr(value)
-    # Objects of strangers, and integers of more digits than Python writes.
+    # Foreign objects may raise anything, and Python refuses to print huge integers.
     except Exception:
         return f"a {type(value).__name__}"
     found = " ".join(found.split())
@@ -27,19 +28,19 @@ def shown(value: Any) -> str:
 
 
 def wrong_type(name: str, value: Any, allowed: str) -> TypeError:
-    """The error for an argument of a wrong type."""
+    """Make the error for an argument of a wrong type."""
     return TypeError(f"{name}: found {shown(value)} ({type(value).__name__}), allowed is {allowed}")
 
 
 def as_place(value: str | os.PathLike[str], name: str) -> str:
-    """The text of a path or URL.
+    """Return a path or URL as text.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If it has another type.
     ConfigError
-        If it can be none.
+        If it cannot be a path, such as text with a NUL.
     """
     place: Any = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(place, str):
@@ -47,25 +48,25 @@ def as_place(value: str | os.PathLike[str], name: str) -> str:
     try:
         os.fsencode(place)
     except ValueError as error:
-        raise ConfigError(f"{name}: found {shown(place)}, which is no path: {error}") from error
+        raise ConfigError(f"{name}: found {shown(place)}, which is not a path: {error}") from error
     if "\0" in place:
-        raise ConfigError(f"{name}: found {shown(place)}, which is no path: it holds a NUL")
+        raise ConfigError(f"{name}: found {shown(place)}, which is not a path: it has a NUL")
     return place
 
 
 def as_flag(value: bool, name: str) -> bool:
-    # One of NumPy's counts too, which settings need not import.
+    # NumPy's booleans count too, without an import of NumPy.
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
         raise wrong_type(name, value, "True or False")
     return bool(value)
 
 
 def as_whole(value: int, name: str, least: int | None = None) -> int:
-    """A whole number, of `least` or more if that is given."""
+    """Check that a value is an integer, of at least `least` if that is given."""
     try:
         number = operator.index(value)
     except TypeError:
-        raise wrong_type(name, value, "a whole number") from None
+        raise wrong_type(name, value, "an integer") from None
     if least is not None and number < least:
         raise ConfigError(f"{name}: found {shown(number)}, allowed are numbers of {least} or more")
     return number

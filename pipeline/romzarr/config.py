@@ -1,7 +1,7 @@
-"""Schema of ``config.yaml``: one frozen dataclass a section, in the order the data flows.
+"""Schema of ``config.yaml``: one frozen dataclass per section, in the order of the data flow.
 
-Defaults live in these dataclasses alone. Every field carries the check that a value has to
-pass, so a `Config` made in Python is held to the same rules as one read from a file.
+Only these dataclasses define defaults. Every field has a check, so a `Config` made in Python obeys
+the same rules as one read from a file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NONE: Nothing = "none"
 
 @dataclass(frozen=True)
 class Check:
-    """What a setting may be: `allowed` says it in words, `accept` returns the value to keep.
+    """A check of a setting: `allowed` describes the allowed values, `accept` returns the value.
 
     `accept` raises ValueError for a value that is not allowed. `advice` ends the message.
     """
@@ -51,7 +51,7 @@ class Check:
 
 
 def setting(default: T, check: Check) -> T:
-    """Dataclass field with a default and the check of its value."""
+    """Make a dataclass field with a default and a check."""
     result: T = field(default=default, metadata={"check": check})
     return result
 
@@ -86,7 +86,7 @@ def text(meaning: str, pattern: str = r".*\S.*") -> Check:
 
 
 def whole_place(place: str) -> str:
-    """A path from the root of the file system, or a URL, without a slash at its end.
+    """Return an absolute path or a URL, without a trailing slash.
 
     >>> whole_place("s3://bucket/runs/"), whole_place("/data/../runs/")
     ('s3://bucket/runs', '/runs')
@@ -97,7 +97,7 @@ def whole_place(place: str) -> str:
 
 
 def a_place(meaning: str) -> Check:
-    """A folder or URL; what is kept is whole, so that all commands look in the same place."""
+    """Accept a folder or URL; paths become absolute, so that all commands agree."""
 
     def accept(value: Any) -> str:
         require(isinstance(value, str) and bool(value.strip()))
@@ -123,59 +123,35 @@ def integer(low: int, high: int | None = None) -> Check:
         return int(value)
 
     upper = f" to {high}" if high is not None else " or more"
-    return Check(f"a whole number, {low}{upper}", accept)
+    return Check(f"an integer, {low}{upper}", accept)
 
 
 def number(words: str, inside: Callable[[float], bool], advice: str = "") -> Check:
     def accept(value: Any) -> float:
         require(isinstance(value, int | float) and not isinstance(value, bool))
-        # Integers may be larger than any float.
+        # Integers may exceed all floats.
         require(abs(value) <= sys.float_info.max and inside(value))
         return float(value)
 
     return Check(words, accept, advice)
 
 
-def bounds(words: str) -> Check:
-    """Names with numbers above 0; none at all is what "none" means."""
-
-    def accept(value: Any) -> dict[str, float]:
-        require(isinstance(value, Mapping) and len(value) > 0)
-        require(all(isinstance(name, str) and name.strip() for name in value))
-        return {str(name): positive.accept(bound) for name, bound in value.items()}
-
-    return Check(words, accept)
-
-
-def boolean() -> Check:
-    def accept(value: Any) -> bool:
-        require(isinstance(value, bool))
-        return bool(value)
-
-    return Check("true or false", accept)
-
-
-def named(words: str) -> Check:
-    """Names with a text, a number or a truth value each."""
+def mapping(words: str, each: Check, *keys: str, least: int = 0) -> Check:
+    """Accept a mapping of names, or of exactly these keys, to values that pass a check."""
 
     def accept(value: Any) -> dict[str, Any]:
-        require(isinstance(value, Mapping))
+        require(isinstance(value, Mapping) and len(value) >= least)
         require(all(isinstance(name, str) and name.strip() for name in value))
-        require(all(isinstance(each, str | int | float) for each in value.values()))
-        return dict(value)
+        require(not keys or set(value) == set(keys))
+        return {name: each.accept(value[name]) for name in keys or value}
 
     return Check(words, accept)
 
 
-def files(words: str, *keys: str) -> Check:
-    """A path under each of these keys."""
-
-    def accept(value: Any) -> dict[str, str]:
-        require(isinstance(value, Mapping) and set(value) == set(keys))
-        require(all(isinstance(each, str) and each.strip() for each in value.values()))
-        return {key: str(value[key]) for key in keys}
-
-    return Check(words, accept)
+def _accept_scalar(value: Any) -> str | float:
+    require(isinstance(value, str | int | float))
+    scalar: str | float = value
+    return scalar
 
 
 automatic = one_of(AUTO)
@@ -185,16 +161,21 @@ not_negative = number("a number, 0 or more", lambda value: value >= 0)
 a_tolerance = number(
     "0, which is lossless, or a number above 0 and below 1",
     lambda value: 0 <= value < 1,
-    "it is the largest error relative to a variable's fluctuation about its mean in time: "
+    "it bounds the error relative to the fluctuation of a variable about its temporal mean: "
     "0.01 keeps 99.99 % of the variance",
 )
-some_bounds = bounds("a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}")
+some_bounds = mapping(
+    "a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}", positive, least=1
+)
+scalar = Check("text, a number, true or false", _accept_scalar)
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
 a_cluster = one_of("threads", "local", "slurm", "kubernetes", "gateway") | text(
     "the address of a Dask scheduler such as 'tcp://10.0.0.1:8786'", r"(tcp|tls)://\S+:\d+"
 )
-certificates = files(
-    "a mapping of ca_file, cert and key to the paths of PEM files", "ca_file", "cert", "key"
+certificates = mapping(
+    "a mapping of ca_file, cert and key to the paths of PEM files",
+    text("a path"),
+    *("ca_file", "cert", "key"),
 )
 a_walltime = text("hours such as '01:30:00', with days '2-00:00:00'", r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
 a_kind = text(
@@ -204,7 +185,7 @@ a_kind = text(
 
 
 class Section:
-    """Base of the sections: checks every field, whoever makes the section."""
+    """Base class of the sections: checks every field."""
 
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
@@ -224,7 +205,7 @@ def refusal(section: Section, name: str, value: Any, check: Check) -> str:
 
 @dataclass(frozen=True)
 class ArchiveConfig(Section):
-    """Which part of the archive is compressed and how it is weighted."""
+    """The part of the archive to compress, and the weights of the error norm."""
 
     time: str = setting(AUTO, automatic | text("the name of the time dimension"))
     variables: Literal["all"] | tuple[str, ...] = setting(
@@ -239,7 +220,7 @@ class ArchiveConfig(Section):
 
 @dataclass(frozen=True)
 class CompressionConfig(Section):
-    """The bounds that are promised, and the rank."""
+    """The error bounds and the rank."""
 
     tolerance: float = setting(1e-2, a_tolerance)
     max_error: Literal["none"] | Mapping[str, float] = setting("none", one_of("none") | some_bounds)
@@ -247,13 +228,13 @@ class CompressionConfig(Section):
 
     @property
     def bounds(self) -> Mapping[str, float]:
-        """Largest pointwise error of the variables that have such a bound."""
+        """Bounds on the pointwise error, by variable."""
         return {} if isinstance(self.max_error, str) else self.max_error
 
 
 @dataclass(frozen=True)
 class WeakFormConfig(Section):
-    """Test functions and the blocks of time over which the weak system is built."""
+    """Test functions and time blocks of the weak system."""
 
     test_function: str = setting(
         "bell", text("'bell', 'bell(q)', or an expression in s that vanishes at -1 and 1")
@@ -265,11 +246,11 @@ class WeakFormConfig(Section):
 
 @dataclass(frozen=True)
 class LibraryConfig(Section):
-    """Candidate features of the model."""
+    """Candidate terms of the model."""
 
     kind: str = setting("polynomial", a_kind)
     degree: int | Auto = setting(AUTO, automatic | integer(0, 10))
-    interactions: bool = setting(True, boolean())
+    interactions: bool = setting(True, flag)
     frequencies: int = setting(1, integer(1, 100))
     expressions: tuple[str, ...] = setting(
         (), texts("a list of different expressions in a1, a2, ...", least=0)
@@ -299,14 +280,14 @@ class LibraryConfig(Section):
 
 @dataclass(frozen=True)
 class SparseRegressionConfig(Section):
-    """Thresholded least squares."""
+    """Sequentially thresholded least squares."""
 
     threshold: float | Auto = setting(AUTO, automatic | not_negative)
     ridge: float = setting(0.0, not_negative)
     max_iterations: int = setting(20, integer(1))
 
 
-# What each kind of cluster takes besides its name; a setting of another kind is refused.
+# Settings of each kind of cluster; those of other kinds are refused.
 SCALING = ("workers", "minimum", "maximum")
 SIZING = ("threads_per_worker", "memory_limit")
 SETTINGS_OF_KIND: Mapping[str, tuple[str, ...]] = {
@@ -320,7 +301,7 @@ SETTINGS_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "gateway": (*SCALING, "start_minutes", "gateway", "options"),
     "address": ("tls",),
 }
-# What has no default that would fit everybody.
+# Settings without a reasonable default.
 NEEDED_BY_KIND: Mapping[str, tuple[str, ...]] = {
     "slurm": ("memory_limit",),
     "kubernetes": ("memory_limit", "image"),
@@ -330,7 +311,7 @@ NEEDED_BY_KIND: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ClusterConfig(Section):
-    """Where the work runs."""
+    """Where tasks run."""
 
     kind: str = setting("threads", a_cluster)
     workers: int | Auto = setting(AUTO, automatic | integer(1))
@@ -354,7 +335,7 @@ class ClusterConfig(Section):
         NONE, nothing | text("the URL of a gateway such as 'https://hub/gateway'", r"https?://\S+")
     )
     options: Nothing | Mapping[str, Any] = setting(
-        NONE, nothing | named("a mapping of names to values such as {worker_cores: 2}")
+        NONE, nothing | mapping("a mapping of names to values such as {worker_cores: 2}", scalar)
     )
 
     def __post_init__(self) -> None:
@@ -370,12 +351,12 @@ class ClusterConfig(Section):
 
     @property
     def family(self) -> str:
-        """The kind, which is "address" for every address."""
+        """The kind, or "address" for the address of a scheduler."""
         return "address" if "://" in self.kind else self.kind
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Settings that differ from their defaults, without the kind."""
+        """Names of the settings that differ from their defaults, except the kind."""
         return tuple(
             each.name
             for each in fields(self)
@@ -404,18 +385,18 @@ class ClusterConfig(Section):
         if self.maximum == NONE:
             if self.minimum != 1:
                 raise ConfigError(
-                    f"cluster.minimum: found {self.minimum} without cluster.maximum; set both to "
-                    "let the number of workers follow the work, or cluster.workers to fix it"
+                    f"cluster.minimum: found {self.minimum} without cluster.maximum; set both for "
+                    "adaptive scaling, or cluster.workers for a fixed number"
                 )
             if self.workers == AUTO and self.family in NEEDED_BY_KIND:
                 raise ConfigError(
                     f"cluster.workers: kind {self.kind!r} needs a number, or cluster.minimum and "
-                    "cluster.maximum to let it follow the work; found neither"
+                    "cluster.maximum for adaptive scaling; found neither"
                 )
         elif self.workers != AUTO:
             raise ConfigError(
                 f"cluster.workers: found {self.workers} with cluster.maximum {self.maximum}; "
-                "remove one: a number is fixed or follows the work"
+                "remove one: the number of workers is either fixed or adaptive"
             )
         elif self.minimum > self.maximum:
             raise ConfigError(
@@ -464,7 +445,7 @@ class Config:
                 raise ConfigError(f"{name}: found {shown(found)}, allowed is a {section.__name__}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values; `load_config` reads them back as they were."""
+        """Return the settings as JSON values, which `load_config` can read."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
@@ -492,20 +473,20 @@ def section_name(section: type[Section]) -> str:
 def load_config(
     path: str | Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Config:
-    """Read a configuration file and lay `overrides` over it.
+    """Read a configuration file and apply `overrides`.
 
     Parameters
     ----------
     path : str or Path, optional
-        A YAML file with any of the sections and keys; without it the defaults hold.
+        A YAML file with any of the sections and keys; the others have their defaults.
     overrides : mapping of str to object, optional
-        Values by dotted key, such as ``{"compression.tolerance": 1e-3}``. They win.
+        Values by dotted key, such as ``{"compression.tolerance": 1e-3}``.
 
     Raises
     ------
     ConfigError
         If the file cannot be read, a key is unknown or given twice, or a value is not
-        allowed. The message names the place, what was found and what is allowed.
+        allowed. The message names the line, what was found and what is allowed.
 
     Examples
     --------
@@ -528,23 +509,23 @@ def load_config(
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from error
-        # Tags such as !!timestamp and !!binary stand for values that may not exist.
+        # Tags such as !!timestamp and !!binary may have invalid values.
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-            raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from error
+            raise ConfigError(f"{path}: contains an invalid value: {error}") from error
     if not isinstance(overrides, Mapping | None):
         raise wrong_type("overrides", overrides, "a mapping of dotted keys to values")
     return with_values(config, overrides or {})
 
 
 def given_config(config: Config | None) -> Config:
-    """What was given to a function as ``config``; the defaults if nothing was."""
+    """Check the argument ``config`` of a function; None gives the defaults."""
     if not isinstance(config, Config | None):
-        raise wrong_type("config", config, "a Config, such as romzarr.load_config reads")
+        raise wrong_type("config", config, "a Config, as romzarr.load_config returns")
     return Config() if config is None else config
 
 
 def with_values(config: Config, values: Mapping[str, object]) -> Config:
-    """`config` with some values, by dotted key, replaced."""
+    """Replace some values of `config`, given by dotted key."""
     changes: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         if not isinstance(key, str) or key not in KNOWN_KEYS:
@@ -556,10 +537,10 @@ def with_values(config: Config, values: Mapping[str, object]) -> Config:
 
 
 def unknown(key: str) -> str:
-    """Say that `key` is unknown and which known key, or section, is nearest."""
+    """Write the message for an unknown key, with the nearest known key or section."""
 
     def likeness(known: str) -> float:
-        # A key given under a wrong section, or under none, is still recognised by its own name.
+        # Recognise a key in the wrong section, or in none, by its own name.
         leaves = SequenceMatcher(None, key.split(".")[-1], known.split(".")[-1]).ratio()
         return max(leaves, SequenceMatcher(None, key, known).ratio())
 
@@ -569,12 +550,12 @@ def unknown(key: str) -> str:
     return f"unknown key {key!r}; the nearest {kind} is {nearest!r}"
 
 
-# Of a configuration file; no setting needs more.
+# A configuration file is far smaller and flat. The limits protect the YAML parser.
 MAX_BYTES, MAX_DEPTH = 1 << 20, 16
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML 1.2 numbers and booleans: 1e-2 is a number, and a variable may be called NO."""
+    """Loads YAML 1.2 numbers and booleans: 1e-2 is a number, and NO may name a variable."""
 
 
 StrictLoader.yaml_implicit_resolvers = {
@@ -599,9 +580,9 @@ def _line(event: yaml.Event) -> str:
 
 
 def _modest_text(path: Path) -> str:
-    """What a file holds, if no parser can be hurt by it: settings are few and flat."""
+    """Read a file, but refuse what would exhaust a parser."""
     if not path.is_file() and path.exists():
-        raise ConfigError("is no regular file")
+        raise ConfigError("is not a regular file")
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -620,7 +601,7 @@ def _modest_text(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a configuration file as ``section.key``, checked for duplicates."""
+    """Yield keys ``section.key`` and values of a configuration file; refuse duplicates."""
     text = _modest_text(path)
     loader = StrictLoader(text)
     root = loader.get_single_node()
@@ -636,7 +617,7 @@ def read_yaml(path: Path) -> Iterator[tuple[str, Any]]:
 def entries(
     loader: StrictLoader, node: yaml.Node | None, what: str
 ) -> Iterator[tuple[str, yaml.Node, str]]:
-    """Key, value node and place of each entry of a mapping; an empty one has none."""
+    """Yield key, value node and line of each entry of a mapping, which may be empty."""
     if node is None or (
         isinstance(node, yaml.ScalarNode) and loader.construct_object(node) is None
     ):
@@ -663,7 +644,7 @@ def settled(
     variables: Sequence[str] | None,
     weights: str | None,
 ) -> Config:
-    """The configuration with the keywords of a call laid over it."""
+    """Apply the keyword arguments of a call to the configuration."""
     given = {
         "compression.tolerance": tolerance,
         "compression.max_error": max_error,
@@ -674,7 +655,7 @@ def settled(
 
 
 def _listed(names: Any) -> Any:
-    """Names as a tuple; what is none is for the check of the setting to refuse."""
+    """Convert names to a tuple; leave anything else for the check to refuse."""
     if names is None or isinstance(names, str | bytes):
         return names
     try:

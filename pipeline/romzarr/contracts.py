@@ -1,4 +1,4 @@
-"""The values that pass between stages, in the order the data flows.
+"""The values passed between stages, in the order of the data flow.
 
 Archive -> PODFactors -> TriangularFactor -> SparseModel -> LatentCode -> CodedLatent -> store.
 
@@ -25,16 +25,16 @@ Region = tuple[slice, ...]
 
 
 class Coding(StrEnum):
-    """How the values of a variable are stored, by the word that stores and reports use."""
+    """How the values of a variable are stored."""
 
     POD = "pod"
-    """A mean and modes; in episodes values as in `DIRECT`."""
+    """Mean and modes; values as in `DIRECT` during episodes."""
     DIRECT = "direct"
-    """Values, by wavelets in space and time."""
+    """Values, coded by wavelets in space and time."""
     CONSTANT = "constant"
-    """One snapshot, to the bit."""
+    """One snapshot, lossless."""
     LOSSLESS = "lossless"
-    """Values, to the bit."""
+    """Values, lossless."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class BlockSpan:
 
 @dataclass(frozen=True)
 class ReadCost:
-    """What reading took.
+    """The cost of reading.
 
-    ``bytes_read`` counts what was fetched from storage (before decompression; the array's
-    bytes where the source is in memory), ``chunks_read`` the chunks of the archive touched.
+    ``bytes_read`` counts bytes fetched from storage (before decompression; the bytes of the array
+    if the source is in memory), ``chunks_read`` the chunks of the archive that were read.
     """
 
     bytes_read: int = 0
@@ -80,14 +80,14 @@ class ReadBlock:
 
 
 class BlockSource(Protocol):
-    """Where the blocks of one variable come from, as pieces of a Dask graph."""
+    """Provides the blocks of one variable as tasks of a Dask graph."""
 
     def graph(self) -> Mapping[Any, Any]:
-        """Tasks that the results of `task` refer to (empty if they stand alone)."""
+        """Return the tasks that the results of `task` depend on."""
         ...
 
     def task(self, region: Region) -> tuple[Any, ...]:
-        """Dask task ``(callable, *args)`` that evaluates to the `ReadBlock` of `region`.
+        """Return the Dask task ``(callable, *args)`` that computes the `ReadBlock` of `region`.
 
         `region` has one slice per dim of the variable and starts and stops at boundaries
         of the variable's chunks. The task is idempotent, picklable and free of secrets.
@@ -99,9 +99,8 @@ class BlockSource(Protocol):
 class TimeAxis:
     """The times of the snapshots as numbers.
 
-    ``values`` (m,) float64, strictly increasing, counted from the first snapshot;
-    ``units`` is what one unit of it is ("s", "h", "d" for calendars; the coordinate's own
-    ``units`` attribute or "1" for numbers).
+    ``values`` (m,) float64 increase strictly and count from the first snapshot. ``units`` is their
+    unit: "s", "h" or "d" for calendar times, else the ``units`` attribute of the coordinate or "1".
     """
 
     dim: str
@@ -109,7 +108,7 @@ class TimeAxis:
     units: str
 
     def label(self, index: int) -> str:
-        """How to name snapshot `index` in a message."""
+        """Name snapshot `index` in a message."""
         return f"{self.dim}[{index}] (t0 + {self.values[index]:g} {self.units})"
 
 
@@ -117,9 +116,8 @@ class TimeAxis:
 class ArchivedVariable:
     """One time-dependent floating-point variable of the archive.
 
-    ``chunks`` holds the chunk lengths per dim, in the variable's own order of dims, as
-    dask.array does. ``inner_product`` is that of the points, in the shape of the variable without
-    time.
+    ``chunks`` has the chunk lengths per dim, as in dask.array. ``inner_product`` is that of the
+    points, in the shape of the variable without time.
     """
 
     name: str
@@ -153,9 +151,9 @@ class TriangularFactor:
     """Upper-triangular R with ``R.T @ R = [G b].T @ [G b]`` for ``windows`` test functions.
 
     ``r`` has shape (p + q, p + q): the first p columns belong to the library, the last q
-    to the modelled coefficients. Everything least squares needs of (G, b) is in it.
-    ``noise``, of the same shape, is the triangular factor of what white noise in a(t) adds
-    to [G b] (None: no noise seen); regression takes its share out of ``r.T @ r``.
+    to the modelled coefficients. Least squares needs nothing else of (G, b).
+    ``noise``, of the same shape, is the triangular factor of the contribution of white noise in
+    a(t) to [G b] (None: no noise found); regression subtracts its share from ``r.T @ r``.
     """
 
     r: NDArray[np.float64]
@@ -166,10 +164,10 @@ class TriangularFactor:
 
 @dataclass(frozen=True)
 class SparseModel:
-    """Sparse ODE ``da/dt = Theta(a) @ coefficients`` and how it was found.
+    """Sparse ODE ``da/dt = Theta(a) @ coefficients`` and the outcome of the regression.
 
     ``coefficients`` (p, q); ``residual`` (q,) is ``||b - G xi|| / ||b||`` per equation;
-    ``dependent`` names library columns that are combinations of others, in words.
+    ``dependent`` describes library columns that are linear combinations of others.
     """
 
     coefficients: NDArray[np.float64]
@@ -187,14 +185,14 @@ class SparseModel:
 
 @dataclass(frozen=True)
 class LatentCode:
-    """The kept samples of a(t) from which every snapshot's coefficients are rebuilt.
+    """Samples of a(t) from which the coefficients of every snapshot are rebuilt.
 
-    ``index`` (k,) int64 strictly increasing snapshot numbers, ``samples`` (k, r) the
-    coefficients kept there. The first snapshot of every time block of ``block_steps`` is
-    kept, and the last of the record, so any time range decodes from the samples around it.
-    Between two kept samples model ``block_model[start // block_steps]`` is integrated (-1:
-    straight line) with ``substeps`` Runge-Kutta steps a snapshot and closed on the next one.
-    Of a part of a record ``first`` samples come before.
+    ``index`` (k,) int64 has strictly increasing snapshot numbers, ``samples`` (k, r) the
+    coefficients there. They include the first snapshot of every time block of ``block_steps`` and
+    the last of the record, so any time range decodes from the samples around it. Between two
+    samples, model ``block_model[start // block_steps]`` is integrated (-1: linear interpolation)
+    with ``substeps`` Runge-Kutta steps per snapshot, and corrected to end in the next sample.
+    For a part of a record, ``first`` is the number of samples before it.
     """
 
     index: NDArray[np.int64]
@@ -215,20 +213,19 @@ class LatentCode:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether all that is rebuilt is zero: no model, and samples of zeros."""
+        """Whether everything rebuilt is zero: no model, and all samples zero."""
         return not self.modelled and not self.samples.any()
 
 
 @dataclass(frozen=True)
 class CodedLatent:
-    """A latent code in the bytes that a store keeps of it, and what corrects its error.
+    """A latent code in coded bytes, and the corrections of its error.
 
-    ``code.samples`` are the values that ``sample_bytes`` decode to, each string holding
-    ``sample_rows`` of them; so with ``correction_bytes``, which decode to what has to be
-    added to each of the m snapshots rebuilt from the code (empty: nothing). They are coded
-    with the quantisation steps ``sample_step`` and ``step``. Corrections of the leading modes are
-    coded as differences of ``correction_orders`` in time; where that is 0, and of all other
-    modes, by wavelets, or as they are if corrections are not ``smooth``.
+    ``sample_bytes`` decode to ``code.samples``, ``sample_rows`` rows for each string.
+    ``correction_bytes`` decode to corrections that are added to the m snapshots rebuilt from the
+    code (empty: none). The quantisation steps are ``sample_step`` and ``step``. Corrections of the
+    leading modes are coded as finite differences in time of ``correction_orders``. Those of order 0
+    and of all other modes are coded by wavelets, or untransformed if they are not ``smooth``.
     """
 
     code: LatentCode

@@ -1,10 +1,9 @@
-"""xarray attributes and encodings as strict JSON, and back.
+"""Converts xarray attributes and encodings to strict JSON, and back.
 
-A coefficient store keeps how each variable was written (dtype, packing, chunks, codecs) as
-JSON so that `reconstruct` can write it as it was. JSON has no NaN, no dtypes, no tuples and
-no codecs, so those become objects ``{"romzarr": <type>, "value": ...}``. Reading them back
-is safe on hostile input: a type outside the few below, an unregistered codec, or a codec
-that could run code is refused.
+A store keeps the encoding of each variable (dtype, packing, chunks, codecs) as JSON, so that
+`reconstruct` can reproduce it. NaN, dtypes, tuples and codecs become objects ``{"romzarr": <type>,
+"value": ...}``. Reading is safe on hostile input: it refuses unknown types, unregistered codecs and
+codecs that could run code.
 """
 
 from __future__ import annotations
@@ -25,58 +24,62 @@ from romzarr.errors import StoreError
 logger = logging.getLogger(__name__)
 
 _TAG = "romzarr"
-# Where the data was opened from names machines and users, and restores nothing; in what chunks a
-# variable is best read is a matter of where it is read from.
+# The source may name machines and users. The preferred chunks depend on where a variable is read
+# from.
 _DROPPED = frozenset({"source", "preferred_chunks"})
-# numcodecs registers a codec that unpickles; whoever writes its name can run anything.
+# numcodecs registers a codec that unpickles, which can run any code.
 _REFUSED_CODECS = frozenset({"pickle", "numcodecs.pickle"})
 _NUMERIC_KINDS = "biufcmM"
 Name = TypeVar("Name", bound=Hashable)
-# What names of variables may not be: they become names of folders and files.
+# Names become names of folders and files, so variables must not have these.
 _RESERVED = frozenset({"", ".", "..", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+# File systems allow 255 bytes, from which suffixes are taken.
 MAX_NAME_BYTES = 200
-# Variables of a store: each takes half a millisecond to open.
+# Each variable of a store takes half a millisecond to open.
 MAX_VARIABLES = 10_000
-# Characters of an array of texts, however few its texts have, and as a multiple of those.
+# Snapshots of a store, and chunks of an archive along a dim:
+# a few times as many as any archive has. Readers allocate nothing in proportion before checks.
+MAX_SNAPSHOTS, MAX_ARCHIVE_CHUNKS = 1 << 31, 1 << 22
+# Allowed size of a fixed-width array of texts in characters: a minimum, and a multiple of the
+# characters that its texts have. Larger ones would be a memory bomb.
 _WIDEST, _MUCH_LARGER = 1 << 12, 16
-# Stands where an encoding lacks an entry that others share.
+# Marks an entry that other encodings share and this one lacks.
 _ABSENT = {_TAG: "absent"}
 
 
 def unfit_name(name: str) -> str:
-    """Why a variable cannot be called `name`; empty if it can."""
+    """Explain why a variable cannot be called `name`; empty if it can."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        return "is no text"
+        return "is not valid text"
     if name in _RESERVED or "/" in name or "\\" in name or "\0" in name:
-        return "would be a path, or a file that Zarr keeps for itself"
+        return "would be a path, or the name of a Zarr metadata file"
     return f"has more than {MAX_NAME_BYTES} bytes" if size > MAX_NAME_BYTES else ""
 
 
 class _NotJSON(Exception):
-    """A value that has no JSON form here."""
+    """A value without a JSON form."""
 
 
 def encoding_to_json(encoding: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict-JSON form of an xarray encoding: `attributes_to_json` of all but ``source`` and
-    ``preferred_chunks``."""
+    """Convert an xarray encoding, without ``source`` and ``preferred_chunks``, to strict JSON."""
     return attributes_to_json({key: encoding[key] for key in encoding if key not in _DROPPED})
 
 
 def attributes_to_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict-JSON form of the attributes of a variable or of a dataset.
+    """Convert the attributes of a variable or dataset to strict JSON.
 
     Parameters
     ----------
     attributes : mapping of str to anything
-        ``Variable.attrs`` or those of a dataset.
+        ``Variable.attrs`` or ``Dataset.attrs``.
 
     Returns
     -------
     dict
-        Survives ``json.dumps(..., allow_nan=False)``. Entries without a JSON form (open
-        files, functions) are left out and logged.
+        Valid for ``json.dumps(..., allow_nan=False)``. Entries without a JSON form (open files,
+        functions) are omitted and logged.
     """
     result = {}
     for key, value in attributes.items():
@@ -88,7 +91,7 @@ def attributes_to_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoding_from_json(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `encoding_to_json` and `attributes_to_json`.
+    """Invert `encoding_to_json` and `attributes_to_json`.
 
     Raises
     ------
@@ -102,20 +105,20 @@ def encoding_from_json(document: Mapping[str, Any]) -> dict[str, Any]:
 def share_encodings(
     encodings: Mapping[Name, Mapping[str, Any]],
 ) -> tuple[dict[str, Any], dict[Name, dict[str, Any]]]:
-    """Entries that several encodings have alike, and what sets each of them apart.
+    """Separate the common entries of several encodings from their own.
 
     Parameters
     ----------
     encodings : mapping of name to mapping
-        Of each variable, as `encoding_to_json` makes them.
+        The results of `encoding_to_json` by variable.
 
     Returns
     -------
     shared : dict
-        For each key the value that most encodings give it, if several do.
+        The most frequent value of each key, if several encodings have it.
     own : dict of name to dict
-        The entries of each encoding that differ from those shared, and a mark where it has
-        no such entry.
+        The entries of each encoding that differ from the shared ones; shared entries that it
+        lacks are marked.
     """
     values: dict[str, list[str]] = {}
     for encoding in encodings.values():
@@ -132,7 +135,7 @@ def share_encodings(
 
 
 def with_shared(own: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """An encoding that `share_encodings` took apart."""
+    """Restore an encoding that `share_encodings` has separated."""
     return {key: value for key, value in {**shared, **own}.items() if value != _ABSENT}
 
 
@@ -182,7 +185,7 @@ def _pack_array(value: np.generic | np.ndarray[Any, Any]) -> dict[str, Any]:
     elif array.dtype.kind in "biu" or (array.dtype.char in "efd" and np.isfinite(array).all()):
         packed = array.tolist()
     else:
-        # NaN, complex and datetimes have no JSON number; their bytes have.
+        # NaN, complex numbers and datetimes are stored as bytes in hexadecimal digits.
         packed = array.tobytes().hex()
     kind = "array" if isinstance(value, np.ndarray) else "scalar"
     return _tagged(kind, {"dtype": dtype, "shape": list(array.shape), "data": packed})
@@ -207,7 +210,7 @@ def _unpack(value: Any, where: str) -> Any:
         raise
     # Codecs and dtypes of any library may reject a hostile configuration in any way.
     except Exception as error:
-        raise StoreError(f"encoding {where!r}: a {kind} that cannot be read: {error}") from error
+        raise StoreError(f"encoding {where!r}: invalid {kind}: {error}") from error
 
 
 def _unpack_dtype(value: Any, where: str) -> Any:
@@ -244,7 +247,7 @@ def _unpack_array(value: Any, where: str) -> np.ndarray[Any, Any]:
 def _unpack_texts(value: Any, where: str) -> np.ndarray[Any, Any]:
     texts, wide = list(_texts(value["data"])), value["dtype"] == "object"
     if not all(isinstance(text, str) for text in texts):
-        raise StoreError(f"encoding {where!r}: an array of texts holds something else")
+        raise StoreError(f"encoding {where!r}: an array of texts has items of another type")
     if not (wide or _fits_width(texts)):
         raise StoreError(
             f"encoding {where!r}: {len(texts)} texts of up to {max(map(len, texts))} characters "
@@ -254,16 +257,16 @@ def _unpack_texts(value: Any, where: str) -> np.ndarray[Any, Any]:
 
 
 def _fits_width(texts: Any) -> bool:
-    """Whether an array in which each takes as much as the longest is not much larger than they.
+    """Tell whether a fixed-width array is not much larger than its texts.
 
-    Otherwise the array is of objects when it is read.
+    Otherwise it is read as an array of objects.
     """
     lengths = [len(text) for text in _texts(texts)]
     return len(lengths) * max(lengths, default=0) <= _WIDEST + _MUCH_LARGER * sum(lengths)
 
 
 def _texts(nested: Any) -> Iterator[Any]:
-    """What lists of lists hold."""
+    """Flatten nested lists."""
     if not isinstance(nested, list):
         yield nested
         return

@@ -1,4 +1,4 @@
-"""Every exception romzarr raises on purpose.
+"""All exceptions that romzarr raises on purpose.
 
 ::
 
@@ -7,13 +7,13 @@
     |-- ArchiveError     (ValueError)   an archive that cannot be compressed as it is
     |   `-- ChunkError                  a chunk that is missing or cannot be decoded
     |-- LibraryError     (ValueError)   a feature or test function that is not allowed
-    |-- StorageError     (OSError)      storage at a URL that does not answer, or refuses
-    |-- AccuracyError                   a bound that cannot be met, or was found broken
-    |   `-- TooFineError (ValueError)   a step that is too small for what it is to quantise
-    |-- ResourceError   (RuntimeError) threads that the system refuses to start
+    |-- StorageError     (OSError)      storage at a URL that does not answer or refuses access
+    |-- AccuracyError                   a bound that cannot be kept or is violated
+    |   `-- TooFineError (ValueError)   a quantisation step that is too small for the values
+    |-- ResourceError    (RuntimeError) threads that the system refuses to start
     `-- StoreError                      a coefficient store that cannot be written or read
         |-- StoreExistsError (FileExistsError)
-        `-- StoreReplacedError            what was opened is there no more
+        `-- StoreReplacedError          the opened store no longer exists
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class PipelineError(Exception):
 
 
 class ConfigError(PipelineError, ValueError):
-    """A setting has an unknown name or a value outside what is allowed."""
+    """A setting has an unknown name or a value that is not allowed."""
 
 
 class ArchiveError(PipelineError, ValueError):
-    """The archive holds something that cannot be compressed within a bound."""
+    """The archive contains something that cannot be compressed within a bound."""
 
 
 class ChunkError(ArchiveError):
@@ -40,21 +40,21 @@ class LibraryError(PipelineError, ValueError):
 
 
 class StorageError(PipelineError, OSError):
-    """Storage at a URL does not answer, or refuses."""
+    """Storage at a URL does not answer or refuses access."""
 
 
 class AccuracyError(PipelineError):
-    """A promised error bound cannot be met, or was measured to be broken."""
+    """An error bound cannot be kept, or was measured to be violated."""
 
 
 class ResourceError(PipelineError, RuntimeError):
-    """The system refuses what the work needs, so nothing can be said of the data."""
+    """The system lacks resources; this says nothing about the data."""
 
 
 def refuse_blame(error: BaseException) -> None:
     """Raise a `ResourceError` if `error` says that no thread could be started.
 
-    What was being read then is not to be called damaged.
+    Otherwise the data being read would be reported as damaged.
     """
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         raise ResourceError(
@@ -64,16 +64,16 @@ def refuse_blame(error: BaseException) -> None:
 
 
 class TooFineError(AccuracyError, ValueError):
-    """A quantisation step is so small beside the values that no integer counts it."""
+    """A quantisation step is so small that the quantised values exceed all integers."""
 
 
 class StoreError(PipelineError):
-    """A coefficient store cannot be written, or is damaged or not understood."""
+    """A coefficient store cannot be written, is damaged, or has an unknown format."""
 
 
 class StoreExistsError(StoreError, FileExistsError):
-    """The destination exists and overwriting was not asked for."""
+    """The destination exists, and `overwrite` is not set."""
 
 
 class StoreReplacedError(StoreError):
-    """The store was replaced since it was opened; opened again, it can be read."""
+    """The store was replaced since it was opened; open it again."""

@@ -1,7 +1,7 @@
-"""Steps of an operation: each a line in the log, with its bytes and seconds.
+"""Logs the stages of an operation, each with its bytes and seconds.
 
-The facts travel as attributes of the log record (``dataset``, ``stage``, ``bytes``,
-``seconds``), so that whoever formats the log need not parse the words.
+The facts are attributes of the log record (``dataset``, ``stage``, ``bytes``, ``seconds``), so that
+formatters need not parse the message.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _DATASET: ContextVar[str] = ContextVar("dataset", default="")
 
 @dataclass
 class Step:
-    """What a step handled; it says so itself before it ends."""
+    """The bytes that a stage has processed; the stage sets them."""
 
     bytes: int | None = None
 
 
 @contextmanager
 def working_on(dataset: str) -> Iterator[None]:
-    """Name the dataset that the steps inside belong to, unless it has a name already."""
+    """Name the dataset that the stages inside belong to, unless one is named already."""
     token = _DATASET.set(_DATASET.get() or dataset)
     try:
         yield
@@ -36,13 +36,13 @@ def working_on(dataset: str) -> Iterator[None]:
 
 
 def current_dataset() -> str:
-    """The dataset that this thread works on; empty where it works on none."""
+    """Return the dataset that this thread works on; empty if there is none."""
     return _DATASET.get()
 
 
 @contextmanager
 def step(stage: str) -> Iterator[Step]:
-    """Log, at its end, how long a step took; one that fails is its error's to report.
+    """Log the duration of a stage at its end; a stage that fails is not logged.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def step(stage: str) -> Iterator[Step]:
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that people read.
+    """Format a number of bytes.
 
     >>> size(0), size(1234), size(5.25e9)
     ('0 B', '1.2 kB', '5.2 GB')

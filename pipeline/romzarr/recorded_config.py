@@ -1,4 +1,4 @@
-"""The settings that a store was made with, as it says."""
+"""The settings recorded in a store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from romzarr.store.reading.reader import CoefficientStore
 
 
 def config_of(store: CoefficientStore) -> Config:
-    """The settings that `store` was made with, defaults where it says nothing.
+    """Return the settings that `store` was made with; those not recorded have their defaults.
 
     Raises
     ------
     StoreError
-        If one of them is unknown or not allowed.
+        If a setting is unknown or not allowed.
     """
     made = {
         f"{section}.{key}": value
@@ -23,4 +23,4 @@ def config_of(store: CoefficientStore) -> Config:
     try:
         return with_values(Config(), made)
     except ConfigError as error:
-        raise StoreError(f"{store.url}: its settings cannot be used: {error}") from error
+        raise StoreError(f"{store.url}: its recorded settings are invalid: {error}") from error

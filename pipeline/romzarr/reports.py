@@ -1,4 +1,4 @@
-"""What the operations return: frozen values that print as JSON."""
+"""The results of the operations: frozen dataclasses with a JSON form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from romzarr.contracts import Coding
 
 
 class ErrorsByVariable(dict[str, float]):
-    """Errors of variables by name; ``["largest"]`` is the largest, unless one has that name."""
+    """Errors by variable; ``["largest"]`` is the largest, unless a variable has that name."""
 
     def __missing__(self, name: str) -> float:
         if name == "largest" and self:
@@ -29,24 +29,23 @@ class Report:
 
     @property
     def largest_relative_l2_error(self) -> float:
-        """The largest of all variables'."""
+        """The largest error of all variables."""
         return max(self.relative_l2_error.values(), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
         return values | {"largest_relative_l2_error": self.largest_relative_l2_error}
 
 
 @dataclass(frozen=True)
 class CompressionReport(Report):
-    """What one compression did.
+    """The result of `romzarr.compress`.
 
-    ``relative_l2_error`` maps each variable to its fluctuation-relative error;
-    ``largest_pointwise_error`` each variable that has a bound in ``max_error`` to the largest
-    error of a single value, as measured; ``bytes_read`` counts bytes fetched from storage and
-    ``chunks_read`` the chunks of the archive they came in; ``cpu_seconds`` are of this process
-    alone.
+    ``relative_l2_error`` maps each variable to its error relative to the fluctuation.
+    ``largest_pointwise_error`` maps each variable with a bound in ``max_error`` to the largest
+    measured error of a value. ``bytes_read`` counts bytes fetched from storage, ``chunks_read`` the
+    chunks of the archive that were read. ``cpu_seconds`` covers this process alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -69,10 +68,10 @@ class CompressionReport(Report):
 
 @dataclass(frozen=True)
 class AppendReport(Report):
-    """What appending to a store did: ``appended`` of now ``snapshots`` were new.
+    """The result of `romzarr.append`: ``appended`` of the ``snapshots`` are new.
 
-    ``relative_l2_error`` is the bound on the error of each variable over all of them; ``parts``
-    are the generations that the store has now.
+    ``relative_l2_error`` bounds the error of each variable over all snapshots; ``parts`` is the
+    number of generations in the store.
     """
 
     appended: int
@@ -89,11 +88,11 @@ class AppendReport(Report):
 
 @dataclass(frozen=True)
 class VerifyReport(Report):
-    """Errors measured against the source, beside the bounds that they have to keep.
+    """Errors measured against the source, and their bounds.
 
-    ``worst`` says in words where the largest pointwise error of the worst variable lies;
-    ``problems`` names what is lost or broken, and is empty when ``ok``. ``compared`` is the
-    share of the archive's values that were: with less than 1 the errors are those of a sample.
+    ``worst`` locates the largest pointwise error of the variable with the largest relative error.
+    ``problems`` names everything lost or violated, and is empty if ``ok``. ``compared`` is the
+    share of the archive's values that were compared; below 1 the errors are those of a sample.
     """
 
     ok: bool
@@ -109,12 +108,12 @@ class VerifyReport(Report):
 
 @dataclass(frozen=True)
 class StoreInfo(Report):
-    """What a store says about itself.
+    """The content of a store.
 
-    ``prediction`` says how many ``blocks`` of time there are, in how many of them the model
-    foretells the coefficients (``modelled_blocks``), and the ``polynomial_orders`` of the leading
-    modes: polynomials of one degree less extrapolate them or what the model misses. Where that is
-    0, and for all modes beyond, wavelets along time are coded.
+    ``prediction`` has the number of ``blocks`` of time, how many of them the model predicts
+    (``modelled_blocks``), and the ``polynomial_orders`` of the leading modes: polynomials of one
+    degree less extrapolate the coefficients or the errors of the model. Wavelets along time code
+    the modes of order 0 and all others.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -142,27 +141,31 @@ class StoreInfo(Report):
     prediction: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Below this ratio lossless compressors are a match, and a lossy store is hardly worth it.
+WORTHWHILE_RATIO = 3.0
+
+
 def advice(ratio: float, rank: int, snapshots: int, codings: Sequence[str]) -> str:
-    """What to tell somebody about this result; empty where there is nothing to warn of."""
-    if ratio >= 3 or (Coding.LOSSLESS in codings and ratio >= 1):
+    """Write a warning about a poor result; empty if there is nothing to warn of."""
+    if ratio >= WORTHWHILE_RATIO or (Coding.LOSSLESS in codings and ratio >= 1):
         return ""
     if Coding.LOSSLESS in codings:
-        why = "values are kept to the bit, and these are rough"
+        why = "all bits are kept, and the values are not smooth"
     elif Coding.DIRECT in codings:
         why = (
-            "the data has no low-dimensional dynamics at this accuracy, so values were coded as "
-            "they are, and these are rough"
+            "the data has no low-dimensional dynamics at this accuracy, so the values themselves "
+            "are coded, and they are not smooth"
         )
     elif rank > snapshots / 4:
         why = (
             f"the tolerance needs {rank} of at most {snapshots - 1} modes, so the data has no "
-            f"low-dimensional dynamics at this accuracy"
+            "low-dimensional dynamics at this accuracy"
         )
     else:
-        why = f"{snapshots} snapshots are few beside the {rank} modes and what is always stored"
+        why = f"{snapshots} snapshots are few compared with {rank} modes and the metadata"
     if ratio < 1:
         return (
             f"The store is LARGER than the uncompressed data (ratio {ratio:.2f}): {why}. Do not "
-            f"use it; keep the archive, use a general compressor, or allow a larger tolerance."
+            "use it: keep the archive, use a general compressor, or allow a larger tolerance."
         )
-    return f"A ratio of {ratio:.2f} is hardly worth it: {why}. Allow a larger tolerance."
+    return f"The ratio of {ratio:.2f} is hardly worthwhile: {why}. Allow a larger tolerance."

@@ -76,18 +76,18 @@ def test_nothing_is_read_but_times_and_coordinates():
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"variables": ["U"]}, "archive.variables names 'U'.*nearest is 'u'"),
+        ({}, {"variables": ["U"]}, "no data variable 'U'.*nearest is 'u'"),
         ({}, {"variables": ["depht", "u"]}, "nearest is 'depth'"),
-        ({}, {"variables": ["level"]}, "'level', which is not a data variable"),
-        ({}, {"variables": []}, "no floating-point variable with dim 'time'.*among no variables"),
-        ({}, {"variables": ["flag"]}, "no floating-point variable with dim 'time'.*among 'flag'"),
+        ({}, {"variables": ["level"]}, "no data variable 'level'"),
+        ({}, {"variables": []}, "no floating-point variable has dim 'time'.*among no variables"),
+        ({}, {"variables": ["flag"]}, "no floating-point variable has dim 'time'.*among 'flag'"),
         ({}, {"time": "x", "variables": ["v"]}, "3 snapshots along 'x'"),
         ({"s": ("time", list("abcdef"))}, {}, "'s' holds strings .*list the other variables"),
         ({"s": ("time", np.array([b"a"] * 6))}, {}, "'s' holds strings"),
         ({"o": ("time", np.array([{}] * 6))}, {}, r"'o' holds objects \(dtype object\)"),
         ({"c": ("time", np.ones(6, "c16"))}, {}, "'c' holds complex numbers"),
-        ({"q": ("time", np.ones(6, np.longdouble))}, {}, "'q' holds numbers of another kind"),
-        ({"z": (("time", "e"), np.ones((6, 0)))}, {}, r"'z' has shape \(6, 0\), dim 'e' of size"),
+        ({"q": ("time", np.ones(6, np.longdouble))}, {}, "'q' holds other numbers"),
+        ({"z": (("time", "e"), np.ones((6, 0)))}, {}, r"'z' has shape \(6, 0\): dim 'e' has size"),
         ({"a/b": ("time", np.ones(6))}, {}, "'a/b' cannot be a path"),
         ({".hidden": ("time", np.ones(6))}, {}, "'.hidden' cannot be a path"),
         ({7: ("time", np.ones(6))}, {}, "name 7 cannot be a path"),
@@ -106,5 +106,5 @@ def test_strings_are_no_obstacle_once_other_variables_are_named():
 
 
 def test_an_archive_without_time_dependent_floats_is_refused():
-    with pytest.raises(ArchiveError, match="no floating-point variable with dim 'time'"):
+    with pytest.raises(ArchiveError, match="no floating-point variable has dim 'time'"):
         open_archive(sample()[["flag", "depth"]])

@@ -139,7 +139,7 @@ MISSING[2] = np.nan
             r"time\[3\] = 2001-01-04.* is before time\[2\] = 2001-01-05.*sortby\('time'\)",
         ),
         (along("time", np.arange(9, dtype="u8")[::-1]), r"time\[1\] = 7 is before time\[0\] = 8"),
-        (along("time", list("abcdef")), "neither a calendar nor a number"),
+        (along("time", list("abcdef")), "allowed are calendar times and numbers"),
         (along("time", [0.0, 1, 2, 3]), "4 snapshots along 'time'.*at least 5"),
         (along("time", size=0), "0 snapshots along 'time'"),
         (along("frame"), "no dim looks like time.*dims are 'frame', 'x'; set archive.time"),

@@ -69,9 +69,9 @@ def test_a_named_variable_is_broadcast(dims):
     [
         ({}, "cos(latitude)", "needs one latitude.*candidates are none"),
         ({"y": ("lat", LAT)}, "cos(latitude)", "candidates are 'y'"),
-        ({"lat": LAT, "latitude": ("lat", LAT)}, "cos(latitude)", "are 'lat', 'latitude'; mark"),
-        ({"lat": 2 * LAT}, "cos(latitude)", r"is -1.*weights must be finite, not negative"),
-        ({}, "area", "archive.weights is 'area', which is not in it; use none"),
+        ({"lat": LAT, "latitude": ("lat", LAT)}, "cos(latitude)", "are 'lat', 'latitude'; set"),
+        ({"lat": 2 * LAT}, "cos(latitude)", r"is -1.*weights must be finite, non-negative"),
+        ({}, "area", r"there is no variable 'area' \(archive.weights\); use none"),
         ({"area": ("time", np.ones(6))}, "area", r"has dims \('time',\).*over some of"),
         ({"area": ("lat", list("abcd"))}, "area", "must hold numbers"),
         ({"area": ("lat", [1.0, -2, -3, 1])}, "area", r"-2.* at \(1,\) \(2 such points\)"),

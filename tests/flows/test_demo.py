@@ -39,7 +39,7 @@ def test_the_demo_solves_compresses_verifies_and_draws(tmp_path, capsys, monkeyp
 def test_whoever_watches_is_told_that_work_goes_on(caplog, monkeypatch):
     monkeypatch.setattr(demo, "SILENCE_SECONDS", 0.05)
     caplog.set_level("INFO", logger="romzarr_flows.demo.run")
-    with demo.saying("compressing"):
+    with demo.announced("compressing"):
         time.sleep(0.5)
     first, *others = caplog.messages
     assert first == "compressing"
@@ -51,7 +51,7 @@ def test_a_flow_says_how_far_it_is(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(demo, "SILENCE_SECONDS", 0.0)
     caplog.set_level("INFO", logger="romzarr_flows.demo.run")
     demo.solve(tmp_path / "wake.zarr", CylinderFlow(cells=4, spin_up=2.0), 2)
-    assert any(message.startswith("computing the flow: 50 %") for message in caplog.messages)
+    assert any(message.startswith("simulating the flow: 50 %") for message in caplog.messages)
 
 
 def test_the_picture_quotes_the_error_of_the_vorticity_that_it_shows(tmp_path, monkeypatch):
@@ -64,7 +64,7 @@ def test_the_picture_quotes_the_error_of_the_vorticity_that_it_shows(tmp_path, m
     w, off = (v.v.differentiate("x") - v.u.differentiate("y") for v in (given, found - given))
     expected = float(np.sqrt((off**2).sum() / ((w - w.mean("time")) ** 2).sum()))
     assert_allclose(wake.error, expected, rtol=1e-4)
-    assert f"of u and v, {expected:.2g} of the vorticity" in wake.title
+    assert f"of the vorticity (shown) {expected:.2g}" in wake.title
 
 
 def test_singular_values_are_those_of_the_scaled_archive():

@@ -259,7 +259,9 @@ def test_nightly_yaml_has_no_more_documents_than_are_checked():
 @lru_cache
 def schema_of(kind: str) -> dict:
     """The operator's own schema of a resource, as its package ships it, nothing else allowed."""
-    folder = Path(pytest.importorskip("dask_kubernetes").__file__).parent / "operator"
+    folder = (
+        Path(pytest.importorskip("dask_kubernetes", reason=MISSING).__file__).parent / "operator"
+    )
     crds = folder / "deployment" / "helm" / "dask-kubernetes-operator" / "crds"
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     definition = yaml.load((crds / f"{kind.lower()}.yaml").read_text(), loader)
@@ -308,6 +310,7 @@ def test_a_wrong_manifest_is_found_out():
 @pytest.mark.parametrize("scaling", [{"workers": 3}, {"minimum": 2, "maximum": 9}])
 @pytest.mark.parametrize("secret", ["none", "romzarr"])
 def test_the_operator_accepts_the_clusters_that_commands_ask_for(scaling, secret):
+    pytest.importorskip("dask_kubernetes", reason=MISSING)
     from romzarr_flows.clusters.kubernetes import specification
 
     settings = ClusterConfig(
@@ -323,6 +326,7 @@ def test_the_operator_accepts_the_clusters_that_commands_ask_for(scaling, secret
 
 
 def test_a_kubernetes_that_does_not_answer_is_said_not_to(tmp_path, monkeypatch):
+    pytest.importorskip("dask_kubernetes", reason=MISSING)
     from romzarr_flows.cluster import connect
     from romzarr_flows.clusters import ClusterError
 
@@ -336,7 +340,7 @@ def test_a_kubernetes_that_does_not_answer_is_said_not_to(tmp_path, monkeypatch)
         kind="kubernetes", image="a", workers=1, memory_limit="1 GB", start_minutes=0.05
     )
     with (
-        pytest.raises(ClusterError, match=r"no DaskCluster in namespace 'default'; see that"),
+        pytest.raises(ClusterError, match=r"no DaskCluster in namespace 'default'; check that"),
         connect(settings),
     ):
         pass

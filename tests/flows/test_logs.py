@@ -92,7 +92,7 @@ ANNOUNCED = """
 import logging, sys
 from distributed import Client, LocalCluster
 from romzarr_flows.clusters import Workers
-from romzarr_flows.progress import announced
+from romzarr_flows.progress import log_workers
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -101,7 +101,7 @@ if __name__ == "__main__":
         LocalCluster(n_workers=1, processes=False, **options) as cluster,
         Client(cluster) as client,
     ):
-        announced(Workers("1 worker", client))
+        log_workers(Workers("1 worker", client))
         print(client.dashboard_link)
 """
 

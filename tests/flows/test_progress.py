@@ -23,7 +23,7 @@ def work(tasks: int):
 
 def test_a_terminal_gets_a_bar_that_fills_and_is_wiped(capsys):
     terminal = Terminal()
-    with progress.shown(Workers("threads"), terminal):
+    with progress.show_progress(Workers("threads"), terminal):
         work(9).compute(scheduler="sync")
     text = terminal.getvalue()
     assert f"[{'#' * progress.BAR_WIDTH}] 10/10 tasks" in text
@@ -35,7 +35,7 @@ def test_a_terminal_gets_a_bar_that_fills_and_is_wiped(capsys):
 def test_a_log_gets_plain_lines(caplog, monkeypatch):
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     stream = io.StringIO()
-    with caplog.at_level(logging.INFO), progress.shown(Workers("threads"), stream):
+    with caplog.at_level(logging.INFO), progress.show_progress(Workers("threads"), stream):
         work(4).compute(scheduler="sync")
     assert caplog.messages[-1] == "5 of 5 tasks, 0 s"
     assert stream.getvalue() == ""
@@ -44,14 +44,14 @@ def test_a_log_gets_plain_lines(caplog, monkeypatch):
 def test_every_computation_has_its_own_clock(caplog, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    with caplog.at_level(logging.INFO), progress.shown(Workers("threads"), io.StringIO()):
+    with caplog.at_level(logging.INFO), progress.show_progress(Workers("threads"), io.StringIO()):
         clock[0] = 1000.0  # work that is not Dask's
         work(4).compute(scheduler="sync")
     assert caplog.messages == []
 
 
 def test_short_work_logs_nothing(caplog):
-    with caplog.at_level(logging.INFO), progress.shown(Workers("threads"), io.StringIO()):
+    with caplog.at_level(logging.INFO), progress.show_progress(Workers("threads"), io.StringIO()):
         work(4).compute(scheduler="sync")
     assert caplog.messages == []
 
@@ -64,7 +64,7 @@ def test_a_remote_scheduler_is_asked(monkeypatch):
         Client(
             processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None
         ) as client,
-        progress.shown(Workers("client", client), terminal),
+        progress.show_progress(Workers("client", client), terminal),
     ):
         # Tasks long enough to be seen waiting.
         slow = [dask.delayed(lambda i: sum(range(10**6 + i)))(i) for i in range(20)]
@@ -80,6 +80,6 @@ def test_a_remote_scheduler_is_asked(monkeypatch):
 
 def test_what_fails_still_wipes_the_bar():
     terminal = Terminal()
-    with pytest.raises(ZeroDivisionError), progress.shown(Workers("threads"), terminal):
+    with pytest.raises(ZeroDivisionError), progress.show_progress(Workers("threads"), terminal):
         dask.delayed(lambda: 1 / 0)().compute(scheduler="sync")
     assert terminal.getvalue().endswith("\r\x1b[K")

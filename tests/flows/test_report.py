@@ -23,7 +23,7 @@ from romzarr.numerics.dynamics.library import library_from_spec
 from romzarr.operations.describe import Equations, Regime
 from romzarr_flows.cli import main
 from romzarr_flows.nightly.catalogue import Entry
-from romzarr_flows.nightly.status import Standing
+from romzarr_flows.nightly.status import DatasetState
 from romzarr_flows.report.catalogue import LOOKS, STATES
 from romzarr_flows.report.maps import fitting, limits
 from romzarr_flows.report.mathml import term, typeset
@@ -149,7 +149,7 @@ KINDS = {
     "three dims, dates": {"Modes", "Equations", "lev = number 2 of 4"},
     "cells": {"Modes", "Equations"},
     "sensors": {"Modes", "Correlation of each variable with the leading coefficients."},
-    "lossless dates": {"0, lossless", "No value differs from the archive's."},
+    "lossless dates": {"0, lossless", "All values equal those of the archive."},
     "rough": {"No modes: the variables are coded as values, without POD."},
     "constant": {"No modes: the variables are coded as constant, exact."},
 }
@@ -170,7 +170,7 @@ def test_every_kind_of_store_has_a_page_that_fetches_nothing(tmp_path, kind):
     assert info.source["fingerprint"] in page.text
     assert list(tmp_path.glob(".*partial*")) == []
     if info.rank:
-        assert "math" in page.tags or "No model pays here" in page.text
+        assert "math" in page.tags or "A model would save no bytes" in page.text
 
 
 def test_a_store_that_was_appended_to_has_a_page(tmp_path):
@@ -203,7 +203,7 @@ def test_names_from_a_store_are_text_and_without_a_source_nothing_is_measured(tm
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
     page = checked(tmp_path / "page.html")
     assert HOSTILE in page.text
-    assert "Nothing was measured" in page.text
+    assert "Not measured against the archive" in page.text
 
 
 # --- equations ----------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_equations_that_do_not_decode_say_so_wherever_they_are_shown(tmp_path, m
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
     page = checked(tmp_path / "page.html")
     assert "Not used for decoding" in page.text
-    assert "No model foretells them" in page.text
+    assert "No model is used" in page.text
     # Nor has its figure curves of the model.
     for words in ("model, from each sample", "sample kept"):
         assert words not in page.text
@@ -306,7 +306,7 @@ def test_equations_that_explain_nothing_are_left_out_and_named(tmp_path, capsys)
     assert regime.unexplained == (2, 3)
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
     text = " ".join(checked(tmp_path / "page.html").text.split())
-    assert "No equation explains a₃, a₄: the best one leaves nearly all" in text
+    assert "No equation explains a₃, a₄: the residual of the best one is nearly the whole" in text
     assert re.findall(r"residual [^ ]+ %", text) == [
         f"residual {100 * residual:.2g} %" for residual in regime.residual[:2]
     ]
@@ -418,7 +418,7 @@ def test_a_message_has_a_row_of_its_own_and_columns_know_what_to_sort_by(archive
 def test_names_in_a_catalogue_are_text(tmp_path):
     rows = [
         {
-            "standing": Standing(HOSTILE, "failed", HOSTILE, None),
+            "standing": DatasetState(HOSTILE, "failed", HOSTILE, None),
             "entry": Entry(HOSTILE, HOSTILE, HOSTILE, "failed"),
             "state": "failed",
             "page": "",

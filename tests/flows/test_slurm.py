@@ -127,7 +127,7 @@ def test_what_slurm_refuses_is_said_before_a_job_is_submitted(slurm, tmp_path):
 def test_jobs_that_do_not_start_are_not_waited_for_forever(slurm, tmp_path):
     held = settings(tmp_path, directives=["--hold"], start_minutes=0.02)
     with (
-        pytest.raises(ClusterError, match=r"no worker has come within 0\.02 .* squeue --me"),
+        pytest.raises(ClusterError, match=r"no worker started within 0\.02 .* squeue --me"),
         connect(ClusterConfig(**held)),
     ):
         pass

@@ -190,7 +190,7 @@ def test_only_files_of_the_store_are_read(store, tmp_path, kind):
         else:
             (tmp_path / "elsewhere").write_bytes(content)
             chunk.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match=r"regular file|leads out of the store"):
+    with pytest.raises(StoreError, match=r"regular file|outside of the store"):
         forged.read_all(store)
 
 

@@ -172,7 +172,7 @@ def test_an_older_root_put_back_is_found_by_the_check_of_all_files(make, write, 
     (made,) = generations(path) - {part.generation for part in layout.parse_root(root, "").parts}
     os.rename(path / made, path / f"{stamp}-00000000")
     (path / "zarr.json").write_bytes(root)
-    with pytest.raises(StoreError, match=f"does not name {stamp}-00000000, which is newer"):
+    with pytest.raises(StoreError, match=f"does not list {stamp}-00000000, which is newer"):
         open_store(path).check_files()
 
 

@@ -20,8 +20,8 @@ from romzarr.errors import StoreError
 from romzarr.store.reading import latent, reader
 from romzarr.store.reading.checked import CheckedStore
 from romzarr.store.reading.engine import RomzarrBackendEntrypoint
-from romzarr.store.reading.memory import TileMemory
 from romzarr.store.reading.reader import _opened, open_store
+from romzarr.store.reading.tile_cache import TileCache
 
 
 def opened(path, **options):
@@ -242,7 +242,7 @@ def test_snapshots_are_the_same_one_by_one_and_together(small):
 
 
 def test_the_memory_of_tiles_is_bounded():
-    memory, made = TileMemory(limit=80), []
+    memory, made = TileCache(limit=80), []
 
     def decode(key):
         made.append(key)

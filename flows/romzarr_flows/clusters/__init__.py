@@ -1,7 +1,7 @@
-"""The kinds of cluster, one file each; `romzarr_flows.cluster.connect` chooses.
+"""The kinds of cluster, one module each; `romzarr_flows.cluster.connect` selects one.
 
-Each file has ``start(settings: ClusterConfig) -> context manager of Workers`` and may import what
-only its kind needs.
+Each has ``start(settings: ClusterConfig) -> context manager of Workers`` and may import packages
+that only this kind needs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class ClusterError(PipelineError):
-    """The workers that were asked for cannot be reached or cannot be used."""
+    """The workers cannot be reached or cannot be used."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where tasks run while the context lasts: in this process, or behind `client`."""
+    """Where tasks run: in this process, or on the workers of `client`."""
 
     description: str
     client: Client | None = None

@@ -1,4 +1,4 @@
-"""A Dask scheduler that somebody else started."""
+"""A running Dask scheduler."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from romzarr_flows.clusters import ClusterError, Workers
 from romzarr_flows.clusters.security import security_of
 from romzarr_flows.clusters.workers import ready
 
+# A scheduler answers in milliseconds; names may take some seconds to resolve.
 PATIENCE_SECONDS = 10
 
 
@@ -22,17 +23,17 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
     Raises
     ------
     ClusterError
-        If no scheduler answers, it has no worker, or a worker lacks this version of romzarr.
-        A job sent there would hang or fail at its first task.
+        If no scheduler answers, it has no worker, or a worker has other versions of packages. A
+        job sent there would hang or fail at its first task.
     ConfigError
         If ``settings.tls`` names files that cannot be used.
     """
     address, security = settings.kind, security_of(settings)
-    # Without settings of ours Dask has its own.
+    # Without our settings Dask uses its own.
     encrypted = {} if security is None else {"security": security}
     try:
         client = Client(address, timeout=PATIENCE_SECONDS, **encrypted)
-    # TypeError: there are no certificates.
+    # TypeError: there are no certificates for TLS.
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         tls = "give its certificates (cluster.tls), " if address.startswith("tls://") else ""
         raise ClusterError(
@@ -49,7 +50,7 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
 
 
 def _cause(error: BaseException) -> str:
-    """What first went wrong, in its own words."""
+    """Describe the root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

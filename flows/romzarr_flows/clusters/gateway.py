@@ -1,4 +1,4 @@
-"""Workers that a Dask Gateway starts, as its administrators set it up."""
+"""Workers started by a Dask Gateway."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from romzarr_flows.clusters.workers import described, or_cluster_error, ready, s
 def start(settings: ClusterConfig) -> Iterator[Workers]:
     """Start a cluster at ``settings.gateway`` and stop it at the end.
 
-    How to log in is Dask's own setting, ``gateway.auth`` (``DASK_GATEWAY__AUTH__TYPE``).
+    The authentication is a setting of Dask, ``gateway.auth`` (``DASK_GATEWAY__AUTH__TYPE``).
 
     Raises
     ------
     ClusterError
-        If the gateway does not answer or refuses, or no worker starts in time.
+        If the gateway does not answer or refuses the cluster, or no worker starts in time.
     """
     options = {} if settings.options == NONE else dict(settings.options)
     problem = (
         f"cluster.gateway: no cluster at {settings.gateway}; correct the address, "
-        f"cluster.options {options}, or how to log in (DASK_GATEWAY__AUTH__TYPE)"
+        f"cluster.options {options}, or the authentication (DASK_GATEWAY__AUTH__TYPE)"
     )
     with or_cluster_error(lambda: GatewayCluster(settings.gateway, **options), problem) as cluster:
         scale(cluster, settings)
         advice = (
-            f"ask who runs {settings.gateway} about cluster {cluster.name}, or raise "
+            f"ask the administrators of {settings.gateway} about cluster {cluster.name}, or raise "
             "cluster.start_minutes"
         )
         what = described(settings, f"workers of {settings.gateway}")

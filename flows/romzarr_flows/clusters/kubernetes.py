@@ -1,4 +1,4 @@
-"""Workers that are pods, started by the Dask operator of a Kubernetes cluster."""
+"""Workers in pods that the Dask operator of a Kubernetes cluster starts."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from romzarr.config import NONE, ClusterConfig
 from romzarr_flows.clusters import Workers
 from romzarr_flows.clusters.workers import described, or_cluster_error, ready
 
-# The operator deletes a cluster that has had nothing to do for so long: its owner was killed.
+# The operator deletes a cluster that was idle for this long, since its owner was killed: longer
+# than a client computes between two graphs.
 IDLE_SECONDS = 3600
 
 
 @contextmanager
 def start(settings: ClusterConfig) -> Iterator[Workers]:
-    """Create a DaskCluster with the rights of this process, and delete it at the end.
+    """Create a DaskCluster with the permissions of this process, and delete it at the end.
 
     Raises
     ------
     ClusterError
-        If Kubernetes does not answer or refuses, or no pod starts in time.
+        If Kubernetes does not answer or refuses the cluster, or no pod starts in time.
     """
     problem = (
-        f"no DaskCluster in namespace {settings.namespace!r}; see that kubectl works there, that "
+        f"no DaskCluster in namespace {settings.namespace!r}; check that kubectl works there, that "
         "the Dask operator is installed and that you may create daskclusters"
     )
-    # Asked first: a KubeCluster that fails to start is not closed.
+    # A KubeCluster that fails to start would not be closed.
     or_cluster_error(lambda: list(kr8s.get("daskclusters", namespace=settings.namespace)), problem)
     with or_cluster_error(lambda: _cluster(settings), problem) as cluster:
         if settings.maximum != NONE:
             cluster.adapt(minimum=settings.minimum, maximum=settings.maximum)
         advice = (
-            f"see kubectl --namespace {settings.namespace} get events for why pods of "
-            f"{cluster.name} do not start, or raise cluster.start_minutes"
+            f"kubectl --namespace {settings.namespace} get events shows why pods of "
+            f"{cluster.name} do not start; or raise cluster.start_minutes"
         )
         what = described(settings, f"pods of {settings.threads_per_worker} thread(s)")
         with Client(cluster) as client, ready(client, what, settings.start_minutes, advice) as all_:
@@ -57,7 +58,7 @@ def _cluster(settings: ClusterConfig) -> KubeCluster:
 
 
 def specification(settings: ClusterConfig, name: str) -> dict[str, Any]:
-    """The DaskCluster resource: a scheduler, and workers with what `settings` give each."""
+    """Make the DaskCluster resource: a scheduler, and workers sized by `settings`."""
     size = {
         "cpu": str(settings.threads_per_worker),
         "memory": str(parse_bytes(settings.memory_limit)),
@@ -72,7 +73,7 @@ def specification(settings: ClusterConfig, name: str) -> dict[str, Any]:
         idle_timeout=IDLE_SECONDS,
     )
     containers = [spec["spec"][part]["spec"]["containers"][0] for part in ("scheduler", "worker")]
-    # Dask has no command dask-scheduler any more.
+    # Dask no longer has a command dask-scheduler.
     containers[0]["args"] = ["dask", "scheduler", "--host", "0.0.0.0"]
     if settings.secret != NONE:
         for container in containers:

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, reachable from this machine only."""
+"""Worker processes on this machine that listen on loopback only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
         settings = replace(settings, workers=max(1, CPU_COUNT // threads))
     fixed = settings.maximum == NONE
     with (
-        # Of scheduler and workers; what a killed one leaves goes with it.
+        # For scheduler and workers, so that nothing remains of killed ones.
         TemporaryDirectory(prefix="romzarr-workers-") as folder,
         dask.config.set(temporary_directory=folder),
         loop_without_signals() as loop,
@@ -40,10 +40,10 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
             memory_limit=settings.memory_limit,
             processes=True,
             host="127.0.0.1",
-            # No dashboard, and a port of its own: the usual one may belong to another job.
+            # No dashboard, and a free port: another job may use the default one.
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
-            # Failures reach the caller; workers that go with their scheduler need not complain.
+            # Failures reach the caller; workers that stop with their scheduler need not log errors.
             silence_logs=logging.CRITICAL,
             loop=loop,
         ) as cluster,
@@ -57,13 +57,13 @@ def start(settings: ClusterConfig) -> Iterator[Workers]:
 
 @contextmanager
 def loop_without_signals() -> Iterator[Any]:
-    """The event loop of a thread that gets no signals, nor do the processes that it starts.
+    """Run an event loop in a thread that blocks signals, as do the processes that it starts.
 
-    A terminal, systemd and SLURM tell all processes of a job to end. Workers that do so by
-    themselves are taken for crashed and started again, while they are stopped in order.
+    A terminal, systemd and SLURM signal all processes of a job. Workers that end by themselves
+    would be taken for crashed and restarted, while they are being stopped in order.
     """
     runner = LoopRunner()
-    # The tracker of resources ignores the others itself, and lets them through where it is started.
+    # The resource tracker ignores SIGINT and SIGTERM itself and unblocks them when it starts.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
         resource_tracker.ensure_running()

@@ -1,4 +1,4 @@
-"""Encryption between a Dask scheduler, its workers and this process."""
+"""TLS between a Dask scheduler, its workers and this process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from romzarr.errors import ConfigError
 
 
 def security_of(settings: ClusterConfig) -> Security | None:
-    """TLS as ``settings.tls`` has it, with one certificate for all; None without.
+    """Make the TLS settings of ``settings.tls``, with one certificate for all; None without.
 
     Raises
     ------
     ConfigError
-        If a file is missing, cannot be read, or is not what it is to be: nothing is started then.
+        If a file is missing, unreadable or invalid, before anything is started.
     """
     if isinstance(settings.tls, str):
         return None
@@ -27,8 +27,8 @@ def security_of(settings: ClusterConfig) -> Security | None:
         context.load_cert_chain(paths["cert"], paths["key"])
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(
-            f"cluster.tls: found {dict(settings.tls)}, which OpenSSL refuses ({error}); give the "
-            "certificate of an authority, one that it has signed, and the key of this one, as PEM"
+            f"cluster.tls: found {dict(settings.tls)}, which OpenSSL refuses ({error}); give PEM "
+            "files: the certificate of an authority, a certificate signed by it, and its key"
         ) from error
     ends = {
         f"tls_{role}_{part}": paths[part]
@@ -39,7 +39,7 @@ def security_of(settings: ClusterConfig) -> Security | None:
 
 
 def _readable(key: str, path: str) -> str:
-    """The absolute path of a file that can be read."""
+    """Return the absolute path of a readable file."""
     place = Path(path).expanduser().absolute()
     try:
         with place.open("rb"):

@@ -1,4 +1,4 @@
-"""Workers that are jobs of a SLURM cluster; the scheduler runs in this process."""
+"""Workers in SLURM jobs; the Dask scheduler runs in this process."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ from romzarr_flows.clusters import ClusterError, Workers
 from romzarr_flows.clusters.security import security_of
 from romzarr_flows.clusters.workers import described, or_cluster_error, ready
 
-# Of a job's time a worker uses this much, and hands over what it holds in the rest.
+# A worker works for this fraction of its job's walltime, and hands over its data in the rest.
 LIFETIME = 0.9
+# sbatch answers in a second; a busy controller may take far longer.
 PATIENCE_SECONDS = 60
-# Of dashboards, with a port of its own: the usual one may belong to another job.
+# For dashboards, on a free port: another job may use the default one.
 LOOPBACK = "127.0.0.1:0"
 
 
 @contextmanager
 def start(settings: ClusterConfig) -> Iterator[Workers]:
-    """Submit jobs with one worker each, and others in place of those that end.
+    """Submit jobs with one worker each, and replace jobs that end.
 
     Raises
     ------
     ClusterError
-        If there is no SLURM here, it refuses such jobs, or none starts in time.
+        If SLURM is missing or refuses such jobs, or no job starts in time.
     """
     if shutil.which("sbatch") is None:
         raise ClusterError(
-            "cluster.kind: found 'slurm', but this machine has no sbatch; run on a node from "
-            "which jobs are submitted, or use another kind"
+            "cluster.kind: found 'slurm', but this machine has no sbatch; run on a submit node, "
+            "or use another kind"
         )
     security = security_of(settings)
     logs = Path(settings.log_directory).expanduser().absolute()
     logs.mkdir(parents=True, exist_ok=True)
     with or_cluster_error(lambda: _cluster(settings, logs, security), "no scheduler") as cluster:
         refuse_what_slurm_refuses(cluster.job_script())
-        # Fixed numbers too: otherwise nobody replaces a job that ended or was cancelled.
+        # Also for a fixed number: otherwise jobs that ended or were cancelled are not replaced.
         fixed = settings.maximum == NONE
         cluster.adapt(
             minimum=settings.workers if fixed else settings.minimum,
             maximum=settings.workers if fixed else settings.maximum,
         )
         advice = (
-            "see squeue --me for why jobs wait, and "
-            f"{logs} for what they printed; or raise cluster.start_minutes"
+            "squeue --me shows why jobs wait, and "
+            f"{logs} has their output; or raise cluster.start_minutes"
         )
         what = described(settings, f"SLURM jobs of {settings.threads_per_worker} thread(s)")
         with Client(cluster) as client, ready(client, what, settings.start_minutes, advice) as all_:
@@ -76,7 +77,7 @@ def _cluster(settings: ClusterConfig, logs: Path, security: Security | None) -> 
         job_extra_directives=list(settings.directives),
         job_script_prologue=list(settings.prologue),
         log_directory=str(logs),
-        # Different for each, so that not all of them hand over at once.
+        # Staggered, so that not all workers hand over at once.
         worker_extra_args=[
             *("--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{lifetime // 9}s"),
             *("--dashboard-address", LOOPBACK),
@@ -86,13 +87,13 @@ def _cluster(settings: ClusterConfig, logs: Path, security: Security | None) -> 
 
 
 def scheduler_options(settings: ClusterConfig) -> dict[str, str]:
-    """Where the scheduler listens: on the one address that the jobs are given."""
+    """Make the scheduler listen only on the address that the jobs use."""
     where = {"host": get_ip()} if settings.interface == AUTO else {"interface": settings.interface}
     return {**where, "dashboard_address": LOOPBACK}
 
 
 def seconds(walltime: str) -> int:
-    """Seconds of a time that `romzarr.config` let pass.
+    """Convert a walltime that `romzarr.config` has checked to seconds.
 
     Examples
     --------
@@ -104,12 +105,12 @@ def seconds(walltime: str) -> int:
 
 
 def refuse_what_slurm_refuses(script: str) -> None:
-    """Have SLURM judge the jobs before one is submitted.
+    """Let SLURM check a job script before any is submitted.
 
     Raises
     ------
     ClusterError
-        With SLURM's own words.
+        With SLURM's message.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)

@@ -1,4 +1,4 @@
-"""What every kind with a Dask scheduler does before the work starts."""
+"""Preparation of workers, for every kind of cluster with a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from romzarr_flows.clusters import ClusterError, Workers
 
 log = logging.getLogger(__name__)
 
-# Other versions of these change what travels between machines, or what a store holds.
+# Versions of these have to agree: they define messages between machines and the store format.
 PACKAGES = ("romzarr", "dask", "distributed", "zarr")
 
 
 class OneBlasThread(WorkerPlugin):
-    """Gives BLAS one thread in every worker, those that start later too.
+    """Limits BLAS to one thread in every worker, including those that start later.
 
-    A nanny asks for it by the environment, but not every worker has a nanny, and several
-    workers of several threads each may share a machine.
+    A nanny sets this through the environment, but not every worker has a nanny.
     """
 
     name = "romzarr-one-blas-thread"
 
     def setup(self, worker: Any) -> None:
-        # Libraries count as soon as they are loaded: scipy brings a BLAS of its own.
+        # Only loaded libraries are limited, and scipy has its own BLAS.
         import scipy.linalg  # noqa: F401
         from threadpoolctl import threadpool_limits
 
@@ -41,7 +40,7 @@ class OneBlasThread(WorkerPlugin):
 
 
 def scale(cluster: Any, settings: ClusterConfig) -> None:
-    """Ask for the workers of `settings`: a fixed number, or as many as the work needs."""
+    """Request a fixed number of workers, or as many as the work needs, as `settings` say."""
     if settings.maximum == NONE:
         cluster.scale(settings.workers)
     else:
@@ -49,7 +48,7 @@ def scale(cluster: Any, settings: ClusterConfig) -> None:
 
 
 def described(settings: ClusterConfig, what: str) -> str:
-    """How many workers of which sort, in words."""
+    """Describe the number and kind of workers."""
     if settings.maximum == NONE:
         return f"{settings.workers} {what}"
     return f"{settings.minimum} to {settings.maximum} {what}"
@@ -57,39 +56,39 @@ def described(settings: ClusterConfig, what: str) -> str:
 
 @contextmanager
 def ready(client: Client, description: str, minutes: float, advice: str) -> Iterator[Workers]:
-    """Wait for the first worker, see that it can do the work, and prepare all of them.
+    """Wait for the first worker, check its versions, and prepare all workers.
 
     Raises
     ------
     ClusterError
-        If no worker comes within `minutes` (the message ends with `advice`), or one has
-        other versions than this process.
+        If no worker starts within `minutes` (the message ends with `advice`), or one has other
+        versions than this process.
     """
     if not client.nthreads():
-        log.info("waiting for the first worker, %g minutes at most", minutes)
+        log.info("waiting up to %g minutes for the first worker", minutes)
     try:
         client.wait_for_workers(1, timeout=60 * minutes)
     except TimeoutError as error:
-        raise ClusterError(f"no worker has come within {minutes:g} minutes; {advice}") from error
+        raise ClusterError(f"no worker started within {minutes:g} minutes; {advice}") from error
     check_versions(client)
     limit_blas(client)
     yield Workers(description, client)
 
 
 def check_versions(client: Client) -> None:
-    """Refuse workers with another Python or other packages than this process.
+    """Refuse workers whose Python or packages differ from those of this process.
 
     Raises
     ------
     ClusterError
-        Naming the worker, what it has, and what is here.
+        Naming the worker and both versions.
     """
     here = ".".join(platform.python_version_tuple()[:2])
     for worker, found in client.run(platform.python_version_tuple).items():
         if ".".join(found[:2]) != here:
             raise _unlike(worker, f"Python {'.'.join(found[:2])}", here)
     for package in PACKAGES:
-        # By name: a worker without romzarr does not know functions of ours.
+        # A function of the standard library: a worker without romzarr cannot load ours.
         answers = client.run(version, package, on_error="return")
         for worker, found in answers.items():
             if isinstance(found, Exception):
@@ -105,7 +104,7 @@ def _unlike(worker: str, found: str, here: str) -> ClusterError:
 
 
 def limit_blas(client: Client) -> None:
-    """Give every worker one BLAS thread, which loads numpy, scipy and romzarr there.
+    """Limit BLAS to one thread on every worker; this loads numpy, scipy and romzarr there.
 
     Raises
     ------
@@ -114,18 +113,18 @@ def limit_blas(client: Client) -> None:
     """
     try:
         client.register_plugin(OneBlasThread())
-    # What is wrong with an installation shows in any way.
+    # A broken installation may raise anything.
     except Exception as error:
         raise ClusterError(
-            f"a worker cannot load what it needs ({type(error).__name__}: {error}); "
-            "repair its installation of romzarr"
+            f"a worker cannot load romzarr ({type(error).__name__}: {error}); repair its "
+            "installation"
         ) from error
 
 
 def or_cluster_error(make: Callable[[], Any], problem: str) -> Any:
-    """What `make` returns; its failure, whatever it is, as a `ClusterError`."""
+    """Call `make` and turn any failure into a `ClusterError`."""
     try:
         return make()
-    # Each kind of cluster fails in ways of its own and of its transport.
+    # Each kind of cluster has its own errors.
     except Exception as error:
         raise ClusterError(f"{problem} ({type(error).__name__}: {error})") from error

@@ -1,1 +1,1 @@
-"""``romzarr demo``: a small flow solver, the main job on its output, and a picture."""
+"""``romzarr demo``: simulates a flow, compresses and verifies it, and draws a picture."""

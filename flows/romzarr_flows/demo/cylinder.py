@@ -1,9 +1,9 @@
 """Flow past a circular cylinder in two dimensions by a lattice Boltzmann method.
 
 D2Q9 lattice, the incompressible equilibrium of He and Luo [1]_, the two-relaxation-time
-collision of Ginzburg [2]_ and full-way bounce-back on the cylinder, in numpy and float32. At
-Re = 100 the wake sheds vortices at a Strouhal number of about 0.17. It is small and honest
-rather than exact: the cylinder is a staircase, and the sides are periodic 12 D apart.
+collision of Ginzburg [2]_ and full-way bounce-back on the cylinder, in NumPy and float32. At
+Re = 100 the wake sheds vortices at a Strouhal number of about 0.17. The solver favours simplicity
+over accuracy: the cylinder is a staircase, and the sides are periodic at a distance of 12 D.
 
 References
 ----------
@@ -40,8 +40,8 @@ OPPOSITE = (0, 2, 1, 4, 3, 6, 5, 8, 7)
 class CylinderFlow:
     """The problem and its discretisation. Lengths are in diameters, times in D/U.
 
-    `cells` is the number of lattice cells a diameter, `speed` the inflow in cells a step.
-    The archive covers `window` (x from, x to, y from, y to) of the box.
+    `cells` is the number of lattice cells per diameter, `speed` the inflow in cells per step.
+    The archive covers `window` (x from, x to, y from, y to) of the domain.
     """
 
     reynolds: float = 100.0
@@ -60,11 +60,11 @@ class CylinderFlow:
 
     @property
     def frame_interval(self) -> float:
-        """Time between frames, a whole number of steps, in D/U."""
+        """Time between frames in D/U, an integer number of steps."""
         return self.steps_per_frame * self.speed / self.cells
 
     def coordinates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Cell centres x and y of the whole box, the cylinder's centre at the origin."""
+        """Return the cell centres x and y of the domain; the cylinder is at the origin."""
         nx = round((self.upstream + self.downstream) * self.cells)
         ny = round(self.height * self.cells)
         x = (np.arange(nx) + 0.5) / self.cells - self.upstream
@@ -72,7 +72,7 @@ class CylinderFlow:
         return x, y
 
     def window_slices(self) -> tuple[slice, slice]:
-        """Rows (y) and columns (x) of the box that the archive keeps."""
+        """Return the rows (y) and columns (x) of the domain that the archive keeps."""
         x, y = self.coordinates()
         x0, x1, y0, y1 = self.window
         columns = slice(*np.searchsorted(x, (x0, x1)).tolist())
@@ -80,10 +80,10 @@ class CylinderFlow:
 
 
 class Lattice:
-    """State of the lattice and one step of it.
+    """The state of the lattice and its time step.
 
-    Populations are kept as deviations from the weights, which spares float32 three digits,
-    with a ring of ghost cells, so that streaming is a view and moves no data.
+    Populations are stored as deviations from the weights, which gains three digits in float32.
+    Thanks to a ring of ghost cells, streaming is a view and moves no data.
     """
 
     def __init__(self, flow: CylinderFlow) -> None:
@@ -93,8 +93,8 @@ class Lattice:
         self.solid_at = np.nonzero(self.solid)
         viscosity = flow.speed * flow.cells / flow.reynolds
         even_rate = relaxation(viscosity, x, flow)
-        # The product of the two relaxation times (each less a half) that puts a bounce-back
-        # wall exactly half-way between cells.
+        # With this product of the two relaxation times (each less a half) a bounce-back wall lies
+        # exactly half-way between cells.
         odd_rate = 1 / (0.5 + (3 / 16) / (1 / even_rate - 0.5))
         self.even_rate: Field = even_rate.astype(np.float32)
         self.odd_rate: Field = odd_rate.astype(np.float32)
@@ -104,7 +104,7 @@ class Lattice:
         self.buffers = np.empty((8, *self.shape), np.float32)
 
     def start(self, flow: CylinderFlow, x: NDArray[Any], y: NDArray[Any]) -> Field:
-        """Uniform flow with a swirl behind the cylinder, so that shedding begins at once."""
+        """Make uniform flow with a swirl behind the cylinder, so that shedding starts at once."""
         bump = np.exp(-((x[None, :] - 1.5) ** 2) - y[:, None] ** 2)
         u = np.where(self.solid, 0.0, flow.speed * (1 - bump))
         v = np.where(self.solid, 0.0, 0.6 * flow.speed * bump)
@@ -114,7 +114,7 @@ class Lattice:
         return state
 
     def arriving(self) -> list[Field]:
-        """Populations that stream into every cell, as views."""
+        """Return the populations that stream into every cell, as views."""
         rows, columns = self.shape
         return [
             self.now[i, 1 - cy : 1 - cy + rows, 1 - cx : 1 - cx + columns]
@@ -129,7 +129,7 @@ class Lattice:
         state[:, -1] = state[:, 1]
 
     def moments(self, f: list[Field]) -> tuple[Field, Field, Field]:
-        """Pressure (times 3) and velocity."""
+        """Compute pressure (times 3) and velocity."""
         p, u, v = self.buffers[:3]
         np.subtract(f[5], f[6], out=u)
         np.subtract(f[7], f[8], out=p)
@@ -169,7 +169,7 @@ class Lattice:
         self.now, self.next = self.next, self.now
 
     def relax_resting(self, f: Field, rest: Field, out: Field) -> None:
-        """Collision of the population at rest, which has an even part only."""
+        """Collide the population at rest, which has an even part only."""
         np.multiply(rest, np.float32(WEIGHTS[0]), out=out)
         out -= f
         out *= self.even_rate
@@ -178,7 +178,7 @@ class Lattice:
     def relax_pair(
         self, f: list[Field], weight: np.float32, rest: Field, along: Field, out: Field
     ) -> None:
-        """Collision of two opposite populations; `along` is the velocity in their direction."""
+        """Collide two opposite populations; `along` is the velocity in their direction."""
         half, three = np.float32(0.5), np.float32(3)
         scratch, even, odd = self.buffers[5:]
         np.multiply(along, along, out=even)
@@ -206,10 +206,10 @@ class Lattice:
 
 
 def relaxation(viscosity: float, x: NDArray[Any], flow: CylinderFlow) -> NDArray[np.float64]:
-    """Even relaxation rate: the flow's viscosity, rising thirtyfold in layers at both ends.
+    """Compute the even relaxation rate; the viscosity rises thirtyfold in two sponge layers.
 
-    The layer at the outlet (3 D) soaks up vortices and sound before they can be sent back; the
-    one at the inlet (2 D) damps the short waves that an inflow at equilibrium is prone to.
+    The layer at the outlet (3 D) absorbs vortices and sound before they are reflected. The one at
+    the inlet (2 D) damps the short waves that an equilibrium inflow produces.
     """
     outlet = np.clip((x - (flow.downstream - 3)) / 3, 0, 1)
     inlet = np.clip((2 - flow.upstream - x) / 2, 0, 1)
@@ -217,7 +217,7 @@ def relaxation(viscosity: float, x: NDArray[Any], flow: CylinderFlow) -> NDArray
 
 
 def equilibrium_at(u: Any, v: Any) -> Field:
-    """Populations (as deviations from the weights) of a fluid at rest pressure moving at u, v."""
+    """Compute the populations (deviations from the weights) at reference pressure and u, v."""
     square = 1.5 * (np.square(u) + np.square(v))
     populations = []
     for (cx, cy), weight in zip(DIRECTIONS, WEIGHTS, strict=True):
@@ -229,9 +229,9 @@ def equilibrium_at(u: Any, v: Any) -> Field:
 def frames(
     flow: CylinderFlow, snapshots: int, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[Field, Field]]:
-    """Velocity u, v in the window in units of U, NaN inside the cylinder; one pair a frame.
+    """Yield the velocity u, v in the window for each frame, in units of U, NaN in the cylinder.
 
-    `progress` is called after every step of the lattice with the steps done and their number.
+    `progress` is called after every lattice step with the steps done and their total number.
     """
     lattice = Lattice(flow)
     spin_up = round(flow.spin_up * flow.cells / flow.speed)
@@ -254,7 +254,7 @@ def frames(
 
 
 def template(flow: CylinderFlow, snapshots: int, block: int) -> xr.Dataset:
-    """The archive's dims, coordinates and attributes, without its values."""
+    """Make the archive's dims, coordinates and attributes, without values."""
     x, y = flow.coordinates()
     rows, columns = flow.window_slices()
     x, y = x[columns], y[rows]
@@ -274,7 +274,7 @@ def template(flow: CylinderFlow, snapshots: int, block: int) -> xr.Dataset:
         {
             "title": f"Flow past a circular cylinder at Re = {flow.reynolds:g}",
             "source": "romzarr demo: lattice Boltzmann, D2Q9, "
-            f"{flow.cells} cells a diameter, {flow.steps_per_frame} steps a frame",
+            f"{flow.cells} cells per diameter, {flow.steps_per_frame} steps per frame",
         },
     )
 
@@ -287,19 +287,19 @@ def write_archive(
     block: int = 30,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Compute the flow and write it as a Zarr archive, `block` snapshots a chunk.
+    """Simulate the flow and write it as a Zarr archive with `block` snapshots per chunk.
 
-    Memory holds one block, whatever the length of the record. `path` appears when the
-    archive is whole.
+    Memory holds one block, regardless of the length of the record. `path` appears when the
+    archive is complete.
 
     Parameters
     ----------
     path : Path
-        Where the archive goes; replaced if it is there.
+        The archive to write; replaced if it exists.
     flow : CylinderFlow, optional
-        The problem; by default Re = 100, some 12 periods of shedding in 240 snapshots.
+        The problem; by default Re = 100, with some 12 shedding periods in 240 snapshots.
     progress : callable, optional
-        Called with the steps of the lattice done and their number after each step.
+        Called after each lattice step with the steps done and their total number.
     """
     flow = flow or CylinderFlow()
     pattern = template(flow, snapshots, block)

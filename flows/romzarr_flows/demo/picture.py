@@ -1,4 +1,4 @@
-"""One picture of a compressed cylinder wake: what went in, what came back, and why it is small."""
+"""One picture of a compressed cylinder wake: original, decoded field, spectrum and model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-INK, RED, GREY = "#222222", "#c0392b", "#888888"
-CURVES = ("#1f5a99", "#d1812c", "#3c8d5a")
-LINE_WIDTH, LINES = 62, 12  # of the equations, in characters and lines that fit their panel
+from romzarr_flows.drawing import BLUE, GREEN, GREY, INK, ORANGE, RED, canvas
+
+CURVES = (BLUE, ORANGE, GREEN)
+LINE_WIDTH, LINES = 62, 12  # characters and lines of the equations that fit their panel
 
 
 @dataclass(frozen=True)
 class Wake:
-    """What the picture shows.
+    """The content of the picture.
 
-    `original` and `decoded` hold u and v of one snapshot over (y, x); `error` is that of the
+    `original` and `decoded` hold u and v of one snapshot over (y, x); `error` is the error of the
     vorticity over the whole record, relative to its fluctuation. `singular_values` (m,)
-    are those of the archive, `coefficients` (m, r) the a(t) of the store at `times`, and `kept`
-    the snapshots whose samples it keeps. `equations` has a line for each equation.
+    belong to the archive, `coefficients` (m, r) are the a(t) of the store at `times`, and `kept`
+    numbers the snapshots whose samples it keeps. `equations` has one line per equation.
     """
 
     original: xr.Dataset
@@ -45,9 +44,7 @@ class Wake:
 
 def draw(wake: Wake, path: Path) -> None:
     """Draw `wake` into the PNG file `path`."""
-    # A figure of its own, not pyplot's: no window, no state left behind.
-    figure = Figure(figsize=(13, 8.8), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(13, 8.8)
     # Any: matplotlib annotates an array of subfigures as one.
     panels: Any = figure.subfigures(3, 1, height_ratios=(0.14, 1, 1.1))
     heading, maps, lower = panels
@@ -65,16 +62,16 @@ def vorticity(velocity: xr.Dataset) -> xr.DataArray:
 
 
 def vorticity_error(original: xr.Dataset, decoded: xr.Dataset) -> float:
-    """L2 error of the vorticity relative to its fluctuation about the mean in time."""
+    """Compute the L2 error of the vorticity relative to its fluctuation."""
     before, after = vorticity(original), vorticity(decoded)
     fluctuation = float((before - before.mean("time")).pipe(np.square).sum())
     return float(np.sqrt(float(((after - before) ** 2).sum()) / fluctuation))
 
 
 def draw_maps(axes: NDArray[Any], wake: Wake) -> None:
-    """Vorticity of the archive and of the store on one scale, their difference on its own."""
+    """Draw the vorticity of archive and store on one colour scale, and their difference."""
     original, decoded = vorticity(wake.original), vorticity(wake.decoded)
-    # Beside the cylinder the vorticity is far larger than in the wake, which is to be seen.
+    # The vorticity beside the cylinder is far larger than in the wake, which is to be shown.
     scale = float(np.nanpercentile(np.abs(original), 98))
     difference = decoded - original
     small = float(np.nanpercentile(np.abs(difference), 99.5)) or 1.0
@@ -95,7 +92,7 @@ def draw_maps(axes: NDArray[Any], wake: Wake) -> None:
 
 
 def draw_spectrum(ax: Axes, wake: Wake) -> None:
-    """What is lost when only the leading modes are kept, against their number."""
+    """Draw the truncation error against the number of modes."""
     energy = wake.singular_values**2
     lost = np.sqrt(np.maximum(energy[::-1].cumsum()[::-1][1:], 0) / energy.sum())
     shown = min(len(lost), 3 * wake.rank + 4)
@@ -103,7 +100,7 @@ def draw_spectrum(ax: Axes, wake: Wake) -> None:
     ax.axhline(wake.tolerance, color=RED, lw=1)
     ax.axvline(wake.rank, color=GREY, lw=1, ls="--")
     ax.set(
-        title="what POD modes leave out",
+        title="POD truncation error",
         xlabel="number of modes",
         ylabel="relative L2 error of the fluctuation",
         xlim=(0, shown + 1),
@@ -130,7 +127,7 @@ def draw_spectrum(ax: Axes, wake: Wake) -> None:
 
 
 def draw_coefficients(ax: Axes, wake: Wake) -> None:
-    """The leading coefficients in time, with the samples that the store keeps."""
+    """Draw the leading coefficients in time, with the samples that the store keeps."""
     count = min(len(CURVES), wake.coefficients.shape[1])
     scale = np.abs(wake.coefficients[:, :1]).max() or 1.0
     scaled = wake.coefficients[:, :count] / scale
@@ -157,7 +154,7 @@ def draw_equations(ax: Axes, wake: Wake) -> None:
 
 
 def fitted(equations: Sequence[str]) -> list[str]:
-    """The equations broken to the width of their panel, as many as fit it whole."""
+    """Wrap the equations to the width of their panel, as many as fit completely."""
     lines: list[str] = []
     for number, equation in enumerate(equations):
         broken = textwrap.wrap(equation, LINE_WIDTH, subsequent_indent=" " * 9)
@@ -169,9 +166,9 @@ def fitted(equations: Sequence[str]) -> list[str]:
 
 
 def singular_values(archive: xr.Dataset) -> NDArray[np.float64]:
-    """Singular values of all variables together, each scaled by its own fluctuation.
+    """Compute the singular values of all variables together, each scaled by its fluctuation.
 
-    From the Gram matrix in time: values below 1e-8 of the largest are rounding.
+    They come from the Gram matrix in time: values below 1e-8 of the largest are rounding errors.
     """
     gram: Any = 0.0
     for name in archive.data_vars:

@@ -1,10 +1,9 @@
-"""The demonstration: solve, compress, verify, draw, and say so in words and numbers."""
+"""The demonstration: simulates, compresses, verifies, draws and summarises."""
 
 from __future__ import annotations
 
 import logging
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,28 +16,29 @@ from romzarr.config import Config
 from romzarr.contracts import BlockSpan
 from romzarr.reports import CompressionReport
 from romzarr.store.reading.reader import open_store
+from romzarr_flows.background import repeating
 from romzarr_flows.demo.cylinder import CylinderFlow, write_archive
 from romzarr_flows.demo.picture import Wake, draw, singular_values, vorticity_error
 from romzarr_flows.tables import compression_table, ratio, size, verify_table
 
 log = logging.getLogger(__name__)
 
-# Who watches is told something at least every two seconds; the rest is for a busy machine.
+# Something is logged at least every two seconds, with a margin for a busy machine.
 SILENCE_SECONDS = 1.5
 
 
 def run(
     directory: Path, config: Config, *, flow: CylinderFlow | None = None, snapshots: int = 240
 ) -> int:
-    """Run the demonstration in `directory`; 0 if the bound holds, else 1."""
+    """Run the demonstration in `directory`; return 0 if the bound holds, else 1."""
     archive, store = directory / "cylinder.zarr", directory / "cylinder.romzarr"
     picture = directory / "cylinder.png"
     solve(archive, flow or CylinderFlow(), snapshots)
-    with saying("compressing"):
+    with announced("compressing"):
         report = romzarr.compress(str(archive), str(store), config=config, overwrite=True)
-    with saying("verifying"):
+    with announced("verifying"):
         check = romzarr.verify(str(store), str(archive), config=config)
-    with saying("drawing"):
+    with announced("drawing"):
         draw(wake(archive, store, report), picture)
     print(compression_table(report.to_dict(), str(archive), str(store)), end="\n\n")
     print(verify_table(check.to_dict(), str(archive), str(store)), end="\n\n")
@@ -47,26 +47,26 @@ def run(
 
 
 def solve(archive: Path, flow: CylinderFlow, snapshots: int) -> None:
-    """Compute the flow, unless an earlier run has left it."""
+    """Simulate the flow, unless an earlier run has done so."""
     if archive.exists():
-        log.info("using the flow computed before: %s", archive)
+        log.info("using the flow of an earlier run: %s", archive)
         return
-    log.info("computing the flow past a cylinder, under a minute: %s", archive)
-    began = said = time.monotonic()
+    log.info("simulating the flow past a cylinder, less than a minute: %s", archive)
+    began = logged = time.monotonic()
 
     def progress(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal logged
         now = time.monotonic()
-        if now - said >= SILENCE_SECONDS:
-            said = now
-            log.info("computing the flow: %.0f %%, %.0f s", 100 * done / total, now - began)
+        if now - logged >= SILENCE_SECONDS:
+            logged = now
+            log.info("simulating the flow: %.0f %%, %.0f s", 100 * done / total, now - began)
 
     write_archive(archive, flow, snapshots=snapshots, progress=progress)
     log.info("the flow took %.0f s", time.monotonic() - began)
 
 
-class _LastWord(logging.Handler):
-    """When this program last logged something."""
+class _LastRecord(logging.Handler):
+    """Notes when something was last logged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,30 +77,26 @@ class _LastWord(logging.Handler):
 
 
 @contextmanager
-def saying(what: str) -> Iterator[None]:
-    """Log `what` is being done and for how long, whenever nothing was logged for a while."""
-    began, over, last = time.monotonic(), threading.Event(), _LastWord()
+def announced(stage: str) -> Iterator[None]:
+    """Log the stage and, whenever nothing was logged for a while, how long it has taken."""
+    began, last = time.monotonic(), _LastRecord()
 
-    def speak() -> None:
-        while not over.wait(SILENCE_SECONDS / 4):
-            now = time.monotonic()
-            if now - last.at >= SILENCE_SECONDS:
-                log.info("%s, %.0f s so far", what, now - began)
+    def remind() -> None:
+        now = time.monotonic()
+        if now - last.at >= SILENCE_SECONDS:
+            log.info("%s, %.0f s so far", stage, now - began)
 
-    speaker = threading.Thread(target=speak, name=f"romzarr demo: {what}", daemon=True)
     logging.getLogger().addHandler(last)
-    log.info("%s", what)
-    speaker.start()
+    log.info("%s", stage)
     try:
-        yield
+        with repeating(f"romzarr demo: {stage}", SILENCE_SECONDS / 4, remind):
+            yield
     finally:
-        over.set()
-        speaker.join()
         logging.getLogger().removeHandler(last)
 
 
 def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
-    """What the picture shows, from the archive and from the store as any reader sees it."""
+    """Collect the content of the picture from the archive and the store."""
     original = xr.open_zarr(archive, consolidated=False)
     decoded = xr.open_dataset(store, engine="romzarr", chunks=None)
     error = vorticity_error(original, decoded)
@@ -119,35 +115,34 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
         equations=equation_lines(str(store)),
         title=f"{original.attrs['title']}: {size(report.raw_bytes)} in "
         f"{size(report.stored_bytes)}, {ratio(report.compression_ratio)} times smaller\n"
-        f"relative error {report.largest_relative_l2_error:.2g} of u and v, {error:.2g} of the "
-        "vorticity drawn",
+        f"relative error of u and v {report.largest_relative_l2_error:.2g}, of the vorticity "
+        f"(shown) {error:.2g}",
     )
 
 
 def equation_lines(store: str) -> list[str]:
-    """The equations alone, without the remarks around them."""
+    """Return the equations without the remarks around them."""
     lines = romzarr.equations(store).text().splitlines()
     return [line.split("    [")[0] for line in lines if "' = " in line]
 
 
 def summary(report: CompressionReport, store: Path, picture: Path) -> str:
-    """The result in words."""
+    """Describe the result in words."""
     became = f"{report.snapshots} snapshots of a vortex street became {report.rank} POD modes and "
     if report.kept_samples:
         rest = report.snapshots - report.kept_samples
         became += (
             f"{report.kept_samples} samples of their coefficients; a model of "
-            f"{report.nonzero_terms} terms foretells the other {rest}, and what it misses is "
-            "coded beside it. "
+            f"{report.nonzero_terms} terms predicts the other {rest}, and its error is coded. "
         )
     else:
         became += (
-            f"their coefficients. A model of {report.nonzero_terms} terms describes them; in a "
-            "record this short it takes more bytes than it saves, so it is kept to be read. "
+            f"their coefficients. A model of {report.nonzero_terms} terms describes them. In a "
+            "record this short it takes more bytes than it saves, so it is kept for reading only. "
         )
     became += (
-        f"The store takes {size(report.stored_bytes)} in place of {size(report.raw_bytes)}; "
-        "a longer record adds coefficients, hardly any modes."
+        f"The store takes {size(report.stored_bytes)} instead of {size(report.raw_bytes)}. "
+        "A longer record adds coefficients, but hardly any modes."
     )
     return f"""\
 {textwrap.fill(became, 90)}

@@ -1,1 +1,1 @@
-"""Commands of neural SINDy: training, runs on known systems, diagnosis, distillation."""
+"""The commands ``romzarr neural``: training, runs on known systems, diagnosis, distillation."""

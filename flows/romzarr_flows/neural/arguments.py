@@ -2,92 +2,106 @@
 
 from __future__ import annotations
 
-import argparse
-
-from romzarr_flows.logs import add_log_format
 from romzarr_flows.neural import commands
-from romzarr_flows.parsing import Parser
+from romzarr_flows.parsing import Parser, Subparsers, add_command, add_directory
 
 OPERATORS = ("identity", "sin", "cos", "add", "mul")
+RESULTS = "romzarr-neural"
 RUNS = ("1", "2", "3", "4", "5", "router", "best", "cures")
 
 EPILOG = """\
 examples:
-  romzarr neural train                    the operators that ship with romzarr, trained again
+  romzarr neural train                    retrain the operators that ship with romzarr
   romzarr neural run 1                    STLSQ on the damped oscillator, 20 seeds
-  romzarr neural run best --sigma 0.05    the default, with 5 % noise on the states
-  romzarr neural run cures                what helps the routers of runs 4 and 5, and how much
+  romzarr neural run best --sigma 0.05    the default method, with 5 % noise on the states
+  romzarr neural run cures                compare the cures for the routers of runs 4 and 5
   romzarr neural beyond                   pendulum, Van der Pol, Lotka-Volterra, Lorenz
-  romzarr neural distill                  which formula each network is
+  romzarr neural distill                  name the formula that each network represents
 
 runs: 1 STLSQ, 2 state-dependent router, 3 router with entropy penalty, 4 two slots,
-5 conditional slot entropy, router the cured router, best the default, cures all of them
+5 conditional slot entropy, router the cured router, best the default method, cures all cures
 """
-
-Subparsers = argparse._SubParsersAction
 
 
 def add_neural(command: Parser) -> None:
-    """Add the commands below ``romzarr neural``."""
+    """Add the subcommands of ``romzarr neural``."""
     command.epilog = EPILOG
     subparsers = command.add_subparsers(metavar="COMMAND", required=True)
     _train(subparsers)
     _run(subparsers)
-    beyond = _command(subparsers, "beyond", "identify other systems with the default")
-    beyond.set_defaults(run=commands.beyond)
-    beyond.add_argument("--noise", type=float, default=0.01, metavar="X", help="of the states' rms")
+    beyond = add_command(
+        subparsers, "beyond", "identify other systems with the default method", commands.beyond
+    )
+    beyond.add_argument(
+        "--noise",
+        type=float,
+        default=0.01,
+        metavar="X",
+        help="noise relative to the rms of the states (default 0.01)",
+    )
     _seeds(beyond, 5)
-    _directory(beyond)
-    distill = _command(subparsers, "distill", "say which formula each network is")
-    distill.set_defaults(run=commands.distill)
-    distill.add_argument("--weights", metavar="FILE", help="a file of weights (default: shipped)")
-    diagnose = _command(subparsers, "diagnose", "say which terms of a store's library are alike")
-    diagnose.set_defaults(run=commands.diagnose)
-    diagnose.add_argument("store", metavar="STORE")
+    add_directory(beyond, RESULTS)
+    distill = add_command(
+        subparsers, "distill", "name the formula that each network represents", commands.distill
+    )
+    distill.add_argument(
+        "--weights", metavar="FILE", help="file of weights (default: those shipped with romzarr)"
+    )
+    add_command(
+        subparsers,
+        "diagnose",
+        "find collinear terms in the library of a store",
+        commands.diagnose,
+        "store",
+    )
 
 
-def _command(subparsers: Subparsers[Parser], name: str, does: str) -> Parser:
-    command = subparsers.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
-    add_log_format(command)
-    return command
-
-
-def _train(subparsers: Subparsers[Parser]) -> None:
-    command = _command(subparsers, "train", "train operators past overfitting")
-    command.set_defaults(run=commands.train)
-    command.add_argument("--epochs", type=int, default=20_000, metavar="N", help="default 20000")
+def _train(subparsers: Subparsers) -> None:
+    command = add_command(
+        subparsers, "train", "train operators past overfitting (grokking)", commands.train
+    )
+    command.add_argument(
+        "--epochs", type=int, default=20_000, metavar="N", help="training epochs (default 20000)"
+    )
     _seeds(command, 4)
-    command.add_argument("--seed", type=int, default=0, metavar="K", help="of everything random")
     command.add_argument(
-        "--operators", nargs="+", choices=OPERATORS, default=OPERATORS, metavar="NAME"
+        "--seed", type=int, default=0, metavar="K", help="seed of the random generator (default 0)"
     )
     command.add_argument(
-        "--unfinished", action="store_true", help="leave out the Gauss-Newton steps at the end"
+        "--operators",
+        nargs="+",
+        choices=OPERATORS,
+        default=OPERATORS,
+        metavar="NAME",
+        help=f"operators to train (default {' '.join(OPERATORS)})",
     )
-    _directory(command)
+    command.add_argument(
+        "--unfinished", action="store_true", help="skip the final Gauss-Newton steps"
+    )
+    add_directory(command, RESULTS)
 
 
-def _run(subparsers: Subparsers[Parser]) -> None:
-    command = _command(subparsers, "run", "recover a damped oscillator, over many seeds")
-    command.set_defaults(run=commands.run)
+def _run(subparsers: Subparsers) -> None:
+    command = add_command(
+        subparsers, "run", "recover a damped oscillator from many seeds", commands.run
+    )
     command.add_argument("which", choices=RUNS, metavar="RUN", help=", ".join(RUNS))
     command.add_argument(
-        "--sigma", type=float, default=1e-3, metavar="X", help="noise on the states (default 1e-3)"
+        "--sigma",
+        type=float,
+        default=1e-3,
+        metavar="X",
+        help="standard deviation of the noise on the states (default 1e-3)",
     )
     _seeds(command, 20)
-    _directory(command)
+    add_directory(command, RESULTS)
 
 
 def _seeds(command: Parser, default: int) -> None:
     command.add_argument(
-        "--seeds", type=int, default=default, metavar="N", help=f"default {default}"
-    )
-
-
-def _directory(command: Parser) -> None:
-    command.add_argument(
-        "--directory",
-        default="romzarr-neural",
-        metavar="DIR",
-        help="folder of the results (default romzarr-neural)",
+        "--seeds",
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"number of seeds (default {default})",
     )

@@ -1,27 +1,13 @@
-"""What ``romzarr neural ...`` does: one operation of `romzarr.neural`, a page and a picture."""
+"""The commands ``romzarr neural``: each runs an operation and writes a page and a picture."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from romzarr.errors import ConfigError, LibraryError, PipelineError
-
-
-@contextmanager
-def extras() -> Iterator[None]:
-    """Say which extra brings a package that is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        extra = {"matplotlib": "plot"}.get(package, "neural")
-        raise PipelineError(
-            f"this command needs {package}: pip install 'romzarr[{extra}]'"
-        ) from error
+from romzarr_flows.commands import extras
 
 
 def folder(options: Namespace) -> Path:
@@ -37,8 +23,8 @@ def write(path: Path, text: str) -> None:
 
 
 def train(options: Namespace) -> int:
-    """Train all operators; weights, curves, a page and a picture."""
-    with extras():
+    """Train operators; write weights, curves, a page and a picture."""
+    with extras("neural"):
         from romzarr.neural.files import save_curves, save_operators
         from romzarr.neural.operations import operations
         from romzarr.neural.training import train
@@ -65,8 +51,8 @@ def train(options: Namespace) -> int:
 
 
 def run(options: Namespace) -> int:
-    """One run on the reference problem: a page and a picture."""
-    with extras():
+    """Do one run on the reference problem; write a page and a picture."""
+    with extras("neural"):
         from romzarr.neural.runs import RUNS, Problem, cures
         from romzarr_flows.neural.pages import cures_page, run_page
         from romzarr_flows.neural.pictures import draw_cures, draw_run
@@ -74,7 +60,7 @@ def run(options: Namespace) -> int:
         raise ConfigError("--seeds must be 1 or more and --sigma 0 or more")
     where, name = folder(options), f"run-{options.which}"
     problem = Problem.reference(options.sigma, options.seeds)
-    with extras():
+    with extras("neural"):
         if options.which == "cures":
             found = cures(problem)
             draw_cures(found, where / f"{name}.png")
@@ -87,8 +73,8 @@ def run(options: Namespace) -> int:
 
 
 def beyond(options: Namespace) -> int:
-    """The default on other systems: a page and a picture each."""
-    with extras():
+    """Run the default method on other systems; write a page and a picture for each."""
+    with extras("neural"):
         from romzarr_flows.neural.pages import run_page
         from romzarr_flows.neural.pictures import draw_run
     from romzarr.neural.runs import beyond
@@ -104,7 +90,7 @@ def beyond(options: Namespace) -> int:
 
 
 def distill(options: Namespace) -> int:
-    """Formulas of trained operators."""
+    """Print the formulas of trained operators."""
     from romzarr.neural.distill import distill
     from romzarr.numerics.dynamics.networks import read_operators, shipped_operators
     from romzarr_flows.neural.pages import distilled_page
@@ -121,17 +107,17 @@ def distill(options: Namespace) -> int:
 
 
 def diagnose(options: Namespace) -> int:
-    """Dependences of a store's library on its own coefficients."""
+    """Print collinear terms of a store's library, evaluated on its coefficients."""
     from romzarr.contracts import BlockSpan
     from romzarr.neural.collinearity import diagnose
-    from romzarr.store.layout import Fields
+    from romzarr.store.layout import JsonObject
     from romzarr.store.models import models_from_facts
     from romzarr.store.reading.reader import open_store
 
     last = open_store(options.store).last
-    found = models_from_facts(Fields(last.facts, options.store).fields("model"))
+    found = models_from_facts(JsonObject(last.facts, options.store).object("model"))
     if found is None:
-        raise PipelineError(f"{options.store}: there is no model, so there is no library")
+        raise PipelineError(f"{options.store}: the store has no model, and so no library")
     latent, library = last.latent, found.library
     a = latent.span(BlockSpan(0, latent.snapshots))[:, : library.states]
     print(diagnose(library, a).words())

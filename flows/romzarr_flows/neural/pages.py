@@ -15,7 +15,7 @@ Matrix = NDArray[np.float64]
 
 
 def rows(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table.
+    """Format a Markdown table.
 
     >>> print(rows(["a", "b"], [["1", "2"]]))
     | a | b |
@@ -27,7 +27,7 @@ def rows(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def spread(values: Matrix) -> str:
-    """Mean, and in brackets least and largest; or one number if all are alike.
+    """Format the mean with minimum and maximum in brackets, or one number if all are equal.
 
     >>> spread(np.array([1.0, 2.0, 6.0]))
     '3 (1 to 6)'
@@ -40,7 +40,7 @@ def spread(values: Matrix) -> str:
 
 
 def equation(coefficients: Matrix, names: Sequence[str], least: float = 5e-4) -> str:
-    """Terms as a signed sum.
+    """Format terms as a signed sum.
 
     >>> equation(np.array([1.0, 0.0, -0.5]), ["a", "b", "c"])
     '1 a - 0.5 c'
@@ -54,7 +54,7 @@ def equation(coefficients: Matrix, names: Sequence[str], least: float = 5e-4) ->
 
 
 def run_page(result: RunResult, picture: str) -> str:
-    """One page: what was reported, what was found, over all seeds."""
+    """Describe a run over all seeds, beside what was reported."""
     seeds, p, q = result.coefficients.shape
     lines = [f"# Run {result.title}", ""]
     lines += [f"Reported or asked: {result.expected}", "", f"Here: {result.method}", ""]
@@ -99,7 +99,7 @@ def run_page(result: RunResult, picture: str) -> str:
 
 
 def cures_page(results: Sequence[RunResult], picture: str) -> str:
-    """All cures in one table."""
+    """Compare all cures in one table."""
     table = []
     for result in results:
         true = result.truth != 0
@@ -135,7 +135,7 @@ def cures_page(results: Sequence[RunResult], picture: str) -> str:
 
 
 def training_page(trained: Trained, command: str, picture: str) -> str:
-    """A verdict for every operation and seed."""
+    """List the verdict for every operation and seed."""
     table = []
     for name, verdicts in trained.verdicts.items():
         for v in verdicts:
@@ -172,6 +172,6 @@ def training_page(trained: Trained, command: str, picture: str) -> str:
 
 
 def distilled_page(found: Sequence[Distilled]) -> str:
-    """Formulas of networks."""
+    """List the formulas of networks."""
     table = [[each.name, each.formula, f"{1 - each.r_squared:.1e}"] for each in found]
     return rows(["network", "formula", "1 - R^2"], table)

@@ -7,24 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from romzarr.neural.runs import RunResult
 from romzarr.neural.verdicts import Trained
-
-INK, RED, BLUE, GREY = "#222222", "#c0392b", "#1f5a99", "#888888"
-
-
-def canvas(width: float, height: float) -> Figure:
-    """A figure of its own, not pyplot's: no window, no state left behind."""
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+from romzarr_flows.drawing import BLUE, GREY, ORANGE, RED, canvas
 
 
 def draw_curves(trained: Trained, path: Path) -> None:
-    """Training and validation error of every seed against epochs, both logarithmic."""
+    """Draw training and validation errors of all seeds against epochs, on logarithmic axes."""
     names = list(trained.training)
     figure = canvas(3.3 * len(names), 3.6)
     axes: Any = figure.subplots(1, len(names), sharey=True, squeeze=False)
@@ -58,7 +48,7 @@ def draw_curves(trained: Trained, path: Path) -> None:
 
 
 def draw_run(result: RunResult, path: Path) -> None:
-    """Coefficients and activations of every term and seed, beside the truth."""
+    """Draw coefficients and activations of every term and seed beside the truth."""
     _, p, q = result.coefficients.shape
     figure = canvas(max(7.0, 0.75 * p * 2), 3.1 * q)
     axes: Any = figure.subplots(q, 2, squeeze=False)
@@ -77,7 +67,7 @@ def draw_run(result: RunResult, path: Path) -> None:
                     places + jitter[e],
                     row,
                     ".",
-                    color=(BLUE, "#d1812c")[s],
+                    color=(BLUE, ORANGE)[s],
                     ms=3.5,
                     alpha=0.7,
                     label=f"slot {s + 1}" if e == 0 else None,
@@ -99,7 +89,7 @@ def draw_run(result: RunResult, path: Path) -> None:
 
 
 def draw_cures(results: Sequence[RunResult], path: Path) -> None:
-    """Seeds that were right, and the damping coefficient of every seed, by method."""
+    """Draw the number of correct seeds and all damping coefficients, by method."""
     figure = canvas(11, 0.45 * len(results) + 1.6)
     axes: Any = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(results))[::-1]

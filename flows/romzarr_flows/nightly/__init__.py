@@ -1,8 +1,7 @@
-"""Keeping an archive of many datasets compressed, unattended: ``romzarr nightly``, ``status``.
+"""Unattended compression of an archive of many datasets: ``romzarr nightly``, ``romzarr status``.
 
-`plan` says what is to be done and why; `run` does it one dataset after another under a `lock`;
-`catalogue` remembers what became of each. What the stores say about themselves counts more than
-the catalogue: if that is lost, it is made again from them.
+`plan` decides what to do, `run` does it under a `lock`, and `catalogue` records the outcomes. The
+stores take precedence over the catalogue, which is rebuilt from them if it is lost.
 """
 
 from __future__ import annotations
@@ -11,4 +10,4 @@ from romzarr.errors import PipelineError
 
 
 class CannotRunError(PipelineError):
-    """Nothing can be done for any dataset: a place is unreachable, or another run is at work."""
+    """The run cannot start: a location is unreachable, or another run holds the lock."""

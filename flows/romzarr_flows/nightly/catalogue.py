@@ -1,7 +1,7 @@
-"""What became of each dataset: one JSON file each, beside the stores.
+"""The catalogue: one JSON file per dataset, beside the stores.
 
 ``STORES/catalogue/<path of the dataset>.json`` holds an `Entry`, and
-``STORES/catalogue/runs/<time>.json`` what one run did (`romzarr_flows.nightly.record`).
+``STORES/catalogue/runs/<time>.json`` the record of a run (`romzarr_flows.nightly.record`).
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ log = logging.getLogger(__name__)
 
 FOLDER = "catalogue"
 RECORD = re.compile(r"runs/\d{8}T\d{6}Z(-\d+)?\.json")
-# Files fetched side by side, where each takes a request.
+# Concurrent requests: they hide the latency of object storage.
 FETCHED = 16
 
 
 def now() -> datetime:
-    """The time that is written down; nothing is decided by it."""
+    """Return the time to record; no decision depends on it."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a dataset.
+    """What the catalogue knows of a dataset.
 
-    ``state`` is "stored", "failed" (``message`` says why), "running", or, where a run stopped
-    before the dataset's turn, what it found (`romzarr_flows.nightly.plan.STATES`). ``last_run``
-    is when the dataset was last worked on. ``gone`` is when the dataset was first not found any
-    more; empty while it is there.
+    ``state`` is "stored", "failed" (``message`` says why), "running", or, if a run stopped before
+    it reached the dataset, the state it found (`romzarr_flows.nightly.plan.STATES`). ``last_run``
+    is when the dataset was last processed. ``gone`` is when the dataset was first missing; empty
+    while it exists.
 
-    All else describes the store that is in place, also where a later try failed: ``ratio``,
+    The other fields describe the existing store, even if a later attempt failed: ``ratio``,
     ``relative_l2_error`` (the largest of all variables), ``verified`` with ``error``, ``when``,
     ``how`` ("sample" or "full") and ``share`` of the values compared; ``fingerprint`` and
-    ``stamp`` of the dataset it was made from; its newest ``generation``, ``store_stamp`` of its
-    files, and the ``settings`` that it promises to keep. ``replaced`` says that generations
-    before the newest may lie beside it, kept for whoever had opened them.
+    ``stamp`` of its source dataset; its newest ``generation``, ``store_stamp`` of its files, and
+    the ``settings`` that it has to keep. ``replaced`` says whether superseded generations, kept
+    for readers that opened them, may still exist.
     """
 
     dataset: str
@@ -79,7 +79,7 @@ class Entry:
 
 _KNOWN = {each.name for each in fields(Entry)}
 _NUMBERS = ("ratio", "raw_bytes", "stored_bytes", "relative_l2_error", "tolerance")
-# All else is text.
+# All other fields are text.
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(_NUMBERS, (int, float, type(None))),
     **dict.fromkeys(("verified", "settings"), (dict, type(None))),
@@ -88,7 +88,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 
 
 def entry_from_json(content: bytes) -> Entry:
-    """The entry in a file of the catalogue.
+    """Parse a file of the catalogue.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def entry_from_json(content: bytes) -> Entry:
     found = json.loads(content)
     if not isinstance(found, dict):
         raise ValueError("expected a JSON object")
-    # Keys that a later version adds are left alone.
+    # Ignore keys that a later version may add.
     values = {key: value for key, value in found.items() if key in _KNOWN}
     for key, value in values.items():
         if not isinstance(value, _KINDS.get(key, (str,))):
@@ -119,7 +119,7 @@ def stored_entry(
     files: Dataset,
     settings: Mapping[str, Any],
 ) -> Entry:
-    """The entry of a store that was just verified; `files` lists what it consists of."""
+    """Make the entry of a store that was just verified; `files` describes its files."""
     facts, stored_bytes, when = store.facts, store.stored_bytes(), now().isoformat()
     return Entry(
         dataset=dataset.name,
@@ -154,7 +154,7 @@ class Catalogue:
     folder: Folder
 
     def entries(self) -> dict[str, Entry]:
-        """All entries by dataset; a file that is none is told and counts as absent."""
+        """Read all entries by dataset; log and ignore files that cannot be parsed."""
         names = self._names(records=False)
         with ThreadPoolExecutor(FETCHED) as pool:
             found = [entry for entry in pool.map(self._entry, names) if entry is not None]
@@ -164,7 +164,7 @@ class Catalogue:
         try:
             return entry_from_json(self.folder.read(name))
         except (ValueError, FileNotFoundError) as error:
-            log.warning("catalogue file %s counts as absent: %s", name, error)
+            log.warning("catalogue file %s is ignored: %s", name, error)
             return None
 
     def write(self, entry: Entry) -> None:
@@ -174,7 +174,7 @@ class Catalogue:
         self.folder.write(name, entry.to_json())
 
     def record(self, name: str) -> Mapping[str, Any]:
-        """The record of a run; empty if it cannot be read."""
+        """Read the record of a run; empty if it cannot be read."""
         try:
             found = json.loads(self.folder.read(name))
         except (OSError, ValueError):
@@ -182,7 +182,7 @@ class Catalogue:
         return found if isinstance(found, dict) else {}
 
     def records(self) -> list[str]:
-        """Names of the records of runs, by the times that they have as names."""
+        """List the records of runs, which are named by time."""
         return self._names(records=True)
 
     def _names(self, records: bool) -> list[str]:
@@ -194,5 +194,5 @@ class Catalogue:
 
 
 def catalogue_of(stores: str) -> Catalogue:
-    """The catalogue beside the stores at a path or URL."""
+    """Return the catalogue beside the stores at a path or URL."""
     return Catalogue(folder_at(f"{stores.rstrip('/')}/{FOLDER}"))

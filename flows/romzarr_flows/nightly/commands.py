@@ -1,4 +1,4 @@
-"""What ``romzarr nightly`` and ``romzarr status`` do."""
+"""The commands ``romzarr nightly`` and ``romzarr status``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from romzarr.errors import ConfigError
-from romzarr_flows.commands import print_json, settings, working
-from romzarr_flows.terminal import show
+from romzarr_flows.commands import settings, show_result, working
 
 
 def nightly(options: Namespace) -> int:
-    """Status 0: all is stored, or left because time was up. 1: some failed, or were not reached."""
-    # They bring Dask and xarray, which `romzarr --help` does without.
+    """Return 0 if all datasets are stored or time ran out, 1 if some failed or the run stopped."""
+    # These import Dask and xarray, which `romzarr --help` does without.
     from romzarr_flows.nightly.plan import plan_run, refuse_empty
     from romzarr_flows.nightly.run import run_nightly
     from romzarr_flows.nightly.tables import plan_table, run_table
@@ -22,7 +21,7 @@ def nightly(options: Namespace) -> int:
     if options.dry_run:
         plan = plan_run(config, only=options.only, since=options.since)
         refuse_empty(plan, config, options.only)
-        print_json(plan_facts(plan)) if options.json else show(plan_table(plan))
+        show_result(options, plan_facts(plan), lambda _: plan_table(plan))
         return 0
     record = run_nightly(
         config,
@@ -34,12 +33,12 @@ def nightly(options: Namespace) -> int:
     )
     if options.quiet and record.is_idle:
         return 0
-    print_json(record.to_dict()) if options.json else show(run_table(record))
+    show_result(options, record.to_dict(), lambda _: run_table(record))
     return 1 if record.failed or record.state == "stopped" else 0
 
 
 def plan_facts(plan: Any) -> dict[str, Any]:
-    """A plan as JSON values."""
+    """Convert a plan to JSON values."""
     return {
         "to_do": [
             {
@@ -57,22 +56,20 @@ def plan_facts(plan: Any) -> dict[str, Any]:
 
 
 def status(options: Namespace) -> int:
-    """Status 0: nothing is broken. 1: a dataset is, or the last run did not end as it should."""
-    from romzarr_flows.nightly.status import is_sound, last_run, standings
+    """Return 0 if nothing is wrong, 1 if a dataset is broken or the last run did not complete."""
+    from romzarr_flows.nightly.status import dataset_states, is_sound, last_run
     from romzarr_flows.nightly.tables import status_table
 
     config = settings(options)
     stores = options.stores or config.nightly.stores
     if stores == "none":
         raise ConfigError(
-            "romzarr status: found no folder of stores; give it as STORES, or a file with "
-            "nightly.stores as --config"
+            "romzarr status: found no folder of stores; give STORES, or --config FILE with "
+            "nightly.stores"
         )
     last = last_run(stores)
-    found = standings(config, stores, last)
-    if options.json:
-        run = {"last_run": last.name, "last_run_state": last.state} if last else {"last_run": ""}
-        print_json({"stores": stores, **run, "datasets": [f.to_dict() for f in found]})
-    else:
-        show(status_table(found, last))
+    found = dataset_states(config, stores, last)
+    run = {"last_run": last.name, "last_run_state": last.state} if last else {"last_run": ""}
+    facts = {"stores": stores, **run, "datasets": [each.to_dict() for each in found]}
+    show_result(options, facts, lambda _: status_table(found, last))
     return 0 if is_sound(found, last) else 1

@@ -1,4 +1,4 @@
-"""Processes that work on datasets side by side."""
+"""Processes that compress datasets in parallel."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from romzarr_flows.cluster import connect
 from romzarr_flows.logs import Format, logging_to_stderr
 from romzarr_flows.nightly.catalogue import Entry
 from romzarr_flows.nightly.plan import Job
-from romzarr_flows.nightly.work import attempted, failed_entry
+from romzarr_flows.nightly.work import failed_entry, run_job
 from romzarr_flows.signals import EndingOnSignals
 
-# For a process to take back what it has begun.
+# Time for a process to clean up; removing a large unfinished store takes seconds.
 PATIENCE_SECONDS = 60.0
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -35,7 +35,7 @@ Outcome = tuple[Job, Entry, float]
 
 @dataclass
 class Member:
-    """A process, the way to talk to it, the job that it does, and since when."""
+    """A process, its connection, its current job and the time when that began."""
 
     process: ForkServerProcess
     connection: Connection
@@ -45,19 +45,19 @@ class Member:
 
 
 class Crew:
-    """Processes that work on a dataset each, started as they are needed.
+    """A pool of processes, each working on one dataset, started on demand.
 
     Parameters
     ----------
     size : int
-        How many; a crew of one takes no jobs, as this process can do them.
+        Number of processes; a crew of one takes no jobs, since this process can do them.
     most : int, optional
         Bytes of the largest dataset that it takes.
     config : Config
     log_format : "text" or "json"
     """
 
-    is_there = True
+    is_usable = True
 
     def __init__(self, size: int, most: int | None, config: Config, log_format: Format) -> None:
         cores = CPU_COUNT if config.cluster.workers == "auto" else config.cluster.workers
@@ -74,14 +74,14 @@ class Crew:
         return [member.job for member in self._members if member.job is not None]
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self.busy) < self._size
 
     def begin(self, job: Job) -> None:
         member = next((each for each in self._members if each.job is None), None)
         member = member or self._started()
         member.job, member.began = job, time.perf_counter()
-        # One that has died meanwhile is found out when the job is waited for.
+        # `finish` finds out whether the process has died.
         with contextlib.suppress(OSError):
             member.connection.send(job)
 
@@ -120,7 +120,7 @@ class Crew:
         return self._members[-1]
 
     def __enter__(self) -> Self:
-        # Imported once, by the process that all others are forked from.
+        # The server process imports it once; all others are forked from that.
         _CONTEXT.set_forkserver_preload(["romzarr_flows.nightly.crew"])
         return self
 
@@ -141,17 +141,17 @@ class Crew:
 
 
 def ended(status: int | None) -> str:
-    """Why a process gives no answer any more."""
+    """Explain why a process no longer answers."""
     if status == -9:
         return (
-            "its process was killed (signal 9), most often because there was not enough memory; "
-            "set nightly.parallel to 1, or give the machine more"
+            "its process was killed (signal 9), most often for lack of memory; set "
+            "nightly.parallel to 1, or use a machine with more memory"
         )
     return f"its process ended with status {status}; its log may say why"
 
 
 def work(connection: Connection, lives: Connection, config: Config, log_format: Format) -> None:
-    """What a process of a crew does: one job after another, until it is told to end."""
+    """Do one job after another in a process of a crew, until it is terminated."""
     threading.Thread(target=end_with, args=(lives,), daemon=True).start()
     with (
         contextlib.suppress(KeyboardInterrupt, EOFError),
@@ -162,12 +162,12 @@ def work(connection: Connection, lives: Connection, config: Config, log_format: 
         while True:
             job: Job = connection.recv()
             with working_on(job.dataset.name):
-                entry = attempted(job, config)
+                entry = run_job(job, config)
             connection.send(entry)
 
 
 def end_with(lives: Connection) -> None:
-    """End this process when the one that started it does, whatever ended that."""
+    """End this process when its parent ends, for whatever reason."""
     with contextlib.suppress(EOFError, OSError):
         lives.recv()
     os._exit(1)

@@ -1,10 +1,10 @@
-"""One run at a time, even after a crash of the one before.
+"""The lock that allows one run at a time, and survives crashes.
 
-On a file system the kernel keeps the lock (flock) and drops it when its holder dies, however.
-On an object store a *lease* stands for it: an object that its holder rewrites every few seconds,
-each time on condition that nobody else has (If-Match). Whoever finds one that did not change for
-a while, by his own count of seconds, takes it over by the same conditional request. No two clocks
-are ever compared, so none has to be right.
+On a file system the kernel holds the lock (flock) and releases it when its holder dies. On an
+object store the lock is a *lease*: an object that its holder rewrites every few seconds by a
+conditional request (If-Match). A lease that has not changed for a while, measured by the monotonic
+clock of the observer, is taken over by the same conditional request. Clocks of different machines
+are never compared.
 """
 
 from __future__ import annotations
@@ -25,24 +25,27 @@ from pathlib import Path
 
 from romzarr.objects import Stored, folder, locks
 from romzarr.objects.requests import is_object_store
+from romzarr_flows.background import repeating
 from romzarr_flows.nightly import CannotRunError
 from romzarr_flows.nightly.catalogue import FOLDER, now
 
 log = logging.getLogger(__name__)
 
 NAME = "lock"
-# A lease that did not change for this long is that of a crashed run.
+# A lease that has not changed for this long belongs to a crashed run. It is renewed so many times
+# in between: single requests may fail or take long.
 LEASE_SECONDS = 60.0
 RENEWALS = 4
+# Bytes read of a signature, which has some 150.
 LONGEST = 1000
-# How often a run tries to get a lock of the kernel, which `is_held` has for a moment.
+# `is_held` holds a kernel lock for a moment, so a run tries several times to get it.
 LOOKS, LOOK_SECONDS = 4, 0.05
 RELEASED = b"released"
 
 
 @dataclass
 class Held:
-    """What a holder looks at before each dataset: whether it may have lost the lock."""
+    """Whether the holder may have lost the lock, to be checked before each dataset."""
 
     lost: threading.Event = field(default_factory=threading.Event)
 
@@ -53,16 +56,16 @@ def locked(stores: str) -> AbstractContextManager[Held]:
     Raises
     ------
     CannotRunError
-        If another run holds it, or it cannot be made.
+        If another run holds it, or it cannot be created.
     """
     place = f"{stores}/{FOLDER}/{NAME}"
     return leased(place) if "://" in stores else flocked(Path(place))
 
 
 def is_held(stores: str) -> bool | None:
-    """Whether a run holds the lock of the stores at a path or URL; None where nobody can know.
+    """Tell whether a run holds the lock of the stores at a path or URL; None if unknown.
 
-    On an object store that takes as long as its holder may take to renew it.
+    On an object store this waits for as long as the holder may take to renew it.
     """
     place = f"{stores}/{FOLDER}/{NAME}"
     if "://" not in stores:
@@ -71,7 +74,7 @@ def is_held(stores: str) -> bool | None:
 
 
 def signature() -> bytes:
-    """Who holds a lock, for whoever finds it held; no two are alike, as ETags are of content."""
+    """Identify the holder of a lock; each signature is unique, since ETags depend on content."""
     facts = {"host": socket.gethostname(), "pid": os.getpid(), "since": now().isoformat()}
     return json.dumps(facts | {"token": secrets.token_hex(8)}).encode()
 
@@ -81,10 +84,10 @@ def held_by(content: bytes, place: str) -> CannotRunError:
         facts = json.loads(content)
         who = f"process {facts['pid']} on {facts['host']}, since {facts['since']}"
     except (ValueError, KeyError, TypeError):
-        who = "it has not said which"
+        who = "unknown process"
     return CannotRunError(
-        f"{place}: another run is at work ({who}); let it finish, or end that process. The lock "
-        "goes with it: nothing has to be removed"
+        f"{place}: another run is in progress ({who}); wait for it, or end that process. This "
+        "releases the lock: nothing has to be removed"
     )
 
 
@@ -99,11 +102,11 @@ def flocked(path: Path) -> Iterator[Held]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | locks.CLOSED_IN_CHILDREN, 0o644)
     except OSError as error:
         raise CannotRunError(
-            f"nightly.stores: no lock can be made at {path}: {error.strerror}; {advice(error)}"
+            f"nightly.stores: cannot create the lock {path}: {error.strerror}; {advice(error)}"
         ) from error
     try:
         _take(descriptor, path)
-        with contextlib.suppress(OSError):  # a full disk has no room for a name
+        with contextlib.suppress(OSError):  # the disk may be full
             os.ftruncate(descriptor, 0)
             os.write(descriptor, signature())
         yield Held()
@@ -114,10 +117,10 @@ def flocked(path: Path) -> Iterator[Held]:
 def advice(error: OSError) -> str:
     if error.errno == errno.EROFS:
         return (
-            "mount that disk for writing, or, where systemd starts this, name the folder in "
-            "ReadWritePaths= of the unit and create it: all else is read-only there"
+            "mount the disk for writing. A systemd unit needs the folder in ReadWritePaths=, and "
+            "the folder has to exist"
         )
-    return "check that the disk is mounted, not full, and may be written to"
+    return "check that the disk is mounted, writable and not full"
 
 
 def _take(descriptor: int, path: Path) -> None:
@@ -131,8 +134,10 @@ def _take(descriptor: int, path: Path) -> None:
                     raise held_by(os.read(descriptor, LONGEST), str(path)) from error
                 time.sleep(LOOK_SECONDS)
     except OSError as error:
-        # Stores are committed in one step anyway: two runs would waste work and break nothing.
-        log.warning("%s: this file system has no locks (%s); start one run at a time", path, error)
+        # Commits are atomic anyway: two runs would waste work but damage nothing.
+        log.warning(
+            "%s: this file system does not support locks (%s); start one run at a time", path, error
+        )
 
 
 def _is_flocked(place: str) -> bool | None:
@@ -143,7 +148,7 @@ def _is_flocked(place: str) -> bool | None:
     except OSError:
         return None
     try:
-        # Shared and for a moment: two who look do not see each other, and a run tries again.
+        # Shared and brief: two observers do not see each other, and a run tries again.
         locks.take(descriptor, shared=True)
     except BlockingIOError:
         return True
@@ -160,28 +165,23 @@ def _is_flocked(place: str) -> bool | None:
 
 @contextlib.contextmanager
 def leased(url: str) -> Iterator[Held]:
-    """Hold the lock that is an object, and go on renewing it."""
+    """Hold the lock that is an object, and keep renewing it."""
     if not is_object_store(url):
-        log.warning("%s: nothing there can be locked; start one run at a time", url)
+        log.warning("%s: this storage does not support locks; start one run at a time", url)
         yield Held()
         return
-    lease = Lease(url)
+    lease, held = Lease(url), Held()
     lease.acquire()
-    held, over = Held(), threading.Event()
 
-    def renew() -> None:
-        while not over.wait(LEASE_SECONDS / RENEWALS):
-            if not lease.renew():
-                held.lost.set()
-                return
+    def renew() -> bool:
+        if not lease.renew():
+            held.lost.set()
+        return not held.lost.is_set()
 
-    thread = threading.Thread(target=renew, name="romzarr lease", daemon=True)
-    thread.start()
     try:
-        yield held
+        with repeating("romzarr lease", LEASE_SECONDS / RENEWALS, renew):
+            yield held
     finally:
-        over.set()
-        thread.join()
         if not held.lost.is_set():
             lease.release()
 
@@ -197,45 +197,45 @@ class Lease:
         self._renewed = time.monotonic()
 
     def acquire(self) -> None:
-        """Take the lease, waiting for that of a crashed run to lapse.
+        """Take the lease; wait for that of a crashed run to expire.
 
         Raises
         ------
         CannotRunError
-            If its holder is alive, or the object store refuses.
+            If its holder is alive, or the object store refuses the request.
         """
         try:
             while not self._put(None):
                 if self._put(self._unheld().version):
                     return
-                # Another took it meanwhile, and may have given it back already.
+                # Another run took it meanwhile, and may already have released it.
                 found = self._get()
                 if found.content != RELEASED:
                     raise held_by(found.content, self.url)
         except OSError as error:
             raise CannotRunError(
-                f"nightly.stores: no lock can be made at {self.url}: {error}"
+                f"nightly.stores: cannot create the lock {self.url}: {error}"
             ) from error
 
     def _unheld(self) -> Stored:
-        """The lease that is there, once it is known to be nobody's."""
+        """Return the existing lease once nobody holds it."""
         found = self._get()
         if found.content == RELEASED:
             return found
-        log.info("%s: waiting up to %.0f s for a sign of its holder", self.url, LEASE_SECONDS)
-        lapse = time.monotonic() + LEASE_SECONDS
-        while time.monotonic() < lapse:
+        log.info("%s: waiting up to %.0f s to see whether it is in use", self.url, LEASE_SECONDS)
+        expiry = time.monotonic() + LEASE_SECONDS
+        while time.monotonic() < expiry:
             time.sleep(LEASE_SECONDS / RENEWALS / 2)
             now_there = self._get()
             if now_there.content == RELEASED:
                 return now_there
             if now_there.content != found.content:
                 raise held_by(now_there.content, self.url)
-        log.warning("%s: taken over from a run that gives no sign", self.url)
+        log.warning("%s: taken over from a run that no longer renews it", self.url)
         return found
 
     def is_alive(self) -> bool | None:
-        """Whether its holder renews it; waits for two renewals, of which one may fail."""
+        """Tell whether its holder renews it; waits for two renewals, since one may fail."""
         try:
             found = self._get().content
             end = time.monotonic() + 2 * LEASE_SECONDS / RENEWALS
@@ -251,22 +251,22 @@ class Lease:
         return False
 
     def renew(self) -> bool:
-        """Write the lease again; False once it is another's, or might be."""
+        """Rewrite the lease; return False once another run holds it or may hold it."""
         try:
             return self._get().content == self._written and self._put(self._version)
         except OSError as error:
             late = time.monotonic() - self._renewed
-            log.warning("%s: cannot be renewed for %.0f s: %s", self.url, late, error)
+            log.warning("%s: not renewed for %.0f s: %s", self.url, late, error)
             return late < LEASE_SECONDS - LEASE_SECONDS / RENEWALS
 
     def release(self) -> None:
-        """Let the next one have it at once."""
+        """Make the lease available at once."""
         with contextlib.suppress(OSError):
             if self._get().content == self._written:
                 self._folder.replace(self._key, RELEASED, self._version)
 
     def _put(self, version: Mapping[str, str] | None) -> bool:
-        """Sign the lease, if it still is of this version (None: if there is none)."""
+        """Sign the lease if it still has this version (None: if it does not exist)."""
         content = signature()
         if not self._folder.replace(self._key, content, version):
             return False

@@ -1,7 +1,7 @@
-"""What a nightly run has to do, and why: a value that is printed and tested before anything runs.
+"""The plan of a nightly run: a value that can be printed and tested before anything runs.
 
-Decided from listings and the catalogue. Only stores that are not as the catalogue knows them are
-opened, and no dataset is.
+It is made from listings and the catalogue. No dataset is opened, and only those stores that differ
+from the catalogue.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from romzarr_flows.nightly import CannotRunError
 from romzarr_flows.nightly.catalogue import FETCHED, FOLDER, Catalogue, Entry, catalogue_of, now
 
 SUFFIX = ".romzarr"
-# What a dataset can be found as, in the order of a run: what is almost done comes first.
+# States of a dataset and what a run does about them, in the order of a run: quick jobs first.
 STATES = {
     "unverified": "verify",
     "new": "compress",
@@ -36,7 +36,7 @@ STATES = {
     "clash": "refuse",
     "stored": "nothing",
 }
-# Settings that a store promises to keep; others may change without making it wrong.
+# Settings that a store has to keep; others may change without making it obsolete.
 PROMISED = (
     ("archive", ("time", "variables", "weights")),
     ("compression", ("tolerance", "max_error")),
@@ -46,7 +46,7 @@ AGES = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @dataclass(frozen=True)
 class Job:
-    """A dataset, its store, the state found (`STATES`) and its reason in words."""
+    """A dataset, its store, its state (`STATES`) and the reason in words."""
 
     dataset: Dataset
     store: str
@@ -60,16 +60,16 @@ class Job:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the run that worked on it ended without a word: killed, or out of memory."""
+        """Whether the last run was killed while it worked on the dataset."""
         return self.last is not None and self.last.state == "running"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in the order of a run; `kept` need nothing.
+    """Jobs in the order of a run; those in `kept` need no work.
 
-    ``found`` counts the datasets that are there, whenever written to. ``vanished`` has the
-    entries of those that were there when the last night came to them, and are not.
+    ``found`` counts all existing datasets, regardless of `since`. ``vanished`` has the entries of
+    datasets that no longer exist.
     """
 
     jobs: tuple[Job, ...]
@@ -79,25 +79,25 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the datasets that a run has to read."""
+        """Bytes of all datasets to read."""
         return sum(job.dataset.nbytes for job in self.jobs)
 
 
 def plan_run(config: Config, *, only: str = "**", since: str | None = None) -> Plan:
-    """What there is to do for the datasets that the settings name.
+    """Plan the work for the datasets that the settings name.
 
     Parameters
     ----------
     config : Config
     only : str
-        A glob that the path of a dataset has to match besides ``nightly.pattern``.
+        A glob that the path of a dataset has to match as well as ``nightly.pattern``.
     since : str, optional
-        Only datasets written to since a date (``2031-07-01``) or within an age (``36h``, ``7d``).
+        Only datasets modified since a date (``2031-07-01``) or within an age (``36h``, ``7d``).
 
     Raises
     ------
     ConfigError
-        If archive or stores are not set, or `since` is neither.
+        If archive or stores are not set, or `since` is neither a date nor an age.
     CannotRunError
         If the archive, the stores or the catalogue cannot be listed.
     """
@@ -107,7 +107,7 @@ def plan_run(config: Config, *, only: str = "**", since: str | None = None) -> P
     found = listed_datasets(places, only)
     datasets = [dataset for dataset in found if dataset.written >= oldest]
     stores, entries = listed_stores(places.stores), entries_of(catalogue_of(places.stores))
-    jobs, kept = ordered(judged_all(datasets, entries, stores, config))
+    jobs, kept = ordered(assess_all(datasets, entries, stores, config))
     names = {dataset.name for dataset in found}
     wanted, chosen = matcher(places.pattern), matcher(only)
     vanished = tuple(
@@ -119,12 +119,12 @@ def plan_run(config: Config, *, only: str = "**", since: str | None = None) -> P
 
 
 def refuse_empty(plan: Plan, config: Config, only: str) -> None:
-    """Refuse a night that finds no dataset at all, unless the settings allow that.
+    """Refuse a run that finds no dataset at all, unless the settings allow it.
 
     Raises
     ------
     CannotRunError
-        Saying where was looked for what, and what may be meant.
+        Naming the location and the pattern, with hints.
     """
     places = config.nightly
     if plan.found or places.empty == "allow":
@@ -135,16 +135,16 @@ def refuse_empty(plan: Plan, config: Config, only: str) -> None:
     hints = [f"the catalogue knows {some_of(known)}"] if known else []
     deeper = replace(places, pattern=f"**/{PurePosixPath(places.pattern).name}")
     below = [dataset.name for dataset in listed_datasets(deeper)]
-    hints += [f"in other folders below there is {some_of(below)}"] if below else []
+    hints += [f"subfolders contain {some_of(below)}"] if below else []
     raise CannotRunError(
         f"nightly.archive: found no dataset in {redacted(places.archive)!r} that matches {pattern}"
         f"{''.join(f'; {hint}' for hint in hints)}. Check the path, the pattern, and that the "
-        "disk is mounted; where there may be none, set nightly.empty: allow"
+        "disk is mounted; if the archive may be empty, set nightly.empty: allow"
     )
 
 
 def some_of(names: Sequence[str]) -> str:
-    """How many there are, and which the first are.
+    """Count names and list the first few.
 
     >>> some_of(["a", "b", "c", "d", "e"])
     '5 (a, b, c, ...)'
@@ -154,24 +154,24 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def checked(config: Config) -> Config:
-    """The settings, unless one is missing, or two do not go together."""
+    """Return the settings unless one is missing or two contradict each other."""
     settings, kind = config.nightly, config.cluster.kind
     for name in ("archive", "stores"):
         if getattr(settings, name) == "none":
             raise ConfigError(
-                f"nightly.{name}: found 'none'; give a folder or URL in the section nightly of "
-                "the file that --config names"
+                f"nightly.{name}: found 'none'; give a folder or URL in section nightly of the "
+                "file given with --config"
             )
     if settings.parallel not in ("auto", 1) and kind != "threads":
         raise ConfigError(
-            f"nightly.parallel: found {settings.parallel} with cluster.kind {kind!r}, which works "
-            "on one dataset at a time; leave it out, or use cluster.kind: threads"
+            f"nightly.parallel: found {settings.parallel} with cluster.kind {kind!r}, which "
+            "processes one dataset at a time; remove it, or use cluster.kind: threads"
         )
     return config
 
 
 def since_when(text: str) -> datetime:
-    """The time that a date, or an age before now, stands for.
+    """Convert a date, or an age before now, to a time.
 
     >>> since_when("2031-07-01").isoformat()
     '2031-07-01T00:00:00+00:00'
@@ -190,22 +190,22 @@ def since_when(text: str) -> datetime:
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-# --- what is there ------------------------------------------------------------------------
+# --- existing files -----------------------------------------------------------------------
 
 
 def listed_datasets(places: NightlyConfig, only: str = "**") -> list[Dataset]:
-    """The datasets of the archive; stores and catalogue may lie below it, and are none."""
+    """List the datasets of the archive, without stores and catalogue that may lie below it."""
     same = places.stores == places.archive
-    spared = f"{places.stores}/{FOLDER}" if same else places.stores
+    excluded = f"{places.stores}/{FOLDER}" if same else places.stores
     try:
-        found = find_datasets(places.archive, places.pattern, only=only, leave_out=[spared])
+        found = find_datasets(places.archive, places.pattern, only=only, leave_out=[excluded])
     except ArchiveError as error:
         raise CannotRunError(f"nightly.archive: {error}") from error
     return [dataset for dataset in found if not dataset.name.endswith(SUFFIX)]
 
 
 def listed_stores(stores: str) -> dict[str, Dataset]:
-    """What is below the folder of the stores, by location; nothing where there is none yet."""
+    """List the stores by location; none if their folder does not exist yet."""
     if "://" not in stores and not os.path.exists(stores):
         return {}
     try:
@@ -218,7 +218,7 @@ def listed_stores(stores: str) -> dict[str, Dataset]:
 
 
 def entries_of(catalogue: Catalogue) -> dict[str, Entry]:
-    """All entries by dataset."""
+    """Read all entries by dataset."""
     try:
         return catalogue.entries()
     except OSError as error:
@@ -226,7 +226,7 @@ def entries_of(catalogue: Catalogue) -> dict[str, Entry]:
 
 
 def store_of(dataset: str, stores: str) -> str:
-    """Where the store of a dataset is: the same path below `stores`, with our suffix.
+    """Return the location of a dataset's store: the same path below `stores`, with our suffix.
 
     >>> store_of("2031/run.v2.zarr", "/stores")
     '/stores/2031/run.v2.romzarr'
@@ -234,37 +234,37 @@ def store_of(dataset: str, stores: str) -> str:
     return f"{stores}/{PurePosixPath(dataset).with_suffix(SUFFIX)}"
 
 
-# --- what it means ------------------------------------------------------------------------
+# --- states -------------------------------------------------------------------------------
 
 
-def judged_all(
+def assess_all(
     datasets: Sequence[Dataset],
     entries: Mapping[str, Entry],
     stores: Mapping[str, Dataset],
     config: Config,
 ) -> list[Job]:
-    """Each dataset with the state of its store;"""
+    """Find the state of every dataset."""
     places = {dataset.name: store_of(dataset.name, config.nightly.stores) for dataset in datasets}
     shared, promise = Counter(places.values()), promised(config)
 
-    def judge(dataset: Dataset) -> Job:
+    def assess_one(dataset: Dataset) -> Job:
         place, entry = places[dataset.name], entries.get(dataset.name)
         if shared[place] > 1:
             others = [n for n, p in places.items() if p == place and n != dataset.name]
             state, reason = "clash", f"{', '.join(others)} would have the same store; rename one"
         else:
-            state, reason = judged(dataset, entry, stores.get(place), promise)
+            state, reason = assess(dataset, entry, stores.get(place), promise)
         return Job(dataset, place, state, reason, entry)
 
-    # Stores that are opened may take a request each.
+    # Opening a store takes requests to object storage.
     with ThreadPoolExecutor(FETCHED) as pool:
-        return list(pool.map(judge, datasets))
+        return list(pool.map(assess_one, datasets))
 
 
-def judged(
+def assess(
     dataset: Dataset, entry: Entry | None, store: Dataset | None, promise: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """State (`STATES`) of the store of one dataset, and why."""
+    """Find the state (`STATES`) of one dataset, and the reason."""
     if store is None:
         had_one = entry is not None and entry.store_stamp
         return ("missing", "its store is gone") if had_one else ("new", "")
@@ -283,27 +283,27 @@ def judged(
             if made[key] != promise[key]
         )
     if opened.facts["source"].get("stamp") != dataset.stamp:
-        return "grown", "the dataset was written to since it was stored"
+        return "grown", "the dataset was modified since it was stored"
     same = entry is not None and entry.generation == opened.last.name
     if entry is not None and same and entry.stored_bytes != nbytes:
-        return "damaged", f"{nbytes} bytes of {entry.stored_bytes} are there: half copied?"
-    return "unverified", "the store is not the one that was verified, or none was"
+        return "damaged", f"it has {nbytes} of {entry.stored_bytes} bytes: incomplete copy?"
+    return "unverified", "this store has not been verified"
 
 
 def known(entry: Entry, dataset: Dataset, store: Dataset, promise: Mapping[str, Any]) -> bool:
-    """Whether dataset, store and settings are those of the entry."""
+    """Tell whether dataset, store and settings are those of the entry."""
     there = (dataset.stamp, store.stamp, promise)
     return bool(dataset.stamp) and (entry.stamp, entry.store_stamp, entry.settings) == there
 
 
 def promised(config: Config) -> dict[str, Any]:
-    """The settings that a store promises to keep, by dotted key, as JSON values."""
+    """Return the settings that a store has to keep, by dotted key, as JSON values."""
     plain = config.to_dict()
     return {f"{section}.{key}": plain[section][key] for section, keys in PROMISED for key in keys}
 
 
 def made_with(store: CoefficientStore) -> Config:
-    """The settings that a store was made with."""
+    """Return those settings that a store was made with."""
     sections: Mapping[str, Mapping[str, Any]] = store.facts["config"]
     values = {
         f"{section}.{key}": sections[section][key]
@@ -315,14 +315,14 @@ def made_with(store: CoefficientStore) -> Config:
 
 
 def ordered(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
-    """Jobs in the order of a run, and those with nothing to do.
+    """Sort jobs in the order of a run, and separate those that need no work.
 
-    What failed or ended a run before comes last, so that it never keeps others from their turn.
+    Datasets that failed or killed a run come last, so that they never block others.
     """
-    turns = list(STATES)
+    order = list(STATES)
 
-    def turn(job: Job) -> tuple[bool, bool, int, str]:
-        return job.interrupted, job.failed_before, turns.index(job.state), job.dataset.name
+    def priority(job: Job) -> tuple[bool, bool, int, str]:
+        return job.interrupted, job.failed_before, order.index(job.state), job.dataset.name
 
-    todo = sorted((job for job in jobs if job.state != "stored"), key=turn)
+    todo = sorted((job for job in jobs if job.state != "stored"), key=priority)
     return tuple(todo), tuple(job for job in jobs if job.state == "stored")

@@ -1,4 +1,4 @@
-"""What one run did: a JSON file beside the stores, written when it begins and when it ends."""
+"""The record of a run: a JSON file beside the stores, written at its start and at its end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from romzarr_flows.nightly.plan import Job, Plan
 
 @dataclass
 class Record:
-    """A run as it goes on.
+    """The record of a run in progress.
 
-    ``state`` is "running" (also that of a run that was killed), "done", or why it ended before
-    all were done: "interrupted", "out of time", "stopped". ``outcomes`` has what became of each
-    dataset that was worked on, ``left`` names those that the run did not come to, ``vanished``
-    those that are not there any more.
+    ``state`` is "running" (also after the run was killed), "done", or why the run ended early:
+    "interrupted", "out of time", "stopped". ``outcomes`` describes each processed dataset, ``left``
+    names the datasets not reached, ``vanished`` those that no longer exist.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Record:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there was nothing to do, and nothing to tell."""
+        """Whether there was nothing to do and nothing to report."""
         return self.state == "done" and not (self.outcomes or self.vanished)
 
     @property
@@ -69,7 +68,7 @@ class Record:
         return [outcome for outcome in self.outcomes if outcome["state"] == "stored"]
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON values; datasets that needed nothing are only counted."""
+        """Return the record as JSON values; datasets that needed no work are only counted."""
         return {
             "began": self.began.isoformat(),
             "ended": "" if self.state == "running" else now().isoformat(),
@@ -92,10 +91,10 @@ class Record:
 
 
 def begun(catalogue: Catalogue, plan: Plan, settings: Mapping[str, Any]) -> Record:
-    """The record of a run that begins now, with a name that no other has."""
+    """Start the record of a run, under a unique name."""
     began, taken = now(), set(catalogue.records())
     stem = f"runs/{began:%Y%m%dT%H%M%SZ}"
-    # Clocks go back, and two short runs end within a second.
+    # Clocks may go back, and two short runs may start within a second.
     names = (f"{stem}{'' if i == 0 else f'-{i}'}.json" for i in range(len(taken) + 1))
     return Record(
         name=next(name for name in names if name not in taken),

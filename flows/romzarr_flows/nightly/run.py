@@ -1,4 +1,4 @@
-"""A nightly run: every dataset in its turn, whatever becomes of the others."""
+"""A nightly run: processes every dataset, regardless of failures of others."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Working = Callable[[Config], AbstractContextManager[Workers]]
 
 
 class StopRun(Exception):
-    """No further dataset is begun; ``state`` is that of the record."""
+    """No further dataset is started; ``state`` goes into the record."""
 
     state = "stopped"
 
 
 class OutOfTime(StopRun):
-    """All as the settings want it; what is left is for the next run."""
+    """The time limit is reached; the next run continues."""
 
     state = "out of time"
 
@@ -62,65 +62,65 @@ def run_nightly(
     Parameters
     ----------
     config : Config
-        The section ``nightly`` says where, all others how.
+        Section ``nightly`` has the locations, the others say how to compress.
     working : callable
-        Starts the workers; it is called only if there is something to do.
+        Starts the workers; called only if there is something to do.
     only, since
         As for `romzarr_flows.nightly.plan.plan_run`.
     log_format : "text" or "json"
-        Of the log of processes that it starts.
+        Log format of the processes that it starts.
     quiet : bool
-        Log nothing where nothing is to be done.
+        Log nothing if there is nothing to do.
 
     Returns
     -------
     Record
-        What was done, as it was written beside the stores.
+        What was done; it is also written beside the stores.
 
     Raises
     ------
     ConfigError, CannotRunError
-        If nothing can be done for any dataset: a setting is wrong, a place unreachable, or
-        another run at work, or nothing is found where the settings look.
+        If the run cannot start: a setting is invalid, a location unreachable, another run in
+        progress, or no dataset found.
     KeyboardInterrupt
-        After a signal (`romzarr_flows.signals`). What was finished counts, and nothing
-        half-written is left.
+        After a signal (`romzarr_flows.signals`). Finished stores remain, unfinished ones are
+        removed.
     """
     config, began = checked(config), time.monotonic()
     with locked(config.nightly.stores) as lock:
         catalogue = catalogue_of(config.nightly.stores)
-        written(catalogue.folder.sweep)
+        attempt_write(catalogue.folder.sweep)
         plan = plan_run(config, only=only, since=since)
         record = begun(catalogue, plan, config.to_dict()["nightly"])
         if plan.jobs or not quiet:
             log.info(
                 "%d datasets: %d to do, %s", record.datasets, len(plan.jobs), size(plan.nbytes)
             )
-        going = Going(config.nightly, began, lock)
+        limits = Limits(config.nightly, began, lock)
         with recorded(catalogue, record, plan):
             refuse_empty(plan, config, only)
             settle(plan, catalogue)
-            for team, jobs in shifts(plan.jobs, config, working, log_format):
+            for team, jobs in assignments(plan.jobs, config, working, log_format):
                 with team as members:
-                    for job, entry, seconds in worked_through(jobs, members, catalogue, going):
+                    for job, entry, seconds in run_jobs(jobs, members, catalogue, limits):
                         record.add(job, entry, seconds)
     return record
 
 
 def settle(plan: Plan, catalogue: Catalogue) -> None:
-    """Enter what is not there any more, or is again, and sweep stores that were replaced."""
+    """Record vanished and reappeared datasets, and remove superseded generations."""
     for entry in plan.vanished:
         log.warning("%s: %s (%s)", entry.dataset, GONE, entry.store)
-        written(catalogue.write, replace(entry, gone=now().isoformat()))
+        attempt_write(catalogue.write, replace(entry, gone=now().isoformat()))
     for job in plan.kept:
         if job.last is not None and (job.last.gone or is_to_be_swept(job.last)):
-            written(catalogue.write, settled_entry(job.last))
+            attempt_write(catalogue.write, settled_entry(job.last))
 
 
-def shifts(
+def assignments(
     jobs: Sequence[Job], config: Config, working: Working, log_format: Format
 ) -> Iterator[tuple[AbstractContextManager[Team], Sequence[Job]]]:
-    """Who does which jobs: those side by side first, if there are any, then those one by one."""
+    """Divide the jobs between parallel processes, which come first, and this process."""
     crew = crew_for(jobs, config, log_format)
     beside, alone = (
         tuple(job for job in jobs if crew.takes(job) is side) for side in (True, False)
@@ -133,7 +133,7 @@ def shifts(
 
 @contextmanager
 def one_by_one(working: Working, config: Config) -> Iterator[Alone]:
-    """This process, with workers; without them the run cannot go on."""
+    """Start the workers of this process; without them the run cannot continue."""
     with ExitStack() as stack:
         try:
             workers = stack.enter_context(working(config))
@@ -144,8 +144,8 @@ def one_by_one(working: Working, config: Config) -> Iterator[Alone]:
 
 @contextmanager
 def recorded(catalogue: Catalogue, record: Record, plan: Plan) -> Iterator[None]:
-    """Write the record when the run begins and when it ends, in whatever way that is."""
-    written(write, catalogue, record)
+    """Write the record when the run begins and when it ends, however it ends."""
+    attempt_write(write, catalogue, record)
     try:
         yield
         record.state = "done"
@@ -153,78 +153,78 @@ def recorded(catalogue: Catalogue, record: Record, plan: Plan) -> Iterator[None]
         log.warning("%s: %s", stop.state, stop)
         record.state, record.reason = stop.state, str(stop)
         for job in left(record, plan):
-            written(catalogue.write, left_entry(job))
+            attempt_write(catalogue.write, left_entry(job))
     except BaseException as error:
         record.state, record.reason = "interrupted", str(error) or type(error).__name__
         raise
     finally:
         record.left = tuple(job.dataset.name for job in left(record, plan))
-        written(write, catalogue, record)
+        attempt_write(write, catalogue, record)
 
 
 def left(record: Record, plan: Plan) -> list[Job]:
-    """Jobs that the run did not come to."""
+    """Return the jobs that the run did not reach."""
     done = {outcome["dataset"] for outcome in record.outcomes}
     return [job for job in plan.jobs if job.dataset.name not in done]
 
 
 @dataclass(frozen=True)
-class Going:
-    """What lets a run begin another dataset: time that is left, and the lock."""
+class Limits:
+    """The limits of a run: its time, and the lock."""
 
     settings: NightlyConfig
     began: float
     lock: Held
 
     def check(self, team: Team) -> None:
-        """Raise StopRun if time is up, the workers are gone, or another run has taken over."""
+        """Raise StopRun if time is up, the workers are lost, or another run has taken over."""
         hours = self.settings.max_hours
         if hours != "unlimited" and time.monotonic() - self.began >= 3600 * hours:
-            raise OutOfTime(f"the {hours:g} hours of nightly.max_hours are over")
-        if not team.is_there:
-            raise StopRun("the scheduler of the workers is gone; see its log, and start it again")
+            raise OutOfTime(f"nightly.max_hours ({hours:g}) is reached")
+        if not team.is_usable:
+            raise StopRun("the Dask scheduler is lost; see its log, and start it again")
         if self.lock.lost.is_set():
-            raise StopRun("the lock could not be renewed, so another run may be at work by now")
+            raise StopRun("the lock could not be renewed, so another run may have taken it")
 
 
-def worked_through(
-    jobs: Sequence[Job], team: Team, catalogue: Catalogue, going: Going
+def run_jobs(
+    jobs: Sequence[Job], team: Team, catalogue: Catalogue, limits: Limits
 ) -> Iterator[Outcome]:
-    """Do the jobs, and enter what became of each; those begun are finished before a stop."""
+    """Do the jobs and record their outcomes; jobs in progress are finished before a stop."""
     waiting, stop = deque(jobs), None
     try:
         while team.busy or (waiting and stop is None):
-            while waiting and stop is None and team.has_room:
+            while waiting and stop is None and team.has_capacity:
                 try:
-                    going.check(team)
+                    limits.check(team)
                 except StopRun as reason:
                     stop = reason
                     break
-                written(catalogue.write, begun_entry(waiting[0]))
+                attempt_write(catalogue.write, begun_entry(waiting[0]))
                 team.begin(waiting.popleft())
             if team.busy:
-                yield entered(*team.finish(), catalogue)
+                yield record_outcome(*team.finish(), catalogue)
     except BaseException:
         for job in team.busy:
-            written(catalogue.write, left_entry(job))
+            attempt_write(catalogue.write, left_entry(job))
         raise
     if stop is not None:
         raise stop
 
 
-def entered(
+def record_outcome(
     job: Job, entry: Entry, seconds: float, catalogue: Catalogue
 ) -> tuple[Job, Entry, float]:
-    """Put into the catalogue and into the log what became of a job."""
-    if not written(catalogue.write, entry):
-        entry = failed_entry(job, "what became of it could not be entered into the catalogue")
+    """Write the outcome of a job to the catalogue and to the log."""
+    if not attempt_write(catalogue.write, entry):
+        entry = failed_entry(job, "its outcome could not be written to the catalogue")
     with working_on(job.dataset.name):
-        told(job, entry, seconds)
+        log_outcome(job, entry, seconds)
     return job, entry, seconds
 
 
-def told(job: Job, entry: Entry, seconds: float) -> None:
-    """One line on what became of a dataset."""
+def log_outcome(job: Job, entry: Entry, seconds: float) -> None:
+    """Log the outcome for a dataset."""
     facts: dict[str, Any] = {"stage": "done", "bytes": job.dataset.nbytes}
     facts["seconds"] = round(seconds, 3)
     if entry.state == "failed":
@@ -244,14 +244,14 @@ def told(job: Job, entry: Entry, seconds: float) -> None:
     )
 
 
-def written(write: Callable[..., None], *what: Any) -> bool:
-    """Whether the catalogue could be written: a full disk is no reason to stop what goes on."""
+def attempt_write(write: Callable[..., None], *what: Any) -> bool:
+    """Write to the catalogue and return whether that worked: a full disk must not stop the run."""
     try:
         write(*what)
     except OSError as error:
         log.error(
-            "the catalogue beside the stores cannot be written (%s); make room there. Stores "
-            "that were finished count: the next run verifies them and enters them",
+            "the catalogue beside the stores cannot be written (%s); free some disk space. "
+            "Finished stores remain: the next run verifies and records them",
             error,
         )
         return False

@@ -1,4 +1,4 @@
-"""How every dataset stands: what the catalogue says, held against what is there now."""
+"""The state of every dataset: the catalogue compared with the existing files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from romzarr.config import Config
 from romzarr_flows.nightly import CannotRunError
 from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of, now
 from romzarr_flows.nightly.lock import is_held
-from romzarr_flows.nightly.plan import Job, entries_of, judged, listed_stores, plan_run
+from romzarr_flows.nightly.plan import Job, assess, entries_of, listed_stores, plan_run
 
-# What needs somebody's attention comes first; `romzarr status` exits with 1 for what is broken.
+# States that need attention come first; `romzarr status` exits with 1 for those in BROKEN.
 BROKEN = ("failed", "clash", "damaged", "missing", "killed")
 ORDER = (
     *(*BROKEN, "running"),
@@ -24,8 +24,8 @@ ORDER = (
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A dataset, its state now with the reason in words, and the entry of its store."""
+class DatasetState:
+    """A dataset, its current state with the reason in words, and its catalogue entry."""
 
     dataset: str
     state: str
@@ -39,7 +39,7 @@ class Standing:
 
     @property
     def age_seconds(self) -> float | None:
-        """Seconds since the dataset was worked on; 0 where clocks say that it will be."""
+        """Seconds since the dataset was processed; 0 if clocks put that in the future."""
         if self.entry is None or not self.entry.last_run:
             return None
         return max(0.0, (now() - datetime.fromisoformat(self.entry.last_run)).total_seconds())
@@ -47,10 +47,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class LastRun:
-    """The newest record of a run: its name, what became of the run, and when that began.
+    """The newest record of a run: its name, the state of the run, and when it began.
 
-    ``state`` is that of the record, but of a run that has not written its end "at work" or
-    "killed", by the lock; "running" where there are no locks that could tell.
+    ``state`` is that of the record. If the run has not recorded its end, the lock tells whether it
+    is "at work" or was "killed"; without locks the state is "running".
     """
 
     name: str
@@ -61,17 +61,17 @@ class LastRun:
         return f"{self.name}: {self.state}, began {self.began}"
 
     def works_on(self, entry: Entry) -> bool:
-        """Whether this run is what an entry that says "running" is from."""
+        """Tell whether this run wrote an entry whose state is "running"."""
         return self.state == "at work" and entry.last_run >= self.began
 
 
 def last_run(stores: str) -> LastRun | None:
-    """The last run that has worked on the stores at a path or URL.
+    """Find the last run on the stores at a path or URL.
 
     Raises
     ------
     CannotRunError
-        If its record cannot be looked for.
+        If the records cannot be listed.
     """
     catalogue = catalogue_of(stores)
     try:
@@ -87,16 +87,16 @@ def last_run(stores: str) -> LastRun | None:
     return LastRun(name, state, began)
 
 
-def standings(config: Config, stores: str, run: LastRun | None) -> list[Standing]:
-    """How every dataset stands whose store is, was or should be below `stores`.
+def dataset_states(config: Config, stores: str, run: LastRun | None) -> list[DatasetState]:
+    """Find the state of every dataset whose store is, was or should be below `stores`.
 
-    With ``nightly.archive`` set, new datasets are found, and stores held against the settings;
-    else only what is in the catalogue is looked at, where its datasets were. `run` is the last.
+    With ``nightly.archive`` set, this includes new datasets and compares stores with the settings.
+    Otherwise it covers the catalogue alone. `run` is the last run.
 
     Raises
     ------
     CannotRunError
-        If a place cannot be listed.
+        If a location cannot be listed.
     """
     catalogue = catalogue_of(stores)
     if config.nightly.archive == "none":
@@ -108,54 +108,54 @@ def standings(config: Config, stores: str, run: LastRun | None) -> list[Standing
     others = {n: e for n, e in entries_of(catalogue).items() if n not in jobs}
     files = listed_stores(stores) if others else {}
     found = [
-        standing(job.dataset.name, job.state, job.reason, job.last, run) for job in jobs.values()
+        state_found(job.dataset.name, job.state, job.reason, job.last, run) for job in jobs.values()
     ]
-    found += [looked_up(entry, files.get(entry.store), run) for entry in others.values()]
+    found += [state_from_catalogue(entry, files.get(entry.store), run) for entry in others.values()]
     return sorted(found, key=lambda each: (ORDER.index(each.state), each.dataset))
 
 
-def is_sound(found: Iterable[Standing], run: LastRun | None) -> bool:
-    """Whether no dataset is broken, and the last run, if there was one, ended as it should."""
+def is_sound(found: Iterable[DatasetState], run: LastRun | None) -> bool:
+    """Tell whether no dataset is broken and the last run, if any, completed."""
     ended = run is None or run.state not in ("killed", "stopped", "cannot be read")
     return ended and not any(each.state in BROKEN for each in found)
 
 
-def standing(
+def state_found(
     dataset: str, state: str, reason: str, entry: Entry | None, run: LastRun | None
-) -> Standing:
-    """The state found, unless the catalogue knows that something went wrong."""
+) -> DatasetState:
+    """Return the state found, unless the catalogue has recorded a failure."""
     if entry is not None and entry.state == "failed" and state != "stored":
-        return Standing(dataset, "failed", entry.message, entry)
+        return DatasetState(dataset, "failed", entry.message, entry)
     if entry is not None and entry.state == "running":
         if run is not None and run.state == "running":
-            reason = f"a run is at work on it, or was killed while it was ({state})"
-            return Standing(dataset, "running", reason, entry)
+            reason = f"a run is processing it, or was killed while doing so ({state})"
+            return DatasetState(dataset, "running", reason, entry)
         if run is not None and run.works_on(entry):
-            return Standing(dataset, "running", f"at work on it since {entry.last_run}", entry)
-        reason = f"a run was killed that began to work on it at {entry.last_run} ({state})"
-        return Standing(dataset, "killed", reason, entry)
-    return Standing(dataset, state, reason, entry)
+            return DatasetState(dataset, "running", f"in progress since {entry.last_run}", entry)
+        reason = f"the run that began to process it at {entry.last_run} was killed ({state})"
+        return DatasetState(dataset, "killed", reason, entry)
+    return DatasetState(dataset, state, reason, entry)
 
 
-def looked_up(entry: Entry, store: Dataset | None, run: LastRun | None) -> Standing:
-    """How a dataset of the catalogue stands, by the settings that it was stored with."""
+def state_from_catalogue(entry: Entry, store: Dataset | None, run: LastRun | None) -> DatasetState:
+    """Find the state of a dataset of the catalogue, by the settings that it was stored with."""
     try:
         dataset, there = dataset_at(entry.source, entry.dataset), True
     except OSError:
         dataset, there = Dataset(entry.dataset, entry.source, 0, 0.0, entry.stamp), False
-    state, reason = judged(dataset, entry, store, entry.settings)
+    state, reason = assess(dataset, entry, store, entry.settings)
     if not there:
         since = f" since {entry.gone}" if entry.gone else ""
         if state == "stored":
-            reason = f"the dataset is not there{since}; its store is"
-            return Standing(entry.dataset, "gone", reason, entry)
+            reason = f"the dataset is missing{since}; its store exists"
+            return DatasetState(entry.dataset, "gone", reason, entry)
         if state == "new":
-            reason = f"the dataset is not there{since}, and was never stored"
-            return Standing(entry.dataset, "gone", reason, entry)
-        reason = f"{reason}; the dataset is not there{since} either"
-    return standing(entry.dataset, state, reason, entry, run)
+            reason = f"the dataset is missing{since} and was never stored"
+            return DatasetState(entry.dataset, "gone", reason, entry)
+        reason = f"{reason}; the dataset is missing{since} as well"
+    return state_found(entry.dataset, state, reason, entry, run)
 
 
 def last_record(catalogue: Catalogue) -> str:
-    """Name of the record of the last run; empty if there was none."""
+    """Return the name of the last run's record; empty if there is none."""
     return max(catalogue.records(), key=lambda name: PurePosixPath(name).stem, default="")

@@ -1,4 +1,4 @@
-"""Plans, runs and standings as plain text."""
+"""Plans, runs and states of datasets as plain text."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from romzarr_flows.nightly.catalogue import Entry
 from romzarr_flows.nightly.plan import STATES, Plan
 from romzarr_flows.nightly.record import Record
-from romzarr_flows.nightly.status import LastRun, Standing
-from romzarr_flows.tables import age, ratio, size, table
+from romzarr_flows.nightly.status import DatasetState, LastRun
+from romzarr_flows.tables import age, continued, ratio, size, table
 
-# Datasets named one by one at the end of a run; `romzarr status` names all.
+# Datasets listed at the end of a run, so that a screen holds them; `romzarr status` lists all.
 NAMED = 20
-# What is said of a dataset that has vanished.
-GONE = "not in the archive any more; what was stored of it stays"
+# The message for a vanished dataset.
+GONE = "no longer in the archive; its store is kept"
 
 
 def plan_table(plan: Plan) -> str:
-    """What a run would do, with sizes."""
+    """List what a run would do, with sizes."""
     rows = [
         (job.state, job.dataset.name, size(job.dataset.nbytes), STATES[job.state], job.reason)
         for job in plan.jobs
     ]
     head = ("found", "dataset", "size", "to do", "why")
-    total = f"{len(plan.jobs)} to do, {size(plan.nbytes)} to read; {len(plan.kept)} as they are"
+    total = f"{len(plan.jobs)} to do, {size(plan.nbytes)} to read; {len(plan.kept)} up to date"
     gone = [f"{entry.dataset}: {GONE}" for entry in plan.vanished]
     return "\n".join(
         [*(columns([head, *rows]) if rows else []), *gone, *([""] if rows else []), total]
@@ -32,10 +32,10 @@ def plan_table(plan: Plan) -> str:
 
 
 def run_table(record: Record) -> str:
-    """What a run did, and what could be archived away now."""
+    """Summarise a run and the datasets that could be moved to cold storage."""
     outcomes = {"stored": record.stored, "failed": record.failed}
     counts = [f"{len(found)} {word}" for word, found in outcomes.items() if found]
-    counts += [f"{len(record.kept)} as they were"] if record.kept else []
+    counts += [f"{len(record.kept)} up to date"] if record.kept else []
     counts += [f"{len(record.left)} left for the next run"] if record.left else []
     why = f" ({record.reason})" if record.reason else ""
     more = len(record.vanished) - NAMED
@@ -51,7 +51,7 @@ def run_table(record: Record) -> str:
 
 
 def archivable(record: Record) -> list[tuple[str, str]]:
-    """Datasets with a verified store: their owner may move them away; romzarr never does."""
+    """List datasets with a verified store: their owner may move them; romzarr never does."""
     kept = [
         {
             "archive_bytes": job.dataset.nbytes,
@@ -78,11 +78,11 @@ def archivable(record: Record) -> list[tuple[str, str]]:
     ]
     more = len(record.stored) - NAMED
     rows += [f"and {more} more of this run: romzarr status"] if more > 0 else []
-    return [("could be archived away" if i == 0 else "", row) for i, row in enumerate(rows)]
+    return continued("could be archived away", rows)
 
 
 def fidelity(stores: Sequence[Mapping[str, Any]]) -> str:
-    """What a reader loses who has only the stores.
+    """Describe what is lost if only the stores remain.
 
     >>> lossy = {"tolerance": 0.01, "verified": {"error": 0.0096}}
     >>> exact = {"tolerance": 0.0, "verified": {"error": 0.0}}
@@ -103,8 +103,8 @@ def fidelity(stores: Sequence[Mapping[str, Any]]) -> str:
     return f"{counts}lossy: error {error:.2e}, tolerance {tolerance:g}"
 
 
-def status_table(found: Sequence[Standing], last: LastRun | None) -> str:
-    """A line a dataset, those first that need attention."""
+def status_table(found: Sequence[DatasetState], last: LastRun | None) -> str:
+    """List one dataset per line; those that need attention come first."""
     head = ("dataset", "state", "ratio", "error", "verified", "age", "")
     rows = [
         (
@@ -130,7 +130,7 @@ def status_table(found: Sequence[Standing], last: LastRun | None) -> str:
 
 
 def measured(entry: Entry | None) -> tuple[str, str, str]:
-    """Ratio, error as stored, and error as verified."""
+    """Format ratio, stored error and verified error."""
     if entry is None or entry.ratio is None or entry.relative_l2_error is None:
         return "-", "-", "-"
     found = entry.verified or {}
@@ -139,7 +139,7 @@ def measured(entry: Entry | None) -> tuple[str, str, str]:
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows with their cells one below the other.
+    """Align the cells of rows.
 
     >>> columns([("a", "b"), ("long", "c")])
     ['a     b', 'long  c']

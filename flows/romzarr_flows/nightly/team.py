@@ -1,8 +1,7 @@
-"""Who works on datasets: this process on one after another, or several processes side by side.
+"""Distributes datasets over this process or several parallel processes.
 
-A small dataset keeps one core busy and no more, so as many are worked on at a time as there are
-cores, and more of those that mostly wait for a network. A process that the kernel kills costs the
-dataset it worked on, and no other.
+A small dataset keeps only one core busy, so one is processed per core, and more where they mostly
+wait for a network. If the kernel kills a process, only its dataset fails.
 """
 
 from __future__ import annotations
@@ -14,33 +13,34 @@ from typing import Protocol
 from dask.system import CPU_COUNT
 
 from romzarr.config import Config
+from romzarr.objects.cache import CACHE_BYTES
 from romzarr.progress import working_on
 from romzarr_flows.clusters import Workers
 from romzarr_flows.logs import Format
 from romzarr_flows.nightly.crew import Crew, Outcome
 from romzarr_flows.nightly.plan import Job
-from romzarr_flows.nightly.work import attempted
+from romzarr_flows.nightly.work import run_job
 
-# A dataset whose files take more is worth all cores; fewer small ones are not worth processes,
-# each of which takes a second to start.
-SMALL_BYTES, FEWEST = 64 * 2**20, 16
-# Where storage is asked over a network a dataset waits four fifths of its time: two are worth it,
-# and two more for each core.
+# Larger datasets keep all cores busy. A process takes a second to start, which fewer small datasets
+# do not repay (tests/benchmarks/NIGHTLY.md).
+SMALL_BYTES, FEWEST = CACHE_BYTES, 16
+# With storage over a network a dataset waits for four fifths of its time, so processes pay from two
+# datasets on, two for each core.
 FEWEST_REMOTE, REMOTE_PER_CORE = 2, 2
 
 
 class Team(Protocol):
-    """Takes jobs, and gives back each with its entry and the seconds that it took."""
+    """Takes jobs and returns each with its entry and its seconds."""
 
     @property
     def busy(self) -> Sequence[Job]: ...
 
     @property
-    def has_room(self) -> bool: ...
+    def has_capacity(self) -> bool: ...
 
     @property
-    def is_there(self) -> bool:
-        """Whether it can do anything at all."""
+    def is_usable(self) -> bool:
+        """Whether it can still work."""
         ...
 
     def begin(self, job: Job) -> None: ...
@@ -51,18 +51,18 @@ class Team(Protocol):
 
 
 class Alone:
-    """This process, with all workers on one dataset at a time."""
+    """This process, which uses all workers for one dataset at a time."""
 
     def __init__(self, config: Config, workers: Workers) -> None:
         self._config, self._workers = config, workers
         self.busy: tuple[Job, ...] = ()
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return not self.busy
 
     @property
-    def is_there(self) -> bool:
+    def is_usable(self) -> bool:
         client = self._workers.client
         return client is None or client.status == "running"
 
@@ -72,13 +72,13 @@ class Alone:
     def finish(self) -> Outcome:
         (job,), began = self.busy, time.perf_counter()
         with working_on(job.dataset.name):
-            entry = attempted(job, self._config)
+            entry = run_job(job, self._config)
         self.busy = ()
         return job, entry, time.perf_counter() - began
 
 
 def crew_for(jobs: Sequence[Job], config: Config, log_format: Format) -> Crew:
-    """The processes that work side by side on those of `jobs` that they take."""
+    """Make the pool of processes for those of `jobs` that it takes."""
     parallel, threads = config.nightly.parallel, config.cluster.workers
     if parallel != "auto":
         return Crew(parallel, None, config, log_format)

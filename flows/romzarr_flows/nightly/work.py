@@ -1,4 +1,4 @@
-"""What is done for one dataset: its store is made or made good, verified, and described."""
+"""The work on one dataset: makes or repairs its store, verifies it and describes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import romzarr
 from romzarr.archive.find import dataset_at
 from romzarr.config import Config, NightlyConfig
 from romzarr.errors import AccuracyError, ArchiveError, ConfigError, PipelineError, StoreError
-from romzarr.objects import is_document, remembering
+from romzarr.objects import caching, is_document
 from romzarr.reports import VerifyReport
 from romzarr.store.commit import RETENTION, sweep
 from romzarr.store.layout import GENERATION
@@ -26,15 +26,15 @@ from romzarr_flows.nightly.plan import Job, promised
 log = logging.getLogger(__name__)
 
 
-def carry_out(job: Job, config: Config) -> Entry:
-    """Leave a dataset with a store that is verified, and say what is known of it then.
+def update_store(job: Job, config: Config) -> Entry:
+    """Bring the store of a dataset up to date, verify it and return its catalogue entry.
 
     Runs on the current Dask scheduler or cluster.
 
     Raises
     ------
     PipelineError, OSError
-        If that cannot be. The store that was there before stays as it was.
+        If that fails. An existing store stays unchanged.
     """
     verified = ACTIONS[job.state](job, config)
     if not verified.ok:
@@ -44,9 +44,9 @@ def carry_out(job: Job, config: Config) -> Entry:
 
 
 def compress(job: Job, config: Config, overwrite: bool = False) -> VerifyReport:
-    # Stores say what they were made with, and where others lie is none of that.
+    # A store records its settings, but not the locations of other datasets.
     settings = replace(config, nightly=NightlyConfig())
-    with asking_once(job):
+    with cached_requests(job):
         romzarr.compress(job.dataset.location, job.store, config=settings, overwrite=overwrite)
         return verify(job, config)
 
@@ -56,12 +56,12 @@ def compress_again(job: Job, config: Config) -> VerifyReport:
 
 
 def append(job: Job, config: Config) -> VerifyReport:
-    """Append what is new to the store; if something else was written, compress again."""
+    """Append new snapshots to the store; if something else changed, compress again."""
     try:
-        with asking_once(job):
+        with cached_requests(job):
             report = romzarr.append(job.store, job.dataset.location, config=config)
-            # The same times were written anew, and what with is not known.
-            problem = "" if report.appended else "nothing is new in time"
+            # Files changed without new times, so old values may have changed.
+            problem = "" if report.appended else "there are no new snapshots"
             if not problem:
                 verified = verify(job, config)
                 problem = "; ".join(verified.problems)
@@ -69,15 +69,15 @@ def append(job: Job, config: Config) -> VerifyReport:
         problem = str(error)
     if not problem:
         return verified
-    log.warning("compressed again, because nothing can be appended: %s", problem)
+    log.warning("compressing again instead of appending: %s", problem)
     return compress_again(job, config)
 
 
-def trust(job: Job, config: Config) -> VerifyReport:
-    """Verify what a run before has made, and go on with it, or begin anew, if it is not right."""
+def verify_or_redo(job: Job, config: Config) -> VerifyReport:
+    """Verify the store of an earlier run; if it fails, append to it or compress again."""
     sweep(job.store)
     try:
-        with asking_once(job):
+        with cached_requests(job):
             verified = verify(job, config)
     except StoreError as error:
         problem = str(error)
@@ -85,14 +85,12 @@ def trust(job: Job, config: Config) -> VerifyReport:
         problem = "; ".join(verified.problems)
     if not problem:
         return verified
-    log.warning("the store is not right: %s", problem)
+    log.warning("the store failed verification: %s", problem)
     return append(job, config)
 
 
-def asking_once(job: Job) -> AbstractContextManager[None]:
-    """Ask storage once for each file of the store, and once for the metadata of the dataset.
-
-    Generations of a store never change. What holds values of the dataset is read anew."""
+def cached_requests(job: Job) -> AbstractContextManager[None]:
+    """Cache files of the store and metadata of the dataset, which do not change meanwhile."""
     generation = re.compile(rf"{re.escape(job.store)}/{GENERATION.pattern}/.+")
     inside = f"{job.dataset.location}/"
 
@@ -100,7 +98,7 @@ def asking_once(job: Job) -> AbstractContextManager[None]:
         of_dataset = url.startswith(inside) and (is_document(url) or url.endswith("/"))
         return of_dataset or generation.fullmatch(url) is not None
 
-    return remembering(wanted)
+    return caching(wanted)
 
 
 def refuse(job: Job, config: Config) -> VerifyReport:
@@ -112,9 +110,9 @@ def verify(job: Job, config: Config) -> VerifyReport:
     return romzarr.verify(job.store, job.dataset.location, config=config, sample=sample)
 
 
-# What is done for a dataset in each of the states of `romzarr_flows.nightly.plan.STATES`.
+# What to do for each state in `romzarr_flows.nightly.plan.STATES`.
 ACTIONS: dict[str, Callable[[Job, Config], VerifyReport]] = {
-    "unverified": trust,
+    "unverified": verify_or_redo,
     "new": compress,
     "missing": compress,
     "damaged": compress_again,
@@ -125,17 +123,17 @@ ACTIONS: dict[str, Callable[[Job, Config], VerifyReport]] = {
 
 
 def failed_entry(job: Job, message: str) -> Entry:
-    """What is known after a failure: what was known before, and why it failed."""
+    """Make the entry after a failure: the earlier entry, with the reason."""
     return replace(begun_entry(job), state="failed", message=without_secrets(message))
 
 
 def begun_entry(job: Job) -> Entry:
-    """What is known while a dataset is worked on; a run that is killed leaves it behind."""
+    """Make the entry while a dataset is processed; it remains if the run is killed."""
     return replace(left_entry(job), state="running", message="", last_run=now().isoformat())
 
 
 def left_entry(job: Job) -> Entry:
-    """What is known of a dataset that this run does not come to."""
+    """Make the entry of a dataset that this run does not reach."""
     known = job.last or Entry(job.dataset.name, job.dataset.location, job.store, job.state)
     state = "failed" if job.failed_before else job.state
     message = known.message if job.failed_before else job.reason
@@ -150,12 +148,12 @@ def left_entry(job: Job) -> Entry:
 
 
 def is_to_be_swept(entry: Entry) -> bool:
-    """Whether generations that its store had before have been kept for long enough."""
+    """Tell whether superseded generations of its store have been kept for long enough."""
     return entry.replaced and now() - datetime.fromisoformat(entry.last_run) > RETENTION
 
 
 def settled_entry(entry: Entry) -> Entry:
-    """The entry of a dataset that is there and needs nothing, once its store is swept."""
+    """Remove superseded generations of an up-to-date store and return its entry."""
     if not is_to_be_swept(entry):
         return replace(entry, gone="")
     sweep(entry.store)
@@ -163,15 +161,15 @@ def settled_entry(entry: Entry) -> Entry:
     return replace(entry, gone="", replaced=False, store_stamp=stamp)
 
 
-def attempted(job: Job, config: Config) -> Entry:
-    """Do one job; a failure is an entry too, and no reason to stop."""
+def run_job(job: Job, config: Config) -> Entry:
+    """Do one job; a failure becomes an entry."""
     try:
-        return carry_out(job, config)
+        return update_store(job, config)
     except (PipelineError, OSError, MemoryError) as error:
         return failed_entry(job, f"{type(error).__name__}: {error}")
     except Exception as error:
         if type(error).__name__ in FAILURES:
             return failed_entry(job, f"{FAILURES[type(error).__name__]} ({error})")
-        # Packages fail in ways of their own, and so may we: the next dataset may be sound.
-        log.exception("unexpected")
+        # A bug, here or in another package: the next dataset may be fine.
+        log.exception("unexpected error")
         return failed_entry(job, f"{type(error).__name__}: {error}")

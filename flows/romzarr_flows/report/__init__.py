@@ -1,1 +1,1 @@
-"""Pages that open anywhere: one for a store, one for a whole archive of stores."""
+"""HTML pages that open offline: one about a store, one about a whole archive of stores."""

@@ -1,4 +1,4 @@
-"""The page of a whole archive of stores: what needs attention first."""
+"""The page about a whole archive of stores, sorted by what needs attention."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ import numpy as np
 from romzarr.archive.location import redacted
 from romzarr.config import Config
 from romzarr.errors import PipelineError, StoreError
+from romzarr.reports import WORTHWHILE_RATIO
 from romzarr.store.reading.reader import open_store
 from romzarr.views.excerpts import spectrum
 from romzarr_flows.nightly.catalogue import Catalogue, Entry, catalogue_of
-from romzarr_flows.nightly.status import BROKEN, ORDER, LastRun, Standing, last_run, standings
+from romzarr_flows.nightly.status import (
+    BROKEN,
+    ORDER,
+    DatasetState,
+    LastRun,
+    dataset_states,
+    last_run,
+)
 from romzarr_flows.report.page import rendered
 from romzarr_flows.tables import ratio, size
 
-# States that a store may have besides those of `romzarr status`, and how all are shown.
+# States in addition to those of `romzarr status`, and the CSS class of each.
 ABOVE, HARDLY = "above tolerance", "hardly compressed"
 STATES = (ABOVE, *ORDER[:-1], HARDLY, ORDER[-1])
 LOOKS = {
@@ -27,32 +35,31 @@ LOOKS = {
     **dict.fromkeys((ABOVE, *BROKEN), "bad"),
     **dict.fromkeys(("stored", "running"), "good"),
 }
-# A smaller ratio is hardly worth it.
-LEAST_RATIO = 3.0
-# Stores whose spectrum is read, and rows: an archive may have very many datasets.
+# Stores whose spectrum is read (some ms each), rows of the table and runs: browsers take some
+# seconds for larger pages.
 SPECTRA, ROWS, RUNS = 500, 5000, 10
-# Characters of a message.
+# Characters shown of a message: some four lines.
 MESSAGE = 400
-# Width and height of a small spectrum, its decades, and modes that it has room for.
+# Width and height of a small spectrum in pixels, its decades, and the modes that this resolves.
 SMALL, DECADES, MODES = (110, 26), 3, 60
 
 
 def catalogue_page(stores: str, out: str, config: Config) -> str:
-    """HTML of all datasets whose stores are below a path or URL; `out` is where the page goes.
+    """Make the HTML page about all stores below a path or URL, to be written to `out`.
 
     Raises
     ------
     StoreError
-        If there is nothing to list.
+        If there is no catalogue.
     CannotRunError
-        If a place cannot be listed.
+        If a location cannot be listed.
     """
     last = last_run(stores)
-    found = sorted(standings(config, stores, last), key=_urgency)
+    found = sorted(dataset_states(config, stores, last), key=_urgency)
     if not found:
         raise StoreError(
-            f"{redacted(stores)}: found no catalogue, which `romzarr nightly` writes beside the "
-            f"stores; give the folder of the setting nightly.stores"
+            f"{redacted(stores)}: found no catalogue; give the folder nightly.stores, in which "
+            "`romzarr nightly` writes it"
         )
     folder = "" if "://" in out else os.path.dirname(os.path.abspath(out))
     return rendered(
@@ -73,23 +80,23 @@ def catalogue_page(stores: str, out: str, config: Config) -> str:
 # --- what needs attention -----------------------------------------------------------------
 
 
-def state_of(standing: Standing) -> str:
-    """The state as `romzarr status` has it, or what is wrong with a store that is there."""
+def state_of(standing: DatasetState) -> str:
+    """Return the state as in `romzarr status`, or a problem of an existing store."""
     entry = standing.entry
     if standing.state != "stored" or entry is None:
         return standing.state
     errors = [entry.relative_l2_error, (entry.verified or {}).get("error")]
     if any(e is not None and entry.tolerance is not None and e > entry.tolerance for e in errors):
         return ABOVE
-    return HARDLY if entry.ratio is not None and entry.ratio < LEAST_RATIO else "stored"
+    return HARDLY if entry.ratio is not None and entry.ratio < WORTHWHILE_RATIO else "stored"
 
 
-def _urgency(standing: Standing) -> tuple[int, float, str]:
-    """What to sort by: the state, then what has waited longest."""
+def _urgency(standing: DatasetState) -> tuple[int, float, str]:
+    """Return the sort key: the state, then the time since the last run."""
     return STATES.index(state_of(standing)), -(standing.age_seconds or 0.0), standing.dataset
 
 
-def _summary(found: Sequence[Standing]) -> Iterator[tuple[str, str, str]]:
+def _summary(found: Sequence[DatasetState]) -> Iterator[tuple[str, str, str]]:
     stored = [e for each in found if (e := each.entry) is not None and e.stored_bytes]
     raw = sum(entry.raw_bytes or 0 for entry in stored)
     kept = sum(entry.stored_bytes or 0 for entry in stored)
@@ -104,7 +111,7 @@ def _summary(found: Sequence[Standing]) -> Iterator[tuple[str, str, str]]:
 # --- tables -------------------------------------------------------------------------------
 
 
-def _row(standing: Standing, folder: str, with_spectrum: bool) -> dict[str, Any]:
+def _row(standing: DatasetState, folder: str, with_spectrum: bool) -> dict[str, Any]:
     entry = standing.entry or Entry(standing.dataset, "", "", standing.state)
     return {
         "standing": standing,
@@ -116,7 +123,7 @@ def _row(standing: Standing, folder: str, with_spectrum: bool) -> dict[str, Any]
 
 
 def _page(entry: Entry, folder: str) -> str:
-    """Link to the page of a store, if one lies beside it."""
+    """Return the link to a store's page, if that lies beside the store."""
     beside = f"{entry.store}.html"
     if not entry.store or not folder or "://" in beside or not os.path.exists(beside):
         return ""
@@ -124,13 +131,13 @@ def _page(entry: Entry, folder: str) -> str:
 
 
 def _modes(entry: Entry) -> tuple[str, str]:
-    """How many modes there are, and points of a line: what the leading ones leave out."""
+    """Return the number of modes, and the points of a curve of the truncation error."""
     if not entry.generation:
         return "", ""
     try:
         left = spectrum(open_store(entry.store)).left_out
     except (PipelineError, OSError):
-        # The state says what is wrong with a store; `romzarr verify` says it all.
+        # The state already shows the problem.
         return "", ""
     if len(left) < 2:
         return "no modes", ""
@@ -145,18 +152,18 @@ def _modes(entry: Entry) -> tuple[str, str]:
 
 
 def _runs(catalogue: Catalogue, last: LastRun | None) -> Iterator[tuple[str, str, str, str]]:
-    """The last runs, the newest first: begin, end, state, and what became of the datasets."""
+    """Describe the last runs, the newest first: begin, end, state and outcomes."""
     for name in sorted(catalogue.records(), reverse=True)[:RUNS]:
         record = catalogue.record(name) or {"began": name, "state": "cannot be read"}
         counts: Mapping[str, Any] = record.get("counts", {})
         words = [f"{count} {what}" for what, count in counts.items() if count]
-        words += [f"not there any more: {each}" for each in record.get("vanished", [])]
+        words += [f"no longer in the archive: {each}" for each in record.get("vanished", [])]
         state = last.state if last and name == last.name else _state(record)
         state = ": ".join(filter(None, (state, str(record.get("reason") or ""))))
         yield str(record.get("began")), str(record.get("ended")), state, ", ".join(words)
 
 
 def _state(record: Mapping[str, Any]) -> str:
-    """What became of a run that is not the last: it cannot be at work any more."""
+    """Return the state of an earlier run, which can no longer be running."""
     state = str(record.get("state"))
     return "killed" if state == "running" else state

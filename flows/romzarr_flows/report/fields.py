@@ -1,4 +1,4 @@
-"""The parts of a page that show fields: snapshots, modes, maps of the error."""
+"""Figures of fields: snapshots, modes and error maps."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
 from romzarr.views.sections import Axis, Section
 from romzarr_flows.report.maps import ROW, Panel, field_figure, fitting, loadings_figure
 from romzarr_flows.report.page import Picture
-from romzarr_flows.report.svg import inline, subscript, told_apart
+from romzarr_flows.report.svg import distinct, inline, subscript
 
 Matrix = NDArray[np.float64]
 
-# Modes in a row, and variables without space whose modes are drawn together.
+# Modes in a row, and variables without space that one bar chart shows: more are unreadable.
 MODES, VALUES = 4, 200
 
 
 def loadings(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture]:
-    """How much of each variable without space a mode carries: their correlation."""
+    """Draw the correlation of variables without space dims with the leading coefficients."""
     if all(section.kind != "value" for section in _coded(opened, sections)):
         return []
     names = [n for n, v in opened.variables.items() if v.coding == Coding.POD and not v.space_shape]
@@ -42,7 +42,7 @@ def loadings(opened: CoefficientStore, sections: Sequence[Section]) -> list[Pict
 
 
 def modes(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture]:
-    """Modes of a few variables."""
+    """Draw the modes of a few variables."""
     spatial = (each for each in _coded(opened, sections) if each.kind != "value")
     return [_modes(opened, section, number) for number, section in enumerate(spatial)]
 
@@ -54,7 +54,7 @@ def _coded(opened: CoefficientStore, sections: Sequence[Section]) -> list[Sectio
 def snapshots(
     opened: CoefficientStore, dataset: xr.Dataset, sections: Sequence[Section], time: Axis
 ) -> list[Picture]:
-    """A few snapshots of maps; of lines all along time."""
+    """Draw a few snapshots of maps, and space-time diagrams of lines."""
     return [
         _along_time(opened, dataset, section, time, number)
         if section.kind == "line"
@@ -65,9 +65,9 @@ def snapshots(
 
 
 def error_maps(sections: Sequence[Section], deviations: Sequence[Deviation]) -> list[Picture]:
-    """Root of the mean squared error of each variable, those with the same axes in one row."""
+    """Draw the RMS error of each variable; those with equal axes share a row."""
     rows: list[list[Panel]] = []
-    names = told_apart([section.variable for section in sections])
+    names = distinct([section.variable for section in sections])
     for section, name, found in zip(sections, names, deviations, strict=False):
         if section.kind == "value" or not found.relative.any():
             continue
@@ -93,12 +93,12 @@ def _picture(section: Section, figure: Figure, name: str, says: str) -> Picture:
 
 
 def _modes(opened: CoefficientStore, section: Section, number: int) -> Picture:
-    """Modes, each as large as it moves the variable: times the usual size of its coefficient."""
+    """Draw modes, each scaled by the RMS of its coefficient."""
     usual = opened.last.singular_values[:MODES] / np.sqrt(opened.last.snapshots)
     found = modes_at(opened, section, MODES)
     panels = [
         Panel(
-            f"mode {k + 1} times usual {subscript(k + 1)}",
+            f"mode {k + 1} times RMS of {subscript(k + 1)}",
             section,
             mode * size,
             "diverging",
@@ -112,7 +112,7 @@ def _modes(opened: CoefficientStore, section: Section, number: int) -> Picture:
 def _snapshots(
     opened: CoefficientStore, dataset: xr.Dataset, section: Section, number: int
 ) -> Picture:
-    """The first, middle and last snapshot as decoded, in the same colours."""
+    """Draw the first, middle and last decoded snapshot on one colour scale."""
     time, last = opened.facts["time"]["dim"], opened.snapshots - 1
     numbers = sorted({0, last // 2, last})
     values = [snapshot_at(dataset, section, time, n) for n in numbers]
@@ -128,7 +128,7 @@ def _snapshots(
 def _along_time(
     opened: CoefficientStore, dataset: xr.Dataset, section: Section, time: Axis, number: int
 ) -> Picture:
-    """Values over space and time, as decoded."""
+    """Draw decoded values over space and time."""
     numbers, values = rows_at(dataset, section, opened.facts["time"]["dim"])
     axes = (section.axes[0], Axis(time.label, time.values[numbers]))
     plane = replace(section, kind="map", axes=axes, to_scale=False)

@@ -1,4 +1,4 @@
-"""Curves of a report: spectrum, coefficients against the model, error over time."""
+"""Curves of a report: spectrum, coefficients and model, error over time."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 from romzarr.views.error_maps import Deviation
 from romzarr.views.excerpts import Coefficients, Spectrum
 from romzarr.views.sections import Axis
+from romzarr_flows.drawing import canvas
 from romzarr_flows.report.svg import (
     CURVES,
     GREY,
     INK,
     RED,
     WIDTH,
-    canvas,
+    distinct,
     subscript,
     tick,
-    told_apart,
 )
 
-# Variables with a curve of their own; more cannot be told apart.
+# Variables with a curve of their own: one per colour.
 CURVES_SHOWN = len(CURVES)
-# Up to so many points each gets a marker.
+# Curves of more points get no markers, which would overlap.
 MARKED = 80
 
 
 def spectrum_figure(spectrum: Spectrum) -> Figure:
-    """Energy of each mode, and what the leading ones leave out, against the tolerance."""
+    """Draw the energy of each mode, and the truncation error against the tolerance."""
     figure = canvas(WIDTH, 3.1)
     left, right = figure.subplots(1, 2)
     rank = len(spectrum.singular_values)
@@ -41,7 +41,7 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
     energy = spectrum.singular_values**2 / spectrum.energy
     marker = "o" if rank <= MARKED else ""
     left.semilogy(numbers, energy, marker=marker, ms=3.5, lw=1, color=CURVES[0])
-    # Two decades at least: ticks within one would all read alike.
+    # Two decades at least: within one, the ticks would have equal labels.
     left.set_ylim(bottom=min(energy.min() / 2, energy.max() / 100))
     left.set(title="energy of each mode", xlabel="mode", ylabel="share of the variance")
     counts = np.arange(rank + 1)
@@ -50,7 +50,7 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
         counts[seen], spectrum.left_out[seen], marker=marker, ms=3.5, lw=1, color=CURVES[0]
     )
     right.set(
-        title="what the leading modes leave out",
+        title="truncation error",
         xlabel="number of modes",
         ylabel="relative L2 error",
     )
@@ -70,13 +70,13 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
 
 
 def plain_powers(axes: Axes) -> None:
-    """Ticks like 1e-03 on a logarithmic axis: formulas would need fonts of their own."""
+    """Label a logarithmic axis with 1e-03 and so on: mathematical text would need fonts."""
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter())
 
 
 def _said(axes: Axes, at: float, value: float, text: str, colour: str) -> None:
-    """Words on a horizontal line, above it at a share of the width."""
+    """Write text above a horizontal line, at a fraction of the width."""
     axes.annotate(
         text, (at, value), (0, 3), xycoords=axes.get_yaxis_transform(),
         textcoords="offset points", color=colour, fontsize=8,
@@ -84,7 +84,7 @@ def _said(axes: Axes, at: float, value: float, text: str, colour: str) -> None:
 
 
 def coefficients_figure(found: Coefficients, time: Axis) -> Figure:
-    """Each leading coefficient as coded and as foretold; of a long record its range as well."""
+    """Draw each leading coefficient and the model; for a long record also its range."""
     count, long = found.coded.shape[1], len(found.parts) > 0
     figure = canvas(WIDTH, 1.0 + 1.25 * count)
     widths = (1, 1.6) if long else (1,)
@@ -122,22 +122,22 @@ def _draw_coefficient(axes: Axes, found: Coefficients, time: Axis, k: int) -> No
     if len(found.kept):
         kept = found.coded[found.kept, k]
         axes.plot(x[found.kept], kept, "o", ms=4, color=INK, label="sample kept")
-    # A model that runs away must not flatten what it should follow.
+    # A diverging model must not flatten the curve of the coefficient.
     low, high = found.coded[:, k].min(), found.coded[:, k].max()
-    room = 0.35 * (high - low) or 1.0
+    margin = 0.35 * (high - low) or 1.0
     axes.margins(x=0.01)
-    axes.set_ylim(low - room, high + room)
+    axes.set_ylim(low - margin, high + margin)
     tick(axes.xaxis, time, 6)
 
 
 def error_figure(deviations: Sequence[Deviation], tolerance: float, time: Axis) -> Figure:
-    """Relative error of each snapshot, by variable."""
+    """Draw the relative error of each snapshot, by variable."""
     figure = canvas(WIDTH, 2.9)
     axes = figure.subplots()
     shown = deviations[:CURVES_SHOWN]
-    names = told_apart([found.variable for found in shown])
+    names = distinct([found.variable for found in shown])
     for found, name, colour in zip(shown, names, CURVES, strict=False):
-        # Blocks that were looked at with gaps between them are not joined by a line.
+        # Sampled blocks with gaps between them are not joined by a line.
         numbers, values = _with_gaps(found)
         marker = "." if len(found.numbers) <= MARKED else ""
         axes.plot(time.values[numbers], values, color=colour, marker=marker, label=name)
@@ -148,7 +148,7 @@ def error_figure(deviations: Sequence[Deviation], tolerance: float, time: Axis) 
         plain_powers(axes)
     else:
         axes.set_ylim(0, 1.15 * max(tolerance, positive.max(initial=0)))
-    axes.set(xlabel=time.label, ylabel="error / usual fluctuation")
+    axes.set(xlabel=time.label, ylabel="error / RMS fluctuation")
     tick(axes.xaxis, time, 8)
     axes.margins(x=0.01)
     figure.legend(loc="outside upper right", ncols=6, fontsize=8.5)

@@ -1,4 +1,4 @@
-"""Fields of a report: maps, scattered points, lines and single values, by what the space has."""
+"""Draws fields as maps, scattered points or lines, by the dims of their space."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from romzarr.views.sections import Axis, Section
+from romzarr_flows.drawing import canvas
 from romzarr_flows.report.svg import (
     CURVES,
     GREY,
     INK,
     RED,
     WIDTH,
-    canvas,
+    distinct,
     short,
     subscript,
     tick,
-    told_apart,
 )
 
 Matrix = NDArray[np.float64]
 Scale = Literal["diverging", "magnitude", "error"]
 
 COLOURS = {"diverging": "RdBu_r", "magnitude": "viridis", "error": "magma"}
-# Values beyond these percentiles are drawn in the last colour, which a pointed end says.
+# Values beyond these percentiles get the last colour, as the pointed ends of the colour bar show:
+# single outliers must not hide everything else.
 OUTER = (0.5, 99.5)
-# Sides of a map are to scale unless one is so much longer.
+# Maps with a larger aspect ratio are not drawn to scale: they would be mere stripes.
 LONGEST = 4.0
-# Panels in a row, if there are no more.
+# Panels per row at the width of a page.
 ROW = 3
-# Variables that have room for their names along an axis.
+# Variables whose names fit along an axis.
 NAMED = 30
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Values (*section) to be drawn under a title, in colours that reach as far as `range`."""
+    """Values (*section) to be drawn under a title; the values in `range` set the colour scale."""
 
     title: str
     section: Section
@@ -52,14 +53,14 @@ class Panel:
 
 
 def fitting(values: Matrix) -> Scale:
-    """Diverging colours for what swings about zero, as velocities do; else a magnitude's."""
+    """Choose diverging colours for values of both signs, such as velocities; else sequential."""
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
     return "diverging" if min(-low, high) > 0.1 * max(-low, high) else "magnitude"
 
 
 def field_figure(panels: Sequence[Panel], columns: int = ROW) -> Figure:
-    """Panels in one row of at least so many columns; all with the same axes."""
+    """Draw panels with equal axes in a row of at least this many columns."""
     section = panels[0].section
     columns = max(len(panels), columns)
     height = _height(section, WIDTH / columns)
@@ -78,7 +79,7 @@ def field_figure(panels: Sequence[Panel], columns: int = ROW) -> Figure:
 
 
 def _height(section: Section, width: float) -> float:
-    """Height in inches of a row of panels of that width."""
+    """Return the height in inches of a row of panels of this width."""
     if section.kind == "line":
         return 2.4
     ratio = _ratio(section)
@@ -86,7 +87,7 @@ def _height(section: Section, width: float) -> float:
 
 
 def _ratio(section: Section) -> float:
-    """Height of a map by its width."""
+    """Return the ratio of a map's height to its width."""
     if not _drawn_to_scale(section):
         return 0.8
     across, up = (np.ptp(axis.values) for axis in section.axes)
@@ -94,7 +95,7 @@ def _ratio(section: Section) -> float:
 
 
 def _drawn_to_scale(section: Section) -> bool:
-    """Whether an inch is as much along either axis."""
+    """Tell whether both axes have the same scale."""
     if not section.to_scale:
         return False
     across, up = (np.ptp(axis.values) for axis in section.axes)
@@ -134,7 +135,7 @@ def _draw_plane(axes: Axes, panel: Panel, wide: bool) -> None:
             across.values, up.values, c=panel.values, s=size, marker="s", lw=0, **how
         )
     else:
-        # Land and solid bodies: neither a value nor a hole in the page.
+        # Land and solid bodies are grey.
         axes.set_facecolor(f"{GREY}55")
         image = axes.pcolormesh(across.values, up.values, np.ma.masked_invalid(panel.values), **how)
     axes.figure.colorbar(
@@ -164,7 +165,7 @@ def _label(axes: Axes, across: Axis, up: Axis) -> None:
 
 
 def limits(values: Matrix, scale: Scale) -> tuple[float, float, Any]:
-    """Ends of the colours, and which of them hide larger values."""
+    """Return the limits of the colour scale, and which of them are exceeded."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return 0.0, 1.0, "neither"
@@ -184,7 +185,7 @@ def limits(values: Matrix, scale: Scale) -> tuple[float, float, Any]:
 
 
 def loadings_figure(names: Sequence[str], correlation: Matrix) -> Figure:
-    """Bars of the correlation (variables, k) of each variable with the leading coefficients."""
+    """Draw the correlation (variables, k) of variables with the leading coefficients as bars."""
     count = correlation.shape[1]
     figure = canvas(WIDTH, 1.0 + 1.1 * count)
     axes: Any = figure.subplots(count, 1, sharex=True, squeeze=False)
@@ -195,7 +196,7 @@ def loadings_figure(names: Sequence[str], correlation: Matrix) -> Figure:
         ax.set(ylim=(-1.05, 1.05))
         ax.set_ylabel(subscript(k + 1), rotation=0, labelpad=12, va="center")
     if len(names) <= NAMED:
-        axes[-1, 0].set_xticks(places, told_apart(names, 18), rotation=40, ha="right")
+        axes[-1, 0].set_xticks(places, distinct(names, 18), rotation=40, ha="right")
     else:
         axes[-1, 0].set_xlabel("number of the variable")
     return figure

@@ -1,7 +1,7 @@
-"""Equations as MathML, which browsers typeset by themselves.
+"""Translates equations from LaTeX to MathML, which browsers typeset.
 
-The libraries of terms write their names in a small part of LaTeX (`Library.latex`): numbers,
-``a_{1}``, powers, functions, fractions, roots and brackets. That part is read here.
+Libraries use a small subset of LaTeX for their terms (`Library.latex`): numbers, ``a_{1}``, powers,
+functions, fractions, roots and brackets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from romzarr.operations.describe import Equations, Regime
 
-# Equations typeset, and terms of each: the largest, if there are more.
+# Equations typeset, and the largest terms of each: a few screens.
 EQUATIONS, TERMS = 12, 40
 MINUS = "\N{MINUS SIGN}"
 
@@ -30,7 +30,7 @@ _TOKEN = re.compile(
 
 
 class _Reader:
-    """Tokens of a term, read from the left; every piece becomes one MathML element."""
+    """A recursive-descent parser; every piece of a term becomes one MathML element."""
 
     def __init__(self, latex: str) -> None:
         found = (
@@ -39,7 +39,7 @@ class _Reader:
         self.tokens = deque(token for token in found if token[0] != "blank")
 
     def row(self, end: str = "") -> str:
-        """Elements up to a closing token, which is read too."""
+        """Parse up to and including a closing token."""
         found: list[str] = []
         while self.tokens:
             kind, text = self.tokens.popleft()
@@ -90,7 +90,7 @@ def _operator(sign: str) -> str:
 
 
 def term(latex: str) -> str:
-    """MathML of one term of a library.
+    """Translate one term of a library.
 
     >>> term("a_{1}^{2}")
     '<msubsup><mi>a</mi><mn>1</mn><mn>2</mn></msubsup>'
@@ -99,10 +99,10 @@ def term(latex: str) -> str:
 
 
 def typeset(equations: Equations, regime: Regime) -> Iterator[tuple[str, list[str], int, float]]:
-    """Each of the leading equations of a regime that explain anything.
+    """Translate the leading equations of a regime, except those that explain nothing.
 
-    MathML of its left side and of its terms, since lines break between these alone; the number
-    of terms that are not shown, and the residual.
+    Yields the left side and a list of terms in MathML (lines break only between these), the number
+    of omitted terms, and the residual.
     """
     leading = range(min(EQUATIONS, regime.coefficients.shape[1]))
     for k in (k for k in leading if k not in regime.unexplained):

@@ -1,4 +1,4 @@
-"""Pages made of templates: nothing is fetched, and whatever a store holds is text."""
+"""Renders pages from templates; they load nothing, and content of a store is always escaped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Picture(NamedTuple):
 
 
 def digest(script: str) -> str:
-    """What a page's policy names the script by that may run."""
+    """Return the hash by which a content security policy allows a script."""
     return "sha256-" + b64encode(sha256(script.encode()).digest()).decode()
 
 
@@ -38,6 +38,6 @@ _TEMPLATES.globals |= {"age": age, "ratio": ratio, "scientific": "{:.2e}".format
 
 
 def rendered(template: str, title: str, place: str, **facts: Any) -> str:
-    """The page that a template makes of these facts."""
+    """Render a template."""
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return _TEMPLATES.get_template(template).render(title=title, place=place, made=made, **facts)

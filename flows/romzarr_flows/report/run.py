@@ -1,12 +1,12 @@
-"""Write a page where it was asked for, whole or not at all."""
+"""Writes a page atomically."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from romzarr.errors import ConfigError, PipelineError
+from romzarr_flows.files import LocalFolder
 
 
 def write_page(out: str, make: Callable[[], str]) -> int:
@@ -15,20 +15,16 @@ def write_page(out: str, make: Callable[[], str]) -> int:
     Raises
     ------
     ConfigError
-        If the folder of `out` does not exist: this is told before anything is computed.
+        If the folder of `out` does not exist; raised before anything is computed.
     PipelineError
         If it cannot be written.
     """
     path = Path(out)
     if not path.parent.is_dir():
-        raise ConfigError(f"-o {out}: found no folder {path.parent}; create it, or write elsewhere")
+        raise ConfigError(f"-o {out}: there is no folder {path.parent}; create it first")
     content = make().encode()
-    staged = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        staged.write_bytes(content)
-        staged.replace(path)
+        LocalFolder(path.parent).write(path.name, content)
     except OSError as error:
         raise PipelineError(f"{out}: cannot be written: {error}") from error
-    finally:
-        staged.unlink(missing_ok=True)
     return len(content)

@@ -1,4 +1,4 @@
-"""The page of one store: what it holds, how well, and how it looks."""
+"""The page about one store."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from romzarr_flows.report.page import Picture, rendered
 from romzarr_flows.report.svg import inline, styled, subscript
 from romzarr_flows.tables import CODINGS, bytes_of_terms, plain, shape
 
-# Coefficients drawn in time, and variables drawn as fields.
+# Coefficients and variables drawn: each costs a screen and some hundred kB of the page.
 COEFFICIENTS, VARIABLES = 4, 4
-# Rows of a table; a store of thousands of variables has a page all the same.
+# Rows of a table, for stores of thousands of variables.
 ROWS = 24
 # Parts of a store in words.
 PARTS = {
@@ -41,9 +41,9 @@ PARTS = {
 
 
 def store_page(store: str, source: str | None, config: Config) -> str:
-    """HTML of the report of a store; with a source its error is measured. Runs Dask then.
+    """Make the HTML report of a store. With a source it measures the error, which runs Dask.
 
-    What is read and decoded has a bound, whatever the size of store and source.
+    The amount of data that is read and decoded is bounded.
     """
     opened, info, equations = open_store(store), romzarr.info(store), romzarr.equations(store)
     dataset, dim = xr.open_dataset(store, engine="romzarr"), opened.facts["time"]["dim"]
@@ -85,14 +85,14 @@ def store_page(store: str, source: str | None, config: Config) -> str:
 
 
 def _time_axis(opened: CoefficientStore, dataset: xr.Dataset, dim: str) -> Axis:
-    """The coordinate of time where it is one to draw along, else times since the first."""
+    """Return the time coordinate if it can be an axis, else the time since the first snapshot."""
     coordinate = dataset.coords.get(dim)
     if coordinate is not None and coordinate.dtype.kind in "fiuM":
         return Axis(label(dim, coordinate.variable), coordinate.values)
     if len(opened.parts) > 1:
         return Axis(f"snapshot of {dim}", np.arange(opened.snapshots))
     units = str(opened.facts["time"]["units"])
-    title = f"{dim} since the first" + (f" ({units})" if units != "1" else "")
+    title = f"{dim} since the first snapshot" + (f" ({units})" if units != "1" else "")
     return Axis(title, opened.last.latent.times)
 
 
@@ -100,7 +100,7 @@ def _time_axis(opened: CoefficientStore, dataset: xr.Dataset, dim: str) -> Axis:
 
 
 def _errors(deviations: Sequence[Deviation], tolerance: float, time: Axis) -> list[Picture]:
-    """The error over time, if any was found."""
+    """Draw the error over time, unless it is zero."""
     if not any(found.relative.any() for found in deviations):
         return []
     figure = error_figure(deviations, tolerance, time)
@@ -111,7 +111,7 @@ def _errors(deviations: Sequence[Deviation], tolerance: float, time: Axis) -> li
 def _spectra(found: Spectrum) -> list[Picture]:
     if not len(found.singular_values):
         return []
-    says = "singular values and what modes leave out"
+    says = "singular values and truncation error"
     return [Picture(inline(spectrum_figure(found), "spectrum", says))]
 
 
@@ -120,18 +120,18 @@ def _coefficients(opened: CoefficientStore, info: StoreInfo, time: Axis) -> list
         return []
     found = coefficients(opened, COEFFICIENTS)
     svg = inline(coefficients_figure(found, time), "coefficients", "coefficients in time")
-    newest = "Of the newest part. " if len(opened.starts) > 2 else ""
+    newest = "Newest part only. " if len(opened.starts) > 2 else ""
     return [Picture(svg, newest + _how_coded(opened, info, found))]
 
 
 def _how_coded(opened: CoefficientStore, info: StoreInfo, found: Coefficients) -> str:
-    """How the coefficients come from the samples, if there are any."""
+    """Describe how the coefficients are rebuilt from samples, if there are any."""
     if not opened.last.latent.sampled:
-        return "No model foretells them: they are coded as they are."
-    how = "the model is integrated" if np.isfinite(found.modelled).any() else "lines lead"
-    kept = f"{info.kept_samples} of {info.snapshots} samples are kept; {how} from one "
-    beside = ", and what that misses is coded beside." if found.corrected else "."
-    return f"{kept}to the next{beside}"
+        return "No model is used: the coefficients themselves are coded."
+    modelled = np.isfinite(found.modelled).any()
+    how = "the model is integrated" if modelled else "values are interpolated linearly"
+    kept = f"{info.kept_samples} of {info.snapshots} samples are kept; {how} between them"
+    return f"{kept}{', and the remaining error is coded.' if found.corrected else '.'}"
 
 
 # --- facts --------------------------------------------------------------------------------
@@ -144,15 +144,15 @@ def _provenance(
         yield f"source {name}", plain(value)
     yield "generation", opened.last.name
     for name, value in list(dataset.attrs.items())[:ROWS]:
-        yield str(name), plain(_told(value))[:2000]
+        yield str(name), plain(_as_python(value))[:2000]
     changed: Mapping[str, Any] = opened.facts["config"]
     for section, values in changed.items():
         yield f"setting {section}", plain(values)
     if not changed:
-        yield "settings", "all at their defaults"
+        yield "settings", "all defaults"
     yield "written with", plain(info.versions)
     yield "format", str(info.format)
 
 
-def _told(value: Any) -> Any:
+def _as_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

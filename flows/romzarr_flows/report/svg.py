@@ -1,4 +1,4 @@
-"""Figures as SVG that lives inside a page: small, without fonts or links, legible on any ground."""
+"""Inline SVG figures: small, without fonts or links, legible on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from matplotlib.ticker import MaxNLocator
 
 from romzarr.views.sections import Axis
 
-# What is drawn in this colour takes that of the page's text, dark or light.
+# A colour that becomes the page's text colour, dark or light.
 INK = "#010203"
 CURVES = ("#3d7fc6", "#df8a3a", "#46a06b", "#b266bd", "#8a8f98", "#c9a227")
 RED, GREY = "#d64a4a", "#8a8f98"
 # Width in inches of a figure that fills the page.
 WIDTH = 9.9
-DPI = 110
 
 STYLE: dict[Any, Any] = {
-    # Text stays text. These fonts are as wide as the one that the layout is made with.
+    # Text stays text. These fonts are as wide as the one used for the layout.
     "svg.fonttype": "none",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
     "font.size": 9,
     "axes.titlesize": 9.5,
-    # Names may hold any character: a dollar sign starts no formula.
+    # Names may contain dollar signs, which must not start formulas.
     "text.parse_math": False,
     "axes.unicode_minus": True,
     "axes.spines.top": False,
@@ -52,30 +51,25 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Make figures that suit `inline` while the context lasts."""
+    """Style figures for `inline` while the context lasts."""
     with matplotlib.rc_context(STYLE):
         yield
 
 
-def canvas(width: float, height: float) -> Figure:
-    """A figure of its own, in inches; not pyplot's: no window, no state left behind."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
 def inline(figure: Figure, name: str, says: str) -> str:
-    """SVG element of a figure; `name` is its own on the page, `says` what is to be seen."""
+    """Make the SVG element of a figure, with a unique `name`; `says` describes its content."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        # Tight: what is to scale leaves room above and below that no layout foresees.
+        # Tight: figures drawn to scale leave empty margins.
         figure.savefig(
             buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.04
         )
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    # Nothing refers to an image, and like ones have the same name.
+    # Nothing refers to images, and equal images have equal names.
     text = re.sub(r'(<image [^>]*?)\bid="[^"]*"', r"\1", text)
-    # Numbers of elements are the same in every figure, and a page may use each once.
+    # Identifiers are the same in every figure, but have to be unique on a page.
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text.replace(INK, "currentColor"))
     text = re.sub(r' d="[^"]*"', _rounded, text)
@@ -83,12 +77,12 @@ def inline(figure: Figure, name: str, says: str) -> str:
 
 
 def _rounded(path: re.Match[str]) -> str:
-    """A path in hundredths of a point."""
+    """Round a path to hundredths of a point."""
     return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
 
 
 def tick(axis: XAxis | YAxis, along: Axis, most: int) -> None:
-    """At most so many ticks along numbers or dates."""
+    """Set at most `most` ticks for numbers or dates."""
     if along.values.dtype.kind == "M":
         dates = AutoDateLocator(minticks=2, maxticks=most)
         axis.set_major_locator(dates)
@@ -98,7 +92,7 @@ def tick(axis: XAxis | YAxis, along: Axis, most: int) -> None:
 
 
 def subscript(number: int) -> str:
-    """The name of a coefficient.
+    """Return the name of a coefficient.
 
     >>> subscript(12)
     'a₁₂'
@@ -107,7 +101,7 @@ def subscript(number: int) -> str:
 
 
 def short(text: str, most: int = 28) -> str:
-    """Text that fits over a panel: the middle of a long name goes.
+    """Shorten text in the middle, to fit above a panel.
 
     >>> short("a_very_long_name_of_some_variable (kg m-2 s-1)", 21)
     'a_very_lon…kg m-2 s-1)'
@@ -119,15 +113,15 @@ def short(text: str, most: int = 28) -> str:
 
 
 def _alike(names: Sequence[str]) -> int:
-    """Number of characters that all names begin with."""
+    """Return the length of the common prefix of all names."""
     first, last = min(names), max(names)
     return next((k for k, c in enumerate(first) if k >= len(last) or c != last[k]), len(first))
 
 
-def told_apart(names: Sequence[str], most: int = 22, around: int = 4) -> list[str]:
-    """Names that fit, without what all of them begin and end with if they are long.
+def distinct(names: Sequence[str], most: int = 22, around: int = 4) -> list[str]:
+    """Shorten names, first by their common prefix and suffix.
 
-    >>> told_apart(["concentration_of_ozone_at_surface", "concentration_of_water_at_surface"])
+    >>> distinct(["concentration_of_ozone_at_surface", "concentration_of_water_at_surface"])
     ['…_of_ozone_at_…', '…_of_water_at_…']
     """
     if len(names) > 1 and max(map(len, names)) > most:

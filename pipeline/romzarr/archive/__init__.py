@@ -1,4 +1,4 @@
-"""Readers of what is to be compressed: `open_archive` and what it returns, `lazy_dataset`."""
+"""Readers of archives: Zarr, NetCDF, CSV and open xarray datasets."""
 
 from romzarr.archive.archive import Archive
 from romzarr.archive.open import Source, lazy_dataset, name_of, open_archive

@@ -1,4 +1,4 @@
-"""What an archive holds, before anything is read from it but its metadata and times."""
+"""Describes an archive by its metadata and times."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from romzarr.inner_product import InnerProduct
 class Archive:
     """An opened archive.
 
-    ``name`` is its path or URL without credentials. ``variables`` are to be compressed;
-    ``carried`` has all coordinates and the data variables that go over unchanged, lazily:
-    it may hold open files and the credentials of this process, so it has no place in a task.
-    ``order`` names all data variables as the archive orders them. ``attrs``, ``encoding``
-    (of the dataset), ``variable_attrs`` and ``variable_encoding`` (of the variables to be
-    compressed, by name) are strict JSON; `romzarr.encoding.encoding_from_json` restores each.
-    ``raw_bytes`` counts the decoded variables to be compressed. ``fingerprint`` changes when
-    metadata, times or what is stored for a variable change; ``marks`` tell where in time, if
-    the source stores chunks that it lists, or, if ``marks_values``, all values are in memory.
-    ``location`` is the path or URL that was opened, and ``stamp`` tells whether any of its files
-    has been written since; both are empty for data that was open already, and the stamp where no
-    files are listed (http).
+    ``name`` is its path or URL without credentials. ``variables`` are to be compressed.
+    ``carried`` has all coordinates and the data variables that stay unchanged, lazily. It may hold
+    open files and credentials of this process, so it must not go into tasks. ``order`` names all
+    data variables in the order of the archive. ``attrs``, ``encoding`` (of the dataset),
+    ``variable_attrs`` and ``variable_encoding`` (by compressed variable) are strict JSON for
+    `romzarr.encoding.encoding_from_json`. ``raw_bytes`` counts the decoded variables to be
+    compressed. ``fingerprint`` changes with metadata, times or stored values. ``marks`` locate such
+    changes in time, if the source lists its chunks or, with ``marks_values``, is in memory.
+    ``location`` is the path or URL that was opened, and ``stamp`` changes if any of its files is
+    written. Both are empty for open datasets; the stamp is also empty where files cannot be listed
+    (http).
     """
 
     name: str
@@ -56,21 +55,21 @@ class Archive:
     stamp: str = ""
 
     def source_facts(self, snapshots: int) -> dict[str, Any]:
-        """What a store of the first `snapshots` says about where they are from."""
+        """Describe the origin of the first `snapshots`, for their store."""
         history = history_of(self.marks, snapshots)
         known = {self.history: history} if history else {}
         stamp = {"stamp": self.stamp} if self.stamp else {}
-        # Who made a store, on which machine and in which folder, is nobody's business.
+        # Without the folder, which may reveal users and machines.
         name = self.name.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
         return {"name": name, "fingerprint": self.fingerprint, **stamp, **known}
 
     @property
     def history(self) -> str:
-        """Name of the fact that has what `marks` say: of files, or of values."""
+        """Name of the fact that stores the `marks`: of files, or of values."""
         return "value_history" if self.marks_values else "history"
 
     def unchanging(self) -> AbstractContextManager[None]:
-        """Context in which the archive is read; raises at its end if it was written meanwhile."""
+        """Return a context that raises at its end if the archive was written meanwhile."""
         return unchanging(self.location, self.stamp)
 
 
@@ -81,9 +80,9 @@ def archive_from(
     weights: str,
     least: int = MIN_SNAPSHOTS,
 ) -> Archive:
-    """Check what `provider` offers and describe it; reads no values of any variable.
+    """Check and describe the archive of `provider` without reading values of any variable.
 
-    At least so many snapshots are asked for as a model needs, or the `least`.
+    It needs at least as many snapshots as a model, or `least`.
     """
     dataset = provider.dataset
     axis = time_axis(dataset, time, provider.name, least)
@@ -98,7 +97,7 @@ def archive_from(
     )
     kept = {*chosen.compressed, *chosen.carried}
     refuse_names([*kept, *dataset.coords], provider.name)
-    # Of one kind, or changes of some variables would go unseen.
+    # Marks of one kind for all variables: otherwise changes of some would go unnoticed.
     marked = all(piece.marks for piece in pieces.values()) and (
         len({piece.marks_values for piece in pieces.values()}) == 1
     )
@@ -147,7 +146,7 @@ def _fingerprint(dataset: xr.Dataset, axis: TimeAxis, pieces: Mapping[str, Piece
         if name in pieces or name in dataset.coords
     }
     parts: list[str | bytes] = [json.dumps(described, sort_keys=True), axis.values.tobytes()]
-    # The first time too: an axis counts from it, so a shifted record has the same values.
+    # The first time too: the axis counts from it, so a shifted record has the same axis.
     if axis.dim in dataset.coords:
         parts.append(str(dataset[axis.dim].values[0]))
     for name, piece in sorted(pieces.items()):

@@ -1,4 +1,4 @@
-"""Grids of blocks: lengths per dim, as dask.array keeps them; integers only."""
+"""Grids of chunks: lengths per dim, as in dask.array."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
+from typing import Any
+
+from numpy.typing import NDArray
 
 from romzarr.contracts import Region
 
 Chunks = tuple[tuple[int, ...], ...]
 
-# Large enough that a task's overhead does not show, small enough for a few per worker.
+# Reading takes far longer than the overhead of a task, and a worker's memory holds many.
 PIECE_BYTES = 16 * 2**20
 
 
 def regular(shape: tuple[int, ...], lengths: tuple[int, ...]) -> Chunks:
-    """Grid of chunks of `lengths` each, the last one of a dim cut at the end of `shape`."""
+    """Make a grid of chunks of `lengths`; the last chunk of a dim ends with `shape`."""
     return tuple(
         tuple(min(length, size - start) for start in range(0, size, length))
         for size, length in zip(shape, lengths, strict=True)
@@ -28,7 +31,7 @@ def regular(shape: tuple[int, ...], lengths: tuple[int, ...]) -> Chunks:
 def merged_along(
     shape: tuple[int, ...], lengths: tuple[int, ...], axis: int, itemsize: int
 ) -> tuple[int, ...]:
-    """`lengths` with the one of `axis` raised to a multiple, up to about `PIECE_BYTES`."""
+    """Multiply the length along `axis`, up to about `PIECE_BYTES` per chunk."""
     block = itemsize
     for size, length in zip(shape, lengths, strict=True):
         block *= min(size, length)
@@ -39,32 +42,32 @@ def merged_along(
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid of chunks that knows which of them a region touches."""
+    """A grid of chunks that finds those overlapping a region."""
 
     chunks: Chunks
 
     @cached_property
     def _ends(self) -> Chunks:
-        # Kept, because a plan asks once per task and a dim may have 10^5 chunks.
+        # Cached: a plan needs it for every task, and a dim may have 10^5 chunks.
         return tuple(tuple(accumulate(lengths)) for lengths in self.chunks)
 
     def touched(self, region: Region) -> Iterator[tuple[int, ...]]:
-        """Grid positions of the chunks that overlap `region`, in C order."""
+        """Return the grid positions of the chunks that overlap `region`, in C order."""
         return product(*self.ranges(region))
 
     def ranges(self, region: Region) -> tuple[range, ...]:
-        """Per dim, the numbers of the chunks that overlap `region`."""
+        """Return per dim the numbers of the chunks that overlap `region`."""
         return tuple(
             range(bisect_right(ends, part.start), bisect_left(ends, part.stop) + 1)
             for ends, part in zip(self._ends, region, strict=True)
         )
 
     def positions(self) -> Iterator[tuple[int, ...]]:
-        """Every grid position, in C order."""
+        """Return all grid positions, in C order."""
         return product(*(range(len(lengths)) for lengths in self.chunks))
 
     def region(self, index: tuple[int, ...]) -> Region:
-        """Region of the chunk at grid position `index`."""
+        """Return the region of the chunk at grid position `index`."""
         return tuple(
             slice(ends[i] - lengths[i], ends[i])
             for lengths, ends, i in zip(self.chunks, self._ends, index, strict=True)
@@ -72,6 +75,11 @@ class Grid:
 
     def __len__(self) -> int:
         return math.prod(len(lengths) for lengths in self.chunks)
+
+
+def native(values: NDArray[Any]) -> NDArray[Any]:
+    """Convert values to the byte order of this machine."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def describe(region: Region) -> str:

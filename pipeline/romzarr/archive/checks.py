@@ -1,4 +1,4 @@
-"""What of an archive can be compressed, decided from its metadata alone."""
+"""Selects the variables to compress, from the metadata of an archive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = {"O": "objects", "U": "strings", "S": "strings", "T": "strings", "c": "
 
 @dataclass(frozen=True)
 class Selection:
-    """Names of data variables: to compress, to carry over unchanged, to leave out."""
+    """Names of the data variables to compress, to copy unchanged, and to leave out."""
 
     compressed: tuple[str, ...]
     carried: tuple[str, ...]
@@ -32,17 +32,16 @@ class Selection:
 def select(
     dataset: xr.Dataset, time_dim: str, variables: str | Sequence[str], archive: str
 ) -> Selection:
-    """Sort the data variables of `dataset` by what becomes of them.
+    """Decide which data variables of `dataset` are compressed, copied or left out.
 
-    Floating-point variables with the time dim are compressed, if they are among `variables`;
-    bounds of coordinates, variables without time, and integers, booleans and calendar times
-    are carried over.
+    Floating-point variables with the time dim are compressed if they are among `variables`.
+    Bounds of coordinates, variables without time, integers, booleans and calendar times are copied.
 
     Raises
     ------
     ArchiveError
-        If a name is unknown, a variable that was asked for holds objects, strings or complex
-        numbers or has a dim of size zero, or nothing is left to compress.
+        If a name is unknown, a requested variable holds objects, strings or complex numbers or has
+        a dim of size zero, or there is nothing to compress.
     """
     wanted = _wanted(dataset, variables, archive)
     bounds = _bounds(dataset)
@@ -58,12 +57,12 @@ def select(
             compressed.append(name)
     if not compressed:
         raise ArchiveError(
-            f"archive {archive!r}: no floating-point variable with dim {time_dim!r} to compress "
+            f"archive {archive!r}: no floating-point variable has dim {time_dim!r} "
             f"(among {', '.join(map(repr, wanted)) or 'no variables'}); name one in "
-            "archive.variables, or the right dim in archive.time"
+            "archive.variables, or correct archive.time"
         )
     if left_out:
-        logger.info("left out, not among archive.variables: %s", ", ".join(left_out))
+        logger.info("not in archive.variables, and so left out: %s", ", ".join(left_out))
     return Selection(tuple(compressed), tuple(carried), tuple(left_out))
 
 
@@ -73,7 +72,7 @@ def _wanted(dataset: xr.Dataset, variables: str | Sequence[str], archive: str) -
         if not isinstance(name, str) or not name or "/" in name or name.startswith((".", "__")):
             raise ArchiveError(
                 f"archive {archive!r}: variable name {name!r} cannot be a path in the store; "
-                "rename it to text without '/' that does not start with '.' or '__'"
+                "rename it: text without '/' that does not start with '.' or '__'"
             )
     known = tuple(map(str, dataset.data_vars))
     if variables == "all":
@@ -85,14 +84,14 @@ def _wanted(dataset: xr.Dataset, variables: str | Sequence[str], archive: str) -
             nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.0)
             hint = f"; nearest is {folded[nearest[0]]!r}" if nearest else ""
             raise ArchiveError(
-                f"archive {archive!r}: archive.variables names {name!r}, which is not a data "
-                f"variable of it{hint}; they are {', '.join(map(repr, known)) or 'none'}"
+                f"archive {archive!r}: there is no data variable {name!r} (archive.variables)"
+                f"{hint}; allowed are {', '.join(map(repr, known)) or 'none'}"
             )
     return wanted
 
 
 def refuse_names(names: Iterable[Hashable], archive: str) -> None:
-    """Refuse variables whose names could not be those of files, or that are too many.
+    """Refuse variables whose names cannot be file names, and too many variables.
 
     Raises
     ------
@@ -102,17 +101,17 @@ def refuse_names(names: Iterable[Hashable], archive: str) -> None:
     for name in sorted(different):
         if why := unfit_name(name):
             raise ArchiveError(
-                f"archive {archive!r}: variable {name!r:.200} {why}; rename it, or leave it out"
+                f"archive {archive!r}: variable {name!r:.200} {why}; rename it or leave it out"
             )
     if len(different) > MAX_VARIABLES:
         raise ArchiveError(
-            f"archive {archive!r}: {len(different)} variables, a store has at most "
-            f"{MAX_VARIABLES}; choose some (archive.variables), or put them along a dim"
+            f"archive {archive!r}: found {len(different)} variables, at most {MAX_VARIABLES} are "
+            "allowed; select some (archive.variables), or combine them along a dim"
         )
 
 
 def _bounds(dataset: xr.Dataset) -> frozenset[str]:
-    """Variables that belong to a coordinate (cell and climatology bounds)."""
+    """Find variables that belong to a coordinate (cell and climatology bounds)."""
     found = (
         coordinate.attrs.get(key, coordinate.encoding.get(key))
         for coordinate in dataset.coords.values()
@@ -126,17 +125,17 @@ def _is_exact(variable: xr.Variable) -> bool:
 
 
 def _refuse_unsuitable(name: str, variable: xr.Variable, archive: str) -> None:
-    # Texts of any length have no order of bytes.
+    # Variable-length strings have no byte order.
     if variable.dtype.kind != "f" or variable.dtype.newbyteorder("=") not in _COMPRESSIBLE:
-        found = _KINDS.get(variable.dtype.kind, "numbers of another kind")
+        found = _KINDS.get(variable.dtype.kind, "other numbers")
         raise ArchiveError(
             f"archive {archive!r}: variable {name!r} holds {found} (dtype {variable.dtype}) that "
-            "change in time, and float16, float32 and float64 can be compressed; convert it, "
+            "change in time; only float16, float32 and float64 can be compressed. Convert it, "
             "or list the other variables in archive.variables"
         )
     empty = [str(dim) for dim, size in variable.sizes.items() if size == 0]
     if empty:
         raise ArchiveError(
-            f"archive {archive!r}: variable {name!r} has shape {variable.shape}, dim "
-            f"{empty[0]!r} of size zero; drop it, or list the other variables in archive.variables"
+            f"archive {archive!r}: variable {name!r} has shape {variable.shape}: dim "
+            f"{empty[0]!r} has size zero; drop it, or list the other variables in archive.variables"
         )

@@ -1,13 +1,13 @@
-"""CSV as people keep it: rows are variables, columns are time steps.
+"""Reads CSV files whose rows are variables and whose columns are time steps.
 
-A header of times and a column of labels are optional::
+A header with times and a column with labels are optional::
 
     time,  0.0, 0.1, 0.2          0.31, 0.35, 0.36
     u,     1.5, 1.6, 1.7          1.20, 1.18, 1.15
     v,     0.3, 0.2, 0.1
 
-The first row is the header if its cells are ISO dates, or its first cell is empty or says
-time, or, where no row has a label, if it increases in even steps and not every row does.
+The first row is the header if its cells are ISO dates, or if its first cell is empty or names time.
+Without labels it is the header if it increases in equal steps, unless every row does.
 """
 
 from __future__ import annotations
@@ -24,41 +24,40 @@ from numpy.typing import NDArray
 
 from romzarr.archive.location import redacted
 from romzarr.errors import ArchiveError, StorageError
-from romzarr.objects import located, told
+from romzarr.objects import file_system_of, storage_errors
 
 logger = logging.getLogger(__name__)
 
 _DELIMITERS = (",", ";", "\t", "|")
 _CORNER = re.compile(r"\s*(#\s*)?((time|times|date|datetime|timestamp|t)\b.*)?\s*", re.IGNORECASE)
-# What people write above a column of labels, when numbers that increase stand beside it.
+# Headings of a column of labels, if increasing numbers follow them.
 _OVER_LABELS = re.compile(
     r"\s*(#\s*)?(variable|name|label|quantity|quantitie|field|signal|channel|sensor|feature|row|id)s?\b.*",
     re.IGNORECASE,
 )
 _DATE = re.compile(r"\s*\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?)?\s*")
 _UNITS = re.compile(r"[\[(]\s*([^\])]+?)\s*[\])]")
-# Text of evenly spaced times is rounded to a few digits.
+# Relative deviation of equal steps: files have times rounded to a few digits.
 _EVEN = 1e-3
 
 Row = tuple[int, list[str]]
 
 
 def read_csv(location: str) -> xr.Dataset:
-    """Dataset of the CSV file at `location`.
+    """Read the CSV file at `location`.
 
-    Each labelled row becomes a variable over ``time``; rows without labels become one
-    variable ``x(row, time)``.
+    Each labelled row becomes a variable over ``time``. Rows without labels become one variable
+    ``x(row, time)``.
 
     Raises
     ------
     ArchiveError
-        If a row has another length than the first, or a cell is not a number: with its line
-        and column.
+        If the lengths of rows differ, or a cell is not a number; names line and column.
     """
     name = redacted(location)
     try:
-        with told(name):
-            files, path = located(location)
+        with storage_errors(name):
+            files, path = file_system_of(location)
             with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
                 rows = _rows(file)
     except StorageError:
@@ -68,12 +67,12 @@ def read_csv(location: str) -> xr.Dataset:
     except OSError as error:
         raise ArchiveError(f"archive {name!r} cannot be read: {error}; check the path") from error
     if not rows:
-        raise ArchiveError(f"archive {name!r} holds no rows; give rows of variables over time")
+        raise ArchiveError(f"archive {name!r} has no rows; each row has to be a variable")
     _refuse_ragged(rows, name)
     header = rows[0] if _is_header(rows) else None
     body = rows[1:] if header else rows
     if not body:
-        raise ArchiveError(f"archive {name!r} holds a row of times and no rows of values")
+        raise ArchiveError(f"archive {name!r} has a row of times but no rows of values")
     labelled = _is_labelled(header, body)
     first = 1 if labelled else 0
     logger.info("%s: header %s, labels %s", name, bool(header), labelled)
@@ -93,13 +92,13 @@ def _rows(file: TextIO) -> list[Row]:
     reader = csv.reader(
         (f"{line}\n" for _, line in lines), delimiter=delimiter, skipinitialspace=True
     )
-    # A quoted cell may span lines: a row is counted by its last.
+    # A quoted cell may span lines: the last line numbers the row.
     return [(lines[reader.line_num - 1][0], row) for row in reader]
 
 
 def _delimiter(lines: list[str]) -> str | None:
-    """The character that every one of `lines` holds, most often; None for white space."""
-    # A line on which a quoted cell begins or ends has not all cells of its row.
+    """Find the most frequent delimiter that occurs in all `lines`; None for white space."""
+    # Lines where a quoted cell begins or ends have only some cells of their row.
     whole = [line for line in lines if line.count('"') % 2 == 0]
     counts = {mark: min((line.count(mark) for line in whole), default=0) for mark in _DELIMITERS}
     best = max(_DELIMITERS, key=counts.__getitem__)
@@ -112,7 +111,7 @@ def _refuse_ragged(rows: list[Row], name: str) -> None:
         if len(row) != len(first):
             raise ArchiveError(
                 f"archive {name!r}, line {number}, column {min(len(row), len(first)) + 1}: the row "
-                f"has {len(row)} cells and line {line} has {len(first)}; give every variable a "
+                f"has {len(row)} cells, but line {line} has {len(first)}; every variable needs a "
                 "value at every time"
             )
 
@@ -122,7 +121,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    # Python's own way to group digits is nobody else's.
+    # Only Python groups digits by underscores.
     return "_" not in cell
 
 
@@ -140,7 +139,7 @@ def _is_header(rows: list[Row]) -> bool:
         return _OVER_LABELS.fullmatch(cells[0]) is not None and _increase(cells[1:])
     if len(rows) < 2 or not all(_is_number(c) for _, row in rows for c in row):
         return False
-    # All numbers, no labels: only a row that looks like times, above one that does not.
+    # All numbers, no labels: a row that looks like times, unless all rows do.
     return _is_even(cells) and not all(_is_even(row) for _, row in rows[1:])
 
 
@@ -157,7 +156,7 @@ def _is_even(cells: list[str]) -> bool:
 
 
 def _is_labelled(header: Row | None, body: list[Row]) -> bool:
-    """Whether the first column holds names: none under a time, or one that is no number."""
+    """Tell whether the first column holds labels."""
     if header and not _is_number(header[1][0]) and not _DATE.fullmatch(header[1][0]):
         return True
     return any(not _is_number(row[0]) and row[0].strip() for _, row in body)
@@ -168,10 +167,10 @@ def _labels(body: list[Row], name: str) -> list[str]:
     for number, row in body:
         label = row[0].strip()
         if label in labels or label == "time":
-            other = f"line {labels[label]} has it too" if label in labels else "it is the axis"
+            other = f"also on line {labels[label]}" if label in labels else "reserved for the axis"
             raise ArchiveError(
-                f"archive {name!r}, line {number}, column 1: label {label!r} names a variable, "
-                f"and {other}; give each row a name of its own"
+                f"archive {name!r}, line {number}, column 1: label {label!r} is {other}; "
+                "give each row a unique label"
             )
         labels[label] = number
     return list(labels)
@@ -184,9 +183,7 @@ def _times(header: Row, first: int, name: str) -> xr.Variable:
         try:
             return xr.Variable("time", np.array(dates, dtype="datetime64[ns]"))
         except ValueError as error:
-            raise ArchiveError(
-                f"archive {name!r}, line {number}: a date is wrong: {error}"
-            ) from error
+            raise ArchiveError(f"archive {name!r}, line {number}: invalid date: {error}") from error
     units = _UNITS.search(cells[0]) if first else None
     attrs = {"units": units[1]} if units else {}
     return xr.Variable("time", _numbers(header, first, name), attrs)
@@ -198,6 +195,6 @@ def _numbers(row: Row, first: int, name: str) -> NDArray[np.float64]:
         if not _is_number(cell):
             raise ArchiveError(
                 f"archive {name!r}, line {number}, column {column}: {cell!r} is not a number; "
-                "write numbers with a decimal point, and nan where a value is missing"
+                "use a decimal point, and nan for missing values"
             )
     return _floats(cells[first:])

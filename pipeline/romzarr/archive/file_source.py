@@ -1,6 +1,6 @@
-"""Blocks of a NetCDF file: netCDF4 through h5netcdf, netCDF3 through scipy.
+"""Reads blocks of a NetCDF file: netCDF4 through h5netcdf, netCDF3 through scipy.
 
-Workers open the file themselves, from its path or URL; nothing of an open file travels.
+Workers open the file themselves, from its path or URL.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from romzarr.archive.blocks import describe, merged_along, regular
+from romzarr.archive.blocks import describe, merged_along, native, regular
 from romzarr.archive.guard import guarded, unreadable
 from romzarr.archive.location import is_url, redacted
 from romzarr.archive.provider import Piece, digest_of
 from romzarr.contracts import ReadBlock, Region
 from romzarr.errors import ArchiveError, ChunkError
-from romzarr.objects import located
+from romzarr.objects import file_system_of
 
 _HDF5_SIGNATURE = b"\x89HDF"
 _NETCDF3_SIGNATURE = b"CDF"
-# HDF5 allows one call at a time in a process anyway; the lock lets each read know what
-# it alone has fetched.
+# HDF5 serialises calls in a process anyway; the lock allows counting the bytes of each read.
 _READING = threading.Lock()
+# Pieces of a file in its digest: a few requests notice a rewritten file.
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
 
 
 class _CountingFile(io.RawIOBase):
-    """A file that adds up the bytes read from it."""
+    """A file that counts the bytes read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -69,8 +69,7 @@ class _CountingFile(io.RawIOBase):
 class FileReader:
     """Reads regions of one variable of a NetCDF file; picklable, small, without secrets.
 
-    ``stamp`` tells versions of the file apart, so that a process does not go on reading a
-    file that was replaced.
+    ``stamp`` identifies the version of the file, so that a process notices its replacement.
     """
 
     name: str
@@ -79,12 +78,12 @@ class FileReader:
     chunks_per_dim: tuple[int, ...]
 
     def read(self, region: Region) -> ReadBlock:
-        """Values of `region`, decoded by xarray.
+        """Read the values of `region`, decoded by xarray.
 
         Raises
         ------
         ChunkError
-            If the file is gone or the region cannot be decoded.
+            If the file is missing or the region cannot be decoded.
         """
         with _READING:
             try:
@@ -94,22 +93,21 @@ class FileReader:
                 values = np.asarray(variable[region].values)
             except MemoryError:
                 raise
-            # HDF5, its filters and remote file systems fail in ways of their own.
+            # HDF5, its filters and remote file systems have many kinds of errors.
             except Exception as error:
                 raise ChunkError(
                     f"variable {self.name!r}: region {describe(region)} of archive "
                     f"{redacted(self.location)!r} cannot be read ({type(error).__name__}: "
-                    f"{error}); restore the file from a copy"
+                    f"{error}); restore the file from a backup"
                 ) from error
             fetched = file.bytes_read - before
-            if not fetched:  # mapped into memory: as many bytes as the region is long
+            if not fetched:  # memory-mapped: count the bytes of the region
                 fetched = values.size * variable.encoding.get("dtype", values.dtype).itemsize
         touched = math.prod(
             -(-part.stop // length) - part.start // length
             for part, length in zip(region, self.chunks_per_dim, strict=True)
         )
-        native = values.astype(values.dtype.newbyteorder("="), copy=False)
-        return ReadBlock(native, fetched, touched)
+        return ReadBlock(native(values), fetched, touched)
 
 
 @lru_cache(maxsize=8)
@@ -118,11 +116,11 @@ def _opened(location: str, stamp: str) -> tuple[_CountingFile, xr.Dataset]:
     try:
         engine = _engine(file, location)
         if engine == "h5netcdf":
-            # Where this fails h5netcdf would fail half made, and say so on standard error.
+            # Where this fails, h5netcdf would print a traceback when it is finalised.
             with h5py.File(file, "r") as readable:
                 readable.attrs.get("_nc3_strict")
             file.seek(0)
-        # scipy maps a local file into memory, but reads all of an open one at once.
+        # scipy memory-maps a local path, but reads an open file completely.
         mapped = engine == "scipy" and not is_url(location)
         opened: Any = location if mapped else file
         dataset = xr.open_dataset(opened, engine=engine, chunks=None, cache=False)
@@ -132,16 +130,16 @@ def _opened(location: str, stamp: str) -> tuple[_CountingFile, xr.Dataset]:
     return file, dataset
 
 
-# h5netcdf cannot close its files any more once the interpreter is half gone.
+# h5netcdf cannot close its files during interpreter shutdown.
 atexit.register(_opened.cache_clear)
 
 
 def _binary(location: str) -> BinaryIO:
     if is_url(location):
-        files, path = located(location)
+        files, path = file_system_of(location)
         file: BinaryIO = files.open(path, "rb")
         return file
-    return open(location, "rb", buffering=0)  # the counting file closes it
+    return open(location, "rb", buffering=0)  # closed by the counting file
 
 
 def _engine(file: io.RawIOBase, location: str) -> Literal["h5netcdf", "scipy"]:
@@ -176,7 +174,7 @@ class FileSource:
 
 @dataclass(frozen=True)
 class FileArchive:
-    """A NetCDF file as a provider of blocks."""
+    """A NetCDF file (a `romzarr.archive.provider.Provider`)."""
 
     location: str
 
@@ -195,15 +193,15 @@ class FileArchive:
         if not is_url(self.location):
             state = os.stat(self.location)
             return f"{state.st_size}-{state.st_mtime_ns}"
-        system, path = located(self.location)
+        system, path = file_system_of(self.location)
         return f"{system.size(path)}-{system.ukey(path)}"
 
     def piece(self, name: str, time_axis: int) -> Piece:
         variable = self.dataset.variables[name]
         stored = variable.encoding.get("chunksizes") or _contiguous(variable.shape)
         itemsize = variable.dtype.itemsize
-        # A contiguous variable is cut where its bytes follow one another, a chunked one
-        # along time, by whole chunks.
+        # A contiguous variable is cut along its first axis, a chunked one along time by whole
+        # chunks: both read contiguous bytes.
         axis = time_axis if variable.encoding.get("chunksizes") else 0
         blocks = regular(variable.shape, merged_along(variable.shape, stored, axis, itemsize))
         lengths = tuple(variable.encoding.get("chunksizes") or variable.shape)
@@ -212,8 +210,8 @@ class FileArchive:
 
     @cached_property
     def _digest(self) -> str:
-        """Digest of the file's size and of a few pieces of it, cheap where it is remote too."""
-        system, path = located(self.location)
+        """Digest of the file's size and a few pieces of it, which is cheap for remote files too."""
+        system, path = file_system_of(self.location)
         size = system.size(path)
         starts = [size * i // _SAMPLES for i in range(_SAMPLES)]
         pieces = (system.cat_file(path, start=start, end=start + _SAMPLE_BYTES) for start in starts)

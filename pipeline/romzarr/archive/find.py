@@ -1,4 +1,4 @@
-"""Datasets below the root of an archive, with their stamps, from listings alone."""
+"""Finds datasets below a folder or URL, with their stamps, from listings alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from romzarr.objects import folder
 log = logging.getLogger(__name__)
 
 Wanted = Callable[[str], bool]
-# What only the folder of a Zarr group, or of an array, has.
+# Files that mark a Zarr group or array.
 _ZARR_FILES = frozenset({"zarr.json", ".zgroup", ".zarray"})
 
 
@@ -28,9 +28,9 @@ _ZARR_FILES = frozenset({"zarr.json", ".zgroup", ".zarray"})
 class Dataset:
     """A dataset of an archive.
 
-    ``name`` is its path below the root, with "/"; ``location`` the whole path or URL;
-    ``nbytes`` what its files take; ``written`` when the newest was written, in seconds since
-    1970; ``stamp`` as of `romzarr.archive.stamp`, empty where the files cannot be listed.
+    ``name`` is its path below the root, with "/"; ``location`` the full path or URL; ``nbytes`` the
+    size of its files; ``written`` the time of the last write, in seconds since 1970. ``stamp`` is
+    that of `romzarr.archive.stamp`, empty if the files cannot be listed.
     """
 
     name: str
@@ -43,22 +43,22 @@ class Dataset:
 def find_datasets(
     root: str, pattern: str, *, only: str = "**", leave_out: Sequence[str] = ()
 ) -> list[Dataset]:
-    """Datasets whose path below `root` matches both `pattern` and `only`.
+    """Find datasets whose path below `root` matches both `pattern` and `only`.
 
     Parameters
     ----------
     root : path or URL
     pattern, only : str
-        Globs: ``*`` and ``?`` within one part of a path, ``**`` across parts. The outermost
-        folder that matches is a dataset, and nothing in it is another.
+        Globs: ``*`` and ``?`` match within one component of a path, ``**`` across components. The
+        outermost matching folder is a dataset; nothing inside is another one.
     leave_out : sequence of path or URL
-        Places that hold no datasets, such as the stores, if they lie below `root`.
+        Locations below `root` that are no datasets, such as the stores.
 
     Returns
     -------
     list of Dataset
-        By name. Hidden names (with a leading dot) count as absent, folders of links are not
-        gone through, and a folder that cannot be read is left out with a warning.
+        Sorted by name. Hidden files and symbolic links to folders are ignored. A folder that cannot
+        be read is skipped with a warning.
 
     Raises
     ------
@@ -75,30 +75,30 @@ def find_datasets(
     place = normalised(root)
     matches, chosen = matcher(pattern), matcher(only)
     depth = None if "**" in pattern else pattern.count("/") + 1
-    spared = tuple(_absolute(each) for each in leave_out)
+    excluded = tuple(_absolute(each) for each in leave_out)
     try:
         if is_url(place):
-            found = list(_remote_datasets(place, matches, chosen, spared))
+            found = list(_remote_datasets(place, matches, chosen, excluded))
         elif os.path.isdir(place):
-            names = _local_names(place, "", matches, depth, spared)
+            names = _local_names(place, "", matches, depth, excluded)
             found = [_local_dataset(place, name) for name in names if chosen(name)]
         else:
             raise NotADirectoryError(20, "not a folder", place)
     except (OSError, ImportError, NotImplementedError) as error:
         raise ArchiveError(
-            f"{redacted(place)!r} cannot be listed ({type(error).__name__}: {error}); give a "
-            "folder or URL that is there and may be read"
+            f"{redacted(place)!r} cannot be listed ({type(error).__name__}: {error}); give an "
+            "existing, readable folder or URL"
         ) from error
     return sorted(found, key=lambda dataset: dataset.name)
 
 
 def dataset_at(location: str, name: str) -> Dataset:
-    """The dataset `name` at a path or URL.
+    """Describe the dataset `name` at a path or URL.
 
     Raises
     ------
     OSError
-        If it cannot be listed, or there is nothing: object storage has no empty folders.
+        If it cannot be listed or has no files.
     """
     files = list(files_of(location))
     if not files:
@@ -107,7 +107,7 @@ def dataset_at(location: str, name: str) -> Dataset:
 
 
 def matcher(pattern: str) -> Wanted:
-    """Whether a path matches a glob.
+    """Make a function that tells whether a path matches a glob.
 
     >>> wanted = matcher("**/run-?.zarr")
     >>> wanted("run-1.zarr"), wanted("a/b/run-1.zarr"), wanted("a/run-10.zarr")
@@ -136,41 +136,41 @@ def _local_dataset(root: str, name: str) -> Dataset:
     try:
         return dataset_at(location, name)
     except OSError as error:
-        log.warning("%s: cannot be listed: %s", name, error)
+        log.warning("%s cannot be listed: %s", name, error)
         return Dataset(name, location, 0, 0.0, "")
 
 
 def _local_names(
-    root: str, inside: str, matches: Wanted, depth: int | None, spared: Sequence[str]
+    root: str, inside: str, matches: Wanted, depth: int | None, excluded: Sequence[str]
 ) -> Iterator[str]:
-    """Paths below folder `inside` of `root` that match, `depth` parts deep at most."""
+    """Yield matching paths below folder `inside` of `root`, at most `depth` levels deep."""
     try:
         entries = list(os.scandir(os.path.join(root, inside)))
     except PermissionError as error:
         if not inside:
             raise
-        log.warning("%s: left out: %s", inside, error)
+        log.warning("%s is skipped: %s", inside, error)
         return
     if inside and any(entry.name in _ZARR_FILES for entry in entries):
         return
     for entry in entries:
         name = f"{inside}/{entry.name}" if inside else entry.name
-        if entry.name.startswith(".") or os.path.realpath(entry.path) in spared:
+        if entry.name.startswith(".") or os.path.realpath(entry.path) in excluded:
             continue
         if matches(name):
             yield name
         elif entry.is_dir(follow_symlinks=False) and depth != 1:
-            yield from _local_names(root, name, matches, depth and depth - 1, spared)
+            yield from _local_names(root, name, matches, depth and depth - 1, excluded)
 
 
 def _remote_datasets(
-    root: str, matches: Wanted, chosen: Wanted, spared: Sequence[str]
+    root: str, matches: Wanted, chosen: Wanted, excluded: Sequence[str]
 ) -> Iterator[Dataset]:
-    """Datasets below a URL, from one listing of all objects there."""
+    """Find the datasets below a URL, from one listing of all objects."""
     files: dict[str, list[StoredFile]] = {}
     for path, facts in folder(root).files().items():
         name = _outermost(path, matches)
-        if name is None or not chosen(name) or _is_below(f"{root}/{name}", spared):
+        if name is None or not chosen(name) or _is_below(f"{root}/{name}", excluded):
             continue
         inside = path.removeprefix(name).lstrip("/")
         files.setdefault(name, []).append(remote_file(inside, facts))
@@ -179,7 +179,7 @@ def _remote_datasets(
 
 
 def _outermost(path: str, matches: Wanted) -> str | None:
-    """The shortest leading part of a path that matches, unless it is hidden."""
+    """Return the shortest matching parent of a path, unless it is hidden."""
     for name in accumulate(path.split("/"), "{}/{}".format):
         if name.rpartition("/")[2].startswith("."):
             return None

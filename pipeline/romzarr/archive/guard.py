@@ -1,5 +1,4 @@
-"""What readers of archives raise, as errors of ours: an archive is a stranger's, and may hold
-anything."""
+"""Turns any error of an archive's reader into an `ArchiveError`."""
 
 from __future__ import annotations
 
@@ -15,39 +14,39 @@ from xarray.core import indexing
 
 from romzarr.errors import ArchiveError, PipelineError, refuse_blame
 
-ADVICE = "restore it from a copy, correct its attributes, or leave it out"
+ADVICE = "restore it from a backup, correct its attributes, or leave it out"
 
 
 @contextmanager
 def unreadable(what: str, advice: str = ADVICE) -> Iterator[None]:
-    """Begin with `what`, and end with `advice`, whatever goes wrong.
+    """Turn foreign errors into messages that begin with `what` and end with `advice`.
 
     Raises
     ------
     ArchiveError
-        In place of any error but those of ours.
+        Instead of any foreign error.
     ResourceError
-        If the system is at its limits, which is not the archive's fault.
+        If the system lacks resources, which is not the archive's fault.
     """
     try:
         yield
     except PipelineError:
         raise
     except MemoryError as error:
-        raise ArchiveError(f"{what}: it takes more memory than there is ({error})") from error
-    # xarray, zarr, HDF5, codecs and calendars fail in ways of their own.
+        raise ArchiveError(f"{what}: not enough memory ({error})") from error
+    # xarray, zarr, HDF5, codecs and calendars have many kinds of errors.
     except Exception as error:
         refuse_blame(error)
         raise ArchiveError(f"{what} ({type(error).__name__}: {error}); {advice}") from error
 
 
 class GuardedArray(BackendArray):
-    """A variable of an archive that is read where it is indexed.
+    """A lazy variable of an archive that raises `ArchiveError`.
 
     Parameters
     ----------
     what : str
-        Names it in messages.
+        Its name in messages.
     variable : Variable
         As xarray opened it.
     """
@@ -68,12 +67,12 @@ class GuardedArray(BackendArray):
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         whole = all(isinstance(part, slice) and part == slice(None) for part in key)
         with unreadable(f"{self.what} cannot be read"):
-            # What is read whole is kept, if xarray does.
+            # xarray may cache what is read completely.
             return np.asarray((self.variable if whole else self.variable[key]).values)
 
 
 def guarded(dataset: xr.Dataset, archive: str) -> xr.Dataset:
-    """A lazy dataset whose variables raise errors of ours when they are read."""
+    """Make the variables of a lazy dataset raise `ArchiveError`."""
     found = dataset.copy()
     for name, variable in found.variables.items():
         if not isinstance(variable, xr.IndexVariable):

@@ -1,8 +1,8 @@
-"""Which part of an archive may have changed, told from a listing of it.
+"""Finds the parts of an archive that may have changed, from its listing.
 
-Along time every chunk that is stored has a mark: one checksum of keys and sizes, one of versions
-(when a file was written, ETags of objects). A history joins the marks of a few stretches of time.
-Where both checksums are as they were, nobody has written; where one is not, only reading tells.
+Every chunk along time has a mark: a checksum of keys and sizes, and one of versions (modification
+times of files, ETags of objects). A history combines the marks of a few time intervals. Equal
+checksums mean that nothing was written; otherwise the values have to be read.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import NamedTuple
 
 from romzarr.contracts import BlockSpan
 
-# Stretches that a history has at most, about alike but for the last.
+# Intervals of a history: each costs some 30 bytes, and fewer mean more to read after a change.
 MOST = 8
 
 
 class Stored(NamedTuple):
-    """Size in bytes of what is stored, and what changes when it is written: "" if nobody knows."""
+    """Size in bytes, and a version that changes with every write ("" if unknown)."""
 
     nbytes: int
     version: str
 
 
 class Mark(NamedTuple):
-    """Checksums of what is stored of one variable up to snapshot `stop`, since the mark before."""
+    """Checksums of the chunks of one variable between the mark before and snapshot `stop`."""
 
     stop: int
     sizes: int
@@ -34,7 +34,7 @@ class Mark(NamedTuple):
 
 
 def mark(stop: int, stored: Mapping[str, Stored], meaning: str) -> Mark:
-    """Mark of chunks that end at snapshot `stop`, by key; `meaning` says how they are decoded."""
+    """Make the mark of chunks that end at snapshot `stop`; `meaning` says how they are decoded."""
     listed = sorted(stored.items())
     sizes = _checksum(f"{key} {each.nbytes}" for key, each in listed)
     versions = _checksum([meaning, *(f"{key} {each.version}" for key, each in listed)])
@@ -42,9 +42,9 @@ def mark(stop: int, stored: Mapping[str, Stored], meaning: str) -> Mark:
 
 
 def history_of(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[list[int]]:
-    """Where each stretch of the first `snapshots` ends, and its checksums of sizes and versions.
+    """List the ends of intervals of the first `snapshots`, with checksums of sizes and versions.
 
-    The last chunk is a stretch of its own: it is written anew when an archive grows.
+    The last chunk is an interval of its own, because it is rewritten when an archive grows.
     """
     *stops, last = _common_stops(marks, snapshots) or [0]
     chosen = stops[:: -max(1, -(-len(stops) // (MOST - 1)))][::-1]
@@ -55,9 +55,9 @@ def history_of(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[list
 def suspicious(
     marks: Mapping[str, Sequence[Mark]], history: Sequence[Sequence[int]], snapshots: int
 ) -> list[BlockSpan]:
-    """Stretches of the first `snapshots` that a `history` does not vouch for.
+    """Find intervals of the first `snapshots` that may differ from their `history`.
 
-    Stores from before versions counted have no checksum of them, and are believed.
+    Histories of older stores have no checksums of versions, and these count as equal.
     """
     known = [(0,), *history]
     found = [
@@ -71,7 +71,7 @@ def suspicious(
 
 
 def _runs(spans: Sequence[tuple[int, int]]) -> list[BlockSpan]:
-    """Spans that follow one another without a gap as one."""
+    """Merge adjacent spans."""
     runs = list[BlockSpan]()
     for start, stop in spans:
         joins = runs and runs[-1].stop == start
@@ -80,7 +80,7 @@ def _runs(spans: Sequence[tuple[int, int]]) -> list[BlockSpan]:
 
 
 def _common_stops(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[int]:
-    """Where chunks of all variables end."""
+    """Find the snapshots at which chunks of all variables end."""
     found = [{each.stop for each in of_one} for of_one in marks.values()]
     common = set.intersection(*found) if found else set[int]()
     return sorted(stop for stop in common if stop <= snapshots)

@@ -1,8 +1,8 @@
-"""Where an archive lies: local paths and URLs, without secrets, and the Zarr stores there.
+"""Locations of archives: local paths and URLs without secrets, and Zarr stores there.
 
-Credentials never enter a task graph. Tasks carry the path or URL alone, and every process
-builds its own store from its own environment (``AWS_ACCESS_KEY_ID``, obstore's and
-fsspec's configuration). A URL that holds a secret is therefore refused.
+Credentials never enter a task graph. Tasks carry only the path or URL, and every process opens its
+own store with the credentials in its environment (``AWS_ACCESS_KEY_ID``, configuration of obstore
+and fsspec). URLs with secrets are therefore refused.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def is_url(location: str) -> bool:
 
 
 def normalised(source: str | os.PathLike[str]) -> str:
-    """Absolute path or URL of `source`.
+    """Return the absolute path or URL of `source`.
 
     Raises
     ------
     ArchiveError
-        If a local path does not exist, or a URL holds a password or a signature.
+        If a local path does not exist, or a URL contains a password or signature.
     """
     location = as_place(source, "source")
     if location.startswith("file://"):
@@ -50,7 +50,7 @@ def normalised(source: str | os.PathLike[str]) -> str:
 
 
 def redacted(location: str) -> str:
-    """`location` without user, password, query and fragment: safe to store and to print.
+    """Remove user, password, query and fragment from `location`.
 
     >>> redacted("simplecache::https://me:pass@host/a.nc?sig=abc")
     'simplecache::https://host/a.nc'
@@ -59,7 +59,7 @@ def redacted(location: str) -> str:
 
 
 def _links(url: str) -> list[str]:
-    """The URLs that fsspec chains; an IPv6 address in brackets is none."""
+    """Split a chained URL of fsspec, but not an IPv6 address in brackets."""
     return re.split(r"::(?![^\[\]]*\])", url)
 
 
@@ -68,7 +68,7 @@ def _redacted_link(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return f"{url.partition('://')[0]}://..."
-    # What is no URL is the name of a protocol, or a path within an archive.
+    # Other links are names of protocols, or paths within an archive.
     if not parts.scheme or "://" not in url:
         return url.partition("?")[0]
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
@@ -78,12 +78,12 @@ def _refuse_secrets(url: str) -> None:
     try:
         links = [urlsplit(link) for link in _links(url)]
     except ValueError as error:
-        raise ArchiveError(f"archive {redacted(url)!r}: is no URL: {error}") from error
+        raise ArchiveError(f"archive {redacted(url)!r}: invalid URL: {error}") from error
     found = [secret for parts in links for secret in _secrets_in(parts)]
     if found:
         raise ArchiveError(
-            f"archive {redacted(url)!r}: the URL holds {found[0]}, which would travel in every "
-            "task and log; take it out and put credentials into the environment of the workers "
+            f"archive {redacted(url)!r}: the URL contains {found[0]}, which would appear in tasks "
+            "and logs; remove it, and put credentials into the environment of the workers "
             "(AWS_ACCESS_KEY_ID ..., ~/.netrc, fsspec or obstore configuration)"
         )
 
@@ -97,10 +97,10 @@ def _secrets_in(parts: SplitResult) -> Iterator[str]:
 
 
 def open_store(location: str) -> Store:
-    """Read-only Zarr store at `location`, with the credentials of this process."""
+    """Open a read-only Zarr store with the credentials of this process."""
     if not is_url(location):
         if os.path.isfile(location):
-            # Opened here: zarr 3.1 does not open one that a wrapper reads.
+            # Opened here: zarr 3.1 does not open a store inside a wrapper.
             opened: Store = sync(ZipStore.open(location, mode="r"))
             return opened
         return LocalStore(location, read_only=True)
@@ -109,7 +109,7 @@ def open_store(location: str) -> Store:
 
 @lru_cache(maxsize=32)
 def process_store(location: str) -> Store:
-    """The store of `location` in this process, opened once."""
+    """Return the store at `location`, opened once per process."""
     return open_store(location)
 
 

@@ -1,4 +1,4 @@
-"""Blocks of an xarray dataset that somebody else opened: numpy, Dask or xarray's lazy arrays."""
+"""Reads blocks of an open xarray dataset: NumPy, Dask or xarray's lazy arrays."""
 
 from __future__ import annotations
 
@@ -16,41 +16,39 @@ from dask.core import flatten
 from dask.optimization import cull
 from dask.utils import ensure_dict
 
-from romzarr.archive.blocks import Grid, merged_along, regular
+from romzarr.archive.blocks import Grid, merged_along, native, regular
 from romzarr.archive.history import Mark
 from romzarr.archive.location import redacted
 from romzarr.archive.provider import Piece, digest_of
 from romzarr.contracts import ReadBlock, Region
 from romzarr.errors import ChunkError
 
-# Values per dim that enter the fingerprint of a variable held in memory.
+# Values per dim in the fingerprint of a variable in memory: hashing all would take too long.
 _SAMPLED = 40
 
 
 def block_of_array(values: np.ndarray[Any, Any]) -> ReadBlock:
-    """One block that was in memory all along; it counts as one chunk."""
-    native = np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
-    return ReadBlock(native, values.nbytes, 1)
+    """Return a block in memory; it counts as one chunk."""
+    return ReadBlock(native(np.asarray(values)), values.nbytes, 1)
 
 
 def assembled(blocks: Any, depth: int, chunks: int) -> ReadBlock:
-    """One block out of `blocks`, lists nested to `depth` of arrays side by side."""
+    """Assemble a block from `blocks`, lists of adjacent arrays nested to `depth`."""
     values = np.asarray(_joined(blocks, depth, 0))
-    native = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return ReadBlock(native, values.nbytes, chunks)
+    return ReadBlock(native(values), values.nbytes, chunks)
 
 
 def _joined(blocks: Any, depth: int, axis: int) -> Any:
     if axis == depth:
         return blocks
     parts = [_joined(block, depth, axis + 1) for block in blocks]
-    # numpy would copy a list of one.
+    # np.concatenate would copy a single array.
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Blocks of a numpy array: views, copied by nobody (a `BlockSource`)."""
+    """Blocks of a NumPy array, as views (a `BlockSource`)."""
 
     array: np.ndarray[Any, Any]
 
@@ -72,9 +70,9 @@ class DaskSource:
         return Grid(self.array.chunks)
 
     def graph(self) -> Mapping[Any, Any]:
-        """The array's graph without tasks that nothing needs.
+        """Return the array's graph without unused tasks.
 
-        Not fused: variables computed from the same chunks keep sharing the tasks that read
+        It is not fused, so that variables computed from the same chunks share the tasks that read
         them when their graphs are merged.
         """
         keys = list(flatten(self.array.__dask_keys__()))
@@ -94,18 +92,18 @@ class DaskSource:
 
 @dataclass(frozen=True)
 class MemoryArchive:
-    """A dataset from the caller as a provider of blocks."""
+    """An open dataset (a `romzarr.archive.provider.Provider`)."""
 
     name: str
     dataset: xr.Dataset
 
     def piece(self, name: str, time_axis: int) -> Piece:
         variable = self.dataset.variables[name]
-        # `data` would load a lazy array to tell what it is.
+        # `data` would load a lazy array.
         if isinstance(variable._data, np.ndarray):
             return _array_piece(variable.values, time_axis)
         if variable.chunks is None:
-            # Opened by xarray without Dask: values would load all of it at once.
+            # Opened by xarray without Dask: `values` would load everything at once.
             variable = _chunked(variable, time_axis)
         array: da.Array = variable.data
         if np.isnan(np.concatenate(array.chunks)).any():
@@ -126,7 +124,7 @@ def _array_piece(values: np.ndarray[Any, Any], time_axis: int) -> Piece:
 
 
 def value_marks(values: np.ndarray[Any, Any], time_axis: int) -> tuple[Mark, ...]:
-    """Marks of the values of every snapshot."""
+    """Compute the mark of every snapshot's values."""
     snapshots = np.moveaxis(values, time_axis, 0)
     checksums = (zlib.crc32(np.ascontiguousarray(each).data) for each in snapshots)
     return tuple(Mark(stop, found, found) for stop, found in enumerate(checksums, start=1))
@@ -148,6 +146,6 @@ def memory_archive(dataset: xr.Dataset) -> MemoryArchive:
 
 
 def memory_name(dataset: xr.Dataset | xr.DataArray) -> str:
-    """Where the dataset says that it was opened, without credentials."""
+    """Return the location that the dataset was opened from, without credentials."""
     source = dataset.encoding.get("source")
     return redacted(source) if source and isinstance(source, str) else "dataset in memory"

@@ -1,4 +1,4 @@
-"""Opening whatever is to be compressed."""
+"""Opens archives of any format."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def open_archive(
     weights: str = "none",
     missing_chunks: MissingChunks = "error",
 ) -> Archive:
-    """Open an archive and check all that can be checked without reading its values.
+    """Open an archive and check everything that can be checked without reading values.
 
     Parameters
     ----------
     source : path, URL, xarray.Dataset or xarray.DataArray
-        A Zarr group (v2 or v3), a NetCDF file, a CSV file whose rows are variables, or data
-        that is open already. URLs go through obstore where it is installed and knows the
-        scheme, else through fsspec; credentials come from the environment. Data that is open
-        already is read by whoever opened it: chunks that are missing there go unnoticed.
+        A Zarr group (v2 or v3), a NetCDF file, a CSV file whose rows are variables, or an open
+        dataset. URLs are read with obstore if it is installed and supports the scheme, else with
+        fsspec; credentials come from the environment. Missing chunks of an open dataset go
+        unnoticed.
     time : str, default "auto"
-        Dim or coordinate of time; see `romzarr.archive.time_axis.time_axis`.
+        Time dim or coordinate; see `romzarr.archive.time_axis.time_axis`.
     variables : "all" or sequence of str
-        Data variables to compress. Others that change in time and are floating-point are
-        left out; all else is carried over.
+        Data variables to compress. Other floating-point variables that change in time are left
+        out; everything else is copied.
     weights : str, default "none"
-        Also "cos(latitude)", or the name of a coordinate or variable.
+        "none", "cos(latitude)", or the name of a coordinate or variable.
     missing_chunks : {"error", "fill"}
-        Whether chunks missing from a Zarr store are refused or read as the fill value. A
-        place without any chunk at any time is read as the fill value in either case.
+        Whether missing chunks of a Zarr store are refused or read as the fill value. Where no
+        chunk exists at any time, the fill value is read in either case.
 
     Returns
     -------
@@ -62,26 +62,26 @@ def open_archive(
     Raises
     ------
     ArchiveError
-        If the archive cannot be opened, or holds something that cannot be compressed.
+        If the archive cannot be opened, or contains something that cannot be compressed.
     ChunkError
         If a chunk is missing.
     """
     if isinstance(source, xr.Dataset | xr.DataArray):
         return archive_from(_provider(source, missing_chunks), time, variables, weights)
     location = normalised(source)
-    # Before anything is read: what is written from here on is noticed.
+    # Before anything is read, so that later writes are noticed.
     stamp = stamp_of(location)
     opened = archive_from(_provider(location, missing_chunks), time, variables, weights)
     return replace(opened, location=location, stamp=stamp)
 
 
 def lazy_dataset(source: Source, missing_chunks: MissingChunks) -> xr.Dataset:
-    """The dataset of a source, decoded where it is indexed."""
+    """Open the lazy dataset of a source."""
     return _provider(source, missing_chunks).dataset
 
 
 def name_of(source: Source) -> str:
-    """What to call `source` in a log, without credentials; opens nothing."""
+    """Name `source` for the log, without credentials and without opening it."""
     if isinstance(source, xr.Dataset | xr.DataArray):
         return memory_name(source)
     if not isinstance(source, str | os.PathLike):
@@ -90,7 +90,7 @@ def name_of(source: Source) -> str:
 
 
 def dataset_of(array: xr.DataArray, name: str) -> xr.Dataset:
-    """A dataset of one variable, called `name` if the array has no name that it can have there."""
+    """Convert an array to a dataset; `name` is used if the array has no valid name."""
     named = array.name is not None and array.name not in array.coords
     while not named and name in array.coords:
         name += "_"
@@ -108,7 +108,7 @@ def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:
         return ZarrArchive.open(location, missing_chunks)
     if kind in CSV:
         return MemoryArchive(redacted(location), read_csv(location))
-    # A local file of another suffix can only be NetCDF; its first bytes will tell.
+    # A local file with another suffix must be NetCDF, which its first bytes will show.
     if kind in NETCDF or not is_url(location):
         return FileArchive(location)
     return ZarrArchive.open(location, missing_chunks)

@@ -1,4 +1,4 @@
-"""What an opened source offers, whatever its format."""
+"""The interface of opened sources of all formats."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from romzarr.contracts import BlockSource
 
 @dataclass(frozen=True)
 class Piece:
-    """One variable's blocks: where they come from, their grid, and a digest of what is stored.
+    """The blocks of one variable: their source, their grid and a digest of the stored data.
 
-    ``marks`` are checksums of that along time, where it is known chunk by chunk; of the values
-    themselves if ``marks_values``.
+    ``marks`` are checksums along time, where chunks can be listed; with ``marks_values`` they are
+    checksums of the values.
     """
 
     source: BlockSource
@@ -30,7 +30,7 @@ class Piece:
 
 
 class Provider(Protocol):
-    """An opened archive. ``name`` is safe to print; ``dataset`` is decoded and lazy."""
+    """An opened archive. ``name`` has no credentials; ``dataset`` is decoded and lazy."""
 
     @property
     def name(self) -> str: ...
@@ -39,12 +39,12 @@ class Provider(Protocol):
     def dataset(self) -> xr.Dataset: ...
 
     def piece(self, name: str, time_axis: int) -> Piece:
-        """Blocks of the data variable `name`, without reading its values."""
+        """Describe the blocks of data variable `name` without reading values."""
         ...
 
 
 def digest_of(parts: Iterable[str | bytes]) -> str:
-    """sha256 over `parts`, told apart by their lengths."""
+    """Compute the SHA-256 of `parts` and their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

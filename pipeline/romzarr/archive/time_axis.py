@@ -1,4 +1,4 @@
-"""Which dim is time, and the snapshots' times as numbers."""
+"""Finds the time dim and converts times to numbers."""
 
 from __future__ import annotations
 
@@ -11,56 +11,57 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from romzarr.contracts import TimeAxis
+from romzarr.encoding import MAX_SNAPSHOTS
 from romzarr.errors import ArchiveError
 
-# A store holds no more (`romzarr.store.limits`).
-MIN_SNAPSHOTS, MAX_SNAPSHOTS = 5, 1 << 31
+# A model needs a few samples for a fit.
+MIN_SNAPSHOTS = 5
 _NAMES = ("time", "t")
 _SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
 _NANOSECONDS = 1e9
-# What is so much smaller than the step of time is taken for rounding.
-FINER = 1e6
+# Differences that are this much smaller than a time step are taken for rounding errors.
+ROUNDING_OF_STEP = 1e6
 
 
 def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNAPSHOTS) -> TimeAxis:
-    """Time axis of `dataset`, checked.
+    """Find and check the time axis of `dataset`.
 
     Parameters
     ----------
     dataset : xarray.Dataset
     time : str
-        Name of a dim or of a coordinate with one dim, or "auto": the dim called time or t,
-        else that of a coordinate with CF axis "T" or standard_name "time", else that of a
-        datetime or cftime coordinate, else the unlimited dim.
+        Name of a dim or of a one-dimensional coordinate, or "auto": the dim called time or t, else
+        the dim of a coordinate with CF axis "T" or standard_name "time", else the dim of a datetime
+        or cftime coordinate, else the unlimited dim.
     archive : str
         Name of the archive in messages.
     least : int, optional
-        Snapshots that there have to be.
+        Minimum number of snapshots.
 
     Returns
     -------
     TimeAxis
-        Counted from the first snapshot. Calendar times are in s, h or d, the largest of
-        them that is not longer than twice the median step.
+        Times since the first snapshot. Calendar times are in s, h or d, whichever is the largest
+        that does not exceed twice the median step.
 
     Raises
     ------
     ArchiveError
-        If no dim or several could be meant, there are fewer than `least` snapshots,
-        or times are missing, unsorted or duplicate.
+        If the time dim is missing or ambiguous, there are fewer than `least` snapshots, or times
+        are missing, unsorted or duplicate.
     """
     dim, coordinate = _found(dataset, archive) if time == "auto" else _named(dataset, time, archive)
     size = dataset.sizes[dim]
     if size < least:
         raise ArchiveError(
-            f"archive {archive!r}: {size} snapshots along {dim!r}, and a model of the dynamics "
+            f"archive {archive!r}: {size} snapshots along {dim!r}, but a model of the dynamics "
             f"needs at least {least}; give a longer record, or set archive.time if "
             f"{dim!r} is not time"
         )
     if size > MAX_SNAPSHOTS:
         raise ArchiveError(
             f"archive {archive!r}: {size} snapshots along {dim!r}, at most {MAX_SNAPSHOTS} are "
-            "allowed; check that its shape is right, or set archive.time"
+            "allowed; check its shape, or set archive.time"
         )
     if coordinate is None:
         return TimeAxis(dim, np.arange(size, dtype=np.float64), "1")
@@ -68,13 +69,13 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNA
     _refuse_missing(times, coordinate, archive)
     _refuse_unsorted(times, coordinate, archive)
     values, units = _as_numbers(times, str(dataset[coordinate].attrs.get("units", "1")))
-    # Times that differ may still be the same number in float64.
+    # Different times may be equal in float64.
     _refuse_unsorted(values, coordinate, archive)
     return TimeAxis(dim, values, units)
 
 
 def is_calendar(variable: xr.Variable) -> bool:
-    """Whether `variable` holds datetimes, timedeltas or cftime objects; reads one value."""
+    """Tell whether `variable` holds datetimes, timedeltas or cftime objects; reads one value."""
     if variable.dtype.kind in "mM":
         return True
     if variable.dtype.kind != "O" or variable.size == 0:
@@ -84,7 +85,7 @@ def is_calendar(variable: xr.Variable) -> bool:
 
 
 def named_snapshot(dataset: xr.Dataset, dim: str, number: int) -> str:
-    """A snapshot in words: its number, and its time if that is a coordinate.
+    """Name a snapshot by its number and, if there is a coordinate, its time.
 
     Examples
     --------
@@ -98,7 +99,7 @@ def named_snapshot(dataset: xr.Dataset, dim: str, number: int) -> str:
 
 
 def shown_time(times: NDArray[Any], number: int) -> str:
-    """One of several times, with the digits that tell it from those beside it, and few more.
+    """Format one of several times with the digits that distinguish it from its neighbours.
 
     Examples
     --------
@@ -114,7 +115,7 @@ def shown_time(times: NDArray[Any], number: int) -> str:
         return str(time)
     value, near = float(time), np.abs(np.diff(times[max(number - 1, 0) : number + 2]))
     gap, rounding = float(min(near[near > 0], default=0.0)), 2 * float(np.spacing(abs(time)))
-    off = min(gap / 4, max(gap / FINER, rounding)) if gap else rounding
+    off = min(gap / 4, max(gap / ROUNDING_OF_STEP, rounding)) if gap else rounding
     rounded = (float(f"{value:.{digits}g}") for digits in range(1, 18))
     return str(next(each for each in rounded if abs(each - value) <= off))
 
@@ -145,8 +146,7 @@ def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None]:
             return dim, _coordinate_along(dataset, dim)
         if dims:
             raise ArchiveError(
-                f"archive {archive!r}: time could be any of {_listed(dims)}; "
-                "set archive.time to one of them"
+                f"archive {archive!r}: time could be any of {_listed(dims)}; set archive.time"
             )
     raise ArchiveError(
         f"archive {archive!r}: no dim looks like time (called time or t, CF axis T, datetimes, "
@@ -162,7 +162,7 @@ def _is_cf_time(coordinate: xr.DataArray) -> bool:
 
 
 def _coordinate_along(dataset: xr.Dataset, dim: str) -> str | None:
-    """The coordinate that holds the times of `dim`: its own, or the only one that looks so."""
+    """Find the coordinate with the times of `dim`: its own, or the only candidate."""
     if dim in dataset.coords:
         return dim
     along = [str(name) for name, coord in dataset.coords.items() if coord.dims == (dim,)]
@@ -179,20 +179,20 @@ def _refuse_missing(times: NDArray[Any], coordinate: str, archive: str) -> None:
         missing = ~np.isfinite(times)
     else:
         raise ArchiveError(
-            f"archive {archive!r}: times in {coordinate!r} have dtype {times.dtype}, which is "
-            "neither a calendar nor a number; convert them, or set archive.time"
+            f"archive {archive!r}: times in {coordinate!r} have dtype {times.dtype}, allowed are "
+            "calendar times and numbers; convert them, or set archive.time"
         )
     if missing.any():
         index = int(missing.argmax())
         raise ArchiveError(
             f"archive {archive!r}: {coordinate}[{index}] is {times[index]!s}, a missing time "
-            f"({int(missing.sum())} of {len(times)} are); drop these snapshots or fill in their "
-            "times"
+            f"({int(missing.sum())} of {len(times)} are missing); drop these snapshots or fill in "
+            "their times"
         )
 
 
 def _refuse_unsorted(times: NDArray[Any], coordinate: str, archive: str) -> None:
-    # Comparison, because differences of unsigned integers wrap around.
+    # Compared, because differences of unsigned integers wrap around.
     wrong = ~np.asarray(times[1:] > times[:-1], dtype=bool)
     if not wrong.any():
         return
@@ -201,14 +201,14 @@ def _refuse_unsorted(times: NDArray[Any], coordinate: str, archive: str) -> None
     before, after = (shown_time(times, k) for k in (index - 1, index))
     raise ArchiveError(
         f"archive {archive!r}: {coordinate}[{index}] = {after} {problem} "
-        f"{coordinate}[{index - 1}] = {before}, and times must strictly increase; "
+        f"{coordinate}[{index - 1}] = {before}, but times must increase strictly; "
         f"use dataset.sortby({coordinate!r}) and .drop_duplicates({coordinate!r})"
     )
 
 
 def _as_numbers(times: NDArray[Any], units: str) -> tuple[NDArray[np.float64], str]:
     if times.dtype.kind in "iuf":
-        # Integers subtract exactly before they are rounded to float64.
+        # Integers are subtracted exactly before they are rounded to float64.
         values = (times - times[0]).astype(np.float64)
         return values, units
     if times.dtype.kind == "O":

@@ -1,4 +1,4 @@
-"""Weights of the points in the error norm: cell areas, or the cosine of latitude."""
+"""Weights of the error norm: cell areas, or the cosine of latitude."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ _LATITUDE_UNITS = frozenset(
     {"degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"}
 )
 _LATITUDE_NAMES = ("lat", "latitude", "nav_lat")
-# Rounding makes the cosine at a pole as small as this below zero.
+# At a pole, latitudes in float32 may give a cosine this far below zero.
 _POLE = 1e-6
 
 
 def weights_of(
     dataset: xr.Dataset, name: str, time_dim: str, weights: str, archive: str
 ) -> Floats | None:
-    """Weights of data variable `name`.
+    """Return the weights of data variable `name`.
 
     Parameters
     ----------
     weights : str
-        "none", "cos(latitude)", or the name of a coordinate or variable whose dims are among
-        the variable's space dims.
+        "none", "cos(latitude)", or the name of a coordinate or variable over space dims.
 
     Returns
     -------
     ndarray, float64, shape of the variable without time, or None
-        A read-only broadcast view where `weights` has fewer dims.
+        A read-only broadcast view if `weights` has fewer dims.
 
     Raises
     ------
     ArchiveError
-        If there is no such coordinate or variable, it does not fit, or holds values that
-        are negative, not finite, or all zero.
+        If there is no such coordinate or variable, its dims do not fit, or values are negative, not
+        finite, or all zero.
     """
     if weights == "none":
         return None
@@ -50,7 +49,7 @@ def weights_of(
         found = dataset.variables[weights]
     else:
         raise ArchiveError(
-            f"archive {archive!r}: archive.weights is {weights!r}, which is not in it; use none, "
+            f"archive {archive!r}: there is no variable {weights!r} (archive.weights); use none, "
             f"cos(latitude), or one of {', '.join(sorted(map(repr, map(str, dataset.variables))))}"
         )
     if not set(found.dims) <= set(space) or found.dtype.kind not in "iuf":
@@ -76,13 +75,13 @@ def _refuse_bad(values: Floats, weights: str, archive: str) -> None:
     else:
         return
     raise ArchiveError(
-        f"archive {archive!r}: archive.weights {problem}; weights must be finite, not negative, "
-        "and not all zero: fill them in, with 0 where a point shall not count"
+        f"archive {archive!r}: archive.weights {problem}; weights must be finite, non-negative "
+        "and not all zero; use 0 for points that do not count"
     )
 
 
 def _latitude(dataset: xr.Dataset, name: str, space: dict[str, int], archive: str) -> xr.Variable:
-    """The latitude coordinate of `name`: by standard_name, else by units, else by name."""
+    """Find the latitude of variable `name`: by standard_name, else by units, else by name."""
     rules: tuple[Callable[[str, xr.Variable], bool], ...] = (
         lambda _, v: v.attrs.get("standard_name") == "latitude",
         lambda _, v: str(v.attrs.get("units", "")).casefold() in _LATITUDE_UNITS,
@@ -102,11 +101,11 @@ def _latitude(dataset: xr.Dataset, name: str, space: dict[str, int], archive: st
     else:
         found = sorted(fitting)
     raise ArchiveError(
-        f"archive {archive!r}: archive.weights cos(latitude) needs one latitude over the dims "
-        f"{tuple(space)} of variable {name!r} (standard_name latitude, units degrees_north, or "
-        f"called lat, latitude or nav_lat); candidates are "
-        f"{', '.join(map(repr, found)) or 'none'}; "
-        "mark one of them so, or give a variable's name instead"
+        f"archive {archive!r}: archive.weights cos(latitude) needs one latitude coordinate over "
+        f"the dims {tuple(space)} of variable {name!r} (standard_name latitude, units "
+        "degrees_north, or called lat, latitude or nav_lat); candidates are "
+        f"{', '.join(map(repr, found)) or 'none'}; set the standard_name of one of them, or give "
+        "the name of a variable as weights"
     )
 
 

@@ -1,8 +1,8 @@
-"""Opening a Zarr store: metadata, decoding, and which chunks are there.
+"""Opens Zarr archives and finds missing chunks.
 
-zarr reads a missing chunk as fill values without a word, so the keys are listed before
-anything runs. It also does not write chunks that hold only the fill value; a place whose
-chunks are missing at all times is therefore taken as land or constant.
+zarr silently reads a missing chunk as fill values, so the keys are listed before anything runs.
+zarr also omits chunks that contain only the fill value. Where chunks are missing at all times, the
+place is therefore taken as land or constant.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ import zarr
 from zarr.abc.store import Store
 
 from romzarr.archive.blocks import Chunks, Grid, regular
+from romzarr.archive.cached_store import CachedMetadataStore
 from romzarr.archive.guard import guarded, unreadable
 from romzarr.archive.history import Mark, Stored, mark
 from romzarr.archive.location import open_store, redacted
 from romzarr.archive.provider import Piece, digest_of
-from romzarr.archive.remembering import RememberingStore
 from romzarr.archive.time_axis import named_snapshot
 from romzarr.archive.zarr_listing import stored_below
 from romzarr.archive.zarr_source import ZarrReader, ZarrSource, chunk_keys, storage_chunks
+from romzarr.encoding import MAX_ARCHIVE_CHUNKS
 from romzarr.errors import ArchiveError, ChunkError
 
 MissingChunks = Literal["error", "fill"]
 
-# Of a variable: a few times as many as anybody has, and as many along a dim as a store may name.
-MOST_CHUNKS, MOST_ALONG_AXIS = 1 << 24, 1 << 22
-# A task holds one block; of larger shards it takes whole inner chunks, up to this size.
+# Chunks of a variable: a few times as many as any archive has.
+MOST_CHUNKS = 1 << 24
+# A task holds one block. It reads larger shards by whole inner chunks, up to this size.
 _LARGEST_BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class ZarrArchive:
-    """A Zarr v2 or v3 store as a provider of blocks."""
+    """A Zarr v2 or v3 store (a `romzarr.archive.provider.Provider`)."""
 
     location: str
     store: Store
@@ -55,12 +56,12 @@ class ZarrArchive:
         advice = "give the path of a group that xarray wrote, or a NetCDF (.nc) or CSV (.csv) file"
         with unreadable(what, advice):
             store = open_store(location)
-            group = zarr.open_group(RememberingStore(store), mode="r")
+            group = zarr.open_group(CachedMetadataStore(store), mode="r")
             arrays = dict(group.arrays())
-            # xarray reads coordinates as it opens, all chunks that they say they have.
+            # xarray reads all chunks of coordinates when it opens a dataset.
             for name, array in arrays.items():
                 refuse_many_chunks(array, name, redacted(location))
-            # Said outright, so that xarray neither warns nor looks twice.
+            # Given explicitly, so that xarray neither warns nor looks twice.
             consolidated = group.metadata.consolidated_metadata is not None
             raw = xr.open_zarr(
                 group.store,
@@ -74,11 +75,11 @@ class ZarrArchive:
         if not raw.variables:
             raise ArchiveError(
                 f"archive {redacted(location)!r} is a Zarr group without arrays; give the path "
-                "of the group that holds them, or call zarr.consolidate_metadata() on it if its "
-                "server lists no files"
+                "of the group with arrays, or call zarr.consolidate_metadata() on it if its server "
+                "cannot list files"
             )
         if not consolidated:
-            # zarr names the members as its requests return, in another order each time.
+            # zarr lists the members in the order of the responses, which varies.
             raw = raw[sorted(raw.variables)]
         return cls(location, store, group, raw, missing_chunks)
 
@@ -117,7 +118,7 @@ def keep_fill_values(dataset: xr.Dataset, arrays: Mapping[str, zarr.Array[Any]])
 
 
 def refuse_many_chunks(array: zarr.Array[Any], name: str, archive: str) -> None:
-    """Raise if metadata speak of so many chunks that to name them all would never end.
+    """Raise if there are too many chunks to list.
 
     Raises
     ------
@@ -125,34 +126,34 @@ def refuse_many_chunks(array: zarr.Array[Any], name: str, archive: str) -> None:
     """
     try:
         lengths = array.shards or array.chunks
-    except NotImplementedError:  # an uneven grid names every length itself
+    except NotImplementedError:  # an irregular grid lists every length
         return
     counts = [-(-size // max(1, n)) for size, n in zip(array.shape, lengths, strict=True)]
-    if math.prod(counts) > MOST_CHUNKS or max(counts, default=0) > MOST_ALONG_AXIS:
+    if math.prod(counts) > MOST_CHUNKS or max(counts, default=0) > MAX_ARCHIVE_CHUNKS:
         raise ArchiveError(
             f"archive {archive!r}: variable {name!r} of shape {array.shape} has chunks of "
-            f"{lengths}, at most {MOST_CHUNKS} are allowed and {MOST_ALONG_AXIS} along a dim; "
-            "check that the shape is right, or write it with larger chunks"
+            f"{lengths}; at most {MOST_CHUNKS} chunks, and {MAX_ARCHIVE_CHUNKS} along a dim, are "
+            "allowed. Check the shape, or use larger chunks"
         )
 
 
 def block_chunks(array: zarr.Array[Any]) -> Chunks:
-    """Blocks to read: what the store keeps as one object, or parts of very large shards."""
+    """Choose the blocks to read: stored objects, or parts of very large shards."""
     whole = storage_chunks(array)
     largest = array.dtype.itemsize * int(np.prod([max(n, default=0) for n in whole]))
     if largest <= _LARGEST_BLOCK_BYTES:
         return whole
     try:
         shards, inner = array.shards, array.chunks
-    except NotImplementedError:  # an uneven grid has no single shape
+    except NotImplementedError:  # an irregular grid has no single shape
         return whole
     if shards is None:
         return whole
     lengths, budget = list(inner), _LARGEST_BLOCK_BYTES // array.dtype.itemsize
     for axis in reversed(range(len(inner))):
         ratio = shards[axis] // inner[axis]
-        room = max(1, budget // int(np.prod(lengths)))
-        lengths[axis] *= max(f for f in range(1, ratio + 1) if ratio % f == 0 and f <= room)
+        most = max(1, budget // int(np.prod(lengths)))
+        lengths[axis] *= max(f for f in range(1, ratio + 1) if ratio % f == 0 and f <= most)
     return regular(array.shape, tuple(lengths))
 
 
@@ -163,7 +164,7 @@ def time_marks(
     time_axis: int,
     packing: tuple[tuple[str, Any], ...],
 ) -> tuple[Mark, ...]:
-    """Marks of what is stored along time, and of what it means, one wherever a chunk ends."""
+    """Compute the marks of stored chunks and their decoding, one wherever a chunk ends in time."""
     meaning = repr((array.fill_value, packing))
     lengths = grid.chunks[time_axis]
     chunks = list[dict[str, Stored]]({} for _ in lengths)
@@ -177,7 +178,7 @@ def time_marks(
 def absent_chunks(
     array: zarr.Array[Any], grid: Grid, stored: Container[str]
 ) -> dict[tuple[int, ...], str]:
-    """Grid positions and keys of the chunks that are not `stored`."""
+    """Return grid positions and keys of the missing chunks."""
     return {
         index: key
         for index, key in zip(grid.positions(), chunk_keys(array, grid.positions()), strict=True)
@@ -193,12 +194,12 @@ def refuse_lost_chunks(
     absent: Mapping[tuple[int, ...], str],
     time_axis: int,
 ) -> None:
-    """Raise unless every place with a missing chunk has none at any time, and others have.
+    """Raise unless the missing chunks of each place are missing at all times.
 
     Raises
     ------
     ChunkError
-        Naming the variable, and time and key of the chunk that is missing first.
+        Naming the variable, and time and key of the first missing chunk.
     """
     times = len(grid.chunks[time_axis])
     places: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
@@ -212,8 +213,7 @@ def refuse_lost_chunks(
         since = named_snapshot(dataset, str(dataset[name].dims[time_axis]), start)
         raise ChunkError(
             f"variable {name!r}: chunk {absent[first]!r} of archive {archive!r}, which begins at "
-            f"{since}, is missing ({len(lost)} of {len(grid)} chunks are), and a missing "
-            "chunk is allowed only where none exists at any time; restore it, or set "
-            "archive.missing_chunks: fill if these chunks were never written because they "
-            "hold only the fill value"
+            f"{since}, is missing ({len(lost)} of {len(grid)} chunks are). Chunks may be missing "
+            "only where none exists at any time. Restore it, or set archive.missing_chunks: fill "
+            "if these chunks were never written because they contain only the fill value"
         )

@@ -1,4 +1,4 @@
-"""What is stored of an array of a Zarr store: sizes and versions, from one listing."""
+"""Lists the chunks of a Zarr array with their sizes and versions."""
 
 from __future__ import annotations
 
@@ -15,49 +15,28 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from romzarr.archive.blocks import Grid
 from romzarr.archive.history import Stored
-from romzarr.archive.stamp import remote_file
+from romzarr.archive.stamp import GONE, StoredFile, local_files, remote_file
 from romzarr.archive.zarr_source import chunk_keys, storage_chunks
 from romzarr.objects import RemoteStore
 from romzarr.objects.listing import listed
 
+# Concurrent requests where chunks cannot be listed: as many as a web server takes from one client.
 _PROBES = 64
 
 
 def stored_below(store: Store, array: zarr.Array[Any]) -> dict[str, Stored]:
-    """Every key under `array`, with its size and version."""
+    """List every key of `array` with its size and version."""
     if isinstance(store, LocalStore):
-        return _local(os.fspath(store.root), array.path)
+        return _by_key(local_files(os.path.join(store.root, array.path)), array.path)
     if isinstance(store, ZipStore):
         return _zipped(store, array.path)
     found: dict[str, Stored] = sync(_listed(store, array.path))
     keys = list(chunk_keys(array, Grid(storage_chunks(array)).positions()))
     if any(key in found for key in keys):
         return found
-    # Plain web servers list nothing: ask for each chunk.
+    # Plain web servers have no listings: probe each chunk.
     probed: dict[str, Stored] = sync(_probed(store, keys))
     return probed
-
-
-def _local(root: str, path: str) -> dict[str, Stored]:
-    found: dict[str, Stored] = {}
-    folders = [path]
-    while folders:
-        folder = folders.pop()
-        prefix = f"{folder}/" if folder else ""
-        try:
-            entries = list(os.scandir(os.path.join(root, folder)))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(prefix + entry.name)
-            else:
-                try:
-                    state = entry.stat()
-                except FileNotFoundError:  # just removed, or a link to nothing
-                    continue
-                found[prefix + entry.name] = Stored(state.st_size, str(state.st_mtime_ns))
-    return found
 
 
 def _zipped(store: ZipStore, path: str) -> dict[str, Stored]:
@@ -71,7 +50,7 @@ def _zipped(store: ZipStore, path: str) -> dict[str, Stored]:
 
 
 async def _listed(store: Store, path: str) -> dict[str, Stored]:
-    """What a store lists below `path`, where it lists anything."""
+    """List the keys below `path`, if the store has listings."""
     prefix = f"{path}/" if path else ""
     if isinstance(store, FsspecStore):
         root = f"{store.path}/".lstrip("/")
@@ -84,8 +63,16 @@ async def _listed(store: Store, path: str) -> dict[str, Stored]:
         entries = await listed(store, prefix)
     else:
         return await _probed(store, [key async for key in store.list_prefix(prefix)])
-    files = (remote_file(key, info) for key, info in entries.items())
-    return {file.path: Stored(file.nbytes, file.version) for file in files}
+    return _by_key(remote_file(key, info) for key, info in entries.items())
+
+
+def _by_key(files: Iterable[StoredFile], path: str = "") -> dict[str, Stored]:
+    prefix = f"{path}/" if path else ""
+    return {
+        f"{prefix}{file.path}": Stored(file.nbytes, file.version)
+        for file in files
+        if file.version != GONE
+    }
 
 
 async def _probed(store: Store, keys: Iterable[str]) -> dict[str, Stored]:

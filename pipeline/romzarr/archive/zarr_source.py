@@ -1,9 +1,8 @@
-"""Blocks of a Zarr array, read straight from its chunks.
+"""Reads blocks of a Zarr array directly from its chunks.
 
-Reading through xarray's lazy arrays and dask costs a task or two per chunk and a decoding
-pass; most archives need neither. The reader here is a few hundred bytes (path, metadata of
-the array, packing attributes), so a task carries it whole: workers open no metadata, and an
-archive that grows meanwhile does not confuse them.
+Reading through xarray's lazy arrays and Dask would cost one or two more tasks per chunk and a
+decoding pass. The reader here has a few hundred bytes (path, metadata of the array, packing
+attributes), so that tasks carry it: workers read no metadata, and the archive may grow meanwhile.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, StorePath, WrapperStore
 
-from romzarr.archive.blocks import Chunks, Grid, describe, regular
+from romzarr.archive.blocks import Chunks, Grid, describe, native, regular
 from romzarr.archive.location import process_store, redacted
 from romzarr.contracts import ReadBlock, Region
 from romzarr.errors import ChunkError, StorageError
 
-# What CF packing and masking read; all other attributes leave the numbers alone.
+# The attributes that CF packing and masking use.
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 
 
 class _CountingStore(WrapperStore[Store]):
-    """Counts what one read fetched, and notes the keys that were not there."""
+    """Counts the bytes of one read, and notes missing keys."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        # Appending to a list is atomic; decoding threads may do it side by side.
+        # Appending to a list is atomic, as concurrent threads need.
         self.fetched: list[tuple[str, int]] = []
         self.absent: list[str] = []
 
@@ -50,7 +49,7 @@ class _CountingStore(WrapperStore[Store]):
         self._note(key, buffer)
         return buffer
 
-    # zarr 3.1 has neither of the two below; later ones read through them.
+    # zarr 3.1 has neither of these two; later versions read through them.
     def get_sync(self, key: str, **kwargs: Any) -> Buffer | None:
         store: Any = self._store
         buffer: Buffer | None = store.get_sync(key, **kwargs)
@@ -67,7 +66,7 @@ class _CountingStore(WrapperStore[Store]):
 
 @lru_cache(maxsize=256)
 def _metadata(document: str) -> Any:
-    """Metadata of an array, parsed once in a process: as long as reading a small chunk."""
+    """Parse metadata of an array once per process: it takes as long as reading a small chunk."""
     return zarr.AsyncArray(json.loads(document), StorePath(MemoryStore())).metadata
 
 
@@ -75,9 +74,9 @@ def _metadata(document: str) -> Any:
 class ZarrReader:
     """Reads regions of one array of a Zarr store; picklable, small, without secrets.
 
-    ``location`` is the path or URL of the store, ``path`` of the array in it, ``metadata``
-    the array's JSON document without attributes, ``packing`` the CF attributes that decoding
-    needs (empty where the stored numbers are the values).
+    ``location`` is the path or URL of the store, ``path`` the array in it, ``metadata`` its JSON
+    document without attributes, ``packing`` the CF attributes for decoding (empty if the stored
+    numbers are the values).
     """
 
     name: str
@@ -88,7 +87,7 @@ class ZarrReader:
 
     @classmethod
     def of(cls, name: str, location: str, array: zarr.Array[Any], raw: xr.Variable) -> ZarrReader:
-        """Reader of `array`, which xarray opened undecoded as `raw`."""
+        """Make the reader of `array`, which xarray opened without decoding as `raw`."""
         buffers = array.metadata.to_buffer_dict(default_buffer_prototype())
         document = json.loads(
             buffers["zarr.json" if "zarr.json" in buffers else ".zarray"].to_bytes()
@@ -100,9 +99,9 @@ class ZarrReader:
         return zarr.Array(zarr.AsyncArray(_metadata(self.metadata), StorePath(store, self.path)))
 
     def read(self, region: Region, absent: frozenset[str] = frozenset()) -> ReadBlock:
-        """Values of `region`, decoded as xarray does.
+        """Read the values of `region`, decoded as in xarray.
 
-        `absent` are the keys of chunks known to be missing on purpose.
+        `absent` has the keys of chunks that are missing on purpose.
 
         Raises
         ------
@@ -114,16 +113,15 @@ class ZarrReader:
             values = self._decoded(np.asarray(self.array(store)[region]))
         except (MemoryError, StorageError):
             raise
-        # A damaged chunk fails in the codec's own way, a storage service in its own, and packing
-        # that is no number in xarray's.
+        # Codecs, storage services and xarray's decoding have many kinds of errors.
         except Exception as error:
             raise self._located(region, absent, error) from error
         lost = sorted(set(store.absent) - absent)
         if lost:
             raise ChunkError(
                 f"variable {self.name!r}: chunk {lost[0]!r} of archive "
-                f"{redacted(self.location)!r} was there when the archive was opened and is "
-                f"missing now, for region {describe(region)}; restore it and run again"
+                f"{redacted(self.location)!r} has disappeared since the archive was opened "
+                f"(region {describe(region)}); restore it and run again"
             )
         keys = {key for key, _ in store.fetched}
         return ReadBlock(values, sum(size for _, size in store.fetched), len(keys))
@@ -135,10 +133,10 @@ class ZarrReader:
                 self.name, packed, decode_times=False, decode_timedelta=False
             )
             raw = decoded.values
-        return raw.astype(raw.dtype.newbyteorder("="), copy=False)
+        return native(raw)
 
     def _located(self, region: Region, absent: frozenset[str], error: Exception) -> ChunkError:
-        """The error that names the first chunk of `region` that fails on its own."""
+        """Make the error that names the first damaged chunk of `region`."""
         array = self.array(process_store(self.location))
         grid = Grid(storage_chunks(array))
         where, reason = f"region {describe(region)}", error
@@ -148,19 +146,19 @@ class ZarrReader:
                 continue
             try:
                 array[grid.region(index)]
-            except Exception as failure:  # the same unknown family as above
+            except Exception as failure:  # any kind of error, as above
                 where = f"chunk {key!r}, region {describe(grid.region(index))},"
                 reason = failure
                 break
         return ChunkError(
             f"variable {self.name!r}: {where} of archive {redacted(self.location)!r} cannot be "
-            f"decoded ({type(reason).__name__}: {reason}); restore it from a copy, or leave "
+            f"decoded ({type(reason).__name__}: {reason}); restore it from a backup, or leave "
             "the variable out with archive.variables"
         )
 
 
 def packing_of(raw: xr.Variable) -> tuple[tuple[str, Any], ...]:
-    """CF attributes of `raw` that change its numbers; empty if none does."""
+    """Return the CF attributes of `raw` that change its numbers."""
     packing = {key: raw.attrs[key] for key in _PACKING if key in raw.attrs}
     if raw.dtype.kind == "f" and packing.keys() <= {"_FillValue", "missing_value"}:
         fills = [np.atleast_1d(np.asarray(value)) for value in packing.values()]
@@ -170,21 +168,21 @@ def packing_of(raw: xr.Variable) -> tuple[tuple[str, Any], ...]:
 
 
 def storage_chunks(array: zarr.Array[Any]) -> Chunks:
-    """Lengths of what the store keeps as one object: shards if there are any, else chunks."""
-    if hasattr(array, "write_chunk_sizes"):  # zarr >= 3.2, which knows uneven grids
+    """Return the lengths of stored objects: shards if there are any, else chunks."""
+    if hasattr(array, "write_chunk_sizes"):  # zarr >= 3.2, which has irregular grids
         sizes: Chunks = array.write_chunk_sizes
         return tuple(tuple(int(length) for length in lengths) for lengths in sizes)
     return regular(array.shape, array.shards or array.chunks)
 
 
 def chunk_key(array: zarr.Array[Any], index: tuple[int, ...]) -> str:
-    """Key in the store of the chunk (or shard) at grid position `index`."""
+    """Return the key of the chunk (or shard) at grid position `index`."""
     return next(iter(chunk_keys(array, [index])))
 
 
 def chunk_keys(array: zarr.Array[Any], positions: Iterable[tuple[int, ...]]) -> Iterator[str]:
-    """Keys in the store of the chunks (or shards) at many grid positions."""
-    # Looked up once: an archive may have 10^6 chunks.
+    """Yield the keys of the chunks (or shards) at many grid positions."""
+    # Attributes are looked up once: an archive may have 10^6 chunks.
     prefix, encode = f"{array.path}/" if array.path else "", array.metadata.encode_chunk_key
     return (prefix + encode(index) for index in positions)
 

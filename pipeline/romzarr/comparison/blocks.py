@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from romzarr.archive import Archive, Source, open_archive
 from romzarr.coding.exact import same_bits
 from romzarr.config import Config
 from romzarr.contracts import BlockSpan, Coding, Matrix, ReadBlock, Region
+from romzarr.errors import ArchiveError, StoreError
 from romzarr.inner_product import InnerProduct
 from romzarr.recorded_config import config_of
 from romzarr.store.reading.reader import CoefficientStore
@@ -26,16 +28,43 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     ArchiveError
         If it cannot be opened.
     StoreError
-        If its variables are others than those of the store.
+        If it lacks the weights because it is another archive.
     """
     made = config_of(opened).archive
-    return open_archive(
+    opening = partial(
+        open_archive,
         source,
         time=made.time,
         variables=made.variables,
-        weights=made.weights,
         missing_chunks=config.archive.missing_chunks,
     )
+    try:
+        return opening(weights=made.weights)
+    except ArchiveError:
+        refuse_other_archive(opened, opening(weights="none"))
+        raise
+
+
+def refuse_other_archive(opened: CoefficientStore, archive: Archive) -> None:
+    """Raise if a variable of the archive has other dims or another shape in the store.
+
+    Raises
+    ------
+    StoreError
+    """
+    for variable in archive.variables:
+        stored = opened.variables.get(variable.name)
+        if stored is None or (stored.dims, stored.shape) != (variable.dims, variable.shape):
+            there = "missing" if stored is None else _sizes(stored.dims, stored.shape)
+            raise StoreError(
+                f"{opened.url} was not made from {archive.name}: variable {variable.name!r} is "
+                f"{_sizes(variable.dims, variable.shape)} in the archive and {there} in the store; "
+                "give the archive that the store was made from"
+            )
+
+
+def _sizes(dims: Sequence[str], shape: Sequence[int]) -> str:
+    return " x ".join(f"{dim} {size}" for dim, size in zip(dims, shape, strict=True))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from romzarr.config import Config
 from romzarr.contracts import Coding, ReadCost
 from romzarr.errors import AccuracyError
 from romzarr.progress import step
-from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 
 
@@ -106,7 +105,7 @@ def _write_lossless(writer: StoreWriter, archive: Archive, config: Config) -> Re
         writing.bytes = cost.bytes_read
     names = [variable.name for variable in archive.variables]
     codings = Codings((Coding.LOSSLESS,) * len(names), 0, "float64")
-    errors = dict.fromkeys([*names, "largest"], 0.0)
+    errors = dict.fromkeys(names, 0.0)
     return Result(facts(archive, codings, None, errors, config), codings, None, cost)
 
 
@@ -134,7 +133,7 @@ def _relative_errors(
     lost: Mapping[int, float],
     in_episodes: Mapping[int, float],
 ) -> dict[str, float]:
-    """Bound on the error of every variable, and the largest.
+    """Bound on the error of every variable.
 
     Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
     known (`Tolerances`), or of what is `lost` of variables coded without POD, always or in
@@ -147,7 +146,7 @@ def _relative_errors(
     missed[list(lost)] = list(lost.values())
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)
-    errors = {
+    return {
         norm.name: float(
             np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5) / (total or 1)
         )
@@ -155,7 +154,6 @@ def _relative_errors(
             pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
         )
     }
-    return with_largest(errors)
 
 
 def _check_bound(errors: Mapping[str, float], tolerance: float) -> None:

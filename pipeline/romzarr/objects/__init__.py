@@ -1,22 +1,22 @@
-"""Files at URLs: object storage through obstore, everything else through fsspec.
+"""Files at URLs: object storage with obstore, everything else with fsspec.
 
-Credentials come from the environment of each process (``AWS_ACCESS_KEY_ID`` and so on) and
-stay in it: what is pickled holds the URL alone.
+Every process takes credentials from its environment (``AWS_ACCESS_KEY_ID`` and so on). Pickles
+contain only the URL.
 """
 
+from romzarr.objects.cache import caching
 from romzarr.objects.folder import Folder, Stored, folder
-from romzarr.objects.memory import remembering
 from romzarr.objects.remote import RemoteStore, is_document, zarr_store
-from romzarr.objects.requests import located, told
+from romzarr.objects.requests import file_system_of, storage_errors
 
 __all__ = [
     "Folder",
     "RemoteStore",
     "Stored",
+    "caching",
+    "file_system_of",
     "folder",
     "is_document",
-    "located",
-    "remembering",
-    "told",
+    "storage_errors",
     "zarr_store",
 ]

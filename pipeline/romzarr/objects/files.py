@@ -1,4 +1,4 @@
-"""Open files in object storage, as archives of a single file are read."""
+"""Open files in object storage, for archives of a single file."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from typing import Any
 
 from obstore.fsspec import FsspecStore
 
-from romzarr.objects.threads import waited
+from romzarr.objects.threads import in_thread
 
 
 class Files(FsspecStore):
-    """obstore's file system, whose requests are waited for in threads that Python ends in order.
+    """obstore's file system with requests in our threads (see `romzarr.objects.threads.in_thread`).
 
-    What is overridden here are all requests that reading a file makes outside of the open file
-    itself (`romzarr.objects.threads.waited` says why).
+    It overrides all requests for reading a file that the open file does not make itself.
     """
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         bucket, key = self._split_path(path)
         store = self._construct_store(bucket)
-        found = await waited(lambda: store.head(key))
+        found = await in_thread(lambda: store.head(key))
         return {"name": f"{bucket}/{key}", "type": "file", **found}
 
     async def _cat_file(
@@ -28,5 +27,5 @@ class Files(FsspecStore):
         bucket, key = self._split_path(path)
         store = self._construct_store(bucket)
         if end is None:
-            return bytes(await waited(lambda: store.get(key).bytes()))[start:]
-        return bytes(await waited(lambda: store.get_range(key, start=start or 0, end=end)))
+            return bytes(await in_thread(lambda: store.get(key).bytes()))[start:]
+        return bytes(await in_thread(lambda: store.get_range(key, start=start or 0, end=end)))

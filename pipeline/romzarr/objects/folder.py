@@ -1,4 +1,4 @@
-"""Single files below a URL or path: read, listed, removed, and replaced in one step."""
+"""Files below a URL or path: reading, listing, removal and atomic replacement."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from urllib.parse import urlsplit
 
 from zarr.core.sync import collect_aiterator, sync
 
+from romzarr.objects.cache import cached
 from romzarr.objects.listing import listed
-from romzarr.objects.memory import remembered
 from romzarr.objects.remote import RemoteStore
-from romzarr.objects.requests import asked, is_object_store, located
+from romzarr.objects.requests import file_system_of, is_object_store, with_retries
 
 
 class Stored(NamedTuple):
-    """Content of a file, and the version that it is, where there are versions."""
+    """Content of a file, and its version if the storage has versions."""
 
     content: bytes
     version: Mapping[str, str] | None
 
 
 class Folder(Protocol):
-    """Files below a URL, by their paths in it."""
+    """Files below a URL, addressed by relative paths."""
 
     def read(self, path: str, limit: int) -> Stored:
-        """The file at `path`, no more than one byte beyond `limit`; or FileNotFoundError."""
+        """Read a file, at most one byte more than `limit`; raise FileNotFoundError if missing."""
         ...
 
     def names(self) -> set[str]:
-        """What is directly below."""
+        """List the direct children."""
         ...
 
     def files(self, path: str = "") -> dict[str, Mapping[str, Any]]:
-        """Every file below `path`, with its ``size`` in bytes and whatever else is known.
+        """List every file below `path` with its ``size`` in bytes and other properties.
 
-        Where the URL is one of a file, that is all there is, with an empty path.
+        If the URL is that of a file, this is the only entry, with an empty path.
         """
         ...
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file, whatever there was."""
+        """Write a file, replacing any other."""
         ...
 
     def remove(self, path: str) -> None:
-        """Remove everything below `path`, if there is anything."""
+        """Remove everything below `path`."""
         ...
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
-        """Write a file if it still is of `version` (None: if there is none), in one step.
+        """Write a file if it still has this `version` (None: if it does not exist), atomically.
 
         Returns whether it was written.
         """
@@ -57,7 +57,7 @@ class Folder(Protocol):
 
 
 def folder(url: str) -> Folder:
-    """The folder at a URL or path."""
+    """Return the folder at a URL or path."""
     return ObjectFolder(url) if is_object_store(url) else FsspecFolder(url)
 
 
@@ -78,7 +78,7 @@ class ObjectFolder:
                 return bytes(store.get_range(path, start=0, end=limit + 1))
             return bytes(found.bytes())
 
-        content = sync(remembered(url, lambda: asked(url, request)))
+        content = sync(cached(url, lambda: with_retries(url, request)))
         if content is None:
             raise FileNotFoundError(url)
         return Stored(bytes(content), version or None)
@@ -96,18 +96,18 @@ class ObjectFolder:
             return {}
         above = RemoteStore(place).store
         try:
-            return {"": sync(asked(self._url, lambda: above.head(name)))}
+            return {"": sync(with_retries(self._url, lambda: above.head(name)))}
         except FileNotFoundError:
             return {}
 
     def write(self, path: str, content: bytes) -> None:
         store = self._zarr.store
-        sync(asked(f"{self._url}/{path}", lambda: store.put(path, content)))
+        sync(with_retries(f"{self._url}/{path}", lambda: store.put(path, content)))
 
     def remove(self, path: str) -> None:
         paths = list(self.files(path))
         if paths:
-            sync(asked(self._url, lambda: self._zarr.store.delete(paths)))
+            sync(with_retries(self._url, lambda: self._zarr.store.delete(paths)))
 
     def replace(self, path: str, content: bytes, version: Mapping[str, str] | None) -> bool:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -115,9 +115,9 @@ class ObjectFolder:
         condition: Any = "create" if version is None else version
         store, where = self._zarr.store, f"{self._url}/{path}"
         try:
-            sync(asked(where, lambda: store.put(path, content, mode=condition)))
+            sync(with_retries(where, lambda: store.put(path, content, mode=condition)))
         except (AlreadyExistsError, PreconditionError):
-            # It may be what an earlier try wrote, whose answer was lost.
+            # An earlier attempt may have written it, and its response was lost.
             with contextlib.suppress(FileNotFoundError):
                 return self.read(path, len(content)).content == content
             return False
@@ -125,10 +125,10 @@ class ObjectFolder:
 
 
 class FsspecFolder:
-    """A folder of any file system that fsspec knows; there `replace` has no condition."""
+    """A folder of any fsspec file system; its `replace` is unconditional."""
 
     def __init__(self, url: str) -> None:
-        self._fs, self._root = located(url)
+        self._fs, self._root = file_system_of(url)
 
     def read(self, path: str, limit: int) -> Stored:
         with self._fs.open(f"{self._root}/{path}", "rb") as file:

@@ -1,9 +1,8 @@
-"""Listing very many objects: a service gives a thousand a request, one request after the other.
+"""Lists very many objects in parallel; a service returns a thousand keys per request.
 
-So what is listed is cut into spans of keys, which are listed side by side. Nobody knows the keys
-beforehand; where a span turns out to be long, what is left of it is cut at keys that begin like
-the last one seen and go on with a larger digit, as numbered chunks do. Any cut is right, and
-those that leave nothing between them cost a request.
+The listing is divided into ranges of keys, which are listed concurrently. The keys are unknown in
+advance, so a long range is split at keys that start like the last one seen and continue with a
+larger digit, as numbered chunks do. Any split is correct; an empty range costs one request.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ from romzarr.objects.remote import RemoteStore
 
 Listed = dict[str, Mapping[str, Any]]
 
-# Keys of a span that are listed before the rest is cut, and spans listed side by side.
+# Keys of a range that are listed before it is split, and concurrent ranges: five requests are many
+# compared with the one that an empty range costs, and services limit the connections of a client.
 TOGETHER, SIDE_BY_SIDE = 5000, 24
-# Stores of obstore that list keys in their order, and from one of them on.
+# Stores of obstore that list keys in order and can start after a given key.
 IN_ORDER = frozenset({"S3Store", "GCSStore", "MemoryStore"})
 
 
 async def listed(store: RemoteStore, prefix: str) -> Listed:
-    """What storage knows of every object below `prefix`, by key."""
+    """Describe every object below `prefix`, by key."""
     if type(store.store).__name__ not in IN_ORDER:
         return {entry["path"]: entry async for entry in store.listed(prefix)}
     found = _Listing(store, prefix)
@@ -40,7 +40,7 @@ class _Listing:
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SIDE_BY_SIDE))
 
     async def span(self, after: str | None, last: str | None) -> None:
-        """List the keys after one and up to another."""
+        """List the keys after `after` and up to `last`."""
         seen = await self._begun(after, last)
         if seen is not None:
             ends = cuts(seen, last)
@@ -48,7 +48,7 @@ class _Listing:
             await asyncio.gather(*(self.span(*each) for each in spans))
 
     async def _begun(self, after: str | None, last: str | None) -> str | None:
-        """List the first keys of a span; the last of them if there may be more."""
+        """List the first keys of a range; return the last one if there may be more."""
         count = 0
         async with self.gate:
             async for entry in self.store.listed(self.prefix, after):
@@ -63,7 +63,7 @@ class _Listing:
 
 
 def cuts(seen: str, last: str | None) -> list[str]:
-    """Keys after `seen`, up to `last`, that numbered ones may lie between, in their order.
+    """Choose keys between `seen` and `last` at which to split a range.
 
     >>> cuts("u/c/8", None), cuts("u/78", "u/8")
     (['u/c/9'], ['u/79'])

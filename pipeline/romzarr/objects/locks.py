@@ -1,6 +1,6 @@
-"""Locks of the kernel on open files: they go with the process that holds them, however it ends.
+"""Kernel locks on open files, which are released when their process ends, however it ends.
 
-No library is used: filelock can neither lock a folder nor look at a lock without taking it.
+filelock cannot lock folders, nor inspect a lock without taking it.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import os
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks; whoever asks is told as where a disk has none.
+except ImportError:  # Windows: treated like a file system without locks
     fcntl = None  # type: ignore[assignment]
 
-# Children do not inherit what is opened so, nor the locks on it. Windows never lets them.
+# Children inherit neither such descriptors nor their locks. On Windows they never do.
 CLOSED_IN_CHILDREN: int = getattr(os, "O_CLOEXEC", 0)
 
 
 def take(descriptor: int, *, wait: bool = False, shared: bool = False) -> None:
-    """Lock an open file or folder until it is closed, alone or beside others who share it.
+    """Lock an open file or folder until it is closed, exclusively or shared.
 
     Raises
     ------
     BlockingIOError
-        If another has the lock, and this is not to wait.
+        If another process has the lock and `wait` is False.
     OSError
-        If this system, or this file system, has no locks.
+        If the system or the file system does not support locks.
     """
     if fcntl is None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -20,16 +20,23 @@ from zarr.storage import FsspecStore, ObjectStore
 
 from romzarr.errors import StorageError
 from romzarr.objects import requests
-from romzarr.objects.memory import remembered, written
-from romzarr.objects.requests import asked, connection, is_object_store, is_passing, pause, told
-from romzarr.objects.threads import waited
+from romzarr.objects.cache import cached, written
+from romzarr.objects.requests import (
+    connection,
+    is_object_store,
+    is_passing,
+    pause,
+    storage_errors,
+    with_retries,
+)
+from romzarr.objects.threads import in_thread
 
-# Names of metadata in either version of the format.
+# Names of metadata documents in either version of the format.
 _DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
 
 class RemoteStore(ObjectStore[Any]):
-    """Zarr store in object storage that asks again; pickles hold its URL and no credentials."""
+    """Zarr store in object storage with retries; pickles contain the URL and no credentials."""
 
     def __init__(self, url: str, read_only: bool = False) -> None:
         super().__init__(connection(url), read_only=read_only)
@@ -54,9 +61,9 @@ class RemoteStore(ObjectStore[Any]):
 
         async def found() -> Any:
             with contextlib.suppress(FileNotFoundError):
-                return await asked(url, lambda: _content(self.store, key, byte_range))
+                return await with_retries(url, lambda: _content(self.store, key, byte_range))
 
-        content = await (remembered(url, found) if byte_range is None else found())
+        content = await (cached(url, found) if byte_range is None else found())
         return None if content is None else prototype.buffer.from_bytes(content)
 
     async def get_partial_values(
@@ -74,7 +81,7 @@ class RemoteStore(ObjectStore[Any]):
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
         content, url = value.as_buffer_like(), f"{self.url}/{key}"
-        done = await asked(url, lambda: self.store.put(key, content))
+        done = await with_retries(url, lambda: self.store.put(key, content))
         written(url, content, done["e_tag"])
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
@@ -83,13 +90,15 @@ class RemoteStore(ObjectStore[Any]):
         self._check_writable()
         content = value.as_buffer_like()
         with contextlib.suppress(AlreadyExistsError):
-            await asked(f"{self.url}/{key}", lambda: self.store.put(key, content, mode="create"))
+            await with_retries(
+                f"{self.url}/{key}", lambda: self.store.put(key, content, mode="create")
+            )
 
     async def delete(self, key: str) -> None:
         self._check_writable()
-        # S3 says nothing of an object that is not there; others do.
+        # S3 ignores missing objects; other services do not.
         with contextlib.suppress(FileNotFoundError):
-            await asked(f"{self.url}/{key}", lambda: self.store.delete(key))
+            await with_retries(f"{self.url}/{key}", lambda: self.store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
         self._check_writable()
@@ -97,20 +106,20 @@ class RemoteStore(ObjectStore[Any]):
         await asyncio.gather(*(self.delete(key) for key in keys))
 
     async def getsize(self, key: str) -> int:
-        found = await asked(f"{self.url}/{key}", lambda: self.store.head(key))
+        found = await with_retries(f"{self.url}/{key}", lambda: self.store.head(key))
         return int(found["size"])
 
     async def listed(
         self, prefix: str | None = None, after: str | None = None
     ) -> AsyncGenerator[Mapping[str, Any], None]:
-        """What storage knows of each object below `prefix`, from one on, page by page."""
+        """Describe each object below `prefix`, starting after key `after`, page by page."""
         last = after
         failures = 0
-        with told(self.url):
+        with storage_errors(self.url):
             while True:
                 pages = iter(self.store.list(prefix, offset=last))
                 try:
-                    while (page := await waited(partial(next, pages, None))) is not None:
+                    while (page := await in_thread(partial(next, pages, None))) is not None:
                         for item in page:
                             yield item
                             last = item["path"]
@@ -131,9 +140,9 @@ class RemoteStore(ObjectStore[Any]):
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         async def found() -> Any:
-            return await asked(self.url, lambda: self.store.list_with_delimiter(prefix))
+            return await with_retries(self.url, lambda: self.store.list_with_delimiter(prefix))
 
-        entries = await remembered(f"{self.url}/{prefix}".rstrip("/") + "/", found)
+        entries = await cached(f"{self.url}/{prefix}".rstrip("/") + "/", found)
         for path in (*entries["common_prefixes"], *(each["path"] for each in entries["objects"])):
             yield path.rstrip("/").rpartition("/")[2]
 
@@ -142,7 +151,7 @@ class RemoteStore(ObjectStore[Any]):
 
 
 def _content(store: Any, key: str, wanted: ByteRequest | None) -> Any:
-    """Bytes of an object, or some of them."""
+    """Read an object or a part of it."""
     if isinstance(wanted, RangeByteRequest):
         return store.get_range(key, start=wanted.start, end=wanted.end)
     if isinstance(wanted, OffsetByteRequest):
@@ -153,32 +162,32 @@ def _content(store: Any, key: str, wanted: ByteRequest | None) -> Any:
 
 
 def _end(store: Any, key: str, length: int) -> Any:
-    """The last bytes of an object."""
+    """Read the last bytes of an object."""
     from obstore.exceptions import NotSupportedError
 
     try:
         return store.get(key, options={"range": {"suffix": length}}).bytes()
-    except NotSupportedError:  # Azure has no such request
+    except NotSupportedError:  # Azure does not support suffix requests
         size = store.head(key)["size"]
         return store.get_range(key, start=max(0, size - length), end=size)
 
 
 def is_document(key: str) -> bool:
-    """Whether a key of a Zarr store is one of metadata."""
+    """Tell whether a key of a Zarr store is a metadata document."""
     return key.rpartition("/")[2] in _DOCUMENTS
 
 
 def zarr_store(url: str, read_only: bool) -> Store:
-    """Zarr store at `url`.
+    """Open the Zarr store at `url`.
 
     Raises
     ------
     StorageError
-        If nothing installed knows this kind of URL.
+        If no installed package supports this kind of URL.
     """
     if is_object_store(url):
         return RemoteStore(url, read_only)
     try:
         return FsspecStore.from_url(url, read_only=read_only)
     except (ImportError, ValueError) as error:
-        raise StorageError(f"{url}: no access to this kind of URL: {error}") from error
+        raise StorageError(f"{url}: this kind of URL is not supported: {error}") from error

@@ -1,4 +1,4 @@
-"""Requests to object storage: limits of time, number of tries, and what is said in the end."""
+"""Requests to object storage: timeouts, retries and error messages."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from urllib.parse import urlsplit
 import fsspec
 
 from romzarr.errors import StorageError
-from romzarr.objects.threads import waited
+from romzarr.objects.threads import in_thread
 
 T = TypeVar("T")
 
 SCHEMES = frozenset({"s3", "s3a", "gs", "az", "adl", "abfs", "abfss"})
+# Far more than a connection needs, little enough for retries.
 CONNECT_SECONDS = 5.0
-# Without a byte: a request that hangs is given up and sent again.
+# A request without any data for so long is sent again.
 SILENT_SECONDS = 20.0
-# For a whole request, however steadily it goes on.
+# A whole request: 64 MiB at 75 kB/s.
 REQUEST_SECONDS = 900.0
+# The pauses double: with five tries a service has some 3 s to recover.
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.2
 
@@ -36,10 +38,10 @@ def is_object_store(url: str) -> bool:
 
 
 def options(retries: int) -> dict[str, Any]:
-    """What a connection is made with; obstore itself sends requests again so many times."""
+    """Make the options of a connection; obstore itself retries requests `retries` times."""
     return {
         "client_options": {
-            # Endpoints of one's own (MinIO, Ceph) are often http.
+            # Private endpoints (MinIO, Ceph) often use http.
             "allow_http": True,
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
             "read_timeout": timedelta(seconds=SILENT_SECONDS),
@@ -59,90 +61,88 @@ def options(retries: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def connection(url: str) -> Any:
-    """The obstore store at `url` in this process, with the credentials of its environment.
+    """Return the obstore store at `url`, with the credentials in the environment.
 
-    Every request is sent once: `asked` sends it again, which obstore does not do with writes,
-    nor where the body of an answer breaks off.
+    obstore does not retry: `with_retries` does, also for writes and for truncated responses.
 
     Raises
     ------
     StorageError
-        If obstore is not installed, or the environment holds settings that it refuses.
+        If obstore is not installed, or refuses settings in the environment.
     """
     if find_spec("obstore") is None:
         raise StorageError(
             f"{url}: {urlsplit(url).scheme}:// URLs need obstore, which is not installed; "
             "pip install 'romzarr[s3]'"
         )
-    with told(url):
+    with storage_errors(url):
         return import_module("obstore.store").from_url(url, **options(retries=0))
 
 
 @lru_cache(maxsize=16)
 def _file_system(scheme: str) -> Any:
     connection(f"{scheme}://any")
-    # Open files are read in many small pieces, each its own request: obstore repeats those.
+    # Open files make many small requests, which obstore retries itself.
     return import_module("romzarr.objects.files").Files(scheme, **options(retries=TRIES - 1))
 
 
-def located(url: str) -> tuple[Any, str]:
-    """The fsspec file system of `url`, a path too, and where `url` is in it.
+def file_system_of(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL or path, and the path in it.
 
     Raises
     ------
     StorageError
-        If nothing installed knows this kind of URL.
+        If no installed package supports this kind of URL.
     """
     if is_object_store(url):
         return _file_system(urlsplit(url).scheme), url.partition("://")[2]
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise StorageError(f"{url}: no access to this kind of URL: {error}") from error
+        raise StorageError(f"{url}: this kind of URL is not supported: {error}") from error
     return found
 
 
 # --- failures -----------------------------------------------------------------------------
 
 _NO_ANSWER = (
-    "object storage does not answer as it should, however often it is asked; see that the network "
-    "and the endpoint (AWS_ENDPOINT_URL) are up and that there are credentials, then run again"
+    "object storage does not answer; check the network, the endpoint (AWS_ENDPOINT_URL) and the "
+    "credentials, then run again"
 )
 _REFUSED = (
-    "access is refused; see that the credentials in the environment of this process "
-    "(AWS_ACCESS_KEY_ID, ...) may do this, or set AWS_SKIP_SIGNATURE=true for public data"
+    "access is refused; check the permissions of the credentials in the environment "
+    "(AWS_ACCESS_KEY_ID, ...), or set AWS_SKIP_SIGNATURE=true for public data"
 )
 _NO_KEY = (
-    "no key was found: there are no credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) in the "
-    "environment of this process, and this machine has no role to ask as; set them, or "
-    "AWS_SKIP_SIGNATURE=true for public data"
+    "found no credentials: neither AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment "
+    "nor a role of this machine; set them, or AWS_SKIP_SIGNATURE=true for public data"
 )
-# Without a key a machine asks where those of a cloud are told their role.
+# Without a key, the client requests the role of a cloud machine at these addresses.
 _KEYLESS = (
     *("/latest/api/token", "/latest/meta-data", "/computeMetadata/", "/metadata/identity/"),
     *("Missing AccessKeyId", "Missing SecretAccessKey"),
 )
-# What services say of a bucket that is not there.
+# Messages of services for a missing bucket.
 _NO_BUCKET = ("<Code>NoSuchBucket<", "The specified bucket does not exist", "ContainerNotFound")
-# What the server takes for our fault will be no other the next time, but for these.
+# Client errors persist, except timeouts, conflicts and rate limits.
 _LASTING = re.compile(r"status code: 4(?!08|09|25|29)\d\d")
 _ADVICE = {
     "PermissionDeniedError": _REFUSED,
     "UnauthenticatedError": _REFUSED,
-    "UnknownConfigurationKeyError": "a setting of object storage is not understood; correct it",
+    "UnknownConfigurationKeyError": "a setting of object storage is unknown; correct it",
 }
-# Answers to a write with a condition, and no failures.
+# Responses to conditional writes, which are no failures.
 _CONFLICTS = ("AlreadyExistsError", "PreconditionError")
-# What may go well the next time.
+# Errors that may be temporary.
 _PASSING = ("GenericError", "JoinError")
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the same request may be answered the next time."""
+    """Tell whether a retry may succeed."""
     if not type(error).__module__.startswith("obstore") or type(error).__name__ not in _PASSING:
         return False
     said = str(error)
-    # Where nobody knows a role nothing answers, however often it is asked.
+    # Without a role, retries cannot succeed.
     keyless = _about(said, _KEYLESS) and "status code: 5" not in said
     return not (keyless or _LASTING.search(said))
 
@@ -152,10 +152,10 @@ def _about(said: str, words: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
-    """Failures of object storage as a `StorageError` that says what to do.
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn failures of object storage into a `StorageError` with advice.
 
-    That a file is not there, or is there, is no failure: both pass.
+    Errors about missing or existing files pass unchanged.
     """
     try:
         yield
@@ -169,12 +169,12 @@ def told(url: str) -> Iterator[None]:
         if not foreign or name in _CONFLICTS:
             raise
         advice = _NO_KEY if _about(whole, _KEYLESS) else _ADVICE.get(name, _NO_ANSWER)
-        # What follows the first line is for who debugs obstore.
+        # The other lines help only to debug obstore.
         raise StorageError(f"{url}: {advice} ({whole.partition(chr(10))[0].strip()})") from None
 
 
 def bucket_of(url: str) -> str:
-    """The bucket that a URL is in.
+    """Return the bucket of a URL.
 
     >>> bucket_of("s3://bucket/deep/er")
     's3://bucket'
@@ -183,25 +183,25 @@ def bucket_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-async def asked(url: str, request: Callable[[], T]) -> T:
-    """What `request` returns, sent up to `TRIES` times; it must be one that may be repeated.
+async def with_retries(url: str, request: Callable[[], T]) -> T:
+    """Send an idempotent request up to `TRIES` times.
 
     Raises
     ------
     StorageError
-        Naming `url`, if storage refuses, or the last try fails as well.
+        If storage refuses the request, or the last try fails; names `url`.
     """
-    with told(url):
+    with storage_errors(url):
         for failures in range(TRIES - 1):
             try:
-                return await waited(request)
+                return await in_thread(request)
             except Exception as error:
                 if not is_passing(error):
                     raise
             await pause(failures)
-        return await waited(request)
+        return await in_thread(request)
 
 
 async def pause(failures: int) -> None:
-    """Wait longer after each failure, and not as long as others who wait."""
+    """Wait with exponential backoff and jitter."""
     await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**failures * random.uniform(0.5, 1.5))

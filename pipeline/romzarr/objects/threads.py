@@ -1,4 +1,4 @@
-"""Threads in which requests to object storage are waited for."""
+"""Threads for blocking requests to object storage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Requests under way at once in this process, each with a thread that waits for it.
+# Concurrent requests of this process: they hide latency, and services limit connections.
 AT_ONCE = 64
 
 
@@ -19,11 +19,11 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(AT_ONCE, "romzarr request")
 
 
-async def waited(request: Callable[[], T]) -> T:
-    """What `request` returns, waited for in a thread of Python's own.
+async def in_thread(request: Callable[[], T]) -> T:
+    """Run a blocking `request` of obstore in a Python thread.
 
-    What obstore awaits is ended by threads that Python does not know. One that is a little late,
-    as on a busy core, asks for the interpreter while that ends, and the process is aborted
-    (SIGABRT). Threads of a pool are joined before that, and obstore's own never call Python.
+    obstore's awaitables are completed by foreign threads. If one of them is late, it requests the
+    interpreter while that shuts down, and the process aborts (SIGABRT). Threads of a pool are
+    joined before the shutdown, and blocking requests never call Python from other threads.
     """
     return await asyncio.get_running_loop().run_in_executor(_threads(), request)

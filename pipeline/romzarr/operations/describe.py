@@ -15,7 +15,7 @@ from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 from romzarr.numerics.pod.roughness import runs
 from romzarr.reports import StoreInfo, advice
 from romzarr.store import layout
-from romzarr.store.layout import Fields, compact_json
+from romzarr.store.layout import JsonObject, compact_json
 from romzarr.store.models import UNEXPLAINED, StoredModels, models_from_facts
 from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.generation import Generation
@@ -92,7 +92,7 @@ def _model_of(part: Generation) -> dict[str, Any]:
 
 def _models_of(part: Generation) -> StoredModels | None:
     """The models of a part, with which it is decoded or not."""
-    return models_from_facts(Fields(part.facts, part.name).fields("model"))
+    return models_from_facts(JsonObject(part.facts, part.name).object("model"))
 
 
 def _prediction(opened: CoefficientStore) -> dict[str, Any]:

@@ -14,12 +14,11 @@ from romzarr.archive.time_axis import shown_time
 from romzarr.arguments import as_flag
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import all_leaves, share_of, some_leaves
-from romzarr.comparison.blocks import as_stored
+from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.fold import fold
 from romzarr.comparison.measures import MEASURES, Finding
 from romzarr.config import Config, given_config
 from romzarr.contracts import ArchivedVariable, BlockSpan
-from romzarr.errors import StoreError
 from romzarr.progress import step, working_on
 from romzarr.reports import VerifyReport
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -72,7 +71,8 @@ def verify(
         opened = open_store(store)
         opened.check_files()
         archive = as_stored(opened, source, config)
-        lost = _missing(opened, archive, os.fspath(store))
+        refuse_other_archive(opened, archive)
+        lost = _missing(archive, os.fspath(store))
         plan = plan_pod(archive.variables)
         found, share = _decided(archive, plan, opened, sample)
         problems = (*lost, *(words for each in found.values() for words in each.problems))
@@ -156,17 +156,8 @@ def _judged(
     return _Verdict(findings, _place(archive, variable, worst), tuple(problems), conclusive)
 
 
-def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str]:
+def _missing(archive: Archive, store: str) -> list[str]:
     """What the store lacks or holds differently, from metadata and coordinates."""
-    for variable in archive.variables:
-        stored = opened.variables.get(variable.name)
-        if stored is None or (stored.dims, stored.shape) != (variable.dims, variable.shape):
-            there = "missing" if stored is None else _sizes(stored.dims, stored.shape)
-            raise StoreError(
-                f"{store} was not made from {archive.name}: variable {variable.name!r} is "
-                f"{_sizes(variable.dims, variable.shape)} there and {there} in the store; verify "
-                f"against the archive the store was made from"
-            )
     decoded = xr.open_dataset(store, engine="romzarr")
     problems = [
         f"variable {v.name!r}: dtype {decoded[v.name].dtype}, was {v.dtype}"
@@ -179,10 +170,6 @@ def _missing(opened: CoefficientStore, archive: Archive, store: str) -> list[str
         elif not carried.equals(decoded.variables[name]):
             problems.append(f"{name!r} differs from the source")
     return problems
-
-
-def _sizes(dims: Sequence[str], shape: Sequence[int]) -> str:
-    return " x ".join(f"{dim} {size}" for dim, size in zip(dims, shape, strict=True))
 
 
 def _place(archive: Archive, variable: ArchivedVariable, at: Sequence[int]) -> str:

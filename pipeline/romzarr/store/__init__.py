@@ -1,4 +1,4 @@
-"""The coefficient store on disk: written once, replaced atomically, decoded lazily (FORMAT.md)."""
+"""The coefficient store: written once, replaced atomically, decoded lazily (FORMAT.md)."""
 
-# Whoever opens a store needs its codec, with or without the entry point of an installation.
+# Registers the codec, also where romzarr is not installed with its entry points.
 from romzarr.store.codec import WaveletCodec as WaveletCodec

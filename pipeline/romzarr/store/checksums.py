@@ -1,12 +1,12 @@
-"""Checksums of a store's files, bound to the places where the files belong.
+"""Checksums that bind the files of a store to their paths.
 
-A checksum is the CRC32C of a file's place in the store, ``<generation>/<path>``, followed by its
-content. A generation has a name of its own, so a file that was swapped with another, rolled
-back, or taken from another store has a wrong checksum where it lies.
+A checksum is the CRC32C of a file's path in the store, ``<generation>/<path>``, followed by its
+content. Names of generations are unique, so a file that was swapped, rolled back, or copied from
+another store has a wrong checksum.
 
-Metadata files have their checksums in the file above them, as eight hexadecimal digits. A chunk
-ends with its own; the codec `ChecksumCodec` only makes room for it, as codecs do not learn which
-chunk they work on.
+The checksums of metadata files are in the file above them, as eight hexadecimal digits. A chunk
+ends with its own checksum. The codec `ChecksumCodec` only reserves the bytes, because codecs do not
+know the path of a chunk.
 """
 
 from __future__ import annotations
@@ -34,58 +34,54 @@ _CHUNK = re.compile(r"(.+)/c(?:/\d+)*")
 
 
 def checksum(place: str, content: bytes) -> str:
-    """CRC32C of a place in a store, ``<generation>/<path>``, followed by what lies there.
+    """Compute the CRC32C of a path in a store, ``<generation>/<path>``, and the content there.
 
-    As eight hexadecimal digits: stores of the same content have the same size.
+    It always has eight hexadecimal digits, so that stores of equal content have equal size.
     """
     value: int = google_crc32c.extend(google_crc32c.value(place.encode()), content)
     return f"{value:0{2 * SIZE}x}"
 
 
 def checked(content: bytes, expected: str, place: str, where: str) -> bytes:
-    """`content`, unless it has another checksum at this place.
+    """Return `content` if its checksum at this path is right.
 
     Raises
     ------
     StoreError
-        If it has; the message begins with `where`.
+        If it is wrong; the message begins with `where`.
     """
     if checksum(place, content) != expected:
-        raise StoreError(
-            f"{where}: is damaged, or belongs elsewhere (its checksum does not fit its place)"
-        )
+        raise StoreError(f"{where}: is damaged, or belongs elsewhere (wrong checksum)")
     return content
 
 
 def with_checksum(payload: bytes, place: str) -> bytes:
-    """A chunk as it is stored: its payload, and the checksum at the end."""
+    """Append the checksum to the payload of a chunk."""
     return payload + bytes.fromhex(checksum(place, payload))[::-1]
 
 
 def payload_of(chunk: bytes, place: str, where: str) -> bytes:
-    """The payload of a stored chunk, once its checksum is found right.
+    """Check the checksum of a stored chunk and return its payload.
 
     Raises
     ------
     StoreError
-        If it is not.
     """
     return checked(chunk[:-SIZE], chunk[-SIZE:][::-1].hex(), place, where)
 
 
 def array_of(key: str) -> str | None:
-    """Path of the array that a key of a Zarr store is a chunk of; None if it is no chunk."""
+    """Return the path of the array of a chunk; None for other keys."""
     found = _CHUNK.fullmatch(key)
     return found[1] if found else None
 
 
 @dataclass(frozen=True)
 class ChecksumCodec(BytesBytesCodec):
-    """Leaves room for a checksum at the end of a chunk, and takes it off again.
+    """Reserves bytes for a checksum at the end of a chunk, and removes them again.
 
-    Stores that know the place of a chunk put it there (`SealingStore`) and check it
-    (`romzarr.store.reading.checked.CheckedStore`). Whoever reads with Zarr alone gets the values
-    unchecked.
+    Stores write the checksum (`SealingStore`) and check it
+    (`romzarr.store.reading.checked.CheckedStore`). Plain Zarr reads the values unchecked.
     """
 
     is_fixed_size = True
@@ -99,7 +95,7 @@ class ChecksumCodec(BytesBytesCodec):
     def to_dict(self) -> dict[str, JSON]:
         return {"name": NAME}
 
-    # Zarr from 3.2 on calls these two from threads of its own.
+    # zarr >= 3.2 calls these two from its own threads.
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         return chunk_bytes[:-SIZE]
 
@@ -117,7 +113,7 @@ class ChecksumCodec(BytesBytesCodec):
 
 
 class SealingStore(WrapperStore[Store]):
-    """Zarr store of a generation that puts the checksum into every chunk written to it.
+    """Zarr store of a generation that writes the checksum into every chunk.
 
     Parameters
     ----------
@@ -150,7 +146,7 @@ class SealingStore(WrapperStore[Store]):
             await self.set(key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        # Exists from zarr 3.2 on, and only there anything calls it.
+        # Only zarr >= 3.2 has and calls this method.
         store: Any = self._store
         store.set_sync(key, self._sealed(key, value))
 

@@ -1,4 +1,4 @@
-"""The Zarr codec of coded arrays: wavelets, one quantisation step, a range coder."""
+"""The Zarr codec of coded arrays: wavelet transform, uniform quantisation, range coder."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from romzarr.coding.field import decode_coefficients, encode_field
 from romzarr.errors import PipelineError
 
 NAME = "romzarr.wavelet"
+# More than any axis of a chunk has.
 MAX_LEVELS = 40
-# Sums of differences take twice the memory that decoding takes else; tables are small.
+# Values of a chunk with differences, whose sums double the memory for decoding; tables are small.
 MAX_SUMMED = 1 << 24
-# Axes that are longer than one: each doubles the parts that are coded one after the other, and
-# with so many they take 4 s.
+# Axes longer than one: each doubles the number of subbands, and seven take 4 s to decode.
 MAX_AXES = 7
 
 
 @dataclass(frozen=True)
 class WaveletCodec(ArrayBytesCodec):
-    """Codes chunks of float32 or float64 with an error of about a quarter of ``step``.
+    """Codes chunks of float32 or float64 with an RMS error of about a quarter of ``step``.
 
     Parameters
     ----------
     step : float
         Quantisation step of the wavelet coefficients, positive.
     levels : sequence of int
-        Levels of the transform per axis of a chunk; 0 where an axis is not transformed.
+        Levels of the transform for each axis of a chunk; 0 if an axis is not transformed.
     differences : sequence of int
-        Orders of the finite differences along the first of two axes that stand in place of the
-        transform, for the leading columns; 0 where it is transformed.
+        Orders of finite differences along the first of two axes, for the leading columns; they
+        replace the transform. 0 for columns that are transformed.
 
     Raises
     ------
     ValueError
-        If a parameter is of another kind or range.
+        If a parameter has a wrong type or is out of range.
     """
 
     is_fixed_size = False
@@ -100,15 +100,15 @@ class WaveletCodec(ArrayBytesCodec):
         return {"name": NAME, "configuration": configuration}
 
     def check(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
-        """Refuse chunks that are not of `levels`.
+        """Refuse chunks that do not fit the parameters.
 
-        More levels than an axis has would do nothing but cost time, without limit.
+        Superfluous levels would have no effect but take unlimited time.
 
         Raises
         ------
         ValueError
             If a chunk of this shape has fewer levels, or fewer columns than `differences`, or
-            `dtype` is not a float of 4 or 8 bytes.
+            `dtype` is not float32 or float64.
         """
         most = [depth(length) for length in chunk]
         if len(self.levels) != len(most) or any(map(int.__gt__, self.levels, most)):
@@ -141,13 +141,13 @@ class WaveletCodec(ArrayBytesCodec):
     def coefficients(
         self, content: bytes, shape: Sequence[int], dtype: np.dtype[Any]
     ) -> Coefficients:
-        """Of one chunk, for those who can do without its values."""
+        """Decode the coefficients of a chunk, without its values."""
         return decode_coefficients(content, shape, self.step, self.levels, dtype, self.differences)
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         self.check(getattr(chunk_grid, "chunk_shape", shape), dtype.to_native_dtype())
 
-    # Zarr from 3.2 on calls these two from threads of its own.
+    # zarr >= 3.2 calls these two from its own threads.
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         dtype, shape = chunk_spec.dtype.to_native_dtype(), chunk_spec.shape
         try:
@@ -173,7 +173,7 @@ class WaveletCodec(ArrayBytesCodec):
 
 
 def _as_tuple(listed: Any) -> Any:
-    """A list as the tuple that it has to become; what is none is left for the check."""
+    """Convert a list to a tuple; leave anything else for the check to refuse."""
     return tuple(listed) if isinstance(listed, list | tuple) else listed
 
 

@@ -1,20 +1,20 @@
-"""How a store appears, or replaces another, in one step.
+"""Creates and replaces stores atomically.
 
-A writer fills a *generation*, a folder that is never changed afterwards. The root metadata
-name the generations that count: writing that one small file is the commit. As a rule one counts;
-where something was appended, several do, in the order of time.
+A writer fills a *generation*, a folder that never changes afterwards. The root metadata list the
+current generations: writing this small file is the commit. There is one current generation, or
+several in the order of time after appends.
 
-Generations that do not count any more stay for whoever opened them (`RETENTION`): the root
-metadata name them too, with the time when they were replaced, and whoever writes there next
-removes those whose time is over. They are named as long as anything of them is there, so that
-whoever is killed while he removes them leaves them to the next. Nothing is ever removed that no
-root metadata have named, or while these are damaged.
+Superseded generations are kept for a while for readers that opened them (`RETENTION`). The root
+metadata list them with the time of their replacement, and the next writer removes those that have
+expired. They stay listed until they are completely removed, so that a later writer continues after
+a crash. Generations that no root metadata have listed are never removed, and none while the root
+metadata are damaged.
 
 On a local file system the generation is built in a hidden folder beside the destination,
-``.<name>.partial-<generation>``, holding ``lock`` and ``store/`` (`romzarr.store.staging`).
+``.<name>.partial-<generation>``, with ``lock`` and ``store/`` (`romzarr.store.staging`).
 
-On an object store the generation is written under the destination at once and no lock
-exists: what crashed writers left is removed when it is a week old.
+On an object store the generation is written directly below the destination, without a lock;
+leftovers of crashed writers are removed after a week.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
@@ -38,43 +37,48 @@ from romzarr.store.staging import (
     flush,
     flush_tree,
     locked,
+    make_parents,
+    new_token,
+    remove_empty,
     remove_staging,
     staging_of,
     sweep_staging,
     write_flushed,
 )
 
-# How long a generation stays that was replaced. An analysis that was begun on it, or a graph built
-# on it, goes on for some time; archives are not held twice for long.
+# Analyses and graphs that use a superseded generation may run for some time, but archives should
+# not take twice the space for long.
 RETENTION = timedelta(hours=1)
-# A stream may replace generations many times a second: of more than so many the oldest go.
+# A stream may replace generations many times a second. Of more than this many the oldest are
+# removed, so that the root metadata stay small.
 MOST_SUPERSEDED = 128
+# Longer than any writer takes.
 _ABANDONED = timedelta(days=7)
 
 
 class Commit(Protocol):
-    """One attempt to put a store in place."""
+    """One attempt to create or replace a store."""
 
     generation: str
 
     @property
     def url(self) -> str:
-        """Where the generation is written before it counts."""
+        """Where the generation is written before the commit."""
         ...
 
     def begin(self) -> None:
-        """Check the destination, remove what crashed writers left, prepare `url`."""
+        """Check the destination, remove leftovers of crashed writers, prepare `url`."""
         ...
 
     def publish(self, parts: tuple[Part, ...]) -> Root:
-        """Make these the store: the generation at `url`, after others already there.
+        """Commit: make the generation at `url`, after existing ones, the store.
 
-        Returns what the root metadata say now.
+        Returns the new root metadata.
         """
         ...
 
     def abort(self) -> None:
-        """Remove everything written, unless it has been published."""
+        """Remove everything written, unless it is published."""
         ...
 
 
@@ -84,10 +88,10 @@ def committer(
     forbid: Sequence[str],
     onto: Root | None = None,
 ) -> Commit:
-    """The way to commit at `target`, which must not touch any place in `forbid`.
+    """Choose the way to commit at `target`, which must not overlap with any place in `forbid`.
 
-    A store that is there may be replaced with `overwrite`, or if it is `onto`, which was read
-    from it: then parts of it may go on to count.
+    An existing store may be replaced with `overwrite`, or if its root metadata are still `onto`:
+    then its parts may stay current.
 
     Raises
     ------
@@ -98,21 +102,16 @@ def committer(
     for place in map(layout.normalised, forbid):
         if f"{url}/".startswith(f"{place}/") or f"{place}/".startswith(f"{url}/"):
             raise StoreError(
-                f"{url}: writing here would touch the archive at {place}; choose a destination "
-                "outside of it"
+                f"{url}: overlaps with the archive at {place}; choose a destination outside of it"
             )
-    generation = f"{_stamp(datetime.now(UTC))}-{secrets.token_hex(4)}"
+    generation = new_token()
     if layout.is_local(url):
         return LocalCommit(Path(url), generation, overwrite, onto)
     return ObjectCommit(url, generation, overwrite, onto)
 
 
 def sweep(target: str | os.PathLike[str]) -> None:
-    """Remove what is of no use any more, as the next writer would.
-
-    That is generations that were replaced long ago (`RETENTION`), and what crashed writers left
-    beside a local store.
-    """
+    """Remove expired generations (`RETENTION`) and leftovers of crashed writers."""
     url = layout.normalised(target)
     if layout.is_local(url):
         _sweep(Path(url))
@@ -123,15 +122,15 @@ def sweep(target: str | os.PathLike[str]) -> None:
 
 
 def check_root(url: str) -> None:
-    """Refuse root metadata that are damaged, or older than what lies beside them.
+    """Refuse root metadata that are damaged or outdated.
 
-    On object storage nobody can tell a newer generation from what a writer that died has left.
+    On object storage, newer generations cannot be distinguished from leftovers of dead writers.
 
     Raises
     ------
     StoreError
-        If there are none, or they are not whole; or a local store holds a newer generation that
-        they do not name and no writer is about to.
+        If the root metadata are missing or damaged, or a local store has a newer generation that
+        they do not list and that no writer is about to commit.
     """
     names = objects.folder(url).names() if layout.is_local(url) else set[str]()
     root = layout.current_root(url)
@@ -140,9 +139,9 @@ def check_root(url: str) -> None:
     for name in sorted(name for name in others if _begun(name) > newest):
         if not staging_of(Path(url), name).exists() and layout.current_root(url) == root:
             raise StoreError(
-                f"{url}: {layout.ROOT} does not name {name}, which is newer: an older one was put "
-                "back, or the store was copied while it was written to; restore the newer one, or "
-                f"remove {name} if it is of no use"
+                f"{url}: {layout.ROOT} does not list {name}, which is newer: it was replaced by an "
+                "older version, or the store was copied while it was written. Restore the newer "
+                f"{layout.ROOT}, or remove {name} if it is not needed"
             )
 
 
@@ -151,12 +150,12 @@ def _stamp(time: datetime) -> str:
 
 
 def _begun(generation: str) -> str:
-    """When the writer of a generation began."""
+    """Return when the writer of a generation began."""
     return generation.partition("-")[0]
 
 
 def _outlived(superseded: Sequence[Superseded]) -> frozenset[str]:
-    """Generations that nobody is expected to read any more."""
+    """Return the expired generations."""
     oldest = _stamp(datetime.now(UTC) - RETENTION)
     kept = sorted(superseded, key=lambda each: each.since)[-MOST_SUPERSEDED:]
     return frozenset(
@@ -165,9 +164,9 @@ def _outlived(superseded: Sequence[Superseded]) -> frozenset[str]:
 
 
 def _root_after(parts: tuple[Part, ...], before: Root | None, there: Collection[str]) -> Root:
-    """Root metadata of `parts` in place of those `before`, where the generations `there` are.
+    """Make root metadata of `parts` that supersede `before`; `there` lists existing generations.
 
-    Where nothing tells what counted, all that is there is what was to be replaced.
+    If the earlier root metadata are unknown, all existing generations are superseded.
     """
     now = _stamp(datetime.now(UTC))
     known = {} if before is None else {each.generation: each for each in before.superseded}
@@ -186,13 +185,13 @@ def _exists_error(url: str) -> StoreExistsError:
 
 def _changed_error(url: str) -> StoreError:
     return StoreError(
-        f"{url}: was changed by another writer since it was opened; nothing was written, open it "
+        f"{url}: was changed by another writer since it was opened; nothing was written. Open it "
         "again"
     )
 
 
 def _current(url: str) -> Root | None:
-    """What counts at `url`; None where no romzarr store of a format known here is."""
+    """Read the root metadata at `url`; None if there is no romzarr store of a known format."""
     try:
         return layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except (FileNotFoundError, StoreError):
@@ -200,7 +199,7 @@ def _current(url: str) -> Root | None:
 
 
 class LocalCommit:
-    """Commit by `os.rename` and `os.replace`, everything on disk before either.
+    """Commits by `os.rename` and `os.replace`, after flushing everything to the disk.
 
     Parameters
     ----------
@@ -211,7 +210,7 @@ class LocalCommit:
     overwrite : bool
         Whether a store at `path` may be replaced.
     onto : Root, optional
-        What it has to be for that.
+        The root metadata that it must have to be replaced.
     """
 
     def __init__(
@@ -231,13 +230,13 @@ class LocalCommit:
         if not self.path.name:
             raise StoreError(f"{self.path}: the root of a file system cannot be a store")
         self._check_destination()
-        self._make_parents()
+        self._parents = make_parents(self.path)
         _sweep(self.path)
         self._lock = claim(self._staging)
         Path(self.url).mkdir(parents=True)
 
     def _check_destination(self) -> bool:
-        """Whether a store has to be replaced."""
+        """Tell whether an existing store is to be replaced."""
         if self._onto is not None:
             if _current(str(self.path)) != self._onto:
                 raise _changed_error(str(self.path))
@@ -252,14 +251,8 @@ class LocalCommit:
             return True
         raise StoreError(
             f"{self.path}: exists and is not a romzarr store, so overwrite=True does not replace "
-            "it; remove it yourself or choose another destination"
+            "it; remove it yourself, or choose another destination"
         )
-
-    def _make_parents(self) -> None:
-        missing = [p for p in (self.path.parent, *self.path.parent.parents) if not p.exists()]
-        for parent in reversed(missing):
-            parent.mkdir(exist_ok=True)
-            self._parents.append(parent)
 
     def publish(self, parts: tuple[Part, ...]) -> Root:
         built = self._staging / "store"
@@ -274,7 +267,7 @@ class LocalCommit:
         write_flushed(built / layout.ROOT, root)
         flush(built)
         try:
-            # Succeeds only where nothing or an empty folder is.
+            # Succeeds only if nothing or an empty folder exists there.
             os.rename(built, self.path)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
@@ -285,7 +278,7 @@ class LocalCommit:
     def _replace(self, built: Path, parts: tuple[Part, ...]) -> Root:
         prepared = self._staging / layout.ROOT
         with locked(self.path):
-            # Nobody else can replace the root between this look and the end.
+            # Nobody else can replace the root after this check.
             self._check_destination()
             root = _root_after(parts, _current(str(self.path)), _generations(self.path))
             write_flushed(prepared, layout.root_document(root))
@@ -303,17 +296,11 @@ class LocalCommit:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        self._remove_parents()
-
-    def _remove_parents(self) -> None:
-        for parent in reversed(self._parents):
-            # A published store, or anybody's file, keeps its folder.
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        remove_empty(self._parents)
 
 
 def holds_store(url: str) -> bool:
-    """Whether a romzarr store of any format lies at `url`, or part of one that was half copied."""
+    """Tell whether a romzarr store of any format, or an incomplete copy of one, is at `url`."""
     try:
         layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
     except layout.OtherFormatError:
@@ -324,13 +311,13 @@ def holds_store(url: str) -> bool:
 
 
 def _is_remainder(path: Path) -> bool:
-    """Whether a folder holds generations, and nothing else but perhaps damaged root metadata."""
+    """Tell whether a folder has only generations and perhaps damaged root metadata."""
     names = {entry.name for entry in path.iterdir()} - {layout.ROOT}
     return bool(names) and all(layout.GENERATION.fullmatch(name) for name in names)
 
 
 def _sweep(path: Path) -> None:
-    """Remove what crashed writers of `path` left, and nothing of writers still alive."""
+    """Remove expired generations, and leftovers of crashed but not of living writers."""
     sweep_staging(path, layout.GENERATION, lambda generation: _discard(path, generation))
     root = _current(str(path))
     for name in _outlived(root.superseded) if root else ():
@@ -338,12 +325,12 @@ def _sweep(path: Path) -> None:
 
 
 def _generations(path: Path) -> list[str]:
-    """Names of all generations that are in a folder."""
+    """List the generations in a folder."""
     return [entry.name for entry in path.iterdir() if layout.GENERATION.fullmatch(entry.name)]
 
 
 def _discard(path: Path, generation: str) -> None:
-    """Remove a staging folder, and its generation where it was moved in but never counted."""
+    """Remove a staging folder, and its generation if that was moved but not committed."""
     counts = _current(str(path))
     if counts is not None and generation not in counts.generations:
         shutil.rmtree(path / generation, ignore_errors=True)
@@ -351,11 +338,11 @@ def _discard(path: Path, generation: str) -> None:
 
 
 class ObjectCommit:
-    """Commit by one PUT of the root metadata, if they are as they were when it began.
+    """Commits by one conditional PUT of the root metadata.
 
-    Object storage does that in one step (If-None-Match, If-Match), so of two writers at once
-    one is refused. Other file systems at URLs have no such step: there two are told apart
-    only if one has published before the other looks.
+    Object storage does this atomically (If-None-Match, If-Match), so one of two concurrent writers
+    is refused. Other file systems at URLs have no conditional writes: a concurrent writer is only
+    noticed if it published earlier.
 
     Parameters
     ----------
@@ -390,7 +377,7 @@ class ObjectCommit:
         others = {n for n in self._names if not layout.GENERATION.fullmatch(n)}
         if self._onto is None and others and not holds_store(self._root):
             raise StoreError(
-                f"{self._root}: holds other data ({min(others)!r}); choose another destination"
+                f"{self._root}: contains other data ({min(others)!r}); choose another destination"
             )
 
     def _check_unchanged(self) -> None:
@@ -405,26 +392,26 @@ class ObjectCommit:
             version = self._before.version
             with contextlib.suppress(StoreError):
                 before = layout.parse_root(self._before.content, self._root)
-        # Without a root, what is there are generations of other writers, alive or not.
+        # Without root metadata, existing generations belong to other writers, alive or dead.
         root = _root_after(parts, before or Root(()), self._names)
         try:
             done = self._folder.replace(layout.ROOT, layout.root_document(root), version)
         except StorageError as error:
             raise StoreError(
-                f"{self._root}: whether the store was put in place is not known, but the old or "
-                f"the new one is there and whole: see romzarr info, or run again ({error})"
+                f"{self._root}: it is unknown whether the commit succeeded, but either the old or "
+                f"the new store is intact: see romzarr info, or run again ({error})"
             ) from error
         if not done:
             changed = self._onto is not None or self._before is not None
             raise _changed_error(self._root) if changed else _exists_error(self._root)
         self._published = True
-        # What cannot be removed now goes when it is a week old.
+        # Otherwise a later writer removes it.
         with contextlib.suppress(OSError):
             self._remove_unused(root)
         return root
 
     def _remove_unused(self, root: Root) -> None:
-        """Remove what was replaced long ago, and what crashed writers left."""
+        """Remove expired generations and leftovers of crashed writers."""
         oldest = _stamp(datetime.now(UTC) - _ABANDONED)
         abandoned = {n for n in self._names if layout.GENERATION.fullmatch(n) and n < oldest}
         for name in self._names & (_outlived(root.superseded) | (abandoned - root.named)):
@@ -433,7 +420,7 @@ class ObjectCommit:
     def abort(self) -> None:
         if self._published:
             return
-        # Where storage does not answer, the generation may count: it stays.
+        # If storage does not answer, the generation may be committed and has to stay.
         with contextlib.suppress(StorageError):
             counts = _current(self._root)
             if counts is None or self.generation not in counts.generations:

@@ -1,4 +1,4 @@
-"""The Zarr codec of arrays that are kept to the bit: integers in place of floats."""
+"""The Zarr codec of lossless arrays: integers instead of floats."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ NAME = "romzarr.exact"
 
 @dataclass(frozen=True)
 class ExactCodec(ArrayBytesCodec):
-    """Turns floats into little-endian integers that compress better, and back to the bit.
+    """Converts floats to little-endian integers that compress better, without loss.
 
     Parameters
     ----------
     axes : sequence of int
-        Axes of a chunk along which differences are taken, each once.
+        Different axes of a chunk along which differences are taken.
     packing : Packing, optional
-        The integers that the floats are made of, where they are.
+        The scaled integers that the floats were made from.
 
     Raises
     ------
     ValueError
-        If a parameter is of another kind or range.
+        If a parameter has a wrong type or is out of range.
     """
 
     is_fixed_size = True
@@ -73,13 +73,13 @@ class ExactCodec(ArrayBytesCodec):
         return {"name": NAME, "configuration": configuration}
 
     def check(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
-        """Refuse chunks that do not have the axes.
+        """Refuse chunks that do not fit the parameters.
 
         Raises
         ------
         ValueError
-            If an axis is not there or named twice, or `dtype` is not a float of 2, 4 or 8
-            bytes.
+            If an axis does not exist or is named twice, or `dtype` is not float16, float32 or
+            float64.
         """
         if len(set(self.axes)) != len(self.axes) or not set(self.axes) <= set(range(len(chunk))):
             raise ValueError(
@@ -90,13 +90,13 @@ class ExactCodec(ArrayBytesCodec):
             raise ValueError(f"{NAME}: keeps float16, float32 and float64, not {dtype}")
 
     def itemsize(self, dtype: np.dtype[Any]) -> int:
-        """Bytes of the integer in place of one value."""
+        """Return the bytes of the integer for one value."""
         return dtype.itemsize if self.packing is None else np.dtype(self.packing.integer).itemsize
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         self.check(getattr(chunk_grid, "chunk_shape", shape), dtype.to_native_dtype())
 
-    # Zarr from 3.2 on calls these two from threads of its own.
+    # zarr >= 3.2 calls these two from its own threads.
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         dtype = chunk_spec.dtype.to_native_dtype()
         integers = np.frombuffer(chunk_data.to_bytes(), f"<u{self.itemsize(dtype)}")

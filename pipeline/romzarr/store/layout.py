@@ -1,7 +1,7 @@
-"""The coefficient store: names, codecs, chunk shapes, and what a reader may trust.
+"""The layout of coefficient stores: names, codecs, chunk shapes, and checks of metadata.
 
-FORMAT.md describes the same in prose. Everything read from a store passes the checks here
-before an array is allocated or a codec runs.
+FORMAT.md describes it in prose. All metadata pass these checks before arrays are allocated or
+codecs run.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ FORMAT = 4
 KEY = "romzarr"
 OPEN_WITH = "xarray.open_dataset(STORE, engine='romzarr')"
 ROOT = "zarr.json"
+# Chunks of plain arrays: large for a request, small for memory.
 CHUNK_BYTES = 1 << 20
 STAMP = re.compile(r"\d{8}T\d{6}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
-# What a variable may have below basis/.
+# Arrays that a variable may have below basis/.
 _BASIS = ("episodes", "exact", "fields", "mask", "mean", "residuals", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
@@ -61,15 +62,12 @@ _SIZES = {
 
 
 def codecs(shuffle: Shuffle = "shuffle") -> tuple[BytesBytesCodec, ...]:
-    """What a chunk passes through: a shuffle of bytes or bits, zstd, and a checksum."""
+    """Return the codecs of a chunk: shuffle of bytes or bits, zstd, and checksum."""
     return BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), ChecksumCodec()
 
 
 def codecs_for(values: NDArray[Any]) -> tuple[BytesBytesCodec, ...]:
-    """Those that make `values` smallest; none but the checksum where zstd does not pay.
-
-    What codecs say of themselves in the metadata counts.
-    """
+    """Choose the codecs that make `values` smallest, including their metadata."""
     if values.dtype.kind not in "biufc" or values.nbytes > CHUNK_BYTES:
         return codecs()
     content = np.ascontiguousarray(values)
@@ -87,16 +85,16 @@ def is_local(url: str) -> bool:
 
 
 def normalised(target: str | os.PathLike[str], name: str = "store") -> str:
-    """Absolute path (links resolved) or URL of `target`, without a trailing slash.
+    """Return the absolute path (links resolved) or URL of `target`, without a trailing slash.
 
-    `name` is what a function calls it, for the message if it is neither.
+    `name` is the name of the argument in messages.
     """
     url = as_place(target, name).removeprefix("file://")
     try:
         urlsplit(url)
-    # Not shown: it may hold a secret, which cannot be taken out of what is no URL.
+    # Not shown: an invalid URL may contain a secret that cannot be located.
     except ValueError as error:
-        raise ConfigError(f"{name}: is no URL: {error}") from error
+        raise ConfigError(f"{name}: invalid URL: {error}") from error
     return os.path.realpath(os.path.expanduser(url)) if is_local(url) else url.rstrip("/")
 
 
@@ -105,23 +103,23 @@ def joined(url: str, *parts: str) -> str:
 
 
 def zarr_store(url: str, read_only: bool = True) -> Store:
-    """Zarr store at `url`, with the credentials of this process and no others."""
+    """Open the Zarr store at `url` with the credentials of this process."""
     if is_local(url):
         return RegularFiles(url, read_only=True) if read_only else LocalStore(url)
     return objects.zarr_store(url, read_only)
 
 
 def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
-    """Content of a small file, local or not.
+    """Read a small file, local or remote.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If it does not exist.
     StoreError
         If it is larger than `limit` or cannot be read.
     StorageError
-        If what is at the URL does not answer, or refuses.
+        If storage does not answer or refuses access.
     """
     place, _, name = url.rpartition("/")
     if is_local(url):
@@ -135,7 +133,7 @@ def read_bytes(url: str, limit: int = MAX_METADATA_BYTES) -> bytes:
     except OSError as error:
         raise StoreError(f"{url}: cannot be read: {error}") from error
     if len(content) > limit:
-        raise StoreError(f"{url}: more than {limit} bytes of metadata; this is no romzarr store")
+        raise StoreError(f"{url}: more than {limit} bytes of metadata; not a romzarr store")
     return content
 
 
@@ -144,69 +142,64 @@ def compact_json(document: Any) -> bytes:
 
 
 def since_first(times: NDArray[Any]) -> NDArray[np.float64]:
-    """Times counted from the first; integers subtract exactly before they are rounded."""
+    """Subtract the first time; integers are subtracted exactly before they are rounded."""
     return (times - times[0]).astype(np.float64)
 
 
-def row_chunk(rows: int, row_bytes: int) -> int:
-    """Rows of about 1 MiB, at least one."""
-    return max(1, min(rows, CHUNK_BYTES // max(1, row_bytes)))
-
-
 def segment(name: str, taken: Sequence[str]) -> str:
-    """Path segment for variable `name`: the name itself where every file system takes it."""
+    """Make a path segment for variable `name`: the name itself if all file systems allow it."""
     clash = {"singular_values", *(other.casefold() for other in taken)}
     if _SAFE_SEGMENT.fullmatch(name) and name.casefold() not in clash:
         return name
     return next(s for i in range(len(clash) + 1) if (s := f"variable-{i}") not in clash)
 
 
-# --- what a reader may trust --------------------------------------------------------------
+# --- checked metadata ---------------------------------------------------------------------
 
 
 class OtherFormatError(StoreError):
-    """A romzarr store, but of a format that this version does not read."""
+    """A romzarr store of a format that this version cannot read."""
 
 
 class Part(NamedTuple):
-    """A generation that counts, and the checksum of its metadata."""
+    """A current generation, and the checksum of its metadata."""
 
     generation: str
     checksum: str
 
 
 class Superseded(NamedTuple):
-    """A generation that counted until it was replaced, and when that was (`STAMP`, UTC)."""
+    """A superseded generation, and the time of its replacement (`STAMP`, UTC)."""
 
     generation: str
     since: str
 
 
 class Root(NamedTuple):
-    """What the root metadata say: the generations that count, in the order of time, and those
-    that counted before and may still be there for whoever opened them."""
+    """The root metadata: current generations in the order of time, and superseded ones that may
+    still exist for readers that opened them."""
 
     parts: tuple[Part, ...]
     superseded: tuple[Superseded, ...] = ()
 
     @property
     def generations(self) -> frozenset[str]:
-        """Names of the generations that count."""
+        """Names of the current generations."""
         return frozenset(part.generation for part in self.parts)
 
     @property
     def named(self) -> frozenset[str]:
-        """Names of those that count, or did."""
+        """Names of the current and superseded generations."""
         return self.generations | {each.generation for each in self.superseded}
 
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """What the metadata of an array claim.
+    """The layout of an array, as its metadata claim.
 
-    ``itemsize`` is None where strings have no fixed length. Chunks are ``coded`` by wavelets,
-    ``compressed`` by blosc, which is given ``packed_itemsize`` bytes for each value, or neither.
-    ``index`` is what xarray may take to open it, in bytes (`romzarr.store.limits`).
+    ``itemsize`` is None for variable-length strings. Chunks are ``coded`` by wavelets, or
+    ``compressed`` by Blosc from ``packed_itemsize`` bytes per value, or neither. ``index`` bounds
+    the bytes that xarray takes to open it (`romzarr.store.limits`).
     """
 
     shape: tuple[int, ...]
@@ -220,18 +213,18 @@ class ArrayLayout:
 
     @property
     def packed_bytes(self) -> int | None:
-        """Bytes of every chunk before blosc; None where strings have no fixed length."""
+        """Bytes of every chunk before Blosc; None for variable-length strings."""
         size = self.packed_itemsize
         return None if size is None else math.prod(self.chunk) * size
 
     @property
     def chunk_bytes(self) -> int | None:
-        """Decoded bytes of every chunk; None where strings have no fixed length."""
+        """Decoded bytes of every chunk; None for variable-length strings."""
         return None if self.itemsize is None else math.prod(self.chunk) * self.itemsize
 
 
-class Fields:
-    """A JSON object of unknown origin, read one typed field at a time."""
+class JsonObject:
+    """An untrusted JSON object, with typed access to its fields."""
 
     def __init__(self, document: Any, where: str) -> None:
         if not isinstance(document, Mapping):
@@ -249,8 +242,8 @@ class Fields:
             raise StoreError(f"{self.where}: {key!r} must be {expected}, found {_shown(value)}")
         return value
 
-    def fields(self, key: str) -> Fields:
-        return Fields(self._get(key, Mapping, "a JSON object"), f"{self.where}/{key}")
+    def object(self, key: str) -> JsonObject:
+        return JsonObject(self._get(key, Mapping, "a JSON object"), f"{self.where}/{key}")
 
     def text(self, key: str) -> str:
         value: str = self._get(key, str, "a string")
@@ -266,7 +259,7 @@ class Fields:
 
     def number(self, key: str) -> float:
         value = self._get(key, (int, float), "a number")
-        # Integers in JSON have no bounds.
+        # Integers in JSON are unbounded.
         if not abs(value) <= sys.float_info.max:
             raise StoreError(f"{self.where}: {key!r} must be finite, found {_shown(value)}")
         return float(value)
@@ -302,7 +295,7 @@ def _shown(value: Any) -> str:
 
 
 def root_document(root: Root) -> bytes:
-    """Root metadata that make generations count, with a checksum of all the rest."""
+    """Write root metadata, with a checksum of everything else."""
     facts: dict[str, Any] = {"format": FORMAT, "parts": [list(part) for part in root.parts]}
     if root.superseded:
         facts["superseded"] = [list(each) for each in root.superseded]
@@ -311,24 +304,23 @@ def root_document(root: Root) -> bytes:
 
 
 def _root_group(facts: Any) -> dict[str, Any]:
-    """The root's metadata; to whoever opens it as any Zarr group they say how it is read."""
+    """Make the root group; an attribute tells readers with plain Zarr how to open the store."""
     group = group_document(facts)
     return group | {"attributes": {"open_with": OPEN_WITH, **group["attributes"]}}
 
 
 def parse_root(raw: bytes, url: str) -> Root:
-    """What the root metadata of a store name.
+    """Parse the root metadata of a store.
 
     Raises
     ------
     StoreError
-        If this is no romzarr store, one of another format, or a single byte is not as it was
-        written.
+        If this is not a romzarr store, has another format, or any byte has changed.
     """
     document = _parsed(raw, joined(url, ROOT))
     try:
-        node = Fields(document, url)
-        facts = node.fields("attributes").fields(KEY)
+        node = JsonObject(document, url)
+        facts = node.object("attributes").object(KEY)
         node.integer("zarr_format", 3, 3)
         if node.text("node_type") != "group":
             raise StoreError(f"{url}: is not a group")
@@ -345,27 +337,26 @@ def parse_root(raw: bytes, url: str) -> Root:
     parts = tuple(Part(*each) for each in _pairs(facts, "parts", _is_checksum, url))
     superseded = _pairs(facts, "superseded", _is_stamp, url) if "superseded" in facts else ()
     root = Root(parts, tuple(Superseded(*each) for each in superseded))
-    # Every byte counts: an older list of generations would be a store all the same.
+    # Compare every byte: an older list of generations would be a valid store.
     if not parts or raw != root_document(root):
         raise StoreError(
-            f"{joined(url, ROOT)}: is damaged, or was changed since romzarr wrote it (its checksum "
-            "does not fit)"
+            f"{joined(url, ROOT)}: is damaged, or was not written by romzarr (wrong checksum)"
         )
     return root
 
 
 def _pairs(
-    facts: Fields, key: str, is_second: Callable[[Any], bool], url: str
+    facts: JsonObject, key: str, is_second: Callable[[Any], bool], url: str
 ) -> tuple[list[Any], ...]:
-    """Names of generations, each once, with something else."""
+    """Parse pairs of a unique generation and something else."""
     given = facts.document.get(key)
     listed: list[Any] = given if isinstance(given, list) else [given]
     for each in listed:
         valid = isinstance(each, list) and len(each) == 2 and isinstance(each[0], str)
         if not valid or not GENERATION.fullmatch(each[0]) or not is_second(each[1]):
-            raise StoreError(f"{url}: {key!r}: {_shown(each)} does not tell a generation")
+            raise StoreError(f"{url}: {key!r}: {_shown(each)} is not a valid entry")
     if len({name for name, _ in listed}) < len(listed):
-        raise StoreError(f"{url}: {key!r} names a generation twice")
+        raise StoreError(f"{url}: {key!r} lists a generation twice")
     return tuple(listed)
 
 
@@ -378,7 +369,7 @@ def _is_stamp(value: Any) -> bool:
 
 
 def missing(url: str, generation: str, where: str, root: bytes | None) -> StoreError:
-    """What to say where a file of a generation is not there.
+    """Make the error for a missing file of a generation.
 
     Parameters
     ----------
@@ -388,23 +379,23 @@ def missing(url: str, generation: str, where: str, root: bytes | None) -> StoreE
     where : str
         The file.
     root : bytes, optional
-        The root metadata as they are now; None where there are none.
+        The current root metadata; None if there are none.
     """
     try:
         named = root is not None and generation in parse_root(root, url).generations
     except StoreError:
-        # Nobody knows what counts.
+        # The current generations are unknown.
         named = True
     if named:
         return StoreError(f"{where}: is missing; the store is damaged")
     return StoreReplacedError(
-        f"{url}: the store was replaced since it was opened, and what was opened is no longer "
-        "kept; open it again"
+        f"{url}: the store was replaced since it was opened, and the old one is no longer kept; "
+        "open it again"
     )
 
 
 def read_root(url: str) -> bytes | None:
-    """Root metadata of the store at `url` as they are now; None where there are none."""
+    """Read the current root metadata of the store at `url`; None if there are none."""
     try:
         return read_bytes(joined(url, ROOT))
     except FileNotFoundError:
@@ -412,12 +403,12 @@ def read_root(url: str) -> bytes | None:
 
 
 def current_root(url: str) -> Root:
-    """What counts in the store at `url` now.
+    """Read and parse the current root metadata of the store at `url`.
 
     Raises
     ------
     StoreError
-        If there is no store, or its root metadata are damaged or not understood.
+        If there is no store, or its root metadata are damaged or of an unknown format.
     """
     raw = read_root(url)
     if raw is None:
@@ -425,32 +416,32 @@ def current_root(url: str) -> Root:
     return parse_root(raw, url)
 
 
-def parse_facts(raw: bytes, url: str) -> Fields:
-    """Facts in the metadata of the generation at `url`."""
-    return Fields(_parsed(raw, joined(url, ROOT)), url).fields("attributes").fields(KEY)
+def parse_facts(raw: bytes, url: str) -> JsonObject:
+    """Parse the facts in the metadata of the generation at `url`."""
+    return JsonObject(_parsed(raw, joined(url, ROOT)), url).object("attributes").object(KEY)
 
 
-def array_paths(facts: Fields) -> dict[str, str]:
-    """Arrays that a generation with these facts has, and the checksums of their metadata.
+def array_paths(facts: JsonObject) -> dict[str, str]:
+    """List the arrays of a generation and the checksums of their metadata.
 
     Raises
     ------
     StoreError
-        If a name in the facts would lead out of the generation.
+        If a name is not allowed as a path.
     """
-    variables = facts.fields("variables")
-    groups = [variables.fields(name).text("group") for name in variables]
+    variables = facts.object("variables")
+    groups = [variables.object(name).text("group") for name in variables]
     for group in groups:
         if segment(group, ()) != group:
-            raise StoreError(f"{variables.where}: {_shown(group)} is no name of a group")
-    carried = list(facts.fields("carried"))
+            raise StoreError(f"{variables.where}: {_shown(group)} is not allowed as a group")
+    carried = list(facts.object("carried"))
     for name in [*variables, *carried]:
         if why := unfit_name(name):
-            raise StoreError(f"{facts.where}: {_shown(name)} is no name of a variable: it {why}")
+            raise StoreError(f"{facts.where}: variable name {_shown(name)} {why}")
     if len(groups) + len(carried) > MAX_VARIABLES or len(set(groups)) < len(groups):
         raise StoreError(
             f"{facts.where}: {len(groups) + len(carried)} variables in {len(set(groups))} groups; "
-            f"allowed are {MAX_VARIABLES} variables, each that is coded in a group of its own"
+            f"allowed are {MAX_VARIABLES} variables, and one group for each coded variable"
         )
     known = [
         "basis/singular_values",
@@ -459,13 +450,13 @@ def array_paths(facts: Fields) -> dict[str, str]:
         *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),
     ]
-    listed = facts.fields("arrays")
-    # Arrays that a later version adds are left alone.
+    listed = facts.object("arrays")
+    # Ignore arrays that later versions may add.
     return {path: listed.checksum(path) for path in known if path in listed}
 
 
 def is_coded(path: str) -> bool:
-    """Whether the array at `path` of a generation is coded by wavelets."""
+    """Tell whether the array at `path` of a generation is coded by wavelets."""
     if path in ("latent/samples", "latent/corrections"):
         return True
     return path.startswith("basis/") and path.endswith(
@@ -474,73 +465,73 @@ def is_coded(path: str) -> bool:
 
 
 def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:
-    """Metadata of the array at `url`, `coded` or not, and the layout they describe, checked.
+    """Parse and check the metadata of the array at `url`, `coded` or not.
 
     Raises
     ------
     StoreError
-        If a piece is missing, of the wrong JSON type, not allowed or absurdly large.
+        If anything is missing, has the wrong type, is not allowed or too large.
     """
     document = _parsed(raw, url)
-    node = Fields(document, url)
+    node = JsonObject(document, url)
     if node.text("node_type") != "array":
         raise StoreError(f"{url}: is not an array")
     return document, _array_layout(node, coded)
 
 
 def group_document(facts: Any = None) -> dict[str, Any]:
-    """Metadata of a group, with `facts` as our attribute."""
+    """Make the metadata of a group, with `facts` as our attribute."""
     group: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
     return group if facts is None else group | {"attributes": {KEY: facts}}
 
 
 def consolidated(arrays: Mapping[str, Any]) -> bytes:
-    """Metadata of a group that holds these arrays, for Zarr to open without reading more."""
+    """Make consolidated metadata of a group with these arrays."""
     nodes = {parent: group_document() for parent in groups_of(arrays)} | dict(arrays)
     inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
     return compact_json(group_document() | {"consolidated_metadata": inline})
 
 
 def groups_of(arrays: Iterable[str]) -> list[str]:
-    """Paths of the groups that hold arrays at these paths."""
+    """List the parent groups of arrays at these paths."""
     parents = {path.rpartition("/")[0] for path in arrays}
     parents |= {parent.rpartition("/")[0] for parent in parents}
     return sorted(parents - {""})
 
 
 def check_group(raw: bytes, url: str) -> None:
-    """Refuse metadata of a group that say anything but that it is one."""
+    """Refuse metadata of a group with anything unexpected."""
     if _parsed(raw, url) != group_document():
-        raise StoreError(f"{url}: is damaged (a group has no other metadata here)")
+        raise StoreError(f"{url}: is damaged (unexpected metadata of a group)")
 
 
 def _parsed(raw: bytes, where: str) -> Any:
     refuse_large_document(raw, where)
 
     def refused(constant: str) -> None:
-        raise ValueError(f"{constant} is no number in JSON")
+        raise ValueError(f"{constant} is not a number in JSON")
 
     try:
         return json.loads(raw, parse_constant=refused)
-    # A deeply nested document exhausts the stack of the parser.
+    # Deep nesting exhausts the stack of the parser.
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where}: not JSON: {error}") from error
 
 
-def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
-    grid = node.fields("chunk_grid")
+def _array_layout(node: JsonObject, coded: bool) -> ArrayLayout:
+    grid = node.object("chunk_grid")
     if grid.text("name") != "regular":
         raise StoreError(f"{node.where}: the chunk grid must be regular")
     shape, chunk = (
         node.integers("shape", 0),
-        grid.fields("configuration").integers("chunk_shape", 1),
+        grid.object("configuration").integers("chunk_shape", 1),
     )
     if len(shape) != len(chunk):
         raise StoreError(f"{node.where}: chunks {chunk} do not fit shape {shape}")
     dtype, itemsize = _data_type(node)
     names, packed = _check_codecs(node, chunk, dtype, coded)
     if "blosc" not in names and not coded and itemsize is None:
-        raise StoreError(f"{node.where}: strings without a fixed length must be compressed")
+        raise StoreError(f"{node.where}: variable-length strings must be compressed")
     compressed = "blosc" in names
     eager = index_bytes(node.document, node.where, shape, math.prod(chunk), itemsize)
     layout = ArrayLayout(
@@ -551,16 +542,15 @@ def _array_layout(node: Fields, coded: bool) -> ArrayLayout:
 
 
 def _check_codecs(
-    node: Fields, chunk: tuple[int, ...], dtype: str, coded: bool
+    node: JsonObject, chunk: tuple[int, ...], dtype: str, coded: bool
 ) -> tuple[list[str], int | None]:
-    """Names of the codecs, which have to be among those allowed, and bytes of what stands for
-    one value, where these are not the values themselves."""
+    """Check the codecs; return their names, and the itemsize of packed integers, if any."""
     if node.document.get("storage_transformers"):
         raise StoreError(f"{node.where}: storage transformers are not allowed")
-    if node.fields("chunk_key_encoding").text("name") != "default":
+    if node.object("chunk_key_encoding").text("name") != "default":
         raise StoreError(f"{node.where}: the chunk key encoding must be 'default'")
     listed = node.document.get("codecs")
-    codecs = [Fields(c, node.where) for c in (listed if isinstance(listed, list) else ())]
+    codecs = [JsonObject(c, node.where) for c in (listed if isinstance(listed, list) else ())]
     names = [codec.text("name") for codec in codecs]
     if coded and names != [NAME, checksums.NAME]:
         raise StoreError(f"{node.where}: codecs must be {NAME}, {checksums.NAME}; found {names}")
@@ -575,27 +565,27 @@ def _check_codecs(
         return names, codec.itemsize(native) if isinstance(codec, ExactCodec) else None
     if names[:1] == [] or names[0] not in _SERIALIZERS or names[1:] not in _COMPRESSORS:
         raise StoreError(
-            f"{node.where}: codecs must be bytes, perhaps blosc, and {checksums.NAME}; found "
+            f"{node.where}: codecs must be bytes, optionally blosc, and {checksums.NAME}; found "
             f"{names}"
         )
     return names, None
 
 
-def _data_type(node: Fields) -> tuple[str, int | None]:
+def _data_type(node: JsonObject) -> tuple[str, int | None]:
     declared = node.document.get("data_type")
     if isinstance(declared, str) and declared in _SIZES:
         return declared, _SIZES[declared]
     if isinstance(declared, str) and declared in _VARIABLE_LENGTH:
         return declared, None
-    fields = node.fields("data_type")
+    fields = node.object("data_type")
     if fields.text("name") not in _FIXED_LENGTH:
         raise StoreError(f"{node.where}: data type {_shown(declared)} is not allowed")
-    size = fields.fields("configuration").integer("length_bytes", 1, 1 << 20)
+    size = fields.object("configuration").integer("length_bytes", 1, 1 << 20)
     return fields.text("name"), size
 
 
 def float_dtype(text: str, where: str) -> np.dtype[Any]:
-    """dtype of a decoded variable: IEEE floats of either byte order and nothing else."""
+    """Parse the dtype of a decoded variable: an IEEE float of either byte order."""
     if not re.fullmatch(r"[<>=]?f[248]|float(16|32|64)", text):
         raise StoreError(f"{where}: dtype {_shown(text)} is not a floating-point type")
     return np.dtype(text)

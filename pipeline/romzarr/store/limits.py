@@ -1,7 +1,7 @@
-"""How much a store may claim: each limit holds for who writes too, so none is met by accident.
+"""Limits of what a store may contain, enforced for writers and readers.
 
-Whatever a store says of itself, opening it and reading one value takes at most some 500 MB and
-ten seconds. What the limits leave was measured in `tests/store/test_hostile_costs.py`.
+They bound the cost of opening any store and reading one value to some 500 MB and ten seconds, as
+measured in `tests/store/test_hostile_costs.py`.
 """
 
 from __future__ import annotations
@@ -14,36 +14,35 @@ from typing import Any
 from romzarr.coding.tiles import FIELD_VALUES, ROW_VALUES
 from romzarr.errors import StoreError
 
-# Bytes of a decoded chunk; decoding holds it several times.
+# Bytes of a decoded chunk; decoding needs several times as much memory.
 MAX_CHUNK_BYTES = 1 << 26
-# A file is read whole: no chunk takes more bytes coded than decoded, but for its heads.
+# A file is read completely. No chunk is larger coded than decoded, except for its header.
 MAX_FILE_BYTES = MAX_CHUNK_BYTES + (1 << 20)
-# Texts in a chunk, each of which is an object, and the bytes of all of them.
+# Strings in a chunk, each of which is a Python object, and their total bytes.
 MAX_TEXTS, MAX_TEXT_BYTES = 1 << 20, 1 << 24
-# No tile is larger (`romzarr.coding.tiles`); it decodes in 400 MB and 4 s.
+# The largest tiles (`romzarr.coding.tiles`) decode in 400 MB and 4 s.
 MAX_CODED_VALUES, MAX_TABLE_VALUES = FIELD_VALUES, ROW_VALUES
-# Of a metadata file, and brackets and commas in it: each may become 100 bytes of Python objects.
+# Bytes, brackets and commas of a metadata file: each entry may take 100 bytes of Python objects.
 MAX_METADATA_BYTES, MAX_TOKENS, MAX_DEPTH = 1 << 24, 1 << 20, 64
+# NumPy 1 allowed no more.
 MAX_AXES = 32
+# A row of coefficients takes 512 kB.
 MAX_RANK = 1 << 16
-MAX_SNAPSHOTS = 1 << 31
-# What is held whole: numbers of the snapshots kept, and of those in episodes.
+# Arrays that are read completely: numbers of the kept snapshots, and of those in episodes.
 MAX_KEPT, MAX_EPISODES = 1 << 22, 1 << 22
-# A trajectory is integrated from the first snapshot of its block on (`CODE_BLOCK`), in as many
-# steps as `romzarr.numerics.dynamics.sampling.choose_substeps` allows.
+# A trajectory is integrated from the first snapshot of its block (`CODE_BLOCK`), with at most the
+# substeps of `romzarr.numerics.dynamics.sampling.choose_substeps`.
 MAX_BLOCK_STEPS, MAX_SUBSTEPS = 256, 8
-# Operations of a model for one trajectory of a block.
+# Operations of a model for one trajectory of a block: some ten seconds.
 MAX_OPERATIONS = 1 << 33
-# Chunks of the archive along an axis.
-MAX_ARCHIVE_CHUNKS = 1 << 22
-# xarray makes indexes of coordinates when it opens a dataset: Python objects of what is no number.
+# xarray builds indexes of coordinates when it opens a dataset, with Python objects for non-numbers.
 MAX_INDEX_BYTES, NUMBER_BYTES, OBJECT_BYTES, MAX_INDEX_CHUNKS = 1 << 28, 40, 160, 1 << 12
 
 _BRACKET = re.compile(rb'[\[{]|[\]}]|"(?:[^"\\]|\\.)*"')
 
 
 def refuse_large_document(raw: bytes, where: str) -> None:
-    """Refuse JSON that becomes far more than its bytes, or is nested too deeply.
+    """Refuse JSON that is too large or nested too deeply.
 
     Raises
     ------
@@ -52,26 +51,26 @@ def refuse_large_document(raw: bytes, where: str) -> None:
     tokens = sum(raw.count(mark) for mark in (b",", b"[", b"{"))
     if len(raw) > MAX_METADATA_BYTES or tokens > MAX_TOKENS:
         raise StoreError(
-            f"{where}: {len(raw)} bytes of metadata with {tokens} entries; a store has at most "
-            f"{MAX_METADATA_BYTES} bytes and {MAX_TOKENS} entries: keep fewer variables in it, or "
-            "shorter attributes"
+            f"{where}: {len(raw)} bytes of metadata with {tokens} entries; at most "
+            f"{MAX_METADATA_BYTES} bytes and {MAX_TOKENS} entries are allowed: store fewer "
+            "variables, or shorter attributes"
         )
     depth = 0
     for found in _BRACKET.finditer(raw):
         mark = found[0][:1]
         depth += 1 if mark in b"[{" else -1 if mark in b"]}" else 0
         if depth > MAX_DEPTH:
-            raise StoreError(f"{where}: not JSON of a store: nested deeper than {MAX_DEPTH} levels")
+            raise StoreError(f"{where}: JSON is nested deeper than {MAX_DEPTH} levels")
 
 
 def check_chunk(
     chunk: Sequence[int], decoded: int | None, coded: bool, table: bool, where: str
 ) -> None:
-    """Refuse chunks that are larger than any writer makes; `decoded` bytes are None for texts."""
+    """Refuse too large chunks; `decoded` is their bytes, None for variable-length strings."""
     values = math.prod(chunk)
     if len(chunk) > MAX_AXES:
         raise StoreError(f"{where}: {len(chunk)} dims, at most {MAX_AXES} are allowed")
-    # One row of a table is never cut.
+    # Rows of a table are never divided.
     most = max(MAX_TABLE_VALUES, MAX_RANK if chunk[:1] == (1,) else 0)
     if coded and values > (most if table else MAX_CODED_VALUES):
         raise StoreError(
@@ -79,22 +78,22 @@ def check_chunk(
             f"{most if table else MAX_CODED_VALUES} values"
         )
     if decoded is None and values > MAX_TEXTS:
-        raise StoreError(f"{where}: chunks {tuple(chunk)} exceed {MAX_TEXTS} texts")
+        raise StoreError(f"{where}: chunks {tuple(chunk)} exceed {MAX_TEXTS} strings")
     if (decoded or 0) > MAX_CHUNK_BYTES:
         raise StoreError(f"{where}: chunks {tuple(chunk)} exceed {MAX_CHUNK_BYTES} bytes")
 
 
 def chunk_of(shape: Sequence[int], itemsize: int, most: int) -> tuple[int, ...]:
-    """Chunks of at most so many bytes, cut along the leading axes.
+    """Choose chunks of at most `most` bytes, divided along the leading axes.
 
     >>> chunk_of((5, 4, 1000), 8, 16_000)
     (1, 2, 1000)
     """
-    lengths, room = [max(1, n) for n in shape], max(1, most // itemsize)
+    lengths, budget = [max(1, n) for n in shape], max(1, most // itemsize)
     for axis in reversed(range(len(lengths))):
-        lengths[axis] = min(lengths[axis], room)
-        room //= lengths[axis]
-        room = max(1, room)
+        lengths[axis] = min(lengths[axis], budget)
+        budget //= lengths[axis]
+        budget = max(1, budget)
     return tuple(lengths)
 
 
@@ -105,9 +104,9 @@ def index_bytes(
     chunk_values: int,
     itemsize: int | None,
 ) -> int:
-    """Bytes that xarray may take when it opens an array with this metadata.
+    """Bound the bytes that xarray takes to open an array with this metadata.
 
-    It makes indexes of coordinates, and looks at two values of what it takes for times.
+    It builds indexes of coordinates, and reads two values of times.
     """
     _, _, name = where.rpartition("coordinates/")
     attributes = document.get("attributes")
@@ -121,11 +120,11 @@ def index_bytes(
 
 
 def check_indexes(arrays: Iterable[tuple[int, int]], where: str) -> None:
-    """Refuse coordinates whose indexes take too much; each array's bytes and chunks are given."""
+    """Refuse coordinates with too large indexes, given bytes and chunks of each array."""
     eager = [(size, chunks) for size, chunks in arrays if size]
     size, chunks = (sum(each) for each in zip((0, 0), *eager, strict=True))
     if size > MAX_INDEX_BYTES or chunks > MAX_INDEX_CHUNKS:
         raise StoreError(
-            f"{where}: to open its coordinates takes {size} bytes in {chunks} chunks, at most "
-            f"{MAX_INDEX_BYTES} in {MAX_INDEX_CHUNKS} are allowed"
+            f"{where}: opening its coordinates takes {size} bytes in {chunks} chunks, at most "
+            f"{MAX_INDEX_BYTES} bytes in {MAX_INDEX_CHUNKS} chunks are allowed"
         )

@@ -1,7 +1,7 @@
-"""Files of a store on a local disk, as far as a stranger's store may name them.
+"""Safe access to the files of a local store.
 
-A store that came from somewhere else may hold links and special files: one that leads out of
-the store could show what is not its own, and a pipe or a device never ends.
+An untrusted store may contain links and special files. A link to the outside could disclose other
+files, and pipes and devices may never end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GENERATION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 
 
 class RegularFiles(LocalStore):
-    """A folder whose files are read only if they are files, and its own."""
+    """A folder that reads only regular files inside the store."""
 
     async def get(
         self,
@@ -35,7 +35,7 @@ class RegularFiles(LocalStore):
         return await super().get(key, prototype, byte_range)
 
     def get_sync(self, key: str, **options: Any) -> Buffer | None:
-        # Exists from zarr 3.2 on, and only there anything calls it.
+        # Only zarr >= 3.2 has and calls this method.
         refuse_irregular(f"{self.root}/{key}")
         above: Any = super()
         found: Buffer | None = above.get_sync(key, **options)
@@ -43,12 +43,11 @@ class RegularFiles(LocalStore):
 
 
 def refuse_irregular(path: str) -> None:
-    """Refuse what is there at `path` in a store if it is no file, huge, or outside of the store.
+    """Refuse a special file, a huge file, or a link to the outside; ignore a missing file.
 
     Raises
     ------
     StoreError
-        If nothing is there, that is for others to say.
     """
     try:
         found, real = os.stat(path), os.path.realpath(path)
@@ -59,15 +58,15 @@ def refuse_irregular(path: str) -> None:
     if stat.S_ISDIR(found.st_mode):
         return
     if not stat.S_ISREG(found.st_mode):
-        raise StoreError(f"{path}: is no regular file; a store holds nothing else")
+        raise StoreError(f"{path}: is not a regular file")
     if found.st_size > MAX_FILE_BYTES:
-        raise StoreError(f"{path}: has {found.st_size} bytes, more than any file of a store")
+        raise StoreError(f"{path}: has {found.st_size} bytes, at most {MAX_FILE_BYTES} are allowed")
     if not real.startswith(_store_of(path) + os.sep):
-        raise StoreError(f"{path}: is a link that leads out of the store, which is not followed")
+        raise StoreError(f"{path}: is a link to a file outside of the store")
 
 
 def _store_of(path: str) -> str:
-    """The real path of the store that a file is of."""
+    """Return the real path of the store that contains a file."""
     folder = os.path.dirname(path)
     while folder != os.path.dirname(folder):
         if GENERATION.fullmatch(os.path.basename(folder)):

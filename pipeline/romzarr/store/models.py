@@ -1,4 +1,4 @@
-"""Models of a(t) as facts in JSON: a library of terms, and those that each equation has."""
+"""Converts models of a(t) to JSON facts and back."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 from romzarr.contracts import SparseModel
 from romzarr.errors import LibraryError, StoreError
 from romzarr.numerics.dynamics.library import Library, library_from_spec
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 
 Matrix = NDArray[np.float64]
 
-# Significant digits of what is read by people, and not decoded with.
+# Significant digits of numbers that are only printed.
 DIGITS = 4
-# Coefficients, zeros included, that a reader makes room for.
+# Coefficients, including zeros, that a reader allocates: 32 MB.
 MAX_COEFFICIENTS = 1 << 22
+# Sums and products of a few such numbers stay finite.
 MAX_NUMBER = 1e300
-# An equation whose residual is this share of the derivative, or more, explains nothing.
+# An equation with a relative residual of this or more explains nothing.
 UNEXPLAINED = 0.95
 
 
 @dataclass(frozen=True)
 class StoredModels:
-    """Xi (models, p, q) of the terms of a library, and the residual of every equation.
+    """Xi (models, p, q) over the terms of a library, and the residual of every equation.
 
-    ``decode`` says whether coefficients are decoded with them, or they are there to be read; then
-    ``spans`` are the first and the last snapshot of each stretch of time that each of several
-    would serve.
+    ``decode`` tells whether the models are used for decoding, or kept for reading only. In that
+    case ``spans`` has the first and last snapshots of the time intervals of each of several models.
     """
 
     library: Library
@@ -44,10 +44,10 @@ class StoredModels:
 def models_to_facts(
     library: Library, models: Sequence[SparseModel], equations: int, decode: bool
 ) -> dict[str, Any]:
-    """Facts of the leading `equations` of models.
+    """Convert the leading `equations` of models.
 
-    The terms of an equation are numbers of terms of the library, each before its coefficient:
-    as it is if models decode, else rounded to what people read.
+    The terms of an equation are numbers of library terms, each followed by its coefficient, which
+    is rounded unless the models are used for decoding.
     """
     shown = float if decode else few_digits
     return {
@@ -65,22 +65,22 @@ def models_to_facts(
 
 
 def few_digits(value: float) -> float:
-    """The number that `value` is printed as."""
+    """Round to the printed digits."""
     return float(f"{value:.{DIGITS}g}")
 
 
-def models_from_facts(facts: Fields) -> StoredModels | None:
-    """The models in the fact `model` of a generation; None if there are none.
+def models_from_facts(facts: JsonObject) -> StoredModels | None:
+    """Convert the fact `model` of a generation; None if there is no model.
 
     Raises
     ------
     StoreError
-        If anything is of the wrong type, or larger than what is allowed.
+        If anything has the wrong type or is too large.
     """
     if "terms" not in facts.document:
         return None
     try:
-        library = library_from_spec(facts.fields("library").document)
+        library = library_from_spec(facts.object("library").document)
     except LibraryError as error:
         raise StoreError(f"{facts.where}: {error}") from error
     terms, residuals = _listed(facts, "terms"), _listed(facts, "residuals")
@@ -108,7 +108,7 @@ def models_from_facts(facts: Fields) -> StoredModels | None:
     return StoredModels(library, coefficients, shares, decode, spans)
 
 
-def _spans(facts: Fields, models: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+def _spans(facts: JsonObject, models: int) -> tuple[tuple[tuple[int, int], ...], ...]:
     if "spans" not in facts.document:
         return ((),) * models
     found = _listed(facts, "spans")
@@ -121,8 +121,8 @@ def _spans(facts: Fields, models: int) -> tuple[tuple[tuple[int, int], ...], ...
     return tuple(tuple((span[0], span[1]) for span in spans) for spans in found)
 
 
-def _listed(facts: Fields, key: str) -> list[list[Any]]:
-    """A list for each of one or more models."""
+def _listed(facts: JsonObject, key: str) -> list[list[Any]]:
+    """Return a non-empty list with a list for each model."""
     found = facts.document.get(key)
     if not isinstance(found, list) or not found or not all(isinstance(e, list) for e in found):
         raise StoreError(f"{facts.where}: {key!r} must be a list for each model")
@@ -130,7 +130,7 @@ def _listed(facts: Fields, key: str) -> list[list[Any]]:
 
 
 def _equation(terms: Any, size: int, where: str) -> tuple[list[int], list[float]]:
-    """Numbers of the terms of an equation, and their coefficients."""
+    """Return the numbers of the terms of an equation, and their coefficients."""
     if isinstance(terms, list) and len(terms) % 2 == 0 and all(map(_is_number, terms)):
         places, values = terms[::2], [float(value) for value in terms[1::2]]
         if all(type(place) is int and 0 <= place < size for place in places):

@@ -1,9 +1,8 @@
-"""Local folders in which something is built before it appears in one step.
+"""Staging folders, in which something is built before it appears atomically.
 
-What is to appear at ``<name>`` is built in a hidden folder beside it, ``.<name>.partial-<token>``.
-Whoever builds keeps the file ``lock`` in it locked (flock) as long as it lives, so the kernel tells
-the next one whether the folder was left by a crash; on which host and by which process does not
-matter. Where a file system has no locks, such folders are taken to be in use and stay.
+``<name>`` is built in a hidden folder beside it, ``.<name>.partial-<token>``. Its writer keeps the
+file ``lock`` in it locked (flock), so the kernel tells later writers, on any host, whether a crash
+has left the folder. On file systems without locks, such folders count as in use and stay.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ from pathlib import Path
 from romzarr.objects import locks
 
 LOCK = "lock"
-# What was at the place, while something new is put there in two steps.
+# The previous content, while the new one is put in place in two steps.
 OLD = "old"
-# Files brought to the disk side by side.
+# Concurrent flushes: they wait for the disk.
 _FLUSHED = 16
-# Of this process, and not yet known to be gone.
+# Staging folders of this process.
 _claimed_here = set[Path]()
 
 
 def new_token() -> str:
-    """A name that nobody else has: the time, and chance."""
+    """Make a unique name from the time and a random number."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 def staging_of(path: Path, token: str) -> Path:
-    """The hidden folder beside `path` of whoever has this token."""
+    """Return the staging folder of the writer with this token."""
     return path.with_name(f".{path.name}.partial-{token}")
 
 
 def claim(staging: Path) -> int:
-    """Make a staging folder and lock it; returns the descriptor that holds the lock."""
+    """Make a staging folder and lock it; return the descriptor with the lock."""
     _claimed_here.add(staging)
     lock = staging / LOCK
     while True:
@@ -50,44 +49,44 @@ def claim(staging: Path) -> int:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | locks.CLOSED_IN_CHILDREN)
         except FileNotFoundError:
             continue
-        # Without locks in this file system nobody will take the writer for dead.
+        # Without locks nobody takes the writer for dead.
         with contextlib.suppress(OSError):
             locks.take(descriptor, wait=True)
-        # Another's sweep may have held the lock for a moment, and removed what it locked.
+        # A concurrent sweep may have held the lock briefly and removed the file.
         if lock.exists():
             return descriptor
         os.close(descriptor)
 
 
 def remove_staging(staging: Path) -> None:
-    """Remove a staging folder, its lock last: what is not wholly removed is known as left over."""
+    """Remove a staging folder, its lock last, so that incomplete removals are recognised."""
     for _ in range(10):
         for entry in _entries(staging):
             if entry.name != LOCK:
                 _remove_any(entry)
         shutil.rmtree(staging, ignore_errors=True)
-        # After a failure, writes under way in other threads may bring the folder back.
+        # After a failure, other threads may still write and recreate the folder.
         time.sleep(0.01)
         if not staging.exists():
             return
 
 
 def remove_all_of_this_process() -> None:
-    """Remove what this process still has, and what threads brought back: it is about to end."""
+    """Remove all staging folders of this process, which is about to end."""
     for staging in list(_claimed_here):
         give_back(staging)
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def give_back(staging: Path) -> None:
-    """Put back what was moved aside for something new that has not come."""
+    """Restore the previous content if its replacement has not appeared."""
     path = staging.with_name(staging.name[1:].rpartition(".partial-")[0])
     if os.path.lexists(staging / OLD) and not os.path.lexists(path):
         os.rename(staging / OLD, path)
 
 
 def sweep_staging(path: Path, token: re.Pattern[str], discard: Callable[[str], None]) -> None:
-    """Have every token discarded whose staging folder beside `path` has no living owner."""
+    """Call `discard` for every token whose staging folder has no living owner."""
     prefix = f".{path.name}.partial-"
     for staging in path.parent.glob(f"{_glob_escaped(prefix)}*"):
         found = staging.name.removeprefix(prefix)
@@ -100,7 +99,7 @@ def sweep_staging(path: Path, token: re.Pattern[str], discard: Callable[[str], N
 
 @contextlib.contextmanager
 def abandoned(staging: Path) -> Iterator[bool]:
-    """Whether the owner of `staging` is dead; it cannot come to life inside the context."""
+    """Tell whether the owner of `staging` is dead; nobody can claim it inside the context."""
     try:
         lock = os.open(staging / LOCK, os.O_RDWR | locks.CLOSED_IN_CHILDREN)
     except FileNotFoundError:
@@ -119,9 +118,8 @@ def abandoned(staging: Path) -> Iterator[bool]:
 
 
 def _abandoned_without_lock(staging: Path) -> bool:
-    # Empty, it is one whose owner died before it made the lock; an owner that lives makes
-    # the folder again. Not empty, it was brought back by a write under way in a failed
-    # writer's thread, or is one that somebody is just removing.
+    # An empty folder belongs to an owner that died before it made the lock, or to a living one,
+    # which recreates it. Otherwise a failed writer's thread recreated it, or it is being removed.
     with contextlib.suppress(OSError):
         staging.rmdir()
     return staging.exists() and _age(staging) > timedelta(minutes=1)
@@ -132,7 +130,7 @@ def _age(path: Path) -> timedelta:
 
 
 def make_parents(path: Path) -> list[Path]:
-    """Make the folders above `path`; returns those that were missing, the innermost last."""
+    """Make the folders above `path`; return those that were missing, the innermost last."""
     missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     for parent in reversed(missing):
         parent.mkdir(exist_ok=True)
@@ -140,7 +138,7 @@ def make_parents(path: Path) -> list[Path]:
 
 
 def remove_empty(parents: Sequence[Path]) -> None:
-    """Remove folders that `make_parents` made and nothing has come into."""
+    """Remove those folders from `make_parents` that are still empty."""
     for parent in reversed(parents):
         with contextlib.suppress(OSError):
             parent.rmdir()
@@ -167,7 +165,7 @@ def _glob_escaped(text: str) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone among those who lock this folder, on file systems that have locks."""
+    """Hold an exclusive lock on a folder, on file systems with locks."""
     with _descriptor(folder) as descriptor:
         with contextlib.suppress(OSError):
             locks.take(descriptor, wait=True)
@@ -175,7 +173,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def flush_tree(folder: Path) -> None:
-    """Bring every file and folder below `folder` to the disk, side by side: it is all waiting."""
+    """Flush every file and folder below `folder` to the disk, concurrently."""
     found = list(os.walk(folder))
     paths = [Path(parent, name) for parent, _, names in found for name in ("", *names)]
     with ThreadPoolExecutor(_FLUSHED) as pool:
@@ -183,7 +181,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring a file or folder to the disk."""
+    """Flush a file or folder to the disk."""
     with _descriptor(path) as descriptor:
         os.fsync(descriptor)
 
@@ -198,7 +196,7 @@ def _descriptor(path: Path) -> Iterator[int]:
 
 
 def write_flushed(path: Path, content: bytes) -> None:
-    """Write a file and bring it to the disk."""
+    """Write a file and flush it to the disk."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()

@@ -221,7 +221,7 @@ class StreamCompressor:
                 self._seal(self._segment)
             else:
                 self._commit()
-        self._ended = "it is closed"
+        self._end("it is closed")
 
     @property
     def rank(self) -> int:
@@ -256,12 +256,16 @@ class StreamCompressor:
     @contextmanager
     def _ended_by_errors(self) -> Iterator[None]:
         """End the stream with any error: the basis may have moved from that of the last commit,
-        so what comes later would not go on from there."""
+        so later blocks could not continue from there."""
         try:
             yield
         except BaseException as error:
-            self._ended = str(error) or type(error).__name__
+            self._end(str(error) or type(error).__name__)
             raise
+
+    def _end(self, why: str) -> None:
+        self._ended = why
+        self._signature.retire()
 
     def _check_usable(self) -> None:
         if self._ended:

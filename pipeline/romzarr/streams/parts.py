@@ -17,7 +17,6 @@ from romzarr.contracts import Coding, Matrix, SparseModel, Vector
 from romzarr.numerics.budget import ErrorBudget, VariableNorms
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.pod.incremental import IncrementalPOD
-from romzarr.store.reading.facts import with_largest
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame
 from romzarr.streams.reduction import sparse_model, weak_form_of
@@ -116,14 +115,14 @@ def running_facts(
 def relative_errors(
     frame: Frame, pod: IncrementalPOD, lost: Vector, earlier: Earlier
 ) -> dict[str, float]:
-    """Bound on the error of every variable, and the largest, from squares `lost` (V,) now, and
+    """Bound on the error of every variable, from squares `lost` (V,) now, and
     those of `earlier` snapshots."""
     budget = ErrorBudget(lost, lost, lost, ARITHMETIC, pod.tolerance)
     errors = {}
     for v, norms in enumerate(norms_of(frame, pod, pod.fluctuation)):
         now = budget.with_rounding(norms, float(lost[v] ** 0.5))
         errors[norms.name] = float(np.hypot(now, earlier.lost[v] ** 0.5)) / (norms.fluctuation or 1)
-    return with_largest(errors)
+    return errors
 
 
 def norms_of(frame: Frame, pod: IncrementalPOD, counted: Vector) -> list[VariableNorms]:

@@ -18,7 +18,6 @@ from romzarr.errors import AccuracyError, ArchiveError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r
 from romzarr.store.reading import decoding
-from romzarr.store.reading.facts import with_largest
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame, Variables, check_follows, elapsed
@@ -253,7 +252,7 @@ class OpenSegment:
         model = live_model(coded.a, archive.time.values, self._config)
         write_latent(writer, archive, coded.latent)
         names = [variable.name for variable in self.frame.variables]
-        errors = with_largest(dict(zip(names, coded.errors.tolist(), strict=True)))
+        errors = dict(zip(names, coded.errors.tolist(), strict=True))
         rank = coded.a.shape[1]
         facts = running_facts(archive, pod, rank, errors, model, self._config, coded.dtype)
         return facts | {"extends": coded.extends}

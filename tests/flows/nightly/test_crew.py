@@ -65,7 +65,7 @@ def test_a_process_that_is_killed_costs_its_dataset_and_no_other(many):
     writers(run, "a")[0].kill()
     status, said = run.end()
     assert status == 1
-    assert "a.zarr: its process was killed (signal 9), most often because" in said
+    assert "a.zarr: its process was killed (signal 9), most often for lack of memory" in said
     assert many.entry("a.zarr")["state"] == "failed"
     assert all(many.entry(f"{name}.zarr")["state"] == "stored" for name in "bcde")
     many.add("a.zarr", 0)

@@ -95,7 +95,7 @@ def test_two_runs_at_once_are_one(place, capsys):
     wait_for(lambda: (place.catalogue / "a.zarr.json").exists())
     assert place.nightly() == 2
     err = capsys.readouterr().err
-    assert f"another run is at work (process {first.pid} on " in err
+    assert f"another run is in progress (process {first.pid} on " in err
     first.process.kill()
     first.end()
     # The lock went with its holder; nothing has to be removed.

@@ -157,8 +157,8 @@ def test_an_address_that_nobody_answers_is_a_run_that_cannot_be(settings, monkey
     with fresh_connections():
         assert main(["nightly", "--config", str(settings)]) == 2
     err = capsys.readouterr().err
-    assert "no lock can be made at s3://" in err
-    assert "see that the network and the endpoint (AWS_ENDPOINT_URL) are up" in err
+    assert "cannot create the lock s3://" in err
+    assert "check the network, the endpoint (AWS_ENDPOINT_URL)" in err
 
 
 def test_a_dataset_has_the_stamp_that_the_listing_of_its_archive_gives(bucket):
@@ -200,7 +200,7 @@ def test_of_many_that_want_the_lease_one_has_it(bucket, short):
         for thread in threads:
             thread.join()
         assert outcomes.count("held") == rounds
-    assert sum("another run is at work (process" in text for text in outcomes) == 6
+    assert sum("another run is in progress (process" in text for text in outcomes) == 6
 
 
 def test_the_lease_of_a_crashed_run_lapses_and_the_crashed_run_notices_if_it_lives(bucket, short):

@@ -82,14 +82,14 @@ def test_after_a_kill_it_is_said_that_nobody_is_at_work(place, capsys):
     assert states(capsys, place.arguments("status")) == {"a.zarr": "running"}
     main(place.arguments("status"))
     out = capsys.readouterr().out
-    assert "at work on it since" in out
+    assert "in progress since" in out
     assert ".json: at work, began" in out
     run.process.kill()
     run.end()
     assert states(capsys, place.arguments("status")) == {"a.zarr": "killed"}
     main(place.arguments("status"))
     out = capsys.readouterr().out
-    assert "a run was killed that began to work on it at" in out
+    assert "the run that began to process it at" in out
     assert ".json: killed, began" in out
 
 
@@ -102,7 +102,7 @@ def test_a_dataset_that_is_gone_with_its_store_is_said_to_be(place, capsys):
     capsys.readouterr()
     assert states(capsys, place.arguments("status")) == {"a.zarr": "missing", "b.zarr": "stored"}
     main(place.arguments("status"))
-    assert "its store is gone; the dataset is not there either" in capsys.readouterr().out
+    assert "its store is gone; the dataset is missing as well" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_help_says_what_the_exit_status_means(capsys):
     with pytest.raises(SystemExit):
         main(["status", "--help"])
     out = capsys.readouterr().out
-    assert "exit status: 0 nothing is broken; 1" in out
+    assert "exit status: 0 no problem; 1" in out
     assert all(state in out for state in BROKEN)
 
 

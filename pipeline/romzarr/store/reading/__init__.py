@@ -1,1 +1,1 @@
-"""What opens a store and decodes it, believing nothing that was not checked."""
+"""Opens and decodes stores; all untrusted input is checked."""

@@ -1,4 +1,4 @@
-"""Arrays of one generation, read through checks: whole, in parts, or as coefficients."""
+"""Checked access to the arrays of one generation."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from romzarr.errors import ResourceError, StorageError, StoreError, refuse_blame
 from romzarr.store import checksums, layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.layout import ArrayLayout
-from romzarr.store.reading.fields import located
+from romzarr.store.reading.fields import prefixed_errors
 from romzarr.store.reading.indexing import OutOfRangeError
-from romzarr.store.reading.memory import Sized, TileMemory
+from romzarr.store.reading.tile_cache import Sized, TileCache
 
 T = TypeVar("T", bound=Sized)
 
-# Files fetched side by side to be checked.
+# Concurrent requests for checking files: they hide latency.
 _FETCHED = 32
 
 
 @contextmanager
-def harmless(what: str) -> Iterator[None]:
-    """Begin with `what` whatever goes wrong, which it may in any way: content may mean harm.
+def as_store_errors(what: str) -> Iterator[None]:
+    """Turn any error, which malicious content may cause, into a message that begins with `what`.
 
     Raises
     ------
     StoreError
-        In place of any error but that of an index that was asked for.
+        Instead of any error except an invalid index of the caller.
     ResourceError
-        If the system is at its limits, which is not the store's fault.
+        If the system lacks resources, which is not the store's fault.
     """
     try:
         yield
     except (StoreError, StorageError, ResourceError, OutOfRangeError):
         raise
     except MemoryError as error:
-        raise StoreError(f"{what}: it takes more memory than there is; ask for less") from error
+        raise StoreError(f"{what}: not enough memory; read less at once") from error
     except Exception as error:
         refuse_blame(error)
         raise StoreError(f"{what}: {error or type(error).__name__}") from error
@@ -63,19 +63,19 @@ class StoredArrays:
     Attributes
     ----------
     url, generation : str
-        The store, and the generation of it.
+        The store, and its generation.
     layouts : mapping of str to ArrayLayout
     group : zarr.Group
         The generation; its arrays are read through `CheckedStore`.
     tiles : TileMemory
-        What was decoded before; several generations may share it.
+        Decoded tiles; several generations may share the cache.
     """
 
     url: str
     generation: str
     layouts: Mapping[str, ArrayLayout] = field(repr=False)
     group: zarr.Group = field(repr=False)
-    tiles: TileMemory = field(repr=False, compare=False)
+    tiles: TileCache = field(repr=False, compare=False)
 
     def __contains__(self, path: str) -> bool:
         return path in self.layouts
@@ -84,7 +84,7 @@ class StoredArrays:
         return self.layouts[path].chunk
 
     def read(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
-        """Array `path` of the generation, or some of its rows.
+        """Read array `path` of the generation, or some of its rows.
 
         Raises
         ------
@@ -94,15 +94,15 @@ class StoredArrays:
         return self.selected(path, (rows,) if self.layouts[path].shape else ())
 
     def check_files(self) -> None:
-        """Read every file of the generation, also those that decoding has no use for.
+        """Read every file of the generation, including those not needed for decoding.
 
         Raises
         ------
         StoreError
-            Naming the first that is missing or damaged.
+            Naming the first missing or damaged file.
         """
         for path, array in self.layouts.items():
-            # One after the other: there may be far fewer than are said.
+            # Lazily: the metadata may claim far more chunks than exist.
             chunks = grid(array.shape, array.chunk)
             places = (
                 tuple(map(int, np.unravel_index(n, chunks))) for n in range(math.prod(chunks))
@@ -126,41 +126,41 @@ class StoredArrays:
         return array
 
     def selected(self, path: str, selection: Region) -> NDArray[Any]:
-        """A region of an array."""
+        """Read a region of an array."""
         array = self._array(path)
         with self._reading(path):
             return np.asarray(array[selection or ...])
 
     def _reading(self, path: str) -> AbstractContextManager[None]:
-        return harmless(f"{self.url}: array {path} cannot be read")
+        return as_store_errors(f"{self.url}: array {path} cannot be read")
 
     def finite(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
-        """As `read`; NaN and infinities are damage."""
+        """Read an array in which NaN and infinities are damage."""
         values = self.read(path, rows)
         _check_finite(values, f"{self.url}: {path}")
         return values
 
-    def remembered(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
-        """What is remembered under `key`, else what `decode` returns."""
+    def cached(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
+        """Return the cached value of `key`, or decode it."""
         return self.tiles.get((self.generation, *key), decode)
 
     def rows(self, path: str, start: int, stop: int) -> NDArray[np.float64]:
-        """Rows of a coded table."""
+        """Decode rows of a table."""
         length, columns = self.layouts[path].chunk
         if start >= stop:
             return np.zeros((0, columns))
         first = start // length
         chunks = [
-            self.remembered((path, number), partial(self.decoded, path, (number, 0)))
+            self.cached((path, number), partial(self.decoded, path, (number, 0)))
             for number in range(first, -(-stop // length))
         ]
         rows: NDArray[np.float64] = np.concatenate(chunks)
         return rows[start - first * length : stop - first * length]
 
     def decoded(self, path: str, index: tuple[int, ...]) -> Floats:
-        """One chunk of a coded array, cut off where the array ends."""
+        """Decode one chunk of an array, without the part beyond the end of the array."""
         array, coefficients = self.layouts[path], self.coefficients(path, index)
-        with located(f"{self.url}: array {path} cannot be read"):
+        with prefixed_errors(f"{self.url}: array {path} cannot be read"):
             values = coefficients.array()
         region = region_of(index, array.shape, array.chunk)
         values = values[tuple(slice(0, part.stop - part.start) for part in region)]
@@ -168,32 +168,32 @@ class StoredArrays:
         return values
 
     def codec(self, path: str) -> WaveletCodec:
-        """What codes the chunks of a coded array."""
-        # What was opened is of Zarr's third format, and coded by our codec first of all.
+        """Return the codec of a coded array."""
+        # Opening has checked that the first codec of this Zarr v3 array is ours.
         metadata: Any = self._array(path).metadata
         codec: WaveletCodec = metadata.codecs[0]
         return codec
 
     def coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
-        """What one chunk of a coded array says."""
+        """Decode the coefficients of one chunk."""
         array, codec = self._array(path), self.codec(path)
         key = layout.joined(path, array.metadata.encode_chunk_key(index))
         with self._reading(path):
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
-            # The checksum at its end was right.
+            # The checksum at the end has been checked.
             payload = content.to_bytes()[: -checksums.SIZE]
-            with located(f"{self.url}: array {path} cannot be read"):
+            with prefixed_errors(f"{self.url}: array {path} cannot be read"):
                 return codec.coefficients(payload, self.layouts[path].chunk, array.dtype)
 
 
 async def _fetched(store: Any, keys: Sequence[str]) -> None:
-    """Fetch files side by side; a `CheckedStore` checks them."""
+    """Fetch files concurrently; a `CheckedStore` checks them."""
     await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
 
 
 def _check_finite(values: Floats, where: str) -> None:
-    # A sum is not finite where a value is not, and needs no array of its own. It may overflow.
+    # A sum needs no temporary array and is not finite if a value is not. It may also overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         suspicious = not np.isfinite(values.sum())
     if suspicious and not np.isfinite(values).all():
-        raise StoreError(f"{where} holds NaN or infinity; the store is damaged")
+        raise StoreError(f"{where} contains NaN or infinity; the store is damaged")

@@ -1,4 +1,4 @@
-"""A Zarr store that hands out no chunk it has not checked."""
+"""A Zarr store that checks every chunk."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _BLOSC_HEADER = struct.Struct("<4B3I")
 
 
 class CheckedStore(WrapperStore[Store]):
-    """Zarr store whose chunks are complete, undamaged and of the size they should have.
+    """Zarr store that refuses missing chunks, damaged chunks and chunks of a wrong size.
 
-    Zarr takes a missing chunk for zeros, and a codec believes the size that a chunk claims.
-    Pickles hold no open file and no credentials: every process uses its own.
+    Zarr itself reads a missing chunk as zeros, and codecs trust the size that a chunk claims.
+    Pickles contain neither open files nor credentials: every process uses its own.
 
     Parameters
     ----------
     url : str
         The generation.
     arrays : mapping of str to ArrayLayout
-        What the metadata of each array say, by path.
+        The layout of each array, by path.
     metadata : bytes, optional
-        What the group is opened with: all metadata that were checked.
+        Consolidated metadata that were checked.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CheckedStore(WrapperStore[Store]):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        # Exists from zarr 3.2 on, and only there anything calls it.
+        # Only zarr >= 3.2 has and calls this method.
         store: Any = self._store
         chunk = store.get_sync(key, prototype=prototype, byte_range=byte_range)
         if chunk is None and checksums.array_of(key):
@@ -73,7 +73,7 @@ class CheckedStore(WrapperStore[Store]):
 
     @property
     def _above(self) -> str:
-        """The store that this is a generation of."""
+        """The URL of the store with this generation."""
         return self.url.rpartition("/")[0]
 
     def _missing(self, key: str, root: bytes | None) -> StoreError:
@@ -98,16 +98,16 @@ class CheckedStore(WrapperStore[Store]):
 async def _found(
     store: Store, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
 ) -> Buffer | None:
-    """What lies at a key, None if nothing does."""
+    """Read the value of a key; None if it is missing."""
     try:
         return await store.get(key, prototype, byte_range)
     except FileNotFoundError:
-        # A folder that is not there is one that Zarr cannot open.
+        # Zarr cannot open a missing folder.
         return None
 
 
 def _check_blosc(payload: bytes, expected: int | None, where: str) -> None:
-    """Refuse a chunk that does not decode to as many bytes as are waiting for it."""
+    """Refuse a chunk that does not decode to the expected number of bytes."""
     if len(payload) < _BLOSC_HEADER.size:
         raise StoreError(f"{where}: chunk is shorter than its header; the store is damaged")
     *_, decoded, _, encoded = _BLOSC_HEADER.unpack_from(payload)

@@ -1,20 +1,25 @@
-"""What the arrays of a generation have to agree on before any of them is read."""
+"""Checks that the arrays of a generation are consistent, before any is read."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+from romzarr.encoding import MAX_SNAPSHOTS
 from romzarr.errors import StoreError
 from romzarr.store import limits
-from romzarr.store.layout import ArrayLayout, Fields
+from romzarr.store.layout import ArrayLayout, JsonObject
 
 
-def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int) -> tuple[int, int]:
-    """Modes of its own that a generation has, after `earlier` ones of those it goes on from, and
-    its snapshots, once everything that depends on them agrees."""
-    latent = facts.fields("latent")
-    snapshots = latent.integer("snapshots", 1, limits.MAX_SNAPSHOTS)
+def check_latent(
+    facts: JsonObject, arrays: Mapping[str, ArrayLayout], earlier: int
+) -> tuple[int, int]:
+    """Check everything that depends on modes and snapshots of a generation.
+
+    Returns the number of modes that it adds to the `earlier` ones it extends, and of snapshots.
+    """
+    latent = facts.object("latent")
+    snapshots = latent.integer("snapshots", 1, MAX_SNAPSHOTS)
     if facts.text("arithmetic") not in ("float32", "float64"):
         raise StoreError(f"{facts.where}: 'arithmetic' must be 'float32' or 'float64'")
     own = 0
@@ -28,17 +33,17 @@ def check_latent(facts: Fields, arrays: Mapping[str, ArrayLayout], earlier: int)
     if "latent/corrections" in arrays:
         agree(arrays, "latent/corrections", "float64", (snapshots, rank), facts.where)
     elif "latent/steps" not in arrays:
-        raise StoreError(f"{facts.where}: there are neither latent/steps nor latent/corrections")
+        raise StoreError(f"{facts.where}: both latent/steps and latent/corrections are missing")
     if "latent/steps" in arrays:
         _check_samples(latent, arrays, snapshots, rank)
-    _check_time(facts.fields("time"), arrays, snapshots)
+    _check_time(facts.object("time"), arrays, snapshots)
     return own, snapshots
 
 
 def _check_samples(
-    latent: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int, rank: int
+    latent: JsonObject, arrays: Mapping[str, ArrayLayout], snapshots: int, rank: int
 ) -> None:
-    """Samples, and which model serves each block."""
+    """Check the samples, and the models of the blocks."""
     block_steps = latent.integer("block_steps", 1, limits.MAX_BLOCK_STEPS)
     latent.integer("substeps", 1, limits.MAX_SUBSTEPS)
     (kept,) = shape_of(arrays, "latent/steps", "uint", 1, latent.where)
@@ -54,24 +59,24 @@ def _check_samples(
         agree(arrays, "latent/block_model", "int", (blocks,), latent.where)
 
 
-def _check_time(time: Fields, arrays: Mapping[str, ArrayLayout], snapshots: int) -> None:
+def _check_time(time: JsonObject, arrays: Mapping[str, ArrayLayout], snapshots: int) -> None:
     dim = time.text("dim")
-    told = [key for key in ("step", "scale") if time.document.get(key) is not None]
-    if not told:
+    given = [key for key in ("step", "scale") if time.document.get(key) is not None]
+    if not given:
         agree(arrays, "latent/times", "float64", (snapshots,), time.where)
-    elif time.number(told[0]) <= 0:
-        raise StoreError(f"{time.where}: {told[0]!r} must be positive")
-    if told == ["scale"]:
+    elif time.number(given[0]) <= 0:
+        raise StoreError(f"{time.where}: {given[0]!r} must be positive")
+    if given == ["scale"]:
         path = f"coordinates/{dim}"
         if path not in arrays or not re.match("u?int|float", arrays[path].dtype):
-            raise StoreError(f"{time.where}: array {path} is missing, or has no numbers")
+            raise StoreError(f"{time.where}: array {path} is missing or not numeric")
         agree(arrays, path, arrays[path].dtype, (snapshots,), time.where)
 
 
 def shape_of(
     arrays: Mapping[str, ArrayLayout], path: str, dtype: str, ndim: int, where: str
 ) -> tuple[int, ...]:
-    """Shape of an array, which must have this dtype and number of dims."""
+    """Check the dtype and number of dims of an array, and return its shape."""
     if path not in arrays:
         raise StoreError(f"{where}: array {path} is missing")
     array = arrays[path]
@@ -86,12 +91,12 @@ def shape_of(
 def agree(
     arrays: Mapping[str, ArrayLayout], path: str, dtype: str, shape: tuple[int, ...], where: str
 ) -> None:
-    """Refuse an array that has not this dtype and shape, or chunks that cut what lies together."""
+    """Check dtype and shape of an array, and that chunks contain all modes."""
     found = shape_of(arrays, path, dtype, len(shape), where)
     if found != shape:
         raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
-    # All fields of a place, and all coefficients of a snapshot, lie in one chunk.
+    # One chunk has all fields of a place, or all coefficients of a snapshot.
     chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
     whole_needed = arrays[path].coded and not path.endswith(("/episodes", "/residuals", "/values"))
     if whole_needed and chunk[whole] != max(1, shape[whole]):
-        raise StoreError(f"{where}: array {path} of shape {shape} is cut into chunks {chunk}")
+        raise StoreError(f"{where}: array {path} of shape {shape} must not have chunks {chunk}")

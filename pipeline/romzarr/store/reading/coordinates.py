@@ -1,4 +1,4 @@
-"""Coordinates and variables that were carried over unchanged, read where they are indexed."""
+"""Lazy coordinates and variables that were copied unchanged."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from xarray.core import indexing
 
 from romzarr.encoding import encoding_from_json, with_shared
 from romzarr.errors import StoreError
-from romzarr.store.layout import Fields
-from romzarr.store.reading.arrays import harmless
+from romzarr.store.layout import JsonObject
+from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.indexing import Positions, across
 from romzarr.store.reading.reader import CoefficientStore
 
 
 class CarriedArray(BackendArray):
-    """One variable of consecutive parts of a store, joined along an axis.
+    """One variable of consecutive parts of a store, concatenated along an axis.
 
     Parameters
     ----------
     what : str
-        Begins the messages of errors.
+        Name of the variable in messages.
     pieces : sequence of Variable
-        As Zarr's own backend opened them; alike, but for their lengths along the axis.
+        As opened by xarray's Zarr backend; equal except for their lengths along the axis.
     axis : int
     dtype : dtype
     """
@@ -50,7 +50,7 @@ class CarriedArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        with harmless(f"{self.what} cannot be read"):
+        with as_store_errors(f"{self.what} cannot be read"):
             if len(self.pieces) == 1:
                 return self._values(0, key)
             axis = self.axis
@@ -66,9 +66,9 @@ class CarriedArray(BackendArray):
 
 
 def carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
-    """Coordinates and variables carried over, those that change in time of all parts."""
+    """Open copied coordinates and variables; those that change in time are concatenated."""
     opened = [_opened(part, store.url, options) for part in store.parts]
-    last, dim = opened[-1], Fields(store.facts, store.url).fields("time").text("dim")
+    last, dim = opened[-1], JsonObject(store.facts, store.url).object("time").text("dim")
     variables = {}
     for name, variable in last.variables.items():
         changing = dim in variable.dims
@@ -80,40 +80,40 @@ def carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
 
 
 def _joined(pieces: Sequence[xr.Variable | None], axis: int, where: str) -> xr.Variable:
-    """A variable of all parts; what is no index stays where it is until it is asked for."""
+    """Concatenate a variable of all parts, lazily unless it is an index."""
     found = [piece for piece in pieces if piece is not None]
     last = found[-1]
     outlines = {(piece.dims, (*piece.shape[:axis], *piece.shape[axis + 1 :])) for piece in found}
     if len(found) < len(pieces) or len(outlines) > 1:
-        raise StoreError(f"{where}: coordinates of the parts of the store do not fit")
+        raise StoreError(f"{where}: the parts of the store have inconsistent coordinates")
     if all(isinstance(piece, xr.IndexVariable) for piece in found):
-        with harmless(f"{where} cannot be read"):
+        with as_store_errors(f"{where} cannot be read"):
             return xr.Variable.concat(found, last.dims[axis]) if len(found) > 1 else last
-    with harmless(f"{where} cannot be read"):
+    with as_store_errors(f"{where} cannot be read"):
         dtype = np.result_type(*(piece.dtype for piece in found))
     array = CarriedArray(where, found, axis, dtype)
     return xr.Variable(last.dims, indexing.LazilyIndexedArray(array), last.attrs)
 
 
 def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Dataset:
-    """The dataset in group ``coordinates`` of a part, with the encodings it had in the archive."""
+    """Open group ``coordinates`` of a part, with the encodings from the archive."""
     group = part.arrays.group.get("coordinates")
     if not isinstance(group, zarr.Group):
         return xr.Dataset()
-    # Zarr's own backend reads it through the checked store of `group`.
+    # xarray's Zarr backend reads through the checked store of `group`.
     backend = ZarrStore(group, mode="r", use_zarr_fill_value_as_mask=False)
-    with harmless(f"{url}: coordinates cannot be read"):
+    with as_store_errors(f"{url}: coordinates cannot be read"):
         dataset = StoreBackendEntrypoint().open_dataset(backend, **options)
-    beyond = Fields(part.facts, url).fields("carried")
-    shared = Fields(part.facts, url).fields("shared_encoding").document
+    beyond = JsonObject(part.facts, url).object("carried")
+    shared = JsonObject(part.facts, url).object("shared_encoding").document
     for name in beyond:
         if name not in dataset.variables:
             raise StoreError(f"{url}: coordinates/{name} is missing")
-        document = beyond.fields(name).document
+        document = beyond.object(name).document
         variable = dataset.variables[name]
         if document.get("dtype") == "object" and variable.dtype.kind == "T":
             dataset[name] = variable = _as_objects(variable, f"{url}: coordinates/{name}")
-        encoding = beyond.fields(name).fields("encoding").document
+        encoding = beyond.object(name).object("encoding").document
         variable.encoding = encoding_from_json(with_shared(encoding, shared))
         if "attrs" in document and options["decode_times"]:
             variable.attrs = restored(document, "attrs")
@@ -121,7 +121,7 @@ def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Datase
 
 
 def _as_objects(variable: xr.Variable, where: str) -> xr.Variable:
-    """Texts as the objects they were in the archive."""
+    """Convert strings to objects, as in the archive."""
     if isinstance(variable, xr.IndexVariable):
         return variable.astype(object)
     array = CarriedArray(where, [variable], 0, np.dtype(object))
@@ -129,5 +129,9 @@ def _as_objects(variable: xr.Variable, where: str) -> xr.Variable:
 
 
 def restored(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Attributes or an encoding that a document has under `key`."""
-    return encoding_from_json(Fields(document, key).fields(key).document) if key in document else {}
+    """Decode attributes or an encoding in a document under `key`."""
+    return (
+        encoding_from_json(JsonObject(document, key).object(key).document)
+        if key in document
+        else {}
+    )

@@ -1,6 +1,6 @@
-"""Decoders: the values of a variable of one generation, a class for each way of coding.
+"""Decoders of the variables of one generation, one class for each coding.
 
-Positions increase along each axis; those of time are `rows`, those of space `wanted`.
+Positions along each axis are increasing; `rows` are those of time, `wanted` those of space.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from romzarr.store.reading.variables import StoredVariable
 
 @dataclass(frozen=True)
 class Decoder(ABC):
-    """The values of a variable of a generation."""
+    """Decodes one variable of a generation."""
 
     home: Generation
     stored: StoredVariable
 
     @abstractmethod
     def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Values without residuals, dims in the variable's order, rounded once, to `dtype`."""
+        """Decode values without residuals, in the order of dims, rounded once to `dtype`."""
 
     @abstractmethod
     def mean(self, wanted: Wanted) -> Floats:
         """Temporal mean; NaN at masked points."""
 
     def modes(self, wanted: Wanted, out: Floats) -> None:
-        """Write the leading POD modes (r, *space) to `out`; without POD there are none."""
+        """Write the leading POD modes (r, *space) to `out`; zeros without POD."""
         out[...] = 0.0
 
     @property
     def arithmetic(self) -> np.dtype[Any]:
-        """What fields and sums over them are computed in."""
+        """The dtype of fields and sums over them."""
         return np.dtype(self.home.facts["arithmetic"])
 
     def _empty(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -62,7 +62,7 @@ class Decoder(ABC):
 
 
 class ConstantDecoder(Decoder):
-    """One snapshot, to the bit, stands for all."""
+    """Decodes a variable that is constant in time, without loss."""
 
     def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
         values = self._empty(rows, wanted, dtype)
@@ -75,12 +75,12 @@ class ConstantDecoder(Decoder):
         for tile, inside, region in pieces(wanted, arrays.chunk(path)):
             whole = region_of(tile, self.stored.space_shape, arrays.chunk(path))
             read = partial(arrays.selected, path, whole)
-            values[region] = points(arrays.remembered((path, tile), read)[None], inside)[0]
+            values[region] = points(arrays.cached((path, tile), read)[None], inside)[0]
         return values
 
 
 class LosslessDecoder(Decoder):
-    """Values to the bit."""
+    """Decodes values without loss."""
 
     def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
         arrays, path = self.home.arrays, f"basis/{self.stored.group}/exact"
@@ -88,12 +88,12 @@ class LosslessDecoder(Decoder):
         values = self._empty(rows, wanted, self.stored.dtype)
         for tile, inside, region in pieces([*wanted[:axis], rows, *wanted[axis:]], tile_shape):
             read = partial(arrays.selected, path, region_of(tile, self.stored.shape, tile_shape))
-            decoded = arrays.remembered((path, tile), read)
+            decoded = arrays.cached((path, tile), read)
             values[region] = points(decoded[None], inside)[0]
         return values
 
     def mean(self, wanted: Wanted) -> Floats:
-        """Temporal mean; NaN where a value ever is."""
+        """Temporal mean; NaN where any value is NaN."""
         axis, snapshots = self.stored.time_axis, self.stored.shape[self.stored.time_axis]
         total = np.zeros([len(places) for places in wanted])
         length = self.home.arrays.chunk(f"basis/{self.stored.group}/exact")[axis]
@@ -107,7 +107,7 @@ class LosslessDecoder(Decoder):
 
 
 class DirectDecoder(Decoder):
-    """Values coded by wavelets, without POD."""
+    """Decodes values that are coded by wavelets, without POD."""
 
     def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
         return TiledValues(self.home.arrays, self.stored).values(rows, wanted, dtype)
@@ -117,8 +117,8 @@ class DirectDecoder(Decoder):
 
 
 class PODDecoder(Decoder):
-    """Fields, which are sums over modes, of this generation and of those that it goes on with;
-    in episodes values coded without POD."""
+    """Decodes sums over the modes of this generation and of those that it extends; values of
+    episodes are coded without POD."""
 
     def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
         values = self._empty(rows, wanted, dtype)
@@ -128,10 +128,10 @@ class PODDecoder(Decoder):
         return values
 
     def mean(self, wanted: Wanted) -> Floats:
-        """What the fields are about: the generation that was the first with these decides it."""
+        """Temporal mean of the first generation with these modes."""
         first = self.home.chain[0]
         stored = first.variables[self.stored.name]
-        # A value alone would lose its order of bytes.
+        # np.asarray: a scalar would lose its byte order.
         values: Floats = np.asarray(
             FieldValues(first.arrays, stored).first(wanted) * first.mean_weight, self.arithmetic
         )
@@ -146,7 +146,7 @@ class PODDecoder(Decoder):
             fields.modes(wanted, each.own_values, out[columns])
 
     def _with_fields(self) -> Iterator[tuple[Generation, slice]]:
-        """Generations whose fields take part, and which of the modes are theirs."""
+        """Yield the generations with fields, and the range of their modes."""
         start = 0
         for number, each in enumerate(self.home.chain):
             if each.own or not number:
@@ -156,7 +156,7 @@ class PODDecoder(Decoder):
     def _sum_fields(self, rows: Positions, wanted: Wanted, out: NDArray[Any]) -> None:
         """Write the sums over all modes, time first."""
         a, aligned = self.home.latent.at(rows), AlignedRows.of(rows)
-        # Only a store made to harm lets sums overflow.
+        # Sums overflow only in malicious stores.
         with np.errstate(over="ignore", invalid="ignore"):
             terms = [
                 Term(
@@ -168,7 +168,7 @@ class PODDecoder(Decoder):
             write_sums(terms, self.home.chain[0].mean_weight, aligned, wanted, out)
 
     def _put_episodes(self, snapshots: Positions, wanted: Wanted, values: NDArray[Any]) -> None:
-        """Replace what fields make of the snapshots that belong to episodes, time first."""
+        """Replace the values of episodes, time first."""
         there = np.isin(snapshots, self.home.episodes)
         if there.any():
             rows = np.searchsorted(self.home.episodes, snapshots[there])
@@ -187,18 +187,18 @@ DECODERS: Mapping[Coding, type[Decoder]] = {
 
 
 def decoder_of(home: Generation, variable: str) -> Decoder:
-    """The decoder of a variable of a generation."""
+    """Return the decoder of a variable of a generation."""
     stored = home.variables[variable]
     return DECODERS[stored.coding](home, stored)
 
 
-# --- as it is asked for -------------------------------------------------------------------
+# --- by any indexers ----------------------------------------------------------------------
 
 
 def decode(
     home: Generation, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
 ) -> NDArray[Any]:
-    """As `romzarr.store.reading.reader.CoefficientStore.decode`, of its own snapshots."""
+    """Decode as in `romzarr.store.reading.reader.CoefficientStore.decode`, for one generation."""
     decoder = decoder_of(home, variable)
     stored = decoder.stored
     rows, back = positions(time_indexer, stored.shape[stored.time_axis])
@@ -218,7 +218,7 @@ def decode(
 def predict(
     home: Generation, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
 ) -> NDArray[np.float64]:
-    """What residuals are added to: as `decode`, of increasing indexers, in float64."""
+    """Decode without residuals, for increasing indexers, in float64."""
     decoder = decoder_of(home, variable)
     stored = decoder.stored
     rows, _ = positions(time_indexer, stored.shape[stored.time_axis])
@@ -228,9 +228,9 @@ def predict(
 def mean(
     home: Generation, variable: str, space_indexers: Sequence[Indexer] | None = None
 ) -> Floats:
-    """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points.
+    """Compute the temporal mean of `variable`, everywhere or as in `decode`; NaN if masked.
 
-    Of fields what they are about; of what is coded without them, the mean of decoded values.
+    With POD it is the stored mean, otherwise the mean of decoded values.
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
@@ -244,10 +244,10 @@ def modes(
     space_indexers: Sequence[Indexer] | None = None,
     leading: int | None = None,
 ) -> Floats:
-    """POD modes phi_k in the variable's units, (r, *space); 0 at masked points.
+    """Decode POD modes phi_k in the variable's units, (r, *space); 0 at masked points.
 
-    All of them or the `leading` ones, everywhere or as in `decode`. All 0 where the variable
-    is coded without them.
+    Returns all modes or the `leading` ones, everywhere or as in `decode`. They are zero for
+    variables without POD.
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
@@ -261,6 +261,6 @@ def modes(
 def _places(
     stored: StoredVariable, space_indexers: Sequence[Indexer]
 ) -> tuple[list[Positions], list[Positions]]:
-    """Increasing positions per space dim, and how to take the result from them."""
+    """Return increasing positions per space dim, and the indices that restore the order."""
     found = [positions(i, n) for i, n in zip(space_indexers, stored.space_shape, strict=True)]
     return [wanted for wanted, _ in found], [back for _, back in found]

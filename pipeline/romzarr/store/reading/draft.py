@@ -1,4 +1,4 @@
-"""A store before it counts, as its readers will see it."""
+"""A store before its commit, as readers will see it."""
 
 from __future__ import annotations
 
@@ -16,36 +16,39 @@ from romzarr.store.reading.reader import open_draft
 
 Matrix = NDArray[np.float64]
 
-# Relative error of samples with which a model is tried.
-SHAKING = 1e-12
+# Relative perturbation of samples in tests of a model: thousands of roundings of another machine.
+PERTURBATION = 1e-12
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What `romzarr.store.writing.writer.StoreWriter.draft` completed; works in any process."""
+    """A generation from `romzarr.store.writing.writer.StoreWriter.draft`; works in any process."""
 
     url: str
     part: Part
 
     def predict(self, variable: str, time_axis: int, region: Region) -> Matrix:
-        """Values of a region, dims in the variable's order, before residuals and rounding."""
+        """Decode a region in the variable's order of dims, before residuals and rounding."""
         return _predicted(_opened(self), variable, time_axis, region)
 
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float:
-        """How far `predicted` values move at most where samples of a(t) are off as a reader's
-        rounding may be."""
+        """Bound the change of `predicted` values by a reader's rounding of the samples of a(t)."""
         store = _opened(self)
         modelled = len(store.latent.models) > 0
         if store.variables[variable].coding != Coding.POD or not modelled:
             return 0.0
-        moved = _predicted(_opened(self, SHAKING), variable, time_axis, region) - predicted
+        moved = _predicted(_opened(self, PERTURBATION), variable, time_axis, region) - predicted
         return float(np.nanmax(np.abs(moved), initial=0.0))
 
 
 @lru_cache(maxsize=2)
-def _opened(draft: Draft, shaking: float = 0.0) -> Generation:
+def _opened(draft: Draft, perturbation: float = 0.0) -> Generation:
     store = open_draft(draft.url, draft.part)
-    return replace(store, latent=replace(store.latent, shaking=shaking)) if shaking else store
+    return (
+        replace(store, latent=replace(store.latent, perturbation=perturbation))
+        if perturbation
+        else store
+    )
 
 
 def _predicted(store: Generation, variable: str, time_axis: int, region: Region) -> Matrix:

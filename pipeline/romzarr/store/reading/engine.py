@@ -1,4 +1,4 @@
-"""xarray backend ``romzarr``: the archive's variables, decoded where they are indexed."""
+"""The xarray backend ``romzarr``, which decodes variables lazily."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from xarray.core import indexing
 
 from romzarr.encoding import encoding_from_json
 from romzarr.store import layout
-from romzarr.store.layout import Fields, Root
-from romzarr.store.reading.arrays import harmless
+from romzarr.store.layout import JsonObject, Root
+from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.coordinates import carried, restored
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
 
 
 class DecodedArray(BackendArray):
-    """A variable of a store, decoded where it is indexed.
+    """A lazily decoded variable of a store.
 
-    Pickles hold the URL and what its root said: every process opens the store for itself.
+    Pickles contain the URL and the root metadata: every process opens the store itself.
     """
 
     def __init__(self, url: str, root: Root, variable: StoredVariable) -> None:
@@ -32,7 +32,7 @@ class DecodedArray(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
-            # The adapter would only split negative steps, and fails on empty ones.
+            # The adapter would only split negative steps, and fails on empty indexers.
             return self._decode(key.tuple)
         support = indexing.IndexingSupport.OUTER
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._decode)
@@ -44,7 +44,7 @@ class DecodedArray(BackendArray):
 
 
 class RomzarrBackendEntrypoint(BackendEntrypoint):
-    """Opens coefficient stores written by romzarr as the datasets they were made from."""
+    """Opens coefficient stores as the datasets they were made from."""
 
     description = "Open coefficient stores of romzarr (POD basis and sparse dynamics)"
     url = "https://github.com/romzarr/romzarr"
@@ -56,9 +56,9 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
             url = layout.normalised(filename_or_obj)
             layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
         except layout.OtherFormatError:
-            # It is ours: opening it says which version is needed.
+            # Opening it will say which version is needed.
             return True
-        # Somebody else's path may fail in any way, and is then not ours.
+        # Other files may cause any error.
         except Exception:
             return False
         return True
@@ -77,8 +77,8 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
     ) -> xr.Dataset:
         """Open the store at `filename_or_obj` (a path or a URL).
 
-        The decoding options apply to coordinates and other variables that were carried over
-        unchanged; decoded variables are always in physical units.
+        The decoding options apply to coordinates and other variables that were copied unchanged;
+        decoded variables are always in physical units.
         """
         store = open_store(filename_or_obj)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
@@ -92,11 +92,11 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         }
         variables = dict(carried(store, options).variables)
         variables |= {name: _lazy(store, v) for name, v in store.variables.items()}
-        facts = Fields(store.facts, store.url)
+        facts = JsonObject(store.facts, store.url)
         order: list[Any] = [name for name in facts.names("order") if name in variables]
-        # Coordinates need not be named in the order; they come last then.
+        # Coordinates that the order does not name come last.
         order += [name for name in variables if name not in order]
-        with harmless(f"{store.url}: its variables do not fit together"):
+        with as_store_errors(f"{store.url}: inconsistent variables"):
             dataset = xr.Dataset({name: variables[name] for name in order if name not in dropped})
             coords = [name for name in facts.names("coords") if name in dataset.variables]
             dataset = dataset.set_coords(coords)

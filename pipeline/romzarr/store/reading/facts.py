@@ -1,7 +1,6 @@
-"""What a store says in JSON, checked once when it is opened, so that whoever reads may trust it.
+"""The JSON facts of a store, whose types are checked once when it is opened.
 
-A fact that is missing is an error of ours where it is asked for; one that is there is of the
-right type, and finite.
+A missing fact raises `StoreError` when it is accessed.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from romzarr.errors import StoreError
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 
 Check = Callable[[Any], bool]
 
 
 class Facts(dict[str, Any]):
-    """A JSON object in which nothing is missing without a word."""
+    """A JSON object that raises `StoreError` for missing keys."""
 
     def __init__(self, document: Any = (), where: str = "") -> None:
-        # Whoever copies a dict gives pairs.
+        # Copying a dict passes pairs.
         pairs = dict(document).items()
         super().__init__({key: _strict(each, f"{where}/{key}") for key, each in pairs})
         self.where = where
@@ -45,7 +44,7 @@ def _positive(value: Any) -> bool:
 
 
 def _error(value: Any) -> bool:
-    # What has no number is the largest there is.
+    # Without an upper limit: an error may be the largest float.
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
@@ -70,14 +69,14 @@ def _named(check: Check) -> Check:
 
 
 def _of(**checks: Check) -> Check:
-    """An object whose entries pass these checks where they are there."""
+    """Check the entries of an object that exist."""
     return lambda value: (
         _object(value)
         and all(check(value[name]) for name, check in checks.items() if name in value)
     )
 
 
-# What is said besides what `checks` and `variables`, beside this module, look at.
+# The facts that the modules `checks` and `variables` do not check.
 _CHECKS: dict[str, tuple[Check, str]] = {
     "tolerance": (_error, "a number of at least 0"),
     "relative_l2_error": (_named(_error), "numbers of at least 0 by name"),
@@ -100,19 +99,20 @@ _CHECKS: dict[str, tuple[Check, str]] = {
             bytes=_of(model=_number, none=_number),
             tried=_all(lambda each: _all(_number)(each) and len(each) == 3),
         ),
-        "an object with what is known of the model",
+        "an object that describes the model",
     ),
 }
+# Stores made before this key was dropped have it among their errors.
 _LARGEST = "largest"
 
 
-def checked_facts(facts: Fields) -> Facts:
-    """The facts of a generation, once what they say is of the right types.
+def checked_facts(facts: JsonObject) -> Facts:
+    """Check the types of the facts of a generation.
 
     Raises
     ------
     StoreError
-        Naming the fact that is not.
+        Naming the fact with a wrong type.
     """
     for name, (check, allowed) in _CHECKS.items():
         if name in facts.document and not check(facts.document[name]):
@@ -121,26 +121,21 @@ def checked_facts(facts: Fields) -> Facts:
 
 
 def errors_of(facts: Mapping[str, Any], variables: Iterable[str]) -> dict[str, float]:
-    """The relative error of each variable, without that of the largest, which is no variable's."""
+    """Return the relative error of each variable."""
     return {name: facts["relative_l2_error"][name] for name in variables}
 
 
-def with_largest(errors: Mapping[str, float]) -> dict[str, float]:
-    """Errors by variable as they are stored; one that is called like the key keeps its own."""
-    return {**errors, _LARGEST: errors.get(_LARGEST, max(errors.values()))}
-
-
 def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
-    """Refuse errors and bounds of other variables than there are.
+    """Refuse errors and bounds of unknown variables, and missing errors.
 
     Raises
     ------
     StoreError
     """
     known = {*variables, _LARGEST}
+    errors = facts.get("relative_l2_error")
     for name in ("relative_l2_error", "max_error", "largest_pointwise_error", "fluctuation"):
         if not set(facts.get(name, {})) <= known:
-            raise StoreError(f"{where}: {name!r} names a variable that is not there")
-    errors = facts.get("relative_l2_error")
-    if errors is not None and not known <= set(errors):
+            raise StoreError(f"{where}: {name!r} names an unknown variable")
+    if errors is not None and not set(variables) <= set(errors):
         raise StoreError(f"{where}: 'relative_l2_error' lacks a variable")

@@ -1,8 +1,8 @@
-"""Tiles of fields, and the weighted sums of them that are snapshots of a variable.
+"""Tiles of fields, and their weighted sums, which are snapshots of a variable.
 
-A value is the same to the bit whatever it is asked for with: a tile is decoded as a whole, sums
-over modes are products of blocks of one shape (`romzarr.numerics.products`), in which each
-snapshot and each point has its own place, and all else is arithmetic on single values.
+A value has the same bits in every selection. Tiles are decoded completely, sums over modes are
+products of blocks of fixed shape (`romzarr.numerics.products`) in which each snapshot and point has
+a fixed place, and everything else is elementwise.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Inside = Sequence[slice | Positions]
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
-    """Say where the coefficients are from that are found to stand for what cannot be."""
+def prefixed_errors(where: str) -> Iterator[None]:
+    """Prefix errors of invalid coefficients with their location."""
     try:
         yield
     except StoreError as error:
@@ -43,7 +43,7 @@ class FieldTile:
     first : ndarray, shape of the tile
         The first field.
     modes : ndarray, shape (r, points)
-        The others, with zeros up to a whole number of blocks of `COLUMNS` points.
+        The others, padded with zeros to blocks of `COLUMNS` points.
     """
 
     first: Floats
@@ -51,7 +51,7 @@ class FieldTile:
 
     @classmethod
     def of(cls, fields: Floats, mask: NDArray[np.bool_] | None) -> FieldTile:
-        """Fields (r + 1, *tile); where the mask is true the first is NaN, others are 0."""
+        """Make a tile of fields (r + 1, *tile); at masked points the first is NaN, others are 0."""
         if mask is not None:
             fields[:1, mask] = np.nan
             fields[1:, mask] = 0
@@ -59,7 +59,7 @@ class FieldTile:
         flat = modes.reshape(len(modes), math.prod(modes.shape[1:]))
         first = fields[0, ...]
         if missing := -first.size % COLUMNS:
-            # Not a view, which would keep all fields.
+            # A view would keep all fields in memory.
             first, flat = first.copy(), np.pad(flat, ((0, 0), (0, missing)))
         first.flags.writeable = flat.flags.writeable = False
         return cls(first, flat)
@@ -69,7 +69,7 @@ class FieldTile:
         return self.first.nbytes + self.modes.nbytes
 
     def part(self, inside: Inside) -> FieldPart:
-        """Some points, each axis indexed for itself."""
+        """Select points, each axis indexed independently."""
         first = chosen(self.first[None], inside)[0, ...]
         rank, width = self.modes.shape
         blocks = self.modes.reshape(rank, width // COLUMNS, COLUMNS)
@@ -91,9 +91,9 @@ class FieldPart:
     first : ndarray
         The first field.
     blocks : ndarray, shape (r, blocks, COLUMNS)
-        The others in all blocks that hold one of the points.
+        The others, in all blocks with one of the points.
     columns : slice or positions
-        Where the points are in these blocks.
+        The places of the points in these blocks.
     """
 
     first: Floats
@@ -102,18 +102,18 @@ class FieldPart:
 
     @property
     def modes(self) -> Floats:
-        """All fields but the first, (r, *shape of the first)."""
+        """All fields except the first, (r, *shape of the first)."""
         rank = len(self.blocks)
         flat = self.blocks.reshape(rank, self.width)[:, self.columns]
         return flat.reshape(rank, *self.first.shape)
 
     @property
     def width(self) -> int:
-        """Numbers that a snapshot takes while it is summed."""
+        """Number of values of a snapshot in its sum."""
         return math.prod(self.blocks.shape[1:])
 
     def sums(self, weights: Floats) -> Floats:
-        """Sums over all fields but the first.
+        """Compute weighted sums over all fields except the first.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class FieldPart:
 
 @dataclass(frozen=True)
 class AlignedRows:
-    """Snapshots, increasing, as places in blocks of `ROWS`, each in its own place in a block."""
+    """Increasing snapshots, each in a fixed place of a block of `ROWS`."""
 
     blocks: int
     places: Positions
@@ -144,13 +144,13 @@ class AlignedRows:
         return cls(len(numbers), which * ROWS + rows % ROWS)
 
     def spread(self, weights: Floats, dtype: np.dtype[Any]) -> Floats:
-        """Weights (m, r) of the snapshots, (blocks, ROWS, r), 0 where no snapshot is."""
+        """Arrange weights (m, r) of the snapshots as (blocks, ROWS, r), padded with zeros."""
         out = np.zeros((self.blocks, ROWS, weights.shape[1]), dtype)
         out[self.places // ROWS, self.places % ROWS] = weights
         return out
 
     def parts(self, most: int) -> Iterator[tuple[slice, slice, slice | Positions]]:
-        """Some blocks at a time: which, the snapshots in them, and the places of these there."""
+        """Yield some blocks at a time, with the snapshots in them and their places."""
         for start in range(0, self.blocks, most):
             stop = min(start + most, self.blocks)
             first, last = np.searchsorted(self.places, [start * ROWS, stop * ROWS])

@@ -1,4 +1,4 @@
-"""One generation of a store: some consecutive snapshots of all variables."""
+"""One generation of a store: consecutive snapshots of all variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from romzarr.store.reading.variables import StoredVariable
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation: what it says about itself, and its values on demand.
+    """A generation: its facts, and its arrays on demand.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Generation:
     latent : StoredLatent
         Coefficients of all modes.
     before : tuple of Generation
-        Those whose fields it goes on with, oldest first.
+        Those that it extends, oldest first.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Generation:
 
     @cached_property
     def episodes(self) -> NDArray[np.int64]:
-        """Numbers of the snapshots at which variables of POD are coded as they are."""
+        """Numbers of the snapshots that are coded without POD."""
         spans = self.facts.get("episodes", [])
         return np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in spans)])
 
     @cached_property
     def singular_values(self) -> NDArray[np.float64]:
-        """Factors (r,) that fields are divided by to give modes."""
+        """Singular values (r,), by which fields are divided to give modes."""
         return np.concatenate([each.own_values for each in (*self.before, self)])
 
     @cached_property
@@ -75,10 +75,10 @@ class Generation:
 
     @property
     def mean_weight(self) -> float:
-        """What the first field of a variable is multiplied by to give its mean."""
+        """The factor of the first field that gives the mean."""
         return float(self.snapshots**-0.5)
 
     @property
     def chain(self) -> tuple[Generation, ...]:
-        """The generations whose fields it goes on with, and itself."""
+        """The generations that it extends, and itself."""
         return (*self.before, self)

@@ -1,4 +1,4 @@
-"""From indexers to positions, and from positions to tiles."""
+"""Converts indexers to positions, and positions to tiles."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Positions = NDArray[np.int64]
 
 
 class OutOfRangeError(IndexError):
-    """An index that whoever asks gave is beyond the end."""
+    """An index of the caller is out of range."""
 
 
 class Piece(NamedTuple):
-    """Wanted points that lie in one tile.
+    """Requested points in one tile.
 
-    ``tile`` is its place in the grid, ``inside`` selects the points of it along each axis,
-    ``region`` is where they go among all wanted points.
+    ``tile`` is its grid position, ``inside`` selects the points in it along each axis, ``region``
+    is their place among all requested points.
     """
 
     tile: tuple[int, ...]
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 def positions(indexer: Indexer, n: int) -> tuple[Positions, Positions]:
-    """Increasing positions that `indexer` touches, and how to take its result from them."""
+    """Return increasing positions of an indexer, and the indices that restore its order."""
     if isinstance(indexer, slice):
         asked = np.arange(*indexer.indices(n))
     else:
@@ -51,16 +51,16 @@ def across(
     axis: int,
     read: Callable[[int, Positions], NDArray[Any]],
 ) -> NDArray[Any]:
-    """What `read` gives of several arrays, indexed as if they were one along an axis.
+    """Index several arrays as if they were concatenated along an axis.
 
     Parameters
     ----------
     starts : ndarray of int
-        Where each array begins, and at last where all end.
+        Start of each array, and the end of the last one.
     indexer : int, slice or ndarray of int
         An int drops the axis.
     axis : int
-        Where the axis is in what `read` returns.
+        The axis in results of `read`.
     read : callable
         Takes the number of an array and increasing positions in it.
     """
@@ -71,9 +71,9 @@ def across(
         for number, (first, last) in enumerate(pairwise(edges))
         if first < last
     ]
-    # Where nothing is wanted any array tells the shape.
+    # An empty selection of any array gives the shape.
     found = found or [read(len(starts) - 2, rows)]
-    # Joined, they would lose their order of bytes; texts may have other lengths.
+    # The dtype keeps the byte order; strings may have different lengths.
     same = {array.dtype for array in found} == {found[0].dtype}
     whole = np.concatenate(found, axis=axis, dtype=found[0].dtype if same else None)
     values = np.take(whole, back, axis=axis)
@@ -81,7 +81,7 @@ def across(
 
 
 def pieces(wanted: Sequence[Positions], tile: Sequence[int]) -> Iterator[Piece]:
-    """Wanted points, increasing along each axis, tile by tile."""
+    """Divide requested points, increasing along each axis, into tiles."""
     axes = [list(_runs(places, n)) for places, n in zip(wanted, tile, strict=True)]
     for runs in product(*axes):
         yield Piece(
@@ -92,7 +92,7 @@ def pieces(wanted: Sequence[Positions], tile: Sequence[int]) -> Iterator[Piece]:
 
 
 def _runs(places: Positions, length: int) -> Iterator[tuple[int, Positions, slice]]:
-    """Number of each tile that holds some of `places`, where in it they lie, which they are."""
+    """Yield each tile with some of `places`, their positions in it, and their range."""
     numbers, starts = np.unique(places // length, return_index=True)
     stops = np.append(starts, len(places))[1:]
     for number, start, stop in zip(numbers, starts, stops, strict=True):
@@ -100,7 +100,7 @@ def _runs(places: Positions, length: int) -> Iterator[tuple[int, Positions, slic
 
 
 def narrowed(inside: Positions) -> slice | Positions:
-    """Increasing positions; a slice where they are contiguous: it copies nothing."""
+    """Convert contiguous positions to a slice, which copies nothing."""
     if not len(inside):
         return slice(0, 0)
     first, last = int(inside[0]), int(inside[-1])
@@ -108,7 +108,7 @@ def narrowed(inside: Positions) -> slice | Positions:
 
 
 def points(tile: Floats, inside: Sequence[slice | Positions]) -> Floats:
-    """The chosen points of a tile (fields, *space), each axis indexed for itself."""
+    """Select points of a tile (fields, *space), each axis indexed independently."""
     for axis, chosen in enumerate(inside, start=1):
         tile = tile[(slice(None),) * axis + (chosen,)]
     return tile
@@ -117,10 +117,10 @@ def points(tile: Floats, inside: Sequence[slice | Positions]) -> Floats:
 def as_asked(
     values: NDArray[Any], backs: Sequence[Positions], indexers: Sequence[Indexer]
 ) -> NDArray[Any]:
-    """Values at increasing positions in the order asked for, without the dims of ints."""
+    """Restore the order of the indexers, and drop the dims of ints."""
     for axis, back in enumerate(backs):
         if not np.array_equal(back, np.arange(values.shape[axis])):
             values = np.take(values, back, axis=axis)
     key = (0 if isinstance(i, int | np.integer) else slice(None) for i in indexers)
-    # The ellipsis keeps an array of what has no dims left.
+    # The ellipsis keeps a zero-dimensional array.
     return values[(*key, ...)]

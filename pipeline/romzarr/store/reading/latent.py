@@ -1,4 +1,4 @@
-"""Coefficients a(t) of one generation, and the models that help to store them."""
+"""Coefficients a(t) of one generation, and their models."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from romzarr.errors import StoreError
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, rebuild
 from romzarr.store import layout, limits
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 from romzarr.store.models import StoredModels, models_from_facts
 from romzarr.store.reading.arrays import StoredArrays
 
-# Snapshots this far apart are decoded as separate spans.
-_LARGEST_GAP = 256
+# Snapshots with larger gaps are decoded as separate spans: a block has no more (`MAX_BLOCK_STEPS`).
+_LARGEST_GAP = limits.MAX_BLOCK_STEPS
 
 
 @dataclass(frozen=True)
 class StoredLatent:
     """a(t), (snapshots, rank), decoded on demand.
 
-    ``shaking`` is a relative error to put into samples, to see how much a model amplifies it.
+    ``perturbation`` is a relative error added to samples, to measure its amplification by a model.
     """
 
     arrays: StoredArrays
     facts: Mapping[str, Any]
     rank: int
     snapshots: int
-    shaking: float = 0.0
+    perturbation: float = 0.0
 
     @property
     def url(self) -> str:
@@ -42,15 +42,15 @@ class StoredLatent:
 
     @property
     def sampled(self) -> bool:
-        """Whether there are samples to go on from; else corrections are all there is."""
+        """Whether there are samples; otherwise the corrections are the coefficients."""
         return "latent/steps" in self.arrays
 
     @cached_property
     def stored_models(self) -> StoredModels | None:
-        """The models that coefficients are decoded with, if there are any."""
+        """The models for decoding, if there are any."""
         if not self.sampled or "model" not in self.facts:
             return None
-        facts = Fields(self.facts, self.url).fields("model")
+        facts = JsonObject(self.facts, self.url).object("model")
         found = models_from_facts(facts)
         if found is None or not found.decode:
             return None
@@ -60,17 +60,17 @@ class StoredLatent:
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
-        """Xi of every model that decodes, (models, p, q)."""
+        """Xi of every model for decoding, (models, p, q)."""
         found = self.stored_models
         return np.zeros((0, 0, 0)) if found is None else found.coefficients
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
-        """Times of the snapshots, counted from the first."""
+        """Times of all snapshots since the first."""
         return self.times_of(0, self.snapshots)
 
     def times_of(self, start: int, stop: int) -> NDArray[np.float64]:
-        """Times of some snapshots, counted from the first of the record."""
+        """Return times of some snapshots since the first of the record."""
         step = self.facts["time"].get("step")
         if step is not None:
             uniform: NDArray[np.float64] = step * np.arange(start, stop)
@@ -83,7 +83,7 @@ class StoredLatent:
             first = self.arrays.finite(path, slice(0, 1))
             times = scale * layout.since_first(np.concatenate([first, times]))[1:]
         if not (np.diff(times) > 0).all():
-            raise StoreError(f"{self.url}: {path} do not increase")
+            raise StoreError(f"{self.url}: the times in {path} do not increase")
         return times
 
     @cached_property
@@ -97,19 +97,19 @@ class StoredLatent:
         return models
 
     def _refuse_slow(self, operations: int) -> None:
-        """Refuse models that take so many operations an evaluation, if a block takes too long."""
+        """Refuse models that take too long for a block, given the operations of an evaluation."""
         steps = min(self.facts["latent"]["block_steps"], self.snapshots)
-        # A step of Runge and Kutta takes four evaluations.
+        # A Runge-Kutta step takes four evaluations.
         needed = 4 * steps * self.facts["latent"]["substeps"] * operations
         if needed > limits.MAX_OPERATIONS:
             raise StoreError(
-                f"{self.url}: a model takes {needed:.3g} operations for a block, at most "
+                f"{self.url}: the model takes {needed:.3g} operations for a block, at most "
                 f"{limits.MAX_OPERATIONS:.3g} are allowed"
             )
 
     @cached_property
     def index(self) -> NDArray[np.int64]:
-        """Numbers of the snapshots whose coefficients are kept; none with corrections alone."""
+        """Numbers of the kept snapshots; none if there are only corrections."""
         if not self.sampled:
             return np.zeros(0, np.int64)
         index: NDArray[np.int64] = np.cumsum(self.arrays.read("latent/steps"), dtype=np.int64)
@@ -118,24 +118,21 @@ class StoredLatent:
         fewer_blocks = -(-self.snapshots // steps) <= len(index)
         starts = np.arange(0, self.snapshots if fewer_blocks else 1, steps)
         increasing = (np.diff(index) > 0).all()
-        # Every block starts anew, which bounds what decoding one snapshot can cost.
+        # Every block has a sample at its start, which bounds the cost of decoding one snapshot.
         if (
             not (increasing and fewer_blocks)
             or index[[0, -1]].tolist() != ends.tolist()
             or (not np.isin(starts, index, assume_unique=True).all())
         ):
             raise StoreError(
-                f"{self.url}: latent/steps must lead from snapshot 0 to {ends[1]} by way of the "
+                f"{self.url}: latent/steps must lead from snapshot 0 to {ends[1]} and include the "
                 "first snapshot of every block"
             )
         return index
 
     @cached_property
     def block_model(self) -> NDArray[np.int16]:
-        """Number of the model that serves each block of time, -1 for none.
-
-        The first serves all where nothing else is said.
-        """
+        """Number of the model of each block of time, -1 for none; the first model by default."""
         if not self.sampled:
             return np.zeros(0, np.int16)
         count = len(self.coefficients)
@@ -148,29 +145,30 @@ class StoredLatent:
         return block_model.astype(np.int16)
 
     def code(self, span: BlockSpan | None = None) -> LatentCode:
-        """The latent code, or the part of it around `span`."""
+        """Return the latent code, or the part of it around `span`."""
         first, last = 0, len(self.index)
         if span is not None:
             first = int(np.searchsorted(self.index, span.start, "right")) - 1
             last = int(np.searchsorted(self.index, span.stop - 1, "left")) + 1
         return LatentCode(
             index=self.index[first:last],
-            samples=self._shaken(self.arrays.rows("latent/samples", first, last), first),
+            samples=self._perturbed(self.arrays.rows("latent/samples", first, last), first),
             block_steps=self.facts["latent"]["block_steps"],
             block_model=self.block_model,
             substeps=self.facts["latent"]["substeps"],
             first=first,
         )
 
-    def _shaken(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
-        if not self.shaking:
+    def _perturbed(self, samples: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+        if not self.perturbation:
             return samples
         return (
-            samples * (1 + self.shaking * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
+            samples
+            * (1 + self.perturbation * (-1.0) ** np.arange(first, first + len(samples)))[:, None]
         )
 
     def span(self, span: BlockSpan) -> NDArray[np.float64]:
-        """POD coefficients a(t) of the snapshots of `span`, (len(span), r)."""
+        """Decode the POD coefficients a(t) of the snapshots in `span`, (len(span), r)."""
         if not 0 <= span.start <= span.stop <= self.snapshots:
             raise IndexError(f"{span} is not within the {self.snapshots} snapshots of {self.url}")
         if not len(span) or not self.rank:
@@ -178,7 +176,7 @@ class StoredLatent:
         if not self.sampled:
             return self.corrections(span)
         code = self.code(span)
-        # Counted from the first block that is needed: times of a long record are not made.
+        # Relative to the first block needed, so that not all times of a long record are computed.
         block = int(code.index[0]) // code.block_steps
         offset = block * code.block_steps
         near = replace(code, index=code.index - offset, block_model=code.block_model[block:])
@@ -187,7 +185,7 @@ class StoredLatent:
         return rebuild(near, self.models, times, here) + self.corrections(span)
 
     def corrections(self, span: BlockSpan) -> NDArray[np.float64]:
-        """What is added to the coefficients rebuilt for `span`, (len(span), r)."""
+        """Decode the corrections of the coefficients of `span`, (len(span), r)."""
         if "latent/corrections" not in self.arrays:
             return np.zeros((len(span), self.rank))
         return self.arrays.rows("latent/corrections", span.start, span.stop)
@@ -196,14 +194,14 @@ class StoredLatent:
     def orders(self) -> tuple[int, ...]:
         """Orders of the differences that code the corrections of the leading modes.
 
-        0 where wavelets do, as for all modes beyond.
+        Wavelets code modes of order 0 and all others.
         """
         if "latent/corrections" not in self.arrays:
             return ()
         return self.arrays.codec("latent/corrections").differences
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Coefficients of increasing snapshot numbers `rows`."""
+        """Decode the coefficients of increasing snapshot numbers `rows`."""
         if not len(rows):
             return np.zeros((0, self.rank))
         cuts = np.flatnonzero(np.diff(rows) > _LARGEST_GAP) + 1

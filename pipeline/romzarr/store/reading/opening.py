@@ -1,4 +1,4 @@
-"""Opening one generation of a store, believing nothing that has not been checked."""
+"""Opens one generation of a store and checks all its metadata."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from romzarr.coding.tiles import grid
 from romzarr.contracts import Coding
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
-from romzarr.store.layout import Fields
+from romzarr.store.layout import JsonObject
 from romzarr.store.limits import check_indexes
-from romzarr.store.reading.arrays import StoredArrays, harmless
+from romzarr.store.reading.arrays import StoredArrays, as_store_errors
 from romzarr.store.reading.checked import CheckedStore
 from romzarr.store.reading.checks import check_latent
 from romzarr.store.reading.facts import check_errors, checked_facts
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
-from romzarr.store.reading.memory import TileMemory
+from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable, variables_of
 
 
 def open_generation(
-    url: str, name: str, checksum: str, earlier: Sequence[Generation], tiles: TileMemory
+    url: str, name: str, checksum: str, earlier: Sequence[Generation], tiles: TileCache
 ) -> Generation:
-    """The generation `name` of the store at `url`, checked.
+    """Open and check generation `name` of the store at `url`.
 
     Parameters
     ----------
     url : str
     name : str
     checksum : str
-        Of its metadata.
+        The checksum of its metadata.
     earlier : sequence of Generation
-        All parts of the store before it; it may go on with the fields of some of them.
+        All earlier parts of the store; it may extend some of them.
     tiles : TileMemory
 
     Raises
     ------
     StoreError
-        If a piece is missing, damaged, of the wrong type or shape, or not allowed.
+        If anything is missing, damaged, not allowed, or has a wrong type or shape.
     """
     place = layout.joined(url, name)
     facts, documents = checked_metadata(url, name, checksum)
@@ -63,8 +63,8 @@ def open_generation(
     _check_extended(variables, before, facts)
     metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
     store = CheckedStore(place, layouts, metadata)
-    # Zarr parses what was not checked here, such as fill values, and fails in many ways.
-    with harmless(f"{place}: metadata of an array cannot be used"):
+    # Zarr parses unchecked metadata, such as fill values, with many kinds of errors.
+    with as_store_errors(f"{place}: invalid metadata of an array"):
         group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
     arrays = StoredArrays(url, name, layouts, group, tiles)
     checked = checked_facts(facts)
@@ -73,15 +73,15 @@ def open_generation(
     return Generation(name, checked, variables, own, arrays, latent, before)
 
 
-def checked_metadata(url: str, name: str, checksum: str) -> tuple[Fields, dict[str, bytes]]:
-    """Facts of a generation of the store at `url`, and the metadata of its arrays by path.
+def checked_metadata(url: str, name: str, checksum: str) -> tuple[JsonObject, dict[str, bytes]]:
+    """Read the facts of a generation, and the metadata of its arrays by path.
 
     Raises
     ------
     StoreReplacedError
-        If any is missing, as the generation does not count any more.
+        If any is missing because the generation was superseded.
     StoreError
-        If any is missing all the same, or does not fit its checksum.
+        If any is missing for other reasons, or has a wrong checksum.
     """
     place = layout.joined(url, name)
     where = layout.joined(place, layout.ROOT)
@@ -94,34 +94,33 @@ def checked_metadata(url: str, name: str, checksum: str) -> tuple[Fields, dict[s
     return facts, _array_documents(url, name, layout.array_paths(facts))
 
 
-def _extended(facts: Fields, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
-    """The generations whose fields one goes on with: the last it names, and what that goes on
-    with."""
+def _extended(facts: JsonObject, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
+    """Return the generations that a generation extends."""
     if "extends" not in facts.document:
         return ()
     name = facts.text("extends")
     for each in earlier:
         if each.name == name:
             return (*each.before, each)
-    raise StoreError(f"{facts.where}: goes on with {name!r}, which is no earlier part of the store")
+    raise StoreError(f"{facts.where}: extends {name!r}, which is not an earlier part of the store")
 
 
 def _check_extended(
-    variables: Mapping[str, StoredVariable], before: Sequence[Generation], facts: Fields
+    variables: Mapping[str, StoredVariable], before: Sequence[Generation], facts: JsonObject
 ) -> None:
     for each in before:
         if each.facts["arithmetic"] != facts.text("arithmetic"):
-            raise StoreError(f"{facts.where}: goes on with {each.name} in another arithmetic")
+            raise StoreError(f"{facts.where}: extends {each.name} with another arithmetic")
         for name, variable in variables.items():
             old = each.variables.get(name)
             if old is None or (old.coding == Coding.POD) != (variable.coding == Coding.POD):
                 raise StoreError(
-                    f"{facts.where}: goes on with {each.name}, where {name!r} is coded otherwise"
+                    f"{facts.where}: extends {each.name}, but {name!r} has another coding there"
                 )
 
 
 def _array_documents(url: str, name: str, expected: Mapping[str, str]) -> dict[str, bytes]:
-    """Metadata files of arrays, fetched side by side and checked."""
+    """Fetch the metadata files of arrays concurrently and check them."""
     place = layout.joined(url, name)
     store = layout.zarr_store(place)
 
@@ -130,7 +129,7 @@ def _array_documents(url: str, name: str, expected: Mapping[str, str]) -> dict[s
         keys = [layout.joined(path, layout.ROOT) for path in expected]
         return await asyncio.gather(*(store.get(key, prototype) for key in keys))
 
-    with harmless(f"{place}: metadata cannot be read"):
+    with as_store_errors(f"{place}: metadata cannot be read"):
         contents = sync(fetched())
     documents = {}
     for (path, checksum), content in zip(expected.items(), contents, strict=True):

@@ -1,4 +1,4 @@
-"""An open coefficient store: values of all its snapshots on demand."""
+"""An open coefficient store, which decodes values on demand."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from romzarr.store import layout
 from romzarr.store.commit import check_root
 from romzarr.store.layout import Part, Root
 from romzarr.store.reading import decoding
-from romzarr.store.reading.arrays import harmless
+from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.indexing import Indexer, Positions, across
-from romzarr.store.reading.memory import TileMemory
 from romzarr.store.reading.opening import checked_metadata, open_generation
+from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable
 
-# Decoding a tile takes as long as using it some hundred times, and a variable in blocks of
-# time wants each of its tiles again for every block; a tile takes up to 64 MiB.
-_REMEMBERED_BYTES = 256 * 2**20
-# Times that a store is opened anew that is replaced while it is opened.
+# Decoding a tile takes as long as using it some hundred times, and reading a variable by blocks of
+# time needs each tile for every block. A tile takes up to 64 MiB.
+_CACHED_BYTES = 256 * 2**20
+# Attempts to open a store that is replaced meanwhile, as streams may do several times a second.
 _OPENINGS = 5
 
 
 @dataclass(frozen=True)
 class CoefficientStore:
-    """An open store: its generations, one after the other in time.
+    """An open store with its generations in the order of time.
 
     Attributes
     ----------
     url : str
     root : Root
-        What the root metadata said when it was opened.
+        The root metadata when it was opened.
     parts : tuple of Generation
-        As a rule one; more while a stream runs, or where something was appended.
+        Usually one; more while a stream runs and after appends.
     """
 
     url: str
@@ -52,17 +52,17 @@ class CoefficientStore:
 
     @property
     def last(self) -> Generation:
-        """The newest part: its basis and models, and facts about the whole store."""
+        """The newest part, which has the facts about the whole store."""
         return self.parts[-1]
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Facts of the newest part (FORMAT.md); errors in them are those of the whole store."""
+        """Facts of the newest part (FORMAT.md); their errors are those of the whole store."""
         return self.last.facts
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """First snapshot of every part, and at last the number of all snapshots."""
+        """First snapshot of every part, and the total number of snapshots."""
         return np.cumsum([0, *(part.snapshots for part in self.parts)])
 
     @property
@@ -71,7 +71,7 @@ class CoefficientStore:
 
     @cached_property
     def variables(self) -> Mapping[str, StoredVariable]:
-        """Variables, over all snapshots, as the newest part describes them."""
+        """Variables over all snapshots, as described by the newest part."""
         if len(self.parts) == 1:
             return self.last.variables
         return {
@@ -82,7 +82,7 @@ class CoefficientStore:
     def decode(
         self, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
     ) -> NDArray[Any]:
-        """Values of `variable` at the given places, each dim indexed for itself.
+        """Decode `variable`, each dim indexed independently.
 
         Parameters
         ----------
@@ -95,14 +95,14 @@ class CoefficientStore:
         Returns
         -------
         ndarray, dims in the variable's order, its own dtype
-            Only the tiles that hold a wanted point are decoded, and only the latent
-            coefficients around the wanted snapshots are rebuilt. A value has the same bits
-            whatever it is asked for with (FORMAT.md, "The same bits").
+            Only tiles with requested points are decoded, and only the coefficients around the
+            requested snapshots are rebuilt. A value has the same bits in every selection
+            (FORMAT.md, "The same bits").
         """
-        with harmless(f"{self.url}: {variable!r} cannot be decoded"):
+        with as_store_errors(f"{self.url}: {variable!r} cannot be decoded"):
             if len(self.parts) == 1:
                 return decoding.decode(self.last, variable, time_indexer, space_indexers)
-            # Dims before time that an int drops do not count.
+            # Ints drop dims before time.
             before = space_indexers[: self.variables[variable].time_axis]
             axis = sum(not isinstance(i, int | np.integer) for i in before)
 
@@ -112,10 +112,10 @@ class CoefficientStore:
             return across(self.starts, time_indexer, axis, read)
 
     def mean(self, variable: str, space_indexers: Sequence[Indexer] | None = None) -> Floats:
-        """Temporal mean of `variable`, everywhere or as in `decode`; NaN at masked points.
+        """Compute the temporal mean of `variable`, everywhere or as in `decode`; NaN if masked.
 
-        That of a variable coded without POD is taken over its decoded values; that of several
-        parts is the mean of theirs, so of parts that share modes it is no more than near it.
+        Without POD it is the mean of decoded values. For several parts it is the weighted mean of
+        theirs, which is approximate if parts share modes.
         """
         means = [decoding.mean(part, variable, space_indexers) for part in self.parts]
         if len(means) == 1:
@@ -124,37 +124,37 @@ class CoefficientStore:
         return np.asarray(np.tensordot(shares, np.array(means), 1))
 
     def modes(self, variable: str) -> Floats:
-        """POD modes of the newest part (`romzarr.store.reading.decoding.modes`)."""
+        """Decode the POD modes of the newest part (`romzarr.store.reading.decoding.modes`)."""
         return decoding.modes(self.last, variable)
 
     def check_files(self) -> None:
-        """Read every file of the store, also those that decoding has no use for.
+        """Read every file of the store, including those not needed for decoding.
 
         Raises
         ------
         StoreError
-            Naming the first that is missing or damaged.
+            Naming the first missing or damaged file.
         """
         check_root(self.url)
         for part, (name, checksum) in zip(self.parts, self.root.parts, strict=True):
-            # They are remembered by this process, and what counts here is what is there now.
+            # Read again: this process has cached them.
             checked_metadata(self.url, name, checksum)
             part.arrays.check_files()
 
     def stored_bytes(self) -> int:
-        """Bytes of all files of the store that belong to its parts."""
+        """Sum the bytes of all files of the parts and of the root metadata."""
         root = len(layout.read_bytes(layout.joined(self.url, layout.ROOT)))
         return root + sum(self.sizes().values())
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file of its parts, by the path in the store."""
+        """Return the bytes of every file of the parts, by path in the store."""
         below = objects.folder(self.url)
         found = (below.files(part.name) for part in self.parts)
         return {path: int(each["size"]) for files in found for path, each in files.items()}
 
 
 def _joined(pieces: Sequence[StoredVariable]) -> StoredVariable:
-    """One variable out of those of consecutive parts."""
+    """Concatenate the descriptions of a variable in consecutive parts."""
     last = pieces[-1]
     axis, chunks = last.time_axis, None
     if last.chunks is not None:
@@ -166,7 +166,7 @@ def _joined(pieces: Sequence[StoredVariable]) -> StoredVariable:
 
 
 def _time_chunks(piece: StoredVariable) -> Sequence[int]:
-    """Lengths of the chunks along time."""
+    """Return the lengths of the chunks along time."""
     size = piece.shape[piece.time_axis]
     lengths = (size,) if piece.chunks is None else piece.chunks[piece.time_axis]
     if isinstance(lengths, int):
@@ -175,30 +175,30 @@ def _time_chunks(piece: StoredVariable) -> Sequence[int]:
 
 
 def open_store(target: str | os.PathLike[str], root: Root | None = None) -> CoefficientStore:
-    """Open a coefficient store and check everything about it but the values.
+    """Open a coefficient store and check everything except the values.
 
     Parameters
     ----------
     target : str or path
         Local path or URL.
     root : Root, optional
-        The state of it to open, which may have been replaced meanwhile: a task must read the
-        one its graph was built on. That works as long as what was replaced is kept
+        The version to open, which may have been superseded: tasks have to read the version that
+        their graph was built on. This works as long as superseded generations are kept
         (`romzarr.store.commit.RETENTION`).
 
     Raises
     ------
     StoreReplacedError
-        If the state asked for is there no more.
+        If the requested version no longer exists.
     StoreError
-        If there is no store, its format is unknown, or a piece of it is missing, of the
-        wrong type or shape, or not allowed; the message names the piece.
+        If there is no store, its format is unknown, or a part of it is missing, not allowed, or has
+        a wrong type or shape; the message names the part.
     """
     url = layout.normalised(target)
     if root is not None:
         return _opened(url, root.parts)
     for _ in range(_OPENINGS - 1):
-        # It may be replaced, and swept, after its root was read.
+        # It may be replaced and removed after its root metadata were read.
         with contextlib.suppress(StoreReplacedError):
             return _opened_now(url)
     return _opened_now(url)
@@ -210,14 +210,14 @@ def _opened_now(url: str) -> CoefficientStore:
 
 
 def open_draft(url: str, part: Part) -> Generation:
-    """Open a generation that does not count yet (`StoreWriter.draft`)."""
+    """Open a generation before its commit (`StoreWriter.draft`)."""
     return _opened(url, (part,)).last
 
 
-# Generations never change, so an open one stays right; tasks of one process share it.
+# Generations never change, so tasks of one process can share an open one.
 @lru_cache(maxsize=16)
 def _opened(url: str, named: tuple[Part, ...]) -> CoefficientStore:
-    tiles, parts = TileMemory(_REMEMBERED_BYTES), list[Generation]()
+    tiles, parts = TileCache(_CACHED_BYTES), list[Generation]()
     for name, checksum in named:
         part = open_generation(url, name, checksum, parts, tiles)
         if parts:
@@ -227,12 +227,14 @@ def _opened(url: str, named: tuple[Part, ...]) -> CoefficientStore:
 
 
 def _check_continues(before: Generation, part: Generation, url: str) -> None:
-    """Refuse a part that holds other variables than the one before."""
+    """Refuse a part whose variables differ from those of the one before."""
     if before.variables.keys() != part.variables.keys():
-        raise StoreError(f"{url}: parts {before.name} and {part.name} hold other variables")
+        raise StoreError(f"{url}: parts {before.name} and {part.name} have different variables")
     for name, new in part.variables.items():
         old = before.variables[name]
         if (old.dims, old.dtype, old.time_axis, old.space_shape) != (
             new.dims, new.dtype, new.time_axis, new.space_shape,
         ):  # fmt: skip
-            raise StoreError(f"{url}: variable {name!r} of part {part.name} does not fit before")
+            raise StoreError(
+                f"{url}: variable {name!r} of part {part.name} differs from that before"
+            )

@@ -1,6 +1,6 @@
-"""What variables are decoded from, at wanted points: fields, values, residuals, masks.
+"""Decodes fields, values, residuals and masks at requested points.
 
-Positions increase along each axis; those of time are `rows`, those of space `wanted`.
+Positions along each axis are increasing; `rows` are those of time, `wanted` those of space.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from romzarr.contracts import Floats, Region
 from romzarr.numerics.products import ROWS
 from romzarr.numerics.rounding import rounded_sum
 from romzarr.store.reading.arrays import StoredArrays
-from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, located
+from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, prefixed_errors
 from romzarr.store.reading.indexing import Positions, pieces, points
 from romzarr.store.reading.variables import StoredVariable
 
 Wanted = Sequence[Positions]
-# Numbers summed at once, in a fast cache or nearly so.
+# Values summed at once: 1 to 2 MB, about a second-level cache.
 SUMMED = 1 << 18
 
 
 def mask_of(
     arrays: StoredArrays, stored: StoredVariable, tile: tuple[int, ...], shape: tuple[int, ...]
 ) -> NDArray[np.bool_] | None:
-    """Where nothing is in a tile of space; None where all of the variable is valid."""
+    """Read the mask of a tile of space; None if the variable has no mask."""
     if stored.mask is None:
         return None
     return arrays.selected(f"basis/{stored.mask}/mask", region_of(tile, stored.space_shape, shape))
@@ -39,7 +39,7 @@ def mask_of(
 
 @dataclass(frozen=True)
 class TiledValues:
-    """A variable coded without POD, about an offset: all snapshots, or those of episodes."""
+    """A variable coded without POD, minus an offset: all snapshots, or those of episodes."""
 
     arrays: StoredArrays
     stored: StoredVariable
@@ -52,7 +52,7 @@ class TiledValues:
     def values(
         self, rows: Positions, wanted: Wanted, dtype: DTypeLike | None = None
     ) -> NDArray[Any]:
-        """Values, dims in the variable's order."""
+        """Decode values in the variable's order of dims."""
         shape = [len(places) for places in wanted]
         shape.insert(self.stored.time_axis, len(rows))
         values = np.empty(shape, dtype or self.stored.dtype)
@@ -62,7 +62,7 @@ class TiledValues:
         return values
 
     def mean(self, wanted: Wanted) -> Floats:
-        """Temporal mean of its snapshots, in float64."""
+        """Compute the temporal mean of its snapshots, in float64."""
         snapshots = self.arrays.layouts[self.path].shape[0]
         total = np.zeros([len(places) for places in wanted])
         for region, part in self._parts(np.arange(snapshots), wanted):
@@ -71,13 +71,13 @@ class TiledValues:
         return mean
 
     def _parts(self, rows: Positions, wanted: Wanted) -> Iterator[tuple[Region, Floats]]:
-        """Values about the offset, time first, tile by tile."""
+        """Yield values minus the offset, time first, tile by tile."""
         for tile, inside, region in pieces((rows, *wanted), self.arrays.chunk(self.path)):
-            values = self.arrays.remembered((self.path, tile), partial(self._tile, tile))
+            values = self.arrays.cached((self.path, tile), partial(self._tile, tile))
             yield region, points(values[None], inside)[0]
 
     def _tile(self, tile: tuple[int, ...]) -> Floats:
-        """One tile of values about the offset; NaN where nothing is."""
+        """Decode one tile of values minus the offset; NaN at masked points."""
         values = self.arrays.decoded(self.path, tile)
         mask = mask_of(self.arrays, self.stored, tile[1:], self.arrays.chunk(self.path)[1:])
         if mask is not None:
@@ -88,26 +88,26 @@ class TiledValues:
 
 @dataclass(frozen=True)
 class Residuals:
-    """What is added to the decoded values of a variable."""
+    """The residuals that are added to the decoded values of a variable."""
 
     arrays: StoredArrays
     stored: StoredVariable
 
     def add_to(self, values: NDArray[np.float64], rows: Positions, wanted: Wanted) -> None:
-        """Add residuals to predicted values, dims in the variable's order."""
+        """Add residuals to decoded values in the variable's order of dims."""
         path, axis = f"basis/{self.stored.group}/residuals", self.stored.time_axis
         places = [*wanted[:axis], rows, *wanted[axis:]]
         for tile, inside, region in pieces(places, self.arrays.chunk(path)):
             read = partial(self.arrays.coefficients, path, tile)
-            coded = self.arrays.remembered((path, tile), read)
+            coded = self.arrays.cached((path, tile), read)
             if len(coded.places):
-                with located(f"{self.arrays.url}: array {path} cannot be read"):
+                with prefixed_errors(f"{self.arrays.url}: array {path} cannot be read"):
                     values[region] += points(coded.array()[None], inside)[0]
 
 
 @dataclass(frozen=True)
 class FieldValues:
-    """The fields of a variable: its mean, and modes."""
+    """The fields of a variable: its mean and modes."""
 
     arrays: StoredArrays
     stored: StoredVariable
@@ -121,7 +121,7 @@ class FieldValues:
         return self.arrays.chunk(self.path)[1:]
 
     def first(self, wanted: Wanted) -> Floats:
-        """The first field: the only one that is decoded."""
+        """Decode the first field only."""
         dtype = np.dtype(self.arrays.layouts[self.path].dtype)
         values: Floats = np.empty([len(places) for places in wanted], dtype)
         for tile, inside, region in pieces(wanted, self.tile_shape):
@@ -129,13 +129,13 @@ class FieldValues:
         return values
 
     def parts(self, wanted: Wanted) -> Iterator[tuple[Region, FieldPart]]:
-        """Fields at the wanted points of each tile, and where these go among all of them."""
+        """Yield the fields at the requested points of each tile, and the region of these points."""
         for tile, inside, region in pieces(wanted, self.tile_shape):
             key = self.path, tile, "decoded"
-            yield region, self.arrays.remembered(key, partial(self._tile, tile)).part(inside)
+            yield region, self.arrays.cached(key, partial(self._tile, tile)).part(inside)
 
     def modes(self, wanted: Wanted, sigma: NDArray[np.float64], out: Floats) -> None:
-        """The leading fields but the first, by their `sigma`, (r, *space); 0 where nothing is."""
+        """Divide the leading fields, except the first, by `sigma`; 0 at masked points."""
         scales = sigma[: len(out)].reshape(-1, *(1 for _ in wanted))
         for region, part in self.parts(wanted):
             place = out[(slice(None), *region)]
@@ -143,7 +143,7 @@ class FieldValues:
 
     def _first(self, tile: tuple[int, ...]) -> Floats:
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
-        with located(f"{self.arrays.url}: array {self.path}"):
+        with prefixed_errors(f"{self.arrays.url}: array {self.path}"):
             first = self._coefficients(tile).first()[_within(region)]
         mask = mask_of(self.arrays, self.stored, tile, self.tile_shape)
         if mask is not None:
@@ -152,7 +152,7 @@ class FieldValues:
 
     def _tile(self, tile: tuple[int, ...]) -> FieldTile:
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
-        with located(f"{self.arrays.url}: array {self.path}"):
+        with prefixed_errors(f"{self.arrays.url}: array {self.path}"):
             fields = self._coefficients(tile).array()[(slice(None), *_within(region))]
         return FieldTile.of(fields, mask_of(self.arrays, self.stored, tile, self.tile_shape))
 
@@ -162,7 +162,7 @@ class FieldValues:
 
 @dataclass(frozen=True)
 class Term:
-    """Fields, and what their modes are multiplied by, (blocks, ROWS, r)."""
+    """Fields, and the weights of their modes, (blocks, ROWS, r)."""
 
     fields: FieldValues
     weights: Floats
@@ -171,9 +171,9 @@ class Term:
 def write_sums(
     terms: Sequence[Term], mean_weight: float, rows: AlignedRows, wanted: Wanted, out: NDArray[Any]
 ) -> None:
-    """Write the sum of all `terms`, with the mean, which is the first field of the first one.
+    """Write the sum of all `terms` and the mean, which is the first field of the first term.
 
-    Rounded once, to the dtype of `out` (m, *space): until then terms are added in float64.
+    Terms are added in float64, and rounded once to the dtype of `out` (m, *space).
     """
     home, *others = terms
     for region, part in home.fields.parts(wanted):
@@ -193,5 +193,5 @@ def write_sums(
 
 
 def _within(region: Region) -> Region:
-    """The part of a tile that lies in the array, by the region that it has there."""
+    """Return the part of a tile inside the array, given its region there."""
     return tuple(slice(0, part.stop - part.start) for part in region)

@@ -1,4 +1,4 @@
-"""The variables that a store decodes, as its facts describe them."""
+"""The coded variables of a store, from its facts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from romzarr.contracts import Coding
-from romzarr.encoding import with_shared
+from romzarr.encoding import MAX_ARCHIVE_CHUNKS, with_shared
 from romzarr.errors import StoreError
 from romzarr.store import layout, limits
-from romzarr.store.layout import ArrayLayout, Fields
+from romzarr.store.layout import ArrayLayout, JsonObject
 from romzarr.store.reading.checks import agree
 
 
 @dataclass(frozen=True)
 class StoredVariable:
-    """A variable that the store decodes, as it was in the archive.
+    """A coded variable, as it was in the archive.
 
-    Values are about ``offset``, and ``mask`` is the group that has the mask, if there is one.
+    ``offset`` is subtracted from values, and ``mask`` is the group with the mask, if there is one.
     """
 
     name: str
@@ -46,15 +46,15 @@ class StoredVariable:
 
 
 def variables_of(
-    facts: Fields, arrays: Mapping[str, ArrayLayout], own: int | None, snapshots: int
+    facts: JsonObject, arrays: Mapping[str, ArrayLayout], own: int | None, snapshots: int
 ) -> dict[str, StoredVariable]:
-    """Variables of a generation, once their arrays agree with what is said of them.
+    """Describe the variables of a generation, and check their arrays.
 
-    It has `own` modes beside those of generations that it goes on from; None: it has no fields.
+    It adds `own` modes to those that it extends; None: it has no fields.
     """
-    listed = facts.fields("variables")
-    shared = facts.fields("shared_encoding").document
-    variables = {name: _variable(name, listed.fields(name), arrays, shared) for name in listed}
+    listed = facts.object("variables")
+    shared = facts.object("shared_encoding").document
+    variables = {name: _variable(name, listed.object(name), arrays, shared) for name in listed}
     episodes = _episodes(facts, snapshots)
     for variable in variables.values():
         if variable.shape[variable.time_axis] != snapshots:
@@ -77,7 +77,7 @@ def variables_of(
 def _expected(
     variable: StoredVariable, arithmetic: str, own: int | None, episodes: int
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Arrays of a variable's group that it is decoded from, with their dtypes and shapes."""
+    """Return dtypes and shapes of the arrays that a variable needs."""
     space, snapshots = variable.space_shape, variable.shape[variable.time_axis]
     match variable.coding:
         case Coding.CONSTANT:
@@ -93,14 +93,14 @@ def _expected(
 
 
 def _variable(
-    name: str, fields: Fields, arrays: Mapping[str, ArrayLayout], shared: Mapping[str, Any]
+    name: str, fields: JsonObject, arrays: Mapping[str, ArrayLayout], shared: Mapping[str, Any]
 ) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
     coding = _coding(fields.text("group"), arrays)
     has_values = coding == Coding.DIRECT or f"basis/{fields.text('group')}/episodes" in arrays
     if len(dims) != len(shape) or not dims or name in dims:
-        # What is called like a dim of its own would be read whole, as an index.
-        raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape}, or the name")
+        # A variable named like its dim would be read completely, as an index.
+        raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape} or the name")
     return StoredVariable(
         name=name,
         dims=dims,
@@ -112,15 +112,15 @@ def _variable(
         mask=fields.text("mask") if "mask" in fields.document else None,
         offset=fields.number("offset") if has_values else 0.0,
         chunks=_chunks(fields, shape),
-        attrs=fields.fields("attrs").document if "attrs" in fields.document else {},
+        attrs=fields.object("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(
-            fields.fields("encoding").document if "encoding" in fields.document else {}, shared
+            fields.object("encoding").document if "encoding" in fields.document else {}, shared
         ),
     )
 
 
-def _episodes(facts: Fields, snapshots: int) -> int:
-    """Number of snapshots at which variables of POD are coded as they are."""
+def _episodes(facts: JsonObject, snapshots: int) -> int:
+    """Count the snapshots that are coded without POD."""
     spans, last = facts.document.get("episodes", []), 0
     valid = isinstance(spans, list)
     for span in spans if valid else ():
@@ -131,20 +131,20 @@ def _episodes(facts: Fields, snapshots: int) -> int:
     if not valid or total > limits.MAX_EPISODES:
         raise StoreError(
             f"{facts.where}: 'episodes' must be increasing pairs of snapshots up to {snapshots}, "
-            f"of {limits.MAX_EPISODES} at most"
+            f"with {limits.MAX_EPISODES} snapshots at most"
         )
     return total
 
 
 def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> Coding:
-    """How a variable is coded, by the array that holds it; fields may be those of others."""
+    """Find the coding of a variable by its arrays; fields may be in other generations."""
     homes = {"mean": Coding.CONSTANT, "exact": Coding.LOSSLESS, "values": Coding.DIRECT}
     found = (coding for array, coding in homes.items() if f"basis/{group}/{array}" in arrays)
     return next(found, Coding.POD)
 
 
-def _chunks(fields: Fields, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
-    """Chunks of the archive, a length or the tuple of all lengths per dim."""
+def _chunks(fields: JsonObject, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
+    """Parse the chunks of the archive: a length, or all lengths, per dim."""
     chunks = fields.document.get("chunks")
     if chunks is None:
         return None
@@ -156,6 +156,6 @@ def _chunks(fields: Fields, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
         len(c) if isinstance(c, list) else -(-n // c)
         for c, n in zip(chunks if valid else (), shape, strict=False)
     ]
-    if not valid or max(counts, default=0) > limits.MAX_ARCHIVE_CHUNKS:
+    if not valid or max(counts, default=0) > MAX_ARCHIVE_CHUNKS:
         raise StoreError(f"{fields.where}: 'chunks' do not fit shape {shape}")
     return tuple(tuple(c) if isinstance(c, list) else c for c in chunks)

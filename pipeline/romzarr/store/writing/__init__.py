@@ -1,1 +1,1 @@
-"""What writes a generation of a store."""
+"""Writes a generation of a store."""

@@ -13,18 +13,18 @@ from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 from romzarr.store import layout, limits
 from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import WaveletCodec
-from romzarr.store.writing.files import WRITE_ALL, put_chunk, reported
+from romzarr.store.writing.files import WRITE_ALL, put_chunk, write_errors
 from romzarr.store.writing.staged import StagedStore
 
 
 class ArrayWriter:
-    """Creates arrays and groups below `_store`; `target` is what messages name."""
+    """Creates arrays and groups below `_store`; `target` is the name in messages."""
 
     target: str
     _store: StagedStore
 
     def create_group(self, path: str) -> None:
-        with reported(self.target):
+        with write_errors(self.target):
             zarr.open_group(self._store, path=path, mode="a")
 
     def create(
@@ -56,9 +56,9 @@ class ArrayWriter:
         )
 
     def write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
-        """Write a whole array in chunks of about 1 MiB."""
+        """Write an array in chunks of about 1 MiB."""
         chunk = limits.chunk_of(values.shape, values.dtype.itemsize, layout.CHUNK_BYTES)
-        with reported(self.target):
+        with write_errors(self.target):
             codecs = layout.codecs_for(values)
             array = self.create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)
             if values.size:
@@ -73,9 +73,9 @@ class ArrayWriter:
         rows: int,
         contents: Sequence[bytes],
     ) -> None:
-        """Write a table from what `romzarr.coding.tiles.encode_rows` made of it."""
+        """Write a table from the results of `romzarr.coding.tiles.encode_rows`."""
         chunk = (rows, max(1, shape[1]))
-        with reported(self.target):
+        with write_errors(self.target):
             self.create(path, shape, chunk, np.dtype(np.float64), dims, codec)
             for number, content in enumerate(contents):
                 put_chunk(self._store, path, (number, 0), content)

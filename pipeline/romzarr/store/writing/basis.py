@@ -1,4 +1,4 @@
-"""Writes what variables are made of: fields, values, residuals, masks."""
+"""Creates the arrays of variables: fields, values, residuals, masks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.exact import ExactCodec
 from romzarr.store.writing.arrays import ArrayWriter
-from romzarr.store.writing.files import reported
+from romzarr.store.writing.files import write_errors
 from romzarr.store.writing.tiles import TileWriter
 
 
 class BasisWriter(ArrayWriter):
-    """Creates the arrays of variables, which tasks fill from any process (`TileWriter`)."""
+    """Creates the arrays of variables; tasks in any process fill them (`TileWriter`)."""
 
     url: str
 
@@ -35,27 +35,27 @@ class BasisWriter(ArrayWriter):
 
     @property
     def fields(self) -> TileWriter:
-        """What tasks need to fill the fields created so far."""
+        """Writer of the fields created so far."""
         return self._tile_writer("fields", leading=(0,))
 
     @property
     def values(self) -> TileWriter:
-        """What tasks need to fill the values created so far."""
+        """Writer of the values created so far."""
         return self._tile_writer("values")
 
     @property
     def episodes(self) -> TileWriter:
-        """What tasks need to fill the values of episodes created so far."""
+        """Writer of the values of episodes created so far."""
         return self._tile_writer("episodes")
 
     @property
     def exact(self) -> TileWriter:
-        """What tasks need to fill the values to the bit created so far."""
+        """Writer of the lossless values created so far."""
         return self._tile_writer("exact")
 
     @property
     def residuals(self) -> TileWriter:
-        """What tasks need to fill the residuals created so far."""
+        """Writer of the residuals created so far."""
         return self._tile_writer("residuals")
 
     def _tile_writer(self, array: str, leading: tuple[int, ...] = ()) -> TileWriter:
@@ -93,14 +93,13 @@ class BasisWriter(ArrayWriter):
         step : float
             Quantisation step of all fields.
         dtype : float32 or float64
-            What the fields are decoded to.
+            The dtype of decoded fields.
         mask : str, optional
-            Where the variable has points without values, which variable's mask tells them;
-            if its own, that has to be written.
+            The variable whose mask applies, if points are masked. Its own mask has to be written.
         """
         shape, tile = tuple(space_shape), tuple(tile)
         levels = field_levels(tile)
-        with reported(self.target):
+        with write_errors(self.target):
             group = self._new_group(variable)
             self.create(
                 f"basis/{group}/fields",
@@ -126,9 +125,7 @@ class BasisWriter(ArrayWriter):
         dtype: np.dtype[Any] | type[np.floating[Any]],
         mask: str | None,
     ) -> None:
-        """Create the values of a `variable` that is coded without POD.
-
-        With another step it may be done again: what was written before is dropped.
+        """Create the values of a `variable` that is coded without POD, or replace them.
 
         Parameters
         ----------
@@ -141,15 +138,15 @@ class BasisWriter(ArrayWriter):
         step : float
             Quantisation step.
         offset : float
-            What is added to the values when they are decoded.
+            A constant that is added to decoded values.
         dtype : float32 or float64
-            What the values are decoded to.
+            The dtype of decoded values.
         mask : str, optional
-            As for fields; each part of space is written once.
+            As for fields.
         """
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), value_levels(tile))
-        with reported(self.target):
+        with write_errors(self.target):
             group = self._groups.get(variable) or self._new_group(variable)
             path = f"basis/{group}"
             self.create(f"{path}/values", shape, tile, np.dtype(dtype), dims, codec, again=True)
@@ -177,7 +174,7 @@ class BasisWriter(ArrayWriter):
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), value_levels(tile))
         path = f"basis/{self._groups[variable]}/episodes"
-        with reported(self.target):
+        with write_errors(self.target):
             self.create(path, shape, tile, np.dtype(dtype), dims, codec, again=True)
         self._grids[variable, "episodes"] = grid(shape, tile)
         self._offsets[variable] = float(offset)
@@ -191,26 +188,12 @@ class BasisWriter(ArrayWriter):
         dtype: np.dtype[Any],
         coding: ExactCoding,
     ) -> None:
-        """Create the values of a `variable` that is kept to the bit.
-
-        With another coding it may be done again: what was written before is dropped.
-
-        Parameters
-        ----------
-        variable : str
-        dims, shape : sequence
-            In the variable's order.
-        tile : sequence of int
-            Lengths of a tile.
-        dtype : dtype
-            Of the variable.
-        coding : ExactCoding
-        """
+        """Create the values of a lossless `variable`, with dims in its order, or replace them."""
         shape, tile, native = tuple(shape), tuple(tile), dtype.newbyteorder("=")
         codec = None if coding.is_plain else ExactCodec(coding.axes, coding.packing)
         size, shuffle = coding.itemsize(native), coding.shuffle
         blosc = BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle=shuffle)  # type: ignore[arg-type]
-        with reported(self.target):
+        with write_errors(self.target):
             group = self._groups.get(variable) or self._new_group(variable)
             path = f"basis/{group}/exact"
             compressors = (blosc, ChecksumCodec())
@@ -225,45 +208,26 @@ class BasisWriter(ArrayWriter):
         tile: Sequence[int],
         step: float,
     ) -> None:
-        """Create what is added to the decoded values of a `variable` that has a group.
+        """Create the residuals of a `variable`, with dims in its order, or replace them.
 
-        With another step it may be done again: what was written before is dropped.
-
-        Parameters
-        ----------
-        variable : str
-        dims, shape : sequence
-            In the variable's order.
-        tile : sequence of int
-            Lengths of a tile.
-        step : float
-            All residuals are multiples of it.
+        All residuals are multiples of `step`.
         """
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), (0,) * len(tile))
-        with reported(self.target):
+        with write_errors(self.target):
             path = f"basis/{self._groups[variable]}/residuals"
             self.create(path, shape, tile, np.dtype(np.float64), dims, codec, again=True)
         self._grids[variable, "residuals"] = grid(shape, tile)
 
     def drop_residuals(self, variable: str) -> None:
-        """Take the residuals of a `variable` out again, where there are none but zeros."""
-        with reported(self.target):
+        """Remove the residuals of a `variable` if they are all zero."""
+        with write_errors(self.target):
             sync(self._store.delete_dir(f"basis/{self._groups[variable]}/residuals"))
         del self._grids[variable, "residuals"]
 
     def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
-        """Write `variable` as it is at all times, exactly; it gets no fields.
-
-        Parameters
-        ----------
-        variable : str
-        space_dims : sequence of str
-            Dims without time, in the variable's order.
-        mean : ndarray, shape of space
-            NaN at masked points.
-        """
-        with reported(self.target):
+        """Write a `variable` that is constant in time: its `mean`, NaN at masked points."""
+        with write_errors(self.target):
             group = self._new_group(variable)
         native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
         self.write(f"basis/{group}/mean", native, space_dims)

@@ -1,4 +1,4 @@
-"""Coordinates and variables that go over unchanged, and what is said of them."""
+"""Writes coordinates and variables that are copied unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from romzarr.encoding import attributes_to_json, encoding_to_json, share_encodin
 from romzarr.errors import ArchiveError, PipelineError, refuse_blame
 from romzarr.store import layout, limits
 
-# What an encoding says about values; the rest says how the source kept them on disk.
+# Entries of an encoding about values; the others describe how the source was stored.
 _PACKING_KEYS = frozenset(
     {"dtype", "units", "calendar", "scale_factor", "add_offset", "_FillValue", "missing_value"}
     | {"_Unsigned", "coordinates", "grid_mapping"}
@@ -24,7 +24,7 @@ _PACKING_KEYS = frozenset(
 
 
 def write_carried(store: Store, carried: xr.Dataset) -> dict[str, Any]:
-    """Write `carried` to the group ``coordinates``; returns what Zarr metadata do not tell."""
+    """Write `carried` to group ``coordinates``; return what Zarr metadata cannot express."""
     with _unstable_types_allowed(), _encodable(carried):
         prepared = carried.reset_coords().drop_attrs(deep=False)
         prepared.encoding = {}
@@ -43,7 +43,7 @@ def write_carried(store: Store, carried: xr.Dataset) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _encodable(carried: xr.Dataset) -> Iterator[None]:
-    """Name the variable whose attributes xarray cannot write, as a stranger's may not fit it.
+    """Name the variable whose attributes xarray cannot write.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def _encodable(carried: xr.Dataset) -> Iterator[None]:
 
 
 def share(*documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Take what several encodings have alike out of the documents of variables."""
+    """Move common entries of encodings out of the documents of variables."""
     found = {
         (number, name): document.get("encoding", {})
         for number, variables in enumerate(documents)
@@ -84,7 +84,7 @@ def share(*documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
-    """What Zarr metadata do not give back: the source's encoding, attributes of other types."""
+    """Collect what Zarr metadata lose: the source's encoding, attributes of other types."""
     attrs = attributes_to_json(variable.attrs)
     kept: dict[str, Any] = {"encoding": encoding_to_json(variable.encoding)}
     if variable.dtype.kind == "O":
@@ -93,10 +93,10 @@ def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
 
 
 def _prepared(array: xr.DataArray) -> xr.DataArray:
-    """`array` with an encoding that says how the values are packed and not where."""
+    """Keep only the packing in the encoding of `array`, and set chunks and codecs."""
     encoding = {k: v for k, v in array.encoding.items() if k in _PACKING_KEYS}
     if array.chunks is not None:
-        # Zarr chunks have one shape; ragged ones grow to the largest.
+        # Zarr chunks have one shape: irregular ones grow to the largest.
         most = [max(lengths) for lengths in array.chunks]
         chunk = limits.chunk_of(most, max(1, array.dtype.itemsize), limits.MAX_CHUNK_BYTES)
         array = array.chunk(dict(zip(array.dims, chunk, strict=True)))
@@ -114,7 +114,7 @@ def _prepared(array: xr.DataArray) -> xr.DataArray:
 
 
 def _bytes_each(array: xr.DataArray) -> int:
-    """Bytes of one value; of a text what the longest takes, with its length."""
+    """Return the bytes of one value; for strings those of the longest, with its length."""
     if array.dtype.kind in "OT":
         return 4 + max((len(str(text).encode()) for text in array.values.flat), default=0)
     return int(array.dtype.itemsize)
@@ -125,7 +125,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def _plain(value: Any) -> bool:
-    """Whether `value` is strict JSON once numpy's types are taken off."""
+    """Tell whether `value` is strict JSON after conversion of NumPy types."""
     try:
         json.dumps(value.tolist() if hasattr(value, "tolist") else value, allow_nan=False)
     except (TypeError, ValueError):
@@ -135,7 +135,7 @@ def _plain(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _unstable_types_allowed() -> Iterator[None]:
-    """Fixed-length strings have no Zarr v3 specification yet; Zarr says so each time."""
+    """Suppress warnings that fixed-length strings have no Zarr v3 specification yet."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
         yield

@@ -1,4 +1,4 @@
-"""Files of a generation that is being written."""
+"""Writes the files of a generation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from romzarr.store.checksums import SealingStore
 from romzarr.store.limits import refuse_large_document
 from romzarr.store.writing.staged import StagedStore
 
-# A chunk that is not there is damage, so a chunk full of zeros has to be there.
+# Missing chunks are damage, so chunks full of zeros are written too.
 WRITE_ALL: Any = {"write_empty_chunks": True}
 
 
 @contextlib.contextmanager
-def reported(place: str) -> Iterator[None]:
-    """Failures of the file system as errors of ours that name the place."""
+def write_errors(place: str) -> Iterator[None]:
+    """Turn failures of the file system into a `StoreError` that names the place."""
     try:
         yield
     except StoreError:
@@ -45,14 +45,14 @@ def put_chunk(store: SealingStore, path: str, index: Sequence[int], payload: byt
 
 
 class Finished(NamedTuple):
-    """The checksum of a complete generation's metadata, and the bytes of all its files."""
+    """The checksum of a finished generation's metadata, and the bytes of its files."""
 
     checksum: str
     nbytes: int
 
 
 def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
-    """Check that every chunk is at `url`, make the metadata small, write them and the facts."""
+    """Check that all chunks exist at `url`, and write compact metadata and the facts."""
     listed = objects.folder(url).files()
     chunks = {key: int(each["size"]) for key, each in listed.items() if not is_document(key)}
     contents, found = {}, {}
@@ -63,7 +63,7 @@ def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
             _check_complete(path, fields, list(chunks))
             found[path] = checksums.checksum(f"{store.generation}/{key}", contents[key])
     metadata = layout.compact_json(layout.group_document({**facts, "arrays": found}))
-    # No reader would take more.
+    # Readers refuse larger documents.
     refuse_large_document(metadata, url)
     contents[layout.ROOT] = metadata
     sync(store.put_documents(contents))
@@ -72,7 +72,7 @@ def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
 
 
 def _compacted(content: bytes) -> tuple[Any, bytes]:
-    """A metadata document, and how it is written without indents and empty fields."""
+    """Parse a metadata document, and write it without indents and empty fields."""
     document = {
         name: value
         for name, value in json.loads(content).items()

@@ -1,7 +1,7 @@
-"""A Zarr store that is being built: its metadata stay here until they are complete.
+"""A Zarr store under construction, whose metadata stay in memory until they are complete.
 
-For every array that Zarr creates, it looks for one that is there, and reads and writes the groups
-above it: on object storage most requests of a small store were of that kind.
+Zarr checks for existing arrays and reads and writes parent groups for every new array: on object
+storage, these were most of the requests for a small store.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from romzarr.store.checksums import SealingStore
 
 
 class StagedStore(SealingStore):
-    """Zarr store at a new place that nobody else creates arrays in.
+    """Zarr store at a new location in which nobody else creates arrays.
 
-    Metadata documents are kept in memory and written by `put_documents` alone; chunks, which
-    other processes write as well, go to the store at once. What is below a path without
-    documents is known not to be there.
+    Metadata documents are kept in memory and written only by `put_documents`. Chunks, which other
+    processes write as well, go directly to the store. A path without documents is empty.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ class StagedStore(SealingStore):
     generation : str
         As of `SealingStore`.
     other : StagedStore, optional
-        Another view of the same place, whose documents are those of this one.
+        Another view of the same location, which shares its documents.
     """
 
     def __init__(self, store: Store, generation: str, other: StagedStore | None = None) -> None:
@@ -48,18 +47,18 @@ class StagedStore(SealingStore):
         return {key: document.to_bytes() for key, document in self._documents.items()}
 
     async def put_documents(self, contents: Mapping[str, bytes]) -> None:
-        """Write documents side by side, but for those that were written like this before."""
+        """Write new and changed documents concurrently."""
         changed = {key: each for key, each in contents.items() if self._put.get(key) != each}
         buffer = default_buffer_prototype().buffer
         writes = (self._store.set(key, buffer.from_bytes(each)) for key, each in changed.items())
-        # None may still be under way when whoever called cleans up after a failure.
+        # Wait for all of them: none may write while the caller cleans up after a failure.
         failures = [each for each in await asyncio.gather(*writes, return_exceptions=True) if each]
         if failures:
             raise failures[0]
         self._put.update(changed)
 
     def _holds(self, prefix: str) -> bool:
-        """Whether something may be below a path."""
+        """Tell whether there may be something below a path."""
         return any(key.startswith(_folder(prefix)) for key in self._documents)
 
     async def get(
@@ -122,8 +121,7 @@ class StagedStore(SealingStore):
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        # Whatever is directly below has documents of its own or is one, but for chunks, whose
-        # array is asked for them by number.
+        # Everything directly below is or has a document, except chunks, which are not listed.
         folder = _folder(prefix)
         names = (key[len(folder) :] for key in self._documents if key.startswith(folder))
         for name in sorted({name.partition("/")[0] for name in names}):

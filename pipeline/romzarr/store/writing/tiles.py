@@ -1,4 +1,4 @@
-"""Writes coded tiles and masks from any process."""
+"""Writes tiles and masks from any process."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from romzarr.contracts import Region
 from romzarr.errors import StoreError
 from romzarr.store import layout
 from romzarr.store.checksums import SealingStore
-from romzarr.store.writing.files import WRITE_ALL, put_chunk, reported
+from romzarr.store.writing.files import WRITE_ALL, put_chunk, write_errors
 
 
 @dataclass(frozen=True)
 class TileWriter:
-    """Puts tiles of one kind of array in place; holds no open file and no credentials.
+    """Writes tiles of one kind of array; has no open files and no credentials.
 
-    ``url`` is the generation, ``array`` the last part of the paths, ``groups`` the path segment
-    of each variable, ``grids`` the number of its tiles along each dim, ``masks`` the metadata of
-    its mask if it has one. Numbers of chunks begin with ``leading``.
+    ``url`` is the generation, ``array`` the last component of the paths, ``groups`` the path
+    segment of each variable, ``grids`` its number of tiles along each dim, ``masks`` the metadata
+    of its mask, if it has one. Chunk indices start with ``leading``.
     """
 
     url: str
@@ -40,21 +40,20 @@ class TileWriter:
         return SealingStore(layout.zarr_store(self.url, read_only=False), generation)
 
     def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
-        """Put one tile in place; doing so twice changes nothing.
+        """Write one tile; repeating it is harmless.
 
         Parameters
         ----------
         variable : str
-            For which the array was created.
         index : tuple of int
-            Place of the tile in the grid.
+            Grid position of the tile.
         content : bytes
-            What `romzarr.coding` made of all that lies there.
+            The coded tile.
 
         Raises
         ------
         StoreError
-            If there is no such tile, or the file system refuses (full disk).
+            If there is no such tile, or writing fails (full disk).
         """
         tiles = self.grids[variable]
         path = f"basis/{self.groups[variable]}/{self.array}"
@@ -63,27 +62,27 @@ class TileWriter:
         ):
             raise StoreError(f"{path}: tile {index} does not fit a grid of {tiles} tiles")
         store = self._store
-        with reported(self.url):
+        with write_errors(self.url):
             put_chunk(store, path, (*self.leading, *index), content)
 
     def write_mask(self, variable: str, region: Region, mask: NDArray[np.bool_]) -> None:
-        """Put the mask of one region in place (True: nothing is there).
+        """Write the mask of a region in space (True: masked).
 
         Parameters
         ----------
         variable : str
         region : tuple of slice
-            Of space. Tasks that run side by side need regions made of whole tiles.
+            Concurrent tasks need regions of complete tiles.
         mask : ndarray of bool, shape of the region
 
         Raises
         ------
         StoreError
-            If shapes do not fit, or the file system refuses.
+            If shapes do not fit, or writing fails.
         """
         path = f"basis/{self.groups[variable]}/mask"
         store = self._store
-        with reported(self.url):
+        with write_errors(self.url):
             document = json.loads(self.masks[variable])
             array = zarr.Array(zarr.AsyncArray(document, StorePath(store, path)))
             array = array.with_config(WRITE_ALL)

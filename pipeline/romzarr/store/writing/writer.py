@@ -1,8 +1,8 @@
-"""Writes one generation of a coefficient store: fields, latent samples, model, coordinates.
+"""Writes one generation of a coefficient store.
 
-Arrays of tiles are created by the driver and filled by tasks on any machine that sees the same
-path or URL (`TileWriter`); everything else is small and written by the driver. What is coded
-comes as bytes: whoever codes knows what it costs, and nothing is coded twice.
+The driver creates arrays of tiles, and tasks on any machine with access to the same path or URL
+fill them (`TileWriter`). The driver writes everything else, which is small. Coded data comes as
+bytes, so that nothing is coded twice.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from romzarr.store.commit import committer
 from romzarr.store.layout import Part, Root
 from romzarr.store.writing.basis import BasisWriter
 from romzarr.store.writing.carried import share, write_carried
-from romzarr.store.writing.files import finish, reported
+from romzarr.store.writing.files import finish, write_errors
 from romzarr.store.writing.staged import StagedStore
 
 
 class StoreWriter(BasisWriter):
-    """Context in which a new store is built; it appears at `target` when `commit` returns.
+    """Context in which a new store is written; it appears at `target` when `commit` returns.
 
-    Leaving the context without `commit`, for whatever reason, removes everything written and
-    leaves what was at `target` as it was.
+    Without `commit`, the end of the context removes everything written and leaves `target`
+    unchanged.
 
     Parameters
     ----------
@@ -42,12 +42,11 @@ class StoreWriter(BasisWriter):
     overwrite : bool
         Replace a romzarr store or an empty folder at `target`. Nothing else is replaced.
     forbid : sequence of str or path
-        Places that may not be written to: the archive.
+        Locations that must not be written to: the archive.
     onto : Root, optional
-        What the store at `target` has to be: then it is replaced, by the parts of it that are to
-        stay and the new one.
+        The expected root metadata of the store at `target`, which is then replaced.
     keep : int, default 0
-        How many parts of `onto` stay, from the first on.
+        Number of leading parts of `onto` that stay current.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class StoreWriter(BasisWriter):
 
     def __enter__(self) -> Self:
         try:
-            with reported(self.target):
+            with write_errors(self.target):
                 self._commit.begin()
                 self._store = StagedStore(
                     layout.zarr_store(self._commit.url, read_only=False), self._commit.generation
@@ -88,9 +87,9 @@ class StoreWriter(BasisWriter):
         self._commit.abort()
 
     def write_time(self, time: TimeAxis) -> None:
-        """Write the times that a(t) is integrated over, after the coordinates.
+        """Write the times for the integration of a(t), after the coordinates.
 
-        Only what neither a step nor the coordinate of the dim tells is an array of its own.
+        An array is only written if neither a constant step nor the coordinate gives the times.
         """
         self._facts["latent"] = {"snapshots": len(time.values)}
         facts = {"dim": time.dim, "units": time.units, "step": _uniform_step(time.values)}
@@ -102,7 +101,7 @@ class StoreWriter(BasisWriter):
         self._facts["time"] = facts
 
     def _scale_of(self, time: TimeAxis) -> float | None:
-        """Factor on the stored coordinate, less its first value, that gives the very times."""
+        """Find the factor from the stored coordinate, less its first value, to the exact times."""
         path = f"coordinates/{time.dim}"
         if time.dim not in self._facts["carried"]:
             return None
@@ -116,10 +115,7 @@ class StoreWriter(BasisWriter):
         return scale if np.array_equal(time.values, scale * elapsed) else None
 
     def write_latent(self, coded: CodedLatent, time_dim: str) -> None:
-        """Write what a(t) is rebuilt from, after the time.
-
-        Samples that say nothing are left out: then corrections are all there is.
-        """
+        """Write samples and corrections of a(t), after the time; omit samples that are all zero."""
         self.create_group("latent")
         if not coded.code.says_nothing:
             self._write_samples(coded)
@@ -156,21 +152,21 @@ class StoreWriter(BasisWriter):
         self._facts["latent"] |= {"block_steps": code.block_steps, "substeps": code.substeps}
 
     def write_coordinates(self, carried: xr.Dataset) -> None:
-        """Write coordinates and variables that pass through unchanged, with their encodings.
+        """Write coordinates and variables that are copied unchanged, with their encodings.
 
         Parameters
         ----------
         carried : Dataset
-            Variables may be backed by Dask: they are computed here, chunk by chunk.
+            Dask arrays are computed here, chunk by chunk.
         """
         self._facts["coords"] = [str(name) for name in carried.coords]
-        with reported(self.target):
+        with write_errors(self.target):
             self._facts["carried"] = write_carried(self._store, carried)
 
     def commit(self, facts: Mapping[str, Any]) -> int:
-        """Complete the generation with `facts` and make it the store.
+        """Finish the generation with `facts` and make it current.
 
-        Returns the bytes of what was written: all of the store, but for parts that stay.
+        Returns the bytes written: the whole store, except parts that stay.
 
         Parameters
         ----------
@@ -181,28 +177,28 @@ class StoreWriter(BasisWriter):
         Raises
         ------
         StoreError
-            If a chunk was never written, or the disk is full: nothing is left behind then.
+            If a chunk is missing or the disk is full; everything written is removed.
         """
-        with reported(self.target):
+        with write_errors(self.target):
             finished = finish(self.url, self._store, self._merged(facts))
             own = Part(self._commit.generation, finished.checksum)
             root = self._commit.publish((*self._before, own))
         return finished.nbytes + len(layout.root_document(root))
 
     def draft(self, facts: Mapping[str, Any]) -> tuple[str, Part]:
-        """Complete the generation with `facts`, as `commit` does, without making it the store.
+        """Finish the generation with `facts` as in `commit`, without making it current.
 
-        Returns where it is and what it is, for `romzarr.store.reading.draft.Draft` to read what is
-        there so far. More may be written and committed after that.
+        Returns its location and identity for `romzarr.store.reading.draft.Draft`. More may be
+        written and committed afterwards.
         """
-        with reported(self.target):
+        with write_errors(self.target):
             finished = finish(self.url, self._store, self._merged(facts))
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
         return place, Part(self._commit.generation, finished.checksum)
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in facts["variables"]:
-            # One whose fields other generations have needs a name all the same.
+            # A variable whose fields are in other generations also needs a group.
             self._groups.setdefault(name, layout.segment(name, list(self._groups.values())))
         variables = {
             name: {**variable, "group": self._groups[name]}
@@ -219,7 +215,7 @@ class StoreWriter(BasisWriter):
 
 
 def _uniform_step(times: NDArray[np.float64]) -> float | None:
-    """Step h with ``times == h * arange(m)`` to the last bit, where there is one."""
+    """Find a step h with ``times == h * arange(m)`` exactly; None if there is none."""
     if len(times) < 2:
         return None
     step = float(times[-1] / (len(times) - 1))

@@ -1,4 +1,4 @@
-"""Decoded tiles, kept for whoever asks next."""
+"""A cache of decoded tiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 
 class Sized(Protocol):
-    """What says how many bytes it takes."""
+    """Anything with a size in bytes."""
 
     @property
     def nbytes(self) -> int: ...
@@ -17,15 +17,15 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-class TileMemory:
-    """Keeps what was decoded, up to a number of bytes; what came first goes first.
+class TileCache:
+    """Caches decoded tiles, first in, first out.
 
-    Threads that ask for the same tile at once wait for one of them to decode it.
+    Concurrent requests for the same tile wait for one thread to decode it.
 
     Parameters
     ----------
     limit : int
-        Bytes kept.
+        Maximum bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -36,7 +36,7 @@ class TileMemory:
         self._decoding: dict[Hashable, Lock] = {}
 
     def get(self, key: Hashable, decode: Callable[[], T]) -> T:
-        """The tile kept under `key`, else what `decode` returns; nobody may write to it."""
+        """Return the read-only tile of `key`, from the cache or by `decode`."""
         with self._guard:
             lock = self._decoding.setdefault(key, Lock())
         with lock:
@@ -47,7 +47,7 @@ class TileMemory:
         return tile
 
     def kept(self, key: Hashable) -> Any:
-        """The tile kept under `key`, None if there is none."""
+        """Return the cached tile of `key`; None if there is none."""
         return self._kept.get(key)
 
     def _keep(self, key: Hashable, tile: Sized) -> None:

@@ -1,4 +1,4 @@
-"""A Zarr store whose metadata are read once."""
+"""A Zarr store that caches metadata."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from zarr.storage import WrapperStore
 from romzarr.objects import is_document
 
 
-class RememberingStore(WrapperStore[Store]):
-    """Zarr store that asks for each metadata document once, also for those that are not there, and
-    for each list of names.
+class CachedMetadataStore(WrapperStore[Store]):
+    """Zarr store that caches metadata documents, including missing ones, and lists of names.
 
-    zarr and xarray both open a group, and each looks for either version of the format.
+    zarr and xarray both open a group, and both look for either version of the format.
     """
 
     def __init__(self, store: Store) -> None:
