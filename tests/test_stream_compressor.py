@@ -92,7 +92,8 @@ def test_a_stream_is_within_the_bound_at_every_commit_and_in_the_end_what_batch_
 )
 def test_the_equations_are_those_of_batch(tmp_path, system, length):
     times, states = system.record(1100)
-    states = with_noise(states, 0.01, seed=1)
+    # With this noise no term lies at the threshold, where rounding of the modes decides.
+    states = with_noise(states, 0.01, seed=2)
     shapes = np.linalg.qr(np.random.default_rng(0).standard_normal((60, states.shape[1])))[0].T
     source = xr.Dataset({"x": (("time", "dim_1"), 1.0 + states @ shapes)}, {"time": times})
     romzarr.compress(source, tmp_path / "batch", tolerance=TOLERANCE)

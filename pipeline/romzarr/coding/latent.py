@@ -30,8 +30,9 @@ BlockModel = NDArray[np.int16]
 ALLOWANCES = (16.0, 1024.0)
 # A range coder with contexts needs about this share of the bits that `rates` tells.
 CONTEXT_GAIN = 0.8
-# Ratio of one step tried to the next, and how many.
-STEP_RATIO, MOST_STEPS = 2**0.125, 40
+# Ratio of one step tried to the next, and how many: down to 1/256 of the first, which at loose
+# tolerances may be far above all coefficients.
+STEP_RATIO, MOST_STEPS = 2**0.125, 64
 # Samples from which a model starts are so much finer than corrections: an error at the
 # start stays an error all along.
 FINER = 8
