@@ -390,10 +390,11 @@ def _sums_of_block(block: RowBlock, weights: Floats | None) -> _MeanSums:
     if block.valid is not None:
         mask = digest_of([np.packbits(block.valid).tobytes()])
         mean, weights = mean[block.valid], weights[block.valid]
-    # What cannot be squared is refused with its name: rounding of float64 is too much beside it.
-    with np.errstate(over="ignore"):
-        square, weight = float(np.sum(weights * mean**2)), float(np.sum(weights))
-        total = float(mean.sum())
+    # What cannot be squared is refused with its name, as rounding of float64 is too much beside it,
+    # or it is constant: then nobody asks for its sums, in which even infinities may meet.
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.sum(np.where(weights > 0, weights * mean**2, 0.0)))
+        total, weight = float(mean.sum()), float(np.sum(weights))
     return _MeanSums(square, total, len(mean), weight, mask)
 
 
