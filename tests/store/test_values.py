@@ -61,8 +61,9 @@ def coded(
     values = rng.standard_normal(shape)
     decoded, contents = np.empty(shape, arithmetic), {}
     for index, region in tiles.tiles(shape, tile):
-        contents[index] = tiles.encode_values(values[region], tile, step)
-        decoded[region] = tiles.coded_values(values[region], tile, step, np.dtype(arithmetic))
+        contents[index], decoded[region] = tiles.code_values(
+            values[region], tile, step, np.dtype(arithmetic)
+        )
     mask = np.asarray(rng.random(shape[1:]) < masked)
     return Values(dims, decoded, mask, tuple(tile), contents, offset, arithmetic)
 

@@ -20,7 +20,7 @@ from romzarr.chunked.fields import LazyTiles, MaskedTileWriter, PODTile, Sample,
 from romzarr.chunked.pod import HeldBlocks
 from romzarr.coding.field import encode_field
 from romzarr.coding.rates import Rates, rates
-from romzarr.coding.tiles import coded_values, encode_values, tiles, value_levels, value_tile
+from romzarr.coding.tiles import code_values, coded_values, tiles, value_levels, value_tile
 from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
 from romzarr.numerics.pod.factors import RowBlock
 
@@ -114,7 +114,7 @@ def value_loss(
 ) -> Matrix:
     """Squared error of one tile once it is coded, and how much of it counts."""
     values, valid = _values(pieces, tile, series)
-    return _loss(values, valid, tile, step, dtype)
+    return _loss(values - coded_values(values, tile.shape, step, dtype), valid, tile)
 
 
 def write_values(
@@ -132,20 +132,18 @@ def write_values(
     Of the tiles that share a part of space, the first in time writes the mask.
     """
     values, valid = _values(pieces, tile, series)
-    writer.write_tile(variable, tile.index, encode_values(values, tile.shape, step))
+    content, decoded = code_values(values, tile.shape, step, dtype)
+    writer.write_tile(variable, tile.index, content)
     if masked and tile.index[0] == 0:
         mask = np.zeros(values.shape[1:], bool) if valid is None else ~valid
         writer.write_mask(variable, tile.region[1:], mask)
-    return _loss(values, valid, tile, step, dtype)
+    return _loss(values - decoded, valid, tile)
 
 
-def _loss(
-    values: Matrix, valid: Mask | None, tile: ValueTile, step: float, dtype: np.dtype[Any]
-) -> Matrix:
-    lost = values - coded_values(values, tile.shape, step, dtype)
+def _loss(lost: Matrix, valid: Mask | None, tile: ValueTile) -> Matrix:
     inner = tile.inner.within(valid)
     squares = np.einsum("t...,t...->...", lost, lost)
-    return np.array([inner.sum(squares), len(values) * inner.total(squares.size)])
+    return np.array([inner.sum(squares), len(lost) * inner.total(squares.size)])
 
 
 def _values(

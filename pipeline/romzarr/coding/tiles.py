@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from romzarr.coding.bands import depth
-from romzarr.coding.field import coded_field, encode_field
+from romzarr.coding.field import coded_field, encode_field, encoded_and_decoded
 from romzarr.contracts import Floats, Region
 
 # Values of a tile of fields (all modes together), and the points in space they are cut to:
@@ -142,13 +142,19 @@ def coded_tile(values: Floats, tile: Sequence[int], step: float, dtype: np.dtype
     return decoded[tuple(slice(0, n) for n in values.shape)]
 
 
-def encode_values(values: Floats, tile: Sequence[int], step: float) -> bytes:
-    """Code one tile of values, the part of it that lies within the array."""
-    return encode_field(extended(values, tile), step, value_levels(tile))
+def code_values(
+    values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any]
+) -> tuple[bytes, Floats]:
+    """Code one tile of values, the part of it that lies within the array.
+
+    Returns the payload, and what decoding it gives back of the values.
+    """
+    content, decoded = encoded_and_decoded(extended(values, tile), step, value_levels(tile), dtype)
+    return content, decoded[tuple(slice(0, n) for n in values.shape)]
 
 
 def coded_values(values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any]) -> Floats:
-    """What decoding gives back of the `values` that `encode_values` was given."""
+    """What decoding gives back of the `values` that `code_values` was given."""
     decoded = coded_field(extended(values, tile), step, value_levels(tile), dtype)
     return decoded[tuple(slice(0, n) for n in values.shape)]
 

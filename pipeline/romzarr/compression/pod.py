@@ -375,9 +375,11 @@ def _sums_of_block(block: RowBlock, inner: InnerProduct) -> _MeanSums:
     if block.valid is not None:
         mask = digest_of([np.packbits(block.valid).tobytes()])
         mean, inner = mean[block.valid], inner.on(block.valid)
-    # What cannot be squared is refused with its name: rounding of float64 is too much beside it.
-    with np.errstate(over="ignore"):
-        square, weight = float(inner.sum(mean**2)), inner.total(len(mean))
+    # What cannot be squared is refused with its name, as rounding of float64 is too much beside it,
+    # or it is constant: then nobody asks for its sums, in which even infinities may meet.
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Rooted before it is squared, so that points without weight do not count.
+        square, weight = float(np.sum(inner.rooted(mean) ** 2)), inner.total(len(mean))
         total = float(mean.sum())
     return _MeanSums(square, total, len(mean), weight, mask)
 
