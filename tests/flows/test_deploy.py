@@ -214,7 +214,7 @@ def test_the_dockerfile_copies_what_is_there_and_all_that_is_installed():
         for name in line.split()
     }
     assert all((DEPLOY.parent / name).exists() for name in copied)
-    packages = {"pipeline", "flows", "pyproject.toml", "README.md", "LICENSE"}
+    packages = {"pipeline", "flows", "pyproject.toml", "setup.py", "README.md", "LICENSE"}
     assert copied == packages
 
 
