@@ -23,6 +23,7 @@ COPIED = {
     "CONTRIBUTING.md": "generated/contributing.md",
     "CHANGELOG.md": "generated/changelog.md",
     "tests/benchmarks/COMPRESSION.md": "generated/benchmarks/compression.md",
+    "tests/benchmarks/ROUGH.md": "generated/benchmarks/rough.md",
     "tests/benchmarks/RESULTS.md": "generated/benchmarks/results.md",
     "tests/benchmarks/STREAMING.md": "generated/benchmarks/streaming.md",
     "tests/benchmarks/STREAMING_PEERS.md": "generated/benchmarks/streaming_peers.md",
