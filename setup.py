@@ -35,8 +35,8 @@ class BuildKernels(build_ext):
     """A library with neither the name nor the entry point of a module of Python."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        # So on all systems, as it is loaded by its path.
-        return f"{Path(*fullname.split('.'))}.so"
+        # A suffix that no Python takes for that of a module. It is loaded by its path.
+        return f"{Path(*fullname.split('.'))}.bin"
 
     def build_extension(self, ext: Extension) -> None:
         path = Path(self.get_ext_fullpath(ext.name))

@@ -181,7 +181,7 @@ def test_a_change_of_regime_begins_another_model(switch):
     ]
     # Of a block that is partly of either regime the code without a model is left.
     assert model.nbytes < sum(apart) + model.plain.nbytes / 4
-    assert model.nbytes < 0.35 * model.plain.nbytes
+    assert model.nbytes < 0.4 * model.plain.nbytes
 
 
 def test_as_many_models_as_there_are_regimes():

@@ -32,7 +32,7 @@ def compiled(folder: Path, *flags: str) -> dict[str, str]:
     kernels = shutil.copytree(PACKAGE, folder / "romzarr", ignore=without) / "coding" / "kernels"
     command = [COMPILER, "-std=c11", "-ffp-contract=off", "-fPIC", "-shared", *flags]
     sources = sorted(map(str, kernels.glob("*.c")))
-    subprocess.run([*command, "-o", str(kernels / "_kernels.so"), *sources], check=True)
+    subprocess.run([*command, "-o", str(kernels / "_kernels.bin"), *sources], check=True)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT)))}
 
 

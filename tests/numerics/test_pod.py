@@ -242,7 +242,7 @@ def test_sums_that_overflow_of_values_that_do_not_are_a_defect(precision, share)
 def test_any_sum_on_the_way_may_overflow(seed, exponent, points, precision):
     """Of values, of products, or only of energies each of which is in the range."""
     rows = 10**exponent * np.random.default_rng(seed).uniform(-1, 1, (9, points))
-    _, factor = factor_block(rows, None, Cut(1e-6), precision, Place(3, 7, 100))
+    _, factor = factor_block(rows, EVEN, Cut(1e-6), precision, Place(3, 7, 100))
     assert factor.defect is not None
     assert factor.defect.kind == "scale"
 

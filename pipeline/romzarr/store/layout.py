@@ -354,7 +354,7 @@ def _pairs(
     for each in listed:
         valid = isinstance(each, list) and len(each) == 2 and isinstance(each[0], str)
         if not valid or not GENERATION.fullmatch(each[0]) or not is_second(each[1]):
-            raise StoreError(f"{url}: {key!r}: {_shown(each)} is not a valid entry")
+            raise StoreError(f"{url}: {key!r}: {_shown(each)} does not name a generation")
     if len({name for name, _ in listed}) < len(listed):
         raise StoreError(f"{url}: {key!r} lists a generation twice")
     return tuple(listed)

@@ -44,14 +44,13 @@ def address(array: NDArray[Any]) -> ctypes.c_void_p:
 
 @cache
 def _loaded() -> ctypes.CDLL:
-    folder = Path(__file__).parent
-    found = sorted(folder.glob("_kernels*"))
-    if not found:
+    path = Path(__file__).with_name("_kernels.bin")
+    if not path.exists():
         raise ImportError(
-            f"{folder}: the compiled kernels are missing; install romzarr from a wheel, or build "
+            f"{path}: the compiled kernels are missing; install romzarr from a wheel, or build "
             "them where you work on it: pip install -e ."
         )
-    loaded = ctypes.CDLL(str(found[0]))
+    loaded = ctypes.CDLL(str(path))
     loaded.encode.restype = loaded.decode.restype = ctypes.c_int64
     loaded.make_tables()
     return loaded
