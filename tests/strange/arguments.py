@@ -39,8 +39,8 @@ THINGS: tuple[Any, ...] = (
     len, print, range(3), slice(3), iter("u"), Path("nothing"), Path(), np.float64(1e-2),
     np.int64(3),
     np.bool_(True), np.str_("u"), np.arange(3), np.array(1e-2), np.array(None),
-    np.datetime64("nat", "ns"), np.ma.masked, pd.Timestamp(0), pd.NaT, Exception("x"), NotImplemented,
-    ..., type("T", (), {}),
+    np.datetime64("nat", "ns"), np.ma.masked, pd.Timestamp(0), pd.NaT, Exception("x"),
+    NotImplemented, ..., type("T", (), {}),
 )  # fmt: skip
 
 
