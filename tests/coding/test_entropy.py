@@ -63,7 +63,7 @@ def test_noise_costs_its_entropy(mean, levels):
     rng = np.random.default_rng(int(100 * mean))
     sizes = (rng.geometric(1 / (1 + mean), (256, 256)) - 1).astype(np.int32)
     bits = 8 * len(encode(sizes, levels)) - np.count_nonzero(sizes)
-    most = 1.07 if any(levels) else 1.03
+    most = 1.07 if any(levels) and mean < 0.1 else 1.03
     assert 0.98 < bits / (sizes.size * geometric_entropy(mean)) < most
 
 
