@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles
+from romzarr.chunked.slices import added
 from romzarr.contracts import ArchivedVariable, ReadBlock
 from tests.strategies import grids
 
@@ -74,7 +75,7 @@ def test_tiles_are_the_array_and_every_chunk_is_read_once(shape, least, ratio, d
         return np.array([block.bytes_read, block.chunks_read])
 
     with dask.config.set(scheduler="synchronous"):
-        costs = sum(dask.compute(*lazy_tiles(given_, tile, put)))
+        costs = sum(dask.compute(*lazy_tiles(given_, tile, put, added)))
     np.testing.assert_array_equal(out, given_.source.values)
     assert set(given_.source.read.values()) == {1}
     assert costs.tolist() == [out.nbytes, len(given_.source.read)]

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from romzarr.coding.bands import depth
-from romzarr.coding.field import coded_field, decode_field, encode_field
+from romzarr.coding.field import (
+    coded_field,
+    decode_field,
+    encode_field,
+    encoded_and_decoded,
+    rounded_share,
+    share_of,
+)
 from romzarr.errors import StoreError
 from tests.strategies import seeds
 
@@ -154,7 +161,7 @@ def test_the_format_is_what_it_was():
     assert encode_field(values, 1.0, (1, 1)).hex() == FORMAT
 
 
-FORMAT = "6a8081513aef81fb5749632cbc7e9429f45a2ca95d050d0efb9fbae2592cfb00c0ff0102fec3"
+FORMAT = "688081513aef81fb5749632cbc7e9429f45a2ca95d050d0efb9fbae2592cfb00c0ff0102fec3"
 
 
 def hostile(draw_bytes, shape, dtype, levels):
@@ -193,3 +200,20 @@ def test_hostile_bytes_do_not_fill_the_memory():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 12 * 8 * np.prod(shape)
+
+
+@given(share=st.integers(0, 255), dtype=st.sampled_from(["f4", "f8"]), seed=seeds)
+def test_a_payload_may_have_a_share_of_the_step(share, dtype, seed):
+    """It decodes, with the step of its array, to what it was coded as with its own."""
+    values = np.random.default_rng(seed).standard_normal((9, 8)).astype(dtype)
+    content, decoded = encoded_and_decoded(values, 0.5, (1, 1), np.dtype(dtype), share)
+    np.testing.assert_array_equal(
+        decode_field(content, values.shape, 0.5, (1, 1), np.dtype(dtype)), decoded
+    )
+    own = coded_field(values, 0.5 * share_of(share), (1, 1), np.dtype(dtype))
+    np.testing.assert_array_equal(own, decoded)
+
+
+@given(share=st.floats(0.25, 2.2))
+def test_shares_of_a_step_are_rounded_down_by_a_hundredth_at_most(share):
+    assert 0 <= share - share_of(rounded_share(share)) < 1 / 100

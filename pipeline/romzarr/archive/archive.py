@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import xarray as xr
@@ -53,6 +53,11 @@ class Archive:
     marks_values: bool
     location: str = ""
     stamp: str = ""
+
+    def of(self, names: Collection[str]) -> Archive:
+        """The same archive with only some of the variables to be compressed."""
+        variables = tuple(v for v in self.variables if v.name in names)
+        return replace(self, variables=variables, raw_bytes=sum(v.nbytes for v in variables))
 
     def source_facts(self, snapshots: int) -> dict[str, Any]:
         """Describe the origin of the first `snapshots`, for their store."""

@@ -19,7 +19,7 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from romzarr.chunked.slices import slices
+from romzarr.chunked.slices import Join, slices
 from romzarr.chunked.spots import spread
 from romzarr.coding.tiles import even_length, grid, region_of, tiles
 from romzarr.contracts import ArchivedVariable, Floats, ReadBlock, Region
@@ -69,12 +69,15 @@ def lazy_tiles(
     variable: ArchivedVariable,
     tile: Lengths,
     function: Callable[[ReadBlock, Tile], Any],
-    only: Sequence[tuple[int, ...]] | None = None,
+    join: Join,
+    only: Sequence[Lengths] | None = None,
 ) -> Iterator[Delayed]:
     """``function(block, tile)`` of every tile, or of `only` those at some places in the grid.
 
-    The block has the values of the tile. What reading cost is said once, where several tiles
-    share it. Graphs are made slice by slice, as they are asked for (`romzarr.chunked.slices`).
+    The block has the values of the tile. Tiles that share one block are the work of one task,
+    which reads it, and returns what `join` makes of their results. What reading cost is said
+    once, where several tiles share it. Graphs are made slice by slice, as they are asked for
+    (`romzarr.chunked.slices`).
     """
     segments = [
         _segments(lengths, length) for lengths, length in zip(variable.chunks, tile, strict=True)
@@ -83,27 +86,52 @@ def lazy_tiles(
     if only is not None:
         found = [(index, region_of(index, variable.shape, tile)) for index in only]
     for some in slices(found):
-        yield from _slice(variable, tile, function, segments, some)
+        yield from _slice(variable, tile, _Tasks(function, join), segments, some)
 
 
 def _slice(
     variable: ArchivedVariable,
     tile: Lengths,
-    function: Callable[[ReadBlock, Tile], Any],
+    tasks: _Tasks,
     segments: Sequence[Sequence[int]],
     some: Sequence[tuple[Lengths, Region]],
 ) -> list[Delayed]:
     """Some of the tiles, in a graph of their own."""
     token = uuid4().hex
     graph: dict[Any, Any] = dict(variable.source.graph())
-    keys = []
+    keys, sharing = [], dict[tuple[tuple[int, int], ...], list[Tile]]()
     for index, region in some:
         overlaps = [_overlapping(edges, part) for edges, part in zip(segments, region, strict=True)]
-        parts = [_part(graph, variable, token, corner, region) for corner in product(*overlaps)]
+        corners, piece = list(product(*overlaps)), Tile(index, region, tile)
+        if len(corners) == 1:
+            sharing.setdefault(tuple((s.start, s.stop) for s in corners[0]), []).append(piece)
+            continue
+        parts = [_part(graph, variable, token, corner, region) for corner in corners]
         keys.append((f"tile-{token}", *index))
-        graph[keys[-1]] = (_Task(function, Tile(index, region, tile)), parts)
+        graph[keys[-1]] = (tasks.whole, parts, piece)
+    for corner, pieces in sharing.items():
+        block = tuple(slice(a, b) for a, b in corner)
+        # Tiles that lie in several blocks may need this one too.
+        key = (f"block-{token}", *(s.start for s in block))
+        shared = key in graph
+        keys.append((f"tiles-{token}", *pieces[0].index))
+        read: Any = key if shared else variable.source.task(block)
+        graph[keys[-1]] = (tasks.parts, read, block, pieces, shared)
     layer = HighLevelGraph.from_collections(f"tiles-{token}", graph)
     return [Delayed(key, layer, layer=f"tiles-{token}") for key in keys]
+
+
+def time_groups(variable: ArchivedVariable, tile: Lengths) -> tuple[list[range], bool]:
+    """Places of tiles along time, those that share blocks together, and whether any do not.
+
+    Where tiles and chunks do not fit, each tile is a group of its own and shares blocks with the
+    next one.
+    """
+    axis = variable.time_axis
+    edges, length = _segments(variable.chunks[axis], tile[axis]), tile[axis]
+    if all(edge % length == 0 for edge in edges[:-1]):
+        return [range(a // length, -(-b // length)) for a, b in pairwise(edges)], True
+    return [range(i, i + 1) for i in range(-(-variable.shape[axis] // length))], False
 
 
 def some_tiles(variable: ArchivedVariable, tile: Lengths, most: int) -> list[Lengths]:
@@ -137,17 +165,18 @@ def _part(
     region: Region,
 ) -> tuple[Any, ...]:
     """Task of what a block has of a region. What several tiles share is read by one task."""
+    key = (f"block-{token}", *(s.start for s in block))
+    graph.setdefault(key, variable.source.task(block))
+    return (_cut_of(block, region), key)
+
+
+def _cut_of(block: Region, region: Region) -> _Cut:
     inside = tuple(
         slice(max(b.start, r.start) - b.start, min(b.stop, r.stop) - b.start)
         for b, r in zip(block, region, strict=True)
     )
-    read: Any = variable.source.task(block)
-    if block != region:
-        key = (f"block-{token}", *(s.start for s in block))
-        graph.setdefault(key, read)
-        read = key
     place = tuple(max(b.start - r.start, 0) for b, r in zip(block, region, strict=True))
-    return (_Cut(inside, place), read)
+    return _Cut(inside, place)
 
 
 @dataclass(frozen=True)
@@ -166,14 +195,26 @@ class _Cut:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """Puts the values of a tile together and passes them on."""
+class _Tasks:
+    """What is done with tiles, and what is made of the results of those that one task sees to."""
 
     function: Callable[[ReadBlock, Tile], Any]
-    tile: Tile
+    join: Join
 
-    def __call__(self, parts: Sequence[tuple[tuple[int, ...], ReadBlock]]) -> Any:
-        return self.function(_joined(parts, self.tile), self.tile)
+    def whole(self, parts: Sequence[tuple[tuple[int, ...], ReadBlock]], tile: Tile) -> Any:
+        """The result of one tile, put together from parts of several blocks."""
+        return self.function(_joined(parts, tile), tile)
+
+    def parts(self, block: ReadBlock, place: Region, pieces: Sequence[Tile], shared: bool) -> Any:
+        """The results of tiles that all lie in one block, which others may share."""
+        results = []
+        for number, tile in enumerate(pieces):
+            _, part = _cut_of(place, tile.region)(block)
+            if not shared:
+                cost = (block.bytes_read, block.chunks_read) if number == 0 else (0, 0)
+                part = ReadBlock(part.values, *cost)
+            results.append(self.function(part, tile))
+        return results[0] if len(results) == 1 else self.join(results)
 
 
 def _joined(parts: Sequence[tuple[tuple[int, ...], ReadBlock]], tile: Tile) -> ReadBlock:

@@ -51,17 +51,17 @@ def joined(parts: Sequence[Found]) -> Found:
 
 @dataclass(frozen=True)
 class Spread:
-    """Task: root of the mean square of the values of a tile about their means in time."""
+    """Task: sum of the squares of a tile about its means in time, and how many values it has."""
 
     time_axis: int
 
-    def __call__(self, block: ReadBlock, tile: Tile) -> float:
+    def __call__(self, block: ReadBlock, tile: Tile) -> Matrix:
         values = np.moveaxis(block.values, self.time_axis, 0).astype(np.float64)
         # What cannot be squared is refused by the POD, with its name.
         with np.errstate(over="ignore", invalid="ignore"):
             about = values - values.mean(axis=0)
             counted = np.isfinite(about)
-            return float(np.sqrt(np.mean(about**2, where=counted))) if counted.any() else 0.0
+            return np.array([np.sum(about**2, where=counted), counted.sum()])
 
 
 @dataclass(frozen=True)

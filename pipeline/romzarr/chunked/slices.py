@@ -29,17 +29,20 @@ def slices(items: Iterable[T], most: int = SLICE_RESULTS) -> Iterator[list[T]]:
         yield some
 
 
-def joined(results: Sequence[Delayed], join: Join) -> Delayed:
+def joined(results: Sequence[Delayed], join: Join, summands: int = SUMMANDS) -> Delayed:
     """What `join` makes of many results, in groups, so that no task gathers them all."""
     parts, task = list(results), delayed(join, pure=False)
     while len(parts) > 1:
-        parts = [task(some) for some in slices(parts, SUMMANDS)]
+        parts = [task(some) for some in slices(parts, summands)]
     return parts[0]
 
 
-def gathered(results: Iterable[Delayed], join: Join) -> Any:
-    """What `join` makes of all results, here. Runs Dask, slice by slice."""
-    parts = [dask.compute(joined(some, join))[0] for some in slices(results)]
+def gathered(results: Iterable[Delayed], join: Join, summands: int = SUMMANDS) -> Any:
+    """What `join` makes of all results, here. Runs Dask, slice by slice.
+
+    A task is given up to `summands` results, all of which a worker holds at a time.
+    """
+    parts = [dask.compute(joined(some, join, summands))[0] for some in slices(results)]
     return join(parts) if len(parts) > 1 else parts[0]
 
 

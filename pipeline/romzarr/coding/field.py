@@ -1,9 +1,10 @@
 """Coding of an array within a quantisation step: wavelets, rounding, entropy coding.
 
-A payload is a head of two bytes and what `romzarr.coding.entropy` makes of the integers. The
-lowest bit of the first byte says whether these have 64 bits; the other seven and the second byte
-say how far the sizes 1, and those above, lie from their multiples of the step on average. An
-array of zeros is the head alone.
+A payload is a head and what `romzarr.coding.entropy` makes of the integers. The lowest bit of the
+first byte says whether these have 64 bits; its six highest and the second byte say how far the
+sizes 1, and those above, lie from their multiples of the step on average. If the other bit is set,
+the step of this payload is not that of its array but `share_of` a third byte times it. An array of
+zeros is the head alone.
 
 Columns of a table may be extrapolated by polynomials along its first axis instead of transformed:
 in place of their wavelet coefficients stand finite differences of their integers, which are kept
@@ -31,10 +32,32 @@ from romzarr.errors import StoreError, TooFineError
 
 # Largest size of an integer.
 _LARGEST = 2**60
-_HEAD_BYTES = 2
+_WIDE_BIT, _SHARE_BIT = 1, 2
+# Bits of the excess of ones, and of others.
+_ONE_BITS, _OTHERS_BITS = 6, 8
+# Steps of payloads are so many parts of that of their array: fractions that all machines round
+# alike. Neighbours near the whole differ by less than a hundredth.
+_PARTS, _FEWEST_PARTS = 128, 32
 # Largest coefficient, in steps, at which rounding of float32 stays far below half a step.
 _EXACT_ENOUGH = 2**17
 _NARROW, _WIDE = np.dtype(np.int32), np.dtype(np.int64)
+
+
+def share_of(byte: int) -> float:
+    """Share of the step of its array that the step of a payload is, from 0.25 to 2.24.
+
+    >>> share_of(96)
+    1.0
+    """
+    return (byte + _FEWEST_PARTS) / _PARTS
+
+
+def rounded_share(share: float) -> int:
+    """The byte of the largest share up to this one, or of the smallest there is."""
+    return min(max(int(share * _PARTS) - _FEWEST_PARTS, 0), 255)
+
+
+WHOLE = rounded_share(1.0)
 
 
 class _Coded(NamedTuple):
@@ -110,14 +133,18 @@ def decode_coefficients(
         As for `decode_field`; values that are not finite are found by who asks for them.
     """
     _check(step, shape, levels)
-    head = bytes(content[:_HEAD_BYTES])
-    if len(head) < _HEAD_BYTES:
+    shared = bool(content) and bool(content[0] & _SHARE_BIT)
+    head, rest = content[: 2 + shared], content[2 + shared :]
+    if len(head) < 2 + shared:
         raise StoreError("a coded array is too short; the store is damaged")
-    if len(content) == _HEAD_BYTES:
+    if not rest:
         nothing = np.zeros(0, np.intp)
         return Coefficients(tuple(shape), tuple(levels), nothing, np.zeros(0, dtype))
-    integers = decode(content[_HEAD_BYTES:], shape, levels, _WIDE if head[0] & 1 else _NARROW)
-    coded = _Coded(integers, Excess(_excess(head[0] >> 1, 7), _excess(head[1], 8)))
+    integers = decode(rest, shape, levels, _WIDE if head[0] & _WIDE_BIT else _NARROW)
+    excess = Excess(_excess(head[0] >> 2, _ONE_BITS), _excess(head[1], _OTHERS_BITS))
+    coded = _Coded(integers, excess)
+    if shared:
+        step *= share_of(head[2])
     return Coefficients.of(
         _restored(coded, step, levels, dtype, orders), _levels_left(levels, orders)
     )
@@ -135,11 +162,15 @@ def coded_field(
 
 
 def encoded_and_decoded(
-    values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any]
+    values: Floats, step: float, levels: Sequence[int], dtype: np.dtype[Any], share: int = WHOLE
 ) -> tuple[bytes, Floats]:
-    """What `encode_field` and `coded_field` return, from one transform."""
+    """What `encode_field` and `coded_field` return, from one transform.
+
+    With another `share` than the whole (`share_of`) the payload has a step of its own.
+    """
+    step *= share_of(share)
     coded = _quantised(values, step, levels, ())
-    return _encoded(coded, levels), _decoded(coded, step, levels, dtype, ())
+    return _encoded(coded, levels, share), _decoded(coded, step, levels, dtype, ())
 
 
 def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
@@ -178,8 +209,8 @@ def _quantised_coefficients(values: Floats, step: float, levels: Sequence[int]) 
     kind = _NARROW if largest < NARROW - 1 else _WIDE
     integers, excess = quantise(coefficients, levels, step, kind)
     # As the head will say it.
-    one, others = _byte(excess.one, 7), _byte(excess.others, 8)
-    return _Coded(integers, Excess(_excess(one, 7), _excess(others, 8)))
+    one, others = _byte(excess.one, _ONE_BITS), _byte(excess.others, _OTHERS_BITS)
+    return _Coded(integers, Excess(_excess(one, _ONE_BITS), _excess(others, _OTHERS_BITS)))
 
 
 def _transformed(values: Floats, step: float, levels: Sequence[int]) -> tuple[Floats, float]:
@@ -212,9 +243,11 @@ def _differenced_columns(orders: Sequence[int]) -> tuple[NDArray[np.intp], NDArr
     return columns, np.array(orders, np.intp)[columns]
 
 
-def _encoded(coded: _Coded, levels: Sequence[int]) -> bytes:
-    wide = coded.integers.dtype == _WIDE
-    head = bytes([2 * _byte(coded.excess.one, 7) + wide, _byte(coded.excess.others, 8)])
+def _encoded(coded: _Coded, levels: Sequence[int], share: int = WHOLE) -> bytes:
+    own = share != WHOLE
+    flags = _WIDE_BIT * (coded.integers.dtype == _WIDE) + _SHARE_BIT * own
+    first = 4 * _byte(coded.excess.one, _ONE_BITS) + flags
+    head = bytes([first, _byte(coded.excess.others, _OTHERS_BITS), *([share] if own else [])])
     return head + encode(coded.integers, levels) if coded.integers.any() else head
 
 

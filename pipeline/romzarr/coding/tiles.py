@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from romzarr.coding.bands import depth
-from romzarr.coding.field import coded_field, encode_field, encoded_and_decoded
+from romzarr.coding.field import WHOLE, coded_field, encode_field, encoded_and_decoded
 from romzarr.contracts import Floats, Region
 
 # Values of a tile of fields (all modes together), and the points in space they are cut to:
@@ -143,13 +143,15 @@ def coded_tile(values: Floats, tile: Sequence[int], step: float, dtype: np.dtype
 
 
 def code_values(
-    values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any]
+    values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any], share: int = WHOLE
 ) -> tuple[bytes, Floats]:
     """Code one tile of values, the part of it that lies within the array.
 
-    Returns the payload, and what decoding it gives back of the values.
+    Returns the payload, and what decoding it gives back of the values. Its step may be another
+    `share` of that of the array (`romzarr.coding.field.share_of`).
     """
-    content, decoded = encoded_and_decoded(extended(values, tile), step, value_levels(tile), dtype)
+    levels = value_levels(tile)
+    content, decoded = encoded_and_decoded(extended(values, tile), step, levels, dtype, share)
     return content, decoded[tuple(slice(0, n) for n in values.shape)]
 
 

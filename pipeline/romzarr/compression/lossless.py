@@ -64,7 +64,7 @@ def _written(writer: StoreWriter, variable: ArchivedVariable, packing: Packing |
     log.info("variable %r: kept to the bit by %s", variable.name, coding)
     writer.create_exact(variable.name, variable.dims, variable.shape, tile, variable.dtype, coding)
     task = WriteExact(writer.exact, variable.name, coding)
-    found = gathered(lazy_tiles(variable, tile, task), added)
+    found = gathered(lazy_tiles(variable, tile, task, added), added)
     bytes_read, chunks_read, refused = found.tolist()
     cost = ReadCost(bytes_read, chunks_read)
     # Where values are not what the archive says they are packed in, they are coded as they are.
@@ -77,7 +77,8 @@ def _smallest(
     """The way of coding that takes fewest bytes on parts of a few tiles."""
     ways = [*ways_of(variable, packing), *(ways_of(variable, None) if packing else [])]
     places = some_tiles(variable, tile, TRIED)
-    sizes = gathered(lazy_tiles(variable, tile, Trial(ways, TRIED_VALUES), places), added)
+    trial = Trial(ways, TRIED_VALUES)
+    sizes = gathered(lazy_tiles(variable, tile, trial, added, places), added)
     return ways[int(np.argmin(sizes))]
 
 

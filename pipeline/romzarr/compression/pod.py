@@ -13,9 +13,9 @@ from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.archive.provider import digest_of
-from romzarr.archive.time_axis import shown_time
 from romzarr.chunked.plan import PODPlan
 from romzarr.chunked.pod import HeldBlocks, HeldPOD, run_pod
+from romzarr.compression.defects import defect_error
 from romzarr.config import Config
 from romzarr.contracts import Mask, Matrix, ReadCost
 from romzarr.errors import AccuracyError, ArchiveError
@@ -411,36 +411,5 @@ def _norms(
 
 
 def _defect_error(archive: Archive, plan: PODPlan, defect: Defect) -> ArchiveError:
-    """Say where the data cannot be compressed, and what to do about it."""
     row = plan.rows[defect.row]
-    variable = archive.variables[row.variable]
-    within = np.unravel_index(defect.point, row.shape) if row.shape else ()
-    place = ", ".join(
-        f"{dim}={int(i) + part.start}"
-        for dim, i, part in zip(variable.space_dims, within, row.region, strict=True)
-    )
-    where = f"{archive.name}: variable {variable.name!r} at {_when(archive, defect.time)}"
-    where += f", {place}" if place else ""
-    if defect.kind == "inf":
-        return ArchiveError(
-            f"{where}: found an infinite value, allowed are finite values, and NaN where it is "
-            f"NaN at all times; repair the value or leave the variable out"
-        )
-    if defect.kind == "scale":
-        return ArchiveError(
-            f"{where}: found fluctuations that cannot be squared in float64, allowed are about "
-            f"1e-140 to 1e140; multiply the variable by a power of ten, or use tolerance 0"
-        )
-    found, before = ("NaN", "a number") if defect.kind == "appears" else ("a number", "NaN")
-    return ArchiveError(
-        f"{where}: found {found} where the snapshots before have {before}; NaN must not come and "
-        f"go: fill the gaps, or leave the variable out"
-    )
-
-
-def _when(archive: Archive, index: int) -> str:
-    dim = archive.time.dim
-    label = f"{dim} index {index}"
-    if dim in archive.carried.coords:
-        label += f" ({shown_time(archive.carried[dim].values, index)})"
-    return label
+    return defect_error(archive, row.variable, row.region, defect)

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask
 import numpy as np
 
 from romzarr.archive import Archive
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
-from romzarr.chunked.slices import gathered
+from romzarr.chunked.slices import added, gathered
 from romzarr.compression.pod import Sharpened
 from romzarr.contracts import ArchivedVariable, Coding, ReadCost
 from romzarr.errors import AccuracyError, ConfigError, TooFineError
@@ -82,8 +81,10 @@ def _fluctuation(variable: ArchivedVariable) -> float:
     """Root of the mean square about the mean in time, from three tiles."""
     tile = aligned_tile(variable, LEAST, MOST)
     places = some_tiles(variable, tile, 3)
-    found = dask.compute(*lazy_tiles(variable, tile, Spread(variable.time_axis), places))
-    return float(np.sqrt(np.mean(np.square(found))))
+    squares, counted = gathered(
+        lazy_tiles(variable, tile, Spread(variable.time_axis), added, places), added
+    )
+    return float(np.sqrt(squares / counted)) if counted else 0.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: 
     writer.create_residuals(name, variable.dims, variable.shape, tile, step)
     task = WriteResiduals(draft, writer.residuals, name, variable.time_axis, step)
     try:
-        result: Found = gathered(lazy_tiles(variable, tile, task), joined)
+        result: Found = gathered(lazy_tiles(variable, tile, task, joined), joined)
     except TooFineError as error:
         raise AccuracyError(
             f"variable {name!r}: compression.max_error of about {step / 2:.2g} is too small beside "

@@ -16,12 +16,17 @@ from romzarr.compression.lossless import write_lossless
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD, factor_archive
 from romzarr.compression.pointwise import sharpened_by, write_residuals
+from romzarr.compression.survey import LEAST_BYTES, survey
+from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
 from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_latent
 from romzarr.config import Config
 from romzarr.contracts import Coding, ReadCost
 from romzarr.errors import AccuracyError
 from romzarr.progress import step
 from romzarr.store.writing.writer import StoreWriter
+
+NO_CODINGS = Codings((), 0, "float64")
+ERRORS = "relative_l2_error"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,64 @@ def write_archive(writer: StoreWriter, archive: Archive, config: Config) -> Resu
 
 def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Result:
     """Put everything into the store with errors."""
+    plans = _without_pod(archive, config)
+    if not plans:
+        return _write_by_pod(writer, archive, config)
+    with step("write") as writing:
+        written = write_values(writer, archive, plans, config.compression.tolerance)
+        cost = sum((each.cost for each in written.values()), ReadCost())
+        writing.bytes = cost.bytes_read
+    rest = archive.of({variable.name for variable in archive.variables} - set(written))
+    if rest.variables:
+        result = _write_by_pod(writer, rest, config)
+    else:
+        write_latent(writer, archive, None)
+        result = Result(facts(rest, NO_CODINGS, None, {}, config), NO_CODINGS, None, ReadCost())
+    return _with_values(archive, result, written, config)
+
+
+def _without_pod(archive: Archive, config: Config) -> list[ValuesPlan]:
+    """How to code the variables for which a sample shows that POD cannot pay.
+
+    None of a small archive, which POD reads as quickly, or of variables with bounds on single
+    values, for which there is more to weigh.
+    """
+    if archive.raw_bytes < LEAST_BYTES or config.compression.max_rank != "auto":
+        return []
+    bounds = config.compression.bounds
+    numbers = [n for n, v in enumerate(archive.variables) if v.name not in bounds]
+    with step("survey"):
+        found = survey(archive, config.compression.tolerance, numbers)
+    return [each.plan for each in found.values() if each.plan and each.is_rough]
+
+
+def _with_values(
+    archive: Archive, result: Result, written: Mapping[str, WrittenValues], config: Config
+) -> Result:
+    """The same with variables that were coded without POD."""
+    known = dict(zip(result.facts["variables"], result.codings.of, strict=True))
+    codings = Codings(
+        tuple(known.get(v.name, Coding.DIRECT) for v in archive.variables),
+        result.codings.rank,
+        result.codings.arithmetic,
+    )
+    errors = {
+        v.name: written[v.name].error if v.name in written else result.facts[ERRORS][v.name]
+        for v in archive.variables
+    }
+    _check_bound(errors, config.compression.tolerance)
+    said = facts(archive, codings, result.model, errors, config)
+    totals = {name: each.fluctuation for name, each in written.items()}
+    return Result(
+        {**result.facts, **said, "fluctuation": {**result.facts.get("fluctuation", {}), **totals}},
+        codings,
+        result.model,
+        sum((each.cost for each in written.values()), result.cost),
+    )
+
+
+def _write_by_pod(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+    """Put variables into the store by their POD, or as values where it does not pay."""
     tolerance, bounds = config.compression.tolerance, config.compression.bounds
     sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
     with step("read") as reading:

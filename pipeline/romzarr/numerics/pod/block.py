@@ -69,7 +69,7 @@ def factor_block(
     missing = np.isnan(values[0])
     block = _Block(values, ~missing if missing.any() else None, inner)
     if block.valid is not None and not np.isnan(values[:, missing]).all():
-        return _defective(values, _find_defect(values, place), place)
+        return _defective(values, find_defect(values, place), place)
     points = sparse_points(values.shape[1], len(values)) if precision.sketch else None
     if points is not None:
         factored = _factor_sketched(block, points, cut, precision, place)
@@ -84,7 +84,7 @@ def factor_block(
         if smallest < norm < largest:
             break
     else:
-        defect = _find_defect(values, place)
+        defect = find_defect(values, place)
         if defect is not None:
             return _defective(values, defect, place)
         # Points of weight zero may do what they like.
@@ -260,7 +260,7 @@ def _project(
     return rows
 
 
-def _find_defect(values: Floats, place: Place) -> Defect | None:
+def find_defect(values: Floats, place: Place) -> Defect | None:
     """Earliest infinite value, or earliest change of the mask, of a block."""
     mask = np.isnan(values[0])
     for time, snapshot in enumerate(values):

@@ -85,7 +85,7 @@ def _expected(
         case Coding.LOSSLESS:
             return {"exact": (variable.dtype.name, variable.shape)}
         case Coding.DIRECT:
-            return {"values": (arithmetic, (snapshots, *space))}
+            return {"values": ("float", (snapshots, *space))}
         case Coding.POD:
             fields = {} if own is None else {"fields": (arithmetic, (own + 1, *space))}
             values = {"episodes": (arithmetic, (episodes, *space))} if episodes else {}

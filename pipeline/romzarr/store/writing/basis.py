@@ -12,7 +12,7 @@ from zarr.core.sync import sync
 
 from romzarr.coding.exact import LEVEL, ExactCoding
 from romzarr.coding.tiles import field_levels, grid, value_levels
-from romzarr.contracts import Floats
+from romzarr.contracts import Floats, Region
 from romzarr.store import layout
 from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import WaveletCodec
@@ -224,6 +224,28 @@ class BasisWriter(ArrayWriter):
         with write_errors(self.target):
             sync(self._store.delete_dir(f"basis/{self._groups[variable]}/residuals"))
         del self._grids[variable, "residuals"]
+
+    def write_mask(
+        self,
+        variable: str,
+        space_dims: Sequence[str],
+        tile: Sequence[int],
+        parts: Sequence[tuple[Region, NDArray[np.bool_]]],
+    ) -> None:
+        """Write the mask of a `variable` whose values are there (True: masked), by regions that
+        are tiles and together all of space."""
+        shape = [max(region[a].stop for region, _ in parts) for a in range(len(space_dims))]
+        path = f"basis/{self._groups[variable]}/mask"
+        with write_errors(self.target):
+            self.create(path, shape, tile, np.dtype(bool), space_dims)
+        self._masks[variable] = variable
+        writer = self.values
+        for region, mask in parts:
+            writer.write_mask(variable, region, mask)
+
+    def share_mask(self, variable: str, home: str) -> None:
+        """Note that the mask of a `variable` is that of another one, its `home`."""
+        self._masks[variable] = home
 
     def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
         """Write a `variable` that is constant in time: its `mean`, NaN at masked points."""

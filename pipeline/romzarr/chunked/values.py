@@ -1,0 +1,373 @@
+"""Values coded straight from the chunks of an archive: one task reads, codes, and writes.
+
+All that is left of a tile are a few sums, and its mean in time, by which the fluctuation of the
+whole record is found in the same pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from romzarr.chunked.blocks import Lengths, Tile, TileWriter
+from romzarr.chunked.fields import middle
+from romzarr.coding.field import WHOLE
+from romzarr.coding.fill import fill_masked
+from romzarr.coding.tiles import code_values, even_length
+from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadBlock, ReadCost
+from romzarr.inner_product import InnerProduct
+from romzarr.numerics.moments import Moments
+from romzarr.numerics.pod.block import find_defect
+from romzarr.numerics.pod.factors import Defect, Place
+from romzarr.numerics.rounding import rounded_sum
+
+# Snapshots of a tile where chunks allow it: whoever reads one decodes all, but shorter tiles
+# know less of what goes on.
+FEWEST, MOST = 24, 96
+USUAL = 64
+# Values of a tile, and of one that is not shortened in time.
+MOST_VALUES, ENOUGH_VALUES = 1 << 22, 1 << 20
+# Bytes that a task reads at once, unless single chunks are larger.
+BLOCK_BYTES = 64 << 20
+# Values that are looked at together: about a second-level cache of float64.
+PANEL = 1 << 16
+
+
+def values_tile(variable: ArchivedVariable) -> Lengths:
+    """Shape of the tiles in which a variable is coded from its chunks, in its own order of dims.
+
+    Chunks are cut evenly or joined, along time first, to some dozens of snapshots.
+    """
+    tile, axis = [max(lengths) for lengths in variable.chunks], variable.time_axis
+    size = variable.dtype.itemsize
+    room = max(1, BLOCK_BYTES // (math.prod(tile) * size))
+    joined = max(1, min(round(USUAL / tile[axis]), room))
+    tile[axis] = min(tile[axis] * joined, variable.shape[axis])
+    for a in reversed([a for a in range(len(tile)) if a != axis]):
+        room = BLOCK_BYTES // (math.prod(tile) * size)
+        tile[a] = min(
+            tile[a] * max(1, min(room, ENOUGH_VALUES // math.prod(tile))), variable.shape[a]
+        )
+    if tile[axis] > MOST and math.prod(tile) > ENOUGH_VALUES:
+        points = math.prod(tile) // tile[axis]
+        tile[axis] = _part(tile[axis], max(USUAL, ENOUGH_VALUES // points))
+    while math.prod(tile) > MOST_VALUES:
+        a = max((a for a in range(len(tile)) if a != axis), key=lambda a: tile[a], default=axis)
+        tile[a] = _part(tile[a], max(1, tile[a] // 2))
+    return tuple(tile)
+
+
+def _part(length: int, usual: int) -> int:
+    """A length near the usual one of which `length` is a multiple, or about that one."""
+    fits = [n for n in range(max(1, 3 * usual // 8), 3 * usual // 2 + 1) if length % n == 0]
+    return min(fits, key=lambda n: abs(math.log(n / usual)), default=even_length(length, usual))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of one part of space after some snapshots, the first of which is ``start``.
+
+    ``mask`` is the packed mask of its first snapshot, empty where all points have values.
+    """
+
+    start: int
+    moments: Moments
+    mask: bytes = b""
+
+    def masked(self, shape: Lengths) -> Mask:
+        """The mask of a part of this shape (True: masked)."""
+        if not self.mask:
+            return np.zeros(shape, bool)
+        bits = np.unpackbits(np.frombuffer(self.mask, np.uint8), count=math.prod(shape))
+        return ~bits.astype(bool).reshape(shape)
+
+    def joined(self, other: Part) -> Part:
+        first = min(self, other, key=lambda part: part.start)
+        return Part(first.start, self.moments.joined(other.moments), first.mask)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What is known after some tiles: by part of space, and of all together.
+
+    ``lost`` is their squared error, ``counted`` the weight of their values, ``nbytes`` what they
+    take coded. ``defect`` says that somewhere values are infinite, or NaN come and go.
+    """
+
+    parts: Mapping[Lengths, Part] = field(default_factory=dict)
+    lost: float = 0.0
+    counted: float = 0.0
+    nbytes: int = 0
+    defect: bool = False
+    cost: ReadCost = field(default_factory=ReadCost)
+
+    @property
+    def snapshots(self) -> int:
+        """Snapshots seen of each part of space."""
+        return next(iter(self.parts.values())).moments.snapshots if self.parts else 0
+
+    @property
+    def fluctuation(self) -> float:
+        """Squared fluctuation of all snapshots seen."""
+        return sum(part.moments.square for part in self.parts.values())
+
+    def foretold(self, snapshots: int) -> float:
+        """Squared fluctuation of so many snapshots, of which some were seen."""
+        return sum(part.moments.foretold(snapshots) for part in self.parts.values())
+
+
+def joined(several: Sequence[Sums]) -> Sums:
+    """The sums of all tiles together."""
+    return reduce(_both, several)
+
+
+def _both(one: Sums, other: Sums) -> Sums:
+    parts, moved = dict(one.parts), False
+    for place, part in other.parts.items():
+        if place in parts:
+            moved |= parts[place].mask != part.mask
+            parts[place] = parts[place].joined(part)
+        else:
+            parts[place] = part
+    return Sums(
+        parts,
+        one.lost + other.lost,
+        one.counted + other.counted,
+        one.nbytes + other.nbytes,
+        one.defect or other.defect or moved,
+        one.cost + other.cost,
+    )
+
+
+@dataclass(frozen=True)
+class ValuesCoding:
+    """How values are coded: ``offset`` is taken off, ``dtype`` is that of the arithmetic."""
+
+    step: float
+    offset: float
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class WriteValues:
+    """Task: code a tile and put it into the store."""
+
+    writer: TileWriter
+    variable: str
+    time_axis: int
+    inner: InnerProduct
+    coding: ValuesCoding
+    share: int = WHOLE
+
+    def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
+        values, own = self._snapshots(block, tile)
+        valid = _valid(values)
+        if _defective(values, valid):
+            return Sums(defect=True, cost=block.cost)
+        content, decoded = _coded(values, valid, own, self.coding, self.share)
+        self.writer.write_tile(self.variable, own.index, content)
+        inner = self.inner.on(own.region[1:]).within(valid)
+        lost, moments = _measured(values, valid, decoded, self.coding.offset, inner)
+        counted = len(values) * inner.total(values[0].size)
+        mask = b"" if valid is None else np.packbits(valid).tobytes()
+        parts = {own.index[1:]: Part(own.region[0].start, moments, mask)}
+        overflown = not np.isfinite(moments.square + lost)
+        return Sums(parts, lost, counted, len(content), overflown, block.cost)
+
+    def _snapshots(self, block: ReadBlock, tile: Tile) -> tuple[Floats, Tile]:
+        """Values with time first, and their tile so."""
+        axis = self.time_axis
+
+        def first(items: Sequence[Any]) -> tuple[Any, ...]:
+            return (items[axis], *items[:axis], *items[axis + 1 :])
+
+        own = Tile(first(tile.index), first(tile.region), first(tile.shape))
+        return _native(block.values, axis), own
+
+
+@dataclass(frozen=True)
+class RewriteValues(WriteValues):
+    """Task: code a tile anew, with ``share`` in place of what it ``had``.
+
+    Returns by how much the squared error and bytes change.
+    """
+
+    had: int = WHOLE
+
+    def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
+        values, own = self._snapshots(block, tile)
+        valid = _valid(values)
+        inner, offset = self.inner.on(own.region[1:]).within(valid), self.coding.offset
+        content, decoded = _coded(values, valid, own, self.coding, self.had)
+        lost, _ = _measured(values, valid, decoded, offset, inner)
+        better, decoded = _coded(values, valid, own, self.coding, self.share)
+        left, _ = _measured(values, valid, decoded, offset, inner)
+        self.writer.write_tile(self.variable, own.index, better)
+        return Sums(lost=left - lost, nbytes=len(better) - len(content), cost=block.cost)
+
+
+@dataclass(frozen=True)
+class FindDefect:
+    """Task: the earliest defect of a tile, and the mask of its first snapshot."""
+
+    time_axis: int
+
+    def __call__(self, block: ReadBlock, tile: Tile) -> Defects:
+        values, time = _native(block.values, self.time_axis), tile.region[self.time_axis].start
+        flat = values.reshape(len(values), -1)
+        index = (*tile.index[: self.time_axis], *tile.index[self.time_axis + 1 :])
+        found = find_defect(flat, Place(0, 0, time))
+        return {index: Seen(time, np.isnan(flat[0]), found)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Mask of the first snapshot of a part of space, and its earliest defect."""
+
+    start: int
+    mask: Mask
+    defect: Defect | None
+
+    def joined(self, other: Seen) -> Seen:
+        first, second = sorted((self, other), key=lambda each: each.start)
+        found = [each.defect for each in (first, second) if each.defect is not None]
+        changed = first.mask != second.mask
+        if changed.any():
+            point = int(np.argmax(changed))
+            kind = "vanishes" if first.mask[point] else "appears"
+            found.append(Defect(second.start, kind, 0, point))
+        return Seen(first.start, first.mask, min(found, key=lambda each: each.time, default=None))
+
+
+Defects = dict[Lengths, Seen]
+
+
+def joined_defects(several: Sequence[Defects]) -> Defects:
+    """What is known of each part of space after several tiles."""
+    found: Defects = {}
+    for each in several:
+        for place, seen in each.items():
+            found[place] = found[place].joined(seen) if place in found else seen
+    return found
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Moments of some tiles; of a few also runs of snapshots of their middles, filled in where
+    masked, about the order of their tiles in time."""
+
+    sums: Sums
+    runs: Mapping[Lengths, tuple[Matrix, ...]] = field(default_factory=dict)
+
+
+def joined_samples(several: Sequence[Sampled]) -> Sampled:
+    """All samples together."""
+    runs = {index: some for each in several for index, some in each.runs.items()}
+    return Sampled(joined([each.sums for each in several]), runs)
+
+
+@dataclass(frozen=True)
+class TakeSample:
+    """Task: moments of a tile, and of those at certain places runs of snapshots.
+
+    These are ``count`` runs at even distances, of ``snapshots`` each, with about ``values`` values
+    together.
+    """
+
+    time_axis: int
+    inner: InnerProduct
+    places: frozenset[Lengths]
+    count: int
+    snapshots: int
+    values: int
+
+    def __call__(self, block: ReadBlock, tile: Tile) -> Sampled:
+        values, axis = _native(block.values, self.time_axis), self.time_axis
+        space = (*tile.region[:axis], *tile.region[axis + 1 :])
+        valid = _valid(values)
+        if _defective(values, valid):
+            return Sampled(Sums(defect=True, cost=block.cost))
+        inner = self.inner.on(space).within(valid)
+        _, moments = _measured(values, valid, None, 0.0, inner)
+        counted = len(values) * inner.total(values[0].size)
+        parts = {(*tile.index[:axis], *tile.index[axis + 1 :]): Part(0, moments)}
+        sums = Sums(parts, counted=counted, cost=block.cost)
+        if tile.index not in self.places:
+            return Sampled(sums)
+        return Sampled(sums, {tile.index: self._runs(values, valid)})
+
+    def _runs(self, values: Floats, valid: Mask | None) -> tuple[Matrix, ...]:
+        length = min(self.snapshots, len(values))
+        whole = tuple(slice(0, n) for n in values.shape[1:])
+        place = middle(whole, max(1, self.values // (self.count * length)))
+        starts = np.linspace(0, len(values) - length, self.count).astype(int)
+        some = (values[(slice(start, start + length), *place)] for start in starts.tolist())
+        within = None if valid is None else valid[place]
+        return tuple(_filled(run, within).astype(np.float64) for run in some)
+
+
+def _native(values: Floats, time_axis: int) -> Floats:
+    """Time first, in the byte order of the machine."""
+    values = np.moveaxis(values, time_axis, 0)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _valid(values: Floats) -> Mask | None:
+    """Points of the first snapshot that have values; None if all have."""
+    valid = ~np.isnan(values[0])
+    return None if valid.all() else np.asarray(valid)
+
+
+def _defective(values: Floats, valid: Mask | None) -> bool:
+    """Whether values are infinite, or NaN come and go."""
+    if valid is None:
+        # A sum is not finite where a value is not, and needs no array of its own. It may overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(values.sum(dtype=np.float64))
+        return suspicious and not bool(np.isfinite(values).all())
+    return not bool(np.isfinite(values[:, valid]).all() and np.isnan(values[:, ~valid]).all())
+
+
+def _filled(values: Floats, valid: Mask | None) -> Floats:
+    return values if valid is None else fill_masked(values, valid)
+
+
+def _coded(
+    values: Floats, valid: Mask | None, tile: Tile, coding: ValuesCoding, share: int
+) -> tuple[bytes, Floats]:
+    """Payload of a tile, and what it decodes to."""
+    wide = np.float32 if values.dtype.itemsize < 4 else values.dtype
+    about = np.subtract(values, coding.offset, dtype=wide).astype(coding.dtype, copy=False)
+    filled = _filled(about, valid)
+    return code_values(filled, tile.shape, coding.step, coding.dtype, share)
+
+
+def _measured(
+    values: Floats, valid: Mask | None, decoded: Floats | None, offset: float, inner: InnerProduct
+) -> tuple[float, Moments]:
+    """Squared error of decoded values as they are read, and moments of the values."""
+    flat, inner = values.reshape(len(values), -1), inner.flat
+    parts, lost = [], 0.0
+    width = max(1, PANEL // len(flat))
+    known = None if valid is None else valid.ravel()
+    others = None if decoded is None else decoded.reshape(flat.shape)
+    # What cannot be squared is found by its sums.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, flat.shape[1], width):
+            some = slice(start, start + width)
+            exact = flat[:, some].astype(np.float64)
+            if known is not None:
+                exact[:, ~known[some]] = 0.0
+            weights = inner.on(some)
+            if others is not None:
+                read = np.empty(exact.shape, values.dtype)
+                rounded_sum(others[:, some], np.float64(offset), read)
+                off = exact - read
+                lost += float(weights.sum(np.einsum("tp,tp->p", off, off)))
+            parts.append(Moments.of(exact, weights))
+    return lost, Moments.beside(parts)

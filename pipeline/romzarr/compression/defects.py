@@ -1,0 +1,47 @@
+"""What is wrong with data that cannot be compressed, where, and what to do about it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from romzarr.archive import Archive
+from romzarr.archive.time_axis import shown_time
+from romzarr.contracts import Region
+from romzarr.errors import ArchiveError
+from romzarr.numerics.pod.factors import Defect
+
+
+def defect_error(archive: Archive, number: int, region: Region, defect: Defect) -> ArchiveError:
+    """Say where variable `number` cannot be compressed; the defect is in a `region` of space."""
+    variable = archive.variables[number]
+    shape = tuple(part.stop - part.start for part in region)
+    within = np.unravel_index(defect.point, shape) if shape else ()
+    place = ", ".join(
+        f"{dim}={int(i) + part.start}"
+        for dim, i, part in zip(variable.space_dims, within, region, strict=True)
+    )
+    where = f"{archive.name}: variable {variable.name!r} at {_when(archive, defect.time)}"
+    where += f", {place}" if place else ""
+    if defect.kind == "inf":
+        return ArchiveError(
+            f"{where}: found an infinite value, allowed are finite values, and NaN where it is "
+            f"NaN at all times; repair the value or leave the variable out"
+        )
+    if defect.kind == "scale":
+        return ArchiveError(
+            f"{where}: found fluctuations that cannot be squared in float64, allowed are about "
+            f"1e-140 to 1e140; multiply the variable by a power of ten, or use tolerance 0"
+        )
+    found, before = ("NaN", "a number") if defect.kind == "appears" else ("a number", "NaN")
+    return ArchiveError(
+        f"{where}: found {found} where the snapshots before have {before}; NaN must not come and "
+        f"go: fill the gaps, or leave the variable out"
+    )
+
+
+def _when(archive: Archive, index: int) -> str:
+    dim = archive.time.dim
+    label = f"{dim} index {index}"
+    if dim in archive.carried.coords:
+        label += f" ({shown_time(archive.carried[dim].values, index)})"
+    return label

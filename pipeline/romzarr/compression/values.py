@@ -1,0 +1,309 @@
+"""Variables coded straight from their chunks, each of which is read once.
+
+Nobody knows the fluctuation of a record, nor what a quantisation step loses, before all of it is
+read. So a share of the record, spread over all of it, is coded with the step that a survey
+suggests; what is learnt from it sets the step of the next share, and that the step of the rest.
+Should the bound be missed all the same, just so many tiles are coded anew as it takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from typing import Any, TypeVar
+
+import numpy as np
+
+from romzarr.archive import Archive
+from romzarr.archive.provider import digest_of
+from romzarr.chunked.blocks import Lengths, lazy_tiles, time_groups
+from romzarr.chunked.slices import gathered
+from romzarr.chunked.spots import spread
+from romzarr.chunked.values import (
+    FindDefect,
+    RewriteValues,
+    Sums,
+    ValuesCoding,
+    WriteValues,
+    joined,
+    joined_defects,
+)
+from romzarr.coding.field import WHOLE, rounded_share, share_of
+from romzarr.coding.tiles import grid, region_of
+from romzarr.compression.defects import defect_error
+from romzarr.contracts import ArchivedVariable, ReadCost
+from romzarr.errors import AccuracyError
+from romzarr.numerics.pod.factors import Defect
+from romzarr.store.writing.writer import StoreWriter
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Results that are put together at a time: each has the mean of a part of space.
+SUMMANDS = 4
+# Shares of the record after which the step is set anew: the more of it is known, the less is left
+# to be wrong about.
+CHECKED = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 15 / 16)
+# Until so much is coded all tiles should have the one step that is best for them together; what
+# is left then makes up for what was not foreseen.
+SETTLED = 7 / 8
+# What is aimed at, of the squared error allowed, while a rest is left to make up for it, and at
+# the end: about as little less as neighbouring steps differ by.
+AIM, LAST_AIM = 0.99, 0.997
+# The squared error of the rest differs from what it was before by no more than such a factor.
+MOST_CHANGE = 4.0
+# Tiles that are coded anew give back about so much of their squared error; how often that is done.
+GIVEN_BACK, MOST_ATTEMPTS = 0.3, 12
+# What a step is multiplied by that cannot be mended.
+COARSE = 0.25
+# Rounding of the sums themselves.
+SUMMED = 1e-9
+
+
+@dataclass(frozen=True)
+class ValuesPlan:
+    """How variable `number` is coded: in tiles of this shape, in its own order of dims.
+
+    The squared error grows with this ``power`` of the step, which was found with so many
+    ``surveyed`` snapshots; ``seen`` are the moments of more of them.
+    """
+
+    number: int
+    tile: Lengths
+    coding: ValuesCoding
+    power: float
+    surveyed: int
+    seen: Sums
+
+
+@dataclass(frozen=True)
+class WrittenValues:
+    """What came of it: the ``error``, relative to the fluctuation, and its square; the cost."""
+
+    error: float
+    fluctuation: float
+    cost: ReadCost
+
+
+def write_values(
+    writer: StoreWriter, archive: Archive, plans: Sequence[ValuesPlan], tolerance: float
+) -> dict[str, WrittenValues]:
+    """Code variables into the store, from the chunks of the archive. Runs Dask.
+
+    A worker holds a block of chunks and a few tiles, whatever the length of the archive; here are
+    the temporal mean of one variable, and its mask.
+
+    Raises
+    ------
+    ArchiveError
+        If a value is infinite, or NaN come and go.
+    AccuracyError
+        If no step meets the bound.
+    """
+    written, masks = {}, dict[Any, str]()
+    for plan in plans:
+        variable = archive.variables[plan.number]
+        sums, cost = _written(writer, archive, plan, tolerance)
+        _write_mask(writer, variable, plan.tile, sums, masks)
+        error = (sums.lost / sums.fluctuation) ** 0.5 * (1 + SUMMED) if sums.lost else 0.0
+        written[variable.name] = WrittenValues(error, sums.fluctuation, cost)
+    return written
+
+
+def _write_mask(
+    writer: StoreWriter,
+    variable: ArchivedVariable,
+    tile: Lengths,
+    sums: Sums,
+    masks: dict[Any, str],
+) -> None:
+    """Write the mask of a variable that has one, unless another one has the same."""
+    if not any(part.mask for part in sums.parts.values()):
+        return
+    lengths = _space(tile, variable)
+    parts = []
+    for index, part in sorted(sums.parts.items()):
+        region = region_of(index, variable.space_shape, lengths)
+        parts.append((region, part.masked(tuple(s.stop - s.start for s in region))))
+    digest = digest_of([mask.tobytes() for _, mask in parts])
+    home = masks.setdefault((variable.space_dims, lengths, digest), variable.name)
+    if home == variable.name:
+        writer.write_mask(home, variable.space_dims, lengths, parts)
+    else:
+        writer.share_mask(variable.name, home)
+
+
+def _space(items: Sequence[T], variable: ArchivedVariable) -> tuple[T, ...]:
+    """Of items for the dims of a variable, those for its dims in space."""
+    return (*items[: variable.time_axis], *items[variable.time_axis + 1 :])
+
+
+def _written(
+    writer: StoreWriter, archive: Archive, plan: ValuesPlan, tolerance: float
+) -> tuple[Sums, ReadCost]:
+    """All tiles in the store within the bound, and what reading cost."""
+    variable, cost = archive.variables[plan.number], plan.seen.cost
+    for _ in range(MOST_ATTEMPTS):
+        coder = _Coder(writer, archive, plan, tolerance)
+        coder.code_batches()
+        if coder.settle():
+            return coder.sums, cost + coder.sums.cost
+        # Where all is rounded to nothing, no smaller share of the step changes anything.
+        cost += coder.sums.cost
+        plan = replace(plan, coding=replace(plan.coding, step=COARSE * plan.coding.step))
+        log.info("variable %r: a step that is far too coarse", variable.name)
+    raise AccuracyError(
+        f"variable {variable.name!r}: no quantisation step keeps the tolerance; raise "
+        f"compression.tolerance"
+    )
+
+
+class _Coder:
+    """Codes one variable, and sets the step of what is left so that all together just meets the
+    bound."""
+
+    def __init__(
+        self, writer: StoreWriter, archive: Archive, plan: ValuesPlan, tolerance: float
+    ) -> None:
+        variable, coding = archive.variables[plan.number], plan.coding
+        time = variable.time_axis
+
+        def time_first(items: Sequence[T]) -> tuple[T, ...]:
+            return (items[time], *_space(items, variable))
+
+        writer.create_values(
+            variable.name,
+            time_first(variable.dims),
+            time_first(variable.shape),
+            time_first(plan.tile),
+            coding.step,
+            coding.offset,
+            coding.dtype,
+            None,
+        )
+        self._task = WriteValues(writer.values, variable.name, time, variable.inner_product, coding)
+        self._archive, self._plan, self._tolerance = archive, plan, tolerance
+        self._variable, self._snapshots = variable, variable.shape[time]
+        self._grid = grid(variable.shape, plan.tile)
+        # Shares of the step that tiles have, by place along time, and of those coded anew.
+        self._shares: dict[int, int] = {}
+        self._finer: dict[Lengths, int] = {}
+        # Squared error as it would be with the whole step, about.
+        self._lost_whole = 0.0
+        self.sums = Sums()
+
+    def code_batches(self) -> None:
+        """Code all tiles, those of a batch with the step that those before suggest."""
+        share, batches = WHOLE, _batches(self._variable, self._plan.tile)
+        for number, batch in enumerate(batches):
+            if number:
+                share = self._next_share(LAST_AIM if number == len(batches) - 1 else AIM)
+            self._shares |= dict.fromkeys(batch, share)
+            counts: list[Sequence[int]] = [range(n) for n in self._grid]
+            counts[self._variable.time_axis] = sorted(batch)
+            found = self._run(replace(self._task, share=share), list(product(*counts)))
+            if found.defect:
+                raise _defect_error(self._archive, self._plan)
+            self.sums = joined([self.sums, found]) if number else found
+            self._lost_whole += found.lost / share_of(share) ** self._plan.power
+
+    def settle(self) -> bool:
+        """Code tiles anew with a finer step until the bound is met; False if that does not help."""
+        allowed = self._tolerance**2 * self.sums.fluctuation * (1 - 4 * SUMMED)
+        count = math.prod(self._grid)
+        for attempt in range(MOST_ATTEMPTS):
+            if self.sums.lost <= allowed:
+                return True
+            excess, usual = self.sums.lost - allowed, self.sums.lost / count
+            wanted = min(count, math.ceil(excess / (GIVEN_BACK * usual)))
+            # A little more the more often it was not enough.
+            given_back = min((1.1 + 0.5 * attempt) * excess / (wanted * usual), 0.9)
+            self._code_anew(wanted, (1 - given_back) ** (1 / self._plan.power))
+            log.info("variable %r: %d tiles coded anew", self._variable.name, wanted)
+        return False
+
+    def _run(self, task: WriteValues, tiles: list[Lengths]) -> Sums:
+        lazy = lazy_tiles(self._variable, self._plan.tile, task, joined, tiles)
+        found: Sums = gathered(lazy, joined, SUMMANDS)
+        return found
+
+    def _code_anew(self, wanted: int, factor: float) -> None:
+        """Code so many tiles, evenly spread, with steps that are so many times what they were."""
+        groups: dict[tuple[int, int], list[Lengths]] = {}
+        for number in spread(math.prod(self._grid), wanted):
+            index = tuple(map(int, np.unravel_index(number, self._grid)))
+            had = self._finer.get(index, self._shares[index[self._variable.time_axis]])
+            share = min(rounded_share(factor * share_of(had)), max(had - 1, 0))
+            groups.setdefault((had, share), []).append(index)
+        for (had, share), tiles in groups.items():
+            self._finer |= dict.fromkeys(tiles, share)
+            again = RewriteValues(**vars(replace(self._task, share=share)), had=had)
+            self.sums = joined([self.sums, self._run(again, tiles)])
+
+    def _next_share(self, aim: float) -> int:
+        """Share of the step for what comes next.
+
+        That with which all together would just be within the bound, which the survey knows as
+        well as some of the tiles do; near the end that with which the rest spends what is left.
+        """
+        seen, whole = self.sums.snapshots, self._lost_whole
+        if not whole:
+            return rounded_share(MOST_CHANGE)
+        allowed = aim * self._tolerance**2 * self._fluctuation()
+        power = 1 / self._plan.power
+        if seen < SETTLED * self._snapshots:
+            known = seen / (seen + self._plan.surveyed)
+            ratio = allowed / (whole * self._snapshots / seen)
+            return rounded_share(float(ratio ** (power * known)))
+        left = (allowed - self.sums.lost) / (self._snapshots - seen)
+        ratio = float(np.clip(left * seen / self.sums.lost, 1 / MOST_CHANGE, MOST_CHANGE))
+        return rounded_share(float((self.sums.lost / whole * ratio) ** power))
+
+    def _fluctuation(self) -> float:
+        """Squared fluctuation of the whole record, as far as is known."""
+        sample, sums = self._plan.seen, self.sums
+        if sums.snapshots > sample.snapshots:
+            return sums.foretold(self._snapshots)
+        # A sample may be of some parts of space.
+        of_all = sums.counted / sums.snapshots / (sample.counted / sample.snapshots)
+        return of_all * sample.foretold(self._snapshots)
+
+
+def _batches(variable: ArchivedVariable, tile: Lengths) -> list[list[int]]:
+    """Places of tiles along time, in the order in which they are coded.
+
+    Each batch is spread over the record, unless it would read chunks twice.
+    """
+    groups, apart = time_groups(variable, tile)
+    if apart:
+        groups = [groups[i] for i in sorted(range(len(groups)), key=_reversed_bits)]
+    ends = sorted({0, *(math.ceil(share * len(groups)) for share in (*CHECKED, 1))})
+    return [[place for group in groups[a:b] for place in group] for a, b in pairwise(ends)]
+
+
+def _reversed_bits(number: int) -> int:
+    """A key by which neighbours are far apart: every leading part is spread over all numbers."""
+    return int(f"{number:064b}"[::-1], 2)
+
+
+def _defect_error(archive: Archive, plan: ValuesPlan) -> Exception:
+    """Say where the earliest defect is, which takes another look at everything."""
+    variable = archive.variables[plan.number]
+    task = FindDefect(variable.time_axis)
+    lazy = lazy_tiles(variable, plan.tile, task, joined_defects)
+    found = gathered(lazy, joined_defects, SUMMANDS)
+    earliest: list[tuple[int, Lengths, Defect]] = sorted(
+        ((seen.defect.time, place, seen.defect) for place, seen in found.items() if seen.defect),
+        key=lambda each: each[:2],
+    )
+    if not earliest:
+        # All values are finite, and NaN at rest: their squares are not.
+        region = tuple(slice(0, n) for n in variable.space_shape)
+        return defect_error(archive, plan.number, region, Defect(0, "scale", 0, 0))
+    _, place, defect = earliest[0]
+    region = region_of(place, variable.space_shape, _space(plan.tile, variable))
+    return defect_error(archive, plan.number, region, defect)

@@ -1,0 +1,72 @@
+"""Means and fluctuations of snapshots that are seen a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from romzarr.contracts import Matrix, Vector
+from romzarr.inner_product import InnerProduct
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of so many ``snapshots`` of n points.
+
+    ``mean`` (n,) is the temporal mean times the root of the weight of each point, ``square`` the
+    weighted sum of squares about it, and ``within`` the part of it about the means of single
+    ``blocks``.
+    """
+
+    snapshots: int
+    mean: Vector
+    square: float
+    within: float
+    blocks: int = 1
+
+    @classmethod
+    def of(cls, values: Matrix, inner: InnerProduct) -> Moments:
+        """Those of one block of snapshots (m, n), which are overwritten by what is left of them
+        about their mean."""
+        mean = values.mean(axis=0)
+        values -= mean
+        square = float(inner.sum(np.einsum("tp,tp->p", values, values)))
+        return cls(len(values), inner.rooted(mean), square, square)
+
+    @classmethod
+    def beside(cls, parts: Sequence[Moments]) -> Moments:
+        """Those of one block of snapshots at the points of all parts."""
+        square = sum(part.square for part in parts)
+        mean = np.concatenate([part.mean for part in parts])
+        return cls(parts[0].snapshots, mean, square, square)
+
+    def joined(self, other: Moments) -> Moments:
+        """Those of both, at the same points.
+
+        References
+        ----------
+        .. [1] T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample
+           variance", Amer. Statist. 37 (1983) 242-247, Equation 2.1.
+        """
+        total = self.snapshots + other.snapshots
+        difference = other.mean - self.mean
+        between = self.snapshots * (other.snapshots / total) * float(difference @ difference)
+        return Moments(
+            total,
+            self.mean + difference * (other.snapshots / total),
+            self.square + other.square + between,
+            self.within + other.within,
+            self.blocks + other.blocks,
+        )
+
+    def foretold(self, snapshots: int) -> float:
+        """The square of so many snapshots, of which these are blocks at even distances.
+
+        The means of a few blocks differ less from their own mean than from that of all.
+        """
+        between = self.square - self.within
+        if self.blocks > 1 and snapshots > self.snapshots:
+            between *= self.blocks / (self.blocks - 1)
+        return (self.within + between) * snapshots / self.snapshots
