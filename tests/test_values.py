@@ -142,14 +142,14 @@ def test_tiles_are_coded_anew_where_the_bound_is_missed(always, tmp_path, monkey
     """A survey that is wrong by far."""
     source = noise(np.random.default_rng(0), {"time": 256, "x": 40}, ("time", "x")).to_dataset()
     source = source.chunk(time=16)
-    real = survey.surveyed
+    real = survey._at_tolerance
 
     def wrong(*args):
         found = real(*args)
         coding = replace(found.plan.coding, step=wrong_by * found.plan.coding.step)
         return replace(found, plan=replace(found.plan, coding=coding))
 
-    monkeypatch.setattr(survey, "surveyed", wrong)
+    monkeypatch.setattr(survey, "_at_tolerance", wrong)
     report, codings, decoded = compressed(source, tmp_path, tolerance=1e-2)
     assert codings == {"u": "direct"}
     assert decoded_errors(source, decoded)["u"] <= report.relative_l2_error["u"] <= 1e-2

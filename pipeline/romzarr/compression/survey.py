@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import numpy as np
+from dask.delayed import Delayed, delayed
 
 from romzarr.archive import Archive
-from romzarr.chunked.blocks import lazy_tiles, time_groups
-from romzarr.chunked.slices import gathered
+from romzarr.chunked.blocks import Lengths, lazy_tiles, time_groups
+from romzarr.chunked.slices import joined
 from romzarr.chunked.spots import spread
 from romzarr.chunked.values import (
     Sampled,
@@ -42,7 +44,7 @@ log = logging.getLogger(__name__)
 # Archives below are factored as a whole, which is quick, and shows what a sample cannot.
 LEAST_BYTES = 64 << 20
 # Runs of snapshots, the length of one, and values of all together.
-RUNS, RUN, VALUES = 4, 64, 1 << 22
+RUNS, RUN, VALUES = 4, 64, 1 << 21
 # Blocks in time and parts of space looked at for the fluctuation: most of it is of the largest
 # scales, of which few blocks say little. All of a small archive, a fiftieth of 20 GB.
 BLOCKS, PARTS = 32, 4
@@ -80,20 +82,41 @@ class Surveyed:
         """Whether values are to be coded without a POD."""
         return self.plan is not None and self.pod_bits > DEAR * self.values_bits
 
+    def __str__(self) -> str:
+        return (
+            f"{self.values_bits / 8e6:.3g} MB as values, {self.pod_bits / 8e6:.3g} MB as about "
+            f"{self.rank:.0f} modes"
+        )
 
-def survey(archive: Archive, tolerance: float, numbers: Sequence[int]) -> dict[int, Surveyed]:
-    """Look at samples of some variables. Runs Dask, reads a few chunks of each."""
+
+def survey(
+    archive: Archive, tolerances: Sequence[float], numbers: Sequence[int]
+) -> dict[int, tuple[Surveyed, ...]]:
+    """Look at samples of some variables, for several tolerances. Runs Dask, reads a few chunks.
+
+    Without variables of which a sample says nothing: POD says what is wrong with them, or that
+    they are constant.
+    """
     found = {}
     for number in numbers:
-        sampled = _sample(archive.variables[number])
-        if sampled is not None:
-            found[number] = surveyed(archive, number, *sampled, tolerance)
-            log.info("variable %r: %s", archive.variables[number].name, found[number])
+        variable = archive.variables[number]
+        facts = _Facts(
+            number,
+            variable.dtype,
+            (variable.shape[variable.time_axis], *variable.space_shape),
+            values_tile(variable),
+        )
+        result = delayed(_surveyed, pure=False)(_sample(variable), facts, tuple(tolerances))
+        (said,) = dask.compute(result)
+        if said:
+            found[number] = said
+            for tolerance, each in zip(tolerances, said, strict=True):
+                log.info("variable %r at %g: %s", variable.name, tolerance, each)
     return found
 
 
-def _sample(variable: ArchivedVariable) -> tuple[list[Matrix], Sums] | None:
-    """Runs of snapshots, and moments; None if there is something that POD has to refuse."""
+def _sample(variable: ArchivedVariable) -> Delayed:
+    """Runs of snapshots, and moments of more of them."""
     tile, axis = values_tile(variable), variable.time_axis
     groups, _ = time_groups(variable, tile)
     counts = [n for a, n in enumerate(grid(variable.shape, tile)) if a != axis]
@@ -108,43 +131,65 @@ def _sample(variable: ArchivedVariable) -> tuple[list[Matrix], Sums] | None:
     count = -(-RUNS // len(kept))
     task = TakeSample(axis, variable.inner_product, kept, count, RUN, VALUES // len(kept))
     lazy = lazy_tiles(variable, tile, task, joined_samples, places)
-    found: Sampled = gathered(lazy, joined_samples, SUMMANDS)
-    runs = [run for index in sorted(found.runs) for run in found.runs[index]]
-    total = found.sums.foretold(variable.shape[axis])
-    if found.sums.defect or not SMALLEST < total < LARGEST or len(runs) < RUNS:
-        return None
-    return runs, found.sums
+    return joined(list(lazy), joined_samples, SUMMANDS)
 
 
-def surveyed(
-    archive: Archive, number: int, runs: Sequence[Matrix], sums: Sums, tolerance: float
-) -> Surveyed:
-    """What runs of snapshots (m, *space) say, with the moments of more of them."""
-    variable = archive.variables[number]
-    snapshots = variable.shape[variable.time_axis]
-    seen = sums.snapshots
-    # Mean square of a value about its mean in time.
-    variance = sums.foretold(snapshots) * seen / snapshots / sums.counted
-    allowed = AIM * tolerance**2 * variance
+@dataclass(frozen=True)
+class _Facts:
+    """What a task has to know of a variable: its ``shape`` (m, *space), and its tiles."""
+
+    number: int
+    dtype: np.dtype[Any]
+    shape: Lengths
+    tile: Lengths
+
+
+def _surveyed(sampled: Sampled, facts: _Facts, tolerances: Sequence[float]) -> tuple[Surveyed, ...]:
+    """What runs of snapshots say, with the moments of more of them."""
+    runs = [run for index in sorted(sampled.runs) for run in sampled.runs[index]]
+    total = sampled.sums.foretold(facts.shape[0])
+    if sampled.sums.defect or not SMALLEST < total < LARGEST or len(runs) < RUNS:
+        return ()
+    # In place: they are as large as a task may hold.
     offset = float(np.float32(np.mean([run.mean() for run in runs])))
+    for run in runs:
+        run -= offset
+    spectra = [_Spectrum.of(runs[::2]), _Spectrum.of(runs)]
+    return tuple(
+        _at_tolerance(runs, spectra, sampled.sums, facts, offset, tolerance)
+        for tolerance in tolerances
+    )
+
+
+def _at_tolerance(
+    runs: Sequence[Matrix],
+    spectra: Sequence[_Spectrum],
+    sums: Sums,
+    facts: _Facts,
+    offset: float,
+    tolerance: float,
+) -> Surveyed:
+    """What runs (m, *space), from which the offset is taken, say at one tolerance."""
+    # Mean square of a value about its mean in time.
+    variance = sums.foretold(facts.shape[0]) * sums.snapshots / facts.shape[0] / sums.counted
+    allowed = AIM * tolerance**2 * variance
     unit = UNIT * allowed**0.5
-    abouts = [run - offset for run in runs]
-    found = [rates(run[None], (0, *value_levels(run.shape)), unit) for run in abouts]
+    found = [rates(run[None], (0, *value_levels(run.shape)), unit) for run in runs]
     size = sum(run.size for run in runs)
-    total = _added(found)
+    total = sum(found[1:], found[0])
     place = position_within(total, allowed * size)
     step = step_of(place, unit)
-    coded = sum(8 * len(encode_field(run, step, value_levels(run.shape))) for run in abouts)
-    values_bits = coded * math.prod(variable.shape) / size
-    pod_bits, rank = _pod_bits(abouts, allowed, variable)
+    coded = sum(8 * len(encode_field(run, step, value_levels(run.shape))) for run in runs)
+    values_bits = coded * math.prod(facts.shape) / size
+    pod_bits, rank = _pod_bits(spectra, allowed, facts.shape)
     means = sum(float(part.moments.mean @ part.moments.mean) for part in sums.parts.values())
-    basis = _basis(variable, (means * seen / sums.counted) ** 0.5, variance**0.5, tolerance)
+    mean = (means * sums.snapshots / sums.counted) ** 0.5
+    basis = _basis(facts, mean, variance**0.5, tolerance)
     plan = None
     if basis is not None:
         coding = ValuesCoding(step, offset, basis)
         length = sum(len(run) for run in runs)
-        power = _power(total, place)
-        plan = ValuesPlan(number, values_tile(variable), coding, power, length, sums)
+        plan = ValuesPlan(facts.number, facts.tile, coding, _power(total, place), length, sums)
     return Surveyed(values_bits, pod_bits, rank, plan)
 
 
@@ -154,71 +199,95 @@ def _power(found: Rates, place: float) -> float:
     return max(math.log2(about[1] / about[0]) / 2, LEAST_POWER) if about[0] > 0 else LEAST_POWER
 
 
-def _added(several: Sequence[Rates]) -> Rates:
-    return sum(several[1:], several[0])
+def _pod_bits(spectra: Sequence[_Spectrum], allowed: float, shape: Lengths) -> tuple[float, float]:
+    """Bits of the whole record (m, *space) as modes and coefficients, and its rank, by what the
+    second half of the runs adds to the first."""
+    few, all_runs = (spectrum.cut(allowed) for spectrum in spectra)
+    seen = spectra[1].snapshots
+    doublings = math.log2(seen / spectra[0].snapshots)
+    beyond = math.log2(max(1.0, shape[0] / seen)) / doublings
 
-
-def _pod_bits(
-    runs: Sequence[Matrix], allowed: float, variable: ArchivedVariable
-) -> tuple[float, float]:
-    """Bits of the whole record as modes and coefficients, and its rank, by what runs add."""
-    share = math.prod(variable.space_shape) / math.prod(runs[0].shape[1:])
-    some, every = np.concatenate(runs[::2]), np.concatenate(runs)
-    (few, fewer), (bits, rank) = (_modes(each, allowed, share) for each in (some, every))
-    doublings = math.log2(len(every) / len(some))
-    beyond = math.log2(max(1.0, variable.shape[variable.time_axis] / len(every))) / doublings
-
-    def grown(before: float, now: float) -> float:
+    def growth(before: float, now: float) -> float:
         # No faster than in proportion: beyond it is chance.
-        return now * float(np.clip(now / max(before, 1e-300), 1.0, 2.0**doublings)) ** beyond
+        return float(np.clip(now / max(before, 1e-300), 1.0, 2.0**doublings)) ** beyond
 
-    return grown(few, bits), grown(fewer, rank)
-
-
-def _modes(runs: Matrix, allowed: float, share: float) -> tuple[float, float]:
-    """Bits of the POD of snapshots (m, *space), of which whole ones have so many times the
-    points, and its rank; infinite where no rank is enough."""
-    flat = runs.reshape(len(runs), -1)
-    mean = flat.mean(axis=0)
-    about = flat - mean
-    energies, right = np.linalg.eigh(about @ about.T)
-    energies, right = energies[::-1], right[:, ::-1]
-    kept = int(np.count_nonzero(energies > np.finfo(float).eps * len(runs) * energies[0]))
-    fields = np.concatenate([len(runs) ** 0.5 * mean[None], right[:, :kept].T @ about])
-    space, unit = runs.shape[1:], energies[:kept].sum() ** 0.5
-    if not kept or not allowed:
-        return np.inf, np.inf
-    of_fields = rates(fields.reshape(-1, *space), field_levels(space), unit)
-    a = np.ascontiguousarray((right[:, :kept] * np.sqrt(energies[:kept])).T)
-    of_coefficients = rates(a, (0, depth(len(runs))), 1.0)
-    chosen = allocate(
-        [of_fields],
-        of_coefficients,
-        np.ones((1, kept)),
-        energies[None, :kept],
-        np.array([allowed * flat.size]),
-        np.zeros(1),
-        0.0,
-    )
-    if chosen is None:
-        return np.inf, np.inf
-    leading = slice(0, chosen.rank + 1)
-    bits = Rates(of_fields.errors[leading], of_fields.bits[leading]).bits_at(chosen.fields[0])
-    return chosen.bits + (share - 1) * bits, float(chosen.rank)
+    of_fields = all_runs.field_bits * growth(few.field_bits, all_runs.field_bits)
+    rank = growth(few.rank, all_runs.rank)
+    of_coefficients = all_runs.coefficient_bits * rank * max(1.0, shape[0] / seen)
+    share = math.prod(shape[1:]) / spectra[1].points
+    return share * of_fields + of_coefficients, all_runs.rank * rank
 
 
-def _basis(
-    variable: ArchivedVariable, mean: float, deviation: float, tolerance: float
-) -> np.dtype[Any] | None:
+@dataclass(frozen=True)
+class _Cut:
+    """A POD that meets a bound: its rank, and bits of fields and coefficients."""
+
+    rank: float
+    field_bits: float
+    coefficient_bits: float
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """POD of runs of snapshots: rates of the mean and all modes (1 + K), and of coefficients."""
+
+    snapshots: int
+    points: int
+    energies: Matrix
+    fields: Rates
+    coefficients: Rates
+
+    @classmethod
+    def of(cls, runs: Sequence[Matrix]) -> _Spectrum:
+        """POD of runs (m, *space), by the inner products of snapshots."""
+        space = runs[0].shape[1:]
+        flat = np.concatenate([run.reshape(len(run), -1) for run in runs])
+        mean = flat.mean(axis=0)
+        flat -= mean
+        energies, right = np.linalg.eigh(flat @ flat.T)
+        energies, right = energies[::-1], right[:, ::-1]
+        kept = int(np.count_nonzero(energies > np.finfo(float).eps * len(flat) * energies[0]))
+        energies, right = energies[:kept], right[:, :kept]
+        fields = np.concatenate([len(flat) ** 0.5 * mean[None], right.T @ flat])
+        a = np.ascontiguousarray((right * np.sqrt(energies)).T)
+        levels = field_levels(space)
+        return cls(
+            len(flat),
+            flat.shape[1],
+            energies,
+            rates(fields.reshape(-1, *space), levels, energies.sum() ** 0.5 or 1.0),
+            rates(a, (0, depth(len(flat))), 1.0),
+        )
+
+    def cut(self, allowed: float) -> _Cut:
+        """With so much squared error a value; infinite bits where no rank is enough."""
+        count = len(self.energies)
+        chosen = allocate(
+            [self.fields],
+            self.coefficients,
+            np.ones((1, count)),
+            self.energies[None],
+            np.array([allowed * self.snapshots * self.points]),
+            np.zeros(1),
+            0.0,
+        )
+        if chosen is None:
+            return _Cut(float(count), np.inf, np.inf)
+        leading = slice(0, chosen.rank + 1)
+        fields = Rates(self.fields.errors[leading], self.fields.bits[leading])
+        bits = fields.bits_at(chosen.fields[0])
+        return _Cut(float(chosen.rank), bits, chosen.bits - bits)
+
+
+def _basis(facts: _Facts, mean: float, deviation: float, tolerance: float) -> np.dtype[Any] | None:
     """Arithmetic for values of this root mean square, which deviate so much from their means in
     time; None where rounding matters, of which POD knows more."""
-    rounding = float(np.finfo(variable.dtype).eps) * float(np.hypot(mean, deviation))
+    rounding = float(np.finfo(facts.dtype).eps) * float(np.hypot(mean, deviation))
     if rounding > ROUNDING_SHARE * tolerance * deviation:
         return None
-    root = math.prod(variable.shape) ** 0.5
-    norms = VariableNorms(
-        variable.name, root * deviation / UNSURE, root * mean * UNSURE, variable.dtype, root**2
-    )
+    root = math.prod(facts.shape) ** 0.5
+    fluctuation, mean = root * deviation / UNSURE, root * mean * UNSURE
+    norms = VariableNorms("", fluctuation, mean, facts.dtype, root**2)
     try:
         return split_budget([norms], tolerance).basis
     except AccuracyError:

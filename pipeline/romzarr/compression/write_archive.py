@@ -77,8 +77,8 @@ def _without_pod(archive: Archive, config: Config) -> list[ValuesPlan]:
     bounds = config.compression.bounds
     numbers = [n for n, v in enumerate(archive.variables) if v.name not in bounds]
     with step("survey"):
-        found = survey(archive, config.compression.tolerance, numbers)
-    return [each.plan for each in found.values() if each.plan and each.is_rough]
+        found = survey(archive, [config.compression.tolerance], numbers)
+    return [each.plan for (each,) in found.values() if each.plan and each.is_rough]
 
 
 def _with_values(
