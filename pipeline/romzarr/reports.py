@@ -141,6 +141,46 @@ class StoreInfo(Report):
     prediction: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class VariableEstimate:
+    """How a variable would be coded, why, and in how many bytes.
+
+    Bounding every single value by ``max_error``, in the units of the variable, would add about
+    ``max_error_bytes``.
+    """
+
+    coding: Coding
+    why: str
+    stored_bytes: int
+    max_error: float
+    max_error_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What compression would give at one tolerance; ``problem`` says why it would be refused."""
+
+    tolerance: float
+    stored_bytes: int
+    compression_ratio: float
+    variables: Mapping[str, VariableEstimate]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class EstimateReport:
+    """The result of `romzarr.estimate`: an estimate for each tolerance."""
+
+    estimates: tuple[Estimate, ...]
+    raw_bytes: int
+    snapshots: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
 # Below this ratio lossless compressors are a match, and a lossy store is hardly worth it.
 WORTHWHILE_RATIO = 3.0
 

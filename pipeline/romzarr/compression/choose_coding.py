@@ -19,10 +19,11 @@ from dask.delayed import delayed
 from romzarr.archive import Archive
 from romzarr.chunked.fields import Sample, lazy_fields, tile_bits
 from romzarr.chunked.slices import sums
+from romzarr.coding.latent import CONTEXT_GAIN
 from romzarr.compression.allocate_bits import FieldsPlan, plan_fields
 from romzarr.compression.direct import DirectVariable, coded_on_trial, plan_direct
 from romzarr.compression.pod import ArchivePOD
-from romzarr.contracts import Mask, Matrix
+from romzarr.contracts import Mask, Matrix, Vector
 from romzarr.numerics.pod.roughness import rough_snapshots
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,20 @@ def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice
         return chosen
     others = {v: planned[v] for v in sorted(without)}
     return _smaller(archive, chosen, _with_episodes(archive, pod, rough, others))
+
+
+def coded_bytes(archive: Archive, choice: Choice) -> Vector:
+    """Bytes (V,) that the variables should take, without a model of the coefficients. Runs Dask."""
+    plan, nbytes = choice.plan, np.zeros(len(archive.variables))
+    if plan.chosen is not None and plan.live:
+        fields = _coded_ratios(archive, plan) * plan.field_bits
+        nbytes += (fields + CONTEXT_GAIN * plan.shared_bits) / 8
+    direct = list(choice.direct.items())
+    if choice.episodes:
+        direct += choice.episodes.variables.items()
+    for number, each in direct:
+        nbytes[number] += each.bits / 8
+    return nbytes
 
 
 def _by_variables(

@@ -234,6 +234,18 @@ def factor_archive(
     return cut_factor(archive, config, sharpened, replace(again, factor=factor))
 
 
+def factor_for(archive: Archive, settings: Sequence[Config]) -> list[ArchivePOD | AccuracyError]:
+    """PODs of the archive for several tolerances, or why there is none, from one tree. Runs Dask."""
+    held = _run_tree(archive, min(each.compression.tolerance for each in settings), None)
+    found: list[ArchivePOD | AccuracyError] = []
+    for config in settings:
+        try:
+            found.append(cut_factor(archive, config, None, held))
+        except AccuracyError as error:
+            found.append(error)
+    return found
+
+
 def _run_tree(archive: Archive, tolerance: float, scales: Mapping[int, float] | None) -> HeldPOD:
     return run_pod(
         archive.variables,

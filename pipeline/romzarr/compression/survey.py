@@ -68,13 +68,15 @@ class Surveyed:
     """What a sample says of a variable.
 
     ``values_bits`` and ``pod_bits`` are what the whole record should take as values, and as modes
-    with coefficients, of which it should have ``rank``. ``plan`` is how to code its values, None
+    with coefficients, of which it should have ``rank``; ``error`` is the root of the mean square
+    error allowed. ``plan`` is how to code its values, None
     where only a POD can say more.
     """
 
     values_bits: float
     pod_bits: float
     rank: float
+    error: float
     plan: ValuesPlan | None
 
     @property
@@ -190,7 +192,7 @@ def _at_tolerance(
         coding = ValuesCoding(step, offset, basis)
         length = sum(len(run) for run in runs)
         plan = ValuesPlan(facts.number, facts.tile, coding, _power(total, place), length, sums)
-    return Surveyed(values_bits, pod_bits, rank, plan)
+    return Surveyed(values_bits, pod_bits, rank, tolerance * variance**0.5, plan)
 
 
 def _power(found: Rates, place: float) -> float:
