@@ -329,7 +329,7 @@ class _Search:
             self._coded(systems, offer, self._fitted(systems.library, offer, threshold))
             for offer in systems.offers
         ]
-        return min(found, key=lambda each: each.nbytes)
+        return min(found, key=_bytes_with)
 
     def _systems(self, library: Library, plan: WindowPlan) -> WeakSystems:
         return weak_systems(
@@ -356,9 +356,12 @@ class _Search:
                 fitted = self._fitted(best.systems.library, best.offer, threshold)
                 if _terms_of(fitted) == _terms_of(last.fitted):
                     continue
+                # No terms at all are no equations: they replace none that statistics find.
+                if not any(_terms_of(fitted)):
+                    break
                 another = self._coded(best.systems, best.offer, fitted)
                 found.append(another)
-                if not any(_terms_of(fitted)) or another.nbytes >= last.nbytes:
+                if another.nbytes >= last.nbytes:
                     break
                 last = another
         return found
@@ -401,11 +404,12 @@ class _Search:
         )
 
 
-def _bytes_with(model: LatentModel) -> tuple[float, bool, int]:
+def _bytes_with(model: LatentModel) -> tuple[float, bool, bool, int]:
     """Bytes of a(t) in the store; where these are equal, whether the model foretells any block,
-    and how well few terms do."""
+    whether it has terms at all, and how well few terms do."""
     foretold = model.latent.nbytes + PLAIN_TERM_BYTES * model.nonzero_terms
-    return model.stored_bytes, not model.latent.coded.code.modelled, foretold
+    unused = not model.latent.coded.code.modelled
+    return model.stored_bytes, unused, not model.nonzero_terms, foretold
 
 
 def _rounded(coefficients: Matrix) -> Matrix:
