@@ -190,8 +190,7 @@ def test_bounds_hold_where_every_result_of_arithmetic_is_another(bounded, monkey
 
     monkeypatch.setattr(wavelet, "_transform", shaken_transform)
     monkeypatch.setattr(fields.FieldPart, "sums", of(fields.FieldPart.sums))
-    monkeypatch.setattr(integrate, "runge_kutta_step", of(integrate.runge_kutta_step))
-    monkeypatch.setattr(sampling, "_open_ends", of(sampling._open_ends))
+    monkeypatch.setattr(sampling, "runge_kutta_step", of(sampling.runge_kutta_step))
     monkeypatch.setattr(StoredLatent, "span", of(StoredLatent.span))
     monkeypatch.setattr(fields.AlignedRows, "spread", of(fields.AlignedRows.spread))
     _opened.cache_clear()
