@@ -97,13 +97,17 @@ class Tolerances:
 
     def part(self, span: BlockSpan) -> Tolerances:
         """Tolerances of the snapshots of `span` alone, by their share of the record."""
-        share = (len(span) / len(self.rest)) ** 0.5
+        return self.of(np.arange(span.start, span.stop))
+
+    def of(self, snapshots: Index) -> Tolerances:
+        """Tolerances of some snapshots alone, by their share of the record."""
+        share = (len(snapshots) / len(self.rest)) ** 0.5
         return replace(
             self,
             allowed=self.allowed * share,
             tree=self.tree * share,
             truncation=self.truncation * share,
-            rest=self.rest[span.start : span.stop],
+            rest=self.rest[snapshots],
         )
 
 
