@@ -95,10 +95,6 @@ class Tolerances:
         squares: Matrix = np.maximum(np.sqrt(room) - self.tree, 0.0) ** 2
         return squares
 
-    def part(self, span: BlockSpan) -> Tolerances:
-        """Tolerances of the snapshots of `span` alone, by their share of the record."""
-        return self.of(np.arange(span.start, span.stop))
-
     def of(self, snapshots: Index) -> Tolerances:
         """Tolerances of some snapshots alone, by their share of the record."""
         share = (len(snapshots) / len(self.rest)) ** 0.5
