@@ -494,7 +494,10 @@ class _Search:
 
     @staticmethod
     def _plan(record: _Record, candidate: _Candidate) -> LatentPlan:
-        return record.plan(candidate.dynamics, [candidate.offer.serving[record.blocks]])
+        # Without terms a model foretells what no model does.
+        useful = any(candidate.terms)
+        choices = [candidate.offer.serving[record.blocks]] if useful else []
+        return record.plan(candidate.dynamics, choices)
 
     @cached_property
     def _short_plain(self) -> LatentPlan:
@@ -528,7 +531,7 @@ class _Search:
     def _coded(self, candidate: _Candidate, plan: LatentPlan) -> LatentModel:
         """The code that the models of an offer allow, if it is smaller than without any."""
         systems, offer, fitted = candidate
-        latent = plan.coded()
+        latent = plan.coded() if plan.modelled else None
         if latent is None or latent.nbytes >= self.plain.nbytes:
             latent = self.plain
         return _used(

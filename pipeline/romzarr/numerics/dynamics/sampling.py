@@ -26,7 +26,7 @@ STRAIGHT_LINE = -1
 FIRST_HORIZON = 4
 # Where no more blocks than these are searched side by side, segments up to this length are
 # looked for from all snapshots at once.
-FEW_BLOCKS, NEAR = 64, 16
+FEW_BLOCKS, NEAR = 8, 16
 # Numbers one batch of candidate segments may hold.
 BATCH_SIZE = 2**24
 # Segments in a block of those models whose library multiplies matrices of its own.
