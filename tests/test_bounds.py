@@ -19,7 +19,7 @@ import romzarr
 from romzarr.coding import wavelet
 from romzarr.compression import direct, pointwise
 from romzarr.errors import AccuracyError, ConfigError
-from romzarr.numerics.dynamics import integrate, sampling
+from romzarr.numerics.dynamics import sampling
 from romzarr.store import layout
 from romzarr.store.reading import fields
 from romzarr.store.reading.latent import StoredLatent

@@ -151,16 +151,24 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A plan carried out: samples as `given` and as in the `code` that decodes, what is
-    rebuilt from them, and all coefficients with their corrections, of which the leading ones
-    are differences of these `orders`; ``used`` is the share of the tolerance that they take."""
+class _Start:
+    """A plan with samples as `given` and as in the `code` that decodes, the `step` of corrections
+    that goes with these, and what is rebuilt without any."""
 
+    plan: _Plan
     step: float
-    orders: tuple[int, ...]
     given: LatentCode
     code: LatentCode
     rebuilt: Matrix
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """All coefficients as decoded with corrections, of which the leading ones are differences of
+    these `orders`; ``used`` is the share of the tolerance that their errors take."""
+
+    start: _Start
+    orders: tuple[int, ...]
     decoded: Matrix
     used: float
 
@@ -268,68 +276,73 @@ class _Coder:
 
     def smallest(self, plan: _Plan, step: float) -> Decoded | None:
         """The plan carried out with wavelets, or with polynomials for the modes that gain."""
-        trial = self._at_best_step(plan, step, ())
+        trial = self._at_best_step(self._start(plan, step), ())
         if trial is None:
             return None
         found = [self._encoded(trial)]
-        orders = best_orders(self.a - trial.rebuilt, trial.step)
-        if orders and (another := self._at_best_step(plan, trial.step, orders)):
+        orders = best_orders(self.a - trial.start.rebuilt, trial.start.step)
+        if orders and (another := self._at_best_step(trial.start, orders)):
             found.append(self._encoded(another))
         return min(found, key=lambda each: each.nbytes)
 
-    def _at_best_step(self, plan: _Plan, step: float, orders: tuple[int, ...]) -> _Trial | None:
-        """The trial with the largest step near `step` that meets the tolerances.
+    def _at_best_step(self, start: _Start, orders: tuple[int, ...]) -> _Trial | None:
+        """The trial with the largest step near that of `start` that meets the tolerances.
 
-        Steps are ``step * STEP_RATIO**k``: the next larger one does not meet them. Errors grow
-        about as the step does, which tells where to look.
+        Steps are those of `start` times powers of `STEP_RATIO`: the next larger one does not meet
+        them. Errors grow about as the step does, which tells where to look.
         """
         best: _Trial | None = None
         low, high, place = -MOST_STEPS - 1, MOST_STEPS + 1, 0
         used = dict[int, float]()
         while high - low > 1:
-            trial = self._trial(plan, step * STEP_RATIO**place, orders)
+            step = start.step * STEP_RATIO**place
+            trial = self._trial(self._start(start.plan, step) if place else start, orders)
             used[place] = np.inf if trial is None else trial.used
             if trial is not None and trial.used <= 1:
                 best, low = trial, place
             else:
                 high = place
             place = _next_place(used, low, high)
-        return None if best is None or not self._steady(best) else best
+        return None if best is None or not self._steady(best.start) else best
 
-    def _trial(self, plan: _Plan, step: float, orders: tuple[int, ...]) -> _Trial | None:
-        """What decoding would give with one step (None: nothing that can be coded)."""
+    def _start(self, plan: _Plan, step: float) -> _Start:
+        """A plan with its samples rounded as one step of the corrections has it."""
         given = self._code(plan, self.a)
         rows = tile_rows(given.kept, self.a.shape[1])
         samples = coded_rows(given.samples, rows, step / FINER, smooth=False)
         code = replace(given, samples=samples)
-        rebuilt = self._rebuilt(code)
-        left = self.a - rebuilt
-        most = min(LARGEST, MOST_LEFT) if orders else MOST_LEFT
-        if not np.abs(left).max(initial=0.0) < most * step:
-            return None
-        decoded = rebuilt + coded_rows(left, tile_rows(*self.a.shape), step, True, orders)
-        used = self.tolerances.used_by(decoded - self.a)
-        return _Trial(step, orders, given, code, rebuilt, decoded, used)
+        return _Start(plan, step, given, code, self._rebuilt(code))
 
-    def _steady(self, trial: _Trial) -> bool:
+    def _trial(self, start: _Start, orders: tuple[int, ...]) -> _Trial | None:
+        """What decoding would give with these orders (None: nothing that can be coded)."""
+        left = self.a - start.rebuilt
+        most = min(LARGEST, MOST_LEFT) if orders else MOST_LEFT
+        if not np.abs(left).max(initial=0.0) < most * start.step:
+            return None
+        rows = tile_rows(*self.a.shape)
+        decoded = start.rebuilt + coded_rows(left, rows, start.step, True, orders)
+        return _Trial(start, orders, decoded, self.tolerances.used_by(decoded - self.a))
+
+    def _steady(self, start: _Start) -> bool:
         """Whether rounding in a decoder, as if samples were shaken by 1e-12, stays nothing."""
-        code = trial.code
+        code, rebuilt = start.code, start.rebuilt
         shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
-        drift = self._rebuilt(replace(code, samples=code.samples * shaken)) - trial.rebuilt
+        drift = self._rebuilt(replace(code, samples=code.samples * shaken)) - rebuilt
         margin = SHAKEN * self.tolerances.for_coding()
         return bool(np.isfinite(drift).all() and np.all(self.tolerances.coding(drift) <= margin))
 
     def _encoded(self, trial: _Trial) -> Decoded:
-        rows, long = tile_rows(trial.code.kept, self.a.shape[1]), tile_rows(*self.a.shape)
-        fine, left = trial.step / FINER, self.a - trial.rebuilt
+        start = trial.start
+        rows, long = tile_rows(start.code.kept, self.a.shape[1]), tile_rows(*self.a.shape)
+        fine, left = start.step / FINER, self.a - start.rebuilt
         coded = CodedLatent(
-            code=trial.code,
-            step=trial.step,
+            code=start.code,
+            step=start.step,
             sample_step=fine,
             sample_rows=rows,
-            sample_bytes=encode_rows(trial.given.samples, rows, fine, smooth=False),
+            sample_bytes=encode_rows(start.given.samples, rows, fine, smooth=False),
             correction_rows=long,
-            correction_bytes=encode_rows(left, long, trial.step, True, trial.orders),
+            correction_bytes=encode_rows(left, long, start.step, True, trial.orders),
             correction_orders=trial.orders,
         )
         return Decoded(coded, trial.decoded)

@@ -55,7 +55,7 @@ MODEL_BYTES, SERVING_BYTES = 800, 340
 # Blocks on which candidates are compared, and how many of them follow one another.
 SHORT_BLOCKS, STRETCH = 24, 6
 # Estimates that are as near as this share are not told apart.
-NEAR = 0.1
+NEAR = 0.05
 # Relative differences of coefficients that rounding of weak systems makes.
 ALIKE = 1e-6
 # Windows for each term of a library: with fewer, the equations of Lorenz-96 systems of 6 to 15
