@@ -14,7 +14,14 @@ from threadpoolctl import threadpool_limits
 import romzarr
 from romzarr.archive import open_archive
 from romzarr.compression.allocate_bits import allocate_fields, plan_fields
-from romzarr.compression.model import choose_library, identify, make_library, plan_library
+from romzarr.compression.model import (
+    DEGREES,
+    MODEL_BYTES,
+    choose_library,
+    identify,
+    make_library,
+    plan_library,
+)
 from romzarr.compression.pod import factor_archive
 from romzarr.compression.weak_systems import REGIME_BYTES, REGIME_PRODUCTS, weak_systems
 from romzarr.config import (
@@ -223,6 +230,25 @@ def test_a_model_of_a_regime_serves_on_either_side_of_an_episode():
     assert (chosen[:2] == 0).all()
     assert (chosen[3:5] == 0).all()
     assert (chosen[6:] == 1).all()
+
+
+@pytest.mark.parametrize("noise", [0, 1e-2])
+def test_models_compared_on_stretches_store_as_little_as_if_compared_on_all(monkeypatch, noise):
+    times, a = LORENZ.record(10_000)
+    a = a - a.mean(axis=0)
+    a += noise * a.std() * np.random.default_rng(0).standard_normal(a.shape)
+    on_stretches = identified(a, times, Config(), tolerance=1e-2)
+    monkeypatch.setattr("romzarr.compression.model.SHORT_BLOCKS", 10**6)
+    on_all = identified(a, times, Config(), tolerance=1e-2)
+    assert on_stretches.stored_bytes <= 1.002 * on_all.stored_bytes
+
+
+def test_no_model_is_tried_that_cannot_take_fewer_bytes_than_its_fixed_part():
+    """Of a record of a few bytes neither lower degrees nor other thresholds are worth a look."""
+    times, a = LINEAR_OSCILLATOR.record(1500)
+    model = identified(a, times, Config(), tolerance=1e-1)
+    assert model.plain.nbytes < MODEL_BYTES
+    assert {each.library for each in model.tried} == {PolynomialLibrary(2, DEGREES[0]).size}
 
 
 def test_the_degree_is_chosen_by_what_lies_on_the_disk(tmp_path):
