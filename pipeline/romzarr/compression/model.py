@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -52,11 +52,13 @@ PLAIN_TERM_BYTES = 10
 # What else decoding with a model takes up, measured: metadata of the arrays of samples, and
 # of that of which model serves a block, where they are not all served by the first.
 MODEL_BYTES, SERVING_BYTES = 800, 340
-# Blocks on which candidates are compared, and how many of them follow one another.
+# Blocks on which candidates are compared, and how many of them follow one another. Fewer are
+# hardly faster, as calls take most of the time.
 SHORT_BLOCKS, STRETCH = 24, 6
-# Estimates that are as near as this share are not told apart.
+# Share of the bytes by which estimates of two candidates may be off to one another.
 NEAR = 0.05
-# Relative differences of coefficients that rounding of weak systems makes.
+# Largest relative difference of coefficients that are those of the same model: a few times their
+# last digit, of `DIGITS`.
 ALIKE = 1e-6
 # Windows for each term of a library: with fewer, the equations of Lorenz-96 systems of 6 to 15
 # states are not found, at 1 % noise or at none.
@@ -77,7 +79,7 @@ class LatentModel:
 
     ``fitted`` are the models of ``offer``, ``models`` those of them that serve some block of
     ``latent``, or the first if none does; ``plain`` is the code without a model. ``coded_bytes``
-    is expected of fields and coefficients together, ``tried`` what other models took.
+    is expected of fields and coefficients together, ``tried`` what each model that was coded took.
     """
 
     systems: WeakSystems
@@ -250,6 +252,9 @@ def identify(
     that stores smallest stays, unless the difference is not worth mentioning. It decodes if
     all it takes is less than what it saves; else its equations are there to be read.
 
+    Of a long record candidates are compared on a few stretches, each with the samples it would
+    keep and the bits of what it misses. Only those that come out near the smallest are coded.
+
     Parameters
     ----------
     a : (m, r) float64, r >= 1
@@ -396,6 +401,8 @@ class _Search:
     coded_bytes: float
     plain: Decoded
     quiet: Mask
+    # By the identity of the models fitted, which estimates keep alive.
+    _known: dict[int, _Estimate] = field(default_factory=dict)
 
     def settings(self) -> list[LibraryConfig]:
         """Those of the library; with monomials of lower degrees, if none is given."""
@@ -451,10 +458,16 @@ class _Search:
     def smaller(self, candidates: Sequence[_Candidate], best: LatentModel) -> list[LatentModel]:
         """The code of the candidate that is so much smaller than the best one that it is worth it;
         none if there is no such."""
+        if not candidates:
+            return []
+        known = self._estimate(_Candidate(best.systems, best.offer, best.fitted))
+        # Estimates are off all alike.
+        scale = best.latent.nbytes / max(known.nbytes, 1.0)
         estimates = [self._estimate(each) for each in candidates]
-        least = min(estimates, key=lambda each: each.stored_bytes, default=None)
+        scaled = [each._replace(nbytes=scale * each.nbytes) for each in estimates]
+        least = min(scaled, key=lambda each: each.stored_bytes)
         enough = best.stored_bytes - self._worthwhile
-        if least is None or least.stored_bytes > enough * (1 + NEAR):
+        if least.stored_bytes > enough * (1 + NEAR):
             return []
         found = self._expected(least)
         return [found] if found.stored_bytes < enough else []
@@ -488,9 +501,13 @@ class _Search:
 
     def _estimate(self, candidate: _Candidate) -> _Estimate:
         """What it should take, in proportion to what the whole record takes without a model."""
-        plan = self._plan(self.short, candidate)
-        scale = self.plain.nbytes / max(self._short_plain.expected_bytes, 1.0)
-        return _Estimate(scale * plan.expected_bytes, plan, candidate, self.plain.nbytes)
+        key = id(candidate.fitted)
+        if key not in self._known:
+            plan = self._plan(self.short, candidate)
+            scale = self.plain.nbytes / max(self._short_plain.expected_bytes, 1.0)
+            nbytes = scale * plan.expected_bytes
+            self._known[key] = _Estimate(nbytes, plan, candidate, self.plain.nbytes)
+        return self._known[key]
 
     @staticmethod
     def _plan(record: _Record, candidate: _Candidate) -> LatentPlan:

@@ -31,8 +31,8 @@ FEW_BLOCKS, NEAR = 8, 16
 BATCH_SIZE = 2**24
 # Segments in a block of those models whose library multiplies matrices of its own.
 SEGMENTS = 4 * ROWS
-# Numbers for which errors at all snapshots and ends of segments are looked at together: there are
-# several arrays of as many, which fit a processor's cache.
+# Numbers that are worked on together, such as errors at all snapshots and ends of some segments:
+# there are several arrays of as many, which fit a processor's cache.
 PIECE_SIZE = 2**18
 
 
@@ -143,14 +143,27 @@ def rebuild(code: LatentCode, models: Sequence[Dynamics], times: Matrix, span: B
             for some in segments.batches(mine, f):
                 some.integrate(f, samples, times, code.substeps, rebuilt)
             ends[mine, : f.modes] = rebuilt[index[mine + 1] - index[0], : f.modes]
-    inside = np.ones(len(rebuilt), bool)
-    inside[index - index[0]] = False
-    number = np.repeat(np.arange(len(ends)), segments.length)[inside[:-1]]
-    now, start = times[index[0] : index[-1]][inside[:-1]], times[segments.start]
-    share = (now - start[number]) / (times[index[1:]] - start)[number]
-    rebuilt[inside] += share[:, None] * (samples[1:] - ends)[number]
+    _close(rebuilt, samples[1:] - ends, times[index[0] : index[-1] + 1], index - index[0])
     rebuilt[index - index[0]] = samples
     return rebuilt[span.start - index[0] : span.stop - index[0]]
+
+
+def _close(rebuilt: Matrix, miss: Matrix, times: Matrix, index: Index) -> None:
+    """Take off what each open end misses (S, r) of the next sample, in proportion to the time.
+
+    `rebuilt` (m, r) and `times` (m,) are of all snapshots, `index` (S + 1,) of the samples.
+    """
+    inside = np.ones(len(rebuilt), bool)
+    inside[index] = False
+    places = np.flatnonzero(inside)
+    number = np.repeat(np.arange(len(miss)), np.diff(index) - 1)
+    start = times[index[:-1]]
+    whole = times[index[1:]] - start
+    size = max(1, PIECE_SIZE // max(1, rebuilt.shape[1]))
+    for k in range(0, len(places), size):
+        those, here = places[k : k + size], number[k : k + size]
+        share = (times[those] - start[here]) / whole[here]
+        rebuilt[those] += share[:, None] * miss[here]
 
 
 @dataclass(frozen=True)
