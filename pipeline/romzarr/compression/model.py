@@ -351,9 +351,10 @@ class _Candidate(NamedTuple):
         return [Dynamics(self.systems.library, model.coefficients) for model in self.fitted]
 
     def same(self, other: _Candidate) -> bool:
-        """Whether the other foretells the same, as coefficients differ by rounding alone."""
+        """Whether another of the same settings foretells the same but for rounding."""
         return (
-            self.systems.library == other.systems.library
+            self.systems.library.states == other.systems.library.states
+            and len(self.fitted) == len(other.fitted)
             and np.array_equal(self.offer.serving, other.offer.serving)
             and all(
                 np.allclose(mine.coefficients, theirs.coefficients, rtol=ALIKE, atol=0)
