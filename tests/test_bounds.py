@@ -19,7 +19,7 @@ import romzarr
 from romzarr.coding import wavelet
 from romzarr.compression import direct, pointwise
 from romzarr.errors import AccuracyError, ConfigError
-from romzarr.numerics.dynamics import integrate, sampling
+from romzarr.numerics.dynamics import sampling
 from romzarr.store import layout
 from romzarr.store.reading import fields
 from romzarr.store.reading.latent import StoredLatent
@@ -190,8 +190,7 @@ def test_bounds_hold_where_every_result_of_arithmetic_is_another(bounded, monkey
 
     monkeypatch.setattr(wavelet, "_transform", shaken_transform)
     monkeypatch.setattr(fields.FieldPart, "sums", of(fields.FieldPart.sums))
-    monkeypatch.setattr(integrate, "runge_kutta_step", of(integrate.runge_kutta_step))
-    monkeypatch.setattr(sampling, "_open_ends", of(sampling._open_ends))
+    monkeypatch.setattr(sampling, "runge_kutta_step", of(sampling.runge_kutta_step))
     monkeypatch.setattr(StoredLatent, "span", of(StoredLatent.span))
     monkeypatch.setattr(fields.AlignedRows, "spread", of(fields.AlignedRows.spread))
     _opened.cache_clear()

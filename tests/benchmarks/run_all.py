@@ -13,6 +13,7 @@ from tests.benchmarks import (
     bench_graph,
     bench_identification,
     bench_large,
+    bench_model,
     bench_pod,
     bench_store,
 )
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[list[str]], None]] = {
     "graph": bench_graph.main,
     "datasets": bench_datasets.main,
     "identification": bench_identification.main,
+    "model": bench_model.main,
 }
 
 

@@ -85,10 +85,11 @@ def rates(values: Floats, levels: Sequence[int], unit: float) -> Rates:
     return Rates(errors * (unit * 2 ** (STEPS / FINENESS)) ** 2, bits)
 
 
-def bits_of(values: Floats, levels: Sequence[int], step: float) -> float:
-    """Bits of coding an array with one step, as `rates` has them at its nearest column."""
+def bits_of(values: Floats, levels: Sequence[int], step: float) -> Matrix:
+    """Bits (rows,) of coding each row with one step, as `rates` has them at its nearest column."""
     column = position_of(step, 1.0)
-    return float(_at_columns(values, levels, 1.0, slice(column, column + 1))[1].sum())
+    bits: Matrix = _at_columns(values, levels, 1.0, slice(column, column + 1))[1, :, 0]
+    return bits
 
 
 def _at_columns(values: Floats, levels: Sequence[int], unit: float, columns: slice) -> Matrix:
@@ -103,8 +104,8 @@ def _at_columns(values: Floats, levels: Sequence[int], unit: float, columns: sli
         part = coefficients[(slice(None), *band.region)].reshape(len(values), -1)
         if not part.size:
             continue
-        counts = _histogram(part, unit)
-        narrow, wide = counts @ tables[0], counts @ tables[1]
+        counts, found_in = _histogram(part, unit)
+        narrow, wide = counts @ tables[0][:, found_in], counts @ tables[1][:, found_in]
         share = (dead_zone(wide[1] / part.shape[1]) - _NARROW) / (_WIDE - _NARROW)
         error, size, nonzero = (1 - share) * narrow + share * wide
         errors += gain * error
@@ -112,15 +113,19 @@ def _at_columns(values: Floats, levels: Sequence[int], unit: float, columns: sli
     return found
 
 
-def _histogram(part: Floats, unit: float) -> Matrix:
-    """Numbers of coefficients (rows, BINS) by size."""
+def _histogram(part: Floats, unit: float) -> tuple[Matrix, slice]:
+    """Numbers of coefficients (rows, bins) by size, and which of `BINS` these are.
+
+    Bins that are empty before the first or after the last coefficient are left out.
+    """
     # What a useless model misses may be beyond float32.
     sizes = np.minimum(np.abs(part * (1 / unit)), LARGEST).astype(np.float32)
     place = (sizes.view(np.int32) >> LAST_BITS) - BINS[0]
     np.clip(place, 0, len(BINS) - 1, out=place)
-    place += len(BINS) * np.arange(len(part), dtype=np.int32)[:, None]
-    counts = np.bincount(place.ravel(), minlength=len(part) * len(BINS))
-    return counts.reshape(len(part), -1).astype(np.float64)
+    first, stop = int(place.min()), int(place.max()) + 1
+    place += (stop - first) * np.arange(len(part), dtype=np.int32)[:, None] - first
+    counts = np.bincount(place.ravel(), minlength=len(part) * (stop - first))
+    return counts.reshape(len(part), -1).astype(np.float64), slice(first, stop)
 
 
 def _tables(dead_zone: float) -> Matrix:

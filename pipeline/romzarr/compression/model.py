@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from romzarr.coding.latent import Decoded, code_latent
+from romzarr.coding.latent import Decoded, LatentPlan, code_latent, plan_latent
 from romzarr.compression.weak_systems import CODE_BLOCK, Offer, WeakSystems, weak_systems
 from romzarr.config import Config, LibraryConfig, WeakFormConfig
 from romzarr.contracts import Mask, Matrix, SparseModel
@@ -50,6 +52,14 @@ PLAIN_TERM_BYTES = 10
 # What else decoding with a model takes up, measured: metadata of the arrays of samples, and
 # of that of which model serves a block, where they are not all served by the first.
 MODEL_BYTES, SERVING_BYTES = 800, 340
+# Blocks on which candidates are compared, and how many of them follow one another. Fewer are
+# hardly faster, as calls take most of the time.
+SHORT_BLOCKS, STRETCH = 24, 6
+# Share of the bytes by which estimates of two candidates may be off to one another.
+NEAR = 0.05
+# Largest relative difference of coefficients that are those of the same model: a few times their
+# last digit, of `DIGITS`.
+ALIKE = 1e-6
 # Windows for each term of a library: with fewer, the equations of Lorenz-96 systems of 6 to 15
 # states are not found, at 1 % noise or at none.
 WINDOWS_PER_TERM = 2
@@ -69,7 +79,7 @@ class LatentModel:
 
     ``fitted`` are the models of ``offer``, ``models`` those of them that serve some block of
     ``latent``, or the first if none does; ``plain`` is the code without a model. ``coded_bytes``
-    is expected of fields and coefficients together, ``tried`` what other models took.
+    is expected of fields and coefficients together, ``tried`` what each model that was coded took.
     """
 
     systems: WeakSystems
@@ -242,6 +252,9 @@ def identify(
     that stores smallest stays, unless the difference is not worth mentioning. It decodes if
     all it takes is less than what it saves; else its equations are there to be read.
 
+    Of a long record candidates are compared on a few stretches, each with the samples it would
+    keep and the bits of what it misses. Only those that come out near the smallest are coded.
+
     Parameters
     ----------
     a : (m, r) float64, r >= 1
@@ -268,19 +281,19 @@ def identify(
             "compression.tolerance"
         )
     quiet = np.ones(len(a), bool) if rough is None else ~rough
-    search = _Search(a, times, tolerances, config, step, coded_bytes, plain, quiet)
-    found = [search.models(settings) for settings in search.settings()]
+    record = _Record(a, times, tolerances, step, np.arange(-(-len(a) // CODE_BLOCK)))
+    search = _Search(record, _shortened(record), config, coded_bytes, plain, quiet)
+    first, *lower = search.settings()
+    others = search.carried_out(search.candidates(first))
     # Of those that do not decode that which foretells best.
-    best, *lower = [min(models, key=_bytes_with) for models in found]
-    for model in lower:
-        if model.stored_bytes < best.stored_bytes - WORTHWHILE * coded_bytes:
-            best = model
-    others = [model for models in found for model in models]
-    if config.sparse_regression.threshold == "auto":
-        others += (beside := search.other_thresholds(best))
-        smallest = min([best, *beside], key=lambda each: each.stored_bytes)
-        if smallest.stored_bytes < best.stored_bytes - WORTHWHILE * coded_bytes:
-            best = smallest
+    best = min(others, key=_bytes_with)
+    for settings in lower:
+        if search.may_save(best):
+            others += (found := search.smaller(search.candidates(settings), best))
+            best = min([best, *found], key=lambda each: each.stored_bytes)
+    if config.sparse_regression.threshold == "auto" and search.may_save(best):
+        others += (found := search.smaller(search.other_thresholds(best), best))
+        best = min([best, *found], key=lambda each: each.stored_bytes)
     return replace(best, tried=tuple(dict.fromkeys(_tried(model) for model in others)))
 
 
@@ -288,21 +301,109 @@ def _tried(model: LatentModel) -> Tried:
     return Tried(model.systems.library.size, model.nonzero_terms, model.nbytes)
 
 
-@dataclass(frozen=True)
-class _Search:
-    """Candidate models, each with the code it allows; ``plain`` is the code without any.
-
-    Models are fitted to the snapshots that ``quiet`` (m,) marks.
-    """
+class _Record(NamedTuple):
+    """Coefficients to be coded, how far they may be off, the step to begin with, and the numbers
+    of the blocks that they are of the whole record."""
 
     a: Matrix
     times: Matrix
     tolerances: Tolerances
-    config: Config
     step: float
+    blocks: NDArray[np.intp]
+
+    def plan(self, models: Sequence[Dynamics], choices: Sequence[NDArray[np.int16]]) -> LatentPlan:
+        """How to code it with these models."""
+        return plan_latent(
+            self.a, self.times, models, choices, self.tolerances, self.step, block_steps=CODE_BLOCK
+        )
+
+
+def _shortened(record: _Record) -> _Record:
+    """Stretches of `STRETCH` blocks at even distances, `SHORT_BLOCKS` in all, one after the other;
+    or all of a record that is no longer."""
+    whole = len(record.a) // CODE_BLOCK
+    if whole <= SHORT_BLOCKS:
+        return record
+    starts = np.linspace(0, whole - STRETCH, SHORT_BLOCKS // STRETCH).astype(np.intp)
+    blocks = (starts[:, None] + np.arange(STRETCH)).ravel()
+    snapshots = (blocks[:, None] * CODE_BLOCK + np.arange(CODE_BLOCK)).ravel()
+    # Time goes on from stretch to stretch: how long nothing was seen is of no matter.
+    steps = np.diff(record.times, append=2 * record.times[-1] - record.times[-2])[snapshots]
+    times = np.cumsum(steps) - steps[0]
+    part = record.tolerances.of(snapshots)
+    return _Record(record.a[snapshots], times, part, record.step, blocks)
+
+
+class _Candidate(NamedTuple):
+    """Models fitted to what an offer has."""
+
+    systems: WeakSystems
+    offer: Offer
+    fitted: tuple[SparseModel, ...]
+
+    @property
+    def terms(self) -> list[int]:
+        """Number of terms of each model."""
+        return [model.nonzero_terms for model in self.fitted]
+
+    @property
+    def dynamics(self) -> list[Dynamics]:
+        return [Dynamics(self.systems.library, model.coefficients) for model in self.fitted]
+
+    def same(self, other: _Candidate) -> bool:
+        """Whether another of the same settings foretells the same but for rounding."""
+        return (
+            self.systems.library.states == other.systems.library.states
+            and len(self.fitted) == len(other.fitted)
+            and np.array_equal(self.offer.serving, other.offer.serving)
+            and all(
+                np.allclose(mine.coefficients, theirs.coefficients, rtol=ALIKE, atol=0)
+                for mine, theirs in zip(self.fitted, other.fitted, strict=True)
+            )
+        )
+
+
+class _Estimate(NamedTuple):
+    """What coding with a candidate should take, from stretches of the record."""
+
+    nbytes: float
+    plan: LatentPlan
+    candidate: _Candidate
+    plain: float
+
+    @property
+    def all_bytes(self) -> float:
+        """With all that decoding with a model takes."""
+        return self.nbytes + TERM_BYTES * sum(self.candidate.terms) + MODEL_BYTES
+
+    @property
+    def stored_bytes(self) -> float:
+        return min(self.all_bytes, self.plain) if self.plan.modelled else self.plain
+
+    @property
+    def order(self) -> tuple[float, bool, bool, float]:
+        """As `_bytes_with`."""
+        terms = sum(self.candidate.terms)
+        foretold = self.nbytes + PLAIN_TERM_BYTES * terms
+        return self.stored_bytes, not self.plan.modelled, not terms, foretold
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Candidate models, each with the code it allows; ``plain`` is the code without any.
+
+    Models are fitted to the snapshots that ``quiet`` (m,) marks, and compared on the ``short``
+    record. Those that come near each other there are carried out on the whole.
+    """
+
+    record: _Record
+    short: _Record
+    config: Config
     coded_bytes: float
     plain: Decoded
     quiet: Mask
+    # By the identity of the models fitted, which estimates keep alive.
+    _known: dict[int, _Estimate] = field(default_factory=dict)
 
     def settings(self) -> list[LibraryConfig]:
         """Those of the library; with monomials of lower degrees, if none is given."""
@@ -311,57 +412,114 @@ class _Search:
             return [given]
         return [replace(given, degree=degree) for degree in DEGREES]
 
-    def models(self, settings: LibraryConfig) -> list[LatentModel]:
-        """Models from all choices of test functions."""
-        weak, found = self.config.weak_form, dict[int, tuple[Library, WindowPlan]]()
+    def candidates(self, settings: LibraryConfig) -> list[_Candidate]:
+        """Models from all choices of test functions, those alike once."""
+        weak, plans = self.config.weak_form, dict[int, tuple[Library, WindowPlan]]()
+        a, times = self.record.a[self.quiet], self.record.times[self.quiet]
         for support in ("auto", "finest") if weak.support == "auto" else (weak.support,):
-            library, plan = plan_library(
-                settings, weak, self.a[self.quiet], self.times[self.quiet], support
-            )
-            found.setdefault(plan.width, (library, plan))
+            library, plan = plan_library(settings, weak, a, times, support)
+            plans.setdefault(plan.width, (library, plan))
         given = self.config.sparse_regression.threshold
         threshold = None if given == "auto" else given
-        return [self._smallest(self._systems(*each), threshold) for each in found.values()]
-
-    def _smallest(self, systems: WeakSystems, threshold: float | None) -> LatentModel:
-        """The code of the offer that stores smallest."""
-        found = [
-            self._coded(systems, offer, self._fitted(systems.library, offer, threshold))
-            for offer in systems.offers
-        ]
-        return min(found, key=lambda each: each.nbytes)
+        found = list[_Candidate]()
+        for library, plan in plans.values():
+            systems = self._systems(library, plan)
+            for offer in systems.offers:
+                candidate = _Candidate(systems, offer, self._fitted(library, offer, threshold))
+                if not any(candidate.same(other) for other in found):
+                    found.append(candidate)
+        return found
 
     def _systems(self, library: Library, plan: WindowPlan) -> WeakSystems:
         return weak_systems(
-            self.a,
-            self.times,
+            self.record.a,
+            self.record.times,
             self.quiet,
             library,
             plan,
             block_steps=self.config.weak_form.block_steps,
         )
 
-    def other_thresholds(self, best: LatentModel) -> list[LatentModel]:
-        """Models with fewer and with more terms, as long as bytes become fewer.
+    def carried_out(self, candidates: Sequence[_Candidate]) -> list[LatentModel]:
+        """The code of the candidate that should be smallest, and of those that may be."""
+        if len(candidates) == 1:
+            return [self._coded(candidates[0], self._plan(self.record, candidates[0]))]
+        best, *others = sorted(map(self._estimate, candidates), key=lambda each: each.order)
+        near = [each for each in others if each.all_bytes < best.stored_bytes * (1 + NEAR)]
+        return [self._expected(each) for each in (best, *near)]
+
+    def may_save(self, best: LatentModel) -> bool:
+        """Whether any model could take so much less than the best one that it is worth it."""
+        return best.stored_bytes - self._worthwhile > MODEL_BYTES
+
+    @property
+    def _worthwhile(self) -> float:
+        return WORTHWHILE * self.coded_bytes
+
+    def smaller(self, candidates: Sequence[_Candidate], best: LatentModel) -> list[LatentModel]:
+        """The code of the candidate that is so much smaller than the best one that it is worth it;
+        none if there is no such."""
+        if not candidates:
+            return []
+        known = self._estimate(_Candidate(best.systems, best.offer, best.fitted))
+        # Estimates are off all alike.
+        scale = best.latent.nbytes / max(known.nbytes, 1.0)
+        estimates = [self._estimate(each) for each in candidates]
+        scaled = [each._replace(nbytes=scale * each.nbytes) for each in estimates]
+        least = min(scaled, key=lambda each: each.stored_bytes)
+        enough = best.stored_bytes - self._worthwhile
+        if least.stored_bytes > enough * (1 + NEAR):
+            return []
+        found = self._expected(least)
+        return [found] if found.stored_bytes < enough else []
+
+    def other_thresholds(self, best: LatentModel) -> list[_Candidate]:
+        """Candidates with fewer and with more terms, as long as bytes become fewer.
 
         None where no block uses the best one: other terms will not change that.
         """
-        found = list[LatentModel]()
+        found = list[_Candidate]()
         if not best.latent.coded.code.modelled:
             return found
+        begin = _Candidate(best.systems, best.offer, best.fitted)
         for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO):
-            threshold, last = best.models[0].threshold, best
+            threshold, last = best.models[0].threshold, self._estimate(begin)
             for _ in range(MOST_THRESHOLDS):
                 threshold *= ratio
                 fitted = self._fitted(best.systems.library, best.offer, threshold)
-                if _terms_of(fitted) == _terms_of(last.fitted):
+                candidate = _Candidate(best.systems, best.offer, fitted)
+                if candidate.terms == last.candidate.terms:
                     continue
-                another = self._coded(best.systems, best.offer, fitted)
-                found.append(another)
-                if not any(_terms_of(fitted)) or another.nbytes >= last.nbytes:
+                # No terms at all are no equations: they replace none that statistics find.
+                if not any(candidate.terms):
                     break
+                another = self._estimate(candidate)
+                if another.all_bytes >= last.all_bytes:
+                    break
+                found.append(candidate)
                 last = another
         return found
+
+    def _estimate(self, candidate: _Candidate) -> _Estimate:
+        """What it should take, in proportion to what the whole record takes without a model."""
+        key = id(candidate.fitted)
+        if key not in self._known:
+            plan = self._plan(self.short, candidate)
+            scale = self.plain.nbytes / max(self._short_plain.expected_bytes, 1.0)
+            nbytes = scale * plan.expected_bytes
+            self._known[key] = _Estimate(nbytes, plan, candidate, self.plain.nbytes)
+        return self._known[key]
+
+    @staticmethod
+    def _plan(record: _Record, candidate: _Candidate) -> LatentPlan:
+        # Without terms a model foretells what no model does.
+        useful = any(candidate.terms)
+        choices = [candidate.offer.serving[record.blocks]] if useful else []
+        return record.plan(candidate.dynamics, choices)
+
+    @cached_property
+    def _short_plain(self) -> LatentPlan:
+        return self.short.plan((), ())
 
     def _fitted(
         self, library: Library, offer: Offer, threshold: float | None
@@ -380,20 +538,18 @@ class _Search:
         ]
         return tuple(replace(each, coefficients=_rounded(each.coefficients)) for each in found)
 
-    def _coded(
-        self, systems: WeakSystems, offer: Offer, fitted: tuple[SparseModel, ...]
-    ) -> LatentModel:
-        """The code that the models of an offer allow, if it is smaller than without any."""
-        dynamics = [Dynamics(systems.library, model.coefficients) for model in fitted]
-        latent = code_latent(
-            self.a,
-            self.times,
-            dynamics,
-            [offer.serving],
-            self.tolerances,
-            self.step,
-            block_steps=CODE_BLOCK,
+    def _expected(self, estimate: _Estimate) -> LatentModel:
+        """The code of which so much is expected."""
+        candidate = estimate.candidate
+        whole = self.short is self.record
+        return self._coded(
+            candidate, estimate.plan if whole else self._plan(self.record, candidate)
         )
+
+    def _coded(self, candidate: _Candidate, plan: LatentPlan) -> LatentModel:
+        """The code that the models of an offer allow, if it is smaller than without any."""
+        systems, offer, fitted = candidate
+        latent = plan.coded() if plan.modelled else None
         if latent is None or latent.nbytes >= self.plain.nbytes:
             latent = self.plain
         return _used(
@@ -401,20 +557,17 @@ class _Search:
         )
 
 
-def _bytes_with(model: LatentModel) -> tuple[float, bool, int]:
+def _bytes_with(model: LatentModel) -> tuple[float, bool, bool, int]:
     """Bytes of a(t) in the store; where these are equal, whether the model foretells any block,
-    and how well few terms do."""
+    whether it has terms at all, and how well few terms do."""
     foretold = model.latent.nbytes + PLAIN_TERM_BYTES * model.nonzero_terms
-    return model.stored_bytes, not model.latent.coded.code.modelled, foretold
+    unused = not model.latent.coded.code.modelled
+    return model.stored_bytes, unused, not model.nonzero_terms, foretold
 
 
 def _rounded(coefficients: Matrix) -> Matrix:
     """Coefficients as a store has them."""
     return np.vectorize(lambda value: float(f"{value:.{DIGITS}g}"), otypes=[float])(coefficients)
-
-
-def _terms_of(models: Sequence[SparseModel]) -> list[int]:
-    return [model.nonzero_terms for model in models]
 
 
 def _used(model: LatentModel) -> LatentModel:

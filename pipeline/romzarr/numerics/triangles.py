@@ -27,7 +27,8 @@ def canonical_r(rows: Matrix) -> Matrix:
 def square_r(rows: Matrix) -> Matrix:
     """R factor of `rows`, as many rows as columns: zeros below where there are fewer."""
     r = canonical_r(rows)
-    return np.pad(r, ((0, r.shape[1] - len(r)), (0, 0)))
+    missing = r.shape[1] - len(r)
+    return np.pad(r, ((0, missing), (0, 0))) if missing else r
 
 
 class Triangle:

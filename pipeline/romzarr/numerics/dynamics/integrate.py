@@ -87,6 +87,11 @@ class Dynamics:
         active = int(np.count_nonzero(self.coefficients.any(axis=1)))
         return active * (self.library.operations + 2 * self.modes)
 
+    @property
+    def separate(self) -> bool:
+        """Whether blocks of `ROWS` states give the same to the bit whatever others there are."""
+        return isinstance(self.library, PolynomialLibrary)
+
     @cached_property
     def _function(self) -> RightHandSide:
         if isinstance(self.library, PolynomialLibrary):

@@ -15,8 +15,9 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -72,32 +73,28 @@ def find_regimes(factors: Sequence[TriangularFactor], across: int) -> list[Block
         One of all blocks, if there is no change. Each has at least twice as many windows as
         the library has terms, and there are at most `MOST_REGIMES`.
     """
+    cut = cache(lambda span: _best_cut(factors, span, across))
     spans = [BlockSpan(0, len(factors))]
-    cuts = {spans[0]: _best_cut(factors, spans[0], across)}
     while len(spans) < MOST_REGIMES:
-        span = max(spans, key=lambda each: cuts[each].gain)
-        if cuts[span].gain <= 0:
+        span = max(spans, key=lambda each: cut(each).gain)
+        if cut(span).gain <= 0:
             break
-        parts = cuts[span].parts
-        cuts.update((part, _best_cut(factors, part, across)) for part in parts)
-        spans = sorted({*spans, *parts} - {span}, key=lambda each: each.start)
+        spans = sorted({*spans, *cut(span).parts} - {span}, key=lambda each: each.start)
     for _ in range(MOST_ROUNDS):
-        moved = _moved(factors, spans, across)
+        moved = _moved(cut, spans)
         if moved == spans:
             break
         spans = moved
     return spans
 
 
-def _moved(
-    factors: Sequence[TriangularFactor], spans: Sequence[BlockSpan], across: int
-) -> list[BlockSpan]:
+def _moved(cut: Callable[[BlockSpan], _Cut], spans: Sequence[BlockSpan]) -> list[BlockSpan]:
     """Each cut at its best between its neighbours, or gone where it is no use any more."""
     found = [spans[0]]
     for span in spans[1:]:
         both = BlockSpan(found.pop().start, span.stop)
-        cut = _best_cut(factors, both, across)
-        found += cut.parts if cut.gain > 0 else [both]
+        best = cut(both)
+        found += best.parts if best.gain > 0 else [both]
     return found
 
 

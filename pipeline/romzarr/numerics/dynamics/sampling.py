@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,13 @@ STRAIGHT_LINE = -1
 FIRST_HORIZON = 4
 # Where no more blocks than these are searched side by side, segments up to this length are
 # looked for from all snapshots at once.
-FEW_BLOCKS, NEAR = 64, 16
+FEW_BLOCKS, NEAR = 8, 16
 # Numbers one batch of candidate segments may hold.
 BATCH_SIZE = 2**24
-# Segments that a reader integrates side by side.
+# Segments in a block of those models whose library multiplies matrices of its own.
 SEGMENTS = 4 * ROWS
-# Numbers for which errors at all snapshots and ends of segments are looked at together: there are
-# several arrays of as many, which fit a processor's cache.
+# Numbers that are worked on together, such as errors at all snapshots and ends of some segments:
+# there are several arrays of as many, which fit a processor's cache.
 PIECE_SIZE = 2**18
 
 
@@ -78,21 +79,31 @@ class Tolerances:
     def met_by(self, difference: Matrix) -> bool:
         return bool(np.all(self.errors(difference) <= self.allowed))
 
+    def used_by(self, difference: Matrix) -> float:
+        """Share of the error left to coding that `difference` makes, of the variable that has
+        least of it: at most 1 where the tolerances are met, and more where they are not."""
+        before, errors = self.tree**2 + self.truncation**2, self.errors(difference)
+        allowed = np.maximum(self.allowed**2 - before, np.finfo(float).tiny)
+        share = float(np.sqrt(np.max(np.maximum(errors**2 - before, 0.0) / allowed, initial=0.0)))
+        # Rounding of the squares must not decide.
+        met = bool(np.all(errors <= self.allowed))
+        return min(share, 1.0) if met else max(share, float(np.nextafter(1.0, 2.0)))
+
     def for_coding(self) -> Matrix:
         """Squared error L^2 (V,) that fills the bound where P is nothing."""
         room = np.maximum(self.allowed**2 - self.truncation**2, 0.0)
         squares: Matrix = np.maximum(np.sqrt(room) - self.tree, 0.0) ** 2
         return squares
 
-    def part(self, span: BlockSpan) -> Tolerances:
-        """Tolerances of the snapshots of `span` alone, by their share of the record."""
-        share = (len(span) / len(self.rest)) ** 0.5
+    def of(self, snapshots: Index) -> Tolerances:
+        """Tolerances of some snapshots alone, by their share of the record."""
+        share = (len(snapshots) / len(self.rest)) ** 0.5
         return replace(
             self,
             allowed=self.allowed * share,
             tree=self.tree * share,
             truncation=self.truncation * share,
-            rest=self.rest[span.start : span.stop],
+            rest=self.rest[snapshots],
         )
 
 
@@ -120,69 +131,98 @@ def rebuild(code: LatentCode, models: Sequence[Dynamics], times: Matrix, span: B
     last = int(np.searchsorted(code.index, span.stop - 1, side="left"))
     index = code.index[first : last + 1]
     samples = code.samples[first : last + 1].astype(np.float64)
-    rebuilt = np.empty((index[-1] - index[0] + 1, samples.shape[1]))
-    rebuilt[index - index[0]] = samples
-    gaps = np.flatnonzero(np.diff(index) > 1)
-    which = code.block_model[index[:-1] // code.block_steps]
+    segments = _Segments(index[:-1], np.diff(index), code.first + first)
+    # Open ends: without a model they stand still.
+    rebuilt = np.append(np.repeat(samples[:-1], segments.length, axis=0), samples[-1:], axis=0)
+    ends = samples[:-1].copy()
+    gaps = np.flatnonzero(segments.length > 1)
+    which = code.block_model[segments.start // code.block_steps]
     for model in np.unique(which[gaps]):
-        mine = gaps[which[gaps] == model]
-        f = None if model == STRAIGHT_LINE else models[model]
-        for some in _batches(mine, np.diff(index), samples.shape[1], f, code.first + first):
-            ends = _open_ends(f, some, code.first + first, index, samples, times, code.substeps)
-            _close(rebuilt, ends, index, samples, some, times)
+        if model != STRAIGHT_LINE:
+            mine, f = gaps[which[gaps] == model], models[model]
+            for some in segments.batches(mine, f):
+                some.integrate(f, samples, times, code.substeps, rebuilt)
+            ends[mine, : f.modes] = rebuilt[index[mine + 1] - index[0], : f.modes]
+    _close(rebuilt, samples[1:] - ends, times[index[0] : index[-1] + 1], index - index[0])
+    rebuilt[index - index[0]] = samples
     return rebuilt[span.start - index[0] : span.stop - index[0]]
 
 
-def _batches(
-    gaps: Index, lengths: Index, modes: int, f: Dynamics | None, first: int
-) -> Iterator[Index]:
-    """Gaps to be filled at once: of a model those that have their places in one batch."""
-    if f is None:
-        size = max(1, BATCH_SIZE // (int(lengths[gaps].max()) * modes))
-        yield from (gaps[i : i + size] for i in range(0, len(gaps), size))
-        return
-    numbers = (first + gaps) // SEGMENTS
-    yield from np.split(gaps, np.flatnonzero(np.diff(numbers)) + 1)
+def _close(rebuilt: Matrix, miss: Matrix, times: Matrix, index: Index) -> None:
+    """Take off what each open end misses (S, r) of the next sample, in proportion to the time.
 
-
-def _open_ends(
-    f: Dynamics | None,
-    gaps: Index,
-    first: int,
-    index: Index,
-    samples: Matrix,
-    times: Matrix,
-    substeps: int,
-) -> Matrix:
-    """States (S, H, r) after the samples before some gaps, as far as the longest reaches.
-
-    Of a model they are the same to the bit whatever else is asked for: a segment has one place
-    among all of the record, and batches are of one size, whether there is anything else in them.
+    `rebuilt` (m, r) and `times` (m,) are of all snapshots, `index` (S + 1,) of the samples.
     """
-    steps = int(np.diff(index)[gaps].max())
-    if f is None:
-        return np.repeat(samples[gaps][:, None, :], steps, axis=1)
-    places = (first + gaps) % SEGMENTS
-    states, start = np.zeros((SEGMENTS, f.modes)), np.zeros(SEGMENTS, np.int64)
-    states[places], start[places] = samples[gaps, : f.modes], index[gaps]
-    predicted = np.repeat(samples[gaps][:, None, :], steps, axis=1)
-    path = trajectories(f, states, times, start, substeps)
-    for step, found in zip(range(steps), path, strict=False):
-        predicted[:, step, : f.modes] = found[places]
-    return predicted
+    inside = np.ones(len(rebuilt), bool)
+    inside[index] = False
+    places = np.flatnonzero(inside)
+    number = np.repeat(np.arange(len(miss)), np.diff(index) - 1)
+    start = times[index[:-1]]
+    whole = times[index[1:]] - start
+    size = max(1, PIECE_SIZE // max(1, rebuilt.shape[1]))
+    for k in range(0, len(places), size):
+        those, here = places[k : k + size], number[k : k + size]
+        share = (times[those] - start[here]) / whole[here]
+        rebuilt[those] += share[:, None] * miss[here]
 
 
-def _close(
-    rebuilt: Matrix, open_end: Matrix, index: Index, samples: Matrix, gaps: Index, times: Matrix
-) -> None:
-    """Write the snapshots between samples `gaps` and `gaps + 1` into `rebuilt`."""
-    start, length = index[gaps], np.diff(index)[gaps]
-    miss = samples[gaps + 1] - open_end[np.arange(len(gaps)), length - 1]
-    step = np.arange(1, open_end.shape[1] + 1)
-    inside = step[None, :] < length[:, None]
-    share = _elapsed(times, start, step) / (times[start + length] - times[start])[:, None]
-    closed = open_end + share[:, :, None] * miss[:, None, :]
-    rebuilt[(start[:, None] + step - index[0])[inside]] = closed[inside]
+@dataclass(frozen=True)
+class _Segments:
+    """Snapshots at which segments start, and how many they span; ``first`` of the record."""
+
+    start: Index
+    length: Index
+    first: int
+
+    def batches(self, gaps: Index, f: Dynamics) -> Iterator[_Batch]:
+        """Segments that a model integrates side by side.
+
+        Their states are the same to the bit whatever else is asked for: a segment has one place
+        in one block among all of the record, and nothing depends on other blocks, in a batch or
+        not.
+        """
+        size = ROWS if f.separate else SEGMENTS
+        blocks, which = np.unique((self.first + gaps) // size, return_inverse=True)
+        reach = np.zeros(len(blocks), np.int64)
+        np.maximum.at(reach, which, self.length[gaps])
+        # The longest first, so that those under way are always the leading ones.
+        order = np.argsort(-reach, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        together = len(blocks) if f.separate else 1
+        for begin in range(0, len(blocks), together):
+            mine = (rank[which] >= begin) & (rank[which] < begin + together)
+            rows = (rank[which[mine]] - begin) * size + (self.first + gaps[mine]) % size
+            yield _Batch(self, gaps[mine], rows, reach[order[begin : begin + together]], size)
+
+
+class _Batch(NamedTuple):
+    """The ``gaps`` of some blocks of ``size`` states, each in its row, and how far blocks reach."""
+
+    segments: _Segments
+    gaps: Index
+    rows: Index
+    reach: Index
+    size: int
+
+    def integrate(
+        self, f: Dynamics, samples: Matrix, times: Matrix, substeps: int, rebuilt: Matrix
+    ) -> None:
+        """Write the states after the samples into `rebuilt`, up to the next sample's snapshot."""
+        states = np.zeros((len(self.reach) * self.size, f.modes))
+        start, length = np.zeros((2, len(states)), np.int64)
+        states[self.rows] = samples[self.gaps, : f.modes]
+        start[self.rows] = self.segments.start[self.gaps]
+        length[self.rows] = self.segments.length[self.gaps]
+        last = len(times) - 1
+        for step in range(1, int(self.reach[0]) + 1):
+            active = self.size * int(np.count_nonzero(self.reach >= step))
+            states, start, length = states[:active], start[:active], length[:active]
+            now = np.minimum(start + step - 1, last)
+            dt = times[np.minimum(now + 1, last)] - times[now]
+            states = runge_kutta_step(f, states, dt, substeps)
+            mine = np.flatnonzero(length >= step)
+            rebuilt[start[mine] + step - self.segments.start[0], : f.modes] = states[mine]
 
 
 def _elapsed(times: Matrix, start: Index, step: Index) -> Matrix:
@@ -399,34 +439,41 @@ class SampleSearch:
         at = np.minimum(start[:, None] + step, len(self.a) - 1)
         open_end = _predict(self.kept[start], f, self.times, start, steps, self.substeps)
         error, miss = open_end - self.a[at], self.kept[at] - open_end
-        some = max(1, PIECE_SIZE // steps**2)
-        pieces = [slice(k, k + some) for k in range(0, len(start), some)]
-        with np.errstate(all="ignore"):
-            ok = np.concatenate(
-                [
-                    self._segments_within(error[part], miss[part], start[part], step, limits[part])
-                    for part in pieces
-                ]
-            )
-        ok[:, 0] = True
-        ok &= step <= reach[:, None]
-        longest: Index = steps - np.argmax(ok[:, ::-1], axis=1)
+        longest = np.ones(len(start), np.int64)
+        # Mostly the whole reach is within the limits, or else what was before it was doubled.
+        for low, high in ((steps - 1, steps), (steps // 2, steps - 1), (0, steps // 2)):
+            ends = np.arange(low, high)
+            if not ends.size:
+                continue
+            left = np.flatnonzero((longest == 1) & (reach > low))
+            some = max(1, PIECE_SIZE // (high * len(ends)))
+            for part in (left[k : k + some] for k in range(0, len(left), some)):
+                with np.errstate(all="ignore"):
+                    ok = self._segments_within(
+                        error[part, :high], miss[part], start[part], ends, limits[part]
+                    )
+                ok &= ends < reach[part, None]
+                found = ends[-1] + 1 - np.argmax(ok[:, ::-1], axis=1)
+                longest[part] = np.where(ok.any(axis=1), found, 1)
         return longest
 
     def _segments_within(
-        self, error: Matrix, miss: Matrix, start: Index, step: Index, limits: Matrix
+        self, error: Matrix, miss: Matrix, start: Index, ends: Index, limits: Matrix
     ) -> NDArray[np.bool_]:
-        """Whether the segment that ends at each step keeps all before it in the limits.
+        """Whether the segments that end at some steps keep all before them in the limits.
 
-        `error` (S, H, r) of the open-ended prediction, `miss` (S, H, r) of its end: closed
-        at step e, snapshot t has the error ``error[t] + share(t, e) miss[e]``.
+        `error` (S, H, r) of the open-ended prediction after 1 to H steps, `miss` (S, H, r) of its
+        end: closed at step e, snapshot t has the error ``error[t] + share(t, e) miss[e]``. `ends`
+        are numbers of steps, counted from 0.
         """
-        elapsed = _elapsed(self.times, start, step)
-        share = elapsed[:, :, None] / np.where(elapsed > 0, elapsed, np.inf)[:, None, :]
-        inside = step[:, None] < step[None, :]
-        ok = np.ones((len(start), len(step)), bool)
+        step = np.arange(error.shape[1])
+        elapsed = _elapsed(self.times, start, step + 1)
+        whole = elapsed[:, ends]
+        share = elapsed[:, :, None] / np.where(whole > 0, whole, np.inf)[:, None, :]
+        inside = step[:, None] < ends
+        ok = np.ones((len(start), len(ends)), bool)
         for root, limit in zip(self.tolerances.roots, limits.T, strict=True):
-            e, c = error @ root.T, miss @ root.T
+            e, c = error @ root.T, miss[:, ends] @ root.T
             squared = np.sum(e * e, axis=2)[:, :, None]
             squared = squared + 2 * share * (e @ np.swapaxes(c, 1, 2))
             squared += share**2 * np.sum(c * c, axis=2)[:, None, :]
