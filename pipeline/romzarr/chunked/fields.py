@@ -26,6 +26,7 @@ from romzarr.coding.tiles import coded_tile, encode_tile, field_levels, tiles
 from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import RowBlock
+from romzarr.numerics.pod.gram import Gram
 
 
 class MaskedTileWriter(TileWriter, Protocol):
@@ -201,14 +202,14 @@ def tile_products(
     rank: int,
     step: float,
     dtype: np.dtype[Any],
-) -> Matrix:
+) -> Gram:
     """Inner products of what is lost and what is kept on one tile, once it is coded.
 
     Returns
     -------
-    (K + 1 + rank, K + 1 + rank) float64
-        First what is lost of each of the K modes (all of it, beyond the rank), then what is
-        lost of the mean, then the decoded modes.
+    Gram
+        Of K + 1 + rank rows: first what is lost of each of the K modes (all of it, beyond the
+        rank), then what is lost of the mean, then the decoded modes.
     """
     fields, valid = _fields(pieces, tile, turn)
     coded = coded_tile(fields[: rank + 1], tile.shape, step, dtype)
@@ -218,7 +219,7 @@ def tile_products(
     inner = tile.inner.flat
     if valid is not None:
         stack, inner = stack[:, valid.ravel()], inner.on(valid.ravel())
-    return np.asarray(inner.gram(stack))
+    return Gram.of(stack, inner)
 
 
 def write_tile(

@@ -18,9 +18,13 @@ from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Coding, Matrix
 from romzarr.errors import AccuracyError
 from romzarr.numerics.dynamics.sampling import Tolerances
+from romzarr.numerics.pod.truncation import tails
 
 # Bits of a mode besides its fields and coefficients: its singular value.
 MODE_BITS = 64.0
+# Ranks are tried up to so many times the least, and some more; and anew up to as many times more
+# where the best is not within so much of them.
+TRIED, MORE, INNER = 2, 8, 0.75
 # Share of the squared error planned for the coefficients that they must be left with.
 LEAST_SHARE = 0.7
 # Steps are lowered at most so often, to so much of what they were.
@@ -112,18 +116,7 @@ def plan_fields(
         return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
     if not pod.modes:
         return FieldsPlan(pod, lazy, tiles, None, missed, bits, shared)
-    found, latent = _rates(lazy, pod), _latent_rates(pod)
-    energies = pod.energies[live]
-    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
-    chosen = allocate(
-        found,
-        latent,
-        energies / pod.sigma**2,
-        energies,
-        allowed[live],
-        pod.dropped[live],
-        MODE_BITS,
-    )
+    found, latent, chosen = _allocated(lazy, pod, live)
     if chosen is not None:
         missed = latent.errors_at(chosen.latent)[: chosen.rank]
         bits[live] = [
@@ -134,6 +127,35 @@ def plan_fields(
         parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
         shared = parts @ of_modes
     return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared)
+
+
+def _allocated(
+    lazy: Sequence[LazyTiles | None], pod: ArchivePOD, live: Sequence[int]
+) -> tuple[list[Rates], Rates, Allocation | None]:
+    """Rank and steps of the `live` variables, and the rates of fields and coefficients.
+
+    Rates are of the modes up to the largest rank that is tried. There may be far more: noise of
+    any one variable asks for as many as it has points.
+    """
+    energies, dropped = pod.energies[live], pod.dropped[live]
+    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0)[live] ** 2 - dropped**2
+    tail = tails(energies)
+    most = TRIED * int(np.argmax(np.all(tail <= allowed[:, None], axis=0))) + MORE
+    while True:
+        most = min(most, pod.modes)
+        found, latent = _rates(lazy, pod, most), _latent_rates(pod, most)
+        chosen = allocate(
+            found,
+            latent,
+            (energies / pod.sigma**2)[:, :most],
+            energies[:, :most],
+            allowed - tail[:, most],
+            dropped,
+            MODE_BITS,
+        )
+        if most == pod.modes or (chosen is not None and chosen.rank <= INNER * most):
+            return found, latent, chosen
+        most *= TRIED
 
 
 def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
@@ -177,9 +199,9 @@ def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
     )
 
 
-def _rates(lazy: Sequence[LazyTiles | None], pod: ArchivePOD) -> list[Rates]:
-    """Rates of the mean and all modes of each variable that has fields."""
-    turn = delayed(pod.turn)
+def _rates(lazy: Sequence[LazyTiles | None], pod: ArchivePOD, modes: int) -> list[Rates]:
+    """Rates of the mean and the leading modes of each variable that has fields."""
+    turn = delayed(pod.turn[:, :modes])
     return sums(
         [
             fields.map(tile_rates, turn, norm.fluctuation)
@@ -189,9 +211,9 @@ def _rates(lazy: Sequence[LazyTiles | None], pod: ArchivePOD) -> list[Rates]:
     )
 
 
-def _latent_rates(pod: ArchivePOD) -> Rates:
-    """Rates of the coefficients of all modes, as if no model foretold them."""
-    a = np.ascontiguousarray(pod.coefficients(pod.modes).T)
+def _latent_rates(pod: ArchivePOD, modes: int) -> Rates:
+    """Rates of the coefficients of the leading modes, as if no model foretold them."""
+    a = np.ascontiguousarray(pod.coefficients(modes).T)
     return rates(a, (0, depth(a.shape[1])), 1.0)
 
 
@@ -207,23 +229,17 @@ def _tolerances(
             if fields is not None
         ]
     )
-    sigma, lost = pod.sigma[:rank], pod.modes + 1
-    products = np.array(found).reshape(len(live), lost + rank, lost + rank)
+    lost, kept = slice(pod.modes + 1), slice(pod.modes + 1, None)
+    per_sigma = np.append(np.ones(pod.modes + 1), 1 / pod.sigma[:rank])
+    scaled = [products.scaled(per_sigma) for products in found]
     return Tolerances(
-        roots=_roots(products[:, lost:, lost:] / (sigma[:, None] * sigma)),
+        roots=tuple(products.part(kept).root for products in scaled),
         allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0)[live],
         tree=pod.dropped[live],
-        truncation=np.sqrt(np.trace(products[:, :lost, :lost], axis1=1, axis2=2)),
+        truncation=np.sqrt([products.part(lost).energies.sum() for products in scaled]),
         rest=pod.right,
-        mixed=products[:, lost:, :lost] / sigma[:, None],
+        mixed=tuple(products.between(kept, lost) for products in scaled),
     )
-
-
-def _roots(gram: Matrix) -> Matrix:
-    """Matrices (V, r, r) with ``roots[v].T @ roots[v] = gram[v]``."""
-    values, vectors = np.linalg.eigh(gram)
-    roots: Matrix = np.sqrt(np.maximum(values, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
-    return roots
 
 
 def _no_room(archive: Archive) -> AccuracyError:
