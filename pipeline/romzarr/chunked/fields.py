@@ -74,11 +74,20 @@ class LazyTiles:
 
     def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
         """``function(pieces, tile, *common, *args)`` of every tile."""
-        task = delayed(function, pure=False)
         return [
-            task(list(pieces), tile, *self.common, *args)
+            delayed(_OnTile(function, tile), pure=False)(list(pieces), *self.common, *args)
             for pieces, tile in zip(self.pieces, self.tiles, strict=True)
         ]
+
+
+class _OnTile:
+    """A function of the pieces of one tile; Dask would look for tasks in a tile as an argument."""
+
+    def __init__(self, function: Callable[..., Any], tile: PODTile) -> None:
+        self.function, self.tile = function, tile
+
+    def __call__(self, pieces: Sequence[RowBlock], *args: Any) -> Any:
+        return self.function(pieces, self.tile, *args)
 
 
 def lazy_fields(

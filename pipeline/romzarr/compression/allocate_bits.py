@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Coding, Matrix
 from romzarr.errors import AccuracyError
 from romzarr.numerics.dynamics.sampling import Tolerances
+from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.truncation import tails
 
 # Bits of a mode besides its fields and coefficients: its singular value.
@@ -178,25 +179,23 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
         for place, v in zip(chosen.fields, live, strict=True)
     ]
     planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
+    products = _products(plan, chosen.rank, steps, live)
     for _ in range(MOST_ATTEMPTS):
-        coded = _coded(plan, chosen, steps)
-        short = coded.tolerances.for_coding() < LEAST_SHARE * planned
+        tolerances = _tolerances(pod, chosen.rank, products)
+        short = tolerances.for_coding() < LEAST_SHARE * planned
         if not short.any():
-            return coded
-        steps[np.array(live)[short]] *= LOWERED
+            return CodedFields(
+                plan=plan,
+                rank=chosen.rank,
+                steps=tuple(steps.tolist()),
+                step=step_of(chosen.latent, 1.0),
+                a=pod.coefficients(chosen.rank),
+                tolerances=tolerances,
+            )
+        again = np.array(live)[short]
+        steps[again] *= LOWERED
+        products |= _products(plan, chosen.rank, steps, again.tolist())
     raise _no_room(archive)
-
-
-def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
-    """Fields coded on trial with their `steps`."""
-    return CodedFields(
-        plan=plan,
-        rank=chosen.rank,
-        steps=tuple(steps.tolist()),
-        step=step_of(chosen.latent, 1.0),
-        a=plan.pod.coefficients(chosen.rank),
-        tolerances=_tolerances(plan.fields, plan.pod, chosen.rank, steps),
-    )
 
 
 def _rates(lazy: Sequence[LazyTiles | None], pod: ArchivePOD, modes: int) -> list[Rates]:
@@ -217,28 +216,32 @@ def _latent_rates(pod: ArchivePOD, modes: int) -> Rates:
     return rates(a, (0, depth(a.shape[1])), 1.0)
 
 
-def _tolerances(
-    lazy: Sequence[LazyTiles | None], pod: ArchivePOD, rank: int, steps: Matrix
-) -> Tolerances:
+def _products(
+    plan: FieldsPlan, rank: int, steps: Matrix, numbers: Sequence[int]
+) -> dict[int, Gram]:
+    """Inner products of what is lost and kept of some variables, coded on trial. Runs Dask."""
+    turn, dtype = delayed(plan.pod.turn), plan.pod.budget.basis
+    tasks = [
+        fields.map(tile_products, turn, rank, float(steps[v]), dtype)
+        for v in numbers
+        if (fields := plan.fields[v]) is not None
+    ]
+    return dict(zip(numbers, sums(tasks), strict=True))
+
+
+def _tolerances(pod: ArchivePOD, rank: int, products: Mapping[int, Gram]) -> Tolerances:
     """What the coefficients may be off, with the fields as they will be decoded."""
-    turn, dtype, live = delayed(pod.turn), pod.budget.basis, _live(lazy)
-    found = sums(
-        [
-            fields.map(tile_products, turn, rank, step, dtype)
-            for fields, step in zip(lazy, steps.tolist(), strict=True)
-            if fields is not None
-        ]
-    )
+    live = list(products)
     lost, kept = slice(pod.modes + 1), slice(pod.modes + 1, None)
     per_sigma = np.append(np.ones(pod.modes + 1), 1 / pod.sigma[:rank])
-    scaled = [products.scaled(per_sigma) for products in found]
+    scaled = [each.scaled(per_sigma) for each in products.values()]
     return Tolerances(
-        roots=tuple(products.part(kept).root for products in scaled),
+        roots=tuple(each.part(kept).root for each in scaled),
         allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0)[live],
         tree=pod.dropped[live],
-        truncation=np.sqrt([products.part(lost).energies.sum() for products in scaled]),
+        truncation=np.sqrt([each.part(lost).energies.sum() for each in scaled]),
         rest=pod.right,
-        mixed=tuple(products.between(kept, lost) for products in scaled),
+        mixed=tuple(each.between(kept, lost) for each in scaled),
     )
 
 
