@@ -43,6 +43,8 @@ FORMAT = 4
 KEY = "romzarr"
 OPEN_WITH = "xarray.open_dataset(STORE, engine='romzarr')"
 ROOT = "zarr.json"
+# The array with the facts of a generation, where these are long.
+FACTS = "facts"
 # Chunks of plain arrays: large for a request, small for memory.
 CHUNK_BYTES = 1 << 20
 STAMP = re.compile(r"\d{8}T\d{6}")
@@ -419,6 +421,12 @@ def current_root(url: str) -> Root:
 def parse_facts(raw: bytes, url: str) -> JsonObject:
     """Parse the facts in the metadata of the generation at `url`."""
     return JsonObject(_parsed(raw, joined(url, ROOT)), url).object("attributes").object(KEY)
+
+
+def unpacked_facts(text: bytes, packed: JsonObject) -> JsonObject:
+    """Parse the `text` of long facts; the attribute, which `packed` is, has the other ones."""
+    facts = JsonObject(_parsed(text, packed.where), packed.where)
+    return JsonObject({**facts.document, **packed.document}, packed.where)
 
 
 def array_paths(facts: JsonObject) -> dict[str, str]:

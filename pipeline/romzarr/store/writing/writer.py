@@ -23,10 +23,14 @@ from romzarr.store import layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.commit import committer
 from romzarr.store.layout import Part, Root
+from romzarr.store.limits import refuse_large_document
 from romzarr.store.writing.basis import BasisWriter
 from romzarr.store.writing.carried import share, write_carried
 from romzarr.store.writing.files import finish, write_errors
 from romzarr.store.writing.staged import StagedStore
+
+# Bytes of facts up to which all are in the attribute: reading an array takes two more requests.
+PLAIN_FACTS = 1 << 13
 
 
 class StoreWriter(BasisWriter):
@@ -180,7 +184,7 @@ class StoreWriter(BasisWriter):
             If a chunk is missing or the disk is full; everything written is removed.
         """
         with write_errors(self.target):
-            finished = finish(self.url, self._store, self._merged(facts))
+            finished = finish(self.url, self._store, self._packed(self._merged(facts)))
             own = Part(self._commit.generation, finished.checksum)
             root = self._commit.publish((*self._before, own))
         return finished.nbytes + len(layout.root_document(root))
@@ -192,9 +196,21 @@ class StoreWriter(BasisWriter):
         written and committed afterwards.
         """
         with write_errors(self.target):
-            finished = finish(self.url, self._store, self._merged(facts))
+            finished = finish(self.url, self._store, self._packed(self._merged(facts)))
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
         return place, Part(self._commit.generation, finished.checksum)
+
+    def _packed(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write long facts as an array, which is compressed; return those left for the attribute.
+
+        Those of many variables are alike.
+        """
+        text = layout.compact_json(facts)
+        if len(text) <= PLAIN_FACTS:
+            return facts
+        refuse_large_document(text, self.target)
+        self.write(layout.FACTS, np.frombuffer(text, np.uint8), ("byte",), again=True)
+        return {}
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in facts["variables"]:
