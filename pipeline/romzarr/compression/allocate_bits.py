@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import dask
 import numpy as np
 from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import LazyTiles, lazy_fields, tile_products, tile_rates
+from romzarr.chunked.shared_fields import SharedTiles, shared_products, shared_rates
 from romzarr.chunked.slices import sums
 from romzarr.coding.bands import depth
 from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
@@ -26,6 +29,10 @@ MODE_BITS = 64.0
 # Ranks are tried up to so many times the least, and some more; and anew up to as many times more
 # where the best is not within so much of them.
 TRIED, MORE, INNER = 2, 8, 0.75
+# Variables of up to so many points share an array of up to so many values.
+FEW_POINTS, SHARED_VALUES = 16, 1 << 22
+# Significant digits of their steps.
+STEP_DIGITS = 3
 # Share of the squared error planned for the coefficients that they must be left with.
 LEAST_SHARE = 0.7
 # Steps are lowered at most so often, to so much of what they were.
@@ -39,7 +46,8 @@ class FieldsPlan:
     ``field_bits`` (V,) is what the fields of each variable should cost, ``shared_bits`` (V,)
     its part of what modes cost besides, by its part of their energy; ``bits`` all together,
     infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None).
-    ``missed`` (r,) is the squared error planned for each coefficient.
+    ``missed`` (r,) is the squared error planned for each coefficient. The fields of variables
+    ``together`` are in one array.
     """
 
     pod: ArchivePOD
@@ -49,6 +57,7 @@ class FieldsPlan:
     missed: Matrix
     field_bits: Matrix
     shared_bits: Matrix
+    together: tuple[int, ...] = ()
 
     @property
     def bits(self) -> float:
@@ -58,6 +67,11 @@ class FieldsPlan:
     def live(self) -> list[int]:
         """Numbers of the variables that have fields."""
         return _live(self.fields)
+
+    @property
+    def in_one_array(self) -> SharedTiles:
+        """The fields of the variables `together`."""
+        return _in_one_array(self.fields, self.together)
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,22 @@ def _live(fields: Sequence[LazyTiles | None]) -> list[int]:
     return [v for v, each in enumerate(fields) if each is not None]
 
 
+def _in_one_array(fields: Sequence[LazyTiles | None], together: Sequence[int]) -> SharedTiles:
+    return SharedTiles(tuple(each for v in together if (each := fields[v]) is not None))
+
+
+def _together(archive: Archive, pod: ArchivePOD, live: Sequence[int]) -> tuple[int, ...]:
+    """The first of the variables with few points, as far as one array may hold their fields."""
+    found, values = list[int](), 0
+    for v in live:
+        points = math.prod(archive.variables[v].space_shape)
+        more = points * (pod.modes + 1)
+        if points <= FEW_POINTS and pod.masks[v] is None and values + more <= SHARED_VALUES:
+            found.append(v)
+            values += more
+    return tuple(found) if len(found) > 1 else ()
+
+
 def plan_fields(
     archive: Archive, pod: ArchivePOD, without: frozenset[int] = frozenset()
 ) -> FieldsPlan:
@@ -112,12 +142,13 @@ def plan_fields(
         lazy_fields(pod.held, v, archive.variables[v], tiles[v]) if v in live else None
         for v in numbers
     )
+    together = _together(archive, pod, live)
     missed, bits, shared = np.zeros(0), np.zeros(len(lazy)), np.zeros(len(lazy))
     if not live:
         return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
     if not pod.modes:
         return FieldsPlan(pod, lazy, tiles, None, missed, bits, shared)
-    found, latent, chosen = _allocated(lazy, pod, live)
+    found, latent, chosen = _allocated(lazy, together, pod, live)
     if chosen is not None:
         missed = latent.errors_at(chosen.latent)[: chosen.rank]
         bits[live] = [
@@ -127,11 +158,14 @@ def plan_fields(
         of_modes = latent.bits[: chosen.rank, round(chosen.latent)] + MODE_BITS
         parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
         shared = parts @ of_modes
-    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared)
+    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared, together)
 
 
 def _allocated(
-    lazy: Sequence[LazyTiles | None], pod: ArchivePOD, live: Sequence[int]
+    lazy: Sequence[LazyTiles | None],
+    together: Sequence[int],
+    pod: ArchivePOD,
+    live: Sequence[int],
 ) -> tuple[list[Rates], Rates, Allocation | None]:
     """Rank and steps of the `live` variables, and the rates of fields and coefficients.
 
@@ -144,7 +178,7 @@ def _allocated(
     most = TRIED * int(np.argmax(np.all(tail <= allowed[:, None], axis=0))) + MORE
     while True:
         most = min(most, pod.modes)
-        found, latent = _rates(lazy, pod, most), _latent_rates(pod, most)
+        found, latent = _rates(lazy, together, pod, most), _latent_rates(pod, most)
         chosen = allocate(
             found,
             latent,
@@ -178,8 +212,10 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
         step_of(place, pod.norms[v].fluctuation)
         for place, v in zip(chosen.fields, live, strict=True)
     ]
+    _shorten(steps, plan.together)
     planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
     products = _products(plan, chosen.rank, steps, live)
+    products = {v: products[v] for v in live}
     for _ in range(MOST_ATTEMPTS):
         tolerances = _tolerances(pod, chosen.rank, products)
         short = tolerances.for_coding() < LEAST_SHARE * planned
@@ -194,20 +230,34 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
             )
         again = np.array(live)[short]
         steps[again] *= LOWERED
+        _shorten(steps, plan.together)
         products |= _products(plan, chosen.rank, steps, again.tolist())
     raise _no_room(archive)
 
 
-def _rates(lazy: Sequence[LazyTiles | None], pod: ArchivePOD, modes: int) -> list[Rates]:
-    """Rates of the mean and the leading modes of each variable that has fields."""
-    turn = delayed(pod.turn[:, :modes])
-    return sums(
-        [
-            fields.map(tile_rates, turn, norm.fluctuation)
-            for fields, norm in zip(lazy, pod.norms, strict=True)
-            if fields is not None
-        ]
-    )
+def _shorten(steps: Matrix, numbers: Sequence[int]) -> None:
+    """Round steps that facts have to list to `STEP_DIGITS` digits, in place."""
+    for v in numbers:
+        steps[v] = float(f"{steps[v]:.{STEP_DIGITS}g}")
+
+
+def _rates(
+    lazy: Sequence[LazyTiles | None], together: Sequence[int], pod: ArchivePOD, modes: int
+) -> list[Rates]:
+    """Rates of the mean and the leading modes of each variable that has fields. Runs Dask."""
+    turn, units = delayed(pod.turn[:, :modes]), [norm.fluctuation for norm in pod.norms]
+    alone = [v for v in _live(lazy) if v not in together]
+    tasks = [
+        fields.map(tile_rates, turn, units[v]) for v in alone if (fields := lazy[v]) is not None
+    ]
+    found = dict(zip(alone, sums(tasks), strict=True))
+    if together:
+        shared = _in_one_array(lazy, together)
+        (rates_of_each,) = dask.compute(
+            shared.task(shared_rates, turn, [units[v] for v in together])
+        )
+        found |= zip(together, rates_of_each, strict=True)
+    return [found[v] for v in _live(lazy)]
 
 
 def _latent_rates(pod: ArchivePOD, modes: int) -> Rates:
@@ -219,14 +269,23 @@ def _latent_rates(pod: ArchivePOD, modes: int) -> Rates:
 def _products(
     plan: FieldsPlan, rank: int, steps: Matrix, numbers: Sequence[int]
 ) -> dict[int, Gram]:
-    """Inner products of what is lost and kept of some variables, coded on trial. Runs Dask."""
+    """Inner products of what is lost and kept of some variables, coded on trial. Runs Dask.
+
+    Variables together are coded together.
+    """
     turn, dtype = delayed(plan.pod.turn), plan.pod.budget.basis
+    alone = [v for v in numbers if v not in plan.together]
     tasks = [
         fields.map(tile_products, turn, rank, float(steps[v]), dtype)
-        for v in numbers
+        for v in alone
         if (fields := plan.fields[v]) is not None
     ]
-    return dict(zip(numbers, sums(tasks), strict=True))
+    found = dict(zip(alone, sums(tasks), strict=True))
+    if len(alone) < len(numbers):
+        own = steps[list(plan.together)].tolist()
+        task = plan.in_one_array.task(shared_products, turn, rank, own, dtype)
+        found |= zip(plan.together, dask.compute(task)[0], strict=True)
+    return found
 
 
 def _tolerances(pod: ArchivePOD, rank: int, products: Mapping[int, Gram]) -> Tolerances:

@@ -55,16 +55,12 @@ class ArrayWriter:
             overwrite=again,
         )
 
-    def write(
-        self, path: str, values: NDArray[Any], dims: Sequence[str], again: bool = False
-    ) -> None:
-        """Write an array in chunks of about 1 MiB, or replace it."""
+    def write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
+        """Write an array in chunks of about 1 MiB."""
         chunk = limits.chunk_of(values.shape, values.dtype.itemsize, layout.CHUNK_BYTES)
         with write_errors(self.target):
             codecs = layout.codecs_for(values)
-            array = self.create(
-                path, values.shape, chunk, values.dtype, dims, again=again, compressors=codecs
-            )
+            array = self.create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)
             if values.size:
                 array[...] = values
 

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from romzarr.coding.tiles import row_levels
 from romzarr.contracts import CodedLatent, TimeAxis
-from romzarr.store import layout
+from romzarr.store import layout, limits
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.commit import committer
 from romzarr.store.layout import Part, Root
-from romzarr.store.limits import refuse_large_document
 from romzarr.store.writing.basis import BasisWriter
 from romzarr.store.writing.carried import share, write_carried
 from romzarr.store.writing.files import finish, write_errors
@@ -208,8 +207,13 @@ class StoreWriter(BasisWriter):
         text = layout.compact_json(facts)
         if len(text) <= PLAIN_FACTS:
             return facts
-        refuse_large_document(text, self.target)
-        self.write(layout.FACTS, np.frombuffer(text, np.uint8), ("byte",), again=True)
+        limits.refuse_large_document(text, self.target)
+        values, shape = np.frombuffer(text, np.uint8), (len(text),)
+        chunk = limits.chunk_of(shape, 1, layout.CHUNK_BYTES)
+        self.create(
+            layout.FACTS, shape, chunk, values.dtype, ("byte",), again=True,
+            compressors=layout.codecs("noshuffle", level=9),
+        )[...] = values  # fmt: skip
         return {}
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,6 +226,10 @@ class StoreWriter(BasisWriter):
         }
         for name, offset in self._offsets.items():
             variables[name]["offset"] = offset
+        for name, (first, step) in self._columns.items():
+            variables[name] |= {"column": first, "step": step}
+            if self._groups[name] == name:
+                del variables[name]["group"]
         for name, home in self._masks.items():
             if home is not None:
                 variables[name]["mask"] = self._groups[home]
