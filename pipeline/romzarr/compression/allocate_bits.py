@@ -24,6 +24,8 @@ from romzarr.numerics.dynamics.sampling import Tolerances
 from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.truncation import tails
 
+# Variables that a message names.
+NAMED = 10
 # Bits of a mode besides its fields and coefficients: its singular value.
 MODE_BITS = 64.0
 # Ranks are tried up to so many times the least, and some more; and anew up to as many times more
@@ -35,7 +37,8 @@ FEW_POINTS, SHARED_VALUES = 16, 1 << 22
 STEP_DIGITS = 3
 # Share of the squared error planned for the coefficients that they must be left with.
 LEAST_SHARE = 0.7
-# Steps are lowered at most so often, to so much of what they were.
+# Steps are lowered at most so often, to so much of what they were, and then each time to a power
+# more: of few numbers the error is far from what is expected, and any step may be unlucky.
 MOST_ATTEMPTS, LOWERED = 12, 0.96
 
 
@@ -206,7 +209,7 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
     """
     pod, live, chosen = plan.pod, plan.live, plan.chosen
     if chosen is None:
-        raise _no_room(archive)
+        raise _no_room(archive, live)
     steps = np.zeros(len(plan.fields))
     steps[live] = [
         step_of(place, pod.norms[v].fluctuation)
@@ -216,7 +219,7 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
     planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
     products = _products(plan, chosen.rank, steps, live)
     products = {v: products[v] for v in live}
-    for _ in range(MOST_ATTEMPTS):
+    for attempt in range(MOST_ATTEMPTS):
         tolerances = _tolerances(pod, chosen.rank, products)
         short = tolerances.for_coding() < LEAST_SHARE * planned
         if not short.any():
@@ -229,10 +232,10 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
                 tolerances=tolerances,
             )
         again = np.array(live)[short]
-        steps[again] *= LOWERED
+        steps[again] *= LOWERED ** (attempt + 1)
         _shorten(steps, plan.together)
         products |= _products(plan, chosen.rank, steps, again.tolist())
-    raise _no_room(archive)
+    raise _no_room(archive, again.tolist())
 
 
 def _shorten(steps: Matrix, numbers: Sequence[int]) -> None:
@@ -304,8 +307,9 @@ def _tolerances(pod: ArchivePOD, rank: int, products: Mapping[int, Gram]) -> Tol
     )
 
 
-def _no_room(archive: Archive) -> AccuracyError:
-    names = ", ".join(repr(variable.name) for variable in archive.variables)
+def _no_room(archive: Archive, numbers: Sequence[int]) -> AccuracyError:
+    names = ", ".join(repr(archive.variables[v].name) for v in numbers[:NAMED])
+    names += f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
     return AccuracyError(
         f"variables {names}: no quantisation step keeps the tolerance; raise compression.tolerance"
     )
