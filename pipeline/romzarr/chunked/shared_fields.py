@@ -6,10 +6,11 @@ nothing along so few points, and metadata of an array each would be larger than 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import numpy as np
 from dask.delayed import Delayed, delayed
 
@@ -26,15 +27,27 @@ STEP, LEVELS = 1.0, (0, 0)
 
 @dataclass(frozen=True)
 class SharedTiles:
-    """The only tile of each of several variables, none of which has points without values."""
+    """The only tile of each of several variables, none of which has points without values.
 
-    each: tuple[LazyTiles, ...]
+    ``numbers`` are those of the variables; ``pieces`` gives the parts of the space blocks of
+    each, gathered.
+    """
+
+    numbers: tuple[int, ...]
+    tiles: tuple[Any, ...]
+    pieces: Delayed
+
+    @classmethod
+    def of(cls, each: Mapping[int, LazyTiles]) -> SharedTiles:
+        """Gather those of variables, by number, that have one tile each. Runs Dask."""
+        pieces = [list(fields.pieces[0]) for fields in each.values()]
+        # Once: every task that were given all pieces would go through all their graphs.
+        (gathered,) = dask.persist(delayed(list, pure=False)(pieces))
+        return cls(tuple(each), tuple(fields.tiles[0] for fields in each.values()), gathered)
 
     def task(self, function: Callable[..., Any], *args: Any) -> Delayed:
         """``function(pieces, tiles, *args)`` of all variables at once."""
-        tiles = tuple(fields.tiles[0] for fields in self.each)
-        pieces = [list(fields.pieces[0]) for fields in self.each]
-        return delayed(_OnTiles(function, tiles), pure=False)(pieces, *args)
+        return delayed(_OnTiles(function, self.tiles), pure=False)(self.pieces, *args)
 
 
 class _OnTiles:

@@ -49,8 +49,8 @@ class FieldsPlan:
     ``field_bits`` (V,) is what the fields of each variable should cost, ``shared_bits`` (V,)
     its part of what modes cost besides, by its part of their energy; ``bits`` all together,
     infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None).
-    ``missed`` (r,) is the squared error planned for each coefficient. The fields of variables
-    ``together`` are in one array.
+    ``missed`` (r,) is the squared error planned for each coefficient. Fields ``in_one`` array are
+    those of variables of few points.
     """
 
     pod: ArchivePOD
@@ -60,7 +60,7 @@ class FieldsPlan:
     missed: Matrix
     field_bits: Matrix
     shared_bits: Matrix
-    together: tuple[int, ...] = ()
+    in_one: SharedTiles | None = None
 
     @property
     def bits(self) -> float:
@@ -72,9 +72,9 @@ class FieldsPlan:
         return _live(self.fields)
 
     @property
-    def in_one_array(self) -> SharedTiles:
-        """The fields of the variables `together`."""
-        return _in_one_array(self.fields, self.together)
+    def together(self) -> tuple[int, ...]:
+        """Numbers of those whose fields are in one array."""
+        return self.in_one.numbers if self.in_one else ()
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,20 @@ def _live(fields: Sequence[LazyTiles | None]) -> list[int]:
     return [v for v, each in enumerate(fields) if each is not None]
 
 
-def _in_one_array(fields: Sequence[LazyTiles | None], together: Sequence[int]) -> SharedTiles:
-    return SharedTiles(tuple(each for v in together if (each := fields[v]) is not None))
-
-
-def _together(archive: Archive, pod: ArchivePOD, live: Sequence[int]) -> tuple[int, ...]:
+def _in_one(
+    archive: Archive, pod: ArchivePOD, lazy: Sequence[LazyTiles | None]
+) -> SharedTiles | None:
     """The first of the variables with few points, as far as one array may hold their fields."""
-    found, values = list[int](), 0
-    for v in live:
+    found, values = dict[int, LazyTiles](), 0
+    for v, fields in enumerate(lazy):
+        if fields is None:
+            continue
         points = math.prod(archive.variables[v].space_shape)
         more = points * (pod.modes + 1)
         if points <= FEW_POINTS and pod.masks[v] is None and values + more <= SHARED_VALUES:
-            found.append(v)
+            found[v] = fields
             values += more
-    return tuple(found) if len(found) > 1 else ()
+    return SharedTiles.of(found) if len(found) > 1 else None
 
 
 def plan_fields(
@@ -145,13 +145,13 @@ def plan_fields(
         lazy_fields(pod.held, v, archive.variables[v], tiles[v]) if v in live else None
         for v in numbers
     )
-    together = _together(archive, pod, live)
     missed, bits, shared = np.zeros(0), np.zeros(len(lazy)), np.zeros(len(lazy))
     if not live:
         return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
     if not pod.modes:
         return FieldsPlan(pod, lazy, tiles, None, missed, bits, shared)
-    found, latent, chosen = _allocated(lazy, together, pod, live)
+    in_one = _in_one(archive, pod, lazy)
+    found, latent, chosen = _allocated(lazy, in_one, pod, live)
     if chosen is not None:
         missed = latent.errors_at(chosen.latent)[: chosen.rank]
         bits[live] = [
@@ -161,12 +161,12 @@ def plan_fields(
         of_modes = latent.bits[: chosen.rank, round(chosen.latent)] + MODE_BITS
         parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
         shared = parts @ of_modes
-    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared, together)
+    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared, in_one)
 
 
 def _allocated(
     lazy: Sequence[LazyTiles | None],
-    together: Sequence[int],
+    in_one: SharedTiles | None,
     pod: ArchivePOD,
     live: Sequence[int],
 ) -> tuple[list[Rates], Rates, Allocation | None]:
@@ -181,7 +181,7 @@ def _allocated(
     most = TRIED * int(np.argmax(np.all(tail <= allowed[:, None], axis=0))) + MORE
     while True:
         most = min(most, pod.modes)
-        found, latent = _rates(lazy, together, pod, most), _latent_rates(pod, most)
+        found, latent = _rates(lazy, in_one, pod, most), _latent_rates(pod, most)
         chosen = allocate(
             found,
             latent,
@@ -245,21 +245,19 @@ def _shorten(steps: Matrix, numbers: Sequence[int]) -> None:
 
 
 def _rates(
-    lazy: Sequence[LazyTiles | None], together: Sequence[int], pod: ArchivePOD, modes: int
+    lazy: Sequence[LazyTiles | None], in_one: SharedTiles | None, pod: ArchivePOD, modes: int
 ) -> list[Rates]:
     """Rates of the mean and the leading modes of each variable that has fields. Runs Dask."""
     turn, units = delayed(pod.turn[:, :modes]), [norm.fluctuation for norm in pod.norms]
+    together = in_one.numbers if in_one else ()
     alone = [v for v in _live(lazy) if v not in together]
     tasks = [
         fields.map(tile_rates, turn, units[v]) for v in alone if (fields := lazy[v]) is not None
     ]
     found = dict(zip(alone, sums(tasks), strict=True))
-    if together:
-        shared = _in_one_array(lazy, together)
-        (rates_of_each,) = dask.compute(
-            shared.task(shared_rates, turn, [units[v] for v in together])
-        )
-        found |= zip(together, rates_of_each, strict=True)
+    if in_one:
+        task = in_one.task(shared_rates, turn, [units[v] for v in together])
+        found |= zip(together, dask.compute(task)[0], strict=True)
     return [found[v] for v in _live(lazy)]
 
 
@@ -284,9 +282,9 @@ def _products(
         if (fields := plan.fields[v]) is not None
     ]
     found = dict(zip(alone, sums(tasks), strict=True))
-    if len(alone) < len(numbers):
+    if plan.in_one and len(alone) < len(numbers):
         own = steps[list(plan.together)].tolist()
-        task = plan.in_one_array.task(shared_products, turn, rank, own, dtype)
+        task = plan.in_one.task(shared_products, turn, rank, own, dtype)
         found |= zip(plan.together, dask.compute(task)[0], strict=True)
     return found
 

@@ -208,9 +208,10 @@ def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:
     alone = (v for v in places if v not in plan.together)
     for v, (foretold, coded) in zip(alone, found, strict=True):
         ratios[v] = coded / foretold if foretold > 0 else 1.0
-    if together := list(plan.together):
+    if plan.in_one:
+        together = list(plan.together)
         steps = [step_of(places[v], pod.norms[v].fluctuation) for v in together]
-        (content,) = dask.compute(plan.in_one_array.task(shared_content, turn, steps))
+        (content,) = dask.compute(plan.in_one.task(shared_content, turn, steps))
         foretold = float(plan.field_bits[together].sum())
         ratios[together] = 8 * len(content) / foretold if foretold > 0 else 1.0
     return ratios

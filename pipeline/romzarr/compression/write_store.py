@@ -15,7 +15,7 @@ from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import write_tile
-from romzarr.chunked.shared_fields import shared_content
+from romzarr.chunked.shared_fields import SharedTiles, shared_content
 from romzarr.chunked.slices import slices
 from romzarr.compression.allocate_bits import CodedFields
 from romzarr.compression.model import LatentModel
@@ -74,22 +74,24 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
         )
     for some in slices(tasks):
         dask.compute(*some)
-    if plan.together:
-        _write_shared_fields(writer, archive, coded)
+    if plan.in_one:
+        _write_shared_fields(writer, archive, coded, plan.in_one)
     if coded.rank:
         writer.write_singular_values(pod.sigma[: coded.rank])
 
 
-def _write_shared_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> None:
+def _write_shared_fields(
+    writer: StoreWriter, archive: Archive, coded: CodedFields, shared: SharedTiles
+) -> None:
     """Fields of all variables that have them in one array."""
-    plan, steps = coded.plan, [coded.steps[v] for v in coded.plan.together]
-    turn, columns = delayed(plan.pod.turn[:, : coded.rank]), dict[str, tuple[int, float]]()
-    (content,) = dask.compute(plan.in_one_array.task(shared_content, turn, steps))
+    pod, steps = coded.plan.pod, [coded.steps[v] for v in shared.numbers]
+    turn, columns = delayed(pod.turn[:, : coded.rank]), dict[str, tuple[int, float]]()
+    (content,) = dask.compute(shared.task(shared_content, turn, steps))
     points = 0
-    for v, step in zip(plan.together, steps, strict=True):
+    for v, step in zip(shared.numbers, steps, strict=True):
         columns[archive.variables[v].name] = points, step
         points += math.prod(archive.variables[v].space_shape)
-    writer.write_shared_fields(columns, (coded.rank + 1, points), plan.pod.budget.basis, content)
+    writer.write_shared_fields(columns, (coded.rank + 1, points), pod.budget.basis, content)
 
 
 def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> Floats:
