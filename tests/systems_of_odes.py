@@ -121,7 +121,7 @@ def coding_only(roots: Vector, allowed: Vector, snapshots: int) -> Tolerances:
     """Tolerances where POD has cut nothing; `allowed` (V,) norms."""
     v, r, _ = roots.shape
     nothing = np.zeros(v)
-    rest, mixed = np.zeros((snapshots, 0)), np.zeros((v, r, 0))
+    rest, mixed = np.zeros((snapshots, 0)), [(np.eye(r), np.zeros((r, 0)))] * v
     return Tolerances(roots, allowed, nothing, nothing, rest, mixed)
 
 

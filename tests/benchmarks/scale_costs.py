@@ -135,6 +135,7 @@ def merge_seconds(points: int, rank: int, arity: int) -> float:
     """CPU seconds to merge `arity` time blocks of one space block, each with `rank` rows."""
     from romzarr.inner_product import InnerProduct
     from romzarr.numerics.pod.factors import Place, RowBlock, TimeFactor
+    from romzarr.numerics.pod.gram import Gram
     from romzarr.numerics.pod.inner_products import choose_precision
     from romzarr.numerics.pod.merge import merge_in_time
     from romzarr.numerics.pod.truncation import tree_cut
@@ -145,7 +146,7 @@ def merge_seconds(points: int, rank: int, arity: int) -> float:
         rows = rng.standard_normal((rank, points), np.float32)
         right = np.linalg.qr(rng.standard_normal((4 * rank, rank)))[0]
         gram = np.asarray(rows @ rows.T, np.float64)
-        factor = TimeFactor(4 * rank * k, right - right.mean(axis=0), {0: gram}, {0: 0.0})
+        factor = TimeFactor(4 * rank * k, right - right.mean(axis=0), {0: Gram(gram)}, {0: 0.0})
         pairs.append((RowBlock(np.zeros(points), rows), factor))
     precision = choose_precision([np.dtype("f4")], TOLERANCE)
     began = time.process_time()

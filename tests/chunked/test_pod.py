@@ -274,7 +274,7 @@ def test_a_constant_variable_is_exact_and_leaves_the_others_alone(precision, chu
         mean, modes = assembled(lazy, blocks, variables, 0)
         assert np.array_equal(mean.astype(np.float32), still[0])
         assert not modes.any()
-        assert not factor.gram[0].any()
+        assert not factor.gram[0].full.any()
         assert factor.discarded[0] == 0
     assert 2 < factor.right.shape[1] < 39
 
@@ -362,3 +362,24 @@ def test_what_was_read_is_counted():
     assert (factor.cost.chunks_read, factor.cost.bytes_read) == (8, 80)
     corners = list(product(range(0, 24, 6), range(0, 10, 5)))
     assert sorted((r[0].start, r[1].start) for r in variable.source.reads) == corners
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_inner_products_grow_with_points_however_many_variables_have_them(blocks):
+    """V variables of one point each have the POD of one variable of V points, in V K numbers."""
+    rng, points = np.random.default_rng(5), 30
+    rows = decaying_matrix(rng, 60, points, 3)
+    rows /= np.linalg.norm(rows, axis=0)
+    time = tuple(60 // blocks for _ in range(blocks))
+    one = [archived(rows, (points,), 0, (time, (points,)))]
+    many = [archived(rows[:, [k]], (1,), 0, (time, (1,)), name=f"v{k}") for k in range(points)]
+    energies = []
+    for variables in (one, many):
+        scales = dict.fromkeys(range(len(variables)), 1.0)
+        lazy = decompose(variables, tolerance=1e-4, scales=scales, plan=plan_pod(variables, 1))
+        factor, _ = run(lazy)
+        numbers = sum(gram.matrix.size for gram in factor.gram.values())
+        assert numbers <= points * factor.right.shape[1]
+        energy = np.linalg.eigvalsh(sum(gram.full for gram in factor.gram.values()))[::-1]
+        energies.append(energy[energy > 1e-6 * energy[0]])
+    assert_allclose(*energies, rtol=1e-4)

@@ -81,13 +81,13 @@ def test_segments_keep_to_the_allowance_and_cannot_grow(
     assert_structure(code, a, block_steps)
 
     def excess(index):
-        """Largest squared error of a snapshot, over the limit, with samples at `index`."""
+        """Largest mean of squared errors in their limits at a snapshot, samples at `index`."""
         these = LatentCode(index, a[index], m, blocks[:1], code.substeps)
         with np.errstate(all="ignore"):
             missed = rebuild(these, models, times, BlockSpan(index[0], index[-1] + 1))
             missed -= a[index[0] : index[-1] + 1]
-            squares = [np.sum((missed @ root.T) ** 2, axis=1).max() for root in roots]
-            ratios = np.array(squares) * m / (allowance * np.square(allowed))
+            squares = np.array([np.sum((missed @ root.T) ** 2, axis=1) for root in roots])
+            ratios = squares.T @ (m / (allowance * np.square(allowed))) / variables
         return np.where(np.isnan(ratios), np.inf, ratios).max()
 
     for start, stop in zip(code.index[:-1], code.index[1:], strict=True):
@@ -159,7 +159,7 @@ def test_errors_of_cuts_fields_and_coefficients_add_up(
         tree=np.linalg.norm(dropped, axis=(1, 2)),
         truncation=np.linalg.norm(missing, axis=(1, 2)),
         rest=right,
-        mixed=modes @ np.swapaxes(missing, 1, 2),
+        mixed=list(zip(np.swapaxes(modes, 1, 2), np.swapaxes(missing, 1, 2), strict=True)),
     )
     bound = limits.errors(difference)
     for v in range(variables):

@@ -8,14 +8,18 @@ checksums mean that nothing was written; otherwise the values have to be read.
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from romzarr.contracts import BlockSpan
 
 # Intervals of a history: each costs some 30 bytes, and fewer mean more to read after a change.
 MOST = 8
+
+_stop = attrgetter("stop")
 
 
 class Stored(NamedTuple):
@@ -87,9 +91,10 @@ def _common_stops(marks: Mapping[str, Sequence[Mark]], snapshots: int) -> list[i
 
 
 def _joined(marks: Mapping[str, Sequence[Mark]], start: int, stop: int) -> tuple[int, int]:
-    chosen = [
-        (name, each) for name in sorted(marks) for each in marks[name] if start < each.stop <= stop
-    ]
+    chosen = list[tuple[str, Mark]]()
+    for name in sorted(marks):
+        first, last = (bisect_right(marks[name], at, key=_stop) for at in (start, stop))
+        chosen += ((name, each) for each in marks[name][first:last])
     sizes = _checksum(f"{name} {each.stop} {each.sizes}" for name, each in chosen)
     return sizes, _checksum(f"{name} {each.stop} {each.versions}" for name, each in chosen)
 

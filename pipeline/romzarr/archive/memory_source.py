@@ -25,6 +25,8 @@ from romzarr.errors import ChunkError
 
 # Values per dim in the fingerprint of a variable in memory: hashing all would take too long.
 _SAMPLED = 40
+# Bytes of snapshots that are copied together.
+_SLAB_BYTES = 1 << 20
 
 
 def block_of_array(values: np.ndarray[Any, Any]) -> ReadBlock:
@@ -126,7 +128,12 @@ def _array_piece(values: np.ndarray[Any, Any], time_axis: int) -> Piece:
 def value_marks(values: np.ndarray[Any, Any], time_axis: int) -> tuple[Mark, ...]:
     """Compute the mark of every snapshot's values."""
     snapshots = np.moveaxis(values, time_axis, 0)
-    checksums = (zlib.crc32(np.ascontiguousarray(each).data) for each in snapshots)
+    size, checksums = snapshots[:1].nbytes, list[int]()
+    # Arrays of single snapshots would cost more than their checksums, where points are few.
+    for start in range(0, len(snapshots), together := max(1, _SLAB_BYTES // max(1, size))):
+        some = snapshots[start : start + together]
+        slab = memoryview(some.tobytes())
+        checksums += (zlib.crc32(slab[i * size : (i + 1) * size]) for i in range(len(some)))
     return tuple(Mark(stop, found, found) for stop, found in enumerate(checksums, start=1))
 
 

@@ -26,6 +26,7 @@ from romzarr.coding.tiles import coded_tile, encode_tile, field_levels, tiles
 from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import RowBlock
+from romzarr.numerics.pod.gram import Gram
 
 
 class MaskedTileWriter(TileWriter, Protocol):
@@ -73,11 +74,20 @@ class LazyTiles:
 
     def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
         """``function(pieces, tile, *common, *args)`` of every tile."""
-        task = delayed(function, pure=False)
         return [
-            task(list(pieces), tile, *self.common, *args)
+            delayed(_OnTile(function, tile), pure=False)(list(pieces), *self.common, *args)
             for pieces, tile in zip(self.pieces, self.tiles, strict=True)
         ]
+
+
+class _OnTile:
+    """A function of the pieces of one tile; Dask would look for tasks in a tile as an argument."""
+
+    def __init__(self, function: Callable[..., Any], tile: PODTile) -> None:
+        self.function, self.tile = function, tile
+
+    def __call__(self, pieces: Sequence[RowBlock], *args: Any) -> Any:
+        return self.function(pieces, self.tile, *args)
 
 
 def lazy_fields(
@@ -179,7 +189,7 @@ def _cut(block: RowBlock, shape: tuple[int, ...], box: Region) -> RowBlock:
 
 def tile_rates(pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: float) -> Rates:
     """Rates of the mean and of all modes on one tile; errors as far as they count."""
-    fields, valid = _fields(pieces, tile, turn)
+    fields, valid = fields_of(pieces, tile, turn)
     found = rates(fields, field_levels(tile.extent), unit)
     return Rates(found.errors * tile.inner.within(valid).mean_weight, found.bits)
 
@@ -188,7 +198,7 @@ def tile_bits(
     pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix, unit: float, position: float
 ) -> Matrix:
     """Bits of one tile, as its rates have it and as coded."""
-    fields, _ = _fields(pieces, tile, turn)
+    fields, _ = fields_of(pieces, tile, turn)
     levels = field_levels(tile.extent)
     content = encode_field(fields, step_of(position, unit), levels)
     return np.array([rates(fields, levels, unit).bits_at(position), 8 * len(content)])
@@ -201,24 +211,28 @@ def tile_products(
     rank: int,
     step: float,
     dtype: np.dtype[Any],
-) -> Matrix:
+) -> Gram:
     """Inner products of what is lost and what is kept on one tile, once it is coded.
 
     Returns
     -------
-    (K + 1 + rank, K + 1 + rank) float64
-        First what is lost of each of the K modes (all of it, beyond the rank), then what is
-        lost of the mean, then the decoded modes.
+    Gram
+        Of K + 1 + rank rows: first what is lost of each of the K modes (all of it, beyond the
+        rank), then what is lost of the mean, then the decoded modes.
     """
-    fields, valid = _fields(pieces, tile, turn)
-    coded = coded_tile(fields[: rank + 1], tile.shape, step, dtype)
-    lost = fields.copy()
+    fields, valid = fields_of(pieces, tile, turn)
+    return products_of(fields, coded_tile(fields[: rank + 1], tile.shape, step, dtype), tile, valid)
+
+
+def products_of(fields: Floats, coded: Floats, tile: FieldTile, valid: Mask | None) -> Gram:
+    """The inner products that `tile_products` returns, from all fields and those `coded`."""
+    lost, rank = fields.copy(), len(coded) - 1
     lost[: rank + 1] -= coded
     stack = np.concatenate([lost[1:], lost[:1], coded[1:]]).reshape(len(lost) + rank, -1)
     inner = tile.inner.flat
     if valid is not None:
         stack, inner = stack[:, valid.ravel()], inner.on(valid.ravel())
-    return np.asarray(inner.gram(stack))
+    return Gram.of(stack, inner)
 
 
 def write_tile(
@@ -235,7 +249,7 @@ def write_tile(
 
     Returns its bytes.
     """
-    fields, valid = _fields(pieces, tile, turn[:, :rank])
+    fields, valid = fields_of(pieces, tile, turn[:, :rank])
     content = encode_tile(fields, tile.shape, step)
     writer.write_tile(variable, tile.index, content)
     if masked:
@@ -244,7 +258,7 @@ def write_tile(
     return len(content)
 
 
-def _fields(
+def fields_of(
     pieces: Sequence[RowBlock], tile: FieldTile, turn: Matrix
 ) -> tuple[Floats, Mask | None]:
     """Mean and modes (1 + K, *extent) on one tile, filled in where masked, and the mask."""

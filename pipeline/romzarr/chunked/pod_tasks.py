@@ -15,6 +15,7 @@ from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.block import factor_block
 from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.inner_products import Precision, add_products
 from romzarr.numerics.pod.truncation import Cut
 
@@ -58,7 +59,7 @@ def product_of(
     inner: InnerProduct,
     precision: Precision,
     row: int,
-) -> tuple[Matrix, Defect | None]:
+) -> tuple[Gram, Defect | None]:
     """Inner product of the columns of consecutive time blocks on one space block."""
     pairs = _pairs(blocks, factors)
     return merge.merge_product(pairs, inner, precision), merge.mask_defect(pairs, row)
@@ -67,13 +68,13 @@ def product_of(
 def merge_joint(
     factors: Sequence[TimeFactor],
     variables: Sequence[int],
-    products: Sequence[tuple[Matrix, Defect | None]],
+    products: Sequence[tuple[Gram, Defect | None]],
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
 ) -> tuple[TimeFactor, Matrix]:
     """Time factor of consecutive time blocks from the products of all space blocks."""
-    grouped: dict[int, list[Matrix]] = {}
+    grouped: dict[int, list[Gram]] = {}
     for variable, (product, _) in zip(variables, products, strict=True):
         grouped.setdefault(variable, []).append(product)
     sums = {v: add_products(parts, precision) for v, parts in grouped.items()}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import dask
 import numpy as np
 from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import LazyTiles, lazy_fields, tile_products, tile_rates
+from romzarr.chunked.shared_fields import SharedTiles, shared_products, shared_rates
 from romzarr.chunked.slices import sums
 from romzarr.coding.bands import depth
 from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
@@ -18,12 +21,24 @@ from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Coding, Matrix
 from romzarr.errors import AccuracyError
 from romzarr.numerics.dynamics.sampling import Tolerances
+from romzarr.numerics.pod.gram import Gram
+from romzarr.numerics.pod.truncation import tails
 
+# Variables that a message names.
+NAMED = 10
 # Bits of a mode besides its fields and coefficients: its singular value.
 MODE_BITS = 64.0
+# Ranks are tried up to so many times the least, and some more; and anew up to as many times more
+# where the best is not within so much of them.
+TRIED, MORE, INNER = 2, 8, 0.75
+# Variables of up to so many points share an array of up to so many values.
+FEW_POINTS, SHARED_VALUES = 16, 1 << 22
+# Significant digits of their steps.
+STEP_DIGITS = 3
 # Share of the squared error planned for the coefficients that they must be left with.
 LEAST_SHARE = 0.7
-# Steps are lowered at most so often, to so much of what they were.
+# Steps are lowered at most so often, to so much of what they were, and then each time to a power
+# more: of few numbers the error is far from what is expected, and any step may be unlucky.
 MOST_ATTEMPTS, LOWERED = 12, 0.96
 
 
@@ -34,7 +49,8 @@ class FieldsPlan:
     ``field_bits`` (V,) is what the fields of each variable should cost, ``shared_bits`` (V,)
     its part of what modes cost besides, by its part of their energy; ``bits`` all together,
     infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None).
-    ``missed`` (r,) is the squared error planned for each coefficient.
+    ``missed`` (r,) is the squared error planned for each coefficient. Fields ``in_one`` array are
+    those of variables of few points.
     """
 
     pod: ArchivePOD
@@ -44,6 +60,7 @@ class FieldsPlan:
     missed: Matrix
     field_bits: Matrix
     shared_bits: Matrix
+    in_one: SharedTiles | None = None
 
     @property
     def bits(self) -> float:
@@ -53,6 +70,11 @@ class FieldsPlan:
     def live(self) -> list[int]:
         """Numbers of the variables that have fields."""
         return _live(self.fields)
+
+    @property
+    def together(self) -> tuple[int, ...]:
+        """Numbers of those whose fields are in one array."""
+        return self.in_one.numbers if self.in_one else ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,22 @@ def _live(fields: Sequence[LazyTiles | None]) -> list[int]:
     return [v for v, each in enumerate(fields) if each is not None]
 
 
+def _in_one(
+    archive: Archive, pod: ArchivePOD, lazy: Sequence[LazyTiles | None]
+) -> SharedTiles | None:
+    """The first of the variables with few points, as far as one array may hold their fields."""
+    found, values = dict[int, LazyTiles](), 0
+    for v, fields in enumerate(lazy):
+        if fields is None:
+            continue
+        points = math.prod(archive.variables[v].space_shape)
+        more = points * (pod.modes + 1)
+        if points <= FEW_POINTS and pod.masks[v] is None and values + more <= SHARED_VALUES:
+            found[v] = fields
+            values += more
+    return SharedTiles.of(found) if len(found) > 1 else None
+
+
 def plan_fields(
     archive: Archive, pod: ArchivePOD, without: frozenset[int] = frozenset()
 ) -> FieldsPlan:
@@ -112,18 +150,8 @@ def plan_fields(
         return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
     if not pod.modes:
         return FieldsPlan(pod, lazy, tiles, None, missed, bits, shared)
-    found, latent = _rates(lazy, pod), _latent_rates(pod)
-    energies = pod.energies[live]
-    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0) ** 2 - pod.dropped**2
-    chosen = allocate(
-        found,
-        latent,
-        energies / pod.sigma**2,
-        energies,
-        allowed[live],
-        pod.dropped[live],
-        MODE_BITS,
-    )
+    in_one = _in_one(archive, pod, lazy)
+    found, latent, chosen = _allocated(lazy, in_one, pod, live)
     if chosen is not None:
         missed = latent.errors_at(chosen.latent)[: chosen.rank]
         bits[live] = [
@@ -133,7 +161,39 @@ def plan_fields(
         of_modes = latent.bits[: chosen.rank, round(chosen.latent)] + MODE_BITS
         parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
         shared = parts @ of_modes
-    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared)
+    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared, in_one)
+
+
+def _allocated(
+    lazy: Sequence[LazyTiles | None],
+    in_one: SharedTiles | None,
+    pod: ArchivePOD,
+    live: Sequence[int],
+) -> tuple[list[Rates], Rates, Allocation | None]:
+    """Rank and steps of the `live` variables, and the rates of fields and coefficients.
+
+    Rates are of the modes up to the largest rank that is tried. There may be far more: noise of
+    any one variable asks for as many as it has points.
+    """
+    energies, dropped = pod.energies[live], pod.dropped[live]
+    allowed = np.maximum(pod.budget.allowed - pod.apart, 0.0)[live] ** 2 - dropped**2
+    tail = tails(energies)
+    most = TRIED * int(np.argmax(np.all(tail <= allowed[:, None], axis=0))) + MORE
+    while True:
+        most = min(most, pod.modes)
+        found, latent = _rates(lazy, in_one, pod, most), _latent_rates(pod, most)
+        chosen = allocate(
+            found,
+            latent,
+            (energies / pod.sigma**2)[:, :most],
+            energies[:, :most],
+            allowed - tail[:, most],
+            dropped,
+            MODE_BITS,
+        )
+        if most == pod.modes or (chosen is not None and chosen.rank <= INNER * most):
+            return found, latent, chosen
+        most *= TRIED
 
 
 def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
@@ -149,85 +209,105 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
     """
     pod, live, chosen = plan.pod, plan.live, plan.chosen
     if chosen is None:
-        raise _no_room(archive)
+        raise _no_room(archive, live)
     steps = np.zeros(len(plan.fields))
     steps[live] = [
         step_of(place, pod.norms[v].fluctuation)
         for place, v in zip(chosen.fields, live, strict=True)
     ]
+    _shorten(steps, plan.together)
     planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
-    for _ in range(MOST_ATTEMPTS):
-        coded = _coded(plan, chosen, steps)
-        short = coded.tolerances.for_coding() < LEAST_SHARE * planned
+    products = _products(plan, chosen.rank, steps, live)
+    products = {v: products[v] for v in live}
+    for attempt in range(MOST_ATTEMPTS):
+        tolerances = _tolerances(pod, chosen.rank, products)
+        short = tolerances.for_coding() < LEAST_SHARE * planned
         if not short.any():
-            return coded
-        steps[np.array(live)[short]] *= LOWERED
-    raise _no_room(archive)
+            return CodedFields(
+                plan=plan,
+                rank=chosen.rank,
+                steps=tuple(steps.tolist()),
+                step=step_of(chosen.latent, 1.0),
+                a=pod.coefficients(chosen.rank),
+                tolerances=tolerances,
+            )
+        again = np.array(live)[short]
+        steps[again] *= LOWERED ** (attempt + 1)
+        _shorten(steps, plan.together)
+        products |= _products(plan, chosen.rank, steps, again.tolist())
+    raise _no_room(archive, again.tolist())
 
 
-def _coded(plan: FieldsPlan, chosen: Allocation, steps: Matrix) -> CodedFields:
-    """Fields coded on trial with their `steps`."""
-    return CodedFields(
-        plan=plan,
-        rank=chosen.rank,
-        steps=tuple(steps.tolist()),
-        step=step_of(chosen.latent, 1.0),
-        a=plan.pod.coefficients(chosen.rank),
-        tolerances=_tolerances(plan.fields, plan.pod, chosen.rank, steps),
-    )
+def _shorten(steps: Matrix, numbers: Sequence[int]) -> None:
+    """Round steps that facts have to list to `STEP_DIGITS` digits, in place."""
+    for v in numbers:
+        steps[v] = float(f"{steps[v]:.{STEP_DIGITS}g}")
 
 
-def _rates(lazy: Sequence[LazyTiles | None], pod: ArchivePOD) -> list[Rates]:
-    """Rates of the mean and all modes of each variable that has fields."""
-    turn = delayed(pod.turn)
-    return sums(
-        [
-            fields.map(tile_rates, turn, norm.fluctuation)
-            for fields, norm in zip(lazy, pod.norms, strict=True)
-            if fields is not None
-        ]
-    )
+def _rates(
+    lazy: Sequence[LazyTiles | None], in_one: SharedTiles | None, pod: ArchivePOD, modes: int
+) -> list[Rates]:
+    """Rates of the mean and the leading modes of each variable that has fields. Runs Dask."""
+    turn, units = delayed(pod.turn[:, :modes]), [norm.fluctuation for norm in pod.norms]
+    together = in_one.numbers if in_one else ()
+    alone = [v for v in _live(lazy) if v not in together]
+    tasks = [
+        fields.map(tile_rates, turn, units[v]) for v in alone if (fields := lazy[v]) is not None
+    ]
+    found = dict(zip(alone, sums(tasks), strict=True))
+    if in_one:
+        task = in_one.task(shared_rates, turn, [units[v] for v in together])
+        found |= zip(together, dask.compute(task)[0], strict=True)
+    return [found[v] for v in _live(lazy)]
 
 
-def _latent_rates(pod: ArchivePOD) -> Rates:
-    """Rates of the coefficients of all modes, as if no model foretold them."""
-    a = np.ascontiguousarray(pod.coefficients(pod.modes).T)
+def _latent_rates(pod: ArchivePOD, modes: int) -> Rates:
+    """Rates of the coefficients of the leading modes, as if no model foretold them."""
+    a = np.ascontiguousarray(pod.coefficients(modes).T)
     return rates(a, (0, depth(a.shape[1])), 1.0)
 
 
-def _tolerances(
-    lazy: Sequence[LazyTiles | None], pod: ArchivePOD, rank: int, steps: Matrix
-) -> Tolerances:
+def _products(
+    plan: FieldsPlan, rank: int, steps: Matrix, numbers: Sequence[int]
+) -> dict[int, Gram]:
+    """Inner products of what is lost and kept of some variables, coded on trial. Runs Dask.
+
+    Variables together are coded together.
+    """
+    turn, dtype = delayed(plan.pod.turn), plan.pod.budget.basis
+    alone = [v for v in numbers if v not in plan.together]
+    tasks = [
+        fields.map(tile_products, turn, rank, float(steps[v]), dtype)
+        for v in alone
+        if (fields := plan.fields[v]) is not None
+    ]
+    found = dict(zip(alone, sums(tasks), strict=True))
+    if plan.in_one and len(alone) < len(numbers):
+        own = steps[list(plan.together)].tolist()
+        task = plan.in_one.task(shared_products, turn, rank, own, dtype)
+        found |= zip(plan.together, dask.compute(task)[0], strict=True)
+    return found
+
+
+def _tolerances(pod: ArchivePOD, rank: int, products: Mapping[int, Gram]) -> Tolerances:
     """What the coefficients may be off, with the fields as they will be decoded."""
-    turn, dtype, live = delayed(pod.turn), pod.budget.basis, _live(lazy)
-    found = sums(
-        [
-            fields.map(tile_products, turn, rank, step, dtype)
-            for fields, step in zip(lazy, steps.tolist(), strict=True)
-            if fields is not None
-        ]
-    )
-    sigma, lost = pod.sigma[:rank], pod.modes + 1
-    products = np.array(found).reshape(len(live), lost + rank, lost + rank)
+    live = list(products)
+    lost, kept = slice(pod.modes + 1), slice(pod.modes + 1, None)
+    per_sigma = np.append(np.ones(pod.modes + 1), 1 / pod.sigma[:rank])
+    scaled = [each.scaled(per_sigma) for each in products.values()]
     return Tolerances(
-        roots=_roots(products[:, lost:, lost:] / (sigma[:, None] * sigma)),
+        roots=tuple(each.part(kept).root for each in scaled),
         allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0)[live],
         tree=pod.dropped[live],
-        truncation=np.sqrt(np.trace(products[:, :lost, :lost], axis1=1, axis2=2)),
+        truncation=np.sqrt([each.part(lost).energies.sum() for each in scaled]),
         rest=pod.right,
-        mixed=products[:, lost:, :lost] / sigma[:, None],
+        mixed=tuple(each.between(kept, lost) for each in scaled),
     )
 
 
-def _roots(gram: Matrix) -> Matrix:
-    """Matrices (V, r, r) with ``roots[v].T @ roots[v] = gram[v]``."""
-    values, vectors = np.linalg.eigh(gram)
-    roots: Matrix = np.sqrt(np.maximum(values, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
-    return roots
-
-
-def _no_room(archive: Archive) -> AccuracyError:
-    names = ", ".join(repr(variable.name) for variable in archive.variables)
+def _no_room(archive: Archive, numbers: Sequence[int]) -> AccuracyError:
+    names = ", ".join(repr(archive.variables[v].name) for v in numbers[:NAMED])
+    names += f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
     return AccuracyError(
         f"variables {names}: no quantisation step keeps the tolerance; raise compression.tolerance"
     )

@@ -13,13 +13,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import dask
 import numpy as np
 from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import Sample, lazy_fields, tile_bits
+from romzarr.chunked.shared_fields import shared_content
 from romzarr.chunked.slices import sums
 from romzarr.coding.latent import CONTEXT_GAIN
+from romzarr.coding.rates import step_of
 from romzarr.compression.allocate_bits import FieldsPlan, plan_fields
 from romzarr.compression.direct import DirectVariable, coded_on_trial, plan_direct
 from romzarr.compression.pod import ArchivePOD
@@ -207,14 +210,23 @@ def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:
         return ratios
     pod, rank = plan.pod, plan.chosen.rank
     turn, sample = delayed(pod.turn[:, :rank]), Sample(TILES, VALUES // TILES // (rank + 1))
+    places = dict(zip(plan.live, plan.chosen.fields, strict=True))
     found = sums(
         [
             lazy_fields(pod.held, v, archive.variables[v], plan.tiles[v], sample).map(
                 tile_bits, turn, pod.norms[v].fluctuation, place
             )
-            for v, place in zip(plan.live, plan.chosen.fields, strict=True)
+            for v, place in places.items()
+            if v not in plan.together
         ]
     )
-    for v, (foretold, coded) in zip(plan.live, found, strict=True):
+    alone = (v for v in places if v not in plan.together)
+    for v, (foretold, coded) in zip(alone, found, strict=True):
         ratios[v] = coded / foretold if foretold > 0 else 1.0
+    if plan.in_one:
+        together = list(plan.together)
+        steps = [step_of(places[v], pod.norms[v].fluctuation) for v in together]
+        (content,) = dask.compute(plan.in_one.task(shared_content, turn, steps))
+        foretold = float(plan.field_bits[together].sum())
+        ratios[together] = 8 * len(content) / foretold if foretold > 0 else 1.0
     return ratios

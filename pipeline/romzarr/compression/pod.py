@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import dask
@@ -22,6 +23,7 @@ from romzarr.errors import AccuracyError, ArchiveError
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
 from romzarr.numerics.pod.factors import Defect, RowBlock, TimeFactor
+from romzarr.numerics.pod.gram import Gram, joint_gram
 from romzarr.numerics.pod.truncation import rank_within, tails
 
 log = logging.getLogger(__name__)
@@ -57,8 +59,8 @@ class ArchivePOD:
 
     ``turn`` (K', K) makes the K modes, times their singular values, from the rows of the
     blocks ``held``. ``right`` (m, K + 1) are their orthonormal coefficients, and last the
-    constant. By variable, in its own units: ``gram`` (V, K, K) the inner products of the
-    modes times singular values, ``dropped`` (V,) the norm of what was cut orthogonally in
+    constant. By variable, in its own units: ``gram`` (V,) the inner products of the modes
+    times singular values, ``dropped`` (V,) the norm of what was cut orthogonally in
     time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
     factors on squared errors with which all variables make one inner product, ``averages``
     (V,) their values on average, and ``counted`` (V,) the weight of all their values.
@@ -71,7 +73,7 @@ class ArchivePOD:
     held: HeldBlocks
     turn: Matrix
     right: Matrix
-    gram: Matrix
+    gram: tuple[Gram, ...]
     dropped: Matrix
     apart: Matrix
     scales: Matrix
@@ -95,7 +97,7 @@ class ArchivePOD:
         now = np.where(counted > 0, counted - self.earlier.spare(self.budget.tolerance), 0.0)
         return np.asarray(np.sqrt(now + self.earlier.fluctuation))
 
-    @property
+    @cached_property
     def energies(self) -> Matrix:
         """Energy (V, K) of each mode in each variable."""
         return _energies(self.gram)
@@ -105,7 +107,7 @@ class ArchivePOD:
         """Singular values (K,)."""
         return np.sqrt(self.scales @ self.energies)
 
-    @property
+    @cached_property
     def series(self) -> Matrix:
         """What the rows of blocks are multiplied by to give the snapshots, (m, K')."""
         return np.asarray(self.right[:, : self.modes] @ self.turn.T)
@@ -113,7 +115,7 @@ class ArchivePOD:
     @property
     def joint(self) -> Matrix:
         """Inner products (K, K) of the modes times singular values, of all variables together."""
-        return np.asarray(np.einsum("v,vij->ij", self.scales, self.gram))
+        return joint_gram(self.gram, self.scales)
 
     def coefficients(self, rank: int) -> Matrix:
         """a(t) of the leading modes (m, rank); straight lines across rough snapshots."""
@@ -144,7 +146,7 @@ class ArchivePOD:
         basis, triangle = np.linalg.qr(quiet - mean)
         turn = np.linalg.eigh(triangle @ self.joint @ triangle.T)[1][:, ::-1]
         mixed, budget = triangle.T @ turn, self.budget.part(share)
-        gram = mixed.T @ self.gram @ mixed
+        gram = [each.turned(mixed) for each in self.gram]
         shares = _energies(gram)
         useful = _useful(shares, budget.allowed)
         right = np.zeros((len(rough), useful + 1))
@@ -156,7 +158,7 @@ class ArchivePOD:
             held=replace(self.held, blocks=blocks),
             turn=self.turn @ mixed[:, :useful],
             right=right,
-            gram=gram[:, :useful, :useful],
+            gram=tuple(each.part(slice(useful)).smaller for each in gram),
             dropped=np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1)),
             budget=budget,
             rough=rough,
@@ -170,7 +172,7 @@ class ArchivePOD:
         kept = np.array([v not in left_out for v in range(len(self.norms))])
         scales = np.where(kept, self.scales, 0.0)
         turn = np.linalg.eigh(replace(self, scales=scales).joint)[1][:, ::-1]
-        gram = turn.T @ self.gram @ turn
+        gram = [each.turned(turn) for each in self.gram]
         shares = _energies(gram)
         useful = _useful(shares[kept], self.budget.allowed[kept])
         dropped = np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1))
@@ -180,16 +182,16 @@ class ArchivePOD:
             self,
             turn=self.turn @ turn[:, :useful],
             right=right,
-            gram=gram[:, :useful, :useful],
+            gram=tuple(each.part(slice(useful)).smaller for each in gram),
             dropped=np.where(kept, dropped, 0.0),
             apart=np.where(kept, self.apart, 0.0),
             scales=scales,
         )
 
 
-def _energies(gram: Matrix) -> Matrix:
-    """Energies (V, K) that the inner products (V, K, K) say."""
-    return np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0)
+def _energies(gram: Sequence[Gram]) -> Matrix:
+    """Energies (V, K) that the inner products of each variable say."""
+    return np.array([each.energies for each in gram])
 
 
 def _moved(block: RowBlock, shift: Matrix) -> RowBlock:
@@ -259,7 +261,7 @@ def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
     """Squared fluctuation (V,) of every variable."""
     return np.array(
         [
-            np.trace(factor.gram[v]) + factor.discarded[v] + factor.apart.get(v, 0.0)
+            factor.gram[v].energies.sum() + factor.discarded[v] + factor.apart.get(v, 0.0)
             for v in range(len(archive.variables))
         ]
     )
@@ -286,10 +288,10 @@ def cut_factor(
     norms = _norms(archive, means, np.where(totals > 0, totals + spare, 0.0))
     budget = split_budget(norms, config.compression.tolerance, sharpened is not None)
     numbers = range(len(archive.variables))
-    gram = np.array([factor.gram[v] for v in numbers])
+    gram = [factor.gram[v] for v in numbers]
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
     turn = _principal_axes(gram, totals, tolerance)
-    gram = turn.T @ gram @ turn
+    gram = [each.turned(turn) for each in gram]
     discarded = np.array([factor.discarded[v] for v in numbers])
     apart = np.array([factor.apart.get(v, 0.0) for v in numbers])
     shares = _energies(gram)
@@ -309,7 +311,7 @@ def cut_factor(
         held=HeldBlocks(held.plan, held.blocks),
         turn=turn[:, :useful],
         right=np.concatenate([factor.right @ turn[:, :useful], constant], axis=1),
-        gram=gram[:, :useful, :useful],
+        gram=tuple(each.part(slice(useful)).smaller for each in gram),
         dropped=np.sqrt(discarded + shares[:, useful:].sum(axis=1)),
         apart=np.sqrt(apart),
         scales=_scales(totals),
@@ -334,15 +336,15 @@ def _scales(totals: Matrix) -> Matrix:
     return np.array([1 / total if total > 0 else 0.0 for total in totals])
 
 
-def _principal_axes(gram: Matrix, totals: Matrix, tolerance: float) -> Matrix:
+def _principal_axes(gram: Sequence[Gram], totals: Matrix, tolerance: float) -> Matrix:
     """Rotation (K, K) from the tree's columns, found with estimated scales, to the modes.
 
     Gram matrices cannot resolve what the tightest tolerances keep; there the tree's own
     columns, which are as good a basis, stay.
     """
     if tolerance < 1e-5:
-        return np.eye(gram.shape[1])
-    joint = np.einsum("v,vij->ij", _scales(totals), gram)
+        return np.eye(len(gram[0]))
+    joint = joint_gram(gram, _scales(totals))
     return np.ascontiguousarray(np.linalg.eigh(joint)[1][:, ::-1])
 
 

@@ -27,6 +27,8 @@ from romzarr.store.writing.writer import StoreWriter
 
 NO_CODINGS = Codings((), 0, "float64")
 ERRORS = "relative_l2_error"
+# Significant digits of squared fluctuations: errors, which are relative to them, have fewer.
+TOTAL_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def write_factored(
         _check_bound(errors, config.compression.tolerance)
         write_latent(writer, archive, model.stored.coded if model else None)
     codings = codings_of(coded)
-    totals = {n.name: float(f**2) for n, f in zip(pod.norms, pod.fluctuations, strict=True)}
+    squares = zip(pod.norms, pod.fluctuations**2, strict=True)
+    totals = {norm.name: float(f"{square:.{TOTAL_DIGITS}g}") for norm, square in squares}
     said = facts(archive, codings, model, errors, config, episodes.rough if episodes else None)
     return Result({**said, "fluctuation": totals}, codings, model, pod.cost)
 

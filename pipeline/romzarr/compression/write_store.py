@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import write_tile
+from romzarr.chunked.shared_fields import SharedTiles, shared_content
 from romzarr.chunked.slices import slices
 from romzarr.compression.allocate_bits import CodedFields
 from romzarr.compression.model import LatentModel
@@ -26,6 +28,8 @@ from romzarr.store.writing.writer import StoreWriter
 
 # Where it ran says nothing of what is stored.
 NOT_RECORDED = frozenset({"cluster", "nightly"})
+# Significant digits of errors.
+ERROR_DIGITS = 4
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
 
 
@@ -46,6 +50,8 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
     """Means and modes, coded and written by the workers that hold them; constants."""
     plan, pod, tasks = coded.plan, coded.plan.pod, []
     for number, (variable, fields) in enumerate(zip(archive.variables, plan.fields, strict=True)):
+        if number in plan.together:
+            continue
         if fields is None:
             if coded.codings[number] == Coding.CONSTANT:
                 mean = _gathered_mean(pod, number, variable)
@@ -68,8 +74,24 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
         )
     for some in slices(tasks):
         dask.compute(*some)
+    if plan.in_one:
+        _write_shared_fields(writer, archive, coded, plan.in_one)
     if coded.rank:
         writer.write_singular_values(pod.sigma[: coded.rank])
+
+
+def _write_shared_fields(
+    writer: StoreWriter, archive: Archive, coded: CodedFields, shared: SharedTiles
+) -> None:
+    """Fields of all variables that have them in one array."""
+    pod, steps = coded.plan.pod, [coded.steps[v] for v in shared.numbers]
+    turn, columns = delayed(pod.turn[:, : coded.rank]), dict[str, tuple[int, float]]()
+    (content,) = dask.compute(shared.task(shared_content, turn, steps))
+    points = 0
+    for v, step in zip(shared.numbers, steps, strict=True):
+        columns[archive.variables[v].name] = points, step
+        points += math.prod(archive.variables[v].space_shape)
+    writer.write_shared_fields(columns, (coded.rank + 1, points), pod.budget.basis, content)
 
 
 def _gathered_mean(pod: ArchivePOD, number: int, variable: ArchivedVariable) -> Floats:
@@ -102,7 +124,9 @@ def facts(
     """All that the store says in JSON."""
     return {
         "tolerance": config.compression.tolerance,
-        "relative_l2_error": dict(errors),
+        "relative_l2_error": {
+            name: _rounded_up(error, config.compression.tolerance) for name, error in errors.items()
+        },
         "max_error": dict(config.compression.bounds),
         "rank": codings.rank,
         "nonzero_terms": 0,
@@ -131,6 +155,15 @@ def facts(
         "versions": {name: version(name) for name in PACKAGES},
         **(model_facts(model) if model else {}),
     }
+
+
+def _rounded_up(error: float, tolerance: float) -> float:
+    """The error with a few digits, no smaller, and not beyond the tolerance for that."""
+    short = float(f"{error:.{ERROR_DIGITS}g}")
+    if short < error:
+        # Half a digit more than rounding takes away.
+        short = float(f"{error * (1 + 10.0 ** (1 - ERROR_DIGITS)):.{ERROR_DIGITS}g}")
+    return min(short, tolerance) if error <= tolerance else short
 
 
 def _compact_chunks(chunks: Sequence[Sequence[int]]) -> list[Any]:

@@ -43,6 +43,10 @@ FORMAT = 4
 KEY = "romzarr"
 OPEN_WITH = "xarray.open_dataset(STORE, engine='romzarr')"
 ROOT = "zarr.json"
+# The array with the facts of a generation, where these are long.
+FACTS = "facts"
+# The array with the fields of several variables of few points.
+SHARED_FIELDS = "shared/fields"
 # Chunks of plain arrays: large for a request, small for memory.
 CHUNK_BYTES = 1 << 20
 STAMP = re.compile(r"\d{8}T\d{6}")
@@ -61,9 +65,9 @@ _SIZES = {
 }
 
 
-def codecs(shuffle: Shuffle = "shuffle") -> tuple[BytesBytesCodec, ...]:
+def codecs(shuffle: Shuffle = "shuffle", level: int = 5) -> tuple[BytesBytesCodec, ...]:
     """Return the codecs of a chunk: shuffle of bytes or bits, zstd, and checksum."""
-    return BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), ChecksumCodec()
+    return BloscCodec(cname="zstd", clevel=level, shuffle=shuffle), ChecksumCodec()
 
 
 def codecs_for(values: NDArray[Any]) -> tuple[BytesBytesCodec, ...]:
@@ -421,6 +425,12 @@ def parse_facts(raw: bytes, url: str) -> JsonObject:
     return JsonObject(_parsed(raw, joined(url, ROOT)), url).object("attributes").object(KEY)
 
 
+def unpacked_facts(text: bytes, packed: JsonObject) -> JsonObject:
+    """Parse the `text` of long facts; the attribute, which `packed` is, has the other ones."""
+    facts = JsonObject(_parsed(text, packed.where), packed.where)
+    return JsonObject({**facts.document, **packed.document}, packed.where)
+
+
 def array_paths(facts: JsonObject) -> dict[str, str]:
     """List the arrays of a generation and the checksums of their metadata.
 
@@ -430,7 +440,7 @@ def array_paths(facts: JsonObject) -> dict[str, str]:
         If a name is not allowed as a path.
     """
     variables = facts.object("variables")
-    groups = [variables.object(name).text("group") for name in variables]
+    groups = [group_of(name, variables.object(name)) for name in variables]
     for group in groups:
         if segment(group, ()) != group:
             raise StoreError(f"{variables.where}: {_shown(group)} is not allowed as a group")
@@ -445,6 +455,7 @@ def array_paths(facts: JsonObject) -> dict[str, str]:
         )
     known = [
         "basis/singular_values",
+        SHARED_FIELDS,
         *(f"basis/{group}/{array}" for group in groups for array in _BASIS),
         *(f"latent/{array}" for array in ("steps", "samples", "corrections")),
         *(f"latent/{array}" for array in ("block_model", "times")),
@@ -455,9 +466,14 @@ def array_paths(facts: JsonObject) -> dict[str, str]:
     return {path: listed.checksum(path) for path in known if path in listed}
 
 
+def group_of(name: str, variable: JsonObject) -> str:
+    """Return the group of variable `name`, which is named after it if nothing else is said."""
+    return variable.text("group") if "group" in variable.document else name
+
+
 def is_coded(path: str) -> bool:
     """Tell whether the array at `path` of a generation is coded by wavelets."""
-    if path in ("latent/samples", "latent/corrections"):
+    if path in ("latent/samples", "latent/corrections", SHARED_FIELDS):
         return True
     return path.startswith("basis/") and path.endswith(
         ("/episodes", "/fields", "/residuals", "/values")

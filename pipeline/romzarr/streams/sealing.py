@@ -15,6 +15,7 @@ from romzarr.compression.pod import ArchivePOD, Earlier, cut_factor
 from romzarr.config import Config
 from romzarr.contracts import BlockSpan, Matrix
 from romzarr.numerics.pod.factors import RowBlock, TimeFactor
+from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.streams.blocks import Frame
 
@@ -61,7 +62,7 @@ def factored(
     factor = TimeFactor(
         start=0,
         right=right,
-        gram=dict(enumerate(grams)),
+        gram=dict(enumerate(map(Gram, grams))),
         # What is lost is orthogonal in time to what is kept; of a former process nobody knows.
         discarded={v: float(lost[v]) if exact else 0.0 for v in numbers},
         apart={v: 0.0 if exact else float(lost[v]) for v in numbers},

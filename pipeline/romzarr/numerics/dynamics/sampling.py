@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -43,35 +44,39 @@ class Tolerances:
     The error of variable v is that of the tree of cuts T, of the truncation R, and of the
     coding L, whose difference d(t) it sees as ``roots[v] @ d``. T and R are orthogonal in
     time. The modes of all variables together are orthogonal, but not their parts in each:
-    R and L meet in the product ``P = -2 <d(t), mixed[v] rest(t)>``, known exactly. T and L
-    may meet in anything. So the square of the whole is at most
+    R and L meet in the product ``P = -2 <left d(t), right rest(t)>``, known exactly, where left
+    and right are ``mixed[v]``. T and L may meet in anything. So the square of the whole is at most
 
         T^2 + R^2 + L^2 + P + 2 T L.
 
     Attributes
     ----------
-    roots : (V, r, r)
+    roots : sequence of (p, r), one for each of V variables
     allowed : (V,) error that all of it may make
     tree, truncation : (V,) the norms T and R
     rest : (m, k) coefficients of the modes that were cut off
-    mixed : (V, r, k) inner products of modes kept and modes cut off
+    mixed : sequence of factors (q, r) and (q, k), one for each of V variables
+        Of the inner products ``left^T right`` of modes kept and modes cut off.
     """
 
-    roots: Matrix
+    roots: Sequence[Matrix]
     allowed: Matrix
     tree: Matrix
     truncation: Matrix
     rest: Matrix
-    mixed: Matrix
+    mixed: Sequence[tuple[Matrix, Matrix]]
 
     def coding(self, difference: Matrix) -> Matrix:
         """Squared error L^2 (V,) of differences (m, r), summed over snapshots."""
-        return np.array([np.sum((difference @ root.T) ** 2) for root in self.roots])
+        products = difference.T @ difference
+        squares = [np.sum((root @ products) * root) for root in self.roots]
+        return np.maximum(squares, 0.0)
 
     def errors(self, difference: Matrix) -> Matrix:
         """Bound on the error (V,) with the coefficients off by `difference` (m, r)."""
         coding = self.coding(difference)
-        meeting = np.einsum("rk,vrk->v", difference.T @ self.rest, self.mixed)
+        products = difference.T @ self.rest
+        meeting = np.array([np.sum((left @ products) * right) for left, right in self.mixed])
         squared = self.tree**2 + self.truncation**2 + coding - 2 * meeting
         bound: Matrix = np.sqrt(np.maximum(squared + 2 * self.tree * np.sqrt(coding), 0.0))
         return bound
@@ -94,6 +99,21 @@ class Tolerances:
         room = np.maximum(self.allowed**2 - self.truncation**2, 0.0)
         squares: Matrix = np.maximum(np.sqrt(room) - self.tree, 0.0) ** 2
         return squares
+
+    def joint_root(self) -> Matrix:
+        """Root (k, r) of the mean over variables of L^2, in parts of `for_coding`.
+
+        Without those that have nothing of the modes, or are left nothing.
+        """
+        limits = self.for_coding()
+        roots = [
+            root / limit**0.5
+            for root, limit in zip(self.roots, limits, strict=True)
+            if limit > 0 and root.any()
+        ]
+        if not roots:
+            return np.zeros((0, self.roots[0].shape[1]))
+        return np.asarray(np.linalg.qr(np.vstack(roots), mode="r")) / len(roots) ** 0.5
 
     def of(self, snapshots: Index) -> Tolerances:
         """Tolerances of some snapshots alone, by their share of the record."""
@@ -289,7 +309,8 @@ class SampleSearch:
     """Greedy search for the samples to keep, all time blocks at once.
 
     Block by block, the next sample is the farthest for which all snapshots in between stay
-    under an allowance per snapshot.
+    under an allowance per snapshot. It is of the mean over variables, as corrections see to the
+    bound of each: a search for each of many variables would take that many times longer.
 
     Attributes
     ----------
@@ -314,6 +335,10 @@ class SampleSearch:
     block_steps: int
     substeps: int
 
+    @cached_property
+    def _root(self) -> Matrix:
+        return self.tolerances.joint_root()
+
     @classmethod
     def of(
         cls,
@@ -333,10 +358,11 @@ class SampleSearch:
     ) -> list[LatentCode]:
         """For each allowance, samples that leave at most it times the mean error per snapshot.
 
-        With the models of `block_models` (blocks,), or in each block the candidate that
-        keeps fewest.
+        The mean is over snapshots and variables, of squared errors in parts of what is allowed.
+        With the models of `block_models` (blocks,), or in each block the candidate that keeps
+        fewest.
         """
-        limits = np.array(allowances)[:, None] * self.tolerances.for_coding() / len(self.a)
+        limits = np.array(allowances) / len(self.a)
         starts = np.arange(0, len(self.a), self.block_steps)
         if block_models is None:
             wanted = dict.fromkeys(range(STRAIGHT_LINE, len(self.models)), starts)
@@ -362,7 +388,7 @@ class SampleSearch:
         return LatentCode(index, self.kept[index], self.block_steps, block_models, self.substeps)
 
     def _all_blocks(self, candidate: int, starts: Index, limits: Matrix) -> list[dict[int, Index]]:
-        """For each row of limits, the samples kept by one candidate in the blocks at `starts`.
+        """For each of the limits, the samples kept by one candidate in the blocks at `starts`.
 
         In batches that fit memory; all limits side by side, which costs little more than one.
         """
@@ -376,7 +402,7 @@ class SampleSearch:
                 f,
                 np.tile(some, count),
                 np.tile(ends[i : i + batch], count),
-                np.repeat(limits, len(some), axis=0),
+                np.repeat(limits, len(some)),
             )
             for number, those in enumerate(blocks):
                 part = found[number * len(some) : (number + 1) * len(some)]
@@ -386,7 +412,7 @@ class SampleSearch:
     def _some_blocks(
         self, f: Dynamics | None, starts: Index, ends: Index, limits: Matrix
     ) -> list[Index]:
-        """Greedy search in several blocks at once, each within its limits (S, V)."""
+        """Greedy search in several blocks at once, each within its limit (S,)."""
         kept: list[list[int]] = [[int(start)] for start in starts]
         position = starts.copy()
         horizon = np.full(len(starts), FIRST_HORIZON)
@@ -417,7 +443,7 @@ class SampleSearch:
         spans = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
         lengths = [len(span) for span in spans]
         reach = np.minimum(NEAR, np.repeat(ends, lengths) - np.concatenate(spans))
-        found = self._longest(f, np.concatenate(spans), reach, np.repeat(limits, lengths, axis=0))
+        found = self._longest(f, np.concatenate(spans), reach, np.repeat(limits, lengths))
         return np.split(found, np.cumsum(lengths)[:-1])
 
     @staticmethod
@@ -433,7 +459,7 @@ class SampleSearch:
             position[block] = at
 
     def _longest(self, f: Dynamics | None, start: Index, reach: Index, limits: Matrix) -> Index:
-        """Longest segment (S,) from each start, up to `reach`, with all inside in the limits."""
+        """Longest segment (S,) from each start, up to `reach`, with all inside in its limit."""
         steps = int(reach.max())
         step = np.arange(1, steps + 1)
         at = np.minimum(start[:, None] + step, len(self.a) - 1)
@@ -460,7 +486,7 @@ class SampleSearch:
     def _segments_within(
         self, error: Matrix, miss: Matrix, start: Index, ends: Index, limits: Matrix
     ) -> NDArray[np.bool_]:
-        """Whether the segments that end at some steps keep all before them in the limits.
+        """Whether the segments that end at some steps keep all before them in their limits (S,).
 
         `error` (S, H, r) of the open-ended prediction after 1 to H steps, `miss` (S, H, r) of its
         end: closed at step e, snapshot t has the error ``error[t] + share(t, e) miss[e]``. `ends`
@@ -471,11 +497,9 @@ class SampleSearch:
         whole = elapsed[:, ends]
         share = elapsed[:, :, None] / np.where(whole > 0, whole, np.inf)[:, None, :]
         inside = step[:, None] < ends
-        ok = np.ones((len(start), len(ends)), bool)
-        for root, limit in zip(self.tolerances.roots, limits.T, strict=True):
-            e, c = error @ root.T, miss[:, ends] @ root.T
-            squared = np.sum(e * e, axis=2)[:, :, None]
-            squared = squared + 2 * share * (e @ np.swapaxes(c, 1, 2))
-            squared += share**2 * np.sum(c * c, axis=2)[:, None, :]
-            ok &= np.all((squared <= limit[:, None, None]) | ~inside, axis=1)
+        e, c = error @ self._root.T, miss[:, ends] @ self._root.T
+        squared = np.sum(e * e, axis=2)[:, :, None]
+        squared = squared + 2 * share * (e @ np.swapaxes(c, 1, 2))
+        squared += share**2 * np.sum(c * c, axis=2)[:, None, :]
+        ok: NDArray[np.bool_] = np.all((squared <= limits[:, None, None]) | ~inside, axis=1)
         return ok

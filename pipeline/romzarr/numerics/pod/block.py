@@ -22,6 +22,7 @@ import numpy as np
 from romzarr.contracts import Floats, Mask, Matrix
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
@@ -100,7 +101,7 @@ def factor_block(
     kept = min(kept, len(values) - 1)
     right = without_constant(right[:, :kept])
     rows = _project(block, mean, float(energy.sum()), right, attempt)
-    own = {place.variable: np.diag(energy[:kept])}
+    own = {place.variable: Gram(np.diag(energy[:kept]))}
     discarded = {place.variable: float(energy[kept:].sum())}
     return RowBlock(mean, rows, block.valid), TimeFactor(place.start, right, own, discarded)
 
@@ -169,7 +170,7 @@ def _factor_sketched(
         return None
     if reference is not None:
         mean = block.with_reference(mean, reference)
-    own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
+    own, lost = {place.variable: Gram(gram)}, {place.variable: max(missed, 0.0)}
     return RowBlock(mean, rows, block.valid), TimeFactor(place.start, right, own, lost)
 
 
@@ -235,7 +236,7 @@ def centred_spectrum(product: Matrix, m: int, precision: Precision) -> tuple[Mat
     # Sums may overflow where what is summed does not.
     if not np.isfinite(centred).all():
         return np.zeros((m, 1)), np.array([np.nan]), 0.0
-    right, shares = spectrum({0: centred}, {0: 1.0}, precision)
+    right, shares = spectrum({0: Gram(centred, precision.householder)}, {0: 1.0}, precision)
     return right, shares[0], offset
 
 
@@ -281,7 +282,7 @@ def _defective(values: Floats, defect: Defect | None, place: Place) -> Factored:
     factor = TimeFactor(
         place.start,
         np.zeros((m, 0)),
-        {variable: np.zeros((0, 0))},
+        {variable: Gram(np.zeros((0, 0)))},
         {variable: 0.0},
         defect=defect,
     )

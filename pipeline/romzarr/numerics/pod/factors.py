@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from romzarr.contracts import Floats, Mask, Matrix, ReadCost
+from romzarr.numerics.pod.gram import Gram
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class TimeFactor:
     """Time part of a factorisation, and what it cost.
 
     ``start`` is the first snapshot, ``right`` (m, k). By variable, in its own units squared:
-    ``gram`` (k, k) the inner products of the rows; ``discarded`` what the cuts dropped;
+    ``gram`` the inner products of the rows; ``discarded`` what the cuts dropped;
     ``apart`` what they dropped in single space blocks, before these were joined. All cuts
     since then are orthogonal in time, and their energies add. What was dropped apart need
     not be orthogonal to them: there the norms add.
@@ -62,7 +63,7 @@ class TimeFactor:
 
     start: int
     right: Matrix
-    gram: Mapping[int, Matrix]
+    gram: Mapping[int, Gram]
     discarded: Mapping[int, float]
     apart: Mapping[int, float] = field(default_factory=dict)
     defect: Defect | None = None

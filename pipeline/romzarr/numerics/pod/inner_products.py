@@ -20,6 +20,7 @@ import scipy.linalg
 
 from romzarr.contracts import Floats, Matrix
 from romzarr.inner_product import InnerProduct
+from romzarr.numerics.pod.gram import Gram, joint_gram
 
 # Squares of smaller or larger fluctuations leave the range of the dtype of the products.
 RANGE = {np.dtype(np.float32): (1e-15, 1e15), np.dtype(np.float64): (1e-140, 1e140)}
@@ -125,15 +126,15 @@ def _r_factor(matrix: Matrix) -> Matrix:
     return r[: min(matrix.shape)]
 
 
-def add_products(products: Sequence[Matrix], precision: Precision) -> Matrix:
-    """Inner product of a union of points: Gram matrices add, R factors stack."""
+def add_products(products: Sequence[Gram], precision: Precision) -> Gram:
+    """Inner product of a union of points: Gram matrices add, roots stack."""
     if precision.householder:
-        return _r_factor(np.vstack(products))
-    return np.sum(products, axis=0)
+        return Gram(_r_factor(np.vstack([each.root for each in products])), factored=True)
+    return sum(products[1:], products[0])
 
 
 def spectrum(
-    products: Mapping[int, Matrix], scales: Mapping[int, float], precision: Precision
+    products: Mapping[int, Gram], scales: Mapping[int, float], precision: Precision
 ) -> tuple[Matrix, Matrix]:
     """Directions of the joint inner product, and the energy of each in every variable.
 
@@ -142,15 +143,15 @@ def spectrum(
     directions : (K, K') orthonormal columns, largest joint energy first
     shares : (V, K') energies in each variable's own units squared, in the order of `products`
     """
+    grams, factors = list(products.values()), [scales[v] for v in products]
+    rows = sum(len(gram.matrix) for gram in grams)
+    if all(gram.factored for gram in grams):
+        precision = least_work(precision, rows, len(grams[0]))
     if precision.householder:
-        stacked = np.vstack([np.sqrt(scales[v]) * r for v, r in products.items()])
+        roots = [np.sqrt(f) * gram.root for f, gram in zip(factors, grams, strict=True)]
+        stacked = np.vstack(roots)
         directions = scipy.linalg.svd(stacked, full_matrices=False, check_finite=False)[2].T
-        shares = [np.sum((r @ directions) ** 2, axis=0) for r in products.values()]
     else:
-        joint = np.sum([scales[v] * gram for v, gram in products.items()], axis=0)
-        directions = scipy.linalg.eigh(joint, check_finite=False)[1][:, ::-1]
-        shares = [
-            np.maximum(np.einsum("ij,ij->j", directions, gram @ directions), 0.0)
-            for gram in products.values()
-        ]
-    return np.ascontiguousarray(directions), np.array(shares)
+        directions = scipy.linalg.eigh(joint_gram(grams, factors), check_finite=False)[1][:, ::-1]
+    directions = np.ascontiguousarray(directions)
+    return directions, np.array([gram.along(directions) for gram in grams])

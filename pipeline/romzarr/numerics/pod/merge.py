@@ -15,6 +15,7 @@ import numpy as np
 from romzarr.contracts import Floats, Matrix, ReadCost
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
     Precision,
@@ -52,9 +53,9 @@ def merge_in_space(
     stacks: dict[int, list[Matrix]] = {}
     apart: dict[int, float] = {}
     for variable, factor in zip(variables, factors, strict=True):
-        stacks.setdefault(variable, []).append(_root(factor.gram[variable]) @ factor.right.T)
+        stacks.setdefault(variable, []).append(factor.gram[variable].root @ factor.right.T)
         apart[variable] = apart.get(variable, 0.0) + factor.discarded[variable]
-    small = {v: np.vstack(stack) for v, stack in stacks.items()}
+    small = {v: Gram(np.vstack(stack), factored=True) for v, stack in stacks.items()}
     right, gram, lost = _joint_columns(
         small, scales, cut, replace(precision, householder=True), np.ones(factors[0].snapshots)
     )
@@ -65,14 +66,6 @@ def merge_in_space(
 def _first(defects: Iterable[Defect | None]) -> Defect | None:
     """The defect that comes first in time."""
     return min((d for d in defects if d is not None), key=lambda d: d.time, default=None)
-
-
-def _root(gram: Matrix) -> Matrix:
-    """Square root R of a Gram matrix, ``R^T R = G``; exact for diagonal ones."""
-    if np.array_equal(gram, np.diag(gram.diagonal())):
-        return np.diag(np.sqrt(gram.diagonal()))
-    energy, turn = np.linalg.eigh(gram)
-    return np.asarray(np.sqrt(np.maximum(energy, 0.0))[:, None] * turn.T)
 
 
 @dataclass(frozen=True)
@@ -150,7 +143,7 @@ def estimate_scales(factors: Sequence[TimeFactor], variables: Sequence[int]) -> 
     energy: dict[int, float] = {}
     snapshots: dict[int, set[tuple[int, int]]] = {}
     for variable, factor in zip(variables, factors, strict=True):
-        own = float(np.trace(factor.gram[variable])) + factor.discarded[variable]
+        own = float(factor.gram[variable].energies.sum()) + factor.discarded[variable]
         energy[variable] = energy.get(variable, 0.0) + own
         snapshots.setdefault(variable, set()).add((factor.start, factor.snapshots))
     return {
@@ -171,14 +164,19 @@ def common_mean(pairs: Sequence[Factored]) -> Matrix:
     return first + shift if len(pairs) > 1 else first
 
 
-def merge_product(pairs: Sequence[Factored], inner: InnerProduct, precision: Precision) -> Matrix:
+def merge_product(pairs: Sequence[Factored], inner: InnerProduct, precision: Precision) -> Gram:
     """Inner product of the columns of all blocks about their common mean, on one row block."""
     stack = _stacked(pairs)
+    if len(stack.mean) < stack.height:
+        rows = np.asarray(stack.at(slice(None), DOUBLE.products), np.float64)
+        return Gram(stack.mixed(inner.rooted(rows)).T, factored=True)
     precision = affordable(_wide_enough(pairs, precision), stack.height * len(stack.mean))
-    rows = stack.panels(precision.products)
-    product = product_of_panels(rows, stack.height, inner, precision)
+    panels = stack.panels(precision.products)
+    product = product_of_panels(panels, stack.height, inner, precision)
     right = stack.mixed(product.T).T
-    return right if precision.householder else stack.mixed(right)
+    if precision.householder:
+        return Gram(right, factored=True)
+    return Gram(stack.mixed(right))
 
 
 def merge_rows(pairs: Sequence[Factored], turn: Matrix, precision: Precision) -> RowBlock:
@@ -217,7 +215,7 @@ def mask_defect(pairs: Sequence[Factored], row: int) -> Defect | None:
 
 def merge_factors(
     factors: Sequence[TimeFactor],
-    products: Mapping[int, Matrix],
+    products: Mapping[int, Gram],
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
@@ -244,7 +242,7 @@ def _constant(factors: Sequence[TimeFactor]) -> Matrix:
 def _merged(
     factors: Sequence[TimeFactor],
     turn: Matrix,
-    gram: Mapping[int, Matrix],
+    gram: Mapping[int, Gram],
     lost: Mapping[int, float],
     defects: Sequence[Defect | None],
 ) -> TimeFactor:
@@ -266,12 +264,12 @@ def _merged(
 
 
 def _joint_columns(
-    products: Mapping[int, Matrix],
+    products: Mapping[int, Gram],
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
     constant: Matrix,
-) -> tuple[Matrix, dict[int, Matrix], dict[int, float]]:
+) -> tuple[Matrix, dict[int, Gram], dict[int, float]]:
     """Directions kept, the inner products they keep and the energy they lose by variable.
 
     `constant` is what the constant 1 is in the columns of `products`; the directions are
@@ -288,11 +286,7 @@ def _joint_columns(
     kept = kept_columns(shares, totals, cut, precision.rounding)
     lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
     turn = orthogonal_to(constant, turn[:, : min(kept, len(turn) - 1)])
-    if precision.householder:
-        gram = {v: (r @ turn).T @ (r @ turn) for v, r in products.items()}
-    else:
-        gram = {v: turn.T @ g @ turn for v, g in products.items()}
-    return turn, gram, lost
+    return turn, {v: gram.turned(turn).smaller for v, gram in products.items()}, lost
 
 
 def merge_in_time(
@@ -329,7 +323,7 @@ def _merge_sketched(
     seen = stack.at(points, DOUBLE.products)
     product = inner.on(points).gram(np.asarray(seen, np.float64))
     turn, _, _ = _joint_columns(
-        {place.variable: stack.mixed(stack.mixed(product).T)},
+        {place.variable: Gram(stack.mixed(stack.mixed(product).T))},
         {place.variable: 1.0},
         cut.split(SHARPNESS),
         precision,
@@ -338,12 +332,12 @@ def _merge_sketched(
     precision = affordable(_wide_enough(pairs, precision), n * columns)
     panels = stack.panels(precision.products)
     rows, gram = rotated(panels, stack.unmixed(turn), n, inner, precision)
-    total = sum(float(np.trace(f.gram[place.variable])) for f in factors)
+    total = sum(float(f.gram[place.variable].energies.sum()) for f in factors)
     total += stack.shifted(inner)
     missed = total - float(np.trace(gram))
     if not suffices(missed, total, gram, cut, precision):
         return None
-    own, lost = {place.variable: gram}, {place.variable: max(missed, 0.0)}
+    own, lost = {place.variable: Gram(gram)}, {place.variable: max(missed, 0.0)}
     factor = _merged(factors, turn, own, lost, defects)
     return RowBlock(stack.mean, rows, pairs[0][0].valid), factor
 

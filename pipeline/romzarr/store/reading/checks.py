@@ -96,7 +96,7 @@ def agree(
     if found != shape:
         raise StoreError(f"{where}: array {path} has shape {found}, but {shape} is needed")
     # One chunk has all fields of a place, or all coefficients of a snapshot.
-    chunk, whole = arrays[path].chunk, 0 if path.startswith("basis/") else -1
+    chunk, whole = arrays[path].chunk, -1 if path.startswith("latent/") else 0
     whole_needed = arrays[path].coded and not path.endswith(("/episodes", "/residuals", "/values"))
     if whole_needed and chunk[whole] != max(1, shape[whole]):
         raise StoreError(f"{where}: array {path} of shape {shape} must not have chunks {chunk}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
@@ -14,11 +16,11 @@ from romzarr.coding.tiles import grid
 from romzarr.contracts import Coding
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
-from romzarr.store.layout import JsonObject
-from romzarr.store.limits import check_indexes
+from romzarr.store.layout import ArrayLayout, JsonObject
+from romzarr.store.limits import MAX_METADATA_BYTES, check_indexes
 from romzarr.store.reading.arrays import StoredArrays, as_store_errors
 from romzarr.store.reading.checked import CheckedStore
-from romzarr.store.reading.checks import check_latent
+from romzarr.store.reading.checks import check_latent, shape_of
 from romzarr.store.reading.facts import check_errors, checked_facts
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
@@ -61,16 +63,37 @@ def open_generation(
     own, snapshots = check_latent(facts, layouts, known)
     variables = variables_of(facts, layouts, own if own or not before else None, snapshots)
     _check_extended(variables, before, facts)
-    metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
-    store = CheckedStore(place, layouts, metadata)
-    # Zarr parses unchecked metadata, such as fill values, with many kinds of errors.
-    with as_store_errors(f"{place}: invalid metadata of an array"):
-        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+    group = _opened(place, parsed)
     arrays = StoredArrays(url, name, layouts, group, tiles)
     checked = checked_facts(facts)
     check_errors(checked, variables, facts.where)
     latent = StoredLatent(arrays, checked, known + own, snapshots)
     return Generation(name, checked, variables, own, arrays, latent, before)
+
+
+def _opened(place: str, parsed: Mapping[str, tuple[Any, ArrayLayout]]) -> zarr.Group:
+    """Open a generation with some of its arrays, given their documents and layouts by path."""
+    layouts = {path: array for path, (_, array) in parsed.items()}
+    metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
+    store = CheckedStore(place, layouts, metadata)
+    # Zarr parses unchecked metadata, such as fill values, with many kinds of errors.
+    with as_store_errors(f"{place}: invalid metadata of an array"):
+        return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+
+
+def _packed_facts(url: str, name: str, checksum: str) -> bytes:
+    """Read the facts of a generation from the array that has them."""
+    place, path = layout.joined(url, name), layout.FACTS
+    (document,) = _array_documents(url, name, {path: checksum}).values()
+    where = layout.joined(place, path)
+    parsed = layout.parse_array(document, where, coded=False)
+    (length,) = shape_of({path: parsed[1]}, path, "uint8", 1, place)
+    if length > MAX_METADATA_BYTES:
+        raise StoreError(f"{where}: more than {MAX_METADATA_BYTES} bytes of facts")
+    group = _opened(place, {path: parsed})
+    with as_store_errors(f"{where}: cannot be read"):
+        array: Any = group[path]
+        return np.asarray(array[...]).tobytes()
 
 
 def checked_metadata(url: str, name: str, checksum: str) -> tuple[JsonObject, dict[str, bytes]]:
@@ -91,6 +114,10 @@ def checked_metadata(url: str, name: str, checksum: str) -> tuple[JsonObject, di
         raise layout.missing(url, name, where, layout.read_root(url)) from error
     own = layout.joined(name, layout.ROOT)
     facts = layout.parse_facts(checksums.checked(raw, checksum, own, where), place)
+    listed = facts.object("arrays")
+    if layout.FACTS in listed:
+        text = _packed_facts(url, name, listed.checksum(layout.FACTS))
+        facts = layout.unpacked_facts(text, facts)
     return facts, _array_documents(url, name, layout.array_paths(facts))
 
 

@@ -5,6 +5,7 @@ Positions along each axis are increasing; `rows` are those of time, `wanted` tho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,10 @@ from numpy.typing import DTypeLike, NDArray
 from romzarr.coding.coefficients import Coefficients
 from romzarr.coding.tiles import region_of
 from romzarr.contracts import Floats, Region
+from romzarr.errors import StoreError
 from romzarr.numerics.products import ROWS
 from romzarr.numerics.rounding import rounded_sum
+from romzarr.store.layout import SHARED_FIELDS
 from romzarr.store.reading.arrays import StoredArrays
 from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, prefixed_errors
 from romzarr.store.reading.indexing import Positions, pieces, points
@@ -118,11 +121,14 @@ class FieldValues:
 
     @property
     def tile_shape(self) -> tuple[int, ...]:
+        if self.stored.column is not None:
+            return self.stored.space_shape
         return self.arrays.chunk(self.path)[1:]
 
     def first(self, wanted: Wanted) -> Floats:
         """Decode the first field only."""
-        dtype = np.dtype(self.arrays.layouts[self.path].dtype)
+        path = self.path if self.stored.column is None else SHARED_FIELDS
+        dtype = np.dtype(self.arrays.layouts[path].dtype)
         values: Floats = np.empty([len(places) for places in wanted], dtype)
         for tile, inside, region in pieces(wanted, self.tile_shape):
             values[region] = points(self._first(tile)[None], inside)[0]
@@ -142,6 +148,8 @@ class FieldValues:
             np.divide(part.modes[: len(out)], scales, out=place, casting="same_kind")
 
     def _first(self, tile: tuple[int, ...]) -> Floats:
+        if self.stored.column is not None:
+            return self._shared(self.stored.column)[0, ...]
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
         with prefixed_errors(f"{self.arrays.url}: array {self.path}"):
             first = self._coefficients(tile).first()[_within(region)]
@@ -151,10 +159,23 @@ class FieldValues:
         return first
 
     def _tile(self, tile: tuple[int, ...]) -> FieldTile:
+        if self.stored.column is not None:
+            return FieldTile.of(self._shared(self.stored.column), None)
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
         with prefixed_errors(f"{self.arrays.url}: array {self.path}"):
             fields = self._coefficients(tile).array()[(slice(None), *_within(region))]
         return FieldTile.of(fields, mask_of(self.arrays, self.stored, tile, self.tile_shape))
+
+    def _shared(self, first: int) -> Floats:
+        """Return its fields from those that it shares with other variables."""
+        read = partial(self.arrays.decoded, SHARED_FIELDS, (0, 0))
+        shared: Floats = self.arrays.cached((SHARED_FIELDS,), read)
+        part = shared[:, first : first + math.prod(self.stored.space_shape)]
+        with np.errstate(over="ignore"):
+            fields = part * shared.dtype.type(self.stored.step)
+        if not np.isfinite(fields).all():
+            raise StoreError(f"{self.arrays.url}: fields of {self.stored.name!r} are not finite")
+        return fields.reshape(len(shared), *self.stored.space_shape)
 
     def _coefficients(self, tile: tuple[int, ...]) -> Coefficients:
         return self.arrays.coefficients(self.path, (0, *tile))

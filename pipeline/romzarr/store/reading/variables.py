@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from romzarr.encoding import MAX_ARCHIVE_CHUNKS, with_shared
 from romzarr.errors import StoreError
 from romzarr.store import layout, limits
 from romzarr.store.layout import ArrayLayout, JsonObject
-from romzarr.store.reading.checks import agree
+from romzarr.store.reading.checks import agree, shape_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class StoredVariable:
     """A coded variable, as it was in the archive.
 
     ``offset`` is subtracted from values, and ``mask`` is the group with the mask, if there is one.
+    ``column`` is its first one in the shared fields, if it has them there, and ``step`` the factor.
     """
 
     name: str
@@ -32,6 +34,8 @@ class StoredVariable:
     coding: Coding
     mask: str | None
     offset: float
+    column: int | None
+    step: float
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
@@ -63,6 +67,9 @@ def variables_of(
                 f"snapshots, the store {snapshots}"
             )
         expected = _expected(variable, facts.text("arithmetic"), own, episodes)
+        if variable.column is not None and "fields" in expected:
+            dtype, shape = expected.pop("fields")
+            _check_shared(variable, arrays, dtype, shape, facts.where)
         for array, (dtype, shape) in expected.items():
             agree(arrays, f"basis/{variable.group}/{array}", dtype, shape, facts.where)
         residuals = f"basis/{variable.group}/residuals"
@@ -72,6 +79,27 @@ def variables_of(
             mask = f"basis/{variable.mask}/mask"
             agree(arrays, mask, "bool", variable.space_shape, facts.where)
     return variables
+
+
+def _check_shared(
+    variable: StoredVariable,
+    arrays: Mapping[str, ArrayLayout],
+    dtype: str,
+    shape: tuple[int, ...],
+    where: str,
+) -> None:
+    """Check that the shared fields, in one chunk, have columns for those of a variable."""
+    fields, columns = shape_of(arrays, layout.SHARED_FIELDS, dtype, 2, where)
+    needed = (variable.column or 0) + math.prod(shape[1:])
+    if fields != shape[0] or needed > columns:
+        raise StoreError(
+            f"{where}: array {layout.SHARED_FIELDS} has shape {(fields, columns)}, but "
+            f"{variable.name!r} needs {shape[0]} fields and {needed} columns"
+        )
+    if not variable.step > 0:
+        raise StoreError(f"{where}: {variable.name!r}: 'step' must be positive")
+    if arrays[layout.SHARED_FIELDS].chunk != (fields, columns):
+        raise StoreError(f"{where}: array {layout.SHARED_FIELDS} must be one chunk")
 
 
 def _expected(
@@ -96,8 +124,10 @@ def _variable(
     name: str, fields: JsonObject, arrays: Mapping[str, ArrayLayout], shared: Mapping[str, Any]
 ) -> StoredVariable:
     dims, shape = fields.names("dims"), fields.integers("shape", 1)
-    coding = _coding(fields.text("group"), arrays)
-    has_values = coding == Coding.DIRECT or f"basis/{fields.text('group')}/episodes" in arrays
+    group = layout.group_of(name, fields)
+    coding = _coding(group, arrays)
+    shares = "column" in fields.document
+    has_values = coding == Coding.DIRECT or f"basis/{group}/episodes" in arrays
     if len(dims) != len(shape) or not dims or name in dims:
         # A variable named like its dim would be read completely, as an index.
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape} or the name")
@@ -107,10 +137,12 @@ def _variable(
         shape=shape,
         dtype=layout.float_dtype(fields.text("dtype"), fields.where),
         time_axis=fields.integer("time_axis", 0, len(dims) - 1),
-        group=fields.text("group"),
+        group=group,
         coding=coding,
         mask=fields.text("mask") if "mask" in fields.document else None,
         offset=fields.number("offset") if has_values else 0.0,
+        column=fields.integer("column", 0, limits.MAX_CODED_VALUES) if shares else None,
+        step=fields.number("step") if shares else 1.0,
         chunks=_chunks(fields, shape),
         attrs=fields.object("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.exact import ExactCodec
 from romzarr.store.writing.arrays import ArrayWriter
-from romzarr.store.writing.files import write_errors
+from romzarr.store.writing.files import put_chunk, write_errors
 from romzarr.store.writing.tiles import TileWriter
 
 
@@ -32,6 +32,7 @@ class BasisWriter(ArrayWriter):
         self._grids: dict[tuple[str, str], tuple[int, ...]] = {}
         self._offsets: dict[str, float] = {}
         self._masks: dict[str, str | None] = {}
+        self._columns: dict[str, tuple[int, float]] = {}
 
     @property
     def fields(self) -> TileWriter:
@@ -113,6 +114,34 @@ class BasisWriter(ArrayWriter):
                 self.create(f"basis/{group}/mask", shape, tile, np.dtype(bool), space_dims)
         self._masks[variable] = mask
         self._grids[variable, "fields"] = grid(shape, tile)
+
+    def write_shared_fields(
+        self,
+        columns: Mapping[str, tuple[int, float]],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        content: bytes,
+    ) -> None:
+        """Write the fields of several variables side by side.
+
+        Parameters
+        ----------
+        columns : mapping of str to pair
+            For each variable its first column, and the step that its fields are in parts of.
+        shape : tuple of int
+            Fields, and the points of all variables.
+        dtype : float32 or float64
+            The dtype of decoded fields.
+        content : bytes
+            The coded array.
+        """
+        with write_errors(self.target):
+            codec = WaveletCodec(1.0, (0, 0))
+            self.create(layout.SHARED_FIELDS, shape, shape, dtype, ("field", "column"), codec)
+            put_chunk(self._store, layout.SHARED_FIELDS, (0, 0), content)
+        for variable in columns:
+            self._groups[variable] = layout.segment(variable, list(self._groups.values()))
+        self._columns.update(columns)
 
     def create_values(
         self,
