@@ -237,7 +237,7 @@ def factor_archive(
 
 
 def factor_for(archive: Archive, settings: Sequence[Config]) -> list[ArchivePOD | AccuracyError]:
-    """PODs of the archive for several tolerances, or why there is none, from one tree. Runs Dask."""
+    """PODs of the archive for several tolerances, or why there is none. Runs Dask, reads once."""
     held = _run_tree(archive, min(each.compression.tolerance for each in settings), None)
     found: list[ArchivePOD | AccuracyError] = []
     for config in settings:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of
@@ -26,11 +28,12 @@ from romzarr.reports import Estimate, EstimateReport, VariableEstimate
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 # What a bound on single values is priced at: so many times the root of the mean square error.
 BOUND = 5.0
-# Facts are JSON, which is stored compressed, beside the metadata of arrays: of the store, and of
-# each variable.
-JSON_SHARE, FIXED_BYTES, VARIABLE_BYTES = 0.5, 900, 260
-# Coordinates of real archives shrink to about so much.
-COORDINATES_SHARE = 0.3
+# Facts are JSON, which is stored compressed, beside the metadata of arrays: of the store, of each
+# variable and its array, and of a carried one; what samples, models and masks take at least.
+JSON_SHARE, FIXED_BYTES, VARIABLE_BYTES, CARRIED_BYTES = 0.45, 1200, 450, 400
+MODEL_BYTES, MASK_BYTES = 1300, 500
+# Carried variables up to here are compressed to see what they take; longer ones about so much.
+MOST_COMPRESSED, CARRIED_SHARE = 1 << 20, 0.3
 
 
 def estimate(
@@ -120,6 +123,8 @@ def _from_all(archive: Archive, tolerances: Sequence[float], config: Config) -> 
                 rank = chosen.plan.chosen.rank if chosen.plan.chosen else pod.modes
                 coding, why = Coding.POD, f"{rank} modes hold it"
             error = tolerance * norm.fluctuation / max(norm.counted, 1e-300) ** 0.5
+            if pod.masks[number] == number:
+                nbytes += MASK_BYTES + math.prod(variable.space_shape) / 64
             variables[variable.name] = _variable(coding, why, nbytes, error, variable.shape)
         found.append(_estimate(archive, config, tolerance, variables))
     return found
@@ -169,9 +174,25 @@ def _estimate(
     errors = dict.fromkeys(variables, tolerance)
     described = len(json.dumps(facts(archive, codings, None, errors, _at(config, tolerance))))
     fixed = FIXED_BYTES + VARIABLE_BYTES * len(variables) + JSON_SHARE * described
-    coordinates = COORDINATES_SHARE * archive.carried.nbytes
-    total = sum(each.stored_bytes for each in variables.values()) + fixed + coordinates
+    if Coding.POD in codings.of:
+        fixed += MODEL_BYTES
+    total = sum(each.stored_bytes for each in variables.values()) + fixed + _carried(archive)
     return Estimate(tolerance, round(total), archive.raw_bytes / total, variables)
+
+
+def _carried(archive: Archive) -> float:
+    """Bytes of coordinates and of all else that is stored as it is."""
+    total = 0.0
+    for variable in archive.carried.variables.values():
+        total += CARRIED_BYTES
+        if variable.nbytes > MOST_COMPRESSED or variable.dtype.kind == "O":
+            total += CARRIED_SHARE * variable.nbytes
+        elif variable.size:
+            # Byte by byte, as Blosc does.
+            values = np.ascontiguousarray(variable.values).reshape(-1)
+            shuffled = values.view(np.uint8).reshape(values.size, -1).T
+            total += len(zlib.compress(shuffled.tobytes(), 9))
+    return total
 
 
 def _at(config: Config, tolerance: float) -> Config:
