@@ -27,6 +27,7 @@ TOP = """\
 first try:
   romzarr demo                            simulate a flow, compress it, verify it and plot it
 typical use:
+  romzarr estimate run.zarr               show in seconds what compression would give
   romzarr compress run.zarr run.romzarr   relative L2 error of every variable at most 1e-2
   romzarr append run.romzarr run.zarr     add the snapshots that are new in the archive
   romzarr verify run.romzarr run.zarr     measure the error against the source
@@ -39,6 +40,16 @@ every night:
 exit status: 0 success; 1 an error bound is violated, the job failed, or `status` found a problem;
 2 invalid usage or settings, or a nightly run that could not start; 128 + n terminated by signal n
 (SIGINT, SIGTERM, SIGHUP)
+"""
+
+ESTIMATE = """\
+Nothing is written. A small archive is read once, a large one at a few places. For each tolerance
+the ratio is shown, and for each variable how it would be coded and why, its size, and what an
+additional bound on every single value would cost (--max-error of `romzarr compress`).
+
+examples:
+  romzarr estimate run.zarr
+  romzarr estimate run.zarr --tolerances 1e-2,1e-3 --variables u,v --json
 """
 
 COMPRESS = """\
@@ -109,6 +120,7 @@ def parser() -> Parser:
     top.set_defaults(log_format="text")
     top.add_argument("--version", action="version", version=f"romzarr {version('romzarr')}")
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
+    add_estimate(subparsers)
     add_compress(subparsers)
     add_append(subparsers)
     add_info(subparsers)
@@ -157,6 +169,39 @@ def bounds(text: str) -> dict[str, float | str]:
 
 def names(text: str) -> list[str] | str:
     return text if text == "all" else [name.strip() for name in text.split(",")]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def add_estimate(subparsers: Subparsers) -> None:
+    command = add_command(
+        subparsers,
+        "estimate",
+        "show what compression would give, without writing",
+        commands.estimate,
+        "source",
+        epilog=ESTIMATE,
+    )
+    command.add_argument(
+        "--tolerances",
+        type=numbers,
+        metavar="X,Y",
+        default=[1e-1, 1e-2, 1e-3, 1e-4],
+        help="comma-separated tolerances to try (default 1e-1,1e-2,1e-3,1e-4)",
+    )
+    command.add_argument(
+        "--variables", type=names, metavar="U,V", help="comma-separated names (default all)"
+    )
+    command.add_argument(
+        "--weights",
+        metavar="W",
+        help="weights in the error norm: none, cos(latitude), or the name of a variable",
+    )
+    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_json(command)
+    add_where(command)
 
 
 def add_compress(subparsers: Subparsers) -> None:

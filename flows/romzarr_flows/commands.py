@@ -16,7 +16,14 @@ from romzarr.config import ClusterConfig, Config, load_config
 from romzarr.errors import ConfigError, PipelineError
 from romzarr_flows.cluster import connect
 from romzarr_flows.clusters import Workers
-from romzarr_flows.tables import append_table, compression_table, info_table, size, verify_table
+from romzarr_flows.tables import (
+    append_table,
+    compression_table,
+    estimate_table,
+    info_table,
+    size,
+    verify_table,
+)
 from romzarr_flows.terminal import show
 
 # Flags and the settings that they override.
@@ -82,6 +89,14 @@ def show_result(
         print_json(facts)
     else:
         show(table(facts, *places))
+
+
+def estimate(options: Namespace) -> int:
+    config = settings(options)
+    with working(config):
+        report = romzarr.estimate(options.source, tolerances=options.tolerances, config=config)
+    show_result(options, report.to_dict(), estimate_table, options.source)
+    return 0
 
 
 def compress(options: Namespace) -> int:

@@ -34,6 +34,28 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
     )
 
 
+def estimate_table(facts: Facts, source: str) -> str:
+    """Format what compression would give at each tolerance, and how each variable is coded."""
+    rows = [("snapshots", str(facts["snapshots"])), ("uncompressed", size(facts["raw_bytes"]))]
+    for each in facts["estimates"]:
+        name = f"tolerance {each['tolerance']:g}"
+        if each["problem"]:
+            rows.append((name, f"refused: {each['problem']}"))
+            continue
+        rows.append((name, f"ratio {each['compression_ratio']:.4g}, {size(each['stored_bytes'])}"))
+        width = max(map(len, each["variables"]), default=0)
+        for variable, found in each["variables"].items():
+            line = f"{variable:<{width}}  {CODINGS[found['coding']]}: {found['why']}; "
+            line += size(found["stored_bytes"])
+            if found["max_error"]:
+                line += (
+                    f", and {size(found['max_error_bytes'])} more with --max-error "
+                    f"{variable}={found['max_error']:.2g}"
+                )
+            rows.append(("", line))
+    return table(f"{source}: estimated in {facts['seconds']:.1f} s", rows)
+
+
 def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str, str]]:
     """Compare the error of each variable with the tolerance."""
     width = max(map(len, errors), default=0)

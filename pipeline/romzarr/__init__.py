@@ -1,6 +1,7 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
-The operations are functions: `compress`, `append`, `verify`, `reconstruct`, `info`, `equations`.
+The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
+`equations`.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from romzarr.operations.append import append
     from romzarr.operations.compress import compress
     from romzarr.operations.describe import equations, info
+    from romzarr.operations.estimate import estimate
     from romzarr.operations.reconstruct import reconstruct
     from romzarr.operations.verify import verify
     from romzarr.streams.compressor import StreamCompressor
@@ -26,6 +28,7 @@ _HOMES = {
     "append": "romzarr.operations.append",
     "compress": "romzarr.operations.compress",
     "equations": "romzarr.operations.describe",
+    "estimate": "romzarr.operations.estimate",
     "info": "romzarr.operations.describe",
     "load_config": "romzarr.config",
     "reconstruct": "romzarr.operations.reconstruct",
@@ -39,6 +42,7 @@ __all__ = [
     "append",
     "compress",
     "equations",
+    "estimate",
     "info",
     "load_config",
     "reconstruct",
