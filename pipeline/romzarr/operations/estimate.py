@@ -76,8 +76,8 @@ def estimate(
     >>> import numpy as np, xarray as xr
     >>> noise = np.random.default_rng(0).standard_normal((200, 500))
     >>> found = estimate(xr.Dataset({"u": (("time", "x"), noise)}), tolerances=[1e-2])
-    >>> found.estimates[0].variables["u"].coding
-    'direct'
+    >>> print(found.estimates[0].variables["u"].coding)
+    direct
     >>> 4 < found.estimates[0].compression_ratio < 10
     True
     """
