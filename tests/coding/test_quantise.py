@@ -71,3 +71,15 @@ def test_sizes_may_need_64_bits():
     values = np.array([2.0**59, -(2.0**50), 3.0])
     found, _ = quantise(values, (0,), 1.0, np.dtype(np.int64))
     assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("exponent", [-1060, -1020, -300, 300, 1000])
+def test_steps_of_any_size_round_alike(exponent):
+    values = np.random.default_rng(0).laplace(scale=3, size=(40, 33))
+    expected, _ = quantise(values, (2, 2), 0.75, np.dtype(np.int32))
+    scaled, step = np.ldexp(values, exponent), float(np.ldexp(0.75, exponent))
+    found, _ = quantise(scaled, (2, 2), step, np.dtype(np.int32))
+    if exponent > -1020:
+        np.testing.assert_array_equal(found, expected)
+    # Numbers below the normal ones have few digits.
+    assert np.abs(found - expected).max() <= 1

@@ -21,6 +21,8 @@ WORTH = 0.1
 # Least mean size that is believed of a place with nothing but zeros around it. With less,
 # sparse noise, where zeros around say nothing, would be rounded down too eagerly.
 LEAST_MEAN = 0.1
+# Steps below are scaled, exactly.
+_SMALLEST = 2.0**-1000
 # Mean sizes around a coefficient are told apart in steps of 1 / 64, up to 64 (`quantise.c`).
 _MEANS = np.arange(64 * 64) / 64
 
@@ -73,6 +75,9 @@ def quantise(
     .. [1] G. J. Sullivan, T. Wiegand, "Rate-distortion optimization for video compression",
        IEEE Signal Process. Mag. 15 (1998) 74-90.
     """
+    if step < _SMALLEST:
+        # Their inverses are beyond float64.
+        coefficients, step = coefficients * np.float64(1 / _SMALLEST), step / _SMALLEST
     view = geometry(coefficients.shape, tuple(levels))
     arranged = view.arranged(coefficients)
     integers = np.zeros(arranged.shape, dtype)

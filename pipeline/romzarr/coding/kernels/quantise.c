@@ -8,6 +8,9 @@
 #define FINENESS 64
 #define MEANS (64 * FINENESS)
 
+/* Coefficients that are looked at together. */
+#define TOGETHER 16
+
 #define REAL float
 #define NAME(function) function##_f32
 #include "rounding.inc"
