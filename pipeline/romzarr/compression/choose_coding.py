@@ -33,8 +33,10 @@ log = logging.getLogger(__name__)
 
 # Rates that differ by more than this are not looked into further.
 CLEAR = 3.0
-# Tiles of fields coded on trial, and values of them together.
-TILES, VALUES = 2, 1 << 20
+# Tiles coded on trial, and values of them together: few at first, and more of them only where the
+# best two choices are within such a factor.
+TILES, FEW, MANY = 2, 1 << 18, 1 << 20
+NEAR = 1.3
 # Gram matrices cannot tell what some of the variables alone need at the tightest tolerances.
 TIGHTEST = 1e-5
 
@@ -118,20 +120,50 @@ def _by_variables(
 
     And the plans of all variables without POD, with the bits that these take as coded.
     """
-    tried, ratios = coded_on_trial(archive, pod, direct), _coded_ratios(archive, plan)
-    choices = {frozenset[int](): plan}
+    plans = {frozenset[int](): plan}
+    for values in (FEW, MANY):
+        found, tried, costs = _compared(archive, pod, plans, direct, tolerance, values)
+        if len(costs) == 1 or costs[1] > NEAR * costs[0]:
+            break
+    return found, tried
+
+
+def _compared(
+    archive: Archive,
+    pod: ArchivePOD,
+    plans: dict[frozenset[int], FieldsPlan],
+    direct: Mapping[int, DirectVariable],
+    tolerance: float,
+    values: int,
+) -> tuple[Choice, dict[int, DirectVariable], list[float]]:
+    """The best choice, the plans of all variables without POD, and the bits of all choices, fewest
+    first; so many `values` are coded on trial.
+
+    Fields as they are `plans`, by the variables without POD, are looked up there, and added.
+    """
+    plan, choices = plans[frozenset()], dict[frozenset[int], FieldsPlan]()
+    tried = coded_on_trial(archive, pod, direct, Sample(TILES, values))
+    ratios = _coded_ratios(archive, plan, values)
+
+    def planned(without: frozenset[int]) -> FieldsPlan:
+        if without not in plans:
+            plans[without] = plan_fields(archive, pod, without)
+        choices[without] = plans[without]
+        return plans[without]
+
+    planned(frozenset())
     while tolerance >= TIGHTEST and (more := _dearer(plan, tried, ratios)):
-        without = frozenset(tried) - frozenset(plan.live) | more
-        choices[without] = plan = plan_fields(archive, pod, without)
+        plan = planned(frozenset(tried) - frozenset(plan.live) | more)
     if set(tried) == set(choices[frozenset()].live):
-        choices[frozenset(tried)] = plan_fields(archive, pod, frozenset(tried))
+        planned(frozenset(tried))
     costs = {
         without: _pod_bits(fields, ratios) + sum(tried[v].bits for v in without)
         for without, fields in choices.items()
     }
     log.debug("bits expected, by the variables without POD: %s", costs)
     best = min(costs, key=lambda without: costs[without])
-    return Choice(choices[best], {v: tried[v] for v in sorted(best)}), tried
+    chosen = Choice(choices[best], {v: tried[v] for v in sorted(best)})
+    return chosen, tried, sorted(costs.values())
 
 
 def _rough(pod: ArchivePOD) -> Mask | None:
@@ -157,7 +189,8 @@ def _with_episodes(
         plan, planned = plan_fields(archive, quiet, without), plan_direct(archive, during)
         if plan.chosen is None or not set(plan.live) <= set(planned):
             return None
-        tried = coded_on_trial(archive, during, {v: planned[v] for v in plan.live})
+        of_live = {v: planned[v] for v in plan.live}
+        tried = coded_on_trial(archive, during, of_live, Sample(TILES, MANY))
         bits = sum(each.bits for each in tried.values())
         share = float(np.clip(bits / (bits + plan.bits), LEAST_PART, 1 - LEAST_PART))
     return Choice(plan, direct, Episodes(rough, during, tried))
@@ -203,13 +236,16 @@ def _pod_bits(plan: FieldsPlan, ratios: Matrix) -> float:
     return plan.bits + float((ratios - 1) @ plan.field_bits)
 
 
-def _coded_ratios(archive: Archive, plan: FieldsPlan) -> Matrix:
-    """Bits of the fields of each variable (V,) as coded, by those that rates foretell."""
+def _coded_ratios(archive: Archive, plan: FieldsPlan, values: int = MANY) -> Matrix:
+    """Bits of the fields of each variable (V,) as coded, by those that rates foretell.
+
+    So many `values` of each are coded.
+    """
     ratios = np.ones(len(plan.fields))
     if plan.chosen is None:
         return ratios
     pod, rank = plan.pod, plan.chosen.rank
-    turn, sample = delayed(pod.turn[:, :rank]), Sample(TILES, VALUES // TILES // (rank + 1))
+    turn, sample = delayed(pod.turn[:, :rank]), Sample(TILES, values // TILES // (rank + 1))
     places = dict(zip(plan.live, plan.chosen.fields, strict=True))
     found = sums(
         [

@@ -29,10 +29,9 @@ from romzarr.contracts import Matrix
 from romzarr.errors import AccuracyError
 from romzarr.store.writing.writer import StoreWriter
 
-# What is looked at to foretell bits, little enough to cost next to nothing beside the POD; what
-# is coded on trial, large enough to know most of its neighbours; and what the step is found
-# with that just meets the error allowed.
-LOOK, TRIAL, WHOLE = Sample(4, 1 << 17), Sample(2, 1 << 20), Sample(4, VALUES)
+# What is looked at to foretell bits, little enough to cost next to nothing beside the POD; and what
+# the step is found with that just meets the error allowed.
+LOOK, WHOLE = Sample(4, 1 << 17), Sample(4, VALUES)
 # Bits of a tile besides its values: head, end of the stream, checksum.
 TILE_BITS = 80.0
 # Errors tried, as shares of a bound on single values.
@@ -119,12 +118,12 @@ def _aims(room: float, bound: float, counted: float) -> list[tuple[float, float]
 
 
 def coded_on_trial(
-    archive: Archive, pod: ArchivePOD, plans: Mapping[int, DirectVariable]
+    archive: Archive, pod: ArchivePOD, plans: Mapping[int, DirectVariable], part: Sample
 ) -> dict[int, DirectVariable]:
-    """The plans, with the bits that a part as coded takes, at a better step. Runs Dask."""
+    """The plans, with the bits that a `part` as coded takes, at a better step. Runs Dask."""
     tried = {}
     for number, plan in plans.items():
-        sample = _lazy(archive, pod, number, TRIAL)
+        sample = _lazy(archive, pod, number, part)
         excess = _excess(pod, plan, _lost(sample, value_loss, plan.step, pod.budget.basis))
         step = plan.step / float(np.clip(excess, 0.25, 4.0))
         bits = gathered(sample.map(value_bits, step), added)
