@@ -21,20 +21,19 @@ from tests.test_values import red_noise
 def archive(kind: str, seed: int) -> xr.Dataset:
     rng = np.random.default_rng(seed)
     if kind == "noise":
-        values = red_noise(rng, 640, 48, 0.9)
+        values = red_noise(rng, 320, 40, 0.9)
     elif kind == "modes":
-        values = decaying_matrix(rng, 400, 96 * 40, 4).reshape(400, 96, 40)
+        values = decaying_matrix(rng, 240, 64 * 40, 4).reshape(240, 64, 40)
     else:
-        values = rng.standard_normal((200, 50, 30)) * np.linspace(0.2, 2, 30)
+        values = rng.standard_normal((120, 50, 30)) * np.linspace(0.2, 2, 30)
     dims = ("time", "y", "x")
     return xr.Dataset({"u": (dims, values)}, {"time": np.arange(len(values)) * 0.1}).chunk(time=40)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kind", ["noise", "modes", "white"])
-def test_ratios_of_small_archives_are_those_of_compression(tmp_path, kind, seed):
-    source = archive(kind, seed)
-    for each in romzarr.estimate(source, tolerances=[1e-1, 1e-2, 1e-3]).estimates:
+def test_ratios_of_small_archives_are_those_of_compression(tmp_path, kind):
+    source = archive(kind, 0)
+    for each in romzarr.estimate(source, tolerances=[1e-1, 1e-2]).estimates:
         store = tmp_path / f"{each.tolerance}.romzarr"
         report = romzarr.compress(source, store, tolerance=each.tolerance)
         info = romzarr.info(store)
@@ -68,8 +67,10 @@ def test_what_cannot_be_compressed_is_told_for_each_tolerance():
     values = (1e7 + np.random.default_rng(0).standard_normal((60, 40))).astype("f4")
     source = xr.Dataset({"u": (("time", "x"), values)}, {"time": np.arange(60.0)})
     loose, tight = romzarr.estimate(source, tolerances=[0.5, 1e-9]).estimates
-    assert loose.compression_ratio > 1 and not loose.problem
-    assert "rounding" in tight.problem or tight.compression_ratio > 0
+    assert loose.compression_ratio > 1
+    assert not loose.problem
+    assert "below the rounding of float64" in tight.problem
+    assert not tight.variables
     with pytest.raises(ConfigError, match="allowed are 0 < tolerance < 1"):
         romzarr.estimate(source, tolerances=[0.0])
 
