@@ -37,7 +37,9 @@ def compress(
     fluctuation-relative L2 error of at most the tolerance; everything else comes back as it
     was. Variables for which POD does not pay are coded as they are. Runs on the current Dask
     scheduler or cluster and reads each chunk once; those of variables with a bound on single
-    values are read twice.
+    values are read twice, and up to 32 blocks in time of an archive above 64 MB beforehand, to see
+    whether POD can pay (`romzarr.estimate`). What is coded without POD takes no more memory than a
+    block of chunks and some tiles for each thread; a POD grows with its rank.
 
     Parameters
     ----------
