@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import dask
@@ -24,6 +26,7 @@ from romzarr.contracts import ArchivedVariable
 from romzarr.errors import ArchiveError
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.moments import Moments
+from tests.benchmarks.measure import ROOT
 from tests.oracles import assert_same_but_values, decoded_errors
 from tests.strategies import chunkings, seeds
 from tests.test_direct import compressed, noise, noisy, varied, waves
@@ -248,3 +251,45 @@ def test_moments_of_blocks_are_those_of_the_whole(seed, lengths, offset):
     assert found.snapshots == len(values)
     # Nothing is foretold of what has been seen.
     np.testing.assert_allclose(found.foretold(len(values)), found.square)
+
+
+MEASURED = """
+import sys, numpy as np, xarray as xr, dask.array as da, romzarr
+import romzarr.operations.compress, romzarr.store.reading.engine
+from romzarr.compression import survey
+from tests.benchmarks.measure import measured
+
+survey.DEAR = 0.0
+snapshots, store = int(sys.argv[1]), sys.argv[2]
+
+def block(block_info):
+    # A smooth field that is another one at every snapshot.
+    (start, stop), *_ = block_info[None]["array-location"]
+    rng = np.random.default_rng(start)
+    x = np.linspace(0, np.pi, 256)
+    basis = np.cos(np.arange(6)[:, None] * x)
+    weights = rng.standard_normal((stop - start, 6, 6))
+    return np.einsum("tij,iy,jx->tyx", weights, basis, basis).astype("f4")
+
+chunks = ((40,) * (snapshots // 40), (256,), (256,))
+field = da.map_blocks(block, chunks=chunks, dtype="f4", meta=np.empty((0, 0, 0), "f4"))
+source = xr.Dataset({"u": (("time", "y", "x"), field)}, {"time": np.arange(snapshots) * 0.1})
+report, cost = measured(lambda: romzarr.compress(source, store, tolerance=0.1))
+print(report.raw_bytes, cost.peak_bytes)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_record(tmp_path):
+    """Neither that of the tasks nor that of who waits for them, which are one process here."""
+    peaks = {}
+    for snapshots in (400, 2400):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, str(snapshots), str(tmp_path / f"{snapshots}")],
+            capture_output=True, text=True, check=True, cwd=ROOT,
+        )  # fmt: skip
+        raw, peak = map(int, done.stdout.split())
+        assert raw == snapshots * 256 * 256 * 4
+        peaks[snapshots] = peak
+    assert peaks[2400] < 1.25 * peaks[400] + 20e6
+    assert peaks[2400] < 400e6
