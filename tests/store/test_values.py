@@ -225,7 +225,6 @@ CHUNK = (NODE, "basis/u/values", "chunk_grid", "configuration", "chunk_shape")
         ((*FACTS, "variables", "u", "offset"), 10**400, "'offset' must be finite"),
         ((*FACTS, "variables", "u", "shape"), [6, 21, 8], "has 21 snapshots, the store 20"),
         ((*FACTS, "variables", "u", "shape"), [6, 20, 9], "basis/u/values has shape"),
-        ((*FACTS, "arithmetic"), "float32", "dims of float32"),
         ((NODE, "basis/u/values"), None, "basis/u/fields is missing"),
         ((NODE, "basis/u/values", "shape"), [19, 6, 8], "basis/u/values has shape"),
         ((NODE, "basis/u/values", "shape"), [20, 48], "do not fit shape"),

@@ -28,8 +28,9 @@ from romzarr.store.writing.writer import StoreWriter
 
 # Where it ran says nothing of what is stored.
 NOT_RECORDED = frozenset({"cluster", "nightly"})
-# Significant digits of errors.
-ERROR_DIGITS = 4
+# Significant digits of errors at least, and those that float64 has; and how much of what an error
+# leaves of the tolerance fewer digits may take.
+ERROR_DIGITS, FULL_DIGITS, ROUNDED_SHARE = 4, 17, 0.1
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
 
 
@@ -158,12 +159,17 @@ def facts(
 
 
 def _rounded_up(error: float, tolerance: float) -> float:
-    """The error with a few digits, no smaller, and not beyond the tolerance for that."""
-    short = float(f"{error:.{ERROR_DIGITS}g}")
-    if short < error:
-        # Half a digit more than rounding takes away.
-        short = float(f"{error * (1 + 10.0 ** (1 - ERROR_DIGITS)):.{ERROR_DIGITS}g}")
-    return min(short, tolerance) if error <= tolerance else short
+    """The error with a few digits, no smaller, that leave nearly all of what is left of the
+    tolerance to later snapshots."""
+    most = error + ROUNDED_SHARE * (tolerance - error)
+    for digits in range(ERROR_DIGITS, FULL_DIGITS):
+        short = float(f"{error:.{digits}g}")
+        if short < error:
+            # Half a digit more than rounding takes away.
+            short = float(f"{error * (1 + 10.0 ** (1 - digits)):.{digits}g}")
+        if error <= short <= most:
+            return short
+    return error
 
 
 def _compact_chunks(chunks: Sequence[Sequence[int]]) -> list[Any]:
