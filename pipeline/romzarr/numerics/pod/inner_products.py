@@ -153,5 +153,8 @@ def spectrum(
         directions = scipy.linalg.svd(stacked, full_matrices=False, check_finite=False)[2].T
     else:
         directions = scipy.linalg.eigh(joint_gram(grams, factors), check_finite=False)[1][:, ::-1]
-    directions = np.ascontiguousarray(directions)
+    # Rounding must not decide about signs: the same archive has the same modes on any worker.
+    largest = np.abs(directions).argmax(axis=0)
+    signs = np.where(np.take_along_axis(directions, largest[None], axis=0) < 0, -1.0, 1.0)
+    directions = np.ascontiguousarray(directions * signs)
     return directions, np.array([gram.along(directions) for gram in grams])
