@@ -28,7 +28,7 @@ from romzarr.store.writing.writer import StoreWriter
 NO_CODINGS = Codings((), 0, "float64")
 ERRORS = "relative_l2_error"
 # Significant digits of squared fluctuations: errors, which are relative to them, have fewer.
-TOTAL_DIGITS = 12
+TOTAL_DIGITS = 10
 
 
 @dataclass(frozen=True)
