@@ -291,5 +291,6 @@ def test_memory_does_not_grow_with_the_record(tmp_path):
         raw, peak = map(int, done.stdout.split())
         assert raw == snapshots * 256 * 256 * 4
         peaks[snapshots] = peak
-    assert peaks[2400] < 1.25 * peaks[400] + 20e6
+    # The record is longer by 524 MB; heaps differ from run to run by some dozens.
+    assert peaks[2400] < peaks[400] + 130e6
     assert peaks[2400] < 400e6
