@@ -20,6 +20,7 @@ from dask.delayed import Delayed, delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.blocks import Lengths, lazy_tiles, time_groups
+from romzarr.chunked.fields import middle
 from romzarr.chunked.slices import joined
 from romzarr.chunked.spots import spread
 from romzarr.chunked.values import (
@@ -35,7 +36,7 @@ from romzarr.coding.field import encode_field
 from romzarr.coding.rates import FINENESS, Rates, allocate, position_within, rates, step_of
 from romzarr.coding.tiles import field_levels, grid, value_levels
 from romzarr.compression.values import AIM, SUMMANDS, ValuesPlan
-from romzarr.contracts import ArchivedVariable, Matrix
+from romzarr.contracts import ArchivedVariable, Matrix, Region
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import VariableNorms, split_budget
 
@@ -128,8 +129,8 @@ def _sample(variable: ArchivedVariable) -> Delayed:
     times = [groups[i][0] for i in spread(len(groups), BLOCKS)]
     places = [(*part[:axis], time, *part[axis:]) for time in times for part in space]
     looked_at = [times[i] for i in spread(len(times), RUNS)]
-    middle = space[len(space) // 2]
-    kept = frozenset((*middle[:axis], time, *middle[axis:]) for time in looked_at)
+    part = space[len(space) // 2]
+    kept = frozenset((*part[:axis], time, *part[axis:]) for time in looked_at)
     count = -(-RUNS // len(kept))
     task = TakeSample(axis, variable.inner_product, kept, count, RUN, VALUES // len(kept))
     lazy = lazy_tiles(variable, tile, task, joined_samples, places)
@@ -156,7 +157,8 @@ def _surveyed(sampled: Sampled, facts: _Facts, tolerances: Sequence[float]) -> t
     offset = float(np.float32(np.mean([run.mean() for run in runs])))
     for run in runs:
         run -= offset
-    spectra = [_Spectrum.of(runs[::2]), _Spectrum.of(runs)]
+    halves = [run[(slice(None), *_half(run.shape[1:]))] for run in runs]
+    spectra = [_Spectrum.of(each) for each in (runs[::2], halves, runs)]
     return tuple(
         _at_tolerance(runs, spectra, sampled.sums, facts, offset, tolerance)
         for tolerance in tolerances
@@ -201,23 +203,36 @@ def _power(found: Rates, place: float) -> float:
     return max(math.log2(about[1] / about[0]) / 2, LEAST_POWER) if about[0] > 0 else LEAST_POWER
 
 
+def _half(shape: Lengths) -> Region:
+    """The middle half of a region, along its longest axis."""
+    return middle(tuple(slice(0, n) for n in shape), max(1, math.prod(shape) // 2))
+
+
 def _pod_bits(spectra: Sequence[_Spectrum], allowed: float, shape: Lengths) -> tuple[float, float]:
-    """Bits of the whole record (m, *space) as modes and coefficients, and its rank, by what the
-    second half of the runs adds to the first."""
-    few, all_runs = (spectrum.cut(allowed) for spectrum in spectra)
-    seen = spectra[1].snapshots
-    doublings = math.log2(seen / spectra[0].snapshots)
-    beyond = math.log2(max(1.0, shape[0] / seen)) / doublings
+    """Bits of the whole record (m, *space) as modes and coefficients, and its rank.
 
-    def growth(before: float, now: float) -> float:
-        # No faster than in proportion: beyond it is chance.
-        return float(np.clip(now / max(before, 1e-300), 1.0, 2.0**doublings)) ** beyond
+    By what the second half of the runs adds to the first, and the second half of their points:
+    that of the ``spectra`` of half of the runs, of half of the points, and of all.
+    """
+    whole = spectra[2]
+    fewer, smaller, found = (spectrum.cut(allowed) for spectrum in spectra)
+    # Doublings from what was seen to the whole, in time and in space.
+    longer = math.log2(max(1.0, shape[0] / whole.snapshots))
+    wider = math.log2(max(1.0, math.prod(shape[1:]) / whole.points))
+    times = math.log2(whole.snapshots / spectra[0].snapshots)
+    points = math.log2(max(whole.points / spectra[1].points, 1 + 1e-9))
 
-    of_fields = all_runs.field_bits * growth(few.field_bits, all_runs.field_bits)
-    rank = growth(few.rank, all_runs.rank)
-    of_coefficients = all_runs.coefficient_bits * rank * max(1.0, shape[0] / seen)
-    share = math.prod(shape[1:]) / spectra[1].points
-    return share * of_fields + of_coefficients, all_runs.rank * rank
+    def slope(before: float, now: float, doublings: float) -> float:
+        # By each doubling no more than twice as much: beyond it is chance.
+        ratio = now / max(before, 1e-300)
+        return float(np.clip(math.log2(max(ratio, 1e-300)) / doublings, 0.0, 1.0))
+
+    in_time = slope(fewer.rank, found.rank, times)
+    in_space = slope(smaller.rank, found.rank, points)
+    rank = found.rank * 2 ** (longer * in_time + wider * in_space)
+    grown = longer * slope(fewer.field_bits, found.field_bits, times) + wider * (1 + in_space)
+    of_coefficients = found.coefficient_bits * 2 ** (longer * (1 + in_time) + wider * in_space)
+    return found.field_bits * 2**grown + of_coefficients, rank
 
 
 @dataclass(frozen=True)
