@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import xarray as xr
 
 import romzarr
+from romzarr.compression import survey, write_archive
 from romzarr.config import Config
 
 Writer = Callable[[Path], None]
@@ -130,6 +132,27 @@ def pod_with_symbolic_terms(path: Path) -> None:
 @case
 def values_float64(path: Path) -> None:
     romzarr.compress(noise(), path, tolerance=1e-1)
+
+
+@case
+def values_with_steps_of_their_own(path: Path) -> None:
+    """Coded from the chunks: tiles have shares of the step, the mask is written at the end."""
+    rng = np.random.default_rng(7)
+    rough = np.cumsum(rng.standard_normal((600, 20)), axis=1) * np.linspace(1, 4, 600)[:, None]
+    rough[:, 3] = np.nan
+    source = xr.Dataset({"w": (("time", "x"), rough.astype("f4"))}).chunk(time=50)
+    with patch.object(write_archive, "LEAST_BYTES", 0), patch.object(survey, "DEAR", 0.0):
+        romzarr.compress(source, path, tolerance=1e-1)
+
+
+@case
+def shared_fields(path: Path) -> None:
+    """Several variables of few points, in one array; facts so long that they are one, too."""
+    t = np.arange(60) * 0.1
+    table = {
+        f"sensor_{k}": (("time", "x"), np.outer(np.sin(t + k), [1.0, 2.0]) + k) for k in range(40)
+    }
+    romzarr.compress(xr.Dataset(table, {"time": t}), path, tolerance=1e-2)
 
 
 @case
