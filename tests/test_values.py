@@ -182,6 +182,18 @@ def test_what_cannot_be_coded_is_named_with_its_first_place(always, tmp_path, di
     assert not (tmp_path / "store.romzarr").exists()
 
 
+def test_a_sample_of_land_says_nothing_of_the_sea(always, tmp_path, monkeypatch):
+    """No step is taken from it, and nothing is coded over and over."""
+    rng = np.random.default_rng(5)
+    values = red_noise(rng, 128, 48, 0.9)
+    values[:, 12:36, 12:36] = np.nan
+    source = xr.Dataset({"u": (("time", "y", "x"), values)}, {"time": np.arange(128.0)})
+    monkeypatch.setattr(survey, "VALUES", 4 * 32 * 20 * 20)
+    report, _, decoded = compressed(source.chunk(time=32), tmp_path, tolerance=1e-2)
+    assert decoded_errors(source, decoded)["u"] <= report.relative_l2_error["u"] <= 1e-2
+    assert report.chunks_read <= 2 * 4
+
+
 def test_masks_that_are_alike_are_stored_once(always, tmp_path):
     rng = np.random.default_rng(4)
     sizes = {"time": 64, "y": 12, "x": 16}

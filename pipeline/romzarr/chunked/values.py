@@ -28,8 +28,7 @@ from romzarr.numerics.rounding import rounded_sum
 
 # Snapshots of a tile where chunks allow it: whoever reads one decodes all, but shorter tiles
 # know less of what goes on.
-FEWEST, MOST = 24, 96
-USUAL = 64
+USUAL, MOST = 64, 96
 # Values of a tile, and of one that is not shortened in time.
 MOST_VALUES, ENOUGH_VALUES = 1 << 22, 1 << 20
 # Bytes that a task reads at once, unless single chunks are larger.

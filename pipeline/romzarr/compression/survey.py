@@ -56,6 +56,9 @@ UNIT = 2.0**12
 DEAR = 0.95
 # Fluctuations with squares that float64 holds with room to spare.
 SMALLEST, LARGEST = 1e-130, 1e130
+# Runs that fluctuate by less than such a share of what all does, such as those of a part of space
+# that is nearly all land, say nothing of the rest.
+LEAST_SHARE = 0.01
 # A sample knows norms within such a factor, at worst.
 UNSURE = 4.0
 # Squared errors grow with this power of the step at least: what is all zeros tells nothing.
@@ -159,6 +162,10 @@ def _surveyed(sampled: Sampled, facts: _Facts, tolerances: Sequence[float]) -> t
         run -= offset
     halves = [run[(slice(None), *_half(run.shape[1:]))] for run in runs]
     spectra = [_Spectrum.of(each) for each in (runs[::2], halves, runs)]
+    whole, sums = spectra[2], sampled.sums
+    variance = total * sums.snapshots / facts.shape[0] / sums.counted
+    if whole.energies.sum() < LEAST_SHARE * variance * whole.snapshots * whole.points:
+        return ()
     return tuple(
         _at_tolerance(runs, spectra, sampled.sums, facts, offset, tolerance)
         for tolerance in tolerances

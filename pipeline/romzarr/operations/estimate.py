@@ -185,7 +185,7 @@ def _carried(archive: Archive) -> float:
     total = 0.0
     for variable in archive.carried.variables.values():
         total += CARRIED_BYTES
-        if variable.nbytes > MOST_COMPRESSED or variable.dtype.kind == "O":
+        if variable.nbytes > MOST_COMPRESSED or variable.dtype.kind in "OT":
             total += CARRIED_SHARE * variable.nbytes
         elif variable.size:
             # Byte by byte, as Blosc does.
