@@ -63,6 +63,7 @@ def estimate(
     -------
     EstimateReport
         For each tolerance the ratio, and for each variable how it would be coded, and why.
+        Variables of which a sample says nothing are said to be constant, and so counted.
         Ratios are within 15 % of those of `compress`, except where equations replace most of the
         coefficients, which makes stores smaller, and where the rank of a large archive grows in
         another way than in its sample.
@@ -149,7 +150,9 @@ def _from_sample(archive: Archive, tolerances: Sequence[float], config: Config) 
 
 def _from_survey(found: Surveyed | None, shape: Sequence[int]) -> VariableEstimate:
     if found is None:
-        why = "it hardly changes, or a part of it cannot be compressed"
+        why = (
+            "counted as nothing, since its sample hardly changes or cannot be compressed as it is"
+        )
         return _variable(Coding.CONSTANT, why, 0.0, 0.0, shape)
     if found.is_rough:
         why = f"its modes would be about as many as its snapshots ({found.rank:.0f})"
