@@ -150,9 +150,7 @@ def _from_sample(archive: Archive, tolerances: Sequence[float], config: Config) 
 
 def _from_survey(found: Surveyed | None, shape: Sequence[int]) -> VariableEstimate:
     if found is None:
-        why = (
-            "counted as nothing, since its sample hardly changes or cannot be compressed as it is"
-        )
+        why = "counted as nothing, since its sample hardly changes or cannot be compressed as it is"
         return _variable(Coding.CONSTANT, why, 0.0, 0.0, shape)
     if found.is_rough:
         why = f"its modes would be about as many as its snapshots ({found.rank:.0f})"
