@@ -170,6 +170,16 @@ def in_child(work):
 def appended():
     romzarr.append(store, archive, commit_steps=16)
 
+def wait_for_commits(pid, count):
+    # Until so many more roots have been put in place, or the child has ended.
+    root = os.path.join(store, "zarr.json")
+    seen = os.stat(root).st_ino, os.stat(root).st_mtime_ns
+    while count and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        now = os.stat(root).st_ino, os.stat(root).st_mtime_ns
+        count -= now != seen
+        seen = now
+        time.sleep(0.0005)
+
 def check(least):
     found = open_store(store)
     found.check_files()
@@ -190,8 +200,13 @@ while killed < kills:
     least = first
     while least < last:
         pid = in_child(appended)
-        # Often among the commits, and sometimes while it closes what it appended, or not at all.
-        time.sleep(random.uniform(0, random.choice((0.3, 0.3, 0.3, 2.0)) * whole))
+        # Often soon after one of the next commits, however long these take here; and sometimes at
+        # any time: while it closes what it appended, or not at all.
+        if random.random() < 0.75:
+            wait_for_commits(pid, random.choice((0, 1, 1, 2)))
+            time.sleep(random.uniform(0, 0.05 * whole))
+        else:
+            time.sleep(random.uniform(0, 2.0 * whole))
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         assert status in (0, signal.SIGKILL), status
