@@ -13,6 +13,7 @@ Facts = Mapping[str, Any]
 
 CODINGS = {
     Coding.POD: "POD modes",
+    Coding.HYBRID: "few POD modes, and values of the rest",
     Coding.DIRECT: "values, without POD",
     Coding.CONSTANT: "constant, exact",
     Coding.LOSSLESS: "values, lossless",

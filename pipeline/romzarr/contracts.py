@@ -29,12 +29,19 @@ class Coding(StrEnum):
 
     POD = "pod"
     """Mean and modes; values as in `DIRECT` during episodes."""
+    HYBRID = "hybrid"
+    """Mean and few modes; what they leave as in `DIRECT`."""
     DIRECT = "direct"
     """Values, coded by wavelets in space and time."""
     CONSTANT = "constant"
     """One snapshot, lossless."""
     LOSSLESS = "lossless"
     """Values, lossless."""
+
+    @property
+    def has_modes(self) -> bool:
+        """Whether the store has a mean and modes of such a variable."""
+        return self in (Coding.POD, Coding.HYBRID)
 
 
 @dataclass(frozen=True)

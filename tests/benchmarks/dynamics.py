@@ -28,7 +28,7 @@ def dynamics_record(archive: Archive, tolerance: float) -> Record:
     config = Config(compression=CompressionConfig(tolerance=tolerance))
     with threadpool_limits(1, user_api="blas"):
         pod = factor_archive(archive, config)
-        coded = allocate_fields(archive, choose_coding(archive, pod, tolerance)[0])
+        coded = allocate_fields(archive, choose_coding(archive, pod, tolerance).plan)
         if not coded.rank:
             return {"failed": "no variable is coded by POD"}
         a, times, limits = coded.a, archive.time.values, coded.tolerances

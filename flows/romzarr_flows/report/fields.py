@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from romzarr.archive.time_axis import shown_time
-from romzarr.contracts import Coding
 from romzarr.store.reading import decoding
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.error_maps import Deviation
@@ -31,7 +30,7 @@ def loadings(opened: CoefficientStore, sections: Sequence[Section]) -> list[Pict
     """Draw the correlation of variables without space dims with the leading coefficients."""
     if all(section.kind != "value" for section in _coded(opened, sections)):
         return []
-    names = [n for n, v in opened.variables.items() if v.coding == Coding.POD and not v.space_shape]
+    names = [n for n, v in opened.variables.items() if v.coding.has_modes and not v.space_shape]
     found = np.array(
         [decoding.modes(opened.last, n) * opened.last.singular_values for n in names[:VALUES]]
     )
@@ -48,7 +47,7 @@ def modes(opened: CoefficientStore, sections: Sequence[Section]) -> list[Picture
 
 
 def _coded(opened: CoefficientStore, sections: Sequence[Section]) -> list[Section]:
-    return [s for s in sections if opened.variables[s.variable].coding == Coding.POD]
+    return [s for s in sections if opened.variables[s.variable].coding.has_modes]
 
 
 def snapshots(

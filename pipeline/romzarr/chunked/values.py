@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,43 +18,48 @@ from romzarr.chunked.blocks import Lengths, Tile, TileWriter
 from romzarr.chunked.fields import middle
 from romzarr.coding.field import WHOLE
 from romzarr.coding.fill import fill_masked
-from romzarr.coding.tiles import code_values, even_length
-from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadBlock, ReadCost
+from romzarr.coding.tiles import code_values, coded_values, even_length
+from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadBlock, ReadCost, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.moments import Moments
 from romzarr.numerics.pod.block import find_defect
 from romzarr.numerics.pod.factors import Defect, Place
 from romzarr.numerics.rounding import rounded_sum
 
-# Snapshots of a tile where chunks allow it: whoever reads one decodes all, but shorter tiles
-# know less of what goes on.
-USUAL, MOST = 64, 96
+# Snapshots of a tile where chunks allow it, and how many times more are too many: whoever reads
+# one decodes all, but shorter tiles know less of what goes on.
+USUAL, LONG = 64, 1.5
 # Values of a tile, and of one that is not shortened in time.
 MOST_VALUES, ENOUGH_VALUES = 1 << 22, 1 << 20
 # Bytes that a task reads at once, unless single chunks are larger.
 BLOCK_BYTES = 64 << 20
+# What decoded values are added to: one number, or one for each of them.
+Base = float | Matrix
 # Values that are looked at together: about a second-level cache of float64.
 PANEL = 1 << 16
 
 
-def values_tile(variable: ArchivedVariable) -> Lengths:
+def values_tile(variable: ArchivedVariable, usual: int = USUAL) -> Lengths:
     """Shape of the tiles in which a variable is coded from its chunks, in its own order of dims.
 
-    Chunks are cut evenly or joined, along time first, to some dozens of snapshots.
+    Chunks are cut evenly or joined, along time first, to about the `usual` number of snapshots.
     """
     tile, axis = [max(lengths) for lengths in variable.chunks], variable.time_axis
     size = variable.dtype.itemsize
     room = max(1, BLOCK_BYTES // (math.prod(tile) * size))
-    joined = max(1, min(round(USUAL / tile[axis]), room))
+    joined = max(1, min(round(usual / tile[axis]), room))
+    # Whole chunks, and as many in each tile as can be.
+    parts = max(1, round(variable.shape[axis] / (joined * tile[axis])))
+    joined = min(joined, -(-variable.shape[axis] // (parts * tile[axis])))
     tile[axis] = min(tile[axis] * joined, variable.shape[axis])
     for a in reversed([a for a in range(len(tile)) if a != axis]):
         room = BLOCK_BYTES // (math.prod(tile) * size)
         tile[a] = min(
             tile[a] * max(1, min(room, ENOUGH_VALUES // math.prod(tile))), variable.shape[a]
         )
-    if tile[axis] > MOST and math.prod(tile) > ENOUGH_VALUES:
+    if tile[axis] > LONG * usual and math.prod(tile) > ENOUGH_VALUES:
         points = math.prod(tile) // tile[axis]
-        tile[axis] = _part(tile[axis], max(USUAL, ENOUGH_VALUES // points))
+        tile[axis] = _part(tile[axis], max(usual, ENOUGH_VALUES // points))
     while math.prod(tile) > MOST_VALUES:
         a = max((a for a in range(len(tile)) if a != axis), key=lambda a: tile[a], default=axis)
         tile[a] = _part(tile[a], max(1, tile[a] // 2))
@@ -152,44 +157,111 @@ class ValuesCoding:
     dtype: np.dtype[Any]
 
 
-@dataclass(frozen=True)
-class WriteValues:
-    """Task: code a tile and put it into the store."""
+class Predictor(Protocol):
+    """What a store decodes to without values; works in any process."""
 
-    writer: TileWriter
+    def predict(self, variable: str, time_axis: int, region: Region) -> Matrix: ...
+
+
+@dataclass(frozen=True)
+class _Snapshots:
+    """One tile, time first: its values and what they are added to when decoded, both where they
+    are ``valid``, and how they count."""
+
+    tile: Tile
+    values: Floats
+    valid: Mask | None
+    base: Base
+    inner: InnerProduct
+
+    @property
+    def counted(self) -> float:
+        return len(self.values) * self.inner.total(self.values[0].size)
+
+    def above(self, dtype: np.dtype[Any]) -> Floats:
+        """What there is beyond the base, filled in where there is nothing."""
+        narrow = np.float32 if isinstance(self.base, float) else np.float64
+        wide = np.result_type(narrow, self.values.dtype)
+        about = np.subtract(self.values, self.base, dtype=wide).astype(dtype, copy=False)
+        return _filled(about, self.valid)
+
+    def measured(self, decoded: Floats) -> tuple[float, Moments]:
+        """Squared error of decoded values as they are read, and moments of the values."""
+        return _measured(self.values, self.valid, decoded, self.base, self.inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureValues:
+    """Task: what coding of a tile, or of what it has beyond what is ``below``, would lose.
+
+    That is all that is returned, besides how much it counts.
+    """
+
     variable: str
     time_axis: int
     inner: InnerProduct
     coding: ValuesCoding
-    share: int = WHOLE
+    below: Predictor | None = None
 
     def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
-        values, own = self._snapshots(block, tile)
-        valid = _valid(values)
-        if _defective(values, valid):
+        found = self._snapshots(block, tile)
+        if found is None:
             return Sums(defect=True, cost=block.cost)
-        content, decoded = _coded(values, valid, own, self.coding, self.share)
-        self.writer.write_tile(self.variable, own.index, content)
-        inner = self.inner.on(own.region[1:]).within(valid)
-        lost, moments = _measured(values, valid, decoded, self.coding.offset, inner)
-        counted = len(values) * inner.total(values[0].size)
-        mask = b"" if valid is None else np.packbits(valid).tobytes()
-        parts = {own.index[1:]: Part(own.region[0].start, moments, mask)}
-        overflown = not np.isfinite(moments.square + lost)
-        return Sums(parts, lost, counted, len(content), overflown, block.cost)
+        step, dtype = self.coding.step, self.coding.dtype
+        decoded = coded_values(found.above(dtype), found.tile.shape, step, dtype)
+        lost, _ = found.measured(decoded)
+        return Sums(lost=lost, counted=found.counted, cost=block.cost)
 
-    def _snapshots(self, block: ReadBlock, tile: Tile) -> tuple[Floats, Tile]:
-        """Values with time first, and their tile so."""
+    def _snapshots(self, block: ReadBlock, tile: Tile) -> _Snapshots | None:
+        """The values of a tile; None if some are infinite, or NaN come and go."""
         axis = self.time_axis
 
         def first(items: Sequence[Any]) -> tuple[Any, ...]:
             return (items[axis], *items[:axis], *items[axis + 1 :])
 
         own = Tile(first(tile.index), first(tile.region), first(tile.shape))
-        return _native(block.values, axis), own
+        values = _native(block.values, axis)
+        valid = _valid(values)
+        if _defective(values, valid):
+            return None
+        inner = self.inner.on(own.region[1:]).within(valid)
+        return _Snapshots(own, values, valid, self._base(tile, valid), inner)
+
+    def _base(self, tile: Tile, valid: Mask | None) -> Base:
+        if self.below is None:
+            return self.coding.offset
+        found = self.below.predict(self.variable, self.time_axis, tile.region)
+        base = np.moveaxis(found, self.time_axis, 0)
+        return base if valid is None else np.where(valid, base, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class WriteValues(MeasureValues):
+    """Task: code a tile, with a ``share`` of the step, and put it into the store."""
+
+    writer: TileWriter
+    share: int = WHOLE
+
+    def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
+        found = self._snapshots(block, tile)
+        if found is None:
+            return Sums(defect=True, cost=block.cost)
+        own = found.tile
+        content, decoded = self._coded(found, self.share)
+        self.writer.write_tile(self.variable, own.index, content)
+        lost, moments = found.measured(decoded)
+        mask = b"" if found.valid is None else np.packbits(found.valid).tobytes()
+        parts = {own.index[1:]: Part(own.region[0].start, moments, mask)}
+        overflown = not np.isfinite(moments.square + lost)
+        return Sums(parts, lost, found.counted, len(content), overflown, block.cost)
+
+    def _coded(self, found: _Snapshots, share: int) -> tuple[bytes, Floats]:
+        """Payload, and what it decodes to."""
+        step, dtype = self.coding.step, self.coding.dtype
+        return code_values(found.above(dtype), found.tile.shape, step, dtype, share)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewriteValues(WriteValues):
     """Task: code a tile anew, with ``share`` in place of what it ``had``.
 
@@ -199,14 +271,14 @@ class RewriteValues(WriteValues):
     had: int = WHOLE
 
     def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
-        values, own = self._snapshots(block, tile)
-        valid = _valid(values)
-        inner, offset = self.inner.on(own.region[1:]).within(valid), self.coding.offset
-        content, decoded = _coded(values, valid, own, self.coding, self.had)
-        lost, _ = _measured(values, valid, decoded, offset, inner)
-        better, decoded = _coded(values, valid, own, self.coding, self.share)
-        left, _ = _measured(values, valid, decoded, offset, inner)
-        self.writer.write_tile(self.variable, own.index, better)
+        found = self._snapshots(block, tile)
+        if found is None:
+            return Sums(defect=True, cost=block.cost)
+        content, decoded = self._coded(found, self.had)
+        lost, _ = found.measured(decoded)
+        better, decoded = self._coded(found, self.share)
+        left, _ = found.measured(decoded)
+        self.writer.write_tile(self.variable, found.tile.index, better)
         return Sums(lost=left - lost, nbytes=len(better) - len(content), cost=block.cost)
 
 
@@ -336,18 +408,8 @@ def _filled(values: Floats, valid: Mask | None) -> Floats:
     return values if valid is None else fill_masked(values, valid)
 
 
-def _coded(
-    values: Floats, valid: Mask | None, tile: Tile, coding: ValuesCoding, share: int
-) -> tuple[bytes, Floats]:
-    """Payload of a tile, and what it decodes to."""
-    wide = np.float32 if values.dtype.itemsize < 4 else values.dtype
-    about = np.subtract(values, coding.offset, dtype=wide).astype(coding.dtype, copy=False)
-    filled = _filled(about, valid)
-    return code_values(filled, tile.shape, coding.step, coding.dtype, share)
-
-
 def _measured(
-    values: Floats, valid: Mask | None, decoded: Floats | None, offset: float, inner: InnerProduct
+    values: Floats, valid: Mask | None, decoded: Floats | None, base: Base, inner: InnerProduct
 ) -> tuple[float, Moments]:
     """Squared error of decoded values as they are read, and moments of the values."""
     flat, inner = values.reshape(len(values), -1), inner.flat
@@ -355,6 +417,7 @@ def _measured(
     width = max(1, PANEL // len(flat))
     known = None if valid is None else valid.ravel()
     others = None if decoded is None else decoded.reshape(flat.shape)
+    below = None if isinstance(base, float) else base.reshape(flat.shape)
     # What cannot be squared is found by its sums.
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, flat.shape[1], width):
@@ -365,7 +428,8 @@ def _measured(
             weights = inner.on(some)
             if others is not None:
                 read = np.empty(exact.shape, values.dtype)
-                rounded_sum(others[:, some], np.float64(offset), read)
+                added = np.float64(base) if below is None else below[:, some]
+                rounded_sum(others[:, some], added, read)
                 off = exact - read
                 lost += float(weights.sum(np.einsum("tp,tp->p", off, off)))
             parts.append(Moments.of(exact, weights))

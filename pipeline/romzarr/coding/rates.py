@@ -24,6 +24,8 @@ Matrix = NDArray[np.float64]
 # Steps per factor of two.
 FINENESS = 4
 STEPS = np.arange(-52 * FINENESS, 8 * FINENESS)
+# Squared errors grow with this power of the step at least: what is all zeros tells nothing.
+LEAST_POWER = 0.5
 # Errors of coefficients come back from the transform of an axis with so much of their square.
 NOISE_GAIN = 1.025
 # Bins of sizes are float32 numbers that agree in all but their last 21 bits: four per
@@ -157,6 +159,12 @@ def _geometric_entropy(mean: Matrix) -> Matrix:
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = np.log2(1 + mean) + mean * np.log1p(1 / mean) / np.log(2)
     return np.asarray(np.where(mean > 0, bits, 0.0))
+
+
+def power_at(found: Rates, place: float) -> float:
+    """The power of the step with which squared errors grow about a (fractional) column."""
+    about = [float(found.errors_at(max(place + by, 0)).sum()) for by in (-FINENESS, FINENESS)]
+    return max(np.log2(about[1] / about[0]) / 2, LEAST_POWER) if about[0] > 0 else LEAST_POWER
 
 
 def position_within(found: Rates, allowed: float) -> float:

@@ -46,9 +46,14 @@ def tile_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
     return _cube(shape, min(max(1, FIELD_VALUES // (rank + 1)), MOST_POINTS))
 
 
+def usual_snapshots(points: int) -> int:
+    """Snapshots of a tile of values of so many points, where the record is long."""
+    return max(MOST_SNAPSHOTS, VALUES // max(1, points))
+
+
 def value_tile(shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of the tiles in time and space of values coded as they are, time first."""
-    time = even_length(shape[0], max(MOST_SNAPSHOTS, VALUES // max(1, math.prod(shape[1:]))))
+    time = even_length(shape[0], usual_snapshots(math.prod(shape[1:])))
     return (time, *_cube(shape[1:], max(1, VALUES // time)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import dask
 import numpy as np
@@ -15,7 +15,7 @@ from romzarr.chunked.fields import LazyTiles, lazy_fields, tile_products, tile_r
 from romzarr.chunked.shared_fields import SharedTiles, shared_products, shared_rates
 from romzarr.chunked.slices import sums
 from romzarr.coding.bands import depth
-from romzarr.coding.rates import Allocation, Rates, allocate, rates, step_of
+from romzarr.coding.rates import Allocation, Rates, allocate, position_of, rates, step_of
 from romzarr.coding.tiles import tile_shape
 from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Coding, Matrix
@@ -50,7 +50,8 @@ class FieldsPlan:
     its part of what modes cost besides, by its part of their energy; ``bits`` all together,
     infinite where nothing meets the bound, or no mode is needed for it (``chosen`` None).
     ``missed`` (r,) is the squared error planned for each coefficient. Fields ``in_one`` array are
-    those of variables of few points.
+    those of variables of few points. What the modes of a ``hybrid`` leave is coded besides, but
+    for about ``lost`` (V,) of the squared error.
     """
 
     pod: ArchivePOD
@@ -61,6 +62,8 @@ class FieldsPlan:
     field_bits: Matrix
     shared_bits: Matrix
     in_one: SharedTiles | None = None
+    hybrid: bool = False
+    lost: Matrix = field(default_factory=lambda: np.zeros(0))
 
     @property
     def bits(self) -> float:
@@ -98,8 +101,9 @@ class CodedFields:
         """How each variable is coded."""
         norms = self.plan.pod.norms
         others = (Coding.CONSTANT if n.fluctuation == 0 else Coding.DIRECT for n in norms)
+        with_fields = Coding.HYBRID if self.plan.hybrid else Coding.POD
         return tuple(
-            Coding.POD if fields is not None else other
+            with_fields if fields is not None else other
             for fields, other in zip(self.plan.fields, others, strict=True)
         )
 
@@ -140,11 +144,7 @@ def plan_fields(
     live = [v for v in numbers if pod.norms[v].fluctuation > 0 and v not in without]
     if without:
         pod = pod.without(without)
-    tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
-    lazy = tuple(
-        lazy_fields(pod.held, v, archive.variables[v], tiles[v]) if v in live else None
-        for v in numbers
-    )
+    tiles, lazy = _lazy(archive, pod, live)
     missed, bits, shared = np.zeros(0), np.zeros(len(lazy)), np.zeros(len(lazy))
     if not live:
         return FieldsPlan(pod, lazy, tiles, Allocation(0, 0.0, (), 0.0), missed, bits, shared)
@@ -154,14 +154,68 @@ def plan_fields(
     found, latent, chosen = _allocated(lazy, in_one, pod, live)
     if chosen is not None:
         missed = latent.errors_at(chosen.latent)[: chosen.rank]
-        bits[live] = [
-            Rates(f.errors[: chosen.rank + 1], f.bits[: chosen.rank + 1]).bits_at(place)
-            for f, place in zip(found, chosen.fields, strict=True)
-        ]
-        of_modes = latent.bits[: chosen.rank, round(chosen.latent)] + MODE_BITS
-        parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
-        shared = parts @ of_modes
+        bits[live] = _field_bits(found, chosen)
+        shared = _shared_bits(pod, latent, chosen)
     return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared, in_one)
+
+
+def plan_hybrid(archive: Archive, pod: ArchivePOD, steps: Mapping[int, float]) -> FieldsPlan:
+    """All modes of a POD for variables of which the rest is coded as values. Runs Dask.
+
+    The bits of modes, coefficients and values are fewest where the slope of error over bits is
+    the same everywhere, so they have the same steps.
+
+    Parameters
+    ----------
+    archive : Archive
+    pod : ArchivePOD
+        The leading modes.
+    steps : mapping of int to float
+        For the number of each of these variables the step of its values.
+    """
+    live, rank = sorted(steps), pod.modes
+    tiles, lazy = _lazy(archive, pod, live)
+    found, latent = _rates(lazy, None, pod, rank), _latent_rates(pod, rank)
+    own = np.array([steps[v] for v in live])
+    shares = pod.energies[live] / pod.sigma**2
+    alike = float(np.mean(own**-2 @ shares)) ** -0.5
+    places = [position_of(steps[v], pod.norms[v].fluctuation) for v in live]
+    chosen = Allocation(rank, position_of(alike, 1.0), tuple(places), 0.0)
+    (bits, lost), shared = np.zeros((2, len(lazy))), _shared_bits(pod, latent, chosen)
+    bits[live] = _field_bits(found, chosen)
+    chosen = replace(chosen, bits=float((bits + shared).sum()))
+    missed = latent.errors_at(chosen.latent)
+    lost[live] = shares @ missed
+    lost[live] += [f.errors_at(place).sum() for f, place in zip(found, places, strict=True)]
+    return FieldsPlan(pod, lazy, tiles, chosen, missed, bits, shared, hybrid=True, lost=lost)
+
+
+def _lazy(
+    archive: Archive, pod: ArchivePOD, live: Sequence[int]
+) -> tuple[tuple[tuple[int, ...], ...], tuple[LazyTiles | None, ...]]:
+    """The shapes of tiles of all variables, and the tiles of fields of the `live` ones."""
+    tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
+    lazy = tuple(
+        lazy_fields(pod.held, v, archive.variables[v], tiles[v]) if v in live else None
+        for v in range(len(tiles))
+    )
+    return tiles, lazy
+
+
+def _field_bits(found: Sequence[Rates], chosen: Allocation) -> list[float]:
+    """Bits of the mean and the modes of each variable."""
+    rows = slice(chosen.rank + 1)
+    return [
+        Rates(each.errors[rows], each.bits[rows]).bits_at(place)
+        for each, place in zip(found, chosen.fields, strict=True)
+    ]
+
+
+def _shared_bits(pod: ArchivePOD, latent: Rates, chosen: Allocation) -> Matrix:
+    """Bits of coefficients, by the energy of their modes in each variable (V,)."""
+    of_modes = latent.bits[: chosen.rank, round(chosen.latent)] + MODE_BITS
+    parts = pod.scales[:, None] * (pod.energies / pod.sigma**2)[:, : chosen.rank]
+    return np.asarray(parts @ of_modes)
 
 
 def _allocated(
@@ -221,6 +275,10 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
     products = {v: products[v] for v in live}
     for attempt in range(MOST_ATTEMPTS):
         tolerances = _tolerances(pod, chosen.rank, products)
+        if plan.hybrid:
+            # Whatever these modes miss, values make up for.
+            enough = np.hypot(tolerances.truncation, tolerances.tree + np.sqrt(planned))
+            tolerances = replace(tolerances, allowed=enough)
         short = tolerances.for_coding() < LEAST_SHARE * planned
         if not short.any():
             return CodedFields(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dask
 import numpy as np
@@ -25,6 +25,7 @@ from romzarr.coding.latent import CONTEXT_GAIN
 from romzarr.coding.rates import step_of
 from romzarr.compression.allocate_bits import FieldsPlan, plan_fields
 from romzarr.compression.direct import DirectVariable, coded_on_trial, plan_direct
+from romzarr.compression.hybrid import Hybrid, plan_leading
 from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Mask, Matrix, Vector
 from romzarr.numerics.pod.roughness import rough_snapshots
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # Rates that differ by more than this are not looked into further.
 CLEAR = 3.0
+# Bytes of an array besides its content, and of coefficients and model where there are modes.
+ARRAY_BYTES, MODEL_BYTES = 500, 2500
 # Tiles coded on trial, and values of them together: few at first, and more of them only where the
 # best two choices are within such a factor.
 TILES, FEW, MANY = 2, 1 << 18, 1 << 20
@@ -64,16 +67,31 @@ class Choice:
     """How the variables of an archive are coded.
 
     ``plan`` is of the variables coded by POD, but for ``episodes``; ``direct`` of those that
-    are not.
+    are not. Of a ``hybrid`` few modes are planned, and values of what they leave.
     """
 
     plan: FieldsPlan
-    direct: dict[int, DirectVariable]
+    direct: Mapping[int, DirectVariable]
     episodes: Episodes | None = None
+    hybrid: Hybrid | None = None
+
+    @property
+    def summary(self) -> str:
+        rank = self.plan.chosen.rank if self.plan.chosen else 0
+        return f"{rank} modes and {len(self.values)} arrays of values"
+
+    @property
+    def values(self) -> list[tuple[int, DirectVariable]]:
+        """All plans of values, with the numbers of their variables."""
+        episodes = self.episodes.variables if self.episodes else {}
+        rests = self.hybrid.rests if self.hybrid else {}
+        return [*self.direct.items(), *rests.items(), *episodes.items()]
 
 
 def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice:
     """Fields of the variables that POD makes small, and the plans of all others. Runs Dask.
+
+    Those of a readable archive may have few modes and values of the rest.
 
     Compared are the bits of all variables with POD, of all without, and of ways in between:
     what saves most without POD is left out of it first, and the modes of the others, which
@@ -87,6 +105,10 @@ def choose_coding(archive: Archive, pod: ArchivePOD, tolerance: float) -> Choice
     # Gram matrices cannot tell what some of the snapshots alone need at the tightest tolerances.
     if tolerance < TIGHTEST:
         return chosen
+    if pod.readable:
+        chosen = _smaller(archive, chosen, _with_few_modes(archive, pod, plan, direct))
+        if chosen.hybrid:
+            return chosen
     without = frozenset(chosen.direct) if chosen.plan.live else frozenset[int]()
     rough = _rough(pod.without(without) if without else pod)
     if rough is None:
@@ -101,10 +123,7 @@ def coded_bytes(archive: Archive, choice: Choice) -> Vector:
     if plan.chosen is not None and plan.live:
         fields = _coded_ratios(archive, plan) * plan.field_bits
         nbytes += (fields + CONTEXT_GAIN * plan.shared_bits) / 8
-    direct = list(choice.direct.items())
-    if choice.episodes:
-        direct += choice.episodes.variables.items()
-    for number, each in direct:
+    for number, each in choice.values:
         nbytes[number] += each.bits / 8
     return nbytes
 
@@ -196,21 +215,37 @@ def _with_episodes(
     return Choice(plan, direct, Episodes(rough, during, tried))
 
 
-def _smaller(archive: Archive, whole: Choice, parted: Choice | None) -> Choice:
+def _with_few_modes(
+    archive: Archive, pod: ArchivePOD, plan: FieldsPlan, direct: Mapping[int, DirectVariable]
+) -> Choice | None:
+    """Few modes, and values of what they leave; None where that does not seem to pay."""
+    rank = plan.chosen.rank if plan.chosen else pod.modes
+    found = plan_leading(archive, pod, direct, plan.bits, rank)
+    if found is None:
+        return None
+    sample = Sample(TILES, MANY)
+    rests = coded_on_trial(archive, found.above, found.rests, sample)
+    others = coded_on_trial(archive, pod, found.direct, sample)
+    return Choice(found.plan, others, hybrid=replace(found, rests=rests, direct=others))
+
+
+def _smaller(archive: Archive, one: Choice, other: Choice | None) -> Choice:
     """Whichever of two choices takes fewer bits."""
-    if parted is None or parted.episodes is None:
-        return whole
+    if other is None:
+        return one
     bits = [
         _pod_bits(each.plan, _coded_ratios(archive, each.plan))
-        + sum(variable.bits for variable in each.direct.values())
-        for each in (whole, parted)
+        + sum(plan.bits for _, plan in each.values)
+        + 8 * _metadata_bytes(each)
+        for each in (one, other)
     ]
-    bits[1] += sum(variable.bits for variable in parted.episodes.variables.values())
-    log.debug(
-        "bits expected with POD at all times, and but for %d snapshots: %s",
-        len(parted.episodes.pod.right), bits,
-    )  # fmt: skip
-    return parted if bits[1] < bits[0] else whole
+    log.debug("bits expected of %s, and %s: %s", one.summary, other.summary, bits)
+    return other if bits[1] < bits[0] else one
+
+
+def _metadata_bytes(choice: Choice) -> int:
+    arrays = len(choice.plan.live) + len(choice.values)
+    return ARRAY_BYTES * arrays + MODEL_BYTES * bool(choice.plan.live)
 
 
 def _dearer(

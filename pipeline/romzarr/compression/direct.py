@@ -21,7 +21,7 @@ from romzarr.chunked.direct import (
 )
 from romzarr.chunked.fields import Sample
 from romzarr.chunked.slices import added, gathered
-from romzarr.coding.rates import Rates, position_within, step_of
+from romzarr.coding.rates import Rates, position_within, power_at, step_of
 from romzarr.coding.residuals import residual_bits
 from romzarr.coding.tiles import VALUES, grid, value_tile
 from romzarr.compression.pod import ArchivePOD
@@ -50,7 +50,7 @@ class DirectVariable:
     ``allowed`` is the norm of the error that coding may make, beside what the POD dropped;
     ``step`` the quantisation step that should meet it, ``bits`` what the whole should cost,
     which has so many ``tiles``, and ``residual_bits`` the part of them that residuals should
-    cost where single values have a bound.
+    cost where single values have a bound. The squared error grows with this ``power`` of the step.
     """
 
     number: int
@@ -58,18 +58,21 @@ class DirectVariable:
     step: float
     bits: float
     tiles: int
+    power: float
     residual_bits: float = 0.0
 
 
-def plan_direct(archive: Archive, pod: ArchivePOD) -> dict[int, DirectVariable]:
+def plan_direct(
+    archive: Archive, pod: ArchivePOD, look: Sample = LOOK
+) -> dict[int, DirectVariable]:
     """Steps and bits of each variable without POD, from parts of a few tiles.
 
     Without those that are constant, and those for which no step is known to be enough.
     """
-    room = pod.budget.tolerated - pod.apart - pod.dropped
+    room = pod.room
     units = UNIT * np.sqrt(np.maximum(room, 0.0) ** 2 / np.maximum(pod.counted, 1e-300))
     live = [v for v, norm in enumerate(pod.norms) if norm.fluctuation > 0 and units[v] > 0]
-    samples = [_lazy(archive, pod, v, LOOK) for v in live]
+    samples = [_lazy(archive, pod, v, look) for v in live]
     found = dask.compute(
         *(sample.map(value_rates, units[v]) for v, sample in zip(live, samples, strict=True))
     )
@@ -101,7 +104,8 @@ def _planned(
         if rates.errors[:, 0].sum() <= allowed and allowed > 0:
             place, residuals = position_within(rates, allowed), rate * math.prod(shape)
             bits = rates.bits_at(place) / sample.share + TILE_BITS * tiles + residuals
-            plans.append(DirectVariable(number, aim, step_of(place, unit), bits, tiles, residuals))
+            step, power = step_of(place, unit), power_at(rates, place)
+            plans.append(DirectVariable(number, aim, step, bits, tiles, power, residuals))
     return min(plans, key=lambda plan: plan.bits, default=None)
 
 
@@ -125,7 +129,7 @@ def coded_on_trial(
     for number, plan in plans.items():
         sample = _lazy(archive, pod, number, part)
         excess = _excess(pod, plan, _lost(sample, value_loss, plan.step, pod.budget.basis))
-        step = plan.step / float(np.clip(excess, 0.25, 4.0))
+        step = plan.step * float(np.clip(excess ** (-2 / plan.power), 0.25, 4.0))
         bits = gathered(sample.map(value_bits, step), added)
         total = bits / sample.share + TILE_BITS * plan.tiles + plan.residual_bits
         tried[number] = replace(plan, step=step, bits=total)

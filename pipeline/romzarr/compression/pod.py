@@ -67,7 +67,8 @@ class ArchivePOD:
     ``earlier`` is what parts of a store before these snapshots count.
     ``masks`` (V,) are the numbers of the first variables that lack values at the same points,
     None where a variable lacks none or is constant. ``rough`` (m,) marks snapshots that are
-    coded in another way: there ``right`` is 0.
+    coded in another way: there ``right`` is 0. Values of a ``readable`` archive are coded from its
+    chunks, of others from the POD.
     """
 
     held: HeldBlocks
@@ -85,6 +86,7 @@ class ArchivePOD:
     cost: ReadCost
     earlier: Earlier
     rough: Mask | None = None
+    readable: bool = False
 
     @property
     def modes(self) -> int:
@@ -96,6 +98,15 @@ class ArchivePOD:
         counted = np.array([norm.fluctuation for norm in self.norms]) ** 2
         now = np.where(counted > 0, counted - self.earlier.spare(self.budget.tolerance), 0.0)
         return np.asarray(np.sqrt(now + self.earlier.fluctuation))
+
+    @property
+    def room(self) -> Matrix:
+        """Norms (V,) of the error that coding of values may make of what the POD holds.
+
+        What it has cut is in a readable archive, where coding loses most of it too.
+        """
+        allowed, cut = self.budget.tolerated, self.apart + self.dropped
+        return np.sqrt(np.maximum(allowed**2 - cut**2, 0.0)) if self.readable else allowed - cut
 
     @cached_property
     def energies(self) -> Matrix:
@@ -164,6 +175,23 @@ class ArchivePOD:
             rough=rough,
         )
 
+    def split(self, rank: int) -> tuple[ArchivePOD, ArchivePOD]:
+        """The mean and the leading modes, and all other modes without the mean."""
+        constant, low, high = self.right[:, self.modes :], slice(rank), slice(rank, self.modes)
+        centred = delayed(_centred, pure=False)
+        blocks = tuple(centred(block) for block in self.held.blocks)
+        below, above = (
+            replace(
+                self,
+                turn=self.turn[:, part],
+                right=np.concatenate([self.right[:, part], constant], axis=1),
+                gram=tuple(each.part(part) for each in self.gram),
+            )
+            for part in (low, high)
+        )
+        held, averages = replace(self.held, blocks=blocks), np.zeros_like(self.averages)
+        return below, replace(above, held=held, averages=averages)
+
     def without(self, left_out: frozenset[int]) -> ArchivePOD:
         """The modes of all other variables alone, as far as they may be of use.
 
@@ -199,6 +227,11 @@ def _moved(block: RowBlock, shift: Matrix) -> RowBlock:
     return replace(block, mean=block.mean + shift.astype(block.rows.dtype) @ block.rows)
 
 
+def _centred(block: RowBlock) -> RowBlock:
+    """The block without its mean."""
+    return replace(block, mean=np.zeros_like(block.mean))
+
+
 @dataclass(frozen=True)
 class Sharpened:
     """What bounds on single values ask of a POD, beyond the tolerance of the settings.
@@ -224,7 +257,7 @@ def factor_archive(
     tolerance = sharpened.tolerance if sharpened else config.compression.tolerance
     held = _run_tree(archive, tolerance, None)
     try:
-        return cut_factor(archive, config, sharpened, held)
+        return replace(cut_factor(archive, config, sharpened, held), readable=True)
     except AccuracyError:
         if len(archive.variables) == 1 or config.compression.max_rank != "auto":
             raise
@@ -233,7 +266,8 @@ def factor_archive(
     log.warning("scales of the variables were estimated badly: reading the archive once more")
     again = _run_tree(archive, tolerance, scales)
     factor = replace(again.factor, cost=again.factor.cost + held.factor.cost)
-    return cut_factor(archive, config, sharpened, replace(again, factor=factor))
+    pod = cut_factor(archive, config, sharpened, replace(again, factor=factor))
+    return replace(pod, readable=True)
 
 
 def factor_for(archive: Archive, settings: Sequence[Config]) -> list[ArchivePOD | AccuracyError]:
@@ -242,7 +276,7 @@ def factor_for(archive: Archive, settings: Sequence[Config]) -> list[ArchivePOD 
     found: list[ArchivePOD | AccuracyError] = []
     for config in settings:
         try:
-            found.append(cut_factor(archive, config, None, held))
+            found.append(replace(cut_factor(archive, config, None, held), readable=True))
         except AccuracyError as error:
             found.append(error)
     return found

@@ -33,7 +33,7 @@ from romzarr.chunked.values import (
 )
 from romzarr.coding.bands import depth
 from romzarr.coding.field import encode_field
-from romzarr.coding.rates import FINENESS, Rates, allocate, position_within, rates, step_of
+from romzarr.coding.rates import Rates, allocate, position_within, power_at, rates, step_of
 from romzarr.coding.tiles import field_levels, grid, value_levels
 from romzarr.compression.values import AIM, SUMMANDS, ValuesPlan
 from romzarr.contracts import ArchivedVariable, Matrix, Region
@@ -61,8 +61,6 @@ SMALLEST, LARGEST = 1e-130, 1e130
 LEAST_SHARE = 0.01
 # A sample knows norms within such a factor, at worst.
 UNSURE = 4.0
-# Squared errors grow with this power of the step at least: what is all zeros tells nothing.
-LEAST_POWER = 0.5
 # Rounding to the dtype of a variable beside the error allowed with which nothing else matters.
 ROUNDING_SHARE = 0.05
 
@@ -198,16 +196,18 @@ def _at_tolerance(
     basis = _basis(facts, mean, variance**0.5, tolerance)
     plan = None
     if basis is not None:
-        coding = ValuesCoding(step, offset, basis)
-        length = sum(len(run) for run in runs)
-        plan = ValuesPlan(facts.number, facts.tile, coding, _power(total, place), length, sums)
+        plan = ValuesPlan(
+            number=facts.number,
+            tile=facts.tile,
+            coding=ValuesCoding(step, offset, basis),
+            tolerance=tolerance,
+            power=power_at(total, place),
+            surveyed=sum(len(run) for run in runs),
+            variance=variance,
+            known=sums.snapshots,
+            cost=sums.cost,
+        )
     return Surveyed(values_bits, pod_bits, rank, tolerance * variance**0.5, plan)
-
-
-def _power(found: Rates, place: float) -> float:
-    """The power of the step with which squared errors grow about this place."""
-    about = [float(found.errors_at(max(place + by, 0)).sum()) for by in (-FINENESS, FINENESS)]
-    return max(math.log2(about[1] / about[0]) / 2, LEAST_POWER) if about[0] > 0 else LEAST_POWER
 
 
 def _half(shape: Lengths) -> Region:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from romzarr.chunked.slices import gathered
 from romzarr.chunked.spots import spread
 from romzarr.chunked.values import (
     FindDefect,
+    MeasureValues,
     RewriteValues,
     Sums,
     ValuesCoding,
@@ -37,6 +38,7 @@ from romzarr.compression.defects import defect_error
 from romzarr.contracts import ArchivedVariable, ReadCost
 from romzarr.errors import AccuracyError
 from romzarr.numerics.pod.factors import Defect
+from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ SETTLED = 7 / 8
 # What is aimed at, of the squared error allowed, while a rest is left to make up for it, and at
 # the end: about as little less as neighbouring steps differ by.
 AIM, LAST_AIM = 0.99, 0.997
+# Where all is coded at once, how close to it is close enough, and what is tried for it at most.
+NEAR, MOST_MEASURED = 0.006, 6
 # The squared error of the rest differs from what it was before by no more than such a factor.
 MOST_CHANGE = 4.0
 # Tiles that are coded anew give back about so much of their squared error; how often that is done.
@@ -69,15 +73,23 @@ class ValuesPlan:
     """How variable `number` is coded: in tiles of this shape, in its own order of dims.
 
     The squared error grows with this ``power`` of the step, which was found with so many
-    ``surveyed`` snapshots; ``seen`` are the moments of more of them.
+    ``surveyed`` snapshots. ``variance`` is the mean square of a value about its mean in time, as
+    far as is ``known`` from so many snapshots, which to read was the ``cost``. Coded is what a
+    ``draft`` of the store leaves, if that has modes of the variable. ``masked_as`` names
+    the variable that is already there with the same mask, if any.
     """
 
     number: int
     tile: Lengths
     coding: ValuesCoding
+    tolerance: float
     power: float
     surveyed: int
-    seen: Sums
+    variance: float
+    known: int
+    cost: ReadCost = field(default_factory=ReadCost)
+    draft: Draft | None = None
+    masked_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class WrittenValues:
 
 
 def write_values(
-    writer: StoreWriter, archive: Archive, plans: Sequence[ValuesPlan], tolerance: float
+    writer: StoreWriter, archive: Archive, plans: Sequence[ValuesPlan]
 ) -> dict[str, WrittenValues]:
     """Code variables into the store, from the chunks of the archive. Runs Dask.
 
@@ -107,8 +119,11 @@ def write_values(
     written, masks = {}, dict[Any, str]()
     for plan in plans:
         variable = archive.variables[plan.number]
-        sums, cost = _written(writer, archive, plan, tolerance)
-        _write_mask(writer, variable, plan.tile, sums, masks)
+        sums, cost = _written(writer, archive, plan)
+        if plan.masked_as:
+            writer.share_mask(variable.name, plan.masked_as)
+        else:
+            _write_mask(writer, variable, plan.tile, sums, masks)
         error = (sums.lost / sums.fluctuation) ** 0.5 * (1 + SUMMED) if sums.lost else 0.0
         written[variable.name] = WrittenValues(error, sums.fluctuation, cost)
     return written
@@ -142,13 +157,13 @@ def _space(items: Sequence[T], variable: ArchivedVariable) -> tuple[T, ...]:
     return (*items[: variable.time_axis], *items[variable.time_axis + 1 :])
 
 
-def _written(
-    writer: StoreWriter, archive: Archive, plan: ValuesPlan, tolerance: float
-) -> tuple[Sums, ReadCost]:
+def _written(writer: StoreWriter, archive: Archive, plan: ValuesPlan) -> tuple[Sums, ReadCost]:
     """All tiles in the store within the bound, and what reading cost."""
-    variable, cost = archive.variables[plan.number], plan.seen.cost
+    variable, cost = archive.variables[plan.number], plan.cost
+    if len(_batches(variable, plan.tile)) == 1:
+        plan = _measured(archive, plan)
     for _ in range(MOST_ATTEMPTS):
-        coder = _Coder(writer, archive, plan, tolerance)
+        coder = _Coder(writer, archive, plan)
         coder.code_batches()
         if coder.settle():
             return coder.sums, cost + coder.sums.cost
@@ -162,20 +177,47 @@ def _written(
     )
 
 
+def _measured(archive: Archive, plan: ValuesPlan) -> ValuesPlan:
+    """The plan with the largest step that meets the bound, or nearly: where all tiles are coded at
+    once, nothing makes up for what was not foreseen."""
+    variable = archive.variables[plan.number]
+    best, step = 0.0, plan.coding.step
+    for _ in range(MOST_MEASURED):
+        coding = replace(plan.coding, step=step)
+        task = MeasureValues(
+            variable=variable.name,
+            time_axis=variable.time_axis,
+            inner=variable.inner_product,
+            coding=coding,
+            below=plan.draft,
+        )
+        sums = gathered(lazy_tiles(variable, plan.tile, task, joined), joined, SUMMANDS)
+        allowed = plan.tolerance**2 * plan.variance * sums.counted
+        ratio = sums.lost / allowed if allowed else 1.0
+        if sums.defect or not ratio:
+            break
+        if ratio <= LAST_AIM:
+            best = max(best, step)
+            if ratio >= LAST_AIM - NEAR:
+                break
+        wanted = (LAST_AIM - NEAR / 4) / ratio
+        step *= float(np.clip(wanted, 1 / MOST_CHANGE, MOST_CHANGE)) ** (1 / plan.power)
+    return replace(plan, coding=replace(plan.coding, step=best or step))
+
+
 class _Coder:
     """Codes one variable, and sets the step of what is left so that all together just meets the
     bound."""
 
-    def __init__(
-        self, writer: StoreWriter, archive: Archive, plan: ValuesPlan, tolerance: float
-    ) -> None:
+    def __init__(self, writer: StoreWriter, archive: Archive, plan: ValuesPlan) -> None:
         variable, coding = archive.variables[plan.number], plan.coding
         time = variable.time_axis
 
         def time_first(items: Sequence[T]) -> tuple[T, ...]:
             return (items[time], *_space(items, variable))
 
-        writer.create_values(
+        create = writer.create_remainder if plan.draft else writer.create_values
+        create(
             variable.name,
             time_first(variable.dims),
             time_first(variable.shape),
@@ -183,10 +225,16 @@ class _Coder:
             coding.step,
             coding.offset,
             coding.dtype,
-            None,
         )
-        self._task = WriteValues(writer.values, variable.name, time, variable.inner_product, coding)
-        self._archive, self._plan, self._tolerance = archive, plan, tolerance
+        self._task = WriteValues(
+            variable=variable.name,
+            time_axis=time,
+            inner=variable.inner_product,
+            coding=coding,
+            below=plan.draft,
+            writer=writer.values,
+        )
+        self._archive, self._plan = archive, plan
         self._variable, self._snapshots = variable, variable.shape[time]
         self._grid = grid(variable.shape, plan.tile)
         # Shares of the step that tiles have, by place along time, and of those coded anew.
@@ -213,7 +261,7 @@ class _Coder:
 
     def settle(self) -> bool:
         """Code tiles anew with a finer step until the bound is met; False if that does not help."""
-        allowed = self._tolerance**2 * self.sums.fluctuation * (1 - 4 * SUMMED)
+        allowed = self._plan.tolerance**2 * self.sums.fluctuation * (1 - 4 * SUMMED)
         count = math.prod(self._grid)
         for attempt in range(MOST_ATTEMPTS):
             if self.sums.lost <= allowed:
@@ -253,7 +301,7 @@ class _Coder:
         seen, whole = self.sums.snapshots, self._lost_whole
         if not whole:
             return rounded_share(MOST_CHANGE)
-        allowed = aim * self._tolerance**2 * self._fluctuation()
+        allowed = aim * self._plan.tolerance**2 * self._fluctuation()
         power = 1 / self._plan.power
         if seen < SETTLED * self._snapshots:
             known = seen / (seen + self._plan.surveyed)
@@ -265,12 +313,10 @@ class _Coder:
 
     def _fluctuation(self) -> float:
         """Squared fluctuation of the whole record, as far as is known."""
-        sample, sums = self._plan.seen, self.sums
-        if sums.snapshots > sample.snapshots:
+        plan, sums = self._plan, self.sums
+        if sums.snapshots > plan.known:
             return sums.foretold(self._snapshots)
-        # A sample may be of some parts of space.
-        of_all = sums.counted / sums.snapshots / (sample.counted / sample.snapshots)
-        return of_all * sample.foretold(self._snapshots)
+        return plan.variance * sums.counted / sums.snapshots * self._snapshots
 
 
 def _batches(variable: ArchivedVariable, tile: Lengths) -> list[list[int]]:

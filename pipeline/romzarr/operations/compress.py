@@ -12,7 +12,8 @@ from romzarr.archive import Archive, Source, name_of, open_archive
 from romzarr.arguments import as_flag
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
-from romzarr.compression.write_archive import Result, write_archive
+from romzarr.compression.write_archive import write_archive
+from romzarr.compression.write_pod import Result
 from romzarr.config import Config, given_config, settled
 from romzarr.progress import step, working_on
 from romzarr.reports import CompressionReport, advice

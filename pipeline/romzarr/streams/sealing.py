@@ -76,10 +76,7 @@ def factored(
 def bytes_foretold(archive: Archive, pod: ArchivePOD, tolerance: float) -> float:
     """Bytes of all that is coded, if the segment is stored as if it had come at once."""
     chosen = choose_coding(archive, pod, tolerance)
-    values = [*chosen.direct.values()]
-    if chosen.episodes:
-        values += chosen.episodes.variables.values()
-    return (CONTEXT_GAIN * chosen.plan.bits + sum(each.bits for each in values)) / 8
+    return (CONTEXT_GAIN * chosen.plan.bits + sum(plan.bits for _, plan in chosen.values)) / 8
 
 
 def _orthonormal_in_time(a: Matrix, pod: IncrementalPOD) -> tuple[Matrix, Matrix]:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.pod import Earlier
-from romzarr.compression.write_archive import write_factored
+from romzarr.compression.write_pod import write_factored
 from romzarr.compression.write_store import write_latent
 from romzarr.config import Config
 from romzarr.contracts import BlockSpan, Matrix, Vector

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from romzarr.chunked.spots import spread
-from romzarr.contracts import BlockSpan, Coding, Matrix
+from romzarr.contracts import BlockSpan, Matrix
 from romzarr.numerics.dynamics.integrate import Dynamics, trajectories
 from romzarr.store.models import UNEXPLAINED
 from romzarr.store.reading import decoding
@@ -54,7 +54,7 @@ class Spectrum:
 
 def spectrum(store: CoefficientStore) -> Spectrum:
     """The spectrum of a store, with what its modes leave out; reads one small array."""
-    count = sum(variable.coding == Coding.POD for variable in store.variables.values())
+    count = sum(variable.coding.has_modes for variable in store.variables.values())
     parts, energy = len(store.starts) - 1, store.last.singular_values**2
     total = float(count if parts == 1 else energy.sum())
     left = np.maximum(total - np.concatenate([[0.0], np.cumsum(energy)]), 0.0) / (total or 1.0)

@@ -178,11 +178,21 @@ class PODDecoder(Decoder):
             values[there] = np.moveaxis(found, self.stored.time_axis, 0)
 
 
+class HybridDecoder(PODDecoder):
+    """Decodes sums over few modes, and the values of what they leave, which are added."""
+
+    def values(self, rows: Positions, wanted: Wanted, dtype: np.dtype[Any]) -> NDArray[Any]:
+        wide = super().values(rows, wanted, np.dtype(np.float64))
+        wide += TiledValues(self.home.arrays, self.stored).values(rows, wanted, wide.dtype)
+        return rounded(wide, dtype)
+
+
 DECODERS: Mapping[Coding, type[Decoder]] = {
     Coding.CONSTANT: ConstantDecoder,
     Coding.LOSSLESS: LosslessDecoder,
     Coding.DIRECT: DirectDecoder,
     Coding.POD: PODDecoder,
+    Coding.HYBRID: HybridDecoder,
 }
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import Coding, Region
+from romzarr.contracts import Region
 from romzarr.store.layout import Part
 from romzarr.store.reading.decoding import predict
 from romzarr.store.reading.generation import Generation
@@ -35,7 +35,7 @@ class Draft:
         """Bound the change of `predicted` values by a reader's rounding of the samples of a(t)."""
         store = _opened(self)
         modelled = len(store.latent.models) > 0
-        if store.variables[variable].coding != Coding.POD or not modelled:
+        if not (store.variables[variable].coding.has_modes and modelled):
             return 0.0
         moved = _predicted(_opened(self, PERTURBATION), variable, time_axis, region) - predicted
         return float(np.nanmax(np.abs(moved), initial=0.0))

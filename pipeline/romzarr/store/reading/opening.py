@@ -13,7 +13,6 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
 from romzarr.coding.tiles import grid
-from romzarr.contracts import Coding
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
 from romzarr.store.layout import ArrayLayout, JsonObject
@@ -140,7 +139,7 @@ def _check_extended(
             raise StoreError(f"{facts.where}: extends {each.name} with another arithmetic")
         for name, variable in variables.items():
             old = each.variables.get(name)
-            if old is None or (old.coding == Coding.POD) != (variable.coding == Coding.POD):
+            if old is None or old.coding.has_modes != variable.coding.has_modes:
                 raise StoreError(
                     f"{facts.where}: extends {each.name}, but {name!r} has another coding there"
                 )

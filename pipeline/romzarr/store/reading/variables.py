@@ -118,6 +118,11 @@ def _expected(
             fields = {} if own is None else {"fields": (arithmetic, (own + 1, *space))}
             values = {"episodes": (arithmetic, (episodes, *space))} if episodes else {}
             return {**fields, **values}
+        case Coding.HYBRID:
+            return {
+                "fields": (arithmetic, ((own or 0) + 1, *space)),
+                "values": ("float", (snapshots, *space)),
+            }
 
 
 def _variable(
@@ -127,7 +132,8 @@ def _variable(
     group = layout.group_of(name, fields)
     coding = _coding(group, arrays)
     shares = "column" in fields.document
-    has_values = coding == Coding.DIRECT or f"basis/{group}/episodes" in arrays
+    tiled = (f"basis/{group}/{array}" for array in ("values", "episodes"))
+    has_values = any(path in arrays for path in tiled)
     if len(dims) != len(shape) or not dims or name in dims:
         # A variable named like its dim would be read completely, as an index.
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape} or the name")
@@ -170,9 +176,11 @@ def _episodes(facts: JsonObject, snapshots: int) -> int:
 
 def _coding(group: str, arrays: Mapping[str, ArrayLayout]) -> Coding:
     """Find the coding of a variable by its arrays; fields may be in other generations."""
+    has = {a for a in ("mean", "exact", "values", "fields") if f"basis/{group}/{a}" in arrays}
+    if {"values", "fields"} <= has:
+        return Coding.HYBRID
     homes = {"mean": Coding.CONSTANT, "exact": Coding.LOSSLESS, "values": Coding.DIRECT}
-    found = (coding for array, coding in homes.items() if f"basis/{group}/{array}" in arrays)
-    return next(found, Coding.POD)
+    return next((coding for array, coding in homes.items() if array in has), Coding.POD)
 
 
 def _chunks(fields: JsonObject, shape: tuple[int, ...]) -> tuple[Any, ...] | None:

@@ -152,7 +152,7 @@ class BasisWriter(ArrayWriter):
         step: float,
         offset: float,
         dtype: np.dtype[Any] | type[np.floating[Any]],
-        mask: str | None,
+        mask: str | None = None,
     ) -> None:
         """Create the values of a `variable` that is coded without POD, or replace them.
 
@@ -174,17 +174,13 @@ class BasisWriter(ArrayWriter):
             As for fields.
         """
         shape, tile = tuple(shape), tuple(tile)
-        codec = WaveletCodec(float(step), value_levels(tile))
         with write_errors(self.target):
             group = self._groups.get(variable) or self._new_group(variable)
-            path = f"basis/{group}"
-            self.create(f"{path}/values", shape, tile, np.dtype(dtype), dims, codec, again=True)
             if mask == variable:
-                bits = np.dtype(bool)
-                self.create(f"{path}/mask", shape[1:], tile[1:], bits, dims[1:], again=True)
+                path, bits = f"basis/{group}/mask", np.dtype(bool)
+                self.create(path, shape[1:], tile[1:], bits, dims[1:], again=True)
         self._masks[variable] = mask
-        self._grids[variable, "values"] = grid(shape, tile)
-        self._offsets[variable] = float(offset)
+        self._create_tiles("values", variable, dims, shape, tile, step, offset, dtype)
 
     def create_episodes(
         self,
@@ -200,12 +196,42 @@ class BasisWriter(ArrayWriter):
 
         Parameters are those of `create_values`; ``shape`` counts these snapshots alone.
         """
+        self._create_tiles("episodes", variable, dims, shape, tile, step, offset, dtype)
+
+    def create_remainder(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+        offset: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+    ) -> None:
+        """Create the values of what the fields of a `variable` leave, or replace them.
+
+        Parameters are those of `create_values`.
+        """
+        self._create_tiles("values", variable, dims, shape, tile, step, offset, dtype)
+
+    def _create_tiles(
+        self,
+        array: str,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        step: float,
+        offset: float,
+        dtype: np.dtype[Any] | type[np.floating[Any]],
+    ) -> None:
+        """Create an array of values of a `variable` that has a group, and note its offset."""
         shape, tile = tuple(shape), tuple(tile)
         codec = WaveletCodec(float(step), value_levels(tile))
-        path = f"basis/{self._groups[variable]}/episodes"
+        path = f"basis/{self._groups[variable]}/{array}"
         with write_errors(self.target):
             self.create(path, shape, tile, np.dtype(dtype), dims, codec, again=True)
-        self._grids[variable, "episodes"] = grid(shape, tile)
+        self._grids[variable, array] = grid(shape, tile)
         self._offsets[variable] = float(offset)
 
     def create_exact(
