@@ -62,7 +62,6 @@ def test_the_bound_holds_for_noise_of_any_shape(always, tmp_path, source, tolera
         patch.setattr(chunked_values, "MOST_VALUES", most)
         patch.setattr(chunked_values, "ENOUGH_VALUES", most // 2)
         patch.setattr(chunked_values, "USUAL", 8)
-        patch.setattr(chunked_values, "MOST", 16)
         report, codings, decoded = compressed(source, tmp_path, tolerance=tolerance)
     assert_same_but_values(source, decoded)
     for name, error in decoded_errors(source, decoded).items():

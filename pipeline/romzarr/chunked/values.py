@@ -7,8 +7,8 @@ whole record is found in the same pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Protocol
 
@@ -39,12 +39,13 @@ Base = float | Matrix
 PANEL = 1 << 16
 
 
-def values_tile(variable: ArchivedVariable, usual: int = USUAL) -> Lengths:
+def values_tile(variable: ArchivedVariable, usual: int | None = None) -> Lengths:
     """Shape of the tiles in which a variable is coded from its chunks, in its own order of dims.
 
     Chunks are cut evenly or joined, along time first, to about the `usual` number of snapshots.
     """
     tile, axis = [max(lengths) for lengths in variable.chunks], variable.time_axis
+    usual = usual or USUAL
     size = variable.dtype.itemsize
     room = max(1, BLOCK_BYTES // (math.prod(tile) * size))
     joined = max(1, min(round(usual / tile[axis]), room))
@@ -127,7 +128,7 @@ class Sums:
 
 def joined(several: Sequence[Sums]) -> Sums:
     """The sums of all tiles together."""
-    return reduce(_both, several)
+    return reduce(_both, several, Sums())
 
 
 def _both(one: Sums, other: Sums) -> Sums:
@@ -164,10 +165,11 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class _Snapshots:
+class Snapshots:
     """One tile, time first: its values and what they are added to when decoded, both where they
-    are ``valid``, and how they count."""
+    are ``valid``, and how they count. ``place`` is that in the archive's order of dims."""
 
+    place: Lengths
     tile: Tile
     values: Floats
     valid: Mask | None
@@ -190,30 +192,31 @@ class _Snapshots:
         return _measured(self.values, self.valid, decoded, self.base, self.inner)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasureValues:
-    """Task: what coding of a tile, or of what it has beyond what is ``below``, would lose.
+@dataclass(frozen=True)
+class Held:
+    """Tiles that stay where they were read, and what that cost; None: they cannot be coded."""
 
-    That is all that is returned, besides how much it counts.
-    """
+    tiles: tuple[Snapshots, ...] | None
+    cost: ReadCost
+
+    @classmethod
+    def joined(cls, several: Sequence[Held]) -> Held:
+        parts = [each.tiles for each in several]
+        tiles = None if None in parts else tuple(tile for part in parts for tile in part or ())
+        return cls(tiles, sum((each.cost for each in several), ReadCost()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldValues:
+    """Task: the values of a tile, and what a store has ``below`` them, or the offset."""
 
     variable: str
     time_axis: int
     inner: InnerProduct
-    coding: ValuesCoding
+    offset: float
     below: Predictor | None = None
 
-    def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
-        found = self._snapshots(block, tile)
-        if found is None:
-            return Sums(defect=True, cost=block.cost)
-        step, dtype = self.coding.step, self.coding.dtype
-        decoded = coded_values(found.above(dtype), found.tile.shape, step, dtype)
-        lost, _ = found.measured(decoded)
-        return Sums(lost=lost, counted=found.counted, cost=block.cost)
-
-    def _snapshots(self, block: ReadBlock, tile: Tile) -> _Snapshots | None:
-        """The values of a tile; None if some are infinite, or NaN come and go."""
+    def __call__(self, block: ReadBlock, tile: Tile) -> Held:
         axis = self.time_axis
 
         def first(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -223,29 +226,51 @@ class MeasureValues:
         values = _native(block.values, axis)
         valid = _valid(values)
         if _defective(values, valid):
-            return None
-        inner = self.inner.on(own.region[1:]).within(valid)
-        return _Snapshots(own, values, valid, self._base(tile, valid), inner)
+            return Held(None, block.cost)
+        inner, base = self.inner.on(own.region[1:]).within(valid), self._base(tile, valid)
+        return Held((Snapshots(tile.index, own, values, valid, base, inner),), block.cost)
 
     def _base(self, tile: Tile, valid: Mask | None) -> Base:
         if self.below is None:
-            return self.coding.offset
+            return self.offset
         found = self.below.predict(self.variable, self.time_axis, tile.region)
         base = np.moveaxis(found, self.time_axis, 0)
         return base if valid is None else np.where(valid, base, 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WriteValues(MeasureValues):
-    """Task: code a tile, with a ``share`` of the step, and put it into the store."""
+@dataclass(frozen=True)
+class MeasureValues:
+    """Task: what coding of tiles would lose, which is all that is returned besides their weight."""
+
+    coding: ValuesCoding
+
+    def __call__(self, held: Held) -> Sums:
+        if held.tiles is None:
+            return Sums(defect=True)
+        return joined([self._of(tile) for tile in held.tiles])
+
+    def _of(self, found: Snapshots) -> Sums:
+        step, dtype = self.coding.step, self.coding.dtype
+        decoded = coded_values(found.above(dtype), found.tile.shape, step, dtype)
+        lost, _ = found.measured(decoded)
+        return Sums(lost=lost, counted=found.counted)
+
+
+@dataclass(frozen=True)
+class WriteValues:
+    """Task: code tiles, with a ``share`` of the step, and put them into the store."""
 
     writer: TileWriter
+    variable: str
+    coding: ValuesCoding
     share: int = WHOLE
 
-    def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
-        found = self._snapshots(block, tile)
-        if found is None:
-            return Sums(defect=True, cost=block.cost)
+    def __call__(self, held: Held) -> Sums:
+        if held.tiles is None:
+            return Sums(defect=True, cost=held.cost)
+        return joined([*map(self._of, held.tiles), Sums(cost=held.cost)])
+
+    def _of(self, found: Snapshots) -> Sums:
         own = found.tile
         content, decoded = self._coded(found, self.share)
         self.writer.write_tile(self.variable, own.index, content)
@@ -253,33 +278,54 @@ class WriteValues(MeasureValues):
         mask = b"" if found.valid is None else np.packbits(found.valid).tobytes()
         parts = {own.index[1:]: Part(own.region[0].start, moments, mask)}
         overflown = not np.isfinite(moments.square + lost)
-        return Sums(parts, lost, found.counted, len(content), overflown, block.cost)
+        return Sums(parts, lost, found.counted, len(content), overflown)
 
-    def _coded(self, found: _Snapshots, share: int) -> tuple[bytes, Floats]:
+    def _coded(self, found: Snapshots, share: int) -> tuple[bytes, Floats]:
         """Payload, and what it decodes to."""
         step, dtype = self.coding.step, self.coding.dtype
         return code_values(found.above(dtype), found.tile.shape, step, dtype, share)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RewriteValues(WriteValues):
-    """Task: code a tile anew, with ``share`` in place of what it ``had``.
+    """Task: code tiles anew, with ``share`` in place of what they ``had``.
 
     Returns by how much the squared error and bytes change.
     """
 
     had: int = WHOLE
 
-    def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
-        found = self._snapshots(block, tile)
-        if found is None:
-            return Sums(defect=True, cost=block.cost)
+    def _of(self, found: Snapshots) -> Sums:
         content, decoded = self._coded(found, self.had)
         lost, _ = found.measured(decoded)
         better, decoded = self._coded(found, self.share)
         left, _ = found.measured(decoded)
         self.writer.write_tile(self.variable, found.tile.index, better)
-        return Sums(lost=left - lost, nbytes=len(better) - len(content), cost=block.cost)
+        return Sums(lost=left - lost, nbytes=len(better) - len(content))
+
+
+@dataclass(frozen=True)
+class OnTiles:
+    """Task: what another one makes of some of the tiles that are held, wherever they are read."""
+
+    hold: HoldValues
+    task: Callable[[Held], Sums]
+
+    def __call__(self, block: ReadBlock, tile: Tile) -> Sums:
+        return self.task(self.hold(block, tile))
+
+
+@dataclass(frozen=True)
+class OnHeld:
+    """Task: what another one makes of tiles at some places, if they are held here."""
+
+    task: Callable[[Held], Sums]
+    places: frozenset[Lengths]
+
+    def __call__(self, held: Held) -> Sums:
+        if held.tiles is not None:
+            held = replace(held, tiles=tuple(t for t in held.tiles if t.place in self.places))
+        return self.task(replace(held, cost=ReadCost()))
 
 
 @dataclass(frozen=True)

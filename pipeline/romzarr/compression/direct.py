@@ -36,6 +36,8 @@ LOOK, WHOLE = Sample(4, 1 << 17), Sample(4, VALUES)
 TILE_BITS = 80.0
 # Errors tried, as shares of a bound on single values.
 RATIOS = 0.8 ** np.arange(1, 10)
+# Where nothing is lost.
+SMALLEST = 1e-30
 # The steps tried are around this many times the root of the mean square error allowed.
 UNIT = 2.0**12
 # Steps tried at most, the share of the error allowed that they aim at (less where not all
@@ -129,7 +131,8 @@ def coded_on_trial(
     for number, plan in plans.items():
         sample = _lazy(archive, pod, number, part)
         excess = _excess(pod, plan, _lost(sample, value_loss, plan.step, pod.budget.basis))
-        step = plan.step * float(np.clip(excess ** (-2 / plan.power), 0.25, 4.0))
+        factor = max(excess, SMALLEST) ** (-2 / plan.power)
+        step = plan.step * float(np.clip(factor, 0.25, 4.0))
         bits = gathered(sample.map(value_bits, step), added)
         total = bits / sample.share + TILE_BITS * plan.tiles + plan.residual_bits
         tried[number] = replace(plan, step=step, bits=total)

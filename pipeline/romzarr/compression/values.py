@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
+from operator import attrgetter
 from typing import Any, TypeVar
 
+import dask
 import numpy as np
+from dask.delayed import Delayed, delayed
 
 from romzarr.archive import Archive
 from romzarr.archive.provider import digest_of
@@ -24,7 +27,11 @@ from romzarr.chunked.slices import gathered
 from romzarr.chunked.spots import spread
 from romzarr.chunked.values import (
     FindDefect,
+    Held,
+    HoldValues,
     MeasureValues,
+    OnHeld,
+    OnTiles,
     RewriteValues,
     Sums,
     ValuesCoding,
@@ -56,6 +63,8 @@ SETTLED = 7 / 8
 # What is aimed at, of the squared error allowed, while a rest is left to make up for it, and at
 # the end: about as little less as neighbouring steps differ by.
 AIM, LAST_AIM = 0.99, 0.997
+# Variables up to here are held while the step is sought: nothing is read again for it.
+HELD_BYTES = 64 << 20
 # Where all is coded at once, how close to it is close enough, and what is tried for it at most.
 NEAR, MOST_MEASURED = 0.006, 6
 # The squared error of the rest differs from what it was before by no more than such a factor.
@@ -106,8 +115,9 @@ def write_values(
 ) -> dict[str, WrittenValues]:
     """Code variables into the store, from the chunks of the archive. Runs Dask.
 
-    A worker holds a block of chunks and a few tiles, whatever the length of the archive; here are
-    the temporal mean of one variable, and its mask.
+    A worker holds a block of chunks and a few tiles, whatever the length of the archive, and
+    workers together hold a variable of up to 64 MB; here are the temporal mean of one variable, and
+    its mask.
 
     Raises
     ------
@@ -159,11 +169,13 @@ def _space(items: Sequence[T], variable: ArchivedVariable) -> tuple[T, ...]:
 
 def _written(writer: StoreWriter, archive: Archive, plan: ValuesPlan) -> tuple[Sums, ReadCost]:
     """All tiles in the store within the bound, and what reading cost."""
-    variable, cost = archive.variables[plan.number], plan.cost
-    if len(_batches(variable, plan.tile)) == 1:
-        plan = _measured(archive, plan)
+    variable, tiles = archive.variables[plan.number], _Tiles(archive.variables[plan.number], plan)
+    cost, size = plan.cost, math.prod(variable.shape) * variable.dtype.itemsize
+    if size <= HELD_BYTES or len(_batches(variable, plan.tile)) == 1:
+        cost += tiles.hold()
+        plan = _measured(tiles, plan)
     for _ in range(MOST_ATTEMPTS):
-        coder = _Coder(writer, archive, plan)
+        coder = _Coder(writer, archive, plan, tiles)
         coder.code_batches()
         if coder.settle():
             return coder.sums, cost + coder.sums.cost
@@ -177,21 +189,52 @@ def _written(writer: StoreWriter, archive: Archive, plan: ValuesPlan) -> tuple[S
     )
 
 
-def _measured(archive: Archive, plan: ValuesPlan) -> ValuesPlan:
-    """The plan with the largest step that meets the bound, or nearly: where all tiles are coded at
-    once, nothing makes up for what was not foreseen."""
-    variable = archive.variables[plan.number]
-    best, step = 0.0, plan.coding.step
-    for _ in range(MOST_MEASURED):
-        coding = replace(plan.coding, step=step)
-        task = MeasureValues(
+class _Tiles:
+    """The tiles of one variable: each is read when it is asked for, unless all are held."""
+
+    def __init__(self, variable: ArchivedVariable, plan: ValuesPlan) -> None:
+        self._variable, self._tile = variable, plan.tile
+        self._hold = HoldValues(
             variable=variable.name,
             time_axis=variable.time_axis,
             inner=variable.inner_product,
-            coding=coding,
+            offset=plan.coding.offset,
             below=plan.draft,
         )
-        sums = gathered(lazy_tiles(variable, plan.tile, task, joined), joined, SUMMANDS)
+        self._held: tuple[Delayed, ...] = ()
+        self.grid = grid(variable.shape, plan.tile)
+
+    @property
+    def are_held(self) -> bool:
+        return bool(self._held)
+
+    def hold(self) -> ReadCost:
+        """Read all of them once, onto the cluster; what that cost."""
+        lazy = lazy_tiles(self._variable, self._tile, self._hold, Held.joined)
+        self._held = dask.persist(*lazy)
+        costs = dask.compute(*(delayed(attrgetter("cost"))(each) for each in self._held))
+        return sum(costs, ReadCost())
+
+    def sums(self, task: Callable[[Held], Sums], places: Sequence[Lengths] | None = None) -> Sums:
+        """What a task makes of all tiles, or of those at some places. Runs Dask."""
+        results: Iterable[Delayed]
+        if self._held:
+            some = frozenset(product(*map(range, self.grid)) if places is None else places)
+            apply = delayed(OnHeld(task, some), pure=False)
+            results = [apply(each) for each in self._held]
+        else:
+            read = OnTiles(self._hold, task)
+            results = lazy_tiles(self._variable, self._tile, read, joined, places)
+        found: Sums = gathered(results, joined, SUMMANDS)
+        return found
+
+
+def _measured(tiles: _Tiles, plan: ValuesPlan) -> ValuesPlan:
+    """The plan with the largest step that meets the bound, or nearly: where all held tiles are coded
+    at once, nothing makes up for what was not foreseen."""
+    best, step = 0.0, plan.coding.step
+    for _ in range(MOST_MEASURED):
+        sums = tiles.sums(MeasureValues(replace(plan.coding, step=step)))
         allowed = plan.tolerance**2 * plan.variance * sums.counted
         ratio = sums.lost / allowed if allowed else 1.0
         if sums.defect or not ratio:
@@ -209,7 +252,9 @@ class _Coder:
     """Codes one variable, and sets the step of what is left so that all together just meets the
     bound."""
 
-    def __init__(self, writer: StoreWriter, archive: Archive, plan: ValuesPlan) -> None:
+    def __init__(
+        self, writer: StoreWriter, archive: Archive, plan: ValuesPlan, tiles: _Tiles
+    ) -> None:
         variable, coding = archive.variables[plan.number], plan.coding
         time = variable.time_axis
 
@@ -226,17 +271,9 @@ class _Coder:
             coding.offset,
             coding.dtype,
         )
-        self._task = WriteValues(
-            variable=variable.name,
-            time_axis=time,
-            inner=variable.inner_product,
-            coding=coding,
-            below=plan.draft,
-            writer=writer.values,
-        )
-        self._archive, self._plan = archive, plan
+        self._task = WriteValues(writer.values, variable.name, coding)
+        self._archive, self._plan, self._tiles = archive, plan, tiles
         self._variable, self._snapshots = variable, variable.shape[time]
-        self._grid = grid(variable.shape, plan.tile)
         # Shares of the step that tiles have, by place along time, and of those coded anew.
         self._shares: dict[int, int] = {}
         self._finer: dict[Lengths, int] = {}
@@ -247,22 +284,25 @@ class _Coder:
     def code_batches(self) -> None:
         """Code all tiles, those of a batch with the step that those before suggest."""
         share, batches = WHOLE, _batches(self._variable, self._plan.tile)
+        if self._tiles.are_held:
+            batches = [[place for batch in batches for place in batch]]
         for number, batch in enumerate(batches):
             if number:
                 share = self._next_share(LAST_AIM if number == len(batches) - 1 else AIM)
             self._shares |= dict.fromkeys(batch, share)
-            counts: list[Sequence[int]] = [range(n) for n in self._grid]
+            counts: list[Sequence[int]] = [range(n) for n in self._tiles.grid]
             counts[self._variable.time_axis] = sorted(batch)
-            found = self._run(replace(self._task, share=share), list(product(*counts)))
+            task = replace(self._task, share=share)
+            found = self._tiles.sums(task, list(product(*counts)))
             if found.defect:
                 raise _defect_error(self._archive, self._plan)
-            self.sums = joined([self.sums, found]) if number else found
+            self.sums = joined([self.sums, found])
             self._lost_whole += found.lost / share_of(share) ** self._plan.power
 
     def settle(self) -> bool:
         """Code tiles anew with a finer step until the bound is met; False if that does not help."""
         allowed = self._plan.tolerance**2 * self.sums.fluctuation * (1 - 4 * SUMMED)
-        count = math.prod(self._grid)
+        count = math.prod(self._tiles.grid)
         for attempt in range(MOST_ATTEMPTS):
             if self.sums.lost <= allowed:
                 return True
@@ -274,23 +314,19 @@ class _Coder:
             log.info("variable %r: %d tiles coded anew", self._variable.name, wanted)
         return False
 
-    def _run(self, task: WriteValues, tiles: list[Lengths]) -> Sums:
-        lazy = lazy_tiles(self._variable, self._plan.tile, task, joined, tiles)
-        found: Sums = gathered(lazy, joined, SUMMANDS)
-        return found
-
     def _code_anew(self, wanted: int, factor: float) -> None:
         """Code so many tiles, evenly spread, with steps that are so many times what they were."""
         groups: dict[tuple[int, int], list[Lengths]] = {}
-        for number in spread(math.prod(self._grid), wanted):
-            index = tuple(map(int, np.unravel_index(number, self._grid)))
+        for number in spread(math.prod(self._tiles.grid), wanted):
+            index = tuple(map(int, np.unravel_index(number, self._tiles.grid)))
             had = self._finer.get(index, self._shares[index[self._variable.time_axis]])
             share = min(rounded_share(factor * share_of(had)), max(had - 1, 0))
             groups.setdefault((had, share), []).append(index)
         for (had, share), tiles in groups.items():
             self._finer |= dict.fromkeys(tiles, share)
-            again = RewriteValues(**vars(replace(self._task, share=share)), had=had)
-            self.sums = joined([self.sums, self._run(again, tiles)])
+            task = self._task
+            again = RewriteValues(task.writer, task.variable, task.coding, share, had)
+            self.sums = joined([self.sums, self._tiles.sums(again, tiles)])
 
     def _next_share(self, aim: float) -> int:
         """Share of the step for what comes next.
