@@ -20,9 +20,9 @@ from romzarr.compression.direct import LOOK, DirectVariable, plan_direct
 from romzarr.compression.pod import ArchivePOD
 
 # Modes are looked for where these numbers of them, no more than such a part of those of POD alone,
-# bring the bits of a glance near to those of the best other way: rates make values dearer than
-# they are, and modes not.
-PROBED, FEWER, NEAR = (2, 8), 4, 1.2
+# save bits at a glance, and bring them near to those of POD: rates make values dearer than they
+# are, and modes not.
+PROBED, FEWER, SAVING, NEAR = (2, 8), 4, 0.98, 1.2
 GLANCE = Sample(4, 1 << 15)
 # Then they are tried by doubling their number, until that has cost bits so many times in a row.
 MOST_FAILURES = 2
@@ -88,13 +88,12 @@ def plan_leading(
 def _seems_near(
     archive: Archive, pod: ArchivePOD, known: Mapping[int, DirectVariable], bits: float, rank: int
 ) -> bool:
-    """Whether a glance at few modes of the `known` variables finds about as few bits as there are
-    without, or as POD needs."""
+    """Whether few modes of the `known` variables save `bits` of a POD, at a glance."""
     numbers = [number for number in PROBED if FEWER * number <= rank]
     if not numbers or not known:
         return False
     seen = {v: each for v, each in plan_direct(archive, pod, GLANCE).items() if v in known}
-    limit = NEAR * min(sum(each.bits for each in seen.values()), bits)
+    limit = min(SAVING * sum(each.bits for each in seen.values()), NEAR * bits)
     found = (_with_leading(archive, pod, seen, seen, number, GLANCE) for number in numbers)
     return any(each is not None and each.bits < limit for each in found)
 

@@ -230,8 +230,10 @@ class _Tiles:
 
 
 def _measured(tiles: _Tiles, plan: ValuesPlan) -> ValuesPlan:
-    """The plan with the largest step that meets the bound, or nearly: where all held tiles are coded
-    at once, nothing makes up for what was not foreseen."""
+    """The plan with the largest step that meets the bound, or nearly.
+
+    Of tiles that are all coded at once, none makes up for what was not foreseen.
+    """
     best, step = 0.0, plan.coding.step
     for _ in range(MOST_MEASURED):
         sums = tiles.sums(MeasureValues(replace(plan.coding, step=step)))
