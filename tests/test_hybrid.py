@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import romzarr
-from romzarr.compression import choose_coding
+from romzarr.archive import open_archive
+from romzarr.compression import choose_coding, write_archive
+from romzarr.compression.survey import survey
 from romzarr.contracts import Coding
 from romzarr.store import layout
 from romzarr.store.reading.reader import open_store
@@ -120,6 +122,21 @@ def test_any_part_decodes_to_what_the_whole_does(tmp_path):
             part = store.decode(name, times, [slice(3, 9), slice(None)])
             rows = np.moveaxis(whole[name].values, axis, 0)[times][:, 3:9, :]
             np.testing.assert_array_equal(part, np.moveaxis(rows, 0, axis))
+
+
+def test_large_archives_of_seasons_go_through_a_pod_though_weather_need_not(tmp_path, monkeypatch):
+    """A sample of half of the runs says that their modes save bits of the others."""
+    monkeypatch.setattr(write_archive, "LEAST_BYTES", 0)
+    source = seasons(5, m=600, noise=0.6, shape=(30, 60)).chunk(time=50)
+    noise = seasons(5, m=600, noise=1e4, shape=(30, 60)).chunk(time=50)
+    stored(source, tmp_path, tolerance=1e-2)
+    assert codings_of(tmp_path) == {Coding.HYBRID}
+    found = open_archive(noise), open_archive(source)
+    (calm,), (seasonal,) = (survey(each, [1e-2], [0])[0] for each in found)
+    assert (calm.rides, seasonal.rides) == (False, True)
+    monkeypatch.setattr("romzarr.compression.survey.MOST_FACTORED", 0)
+    stored(source, tmp_path, tolerance=1e-2)
+    assert codings_of(tmp_path) == {Coding.DIRECT}
 
 
 def test_single_values_keep_their_bound_too(tmp_path):

@@ -196,6 +196,17 @@ def test_a_sample_of_land_says_nothing_of_the_sea(always, tmp_path, monkeypatch,
     assert report.chunks_read <= 2 * 4
 
 
+@pytest.mark.parametrize("snapshots", [200, 222, 260])
+def test_a_last_block_may_be_shorter_than_the_others(always, tmp_path, monkeypatch, snapshots):
+    """Runs of the survey are of the same place all the same."""
+    monkeypatch.setattr(survey, "VALUES", 1 << 14)
+    rows = red_noise(np.random.default_rng(5), snapshots, 24, 0.9)
+    source = xr.Dataset({"u": (("time", "y", "x"), rows)}).chunk(time=60)
+    report, codings, decoded = compressed(source, tmp_path, tolerance=1e-2)
+    assert codings == {"u": "direct"}
+    assert decoded_errors(source, decoded)["u"] <= report.relative_l2_error["u"] <= 1e-2
+
+
 def test_masks_that_are_alike_are_stored_once(always, tmp_path):
     rng = np.random.default_rng(4)
     sizes = {"time": 64, "y": 12, "x": 16}

@@ -392,8 +392,8 @@ def joined_samples(several: Sequence[Sampled]) -> Sampled:
 class TakeSample:
     """Task: moments of a tile, and of those at certain places runs of snapshots.
 
-    These are ``count`` runs at even distances, of ``snapshots`` each, with about ``values`` values
-    together.
+    These are ``count`` runs at even distances, of up to ``snapshots`` each, with about ``values``
+    values together.
     """
 
     time_axis: int
@@ -421,7 +421,8 @@ class TakeSample:
     def _runs(self, values: Floats, valid: Mask | None) -> tuple[Matrix, ...]:
         length = min(self.snapshots, len(values))
         whole = tuple(slice(0, n) for n in values.shape[1:])
-        place = middle(whole, max(1, self.values // (self.count * length)))
+        # The same place of all tiles, also of a last one that is shorter.
+        place = middle(whole, max(1, self.values // (self.count * self.snapshots)))
         starts = np.linspace(0, len(values) - length, self.count).astype(int)
         some = (values[(slice(start, start + length), *place)] for start in starts.tolist())
         within = None if valid is None else valid[place]

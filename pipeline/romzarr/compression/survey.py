@@ -54,6 +54,9 @@ UNIT = 2.0**12
 # Modes are given up where they should take more than this many times the bits of values. A little
 # less than 1: modes of which there are as many as snapshots take longer than they can save.
 DEAR = 0.95
+# Of variables up to here a POD may look for few modes below values, where so many of them save
+# at least such a part of the bits.
+MOST_FACTORED, FEW_MODES, RIDING = 256 << 20, (2, 8), 0.95
 # Fluctuations with squares that float64 holds with room to spare.
 SMALLEST, LARGEST = 1e-130, 1e130
 # Runs that fluctuate by less than such a share of what all does, such as those of a part of space
@@ -71,20 +74,23 @@ class Surveyed:
 
     ``values_bits`` and ``pod_bits`` are what the whole record should take as values, and as modes
     with coefficients, of which it should have ``rank``; ``error`` is the root of the mean square
-    error allowed. ``plan`` is how to code its values, None
-    where only a POD can say more.
+    error allowed. ``rides`` says that few modes save bits of values, and that all of the record may
+    go through a POD to find them. ``plan`` is how to code its values, None where only a POD can say
+    more.
     """
 
     values_bits: float
     pod_bits: float
     rank: float
     error: float
+    rides: bool
     plan: ValuesPlan | None
 
     @property
     def is_rough(self) -> bool:
         """Whether values are to be coded without a POD."""
-        return self.plan is not None and self.pod_bits > DEAR * self.values_bits
+        dear = self.pod_bits > DEAR * self.values_bits
+        return self.plan is not None and dear and not self.rides
 
     def __str__(self) -> str:
         return (
@@ -133,7 +139,8 @@ def _sample(variable: ArchivedVariable) -> Delayed:
     part = space[len(space) // 2]
     kept = frozenset((*part[:axis], time, *part[axis:]) for time in looked_at)
     count = -(-RUNS // len(kept))
-    task = TakeSample(axis, variable.inner_product, kept, count, RUN, VALUES // len(kept))
+    length = min(RUN, tile[axis])
+    task = TakeSample(axis, variable.inner_product, kept, count, length, VALUES // len(kept))
     lazy = lazy_tiles(variable, tile, task, joined_samples, places)
     return joined(list(lazy), joined_samples, SUMMANDS)
 
@@ -207,7 +214,44 @@ def _at_tolerance(
             known=sums.snapshots,
             cost=sums.cost,
         )
-    return Surveyed(values_bits, pod_bits, rank, tolerance * variance**0.5, plan)
+    rides = math.prod(facts.shape) * facts.dtype.itemsize <= MOST_FACTORED and _rides(
+        runs, allowed, facts.shape
+    )
+    return Surveyed(values_bits, pod_bits, rank, tolerance * variance**0.5, rides, plan)
+
+
+def _rides(runs: Sequence[Matrix], allowed: float, shape: Lengths) -> bool:
+    """Whether leading modes of half of the runs save bits of the others, beyond their own."""
+    unit, space = UNIT * allowed**0.5, runs[0].shape[1:]
+    seen = np.concatenate([run.reshape(len(run), -1) for run in runs[::2]])
+    others = [run.reshape(len(run), -1) for run in runs[1::2]]
+    size = sum(run.size for run in others)
+    mean = seen.mean(axis=0)
+    energies, right = np.linalg.eigh((seen - mean) @ (seen - mean).T)
+    modes = right[:, ::-1].T @ (seen - mean) / np.sqrt(np.maximum(energies[::-1], 1e-300))[:, None]
+
+    def bits(values: Sequence[Matrix]) -> tuple[float, float]:
+        shaped = [each.reshape(-1, *space) for each in values]
+        found = [rates(each[None], (0, *value_levels(each.shape)), unit) for each in shaped]
+        total = sum(found[1:], found[0])
+        place = position_within(total, allowed * size)
+        return total.bits_at(place) * math.prod(shape) / size, place
+
+    whole, _ = bits(others)
+    for count in FEW_MODES:
+        some = modes[:count]
+        a = [(run - mean) @ some.T for run in others]
+        left, place = bits([run - mean - b @ some for run, b in zip(others, a, strict=True)])
+        # In the units of the record: errors of fields add to those of all snapshots.
+        root = (energies[::-1][:count] / len(seen) * shape[0]) ** 0.5
+        fields = np.concatenate([shape[0] ** 0.5 * mean[None], root[:, None] * some])
+        wider = math.prod(shape[1:]) / fields.shape[1]
+        more = rates(fields.reshape(-1, *space), field_levels(space), unit).bits_at(place) * wider
+        rows = rates(np.concatenate(a).T.copy(), (0, 0), unit).bits_at(place)
+        more += rows * shape[0] / sum(len(each) for each in a)
+        if left + more < RIDING * whole:
+            return True
+    return False
 
 
 def _half(shape: Lengths) -> Region:
