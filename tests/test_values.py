@@ -109,6 +109,21 @@ def test_noise_never_goes_through_a_pod_and_waves_do(surveyed, tmp_path, monkeyp
     assert romzarr.verify(tmp_path / "store.romzarr", source).ok
 
 
+def test_single_values_of_other_variables_keep_their_bound(surveyed, tmp_path):
+    rng = np.random.default_rng(2)
+    source = xr.Dataset(
+        {
+            "rough": (("time", "y", "x"), red_noise(rng, 512, 24, 0.9)),
+            "smooth": waves({"time": 512, "x": 80}).rename(x="z"),
+        },
+        {"time": np.arange(512) * 0.1},
+    ).chunk(time=32)
+    _, codings, decoded = compressed(source, tmp_path, tolerance=1e-2, max_error={"smooth": 1e-3})
+    assert codings == {"rough": "direct", "smooth": "pod"}
+    assert float(abs(source.smooth - decoded.smooth).max()) <= 1e-3
+    assert max(decoded_errors(source, decoded).values()) <= 1e-2
+
+
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3])
 def test_bytes_are_those_of_the_best_step(always, tmp_path, tolerance):
     """Within 3 % of the tiles coded with the one step that just meets the bound."""

@@ -13,6 +13,7 @@ import xarray as xr
 import romzarr
 from romzarr.compression import survey, write_archive
 from romzarr.config import Config
+from romzarr.contracts import Coding
 
 Writer = Callable[[Path], None]
 CASES: dict[str, Writer] = {}
@@ -66,6 +67,17 @@ def oscillator(snapshots: int = 400) -> xr.Dataset:
     states = np.exp(-0.02 * t)[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
     shapes = np.random.default_rng(2).standard_normal((2, 30))
     return xr.Dataset({"u": (("time", "x"), states @ shapes)}, {"time": t})
+
+
+def seasons() -> xr.Dataset:
+    """A seasonal cycle on noise that is red in space."""
+    rng, t = np.random.default_rng(6), np.arange(240) / 12
+    wave = 1 + np.hypot(np.fft.fftfreq(16, 1 / 16)[:, None], np.fft.rfftfreq(24, 1 / 24)) ** 2
+    weather = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((240, 16, 24))) / wave, (16, 24))
+    cycle = np.cos(2 * np.pi * t)[:, None, None] * np.linspace(-4, 4, 16)[:, None]
+    u = (10 + cycle + weather).astype("f4")
+    u[:, 3:6, 5:15] = np.nan
+    return xr.Dataset({"u": (("time", "y", "x"), u)}, {"time": t})
 
 
 def storm() -> xr.Dataset:
@@ -167,6 +179,12 @@ def values_float32_several_levels(path: Path) -> None:
 @case
 def values_float16(path: Path) -> None:
     romzarr.compress(noise(dtype="f2"), path, tolerance=1e-1)
+
+
+@case
+def few_modes_and_values_of_the_rest(path: Path) -> None:
+    romzarr.compress(seasons(), path, tolerance=1e-2)
+    assert {v["coding"] for v in romzarr.info(path).variables.values()} == {Coding.HYBRID}
 
 
 @case

@@ -224,15 +224,17 @@ class StoreWriter(BasisWriter):
             name: {**variable, "group": self._groups[name]}
             for name, variable in facts["variables"].items()
         }
-        for name, offset in self._offsets.items():
-            variables[name]["offset"] = offset
-        for name, (first, step) in self._columns.items():
-            variables[name] |= {"column": first, "step": step}
-            if self._groups[name] == name:
-                del variables[name]["group"]
-        for name, home in self._masks.items():
-            if home is not None:
-                variables[name]["mask"] = self._groups[home]
+        # A draft may have a part of the variables alone.
+        for name, variable in variables.items():
+            if name in self._offsets:
+                variable["offset"] = self._offsets[name]
+            if name in self._columns:
+                first, step = self._columns[name]
+                variable |= {"column": first, "step": step}
+                if self._groups[name] == name:
+                    del variable["group"]
+            if home := self._masks.get(name):
+                variable["mask"] = self._groups[home]
         carried = dict(self._facts["carried"])
         shared = {"shared_encoding": share(variables, carried)}
         return {**facts, **self._facts, "variables": variables, "carried": carried, **shared}
