@@ -112,7 +112,10 @@ def _with_leading(
     """
     while known:
         others = frozenset(range(len(archive.variables))) - frozenset(known)
-        below, above = (pod.without(others) if others else pod).split(rank)
+        own = pod.without(others) if others else pod
+        if rank >= own.modes:
+            return None
+        below, above = own.split(rank)
         plan = plan_hybrid(archive, below, {v: each.step for v, each in known.items()})
         left = plan_direct(archive, _left(above, plan), look)
         rests = {v: each for v, each in left.items() if v in known}
