@@ -32,6 +32,8 @@ NOISE_GAIN = 1.025
 # factor of two. All below the first bin, and all above the last, count as in it.
 LAST_BITS = 21
 SMALLEST, LARGEST = 2.0**-56, 2.0**24
+# Rows of bands that are worked on together: fewer calls where there are few, and small tables.
+TOGETHER = 32
 BINS = np.arange(*(np.array([SMALLEST, LARGEST], np.float32).view(np.int32) >> LAST_BITS))
 
 
@@ -102,32 +104,56 @@ def _at_columns(values: Floats, levels: Sequence[int], unit: float, columns: sli
         return found
     coefficients = forward(values, levels)
     gain = NOISE_GAIN ** np.count_nonzero(levels)
-    for band in bands(values.shape[1:], levels[1:]):
-        part = coefficients[(slice(None), *band.region)].reshape(len(values), -1)
-        if not part.size:
+    parts = [
+        coefficients[(slice(None), *band.region)].reshape(len(values), -1)
+        for band in bands(values.shape[1:], levels[1:])
+    ]
+    group = max(1, TOGETHER // len(values))
+    for first in range(0, len(parts), group):
+        some = [part for part in parts[first : first + group] if part.size]
+        if not some:
             continue
-        counts, found_in = _histogram(part, unit)
-        narrow, wide = counts @ tables[0][:, found_in], counts @ tables[1][:, found_in]
-        share = (dead_zone(wide[1] / part.shape[1]) - _NARROW) / (_WIDE - _NARROW)
-        error, size, nonzero = (1 - share) * narrow + share * wide
-        errors += gain * error
-        bits += part.shape[1] * _geometric_entropy(size / part.shape[1]) + nonzero
+        sizes = np.array([part.shape[1] for part in some], np.float64)[:, None, None]
+        error, size, nonzero = _means(*_histograms(some, unit), tables, sizes)
+        errors += gain * error.sum(axis=0)
+        bits += (sizes * _geometric_entropy(size / sizes) + nonzero).sum(axis=0)
     return found
 
 
-def _histogram(part: Floats, unit: float) -> tuple[Matrix, slice]:
-    """Numbers of coefficients (rows, bins) by size, and which of `BINS` these are.
+def _means(
+    counts: Matrix, found_in: slice, tables: Matrix, sizes: Matrix
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Squared error, sum of sizes and number of nonzeros (bands, rows, columns) of coefficients."""
+    flat = counts.reshape(-1, counts.shape[-1])
+    narrow, wide = (
+        (flat @ np.concatenate(table[:, found_in], axis=1)).reshape(*counts.shape[:2], 3, -1)
+        for table in tables
+    )
+    share = (dead_zone(wide[:, :, 1] / sizes) - _NARROW) / (_WIDE - _NARROW)
+    mixed = narrow + share[:, :, None] * (wide - narrow)
+    return mixed[:, :, 0], mixed[:, :, 1], mixed[:, :, 2]
+
+
+def _histograms(parts: Sequence[Floats], unit: float) -> tuple[Matrix, slice]:
+    """Numbers of coefficients (bands, rows, bins) by size, and which of `BINS` these are.
 
     Bins that are empty before the first or after the last coefficient are left out.
     """
+    places = [_bins(part, unit) for part in parts]
+    first = min(int(place.min()) for place in places)
+    width = max(int(place.max()) for place in places) + 1 - first
+    counts = np.empty((len(parts), len(parts[0]), width))
+    for place, out in zip(places, counts, strict=True):
+        place += width * np.arange(len(place), dtype=np.int32)[:, None] - first
+        out[...] = np.bincount(place.ravel(), minlength=out.size).reshape(out.shape)
+    return counts, slice(first, first + width)
+
+
+def _bins(part: Floats, unit: float) -> NDArray[np.int32]:
     # What a useless model misses may be beyond float32.
     sizes = np.minimum(np.abs(part * (1 / unit)), LARGEST).astype(np.float32)
     place = (sizes.view(np.int32) >> LAST_BITS) - BINS[0]
-    np.clip(place, 0, len(BINS) - 1, out=place)
-    first, stop = int(place.min()), int(place.max()) + 1
-    place += (stop - first) * np.arange(len(part), dtype=np.int32)[:, None] - first
-    counts = np.bincount(place.ravel(), minlength=len(part) * (stop - first))
-    return counts.reshape(len(part), -1).astype(np.float64), slice(first, stop)
+    return np.clip(place, 0, len(BINS) - 1, out=place)
 
 
 def _tables(dead_zone: float) -> Matrix:
