@@ -22,7 +22,7 @@ from romzarr.chunked.spots import spread
 from romzarr.coding.field import encode_field
 from romzarr.coding.fill import fill_masked
 from romzarr.coding.rates import Rates, rates, step_of
-from romzarr.coding.tiles import coded_tile, encode_tile, field_levels, tiles
+from romzarr.coding.tiles import code_fields, field_levels, tiles
 from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod.factors import RowBlock
@@ -204,28 +204,39 @@ def tile_bits(
     return np.array([rates(fields, levels, unit).bits_at(position), 8 * len(content)])
 
 
-def tile_products(
+@dataclass(frozen=True)
+class CodedTile:
+    """One tile of the mean and the modes, coded, and the points without values (None: none)."""
+
+    content: bytes
+    mask: Mask | None
+
+
+def code_tile(
     pieces: Sequence[RowBlock],
     tile: FieldTile,
     turn: Matrix,
     rank: int,
     step: float,
     dtype: np.dtype[Any],
-) -> Gram:
-    """Inner products of what is lost and what is kept on one tile, once it is coded.
+) -> tuple[CodedTile, Gram]:
+    """Code one tile, with inner products of what is lost and what is kept.
 
     Returns
     -------
+    CodedTile
     Gram
         Of K + 1 + rank rows: first what is lost of each of the K modes (all of it, beyond the
         rank), then what is lost of the mean, then the decoded modes.
     """
     fields, valid = fields_of(pieces, tile, turn)
-    return products_of(fields, coded_tile(fields[: rank + 1], tile.shape, step, dtype), tile, valid)
+    content, decoded = code_fields(fields[: rank + 1], tile.shape, step, dtype)
+    mask = None if valid is None else ~valid
+    return CodedTile(content, mask), products_of(fields, decoded, tile, valid)
 
 
 def products_of(fields: Floats, coded: Floats, tile: FieldTile, valid: Mask | None) -> Gram:
-    """The inner products that `tile_products` returns, from all fields and those `coded`."""
+    """The inner products that `code_tile` returns, from all fields and those `coded`."""
     lost, rank = fields.copy(), len(coded) - 1
     lost[: rank + 1] -= coded
     stack = np.concatenate([lost[1:], lost[:1], coded[1:]]).reshape(len(lost) + rank, -1)
@@ -236,26 +247,14 @@ def products_of(fields: Floats, coded: Floats, tile: FieldTile, valid: Mask | No
 
 
 def write_tile(
-    pieces: Sequence[RowBlock],
-    tile: FieldTile,
-    turn: Matrix,
-    rank: int,
-    step: float,
-    writer: MaskedTileWriter,
-    variable: str,
-    masked: bool,
+    coded: CodedTile, tile: FieldTile, writer: MaskedTileWriter, variable: str, masked: bool
 ) -> int:
-    """Code one tile and put it, and the mask where the variable has one, into the store.
-
-    Returns its bytes.
-    """
-    fields, valid = fields_of(pieces, tile, turn[:, :rank])
-    content = encode_tile(fields, tile.shape, step)
-    writer.write_tile(variable, tile.index, content)
+    """Put one tile, and the mask where the variable has one, into the store; returns its bytes."""
+    writer.write_tile(variable, tile.index, coded.content)
     if masked:
-        mask = np.zeros(tile.extent, bool) if valid is None else ~valid
+        mask = np.zeros(tile.extent, bool) if coded.mask is None else coded.mask
         writer.write_mask(variable, tile.region, mask)
-    return len(content)
+    return len(coded.content)
 
 
 def fields_of(

@@ -81,7 +81,7 @@ def shared_products(
     steps: Sequence[float],
     dtype: np.dtype[Any],
 ) -> list[Gram]:
-    """Compute what `romzarr.chunked.fields.tile_products` says, of each variable."""
+    """Compute the inner products of `romzarr.chunked.fields.code_tile`, of each variable."""
     fields = [fields_of(parts, tile, turn)[0] for parts, tile in zip(pieces, tiles, strict=True)]
     stacked = _stacked([each[: rank + 1] for each in fields], steps)
     decoded = coded_field(stacked, STEP, LEVELS, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from operator import getitem
 from typing import Any, TypeVar
 
 import dask
@@ -66,6 +67,19 @@ def sums(groups: Sequence[Sequence[Delayed]]) -> list[Any]:
         for number, value in zip(parts, values, strict=True):
             found[number].append(value)
     return [added(parts) for parts in found]
+
+
+def kept_and_summed(pairs: Sequence[Delayed]) -> tuple[list[Delayed], Any]:
+    """Of pairs, the first parts where they were made, and the sum of the second, here.
+
+    Runs Dask, slice by slice; each pair is made once.
+    """
+    kept, parts, part = list[Delayed](), [], delayed(getitem, pure=False)
+    for some in slices(pairs):
+        found = dask.persist(*(part(pair, 0) for pair in some), summed([part(p, 1) for p in some]))
+        kept += found[:-1]
+        parts += dask.compute(found[-1])
+    return kept, added(parts)
 
 
 def added(parts: Sequence[Any]) -> Any:

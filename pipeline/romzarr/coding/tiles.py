@@ -147,6 +147,15 @@ def coded_tile(values: Floats, tile: Sequence[int], step: float, dtype: np.dtype
     return decoded[tuple(slice(0, n) for n in values.shape)]
 
 
+def code_fields(
+    values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any]
+) -> tuple[bytes, Floats]:
+    """What `encode_tile` and `coded_tile` return, from one transform."""
+    levels = field_levels(tile)
+    content, decoded = encoded_and_decoded(extended(values, tile), step, levels, dtype)
+    return content, decoded[tuple(slice(0, n) for n in values.shape)]
+
+
 def code_values(
     values: Floats, tile: Sequence[int], step: float, dtype: np.dtype[Any], share: int = WHOLE
 ) -> tuple[bytes, Floats]:

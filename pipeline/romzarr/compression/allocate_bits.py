@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import dask
 import numpy as np
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 
 from romzarr.archive import Archive
-from romzarr.chunked.fields import LazyTiles, lazy_fields, tile_products, tile_rates
+from romzarr.chunked.fields import LazyTiles, code_tile, lazy_fields, tile_rates
 from romzarr.chunked.shared_fields import SharedTiles, shared_products, shared_rates
-from romzarr.chunked.slices import sums
+from romzarr.chunked.slices import kept_and_summed, sums
 from romzarr.coding.bands import depth
 from romzarr.coding.rates import Allocation, Rates, allocate, position_of, rates, step_of
 from romzarr.coding.tiles import tile_shape
@@ -86,7 +86,8 @@ class CodedFields:
 
     ``steps`` (V,) are the quantisation steps in the units of each variable; ``a`` (m, r) the
     coefficients, which are left ``tolerances`` by the variables that have fields; ``step`` is
-    that of the coefficients.
+    that of the coefficients. ``contents`` are the coded tiles of each variable whose fields are
+    its own, on the workers that coded them.
     """
 
     plan: FieldsPlan
@@ -95,6 +96,7 @@ class CodedFields:
     step: float
     a: Matrix
     tolerances: Tolerances
+    contents: Mapping[int, Sequence[Delayed]]
 
     @property
     def codings(self) -> tuple[Coding, ...]:
@@ -251,7 +253,7 @@ def _allocated(
 
 
 def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
-    """Code all fields on trial as planned, and measure what is lost. Runs Dask.
+    """Code all fields as planned, and measure what is lost. Runs Dask.
 
     With it comes every inner product that the bound needs; should what is lost leave too
     little to the coefficients, steps are lowered.
@@ -271,7 +273,8 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
     ]
     _shorten(steps, plan.together)
     planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
-    products = _products(plan, chosen.rank, steps, live)
+    contents = dict[int, Sequence[Delayed]]()
+    products = _coded(plan, chosen.rank, steps, live, contents)
     products = {v: products[v] for v in live}
     for attempt in range(MOST_ATTEMPTS):
         tolerances = _tolerances(pod, chosen.rank, products)
@@ -288,11 +291,12 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
                 step=step_of(chosen.latent, 1.0),
                 a=pod.coefficients(chosen.rank),
                 tolerances=tolerances,
+                contents=contents,
             )
         again = np.array(live)[short]
         steps[again] *= LOWERED ** (attempt + 1)
         _shorten(steps, plan.together)
-        products |= _products(plan, chosen.rank, steps, again.tolist())
+        products |= _coded(plan, chosen.rank, steps, again.tolist(), contents)
     raise _no_room(archive, again.tolist())
 
 
@@ -325,21 +329,23 @@ def _latent_rates(pod: ArchivePOD, modes: int) -> Rates:
     return rates(a, (0, depth(a.shape[1])), 1.0)
 
 
-def _products(
-    plan: FieldsPlan, rank: int, steps: Matrix, numbers: Sequence[int]
+def _coded(
+    plan: FieldsPlan,
+    rank: int,
+    steps: Matrix,
+    numbers: Sequence[int],
+    contents: dict[int, Sequence[Delayed]],
 ) -> dict[int, Gram]:
-    """Inner products of what is lost and kept of some variables, coded on trial. Runs Dask.
+    """Code some variables into `contents`; inner products of what is lost and kept. Runs Dask.
 
     Variables together are coded together.
     """
-    turn, dtype = delayed(plan.pod.turn), plan.pod.budget.basis
+    turn, dtype, found = delayed(plan.pod.turn), plan.pod.budget.basis, dict[int, Gram]()
     alone = [v for v in numbers if v not in plan.together]
-    tasks = [
-        fields.map(tile_products, turn, rank, float(steps[v]), dtype)
-        for v in alone
-        if (fields := plan.fields[v]) is not None
-    ]
-    found = dict(zip(alone, sums(tasks), strict=True))
+    for v in alone:
+        fields = plan.fields[v]
+        tasks = fields.map(code_tile, turn, rank, float(steps[v]), dtype) if fields else []
+        contents[v], found[v] = kept_and_summed(tasks)
     if plan.in_one and len(alone) < len(numbers):
         own = steps[list(plan.together)].tolist()
         task = plan.in_one.task(shared_products, turn, rank, own, dtype)

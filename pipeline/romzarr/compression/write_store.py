@@ -69,10 +69,11 @@ def write_fields(writer: StoreWriter, archive: Archive, coded: CodedFields) -> N
             pod.budget.basis,
             None if mask is None else archive.variables[mask].name,
         )
-        turn = delayed(pod.turn[:, : coded.rank])
-        tasks += fields.map(
-            write_tile, turn, coded.rank, step, writer.fields, variable.name, mask == number
-        )
+        put = delayed(write_tile, pure=False)
+        tasks += [
+            put(content, tile, writer.fields, variable.name, mask == number)
+            for content, tile in zip(coded.contents[number], fields.tiles, strict=True)
+        ]
     for some in slices(tasks):
         dask.compute(*some)
     if plan.in_one:
