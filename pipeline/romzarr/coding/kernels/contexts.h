@@ -131,7 +131,8 @@ static void make_first_model(void)
 {
     for (int level = 0; level < LEVELS; level++)
         for (int group = 0; group < GROUPS; group++) {
-            double mean = mean_of_level(level), other = shift_of[level] ? mean : mean_of_group(group);
+            double mean = mean_of_level(level);
+            double other = shift_of[level] ? mean : mean_of_group(group);
             fill(&first_model.sizes[level][group],
                  (0.75 * mean + 0.25 * other) / (1 << shift_of[level]), 24);
         }

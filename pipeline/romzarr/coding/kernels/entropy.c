@@ -35,7 +35,8 @@ INLINE int digits_of(uint64_t number)
 static uint64_t code_escaped(Coder *coder, const int decode, uint64_t number, Counter *counters)
 {
     int digits = decode ? 0 : digits_of(number), left = 0;
-    while (left < MOST_DIGITS - 1 && code_counted(coder, decode, digits > left + 1, counters + left))
+    while (left < MOST_DIGITS - 1 &&
+           code_counted(coder, decode, digits > left + 1, counters + left))
         left++;
     uint64_t upper = left > 32 ? code_plain(coder, decode, number >> 32, left - 32) : 0;
     uint64_t lower = code_plain(coder, decode, number, left < 32 ? left : 32);
@@ -56,8 +57,10 @@ INLINE int32_t code_integer(Walk *walk, Coder *coder, const int decode, int64_t 
     if (!symbol || symbol == SYMBOLS - 1) {
         uint64_t beyond = symbol ? FIRST_OF[symbol] - 1 : 0, upper = 0;
         if (symbol) {
+            /* A copy, which leaves the coder itself in registers. */
             Coder own = *coder;
-            upper = beyond + code_escaped(&own, decode, (size >> shift) - beyond, walk->model->digits);
+            upper = (size >> shift) - beyond;
+            upper = beyond + code_escaped(&own, decode, upper, walk->model->digits);
             *coder = own;
         }
         size = upper << shift | code_plain(coder, decode, size, shift);
@@ -87,7 +90,7 @@ INLINE int32_t code_integer(Walk *walk, Coder *coder, const int decode, int64_t 
 INLINE int is_empty(const Row *row, int64_t x)
 {
     uint32_t known = 0;
-    for (int j = x; j < x + RUN; j++)
+    for (int64_t j = x; j < x + RUN; j++)
         known |= row->sums[NORTH][j] | row->sums[BEFORE][j] | row->sums[PARENTS][j];
     return !known;
 }
@@ -192,7 +195,8 @@ INLINE void code_row(Walk *walk, const int decode, BandModel *band)
 static int is_anything(const Walk *walk, const Extent *band, int64_t outer)
 {
     const Layout *layout = &walk->layout;
-    int64_t index[MOST_AXES + 1], width = band[layout->axes - 1].stop - band[layout->axes - 1].start;
+    const Extent *columns = band + layout->axes - 1;
+    int64_t index[MOST_AXES + 1], width = columns->stop - columns->start;
     first_row(layout, band, index);
     for (int64_t row = rows_of(layout, band); row > 0; row--, next_row(layout, band, index)) {
         const int32_t *start = walk->counted + place_of(layout, band, outer, index);

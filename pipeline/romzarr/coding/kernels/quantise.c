@@ -8,7 +8,7 @@
 #define FINENESS 64
 #define MEANS (64 * FINENESS)
 
-/* Coefficients that are looked at together, and those after which doubtful ones are gone through. */
+/* Coefficients that are looked at together, and as many as doubtful ones are gone through after. */
 #define TOGETHER 16
 #define BLOCK 256
 /* A little less than half a step, so that rounding leaves out none. */
