@@ -120,7 +120,7 @@ static void expect_from_planes(const int32_t *counted, const Layout *layout, con
     make_feature(row, BEFORE, planes ? UNIT / 8.0f / (float)planes : 0);
 }
 
-/* Half the mean of the parents along all axes: details are that much smaller where data have kinks. */
+/* Half the mean of the parents along all axes: details are smaller where data have kinks. */
 static void expect_from_parents(const int32_t *counted, const Layout *layout, const Extent *band,
                                 const int64_t *index, Row *row)
 {
