@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from romzarr.coding.entropy import NARROW, WIDE, decode, encode
+from tests.coding.reference import decoded
 from tests.strategies import seeds
 
 NUMBERS = {np.dtype(np.int32): NARROW, np.dtype(np.int64): WIDE}
@@ -33,6 +34,22 @@ def test_a_decoder_gives_back_what_was_encoded(shape, seed, data, dtype, share, 
     before = integers.copy()
     assert_array_equal(back(integers, levels), integers)
     assert_array_equal(integers, before)
+
+
+@given(shape=shapes, seed=seeds, data=st.data(), dtype=st.sampled_from(list(NUMBERS)),
+       share=st.sampled_from([0.02, 0.2, 1.0]), digits=st.integers(1, 61))  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_a_decoder_written_from_the_description_agrees(shape, seed, data, dtype, share, digits):
+    levels = [data.draw(st.integers(0, max(0, n - 1).bit_length())) for n in shape]
+    rng = np.random.default_rng(seed)
+    # Bursts, so that neighbours tell something, on scales from less than one to the largest.
+    most = NUMBERS[dtype] - 1
+    logarithms = np.cumsum(rng.normal(size=shape), axis=-1) if shape else np.zeros(())
+    sizes = np.minimum(2.0 ** np.clip(logarithms + digits / 4, -2, digits), most)
+    integers = np.where(rng.random(shape) < share, rng.laplace(size=shape) * sizes, 0)
+    integers = np.clip(np.rint(integers), -most, most).astype(dtype)
+    wide = dtype == np.int64
+    assert_array_equal(decoded(encode(integers, levels), shape, levels, wide), integers)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), NUMBERS.items())

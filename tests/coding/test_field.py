@@ -161,7 +161,7 @@ def test_the_format_is_what_it_was():
     assert encode_field(values, 1.0, (1, 1)).hex() == FORMAT
 
 
-FORMAT = "688081513aef81fb5749632cbc7e9429f45a2ca95d050d0efb9fbae2592cfb00c0ff0102fec3"
+FORMAT = "688084562e7aef194efcf9acde1c4eb69b92a15ec8c38d463e99f080701f00fc2fc022fec3"
 
 
 def hostile(draw_bytes, shape, dtype, levels):

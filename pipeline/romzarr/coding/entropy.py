@@ -1,10 +1,11 @@
-"""Entropy coding of integers: each bit is foretold by what was coded before it.
+"""Entropy coding of integers: each is foretold by what was coded before it.
 
 The integers of a transformed array are coded band by band, from coarse to fine, in raster order.
-What neighbours, parents (the same place one scale coarser) and modes before have in size foretells
-the next, each by a table of adaptive probabilities; a logistic mixture of these goes to a binary
-range coder. So no tables are stored, and what tells most is found by weights that learn
-(`contexts.h`, `mixing.h`). Signs, and the last digits of large integers, are kept as they are.
+How large one will be is expected from the sizes of its neighbours, of its parents (the same place
+one scale coarser) and of the modes before, with weights that are fitted to the rows coded last
+(`neighbours.h`). What is expected chooses two adaptive tables of chances, which are averaged and
+code the size as one symbol of a range coder (`contexts.h`, `symbols.h`). So neither tables nor
+weights are stored. Signs, and the last digits of large integers, are kept as they are.
 """
 
 from __future__ import annotations

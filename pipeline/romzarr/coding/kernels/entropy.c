@@ -2,9 +2,6 @@
  * raster order within: `encode` and `decode` walk through it alike. */
 #include "contexts.h"
 
-/* Sizes count up to here in what they foretell: sums of them stay within 32 bits. */
-#define MOST_COUNTED (1 << 24)
-
 typedef struct {
     Coder coder;
     Layout layout;
@@ -16,264 +13,181 @@ typedef struct {
     int64_t *wide;
     /* Whether a band is anything but zeros, for each place along the outer axis. */
     uint8_t *is_alive;
-    /* Of a row: sums over neighbours in the row before, in planes before, and over parents. */
-    uint32_t *above, *before, *parents;
+    Row row;
     Model *model;
     BandModel *band_models;
-    /* Digits of the last integer where sizes are larger than are counted, or nearly. */
-    int last_digits;
+    /* All memory but that of `counted`. */
+    uint8_t *memory;
 } Walk;
-
-/* What a row is foretold by. */
-typedef struct {
-    int64_t start, width;
-    const int32_t *north;
-    int has_before, has_parents;
-} Row;
-
-INLINE uint32_t size_of(int32_t integer)
-{
-    return (uint32_t)(integer < 0 ? -integer : integer);
-}
-
-/* --- what is expected --------------------------------------------------------------------- */
-
-/* Add twice the sizes of a plane before at the same place, and those around it there, once. */
-static void add_plane(uint32_t *sums, const int32_t *row, int64_t width, const int32_t *further,
-                      const int32_t *up, const int32_t *down)
-{
-    for (int64_t x = 0; x < width; x++) {
-        uint32_t left = size_of(row[x ? x - 1 : 0]), right = size_of(row[x + 1 < width ? x + 1 : x]);
-        sums[x] += 2 * (size_of(row[x]) + size_of(further[x])) + left + right + size_of(up[x]) +
-                   size_of(down[x]);
-    }
-}
-
-/* Means over the planes before along all axes but the last two. */
-static void expect_from_planes(Walk *walk, const Extent *band, const int64_t *index, Row *row)
-{
-    const Layout *layout = &walk->layout;
-    const int32_t *here = walk->counted + row->start;
-    int64_t up = 0, down = 0;
-    uint32_t planes = 0;
-    if (layout->axes > 1) {
-        const Extent *rows = band + layout->axes - 2;
-        int64_t stride = layout->stride[layout->axes - 1], place = index[layout->axes - 1];
-        up = place > rows->start ? -stride : 0;
-        down = place + 1 < rows->stop ? stride : 0;
-    }
-    memset(walk->before, 0, (size_t)row->width * sizeof(uint32_t));
-    for (int k = 0; k < layout->axes - 1 || k == 0; k++) {
-        int64_t first = k ? band[k - 1].start : 0;
-        if (index[k] <= first)
-            continue;
-        const int32_t *plane = here - layout->stride[k];
-        int64_t further = index[k] > first + 1 && k ? layout->stride[k] : 0;
-        add_plane(walk->before, plane, row->width, plane - further, plane + up, plane + down);
-        planes++;
-    }
-    for (int64_t x = 0; planes && x < row->width; x++)
-        walk->before[x] = walk->before[x] * (UNIT / 8) / planes;
-    row->has_before = planes > 0;
-}
-
-/* Eighths of the sizes in the row before. */
-static void expect_from_north(Walk *walk, const Extent *band, const int64_t *index, Row *row)
-{
-    const Layout *layout = &walk->layout;
-    int64_t stride = layout->axes > 1 ? layout->stride[layout->axes - 1] : 0;
-    int64_t ahead = stride ? index[layout->axes - 1] - band[layout->axes - 2].start : 0;
-    row->north = ahead ? walk->counted + row->start - stride : NULL;
-    if (!ahead) {
-        memset(walk->above, 0, (size_t)row->width * sizeof(uint32_t));
-        return;
-    }
-    const int32_t *north = row->north, *further = ahead > 1 ? north - stride : north;
-    for (int64_t x = 0; x < row->width; x++) {
-        uint32_t west = size_of(north[x ? x - 1 : 0]);
-        uint32_t east = size_of(north[x + 1 < row->width ? x + 1 : x]);
-        walk->above[x] = 3 * size_of(north[x]) + size_of(further[x]) + 2 * (west + east);
-    }
-}
-
-/* Half the mean of the parents along all axes: details are so much smaller where data have kinks. */
-static void expect_from_parents(Walk *walk, const Extent *band, const int64_t *index, Row *row)
-{
-    const Layout *layout = &walk->layout;
-    uint32_t *sums = walk->parents, count = 0;
-    memset(sums, 0, (size_t)row->width * sizeof(uint32_t));
-    for (int k = 1; k <= layout->axes; k++) {
-        const Extent *axis = band + k - 1;
-        if (axis->parent < 0)
-            continue;
-        /* Of the next coarser scale, half as many. */
-        int64_t length = axis->start - axis->parent_start;
-        count++;
-        if (k < layout->axes) {
-            int64_t half = (index[k] - axis->start) / 2;
-            int64_t place = axis->parent_start + (half < length ? half : length - 1);
-            const int32_t *row_above = walk->counted + row->start + (place - index[k]) * layout->stride[k];
-            for (int64_t x = 0; x < row->width; x++)
-                sums[x] += size_of(row_above[x]);
-        } else {
-            const int32_t *row_above = walk->counted + row->start - length;
-            for (int64_t x = 0; x < row->width; x++)
-                sums[x] += size_of(row_above[x / 2 < length ? x / 2 : length - 1]);
-        }
-    }
-    for (int64_t x = 0; count && x < row->width; x++)
-        sums[x] = sums[x] * (UNIT / 2) / count;
-    row->has_parents = count > 0;
-}
 
 /* --- coding ------------------------------------------------------------------------------- */
 
-INLINE int digits_of(uint64_t size)
+INLINE int digits_of(uint64_t number)
 {
     int digits = 0;
-    while (size >> digits)
+    while (number >> digits)
         digits++;
     return digits;
 }
 
-/* Number of binary digits of a size, `digits` for an encoder; `is_some` says that there are any. */
-INLINE int code_digits(Walk *walk, const int decode, int digits, Slot *const *slots, Mixer *mixers,
-                       int first, int most, int is_some)
+/* Code a number of at most MOST_DIGITS digits, from one on: how many these are, then all but the
+ * leading one. */
+static uint64_t code_escaped(Coder *coder, const int decode, uint64_t number, Counter *counters)
 {
-    Counter *counters[CONTEXTS];
-    int found = first, decision = first < FIRST_DECISIONS ? first : FIRST_DECISIONS - 1;
-    int upwards = is_some && !first;
-    for (int k = 0; k < CONTEXTS; k++)
-        counters[k] = slots[k]->decisions + decision;
-    if (!upwards)
-        upwards = code_mixed(&walk->coder, decode, digits > found, counters, mixers + decision);
-    found += upwards;
-    for (int step = 0; upwards ? found < most : found > 0; step++) {
-        decision = (upwards ? UP : DOWN) + (step < FURTHER ? step : FURTHER - 1);
-        for (int k = 0; k < CONTEXTS; k++)
-            counters[k] = slots[k]->decisions + decision;
-        int asked = upwards ? found : found - 1;
-        int more = code_mixed(&walk->coder, decode, digits > asked, counters, mixers + decision);
-        if (more != upwards)
-            break;
-        found += upwards ? 1 : -1;
-    }
-    return found;
+    int digits = decode ? 0 : digits_of(number), left = 0;
+    while (left < MOST_DIGITS - 1 &&
+           code_counted(coder, decode, digits > left + 1, counters + left))
+        left++;
+    uint64_t upper = left > 32 ? code_plain(coder, decode, number >> 32, left - 32) : 0;
+    uint64_t lower = code_plain(coder, decode, number, left < 32 ? left : 32);
+    return (uint64_t)1 << left | upper << 32 | lower;
 }
 
-/* What follows the leading digit of a size that has more than one. */
-INLINE uint64_t code_rest(Walk *walk, const int decode, uint64_t size, int digits, int level)
+/* Code one integer, which is not zero if `some`; returns its size as it is counted. */
+INLINE int32_t code_integer(Walk *walk, Coder *coder, const int decode, int64_t place,
+                            const Pair *pair, int shift, int some)
 {
-    Counter *counters = walk->model->digits[level][digits < 8 ? digits : 7];
-    uint64_t found = 1;
-    int left = digits - 1;
-    for (int k = 0; k < MODELLED_DIGITS && left; k++) {
-        left--;
-        int node = k ? 1 + (int)(found & 1) : 0;
-        int bit = code_counted(&walk->coder, decode, (int)(size >> left & 1), counters + node);
-        found = found << 1 | (uint64_t)bit;
-    }
-    return found << left | (code_plain(&walk->coder, decode, size, (uint32_t)left) &
-                            (((uint64_t)1 << left) - 1));
-}
-
-/* Code one integer; returns its size as it is counted. */
-INLINE uint32_t code_integer(Walk *walk, const int decode, int64_t place, Slot *const *slots,
-                             Mixer *mixers, int level, int is_some)
-{
-    int64_t integer = 0;
-    if (!decode)
-        integer = walk->wide ? walk->wide[place] : walk->counted[place];
-    uint64_t size = (uint64_t)(integer < 0 ? -integer : integer);
-    int most = walk->wide ? 62 : 31, likely = first_digits[level], is_huge = level >= LEVELS - 3;
-    if (is_huge && walk->last_digits > likely)
-        likely = walk->last_digits - 1;
-    int digits = code_digits(walk, decode, decode ? 0 : digits_of(size), slots, mixers, likely, most,
-                             is_some);
-    if (is_huge)
-        walk->last_digits = digits;
-    if (!digits)
+    int64_t integer = decode ? 0 : walk->wide ? walk->wide[place] : walk->counted[place];
+    uint64_t negative = integer < 0, size = (uint64_t)(negative ? -integer : integer);
+    int symbol = decode ? 0 : symbol_of(size >> shift) - some;
+    symbol = code_symbol(coder, decode, symbol, pair) + some;
+    symbol = symbol < SYMBOLS ? symbol : SYMBOLS - 1;
+    if (!symbol && !shift)
         return 0;
-    size = digits > 1 ? code_rest(walk, decode, size, digits, level) : 1;
-    int negative = (int)code_plain(&walk->coder, decode, integer < 0, 1) & 1;
-    uint32_t counted = size < MOST_COUNTED ? (uint32_t)size : MOST_COUNTED;
-    if (decode) {
-        integer = negative ? -(int64_t)size : (int64_t)size;
-        walk->counted[place] = walk->wide ? (int32_t)counted : (int32_t)integer;
-        if (walk->wide)
-            walk->wide[place] = integer;
+    if (!symbol || symbol == SYMBOLS - 1) {
+        uint64_t beyond = symbol ? FIRST_OF[symbol] - 1 : 0, upper = 0;
+        if (symbol) {
+            /* A copy, which leaves the coder itself in registers. */
+            Coder own = *coder;
+            upper = (size >> shift) - beyond;
+            upper = beyond + code_escaped(&own, decode, upper, walk->model->digits);
+            *coder = own;
+        }
+        size = upper << shift | code_plain(coder, decode, size, shift);
+        negative = size ? code_plain(coder, decode, negative, 1) : 0;
+    } else {
+        /* The sign goes with the bits: most have no others. */
+        uint64_t least = (uint64_t)FIRST_OF[symbol] << shift;
+        int bits = BITS_OF[symbol] + shift + 1;
+        uint64_t rest = code_plain(coder, decode, (size - least) << 1 | negative, bits);
+        size = least + (rest >> 1);
+        negative = rest & 1;
     }
+    if (decode) {
+        /* No more than there can be, whatever a damaged payload says. */
+        size &= walk->wide ? ((uint64_t)1 << 62) - 1 : INT32_MAX;
+        integer = negative ? -(int64_t)size : (int64_t)size;
+    }
+    int32_t counted = size < MOST_COUNTED ? (int32_t)size : MOST_COUNTED;
+    if (decode && walk->wide)
+        walk->wide[place] = integer;
+    if (decode)
+        walk->counted[place] = walk->wide ? counted : (int32_t)integer;
     return counted;
 }
 
 /* Whether nothing is known of the next RUN integers but zeros. */
-INLINE int is_empty(const Walk *walk, int64_t x)
+INLINE int is_empty(const Row *row, int64_t x)
 {
     uint32_t known = 0;
-    for (int j = 0; j < RUN; j++)
-        known |= walk->above[x + j] | walk->before[x + j] | walk->parents[x + j];
+    for (int64_t j = x; j < x + RUN; j++)
+        known |= row->sums[NORTH][j] | row->sums[BEFORE][j] | row->sums[PARENTS][j];
     return !known;
 }
 
 /* Number of zeros that the next RUN integers begin with: where the first other one is, if any, is
  * coded by halves. */
-INLINE int code_run(Walk *walk, const int decode, const int32_t *integers, BandModel *band,
-                    int *history)
+INLINE int code_run(Coder *coder, const int decode, const int32_t *integers, Counter *places,
+                    Counter *runs, int *history)
 {
     int zeros = 0, node = 1;
     while (!decode && zeros < RUN && !integers[zeros])
         zeros++;
-    int all = code_counted(&walk->coder, decode, zeros == RUN, band->runs + *history);
+    int all = code_counted(coder, decode, zeros == RUN, runs + *history);
     *history = (*history << 1 | !all) & 3;
     if (all)
         return RUN;
     for (int half = RUN / 2; half; half /= 2)
-        node = 2 * node + code_counted(&walk->coder, decode, (zeros & half) > 0,
-                                       walk->model->places + node);
+        node = 2 * node + code_counted(coder, decode, (zeros & half) > 0, places + node);
     return node - RUN;
 }
 
-static inline void code_row(Walk *walk, const int decode, const Row *row, BandModel *band)
+/* Make what is expected of a row, but for what its own integers tell, and groups of planes before.
+ * Returns what stands for integers to the left of the first. */
+static float expect_row(Row *row, const float *weights)
+{
+    Quad *const *features = row->features;
+    for (int64_t x = 0; x < row->width; x += 4) {
+        Quad north = features[NORTH][x / 4], before = features[BEFORE][x / 4];
+        Quad parents = features[PARENTS][x / 4], raised = before + GROUP_OFFSET;
+        row->expected[x / 4] = north * weights[NORTH] + before * weights[BEFORE] +
+                               parents * weights[PARENTS];
+        IntQuad octaves = (IntQuad)raised >> MANTISSA_BITS;
+        for (int j = 0; j < 4; j++) {
+            int group = octaves[j] - (EXPONENT_OF_ONE + LOG_GROUP_OFFSET);
+            row->groups[x + j] = (uint8_t)(group < GROUPS ? group : GROUPS - 1);
+        }
+    }
+    for (int feature = 0; feature < SUMS; feature++)
+        if (row->has[feature])
+            return features[feature][0][0];
+    return UNIT;
+}
+
+/* Move the weights of slots by the gradients of a row. */
+static void move_shares(float *shares, const float *gradients)
+{
+    const float rate = 0.04f, least = 0.02f;
+    for (int group = 0; group <= ENDS; group++) {
+        float share = shares[group];
+        share += rate * gradients[group] * share * (1 - share);
+        shares[group] = share < least ? least : share > 1 - least ? 1 - least : share;
+    }
+}
+
+INLINE void code_row(Walk *walk, const int decode, BandModel *band)
 {
     Model *model = walk->model;
-    const int32_t *north = row->north;
-    Mixer *mixers = model->mixers[2 * row->has_before + row->has_parents];
-    uint32_t west = 0, further = 0;
-    int history = 0;
+    Row *row = &walk->row;
+    int kind = kind_of(row), history = 0;
+    float gradients[ENDS + 1] = {0}, *shares = model->shares[kind];
+    float left = expect_row(row, model->fits[kind].weights);
+    const float *expected = (const float *)row->expected, weight = model->fits[kind].weights[WEST];
+    float *lefts = (float *)row->features[WEST];
+    int32_t west = 0, further = 0, *sizes = row->sizes;
+    Coder coder = walk->coder;
+    memset(sizes + row->width, 0, 3 * sizeof *sizes);
+    memset(lefts + row->width, 0, 3 * sizeof *lefts);
     for (int64_t x = 0; x < row->width; x++) {
-        int is_some = 0;
-        if (x % RUN == 0 && x + RUN <= row->width && !(west | further) && is_empty(walk, x)) {
-            int zeros = code_run(walk, decode, walk->counted + row->start + x, band, &history);
+        int some = 0;
+        if (x % RUN == 0 && x + RUN <= row->width && !(west | further) && is_empty(row, x)) {
+            const int32_t *integers = walk->counted + row->start + x;
+            int zeros = code_run(&coder, decode, integers, model->places, band->runs, &history);
+            memset(sizes + x, 0, (size_t)zeros * sizeof *sizes);
+            memset(lefts + x, 0, (size_t)zeros * sizeof *lefts);
+            left = zeros ? 0 : left;
             x += zeros;
             if (zeros == RUN) {
                 x--;
                 continue;
             }
-            is_some = 1;
+            some = 1;
         }
-        uint32_t before = walk->before[x], parents = walk->parents[x], plane;
-        if (north)
-            plane = (x ? 6 * west + 2 * further : walk->above[x]) + walk->above[x];
-        else
-            plane = x                  ? 12 * west + 4 * further
-                    : row->has_before  ? before
-                    : row->has_parents ? parents
-                                       : UNIT;
-        uint32_t whole = row->has_before ? (5 * plane + 3 * before) / 8 : plane;
-        whole = row->has_parents ? (7 * whole + parents) / 8 : whole;
-        int level = level_of(whole), group = group_of[level];
-        Slot *slots[CONTEXTS] = {
-            &model->whole[level][group_of[level_of(parents)]],
-            &model->plane[level_of(plane)][group_of[level_of(before)]],
-            &model->single[small_of(west)][small_of(north ? size_of(north[x]) : 0)]
-                          [small_of((before + UNIT / 2) / UNIT)],
-            &band->sizes[group],
-        };
-        further = x ? west : 0;
-        west = code_integer(walk, decode, row->start + x, slots, mixers, level, is_some);
-        if (!x)
-            further = west;
+        int level = level_of(expected[x] + weight * left), group = band_group_of(level);
+        Pair pair = {&model->sizes[level][row->groups[x]], band->sizes + group, shares[group],
+                     gradients + group};
+        if (some)
+            pair = (Pair){&model->ends, band->sizes + ENDS, shares[ENDS], gradients + ENDS};
+        lefts[x] = left;
+        further = west;
+        west = sizes[x] = code_integer(walk, &coder, decode, row->start + x, &pair,
+                                       some ? 0 : shift_of[level], some);
+        further = x ? further : west;
+        left = (float)(UNIT * 3 / 4 * west + UNIT / 4 * further);
     }
+    walk->coder = coder;
+    move_shares(shares, gradients);
+    learn_row(model->fits + kind, row);
 }
 
 /* --- the walk ----------------------------------------------------------------------------- */
@@ -281,7 +195,8 @@ static inline void code_row(Walk *walk, const int decode, const Row *row, BandMo
 static int is_anything(const Walk *walk, const Extent *band, int64_t outer)
 {
     const Layout *layout = &walk->layout;
-    int64_t index[MOST_AXES + 1], width = band[layout->axes - 1].stop - band[layout->axes - 1].start;
+    const Extent *columns = band + layout->axes - 1;
+    int64_t index[MOST_AXES + 1], width = columns->stop - columns->start;
     first_row(layout, band, index);
     for (int64_t row = rows_of(layout, band); row > 0; row--, next_row(layout, band, index)) {
         const int32_t *start = walk->counted + place_of(layout, band, outer, index);
@@ -316,18 +231,19 @@ INLINE void code_bands(Walk *walk, const int decode)
     for (int64_t number = 0; number < walk->bands; number++) {
         const Extent *band = walk->extents + number * layout->axes;
         int64_t rows = rows_of(layout, band);
-        Row row = {.width = band[layout->axes - 1].stop - band[layout->axes - 1].start};
+        Row *row = &walk->row;
+        row->width = band[layout->axes - 1].stop - band[layout->axes - 1].start;
         for (int64_t outer = 0; rows && outer < layout->shape[0]; outer++) {
             if (!code_alive(walk, decode, number, outer))
                 continue;
             int64_t index[MOST_AXES + 1] = {outer};
             first_row(layout, band, index);
             for (int64_t k = 0; k < rows; k++, next_row(layout, band, index)) {
-                row.start = place_of(layout, band, outer, index);
-                expect_from_north(walk, band, index, &row);
-                expect_from_planes(walk, band, index, &row);
-                expect_from_parents(walk, band, index, &row);
-                code_row(walk, decode, &row, walk->band_models + number);
+                row->start = place_of(layout, band, outer, index);
+                expect_from_north(walk->counted, layout, band, index, row);
+                expect_from_planes(walk->counted, layout, band, index, row);
+                expect_from_parents(walk->counted, layout, band, index, row);
+                code_row(walk, decode, walk->band_models + number);
             }
         }
     }
@@ -337,10 +253,35 @@ static void end_walk(Walk *walk)
 {
     if (walk->wide)
         free(walk->counted);
-    free(walk->is_alive);
-    free(walk->above);
-    free(walk->model);
-    free(walk->band_models);
+    free(walk->memory);
+}
+
+/* Memory of a walk, after `used` bytes of it; without any memory, only what it takes is counted. */
+static void *part_of(uint8_t *memory, size_t *used, size_t bytes)
+{
+    const size_t line = sizeof(Slot);
+    uint8_t *start = memory ? memory + *used : NULL;
+    *used += (bytes + line - 1) / line * line;
+    return start;
+}
+
+/* Lay out all arrays of a walk in its memory, which begins as its slots do; returns its length. */
+static size_t lay_out(Walk *walk, uint8_t *memory)
+{
+    size_t used = 0, bands = (size_t)walk->bands;
+    size_t width = ((size_t)walk->layout.shape[walk->layout.axes] / 4 + 1) * sizeof(Quad);
+    Row *row = &walk->row;
+    walk->model = part_of(memory, &used, sizeof(Model));
+    walk->band_models = part_of(memory, &used, bands * sizeof(BandModel));
+    for (int k = 0; k < SUMS; k++)
+        row->sums[k] = part_of(memory, &used, width);
+    for (int k = 0; k < FEATURES; k++)
+        row->features[k] = part_of(memory, &used, width);
+    row->expected = part_of(memory, &used, width);
+    row->sizes = part_of(memory, &used, width);
+    row->groups = part_of(memory, &used, width / sizeof(float));
+    walk->is_alive = part_of(memory, &used, bands * (size_t)walk->layout.shape[0]);
+    return used;
 }
 
 /* Not 0 if there is no memory. */
@@ -352,17 +293,13 @@ static int begin_walk(Walk *walk, void *integers, int wide, int axes, const int6
     walk->extents = extents;
     walk->wide = wide ? integers : NULL;
     walk->counted = wide ? calloc((size_t)walk->layout.count + 1, sizeof(int32_t)) : integers;
-    walk->is_alive = calloc((size_t)(bands * shape[0]) + 1, 1);
-    size_t width = (size_t)shape[axes];
-    walk->above = malloc((3 * width + 1) * sizeof(uint32_t));
-    walk->model = malloc(sizeof(Model));
-    walk->band_models = malloc(((size_t)bands + 1) * sizeof(BandModel));
-    if (!walk->counted || !walk->is_alive || !walk->above || !walk->model || !walk->band_models) {
+    walk->memory = malloc(lay_out(walk, NULL) + sizeof(Slot));
+    if (!walk->counted || !walk->memory) {
         end_walk(walk);
         return -1;
     }
-    walk->before = walk->above + width;
-    walk->parents = walk->before + width;
+    lay_out(walk, walk->memory + sizeof(Slot) - (uintptr_t)walk->memory % sizeof(Slot));
+    memset(walk->is_alive, 0, (size_t)(bands * shape[0]));
     *walk->model = first_model;
     for (int64_t number = 0; number < bands; number++)
         walk->band_models[number] = first_band_model;
@@ -372,8 +309,9 @@ static int begin_walk(Walk *walk, void *integers, int wide, int axes, const int6
 /* Make the tables that all others need; once, before them. */
 EXPORT void make_tables(void)
 {
-    make_mixing_tables();
-    make_levels();
+    make_symbol_tables();
+    make_size_tables();
+    make_first_fits();
     make_first_model();
 }
 

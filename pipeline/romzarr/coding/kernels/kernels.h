@@ -18,6 +18,11 @@
  * argument, are compiled twice. */
 #define INLINE static inline __attribute__((always_inline))
 
+/* Four numbers at a time: vectors of GCC and Clang, whose operations are those of the numbers one
+ * by one. Arrays of them need no more alignment than these. */
+typedef float Quad __attribute__((vector_size(16), aligned(4)));
+typedef int32_t IntQuad __attribute__((vector_size(16), aligned(4)));
+
 /* Axis 0 holds what is not transformed; 1, ..., `axes` are the others. */
 #define MOST_AXES 32
 
