@@ -94,8 +94,44 @@ def _seems_near(
         return False
     seen = {v: each for v, each in plan_direct(archive, pod, GLANCE).items() if v in known}
     limit = min(SAVING * sum(each.bits for each in seen.values()), NEAR * bits)
-    found = (_with_leading(archive, pod, seen, seen, number, GLANCE) for number in numbers)
-    return any(each is not None and each.bits < limit for each in found)
+    for number in numbers:
+        found = _tried(archive, pod, seen, number, GLANCE)
+        if found and sum(min(found.costs[v], each.bits) for v, each in seen.items()) < limit:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Leading modes of some variables, with what they cost of each, values of the rest included."""
+
+    plan: FieldsPlan
+    above: ArchivePOD
+    rests: dict[int, DirectVariable]
+    costs: dict[int, float]
+
+
+def _tried(
+    archive: Archive,
+    pod: ArchivePOD,
+    known: Mapping[int, DirectVariable],
+    rank: int,
+    look: Sample,
+) -> _Tried | None:
+    """So many modes of some variables, with steps as they are known; None if there are fewer."""
+    others = frozenset(range(len(archive.variables))) - frozenset(known)
+    own = pod.without(others) if others else pod
+    if rank >= own.modes:
+        return None
+    below, above = own.split(rank)
+    plan = plan_hybrid(archive, below, {v: each.step for v, each in known.items()})
+    above = _left(above, plan)
+    rests = {v: each for v, each in plan_direct(archive, above, look).items() if v in known}
+    of_modes = plan.field_bits + plan.shared_bits
+    costs = dict.fromkeys(known, math.inf) | {
+        v: float(of_modes[v]) + each.bits for v, each in rests.items()
+    }
+    return _Tried(plan, above, rests, costs)
 
 
 def _with_leading(
@@ -104,26 +140,16 @@ def _with_leading(
     direct: Mapping[int, DirectVariable],
     known: Mapping[int, DirectVariable],
     rank: int,
-    look: Sample = LOOK,
 ) -> Hybrid | None:
     """So many modes of those variables that they save bits; None if they save none.
 
     Those are among the `known` ones, whose steps should be about right.
     """
-    while known:
-        others = frozenset(range(len(archive.variables))) - frozenset(known)
-        own = pod.without(others) if others else pod
-        if rank >= own.modes:
-            return None
-        below, above = own.split(rank)
-        plan = plan_hybrid(archive, below, {v: each.step for v, each in known.items()})
-        left = plan_direct(archive, _left(above, plan), look)
-        rests = {v: each for v, each in left.items() if v in known}
-        costs = plan.field_bits + plan.shared_bits
-        saving = {v: p for v, p in rests.items() if costs[v] + p.bits < direct[v].bits}
+    while known and (found := _tried(archive, pod, known, rank, LOOK)):
+        saving = {v: p for v, p in found.rests.items() if found.costs[v] < direct[v].bits}
         if len(saving) == len(known):
             rest = {v: each for v, each in direct.items() if v not in known}
-            return Hybrid(plan, _left(above, plan), rests, rest)
+            return Hybrid(found.plan, found.above, found.rests, rest)
         known = saving
     return None
 
