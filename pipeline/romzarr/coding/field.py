@@ -112,7 +112,11 @@ def decode_field(
         If `content` is not what `encode_field` returns. Not all damage can be found; what is
         returned is finite.
     """
-    return decode_coefficients(content, shape, step, levels, dtype, orders).array()
+    read = _read(content, shape, step, levels)
+    if read is None:
+        return np.zeros(shape, dtype)
+    coded, step = read
+    return _decoded(coded, step, levels, dtype, orders)
 
 
 def decode_coefficients(
@@ -132,22 +136,30 @@ def decode_coefficients(
     StoreError
         As for `decode_field`; values that are not finite are found by who asks for them.
     """
+    read = _read(content, shape, step, levels)
+    if read is None:
+        nothing = np.zeros(0, np.intp)
+        return Coefficients(tuple(shape), tuple(levels), nothing, np.zeros(0, dtype))
+    coded, step = read
+    return Coefficients.of(
+        _restored(coded, step, levels, dtype, orders), _levels_left(levels, orders)
+    )
+
+
+def _read(
+    content: bytes, shape: Sequence[int], step: float, levels: Sequence[int]
+) -> tuple[_Coded, float] | None:
+    """What a payload says, and its step; None if all is zero."""
     _check(step, shape, levels)
     shared = bool(content) and bool(content[0] & _SHARE_BIT)
     head, rest = content[: 2 + shared], content[2 + shared :]
     if len(head) < 2 + shared:
         raise StoreError("a coded array is too short; the store is damaged")
     if not rest:
-        nothing = np.zeros(0, np.intp)
-        return Coefficients(tuple(shape), tuple(levels), nothing, np.zeros(0, dtype))
+        return None
     integers = decode(rest, shape, levels, _WIDE if head[0] & _WIDE_BIT else _NARROW)
     excess = Excess(_excess(head[0] >> 2, _ONE_BITS), _excess(head[1], _OTHERS_BITS))
-    coded = _Coded(integers, excess)
-    if shared:
-        step *= share_of(head[2])
-    return Coefficients.of(
-        _restored(coded, step, levels, dtype, orders), _levels_left(levels, orders)
-    )
+    return _Coded(integers, excess), step * share_of(head[2]) if shared else step
 
 
 def coded_field(

@@ -18,7 +18,8 @@ from zarr.registry import register_codec
 from romzarr.coding.bands import depth
 from romzarr.coding.coefficients import Coefficients
 from romzarr.coding.differences import MOST_ORDER
-from romzarr.coding.field import decode_coefficients, encode_field
+from romzarr.coding.field import decode_coefficients, decode_field, encode_field
+from romzarr.contracts import Floats
 from romzarr.errors import PipelineError
 
 NAME = "romzarr.wavelet"
@@ -144,6 +145,10 @@ class WaveletCodec(ArrayBytesCodec):
         """Decode the coefficients of a chunk, without its values."""
         return decode_coefficients(content, shape, self.step, self.levels, dtype, self.differences)
 
+    def values(self, content: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> Floats:
+        """Decode a chunk."""
+        return decode_field(content, shape, self.step, self.levels, dtype, self.differences)
+
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         self.check(getattr(chunk_grid, "chunk_shape", shape), dtype.to_native_dtype())
 
@@ -151,7 +156,7 @@ class WaveletCodec(ArrayBytesCodec):
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         dtype, shape = chunk_spec.dtype.to_native_dtype(), chunk_spec.shape
         try:
-            values = self.coefficients(chunk_data.to_bytes(), shape, dtype).array()
+            values = self.values(chunk_data.to_bytes(), shape, dtype)
         except PipelineError as error:
             raise ValueError(str(error)) from error
         return chunk_spec.prototype.nd_buffer.from_ndarray_like(values)  # type: ignore[arg-type]

@@ -159,9 +159,8 @@ class StoredArrays:
 
     def decoded(self, path: str, index: tuple[int, ...]) -> Floats:
         """Decode one chunk of an array, without the part beyond the end of the array."""
-        array, coefficients = self.layouts[path], self.coefficients(path, index)
-        with prefixed_errors(f"{self.url}: array {path} cannot be read"):
-            values = coefficients.array()
+        array = self.layouts[path]
+        values = self._read(path, index, self.codec(path).values)
         region = region_of(index, array.shape, array.chunk)
         values = values[tuple(slice(0, part.stop - part.start) for part in region)]
         values.flags.writeable = False
@@ -176,14 +175,23 @@ class StoredArrays:
 
     def coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
         """Decode the coefficients of one chunk."""
-        array, codec = self._array(path), self.codec(path)
+        return self._read(path, index, self.codec(path).coefficients)
+
+    def _read(
+        self,
+        path: str,
+        index: tuple[int, ...],
+        decode: Callable[[bytes, Sequence[int], np.dtype[Any]], T],
+    ) -> T:
+        """Fetch one chunk, and decode it."""
+        array = self._array(path)
         key = layout.joined(path, array.metadata.encode_chunk_key(index))
         with self._reading(path):
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
             # The checksum at the end has been checked.
             payload = content.to_bytes()[: -checksums.SIZE]
             with prefixed_errors(f"{self.url}: array {path} cannot be read"):
-                return codec.coefficients(payload, self.layouts[path].chunk, array.dtype)
+                return decode(payload, self.layouts[path].chunk, array.dtype)
 
 
 async def _fetched(store: Any, keys: Sequence[str]) -> None:
