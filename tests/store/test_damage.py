@@ -30,14 +30,15 @@ def source() -> xr.Dataset:
     rng = np.random.default_rng(0)
     t, x = np.linspace(0, 20, 60)[:, None], np.linspace(0, 1, 50)[None, :]
     u = np.sin(3 * x - t) + np.cos(5 * x + 2 * t)
-    storm = u.copy()
-    storm[20:44] += rng.standard_normal((24, 50))
+    z = np.linspace(0, 1, 400)
+    storm = np.sin(3 * z - t) + np.cos(5 * z + 2 * t)
+    storm[20:44] += rng.standard_normal((24, 400))
     u[30, 20] -= 2
     u[:, 3] = np.nan
     return xr.Dataset(
         {
             "u": (("time", "x"), u.astype("f4")),
-            "storm": (("time", "x"), storm),
+            "storm": (("time", "z"), storm),
             "noise": (("time", "x"), rng.standard_normal((60, 50))),
             "land": (("time", "x"), np.ones((60, 50))),
             "depth": ("x", x[0]),
