@@ -124,6 +124,13 @@ def test_any_part_decodes_to_what_the_whole_does(tmp_path):
             np.testing.assert_array_equal(part, np.moveaxis(rows, 0, axis))
 
 
+def large_estimate(source, monkeypatch):
+    """From a sample, as of a large archive."""
+    with monkeypatch.context() as patch:
+        patch.setattr("romzarr.operations.estimate.LEAST_BYTES", 0)
+        return romzarr.estimate(source, tolerances=[1e-2])
+
+
 def test_large_archives_of_seasons_go_through_a_pod_though_weather_need_not(tmp_path, monkeypatch):
     """A sample of half of the runs says that their modes save bits of the others."""
     monkeypatch.setattr(write_archive, "LEAST_BYTES", 0)
@@ -134,6 +141,13 @@ def test_large_archives_of_seasons_go_through_a_pod_though_weather_need_not(tmp_
     found = open_archive(noise), open_archive(source)
     (calm,), (seasonal,) = (survey(each, [1e-2], [0])[0] for each in found)
     assert (calm.rides, seasonal.rides) == (False, True)
+    for found in (
+        romzarr.estimate(source, tolerances=[1e-2]),
+        large_estimate(source, monkeypatch),
+    ):
+        assert found.estimates[0].variables["sst"].coding == Coding.HYBRID
+        ratio = romzarr.info(tmp_path / "s.romzarr").compression_ratio
+        assert found.estimates[0].compression_ratio == pytest.approx(ratio, rel=0.15)
     monkeypatch.setattr("romzarr.compression.survey.MOST_FACTORED", 0)
     stored(source, tmp_path, tolerance=1e-2)
     assert codings_of(tmp_path) == {Coding.DIRECT}

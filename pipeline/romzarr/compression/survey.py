@@ -73,18 +73,23 @@ class Surveyed:
     """What a sample says of a variable.
 
     ``values_bits`` and ``pod_bits`` are what the whole record should take as values, and as modes
-    with coefficients, of which it should have ``rank``; ``error`` is the root of the mean square
-    error allowed. ``rides`` says that few modes save bits of values, and that all of the record may
-    go through a POD to find them. ``plan`` is how to code its values, None where only a POD can say
-    more.
+    with coefficients, of which it should have ``rank``; ``hybrid_bits`` as few modes and values of
+    what they leave, infinite where it is too large to go through a POD for them. ``error`` is the
+    root of the mean square error allowed. ``plan`` is how to code its values, None where only a POD
+    can say more.
     """
 
     values_bits: float
     pod_bits: float
+    hybrid_bits: float
     rank: float
     error: float
-    rides: bool
     plan: ValuesPlan | None
+
+    @property
+    def rides(self) -> bool:
+        """Whether few modes are worth a POD of all of it."""
+        return self.hybrid_bits < RIDING * self.values_bits
 
     @property
     def is_rough(self) -> bool:
@@ -214,14 +219,15 @@ def _at_tolerance(
             known=sums.snapshots,
             cost=sums.cost,
         )
-    rides = math.prod(facts.shape) * facts.dtype.itemsize <= MOST_FACTORED and _rides(
-        runs, allowed, facts.shape
-    )
-    return Surveyed(values_bits, pod_bits, rank, tolerance * variance**0.5, rides, plan)
+    small = math.prod(facts.shape) * facts.dtype.itemsize <= MOST_FACTORED
+    share = _share_with_modes(runs, allowed, facts.shape) if small else math.inf
+    error = tolerance * variance**0.5
+    return Surveyed(values_bits, pod_bits, share * values_bits, rank, error, plan)
 
 
-def _rides(runs: Sequence[Matrix], allowed: float, shape: Lengths) -> bool:
-    """Whether leading modes of half of the runs save bits of the others, beyond their own."""
+def _share_with_modes(runs: Sequence[Matrix], allowed: float, shape: Lengths) -> float:
+    """Bits of some runs of a record (m, *space) with leading modes of the others, and of these, by
+    those without."""
     unit, space = UNIT * allowed**0.5, runs[0].shape[1:]
     seen = np.concatenate([run.reshape(len(run), -1) for run in runs[::2]])
     others = [run.reshape(len(run), -1) for run in runs[1::2]]
@@ -237,7 +243,7 @@ def _rides(runs: Sequence[Matrix], allowed: float, shape: Lengths) -> bool:
         place = position_within(total, allowed * size)
         return total.bits_at(place) * math.prod(shape) / size, place
 
-    whole, _ = bits(others)
+    (whole, _), least = bits(others), math.inf
     for count in FEW_MODES:
         some = modes[:count]
         a = [(run - mean) @ some.T for run in others]
@@ -249,9 +255,8 @@ def _rides(runs: Sequence[Matrix], allowed: float, shape: Lengths) -> bool:
         more = rates(fields.reshape(-1, *space), field_levels(space), unit).bits_at(place) * wider
         rows = rates(np.concatenate(a).T.copy(), (0, 0), unit).bits_at(place)
         more += rows * shape[0] / sum(len(each) for each in a)
-        if left + more < RIDING * whole:
-            return True
-    return False
+        least = min(least, (left + more) / whole)
+    return least
 
 
 def _half(shape: Lengths) -> Region:

@@ -120,6 +120,9 @@ def _from_all(archive: Archive, tolerances: Sequence[float], config: Config) -> 
                 coding, why = Coding.CONSTANT, "it never changes"
             elif number in chosen.direct:
                 coding, why = Coding.DIRECT, "modes would take more bytes"
+            elif chosen.hybrid:
+                rank, coding = chosen.hybrid.plan.pod.modes, Coding.HYBRID
+                why = f"{rank} modes, and values of what they leave, take fewest bytes"
             else:
                 rank = chosen.plan.chosen.rank if chosen.plan.chosen else pod.modes
                 coding, why = Coding.POD, f"{rank} modes hold it"
@@ -155,6 +158,9 @@ def _from_survey(found: Surveyed | None, shape: Sequence[int]) -> VariableEstima
     if found.is_rough:
         why = f"its modes would be about as many as its snapshots ({found.rank:.0f})"
         return _variable(Coding.DIRECT, why, found.values_bits / 8, found.error, shape)
+    if found.rides and found.hybrid_bits < found.pod_bits:
+        why = "few modes, and values of what they leave, take fewest bytes"
+        return _variable(Coding.HYBRID, why, found.hybrid_bits / 8, found.error, shape)
     bits = min(found.pod_bits, found.values_bits)
     why = f"about {found.rank:.0f} modes hold it"
     return _variable(Coding.POD, why, bits / 8, found.error, shape)
@@ -175,7 +181,7 @@ def _estimate(
     errors = dict.fromkeys(variables, tolerance)
     described = len(json.dumps(facts(archive, codings, None, errors, _at(config, tolerance))))
     fixed = FIXED_BYTES + VARIABLE_BYTES * len(variables) + JSON_SHARE * described
-    if Coding.POD in codings.of:
+    if any(coding.has_modes for coding in codings.of):
         fixed += MODEL_BYTES
     total = sum(each.stored_bytes for each in variables.values()) + fixed + _carried(archive)
     return Estimate(tolerance, round(total), archive.raw_bytes / total, variables)
