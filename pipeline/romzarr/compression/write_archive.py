@@ -25,7 +25,8 @@ ERRORS = "relative_l2_error"
 def write_archive(writer: StoreWriter, archive: Archive, config: Config) -> Result:
     """Put an archive into a store, within the tolerance and bounds on single values.
 
-    Reads every chunk once, or twice where single values are bounded. Runs Dask.
+    Reads every chunk once, again where values are coded after a POD, and again where single values
+    are bounded. Runs Dask.
     """
     write = _write_lossless if config.compression.tolerance == 0 else _write_lossy
     return write(writer, archive, config)
