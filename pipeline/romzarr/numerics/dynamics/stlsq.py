@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.contracts import Matrix, SparseModel, TriangularFactor, Vector
+from romzarr.numerics.dynamics.subsets import Score, local_search
 from romzarr.numerics.triangles import canonical_r
 
 Columns = NDArray[np.intp]
@@ -71,6 +72,7 @@ def stlsq(
     ridge: float = 0.0,
     max_iterations: int = 50,
     names: Sequence[str] | None = None,
+    price: float = PRICE,
 ) -> SparseModel:
     """Sequentially thresholded least squares.
 
@@ -88,6 +90,8 @@ def stlsq(
         Rounds of dropping and fitting, for a given threshold.
     names : sequence of str, optional
         Names of the terms, for the report on dependent columns.
+    price : float
+        Of one term in the information criterion, in units of log(windows).
 
     Returns
     -------
@@ -121,7 +125,7 @@ def stlsq(
     if live:
         problem = _problem(r, factor.noise, free, live, p, ridge)
         if threshold is None:
-            sets, iterations = _chosen_terms(problem, factor.windows, states, free)
+            sets, iterations = _chosen_terms(problem, factor.windows, states, free, price)
             reasons.append("information criterion")
         else:
             sets, iterations, outcomes = _thresholded(problem, threshold, max_iterations)
@@ -307,7 +311,7 @@ def _thresholded(
 
 
 def _chosen_terms(
-    problem: _Problem, windows: int, states: int, free: list[int]
+    problem: _Problem, windows: int, states: int, free: list[int], price: float
 ) -> tuple[list[list[int]], int]:
     """Columns of each equation by an information criterion, and how many sets it compared.
 
@@ -316,7 +320,7 @@ def _chosen_terms(
     and a price for the size of the library after Chen & Chen, "Extended Bayesian information
     criteria for model selection with large model spaces", Biometrika 95 (2008) 759.
     """
-    criterion = _Criterion(windows / OVERLAP, PRICE * math.log(max(windows, 2)))
+    criterion = _Criterion(windows / OVERLAP, price * math.log(max(windows, 2)))
     k, equations = problem.y.shape
     group = max(1, GROUP_SIZE // k**2)
     sets: list[list[int]] = []
@@ -346,6 +350,14 @@ class _Criterion:
         scores: Matrix = self.observations * np.log(residuals + noise + SMALL_RESIDUAL**2)
         return scores + self.price * sizes[:, None]
 
+    def of_one(self, rest: float) -> Score:
+        """Score of a set for one equation, with `rest` of its squared residual apart."""
+
+        def score(squares: float, terms: int) -> float:
+            return self.observations * math.log(squares + rest) + self.price * terms
+
+        return score
+
 
 def _best_sets(
     problem: _Problem, libraries: list[int], criterion: _Criterion
@@ -355,7 +367,7 @@ def _best_sets(
     Paths: dropping one term at a time, that with the smallest loss first, from each smaller
     library that the whole contains (on short or periodic records high degrees mimic low ones)
     and from the whole; adding one at a time; and, from the best set that adding found,
-    dropping again.
+    dropping again. What is best on these paths is where `local_search` starts.
     """
     equations = problem.y.shape[1]
     found: list[tuple[Columns, Vector]] = []
@@ -375,7 +387,10 @@ def _best_sets(
     for e in np.flatnonzero(best >= eliminated):
         path = list(_elimination(problem.equations(slice(e, e + 1)), sets[e][None]))
         sets[e] = path[int(np.argmin(criterion.scores(path, noise[e : e + 1])))][0][0]
-    return [sorted(columns.tolist()) for columns in sets], len(found)
+    for e, start in enumerate(sets):
+        score = criterion.of_one(float(problem.rest[e] + noise[e]) + SMALL_RESIDUAL**2)
+        sets[e] = local_search(problem.a, problem.y[:, e], start, score)
+    return [list(map(int, columns)) for columns in sets], len(found)
 
 
 def _nested_libraries(free: list[int], states: int) -> list[int]:
