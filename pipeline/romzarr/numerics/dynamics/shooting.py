@@ -121,6 +121,11 @@ def linearised(model: Dynamics, a: Matrix, dt: Vector, substeps: int) -> Steps:
     method's for the variational equation, with the model's Jacobian at accurate states.
     """
     half = max(1, substeps // 2)
+    with np.errstate(all="ignore"):  # of a model that runs away the numbers become infinite
+        return _linearised(model, a, dt, half)
+
+
+def _linearised(model: Dynamics, a: Matrix, dt: Vector, half: int) -> Steps:
     middle = advance(model, a, dt / 2, half)
     end = advance(model, middle, dt / 2, half)
     h, one = dt[:, None, None], np.eye(a.shape[1])
@@ -153,7 +158,8 @@ class Whitening:
     def __init__(self, start: Batch, broken: float) -> None:
         m, q, _ = start.shape
         self._start = start
-        blocks = start @ start.swapaxes(1, 2) + (1 + broken) * np.eye(q)
+        with np.errstate(all="ignore"):
+            blocks = start @ start.swapaxes(1, 2) + (1 + broken) * np.eye(q)
         banded = np.zeros((2 * q, m * q))
         for column in range(q):
             for row in range(q):
@@ -171,6 +177,8 @@ class Whitening:
 
     def __call__(self, columns: Matrix) -> Matrix:
         """Columns (m q, k) whitened."""
+        if not columns.size:  # which the wrapper of LAPACK does not bear
+            return columns
         return np.asarray(dtbtrs(self._factor, columns, uplo="L")[0])
 
     def noise(self, whitened: Vector) -> Matrix:

@@ -15,8 +15,9 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,20 +31,22 @@ from romzarr.numerics.dynamics.likelihood import (
     rounding,
 )
 from romzarr.numerics.dynamics.shooting import Record
-from romzarr.numerics.dynamics.stlsq import stlsq
+from romzarr.numerics.dynamics.stlsq import PRICE, stlsq
 from romzarr.numerics.dynamics.subsets import Score, gains_of, local_search
 from romzarr.numerics.dynamics.weakform import merge_factors, plan_windows, triangular_factor
+from romzarr.numerics.triangles import square_r
 
-# Price of a term in the first set, in units of log(windows): about that of Akaike's criterion.
-# Terms too many go later, those too few are harder to find.
-FIRST_PRICE = 0.75
+# Prices of a term in first sets, in units of log(windows): about that of Akaike's criterion, and
+# one that leaves no false terms. Terms too many go later, but in between they may mislead.
+FIRST_PRICES = (0.75, PRICE)
 MOST_ROUNDS = 12  # of fitting and choosing, which take two or three
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A fit, the score of its terms, and how probable each term (p, q) is."""
+    """A fit, with terms of ``library``; the score of its terms, and how probable each (p, q) is."""
 
+    library: Library
     fit: Fit
     score: float
     probability: Matrix
@@ -56,7 +59,13 @@ class _Choice:
     a: Matrix
     y: Vector
     score: Score
-    shape: tuple[int, int]
+
+
+class _Candidate(NamedTuple):
+    library: Library
+    fit: Fit
+    score: float
+    choice: _Choice
 
 
 def weak_triangle(records: Sequence[Record], library: Library) -> TriangularFactor:
@@ -69,30 +78,65 @@ def weak_triangle(records: Sequence[Record], library: Library) -> TriangularFact
     return merge_factors(factors)
 
 
-def select_terms(records: Sequence[Record], library: Library) -> Selection | None:
-    """The best terms of the library, as far as fitting and choosing in turn lead; None if no
-    model can be fitted."""
-    first = stlsq(weak_triangle(records, library), price=FIRST_PRICE).coefficients
-    noise = first_noise(records)
+def select_terms(records: Sequence[Record], libraries: Sequence[Library]) -> Selection | None:
+    """The best terms of the best library.
+
+    Parameters
+    ----------
+    records : sequence of Record
+    libraries : sequence of Library
+        From small to large: the terms of each are the first of the next, and what was best in
+        one is where the search in the next begins too. Terms of a small library cost less, as
+        there are fewer to choose from.
+
+    Returns
+    -------
+    Selection or None
+        None if no model can be fitted: all that were tried run away.
+    """
+    triangle = weak_triangle(records, libraries[-1])
+    best: _Candidate | None = None
+    for library in libraries:
+        part = _leading(triangle, library)
+        starts = [stlsq(part, price=price).coefficients for price in FIRST_PRICES]
+        if best is not None:
+            missing = library.size - best.library.size
+            starts.insert(0, np.pad(best.fit.coefficients, ((0, missing), (0, 0))))
+        for found in _followed(records, library, starts):
+            if best is None or found.score < best.score:
+                best = found
+    if best is None:
+        return None
+    return Selection(*best[:3], probabilities(best.choice, best.fit.support))
+
+
+def _leading(factor: TriangularFactor, library: Library) -> TriangularFactor:
+    """The triangle of the first terms alone, those of `library`."""
+    chosen = [*range(library.size), *range(factor.terms, factor.r.shape[1])]
+    noise = None if factor.noise is None else square_r(factor.noise[:, chosen])
+    return TriangularFactor(square_r(factor.r[:, chosen]), library.size, factor.windows, noise)
+
+
+def _followed(
+    records: Sequence[Record], library: Library, starts: Sequence[Matrix]
+) -> Iterator[_Candidate]:
+    """Fits on the ways from the `starts` (p, q), by fitting and choosing in turn."""
     price = term_price(records, library)
-    best: Selection | None = None
-    seen: list[Mask] = []
-    support, guess = first != 0, first
-    for _ in range(MOST_ROUNDS):
-        seen.append(support)
-        fit = most_likely(records, library, support, guess, noise)
-        if fit is None:
-            break
-        score = fit.deviance + price * np.count_nonzero(support)
-        choice = _choice(records, library, fit, price)
-        if best is None or score < best.score:
-            best = Selection(fit, score, probabilities(choice, support))
-        support = _chosen_support(choice, support)
-        if any(np.array_equal(support, each) for each in seen):
-            break
-        guess = np.where(support, fit.coefficients, 0.0)
-        noise = fit.guess.noise
-    return best
+    seen: set[bytes] = set()
+    for start in starts:
+        support, guess, noise = start != 0, start, first_noise(records)
+        for _ in range(MOST_ROUNDS):
+            if support.tobytes() in seen:
+                break
+            seen.add(support.tobytes())
+            fit = most_likely(records, library, support, guess, noise)
+            choice = None if fit is None else _choice(records, library, fit, price)
+            if fit is None or choice is None:
+                break
+            score = fit.deviance + price * np.count_nonzero(support)
+            yield _Candidate(library, fit, score, choice)
+            support = _chosen_support(choice, support)
+            guess, noise = np.where(support, fit.coefficients, 0.0), fit.guess.noise
 
 
 def term_price(records: Sequence[Record], library: Library) -> float:
@@ -101,10 +145,16 @@ def term_price(records: Sequence[Record], library: Library) -> float:
     return math.log(size) + 2 * math.log(library.size * library.states)
 
 
-def _choice(records: Sequence[Record], library: Library, fit: Fit, price: float) -> _Choice:
-    """The linear system of all terms about a fit, and the criterion for sets of them."""
+def _choice(
+    records: Sequence[Record], library: Library, fit: Fit, price: float
+) -> _Choice | None:
+    """The linear system of all terms about a fit, and the criterion for sets of them; None if
+    the model runs away."""
     everything = np.ones(fit.support.shape, bool)
-    system = linear_system(records, library, fit.guess, everything)
+    try:
+        system = linear_system(records, library, fit.guess, everything)
+    except np.linalg.LinAlgError:
+        return None
     count, k = system.columns.shape
     sizes = np.linalg.norm(system.columns, axis=0)
     sizes[sizes == 0] = 1.0
@@ -115,7 +165,7 @@ def _choice(records: Sequence[Record], library: Library, fit: Fit, price: float)
     def score(squares: float, terms: int) -> float:
         return count * math.log(max((squares + rest) / count, floor)) + price * terms
 
-    return _Choice(r[:k, :k], r[:k, k], score, fit.support.shape)
+    return _Choice(r[:k, :k], r[:k, k], score)
 
 
 def _chosen_support(choice: _Choice, support: Mask) -> Mask:
@@ -135,22 +185,18 @@ def probabilities(choice: _Choice, support: Mask) -> Matrix:
     """
     members = np.flatnonzero(support.ravel())
     others = np.flatnonzero(~support.ravel())
-    q, _ = np.linalg.qr(choice.a[:, members])
-    reference = _score(choice, choice.y - q @ (q.T @ choice.y), len(members))
-    held, total = np.zeros(support.size), 0.0
+    sets, scores = [], []
     for kept in (members, *(np.delete(members, i) for i in range(len(members)))):
         q, _ = np.linalg.qr(choice.a[:, kept])
         residual = choice.y - q @ (q.T @ choice.y)
         gains = gains_of(choice.a - q @ (q.T @ choice.a), residual)[others]
         squares = float(residual @ residual)
-        alone = math.exp((reference - choice.score(squares, len(kept))) / 2)
-        larger = [choice.score(max(squares - gain, 0.0), len(kept) + 1) for gain in gains]
-        weights = np.exp((reference - np.array(larger)) / 2)
-        held[kept] += alone + weights.sum()
-        held[others] += weights
-        total += alone + weights.sum()
-    return (held / total).reshape(support.shape)
-
-
-def _score(choice: _Choice, residual: Vector, terms: int) -> float:
-    return choice.score(float(residual @ residual), terms)
+        left = [squares, *np.maximum(squares - gains, 0.0)]
+        held = np.zeros((len(left), support.size), bool)
+        held[:, kept] = True
+        held[np.arange(1, len(left)), others] = True
+        sets.append(held)
+        scores += [choice.score(each, len(kept) + (i > 0)) for i, each in enumerate(left)]
+    weights = np.exp(-(np.array(scores) - min(scores)) / 2)
+    share = weights @ np.concatenate(sets) / weights.sum()
+    return np.asarray(share).reshape(support.shape)
