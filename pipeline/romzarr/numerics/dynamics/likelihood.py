@@ -153,7 +153,7 @@ def most_likely(
     None if there is none: the model runs away between samples, however much it may be broken.
     """
     states = tuple(record.states for record in records)
-    guess = Guess(coefficients, states, noise, FIRST_BROKEN)
+    guess = Guess(np.where(support, coefficients, 0.0), states, noise, FIRST_BROKEN)
     found: list[Fit] = []
     while guess.broken >= LAST_BROKEN:
         fit = _step(records, library, guess, support)
@@ -199,12 +199,16 @@ def _more_broken(
 def _settled(
     records: Sequence[Record], library: Library, guess: Guess, support: Mask
 ) -> Fit | None:
-    """Steps of Gauss and Newton until nothing changes; without broken steps the noise too."""
-    fit = None
+    """Steps of Gauss and Newton until nothing changes; without broken steps the noise too.
+
+    Over many Lyapunov times the method may lead away again, as it leaves out how the constraint
+    curves: the likeliest step counts.
+    """
+    best = None
     for _ in range(MOST_STEPS):
         fit = _step(records, library, guess, support)
-        if fit is None:
-            return None
+        if fit is None or (best is not None and fit.deviance > best.deviance + SETTLED):
+            break
         after = fit.guess
         if guess.broken == 0:
             after = replace(after, noise=_noise_left(records, after, np.count_nonzero(support)))
@@ -213,10 +217,10 @@ def _settled(
         settled = bool((change <= SETTLED * errors).all()) and bool(
             np.max(np.abs(after.noise / guess.noise - 1)) <= SETTLED
         )
-        guess, fit = after, replace(fit, guess=after, converged=settled)
+        guess, best = after, replace(fit, guess=after, converged=settled)
         if settled:
             break
-    return fit
+    return best
 
 
 def _noise_left(records: Sequence[Record], guess: Guess, terms: int) -> Vector:

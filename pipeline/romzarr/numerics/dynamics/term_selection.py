@@ -54,11 +54,26 @@ class Selection:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Columns (K, K) of length one for all terms of all equations, and their right side."""
+    """The linear system of all terms of all equations about a fit, whitened and reduced.
+
+    Columns ``a`` (K, K) of length one, their right side ``y`` (K,) and ``rest``, its squared part
+    that they do not reach; ``size`` values in all, of which the variance is at least ``floor``.
+    """
 
     a: Matrix
     y: Vector
-    score: Score
+    rest: float
+    size: int
+    floor: float
+
+    def scores(self, price: float) -> Score:
+        """The criterion where a term costs `price`."""
+
+        def score(squares: float, terms: int) -> float:
+            variance = max((squares + self.rest) / self.size, self.floor)
+            return self.size * math.log(variance) + price * terms
+
+        return score
 
 
 class _Candidate(NamedTuple):
@@ -107,7 +122,8 @@ def select_terms(records: Sequence[Record], libraries: Sequence[Library]) -> Sel
                 best = found
     if best is None:
         return None
-    return Selection(*best[:3], probabilities(best.choice, best.fit.support))
+    price = term_price(records, best.library)
+    return Selection(*best[:3], probabilities(best.choice, best.fit.support, price))
 
 
 def _leading(factor: TriangularFactor, library: Library) -> TriangularFactor:
@@ -120,23 +136,48 @@ def _leading(factor: TriangularFactor, library: Library) -> TriangularFactor:
 def _followed(
     records: Sequence[Record], library: Library, starts: Sequence[Matrix]
 ) -> Iterator[_Candidate]:
-    """Fits on the ways from the `starts` (p, q), by fitting and choosing in turn."""
-    price = term_price(records, library)
+    """Fits on the ways from the `starts` (p, q).
+
+    If none of them is a trajectory of its model, some term is missing that no single addition
+    shows: then also from the best with terms that are added at the prices of Schwarz (log n)
+    and Akaike (2).
+    """
     seen: set[bytes] = set()
+    best: _Candidate | None = None
     for start in starts:
-        support, guess, noise = start != 0, start, first_noise(records)
-        for _ in range(MOST_ROUNDS):
-            if support.tobytes() in seen:
-                break
-            seen.add(support.tobytes())
-            fit = most_likely(records, library, support, guess, noise)
-            choice = None if fit is None else _choice(records, library, fit, price)
-            if fit is None or choice is None:
-                break
-            score = fit.deviance + price * np.count_nonzero(support)
-            yield _Candidate(library, fit, score, choice)
-            support = _chosen_support(choice, support)
-            guess, noise = np.where(support, fit.coefficients, 0.0), fit.guess.noise
+        for found in _path(records, library, start != 0, start, seen):
+            yield found
+            if best is None or found.score < best.score:
+                best = found
+    size = sum(record.states.size for record in records)
+    for price in (math.log(size), 2.0):
+        if best is None or best.fit.guess.broken == 0:
+            break
+        support = _chosen_support(best.choice, best.fit.support, price)
+        for found in _path(records, library, support, best.fit.coefficients, seen):
+            yield found
+            if found.score < best.score:
+                best = found
+
+
+def _path(
+    records: Sequence[Record], library: Library, support: Mask, guess: Matrix, seen: set[bytes]
+) -> Iterator[_Candidate]:
+    """Fits to the terms `support` (p, q), and to those chosen about the last fit, in turn, until
+    they have been `seen` or cannot be fitted."""
+    price, noise = term_price(records, library), first_noise(records)
+    for _ in range(MOST_ROUNDS):
+        if support.tobytes() in seen:
+            break
+        seen.add(support.tobytes())
+        fit = most_likely(records, library, support, guess, noise)
+        choice = None if fit is None else _choice(records, library, fit)
+        if fit is None or choice is None:
+            break
+        score = fit.deviance + price * np.count_nonzero(support)
+        yield _Candidate(library, fit, score, choice)
+        support = _chosen_support(choice, support, price)
+        guess, noise = fit.coefficients, fit.guess.noise
 
 
 def term_price(records: Sequence[Record], library: Library) -> float:
@@ -145,37 +186,29 @@ def term_price(records: Sequence[Record], library: Library) -> float:
     return math.log(size) + 2 * math.log(library.size * library.states)
 
 
-def _choice(
-    records: Sequence[Record], library: Library, fit: Fit, price: float
-) -> _Choice | None:
-    """The linear system of all terms about a fit, and the criterion for sets of them; None if
-    the model runs away."""
+def _choice(records: Sequence[Record], library: Library, fit: Fit) -> _Choice | None:
+    """The linear system of all terms about a fit; None if the model runs away."""
     everything = np.ones(fit.support.shape, bool)
     try:
         system = linear_system(records, library, fit.guess, everything)
     except np.linalg.LinAlgError:
         return None
-    count, k = system.columns.shape
-    sizes = np.linalg.norm(system.columns, axis=0)
-    sizes[sizes == 0] = 1.0
-    r = np.linalg.qr(np.column_stack([system.columns / sizes, system.right]), mode="r")
-    rest = float(np.sum(r[k:, k] ** 2))
+    size, k = system.columns.shape
+    lengths = np.linalg.norm(system.columns, axis=0)
+    lengths[lengths == 0] = 1.0
+    r = square_r(np.column_stack([system.columns / lengths, system.right]))
     floor = float(np.mean((rounding(records) / fit.guess.noise) ** 2))
-
-    def score(squares: float, terms: int) -> float:
-        return count * math.log(max((squares + rest) / count, floor)) + price * terms
-
-    return _Choice(r[:k, :k], r[:k, k], score)
+    return _Choice(r[:k, :k], r[:k, k], float(r[k, k] ** 2), size, floor)
 
 
-def _chosen_support(choice: _Choice, support: Mask) -> Mask:
+def _chosen_support(choice: _Choice, support: Mask, price: float) -> Mask:
     chosen = np.zeros(support.size, bool)
     start = np.flatnonzero(support.ravel()).tolist()
-    chosen[local_search(choice.a, choice.y, start, choice.score)] = True
+    chosen[local_search(choice.a, choice.y, start, choice.scores(price))] = True
     return chosen.reshape(support.shape)
 
 
-def probabilities(choice: _Choice, support: Mask) -> Matrix:
+def probabilities(choice: _Choice, support: Mask, price: float) -> Matrix:
     """Of each term (p, q), among the set `support` and all that differ from it by one term
     dropped, added, or put in the place of another.
 
@@ -185,7 +218,7 @@ def probabilities(choice: _Choice, support: Mask) -> Matrix:
     """
     members = np.flatnonzero(support.ravel())
     others = np.flatnonzero(~support.ravel())
-    sets, scores = [], []
+    sets, scores, score = [], [], choice.scores(price)
     for kept in (members, *(np.delete(members, i) for i in range(len(members)))):
         q, _ = np.linalg.qr(choice.a[:, kept])
         residual = choice.y - q @ (q.T @ choice.y)
@@ -196,7 +229,7 @@ def probabilities(choice: _Choice, support: Mask) -> Matrix:
         held[:, kept] = True
         held[np.arange(1, len(left)), others] = True
         sets.append(held)
-        scores += [choice.score(each, len(kept) + (i > 0)) for i, each in enumerate(left)]
+        scores += [score(each, len(kept) + (i > 0)) for i, each in enumerate(left)]
     weights = np.exp(-(np.array(scores) - min(scores)) / 2)
     share = weights @ np.concatenate(sets) / weights.sum()
     return np.asarray(share).reshape(support.shape)
