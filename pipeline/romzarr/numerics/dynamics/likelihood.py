@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.contracts import Mask, Matrix, Vector
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import Library
-from romzarr.numerics.dynamics.shooting import Record, Whitening, linearised
+from romzarr.numerics.dynamics.shooting import Columns, Record, Whitening, linearised
 
 # What is smaller of a state's rms is rounding: half a unit in the last place of float32.
 ROUNDING = 2.0**-24
@@ -77,46 +76,51 @@ class Fit:
         return errors
 
 
-@dataclass(frozen=True)
-class LinearSystem:
-    """Whitened ``y = B xi`` about a guess, for the records together."""
-
-    columns: Matrix
-    right: Vector
-
-
 class _Linearised:
     """The constraint of one record about a guess, whitened."""
 
     def __init__(self, record: Record, states: Matrix, model: Dynamics, guess: Guess) -> None:
         steps = linearised(model, states[:-1], np.diff(record.times), SUBSTEPS)
         self._steps, self._noise = steps, guess.noise
-        self.whitening = Whitening(
-            steps.start * guess.noise / guess.noise[:, None], guess.broken
-        )
+        self.whitening = Whitening(steps.start * guess.noise / guess.noise[:, None], guess.broken)
         away = np.einsum("mij,mj->mi", steps.start, record.states[:-1] - states[:-1])
         defect = (record.states[1:] - steps.end - away) / guess.noise
         self.defect = self.whitening(defect.reshape(-1, 1))[:, 0]
 
-    def columns(self, terms: NDArray[np.intp], equations: NDArray[np.intp]) -> Matrix:
+    def columns(self, terms: Columns, equations: Columns) -> Matrix:
         columns = self._steps.columns(terms, equations) / self._noise[:, None]
         return self.whitening(columns.reshape(len(self.defect), len(terms)))
 
 
-def linear_system(
-    records: Sequence[Record], library: Library, guess: Guess, support: Mask
-) -> LinearSystem:
-    """The whitened system of the terms `support` (p, q), in the order of ``np.nonzero``."""
-    terms, equations = np.nonzero(support)
-    parts = _linearised(records, library, guess)
-    columns = np.concatenate([part.columns(terms, equations) for part in parts])
-    defect = np.concatenate([part.defect for part in parts])
-    return LinearSystem(columns, defect + columns @ guess.coefficients[terms, equations])
+class LinearSystem:
+    """The whitened ``y = B xi`` of all records about a guess.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the model leaves the finite numbers.
+    """
+
+    def __init__(self, records: Sequence[Record], library: Library, guess: Guess) -> None:
+        self._parts, self._coefficients = _linearised(records, library, guess), guess.coefficients
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return sum(len(part.defect) for part in self._parts)
+
+    def columns(self, terms: Columns, equations: Columns) -> Matrix:
+        """B for the k pairs of a term and its equation, (size, k)."""
+        return np.concatenate([part.columns(terms, equations) for part in self._parts])
+
+    def right(self) -> Vector:
+        """y (size,)."""
+        support = np.nonzero(self._coefficients)
+        defect = np.concatenate([part.defect for part in self._parts])
+        return defect + self.columns(*support) @ self._coefficients[support]
 
 
-def _linearised(
-    records: Sequence[Record], library: Library, guess: Guess
-) -> list[_Linearised]:
+def _linearised(records: Sequence[Record], library: Library, guess: Guess) -> list[_Linearised]:
     model = Dynamics(library, guess.coefficients)
     return [
         _Linearised(record, states, model, guess)
@@ -184,9 +188,7 @@ def _chosen(
     return _settled(records, library, best.guess, support) or best
 
 
-def _more_broken(
-    records: Sequence[Record], library: Library, support: Mask, best: Fit
-) -> Fit:
+def _more_broken(records: Sequence[Record], library: Library, support: Mask, best: Fit) -> Fit:
     while best.guess.broken < MOST_BROKEN:
         guess = replace(best.guess, broken=best.guess.broken / BROKEN_RATIO)
         fit = _step(records, library, guess, support)
@@ -235,9 +237,7 @@ def _noise_left(records: Sequence[Record], guess: Guess, terms: int) -> Vector:
     return np.sqrt(np.sum(squares, axis=0) * q / free + rounding(records) ** 2)
 
 
-def _step(
-    records: Sequence[Record], library: Library, guess: Guess, support: Mask
-) -> Fit | None:
+def _step(records: Sequence[Record], library: Library, guess: Guess, support: Mask) -> Fit | None:
     """One step of Gauss and Newton; None if it leads out of the finite numbers."""
     try:
         parts = _linearised(records, library, guess)

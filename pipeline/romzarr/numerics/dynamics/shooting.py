@@ -24,7 +24,6 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +36,7 @@ from romzarr.contracts import Matrix, Vector
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
 
+Columns = NDArray[np.intp]
 Batch = NDArray[np.float64]  # (m, q, q): a matrix for each sample
 
 
@@ -52,22 +52,25 @@ class Record:
 class Steps:
     """From each sample to the next: where the model goes, and how that depends on the start.
 
-    ``end`` (m - 1, q); ``start`` (m - 1, q, q) is A; ``weights`` and ``features`` make B: the
-    derivative by the coefficient of term p in equation j is the sum over three nodes of
-    ``weights[k][:, :, j] * features[k][:, p]``.
+    ``end`` (m - 1, q); ``start`` (m - 1, q, q) is A; ``weights`` make B with the features at
+    three ``nodes`` (m - 1, q): the derivative by the coefficient of term p in equation j is the
+    sum over them of ``weights[k][:, :, j]`` times the feature.
     """
 
     end: Matrix
     start: Batch
     weights: tuple[Batch, Batch, Batch]
-    features: tuple[Matrix, Matrix, Matrix]
+    nodes: tuple[Matrix, Matrix, Matrix]
+    library: Library
 
-    def columns(self, terms: NDArray[np.intp], equations: NDArray[np.intp]) -> Batch:
+    def columns(self, terms: Columns, equations: Columns) -> Batch:
         """B (m - 1, q, k) for the k pairs of a term and its equation."""
-        return sum(
-            w[:, :, equations] * f[:, None, terms]
-            for w, f in zip(self.weights, self.features, strict=True)
-        )
+        needed, place = np.unique(terms, return_inverse=True)
+        total = np.zeros((*self.end.shape, len(terms)))
+        for weights, node in zip(self.weights, self.nodes, strict=True):
+            features = self.library.evaluate(node, needed)[:, None, place]
+            total += weights[:, :, equations] * features
+        return total
 
 
 def advance(model: Dynamics, a: Matrix, dt: Vector, substeps: int) -> Matrix:
@@ -106,9 +109,7 @@ def _polynomial_jacobian(library: PolynomialLibrary, coefficients: Matrix, a: Ma
         for state in set(factors):
             rest = list(factors)
             rest.remove(state)
-            derivative[number[tuple(rest)], :, state] += (
-                factors.count(state) * coefficients[term]
-            )
+            derivative[number[tuple(rest)], :, state] += factors.count(state) * coefficients[term]
     active = np.flatnonzero(derivative.any(axis=(1, 2)))
     values = library.evaluate(a, active)
     return (values @ derivative[active].reshape(len(active), q * q)).reshape(len(a), q, q)
@@ -120,9 +121,8 @@ def linearised(model: Dynamics, a: Matrix, dt: Vector, substeps: int) -> Steps:
     The ends are those of an accurate method. Their derivatives are the classical Runge-Kutta
     method's for the variational equation, with the model's Jacobian at accurate states.
     """
-    half = max(1, substeps // 2)
     with np.errstate(all="ignore"):  # of a model that runs away the numbers become infinite
-        return _linearised(model, a, dt, half)
+        return _linearised(model, a, dt, max(1, substeps // 2))
 
 
 def _linearised(model: Dynamics, a: Matrix, dt: Vector, half: int) -> Steps:
@@ -139,9 +139,8 @@ def _linearised(model: Dynamics, a: Matrix, dt: Vector, half: int) -> Steps:
         h / 6 * (4 * one + h * jm + h * j1 @ (one + h / 2 * jm)),
         h / 6 * np.broadcast_to(one, j0.shape),
     )
-    evaluate = model.library.evaluate
-    features = (evaluate(a), evaluate(middle), evaluate(end))
-    return Steps(end, one + h / 6 * (j0 + 2 * k2 + 2 * k3 + k4), weights, features)
+    start = one + h / 6 * (j0 + 2 * k2 + 2 * k3 + k4)
+    return Steps(end, start, weights, (a, middle, end), model.library)
 
 
 class Whitening:

@@ -25,12 +25,12 @@ from romzarr.contracts import BlockSpan, Mask, Matrix, TriangularFactor, Vector
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.likelihood import (
     Fit,
+    LinearSystem,
     first_noise,
-    linear_system,
     most_likely,
     rounding,
 )
-from romzarr.numerics.dynamics.shooting import Record
+from romzarr.numerics.dynamics.shooting import Columns, Record
 from romzarr.numerics.dynamics.stlsq import PRICE, stlsq
 from romzarr.numerics.dynamics.subsets import Score, gains_of, local_search
 from romzarr.numerics.dynamics.weakform import merge_factors, plan_windows, triangular_factor
@@ -39,6 +39,8 @@ from romzarr.numerics.triangles import square_r
 # Prices of a term in first sets, in units of log(windows): about that of Akaike's criterion, and
 # one that leaves no false terms. Terms too many go later, but in between they may mislead.
 FIRST_PRICES = (0.75, PRICE)
+# Terms to choose from at once: their columns are held together.
+MOST_COLUMNS = 400
 MOST_ROUNDS = 12  # of fitting and choosing, which take two or three
 
 
@@ -56,10 +58,12 @@ class Selection:
 class _Choice:
     """The linear system of all terms of all equations about a fit, whitened and reduced.
 
-    Columns ``a`` (K, K) of length one, their right side ``y`` (K,) and ``rest``, its squared part
-    that they do not reach; ``size`` values in all, of which the variance is at least ``floor``.
+    Columns ``a`` (k, k) of length one for the ``pairs`` (k,) of terms and equations, their right
+    side ``y`` (k,) and ``rest``, its squared part that they do not reach; ``size`` values in all,
+    of which the variance is at least ``floor``.
     """
 
+    pairs: Columns
     a: Matrix
     y: Vector
     rest: float
@@ -187,24 +191,45 @@ def term_price(records: Sequence[Record], library: Library) -> float:
 
 
 def _choice(records: Sequence[Record], library: Library, fit: Fit) -> _Choice | None:
-    """The linear system of all terms about a fit; None if the model runs away."""
-    everything = np.ones(fit.support.shape, bool)
+    """The linear system of the promising terms about a fit; None if the model runs away."""
     try:
-        system = linear_system(records, library, fit.guess, everything)
+        system = LinearSystem(records, library, fit.guess)
     except np.linalg.LinAlgError:
         return None
-    size, k = system.columns.shape
-    lengths = np.linalg.norm(system.columns, axis=0)
+    right = system.right()
+    pairs = _promising(system, right, fit.support)
+    columns = system.columns(*np.unravel_index(pairs, fit.support.shape))
+    k = len(pairs)
+    lengths = np.linalg.norm(columns, axis=0)
     lengths[lengths == 0] = 1.0
-    r = square_r(np.column_stack([system.columns / lengths, system.right]))
+    r = square_r(np.column_stack([columns / lengths, right]))
     floor = float(np.mean((rounding(records) / fit.guess.noise) ** 2))
-    return _Choice(r[:k, :k], r[:k, k], float(r[k, k] ** 2), size, floor)
+    return _Choice(pairs, r[:k, :k], r[:k, k], float(r[k, k] ** 2), system.size, floor)
+
+
+def _promising(system: LinearSystem, right: Vector, support: Mask) -> Columns:
+    """Numbers of the pairs of terms and equations to choose from, increasing.
+
+    All of them, or those there are and the `MOST_COLUMNS` that alone would lower the residual
+    most.
+    """
+    there = np.flatnonzero(support)
+    if support.size <= MOST_COLUMNS:
+        return np.arange(support.size)
+    q, _ = np.linalg.qr(system.columns(*np.unravel_index(there, support.shape)))
+    residual = right - q @ (q.T @ right)
+    gains = np.zeros(support.size)
+    for some in np.array_split(np.arange(support.size), -(-support.size // MOST_COLUMNS)):
+        columns = system.columns(*np.unravel_index(some, support.shape))
+        gains[some] = gains_of(columns - q @ (q.T @ columns), residual)
+    return np.union1d(there, np.argsort(-gains, kind="stable")[:MOST_COLUMNS])
 
 
 def _chosen_support(choice: _Choice, support: Mask, price: float) -> Mask:
     chosen = np.zeros(support.size, bool)
-    start = np.flatnonzero(support.ravel()).tolist()
-    chosen[local_search(choice.a, choice.y, start, choice.scores(price))] = True
+    start = np.flatnonzero(support.ravel()[choice.pairs]).tolist()
+    best = local_search(choice.a, choice.y, start, choice.scores(price))
+    chosen[choice.pairs[best]] = True
     return chosen.reshape(support.shape)
 
 
@@ -216,8 +241,8 @@ def probabilities(choice: _Choice, support: Mask, price: float) -> Matrix:
     accounting for model uncertainty in graphical models using Occam's window", J. Am. Stat.
     Assoc. 89 (1994) 1535.
     """
-    members = np.flatnonzero(support.ravel())
-    others = np.flatnonzero(~support.ravel())
+    inside = support.ravel()[choice.pairs]
+    members, others = np.flatnonzero(inside), np.flatnonzero(~inside)
     sets, scores, score = [], [], choice.scores(price)
     for kept in (members, *(np.delete(members, i) for i in range(len(members)))):
         q, _ = np.linalg.qr(choice.a[:, kept])
@@ -225,11 +250,12 @@ def probabilities(choice: _Choice, support: Mask, price: float) -> Matrix:
         gains = gains_of(choice.a - q @ (q.T @ choice.a), residual)[others]
         squares = float(residual @ residual)
         left = [squares, *np.maximum(squares - gains, 0.0)]
-        held = np.zeros((len(left), support.size), bool)
+        held = np.zeros((len(left), len(inside)), bool)
         held[:, kept] = True
         held[np.arange(1, len(left)), others] = True
         sets.append(held)
         scores += [score(each, len(kept) + (i > 0)) for i, each in enumerate(left)]
     weights = np.exp(-(np.array(scores) - min(scores)) / 2)
-    share = weights @ np.concatenate(sets) / weights.sum()
-    return np.asarray(share).reshape(support.shape)
+    share = np.zeros(support.size)
+    share[choice.pairs] = weights @ np.concatenate(sets) / weights.sum()
+    return share.reshape(support.shape)
