@@ -17,7 +17,7 @@ import numpy as np
 from romzarr.contracts import Mask, Matrix, Vector
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import Library
-from romzarr.numerics.dynamics.shooting import Columns, Record, Whitening, linearised
+from romzarr.numerics.dynamics.shooting import Columns, Record, Whitening, advance, linearised
 
 # What is smaller of a state's rms is rounding: half a unit in the last place of float32.
 ROUNDING = 2.0**-24
@@ -33,19 +33,21 @@ LAST_BROKEN = 1e-7
 MOST_BROKEN = 1e3
 MOST_STEPS = 15  # of Gauss and Newton, which take three to six
 SETTLED = 0.01  # change in standard errors that ends them, and relative one of the noise
-# Substeps of the method of order 8 from sample to sample.
-SUBSTEPS = 2
+# Substeps of the method of order 8 from sample to sample: at first, at most, and the share of the
+# noise that its error may be.
+SUBSTEPS, MOST_SUBSTEPS, STEP_ERROR = 2, 32, 0.1
 
 
 @dataclass(frozen=True)
 class Guess:
     """Coefficients (p, q), states of each record, noise (q,) and ``broken``, the variance by
-    which a step may break the model over that of the noise."""
+    which a step may break the model over that of the noise; integrated in ``substeps``."""
 
     coefficients: Matrix
     states: tuple[Matrix, ...]
     noise: Vector
     broken: float
+    substeps: int = SUBSTEPS
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class _Linearised:
     """The constraint of one record about a guess, whitened."""
 
     def __init__(self, record: Record, states: Matrix, model: Dynamics, guess: Guess) -> None:
-        steps = linearised(model, states[:-1], np.diff(record.times), SUBSTEPS)
+        steps = linearised(model, states[:-1], np.diff(record.times), guess.substeps)
         self._steps, self._noise = steps, guess.noise
         self.whitening = Whitening(steps.start * guess.noise / guess.noise[:, None], guess.broken)
         away = np.einsum("mij,mj->mi", steps.start, record.states[:-1] - states[:-1])
@@ -201,6 +203,27 @@ def _more_broken(records: Sequence[Record], library: Library, support: Mask, bes
 def _settled(
     records: Sequence[Record], library: Library, guess: Guess, support: Mask
 ) -> Fit | None:
+    """The fit on which the method settles.
+
+    With enough substeps for the noise that it leaves, and with more where it does not settle as
+    its derivatives are too coarse.
+    """
+    best, guess = None, replace(guess, substeps=_substeps(records, library, guess))
+    while True:
+        fit = _repeated(records, library, guess, support)
+        if fit is None or (best is not None and fit.deviance >= best.deviance):
+            return best
+        best, substeps = fit, _substeps(records, library, fit.guess)
+        if substeps == guess.substeps:
+            if fit.converged or substeps >= MOST_SUBSTEPS:
+                return fit
+            substeps *= 2
+        guess = replace(fit.guess, substeps=substeps)
+
+
+def _repeated(
+    records: Sequence[Record], library: Library, guess: Guess, support: Mask
+) -> Fit | None:
     """Steps of Gauss and Newton until nothing changes; without broken steps the noise too.
 
     Over many Lyapunov times the method may lead away again, as it leaves out how the constraint
@@ -213,7 +236,7 @@ def _settled(
             break
         after = fit.guess
         if guess.broken == 0:
-            after = replace(after, noise=_noise_left(records, after, np.count_nonzero(support)))
+            after = replace(after, noise=_noise_left(records, after, int(support.sum())))
         change = np.abs(after.coefficients - guess.coefficients)[support]
         errors = fit.standard_errors[support]
         settled = bool((change <= SETTLED * errors).all()) and bool(
@@ -223,6 +246,34 @@ def _settled(
         if settled:
             break
     return best
+
+
+def _substeps(records: Sequence[Record], library: Library, guess: Guess) -> int:
+    """As many that twice as many change no step by more than `STEP_ERROR` of the noise."""
+    model = Dynamics(library, guess.coefficients)
+    substeps, last = guess.substeps, math.inf
+    coarse = _ends(records, model, guess.states, substeps)
+    while substeps < MOST_SUBSTEPS:
+        fine = _ends(records, model, guess.states, 2 * substeps)
+        with np.errstate(all="ignore"):
+            error = float(np.sqrt(np.mean((fine - coarse) ** 2, axis=0) / guess.noise**2).max())
+        # Of a model that runs away no number of substeps is enough.
+        if not STEP_ERROR < error < last:
+            break
+        substeps, coarse, last = 2 * substeps, fine, error
+    return substeps
+
+
+def _ends(
+    records: Sequence[Record], model: Dynamics, states: Sequence[Matrix], substeps: int
+) -> Matrix:
+    """Where all steps from the `states` of each record lead."""
+    return np.concatenate(
+        [
+            advance(model, each[:-1], np.diff(record.times), substeps)
+            for record, each in zip(records, states, strict=True)
+        ]
+    )
 
 
 def _noise_left(records: Sequence[Record], guess: Guess, terms: int) -> Vector:

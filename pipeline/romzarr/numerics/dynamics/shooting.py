@@ -53,14 +53,14 @@ class Steps:
     """From each sample to the next: where the model goes, and how that depends on the start.
 
     ``end`` (m - 1, q); ``start`` (m - 1, q, q) is A; ``weights`` make B with the features at
-    three ``nodes`` (m - 1, q): the derivative by the coefficient of term p in equation j is the
+    as many ``nodes`` (m - 1, q): the derivative by the coefficient of term p in equation j is the
     sum over them of ``weights[k][:, :, j]`` times the feature.
     """
 
     end: Matrix
     start: Batch
-    weights: tuple[Batch, Batch, Batch]
-    nodes: tuple[Matrix, Matrix, Matrix]
+    weights: tuple[Batch, ...]
+    nodes: tuple[Matrix, ...]
     library: Library
 
     def columns(self, terms: Columns, equations: Columns) -> Batch:
@@ -119,28 +119,38 @@ def linearised(model: Dynamics, a: Matrix, dt: Vector, substeps: int) -> Steps:
     """Steps from the states `a` (m - 1, q), each over its own time.
 
     The ends are those of an accurate method. Their derivatives are the classical Runge-Kutta
-    method's for the variational equation, with the model's Jacobian at accurate states.
+    method's for the variational equation, over two substeps at a time, with the model's Jacobian
+    at accurate states.
     """
+    panels = max(1, substeps // 2)
+    start: Batch = np.broadcast_to(np.eye(a.shape[1]), (len(a), a.shape[1], a.shape[1]))
+    weights, nodes = list[Batch](), list[Matrix]()
     with np.errstate(all="ignore"):  # of a model that runs away the numbers become infinite
-        return _linearised(model, a, dt, max(1, substeps // 2))
+        for _ in range(panels):
+            middle = advance(model, a, dt / (2 * panels), 1)
+            end = advance(model, middle, dt / (2 * panels), 1)
+            along, added = _panel(*(jacobian(model, at) for at in (a, middle, end)), dt / panels)
+            start = along @ start
+            weights = [*(along @ each for each in weights), *added]
+            nodes += [a, middle, end]
+            a = end
+    return Steps(a, start, tuple(weights), tuple(nodes), model.library)
 
 
-def _linearised(model: Dynamics, a: Matrix, dt: Vector, half: int) -> Steps:
-    middle = advance(model, a, dt / 2, half)
-    end = advance(model, middle, dt / 2, half)
-    h, one = dt[:, None, None], np.eye(a.shape[1])
-    j0, jm, j1 = (jacobian(model, at) for at in (a, middle, end))
-    k2 = jm @ (one + h / 2 * j0)
-    k3 = jm @ (one + h / 2 * k2)
-    k4 = j1 @ (one + h * k3)
-    twice = jm @ jm
-    weights = (
-        h / 6 * (one + h * jm + h**2 / 2 * twice + h**3 / 4 * (j1 @ twice)),
-        h / 6 * (4 * one + h * jm + h * j1 @ (one + h / 2 * jm)),
-        h / 6 * np.broadcast_to(one, j0.shape),
-    )
-    start = one + h / 6 * (j0 + 2 * k2 + 2 * k3 + k4)
-    return Steps(end, start, weights, (a, middle, end), model.library)
+def _panel(first: Batch, middle: Batch, last: Batch, dt: Vector) -> tuple[Batch, list[Batch]]:
+    """Derivatives of the end of a step by its start, and by the forces at its three nodes, where
+    the Jacobians are given."""
+    h, one = dt[:, None, None], np.eye(first.shape[1])
+    k2 = middle @ (one + h / 2 * first)
+    k3 = middle @ (one + h / 2 * k2)
+    k4 = last @ (one + h * k3)
+    twice = middle @ middle
+    weights = [
+        h / 6 * (one + h * middle + h**2 / 2 * twice + h**3 / 4 * (last @ twice)),
+        h / 6 * (4 * one + h * middle + h * last @ (one + h / 2 * middle)),
+        h / 6 * np.broadcast_to(one, first.shape),
+    ]
+    return one + h / 6 * (first + 2 * k2 + 2 * k3 + k4), weights
 
 
 class Whitening:

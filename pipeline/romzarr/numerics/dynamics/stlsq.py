@@ -387,7 +387,8 @@ def _best_sets(
     for e in np.flatnonzero(best >= eliminated):
         path = list(_elimination(problem.equations(slice(e, e + 1)), sets[e][None]))
         sets[e] = path[int(np.argmin(criterion.scores(path, noise[e : e + 1])))][0][0]
-    for e, start in enumerate(sets):
+    for equation, start in enumerate(sets):
+        e = int(equation)
         score = criterion.of_one(float(problem.rest[e] + noise[e]) + SMALL_RESIDUAL**2)
         sets[e] = local_search(problem.a, problem.y[:, e], start, score)
     return [list(map(int, columns)) for columns in sets], len(found)
