@@ -24,6 +24,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +130,8 @@ def linearised(model: Dynamics, a: Matrix, dt: Vector, substeps: int) -> Steps:
         for _ in range(panels):
             middle = advance(model, a, dt / (2 * panels), 1)
             end = advance(model, middle, dt / (2 * panels), 1)
-            along, added = _panel(*(jacobian(model, at) for at in (a, middle, end)), dt / panels)
+            jacobians = [jacobian(model, at) for at in (a, middle, end)]
+            along, added = _panel(jacobians, dt / panels)
             start = along @ start
             weights = [*(along @ each for each in weights), *added]
             nodes += [a, middle, end]
@@ -137,9 +139,9 @@ def linearised(model: Dynamics, a: Matrix, dt: Vector, substeps: int) -> Steps:
     return Steps(a, start, tuple(weights), tuple(nodes), model.library)
 
 
-def _panel(first: Batch, middle: Batch, last: Batch, dt: Vector) -> tuple[Batch, list[Batch]]:
-    """Derivatives of the end of a step by its start, and by the forces at its three nodes, where
-    the Jacobians are given."""
+def _panel(jacobians: Sequence[Batch], dt: Vector) -> tuple[Batch, list[Batch]]:
+    """Derivatives of the end of a step by its start, and by the forces at its three nodes."""
+    first, middle, last = jacobians
     h, one = dt[:, None, None], np.eye(first.shape[1])
     k2 = middle @ (one + h / 2 * first)
     k3 = middle @ (one + h / 2 * k2)

@@ -387,11 +387,12 @@ def _best_sets(
     for e in np.flatnonzero(best >= eliminated):
         path = list(_elimination(problem.equations(slice(e, e + 1)), sets[e][None]))
         sets[e] = path[int(np.argmin(criterion.scores(path, noise[e : e + 1])))][0][0]
-    for equation, start in enumerate(sets):
-        e = int(equation)
-        score = criterion.of_one(float(problem.rest[e] + noise[e]) + SMALL_RESIDUAL**2)
-        sets[e] = local_search(problem.a, problem.y[:, e], start, score)
-    return [list(map(int, columns)) for columns in sets], len(found)
+    rests = problem.rest + noise + SMALL_RESIDUAL**2
+    chosen = [
+        local_search(problem.a, y, columns, criterion.of_one(float(rest)))
+        for y, columns, rest in zip(problem.y.T, sets, rests, strict=True)
+    ]
+    return chosen, len(found)
 
 
 def _nested_libraries(free: list[int], states: int) -> list[int]:

@@ -87,17 +87,32 @@ class _Candidate(NamedTuple):
     choice: _Choice
 
 
-def weak_triangle(records: Sequence[Record], library: Library) -> TriangularFactor:
-    """Triangle of the weak systems of all records, each with its own windows."""
+def weak_triangle(
+    records: Sequence[Record],
+    library: Library,
+    *,
+    test_function: str = "bell",
+    support: float | str = "auto",
+    spacing: float | str = "auto",
+) -> TriangularFactor:
+    """Triangle of the weak systems of all records, each with its own windows (`plan_windows`)."""
     factors = []
     for record in records:
-        plan = plan_windows(record.times, record.states)
+        plan = plan_windows(
+            record.times,
+            record.states,
+            test_function=test_function,
+            support=support,
+            spacing=spacing,
+        )
         span = BlockSpan(0, len(record.times))
         factors.append(triangular_factor(record.states, record.times, library, plan, span))
     return merge_factors(factors)
 
 
-def select_terms(records: Sequence[Record], libraries: Sequence[Library]) -> Selection | None:
+def select_terms(
+    records: Sequence[Record], libraries: Sequence[Library], triangle: TriangularFactor
+) -> Selection | None:
     """The best terms of the best library.
 
     Parameters
@@ -107,13 +122,14 @@ def select_terms(records: Sequence[Record], libraries: Sequence[Library]) -> Sel
         From small to large: the terms of each are the first of the next, and what was best in
         one is where the search in the next begins too. Terms of a small library cost less, as
         there are fewer to choose from.
+    triangle : TriangularFactor
+        Of the weak system of the largest library (`weak_triangle`).
 
     Returns
     -------
     Selection or None
         None if no model can be fitted: all that were tried run away.
     """
-    triangle = weak_triangle(records, libraries[-1])
     best: _Candidate | None = None
     for library in libraries:
         part = _leading(triangle, library)
@@ -124,8 +140,19 @@ def select_terms(records: Sequence[Record], libraries: Sequence[Library]) -> Sel
         for found in _followed(records, library, starts):
             if best is None or found.score < best.score:
                 best = found
-    if best is None:
-        return None
+    return None if best is None else _selection(records, best)
+
+
+def weigh_terms(
+    records: Sequence[Record], library: Library, coefficients: Matrix
+) -> Selection | None:
+    """The most likely model with the terms of `coefficients` (p, q), which are a first guess."""
+    found = _path(records, library, coefficients != 0, coefficients, set())
+    first = next(found, None)
+    return None if first is None else _selection(records, first)
+
+
+def _selection(records: Sequence[Record], best: _Candidate) -> Selection:
     price = term_price(records, best.library)
     return Selection(*best[:3], probabilities(best.choice, best.fit.support, price))
 
