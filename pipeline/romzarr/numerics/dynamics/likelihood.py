@@ -187,7 +187,7 @@ def _chosen(
     best = min(found, key=lambda fit: fit.deviance)
     if best is found[0]:
         best = _more_broken(records, library, support, best)
-    return _settled(records, library, best.guess, support) or best
+    return _settled(records, library, best.guess, support)
 
 
 def _more_broken(records: Sequence[Record], library: Library, support: Mask, best: Fit) -> Fit:
@@ -206,19 +206,22 @@ def _settled(
     """The fit on which the method settles.
 
     With enough substeps for the noise that it leaves, and with more where it does not settle as
-    its derivatives are too coarse.
+    its derivatives are too coarse. None if no substeps are enough: what is then fitted is a map,
+    that of the numerical method, and not the equations.
     """
-    best, guess = None, replace(guess, substeps=_substeps(records, library, guess))
-    while True:
-        fit = _repeated(records, library, guess, support)
+    best, substeps = None, _substeps(records, library, guess)
+    while substeps is not None:
+        fit = _repeated(records, library, replace(guess, substeps=substeps), support)
         if fit is None or (best is not None and fit.deviance >= best.deviance):
             return best
-        best, substeps = fit, _substeps(records, library, fit.guess)
-        if substeps == guess.substeps:
-            if fit.converged or substeps >= MOST_SUBSTEPS:
-                return fit
-            substeps *= 2
-        guess = replace(fit.guess, substeps=substeps)
+        enough = _substeps(records, library, fit.guess)
+        if enough == substeps:
+            best = fit
+            if fit.converged or fit.guess.broken > 0 or substeps >= MOST_SUBSTEPS:
+                return best
+            enough = 2 * substeps
+        guess, substeps = fit.guess, enough
+    return best
 
 
 def _repeated(
@@ -248,20 +251,20 @@ def _repeated(
     return best
 
 
-def _substeps(records: Sequence[Record], library: Library, guess: Guess) -> int:
-    """As many that twice as many change no step by more than `STEP_ERROR` of the noise."""
+def _substeps(records: Sequence[Record], library: Library, guess: Guess) -> int | None:
+    """As many that twice as many change no step by more than `STEP_ERROR` of the noise; None if
+    so many are too many."""
     model = Dynamics(library, guess.coefficients)
-    substeps, last = guess.substeps, math.inf
+    substeps = guess.substeps
     coarse = _ends(records, model, guess.states, substeps)
-    while substeps < MOST_SUBSTEPS:
+    while substeps <= MOST_SUBSTEPS:
         fine = _ends(records, model, guess.states, 2 * substeps)
         with np.errstate(all="ignore"):
-            error = float(np.sqrt(np.mean((fine - coarse) ** 2, axis=0) / guess.noise**2).max())
-        # Of a model that runs away no number of substeps is enough.
-        if not STEP_ERROR < error < last:
-            break
-        substeps, coarse, last = 2 * substeps, fine, error
-    return substeps
+            error = np.sqrt(np.mean((fine - coarse) ** 2, axis=0)) / guess.noise
+        if (error <= STEP_ERROR).all():
+            return substeps
+        substeps, coarse = 2 * substeps, fine
+    return None
 
 
 def _ends(

@@ -32,7 +32,7 @@ from romzarr.numerics.dynamics.likelihood import (
 )
 from romzarr.numerics.dynamics.shooting import Columns, Record
 from romzarr.numerics.dynamics.stlsq import PRICE, stlsq
-from romzarr.numerics.dynamics.subsets import Score, gains_of, local_search
+from romzarr.numerics.dynamics.subsets import IN_SPAN, Score, gains_of, local_search
 from romzarr.numerics.dynamics.weakform import merge_factors, plan_windows, triangular_factor
 from romzarr.numerics.triangles import square_r
 
@@ -262,14 +262,18 @@ def _chosen_support(choice: _Choice, support: Mask, price: float) -> Mask:
 
 def probabilities(choice: _Choice, support: Mask, price: float) -> Matrix:
     """Of each term (p, q), among the set `support` and all that differ from it by one term
-    dropped, added, or put in the place of another.
+    dropped, added, or put in the place of another. Terms that are combinations of those there are
+    do not count: of redundant terms the first that was found stands alone.
 
     A set weighs ``exp(-score / 2)``, as in D. Madigan, A. E. Raftery, "Model selection and
     accounting for model uncertainty in graphical models using Occam's window", J. Am. Stat.
     Assoc. 89 (1994) 1535.
     """
     inside = support.ravel()[choice.pairs]
-    members, others = np.flatnonzero(inside), np.flatnonzero(~inside)
+    members = np.flatnonzero(inside)
+    q, _ = np.linalg.qr(choice.a[:, members])
+    new = np.sum((choice.a - q @ (q.T @ choice.a)) ** 2, axis=0) > IN_SPAN
+    others = np.flatnonzero(~inside & new)
     sets, scores, score = [], [], choice.scores(price)
     for kept in (members, *(np.delete(members, i) for i in range(len(members)))):
         q, _ = np.linalg.qr(choice.a[:, kept])
