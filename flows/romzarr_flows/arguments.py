@@ -102,8 +102,8 @@ examples:
 IDENTIFY = """\
 SOURCE is a CSV file, a NetCDF file or a Zarr group of a few time series. The columns of a table are
 series if its first row names them, or if it has more rows than columns; else its rows are, as for
-`romzarr compress`. The times are the column (or row) called time or t, the first if it has no
-name, or if nothing has a name and it increases in equal steps. Without times the step is 1.
+`romzarr compress`. Times are the column called time or t, or the first one if it has no name or
+if it alone increases in equal steps. Without times the step is 1.
 
 Each coefficient is printed with its standard error, and each term that is less than 99 % sure with
 its probability. A sentence on each equation says whether to trust it.

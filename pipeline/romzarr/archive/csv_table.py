@@ -62,7 +62,7 @@ def read_columns(location: str, columns: bool | None = None) -> xr.Dataset | Non
     """Read a CSV file whose columns are variables and whose rows are time steps.
 
     The first row may name them. Times are the column whose name is that of time, or the first one
-    if it has no name, or if nothing has and it increases in equal steps.
+    if it has no name, or if it alone increases in equal steps; then its name is the unit.
 
     Parameters
     ----------
@@ -104,8 +104,19 @@ def _transposed(rows: list[Row], name: str) -> list[Row]:
         _refuse_words(row, name)
     cells = zip(*(row for _, row in rows), strict=True)
     columns = [(number, list(column)) for number, column in enumerate(cells, 1)]
+    if not named:
+        return columns
+    first = columns[0][1]
+    if not any(_are_times(column) for _, column in columns) and _only_even(columns):
+        first[0] = f"time ({first[0].strip()})"
     # Stable: the others keep their order.
-    return sorted(columns, key=lambda column: not (named and _are_times(column[1])))
+    return sorted(columns, key=lambda column: not _are_times(column[1]))
+
+
+def _only_even(columns: list[Row]) -> bool:
+    """Tell whether the first of several named columns, and no other, increases in equal steps."""
+    even = [len(cells) > 2 and _increase(cells[1:]) and _is_even(cells[1:]) for _, cells in columns]
+    return even[0] and not any(even[1:]) and len(even) > 1
 
 
 def _are_times(cells: list[str]) -> bool:
