@@ -124,8 +124,8 @@ def _sentence(
             "its coefficients did not settle"
         )
     return (
-        f"the equation of {name} can be trusted: a trajectory follows the record but for "
-        f"{100 * share:.2g} % of noise"
+        f"the equation of {name} can be trusted: a trajectory follows the record within "
+        f"{100 * share:.2g} % of its fluctuation"
     )
 
 
