@@ -75,7 +75,9 @@ def test_a_frame_with_an_index_is_read(tmp_path):
 
 
 def test_a_first_column_that_alone_increases_evenly_is_time(tmp_path):
-    found = read_series(saved(tmp_path, [["year", "u"], *zip(range(1900, 1912), VALUES[:, 0], strict=True)]))
+    found = read_series(
+        saved(tmp_path, [["year", "u"], *zip(range(1900, 1912), VALUES[:, 0], strict=True)])
+    )
     assert found.names == ("u",)
     assert found.units == "year"
     assert_array_equal(found.times, np.arange(12))
