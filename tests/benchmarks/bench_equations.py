@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -210,11 +212,97 @@ def bound_lines(systems: Sequence[System], seeds: int) -> Iterator[dict[str, Any
         }
 
 
+# Runs in the peer's interpreter: reads times and states, prints what each of its methods found and
+# the CPU seconds that took. Its thresholds are those that foretell the last 300 samples best in the
+# weak form, by the Bayesian criterion with an eighth of the windows as observations.
+PEER = """
+import json, sys, time, warnings
+import numpy as np
+import pysindy as ps
+warnings.simplefilter("ignore")
+times, states, degree = np.load(sys.argv[1]), np.load(sys.argv[2]), int(sys.argv[3])
+step, half = times[1] - times[0], 20
+def fitted(part, threshold, ensemble):
+    np.random.seed(0)
+    terms = ps.PolynomialLibrary(degree=degree, include_bias=True)
+    library = ps.WeakPDELibrary(
+        terms, spatiotemporal_grid=times[:len(part)], K=200, H_xt=np.array([half * step]))
+    optimizer = ps.STLSQ(threshold=threshold, alpha=0.0)
+    if ensemble:
+        optimizer = ps.EnsembleOptimizer(optimizer, bagging=True, n_models=50)
+    model = ps.SINDy(feature_library=library, optimizer=optimizer)
+    model.fit(part, t=times[:len(part)])
+    return model.coefficients().T
+def system(part):
+    s = np.linspace(-1, 1, 2 * half + 1)
+    psi, slope = step * (1 - s**2) ** 8, 16 * s * (1 - s**2) ** 7 / half
+    theta = np.asarray(ps.PolynomialLibrary(degree=degree, include_bias=True).fit_transform(part))
+    starts = range(0, len(part) - 2 * half, 2)
+    cut = lambda values, weights: np.array([weights @ values[k:k + 2 * half + 1] for k in starts])
+    return cut(theta, psi), cut(part, slope)
+g, b = system(states[-300:])
+for name, ensemble in (("weak form", False), ("ensemble", True)):
+    start, scores = time.process_time(), {}
+    for threshold in np.geomspace(0.01, 3, 8):
+        try:
+            xi = fitted(states[:-300], threshold, ensemble)
+        except Exception:
+            continue
+        left = np.sum((b - g @ xi) ** 2, axis=0) / np.sum(b**2, axis=0)
+        count = len(b) / 8
+        scores[threshold] = count * np.log(left).sum() + np.count_nonzero(xi) * np.log(count)
+    xi = fitted(states, min(scores, key=scores.get), ensemble)
+    print(json.dumps({"method": name, "cpu": time.process_time() - start, "xi": xi.tolist()}))
+"""
+
+
+def peer_runs(interpreter: str, system: System, record: Record) -> list[dict[str, Any]]:
+    """One run of each method of pysindy, at the system's own degree."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder, name)) for name in ("times.npy", "states.npy")]
+        np.save(paths[0], record.times)
+        np.save(paths[1], record.states)
+        command = [interpreter, "-c", PEER, *paths, str(system.degree)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    truth = system.coefficients(PolynomialLibrary(system.states, system.degree))
+    runs = [json.loads(line) for line in done.stdout.splitlines()]
+    return [
+        {
+            "method": run["method"],
+            "cpu": run["cpu"],
+            "exact": bool(((xi != 0) == (truth != 0)).all())
+            and float(np.linalg.norm(xi - truth)) < EXACT * float(np.linalg.norm(truth)),
+            "false": int(np.count_nonzero((xi != 0) & (truth == 0))),
+        }
+        for run in runs
+        for xi in [np.array(run["xi"])]
+    ]
+
+
+def peer_lines(systems: Sequence[System], seeds: int, interpreter: str) -> Iterator[dict[str, Any]]:
+    """Shares and means of each method of pysindy, by noise."""
+    for level in NOISE:
+        runs = [
+            run
+            for system in systems
+            for seed in range(seeds if level else 1)
+            for run in peer_runs(interpreter, system, system.noisy(level, seed))
+        ]
+        for method in dict.fromkeys(run["method"] for run in runs):
+            its = [run for run in runs if run["method"] == method]
+            means = {
+                key: round(float(np.mean([run[key] for run in its])), 4)
+                for key in ("exact", "false", "cpu")
+            }
+            yield {"noise": level, "method": f"pysindy, {method}", "runs": len(its), **means}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("systems", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", type=int, help="so many systems, evenly chosen")
+    parser.add_argument("--peer", help="interpreter that has pysindy, to run it beside")
     given = parser.parse_args(arguments)
     facts = json.loads(given.systems.read_text())
     systems = [System.read(name, facts[name]) for name in sorted(facts)]
@@ -225,6 +313,8 @@ def main(arguments: list[str] | None = None) -> None:
         "automatic degree": search_lines(systems, given.seeds, lambda _: LARGEST_DEGREE),
         "true terms": bound_lines(systems, given.seeds),
     }
+    if given.peer:
+        parts["peer"] = peer_lines(systems, given.seeds, given.peer)
     for name, lines in parts.items():
         for line in lines:
             print(json.dumps({"part": name, **line}), flush=True)

@@ -87,3 +87,12 @@ def test_a_column_of_their_span_gains_nothing():
     a[:, 5] = (a[:, 0] + a[:, 1]) / np.linalg.norm(a[:, 0] + a[:, 1])
     q = np.linalg.qr(a[:, :2])[0]
     assert gains_of(a - q @ (q.T @ a), y)[5] == 0
+
+
+def test_of_dependent_columns_to_begin_with_the_first_stay():
+    a, y = problem(7, 6, 2)
+    a[:, 3] = a[:, 1]
+    a[:, 4] = 0
+    found = local_search(a, y, [1, 3, 4], lambda value, terms: np.log(value))
+    assert 3 not in found
+    assert 4 not in found

@@ -81,7 +81,7 @@ def local_search(a: Matrix, y: Vector, start: Sequence[int], score: Score) -> li
     y : (k,) float64
         Right side of the least squares ``y ~ a[:, columns] x``.
     start : sequence of int
-        Independent columns to begin with.
+        Columns to begin with; those that are combinations of earlier ones are left out.
     score : callable
         Criterion of a squared residual and a number of columns.
 
@@ -90,7 +90,7 @@ def local_search(a: Matrix, y: Vector, start: Sequence[int], score: Score) -> li
     list of int
         Increasing. Its score is no worse than that of `start`.
     """
-    best = _Subset.of(a, y, start).reduced(score)
+    best = _Subset.of(a, y, _independent(a, start)).reduced(score)
     while True:
         # Made anew, so that rounding does not pile up.
         best = _Subset.of(a, y, best.columns)
@@ -98,6 +98,19 @@ def local_search(a: Matrix, y: Vector, start: Sequence[int], score: Score) -> li
         if better is None:
             return sorted(best.columns)
         best = better
+
+
+def _independent(a: Matrix, columns: Sequence[int]) -> list[int]:
+    """Those of the columns that are no combination of earlier ones."""
+    kept: list[int] = []
+    outside = a
+    for column in columns:
+        direction = outside[:, column]
+        square = float(direction @ direction)
+        if square > IN_SPAN:
+            kept.append(column)
+            outside = outside - np.outer(direction / square, direction @ outside)
+    return kept
 
 
 def _improved(a: Matrix, subset: _Subset, score: Score) -> _Subset | None:
