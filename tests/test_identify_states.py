@@ -174,6 +174,12 @@ def test_a_degree_is_the_highest():
     assert set(model.term.values) == {"1", "x", "y"}
 
 
+def test_terms_are_all_that_were_tried():
+    model = romzarr.identify(NOISY, TIMES)
+    assert model.sizes["term"] == 15
+    assert "x^2*y^2" in model.term.values
+
+
 def test_a_threshold_replaces_statistics():
     config = Config(
         library=LibraryConfig(degree=2), sparse_regression=SparseRegressionConfig(threshold=0.05)

@@ -25,10 +25,15 @@ MOSTLY_NOISE = 0.5
 
 
 def described(
-    found: Selection, records: Sequence[Record], names: tuple[str, ...], units: str
+    found: Selection,
+    records: Sequence[Record],
+    library: Library,
+    names: tuple[str, ...],
+    units: str,
 ) -> xr.Dataset:
-    """The Dataset that `romzarr.identify` returns."""
+    """The Dataset that `romzarr.identify` returns, over all terms of the largest `library`."""
     fit, both = found.fit, ("term", "state")
+    beyond = ((0, library.size - found.library.size), (0, 0))
     residual = np.array(
         [
             _share(record.states - states, record.states)
@@ -37,17 +42,17 @@ def described(
     )
     return xr.Dataset(
         {
-            "coefficients": (both, fit.coefficients),
-            "standard_error": (both, fit.standard_errors),
-            "probability": (both, found.probability),
+            "coefficients": (both, np.pad(fit.coefficients, beyond)),
+            "standard_error": (both, np.pad(fit.standard_errors, beyond)),
+            "probability": (both, np.pad(found.probability, beyond)),
             "noise": ("state", fit.guess.noise),
             "trust": ("state", _trust(found, records, names)),
             "residual": (("record", "state"), residual),
             "samples": ("record", [len(record.times) for record in records]),
         },
-        {"term": list(term_names(found.library, names)), "state": list(names)},
+        {"term": list(term_names(library, names)), "state": list(names)},
         {
-            "library": json.dumps(found.library.spec()),
+            "library": json.dumps(library.spec()),
             "units": units,
             "disturbance": fit.guess.broken,
             "converged": int(fit.converged),

@@ -75,8 +75,8 @@ def identify(
         the ``probability`` of each term; over state the ``noise`` (its standard deviation) and a
         sentence on whether to ``trust`` the equation; over (record, state) the ``residual``, the
         share of the fluctuation's rms that the trajectory leaves; over record its ``samples``.
-        Terms are named like ``"x*y"``, ``"x^2"`` and ``"1"``. Attributes: ``library`` (JSON),
-        ``units`` of time, ``disturbance``, the variance by which each step breaks the equations
+        Terms are all that were tried, named like ``"x*y"``, ``"x^2"`` and ``"1"``. Attributes:
+        ``library`` (JSON), ``units`` of time, ``disturbance``, the variance by which each step breaks the equations
         over that of the noise, and ``converged``. `right_hand_side` and `integrate` take it.
 
     Raises
@@ -109,7 +109,7 @@ def identify(
         found = _found(records, libraries, triangle, config)
     if found is None:
         raise ArchiveError("states: no model can be fitted: all that were tried run away")
-    return described(found, records, names, series[0].units)
+    return described(found, records, libraries[-1], names, series[0].units)
 
 
 def right_hand_side(model: xr.Dataset) -> Callable[[ArrayLike], NDArray[np.float64]]:
