@@ -76,8 +76,9 @@ def identify(
         sentence on whether to ``trust`` the equation; over (record, state) the ``residual``, the
         share of the fluctuation's rms that the trajectory leaves; over record its ``samples``.
         Terms are all that were tried, named like ``"x*y"``, ``"x^2"`` and ``"1"``. Attributes:
-        ``library`` (JSON), ``units`` of time, ``disturbance``, the variance by which each step breaks the equations
-        over that of the noise, and ``converged``. `right_hand_side` and `integrate` take it.
+        ``library`` (JSON), ``units`` of time, ``disturbance``, the variance by which each step
+        breaks the equations over that of the noise, and ``converged``. `right_hand_side` and
+        `integrate` take it.
 
     Raises
     ------
