@@ -25,6 +25,7 @@ COPIED = {
     "tests/benchmarks/COMPRESSION.md": "generated/benchmarks/compression.md",
     "tests/benchmarks/ROUGH.md": "generated/benchmarks/rough.md",
     "tests/benchmarks/RESULTS.md": "generated/benchmarks/results.md",
+    "tests/benchmarks/IDENTIFICATION.md": "generated/benchmarks/identification.md",
     "tests/benchmarks/STREAMING.md": "generated/benchmarks/streaming.md",
     "tests/benchmarks/STREAMING_PEERS.md": "generated/benchmarks/streaming_peers.md",
     "tests/benchmarks/NIGHTLY.md": "generated/benchmarks/nightly.md",

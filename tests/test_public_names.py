@@ -13,6 +13,9 @@ OPERATIONS = (
     "reconstruct",
     "info",
     "equations",
+    "identify",
+    "right_hand_side",
+    "integrate",
 )
 
 

@@ -6,6 +6,7 @@ import argparse
 from importlib.metadata import version
 
 from romzarr.config import whole_place
+from romzarr.contracts import Layout
 from romzarr_flows import commands
 from romzarr_flows.neural.arguments import add_neural
 from romzarr_flows.nightly.arguments import add_nightly, add_status
@@ -32,6 +33,8 @@ typical use:
   romzarr append run.romzarr run.zarr     add the snapshots that are new in the archive
   romzarr verify run.romzarr run.zarr     measure the error against the source
   romzarr info run.romzarr                show what the store contains
+a few time series:
+  romzarr identify data.csv               find their differential equations
 every night:
   romzarr nightly --config config.yaml    compress what is new in an archive of many datasets
   romzarr status --config config.yaml     show the state of every dataset
@@ -96,6 +99,21 @@ examples:
   romzarr reconstruct run.romzarr part.zarr --start 100 --stop 200    snapshots 100 to 199
 """
 
+IDENTIFY = """\
+SOURCE is a CSV file, a NetCDF file or a Zarr group of a few time series. The columns of a table are
+series if its first row names them, or if it has more rows than columns; else its rows are, as for
+`romzarr compress`. Times are the column called time or t, or the first one if it has no name or
+if it alone increases in equal steps. Without times the step is 1.
+
+Each coefficient is printed with its standard error, and each term that is less than 99 % sure with
+its probability. A sentence on each equation says whether to trust it.
+
+examples:
+  romzarr identify lorenz.csv
+  romzarr identify rows.csv --dt 0.01 --names x,y,z --degree 2
+  romzarr identify table.txt --columns series --json
+"""
+
 REPORT = """\
 The page opens offline in any browser. --source measures the error and plots it over time and as a
 map; it reads the whole archive, or 2 GiB of a larger one. The page of the catalogue links to pages
@@ -127,6 +145,7 @@ def parser() -> Parser:
     add_verify(subparsers)
     add_reconstruct(subparsers)
     add_equations(subparsers)
+    add_identify(subparsers)
     add_report(subparsers)
     add_demo(subparsers)
     nightly = add_command(subparsers, "nightly", "keep an archive of many datasets compressed")
@@ -316,6 +335,41 @@ def add_equations(subparsers: Subparsers) -> None:
         "store",
     )
     command.add_argument("--latex", action="store_true", help="print LaTeX")
+
+
+def add_identify(subparsers: Subparsers) -> None:
+    command = add_command(
+        subparsers,
+        "identify",
+        "find the differential equations of a few time series",
+        commands.identify,
+        "source",
+        epilog=IDENTIFY,
+    )
+    command.add_argument(
+        "--columns",
+        choices=[each.value for each in Layout],
+        type=Layout,
+        default=Layout.AUTO,
+        help="what the columns of a table are (default auto)",
+    )
+    command.add_argument("--dt", type=float, metavar="X", help="time step of a file without times")
+    command.add_argument(
+        "--names", type=names, metavar="X,Y", help="comma-separated names of the series"
+    )
+    command.add_argument(
+        "--degree", type=int, metavar="N", help="highest degree of the terms (default auto)"
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="keep terms that contribute at least this share of a derivative, in place of "
+        "statistics",
+    )
+    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_json(command)
+    add_where(command)
 
 
 def add_report(subparsers: Subparsers) -> None:

@@ -34,6 +34,8 @@ SETTINGS = {
     "variables": "archive.variables",
     "weights": "archive.weights",
     "time": "archive.time",
+    "degree": "library.degree",
+    "threshold": "sparse_regression.threshold",
     "max_hours": "nightly.max_hours",
 }
 
@@ -151,6 +153,24 @@ def reconstruct(options: Namespace) -> int:
 def equations(options: Namespace) -> int:
     found = romzarr.equations(options.store)
     show(found.latex() if options.latex else found.text())
+    return 0
+
+
+def identify(options: Namespace) -> int:
+    # Imports xarray, which `romzarr --help` does without.
+    from romzarr.archive.series import read_series
+    from romzarr.operations.identified import equations_text, model_facts
+
+    config = settings(options)
+    series = read_series(options.source, options.columns, config.archive.time)
+    times = series.times if options.dt is None else options.dt * series.times
+    names = series.names if options.names is None else options.names
+    model = romzarr.identify(series.states, times, names=names, config=config)
+    model.attrs["units"] = series.units
+    if options.json:
+        print_json(model_facts(model))
+    else:
+        show(equations_text(model))
     return 0
 
 

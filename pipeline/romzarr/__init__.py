@@ -1,7 +1,7 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
 The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
-`equations`.
+`equations`; of states without a store `identify`, `right_hand_side`, `integrate`.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from romzarr.operations.compress import compress
     from romzarr.operations.describe import equations, info
     from romzarr.operations.estimate import estimate
+    from romzarr.operations.identify import identify, integrate, right_hand_side
     from romzarr.operations.reconstruct import reconstruct
     from romzarr.operations.verify import verify
     from romzarr.streams.compressor import StreamCompressor
@@ -29,9 +30,12 @@ _HOMES = {
     "compress": "romzarr.operations.compress",
     "equations": "romzarr.operations.describe",
     "estimate": "romzarr.operations.estimate",
+    "identify": "romzarr.operations.identify",
     "info": "romzarr.operations.describe",
+    "integrate": "romzarr.operations.identify",
     "load_config": "romzarr.config",
     "reconstruct": "romzarr.operations.reconstruct",
+    "right_hand_side": "romzarr.operations.identify",
     "verify": "romzarr.operations.verify",
 }
 
@@ -43,9 +47,12 @@ __all__ = [
     "compress",
     "equations",
     "estimate",
+    "identify",
     "info",
+    "integrate",
     "load_config",
     "reconstruct",
+    "right_hand_side",
     "verify",
 ]
 

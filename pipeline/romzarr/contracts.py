@@ -44,6 +44,15 @@ class Coding(StrEnum):
         return self in (Coding.POD, Coding.HYBRID)
 
 
+class Layout(StrEnum):
+    """What the columns of a table are."""
+
+    AUTO = "auto"
+    """Series if the first row names them, or if there are more rows than columns."""
+    SERIES = "series"
+    TIMES = "times"
+
+
 @dataclass(frozen=True)
 class BlockSpan:
     """Half-open range of snapshots ``[start, stop)``."""

@@ -1,4 +1,4 @@
-"""Reads CSV files whose rows are variables and whose columns are time steps.
+"""Reads CSV files: rows are variables and columns time steps, or the other way round.
 
 A header with times and a column with labels are optional::
 
@@ -55,6 +55,86 @@ def read_csv(location: str) -> xr.Dataset:
         If the lengths of rows differ, or a cell is not a number; names line and column.
     """
     name = redacted(location)
+    return _dataset(_read(location, name), name)
+
+
+def read_columns(location: str, columns: bool | None = None) -> xr.Dataset | None:
+    """Read a CSV file whose columns are variables and whose rows are time steps.
+
+    The first row may name them. Times are the column whose name is that of time, or the first one
+    if it has no name, or if it alone increases in equal steps; then its name is the unit.
+
+    Parameters
+    ----------
+    location : str
+    columns : bool, optional
+        Whether columns are variables. Default: if the first row names them, and no column does
+        its rows; where nothing is named, if there are more rows than columns.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        None if columns are times: `read_csv` is for these.
+
+    Raises
+    ------
+    ArchiveError
+        As for `read_csv`.
+    """
+    name = redacted(location)
+    rows = _read(location, name)
+    if not (_are_variables(rows) if columns is None else columns):
+        return None
+    return _dataset(_transposed(rows, name), name)
+
+
+def _are_variables(rows: list[Row]) -> bool:
+    """Tell whether the columns of a table are variables."""
+    first = rows[0][1]
+    if not any(map(_is_number, first)):
+        return len(rows) > 1 and not all(_DATE.fullmatch(cell) for cell in first[1:])
+    labelled = any(not _is_number(row[0]) for _, row in rows)
+    return not labelled and len(rows) > len(first)
+
+
+def _transposed(rows: list[Row], name: str) -> list[Row]:
+    """Columns as rows, that of times first."""
+    named = not any(map(_is_number, rows[0][1]))
+    for row in rows[1:] if named else rows:
+        _refuse_words(row, name)
+    cells = zip(*(row for _, row in rows), strict=True)
+    columns = [(number, list(column)) for number, column in enumerate(cells, 1)]
+    if not named:
+        return columns
+    first = columns[0][1]
+    if not any(_are_times(column) for _, column in columns) and _only_even(columns):
+        first[0] = f"time ({first[0].strip()})"
+    # Stable: the others keep their order.
+    return sorted(columns, key=lambda column: not _are_times(column[1]))
+
+
+def _only_even(columns: list[Row]) -> bool:
+    """Tell whether the first of several named columns, and no other, increases in equal steps."""
+    even = [len(cells) > 2 and _increase(cells[1:]) and _is_even(cells[1:]) for _, cells in columns]
+    return even[0] and not any(even[1:]) and len(even) > 1
+
+
+def _are_times(cells: list[str]) -> bool:
+    """Tell whether a named column holds times."""
+    if not _CORNER.fullmatch(cells[0]):
+        return False
+    return all(_DATE.fullmatch(cell) for cell in cells[1:]) or _increase(cells[1:])
+
+
+def _refuse_words(row: Row, name: str) -> None:
+    """Refuse what is neither a number nor a date, while its line and column are known."""
+    number, cells = row
+    for column, cell in enumerate(cells, 1):
+        if not (_is_number(cell) or _DATE.fullmatch(cell)):
+            raise _no_number(number, column, cell, name)
+
+
+def _read(location: str, name: str) -> list[Row]:
     try:
         with storage_errors(name):
             files, path = file_system_of(location)
@@ -69,6 +149,10 @@ def read_csv(location: str) -> xr.Dataset:
     if not rows:
         raise ArchiveError(f"archive {name!r} has no rows; each row has to be a variable")
     _refuse_ragged(rows, name)
+    return rows
+
+
+def _dataset(rows: list[Row], name: str) -> xr.Dataset:
     header = rows[0] if _is_header(rows) else None
     body = rows[1:] if header else rows
     if not body:
@@ -193,8 +277,12 @@ def _numbers(row: Row, first: int, name: str) -> NDArray[np.float64]:
     number, cells = row
     for column, cell in enumerate(cells[first:], first + 1):
         if not _is_number(cell):
-            raise ArchiveError(
-                f"archive {name!r}, line {number}, column {column}: {cell!r} is not a number; "
-                "use a decimal point, and nan for missing values"
-            )
+            raise _no_number(number, column, cell, name)
     return _floats(cells[first:])
+
+
+def _no_number(number: int, column: int, cell: str, name: str) -> ArchiveError:
+    return ArchiveError(
+        f"archive {name!r}, line {number}, column {column}: {cell!r} is not a number; "
+        "use a decimal point, and nan for missing values"
+    )

@@ -8,16 +8,15 @@ length one and each right side too, so a coefficient is the term's *contribution
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.contracts import Matrix, SparseModel, TriangularFactor, Vector
+from romzarr.numerics.dynamics.paths import Columns, Problem, addition, elimination
+from romzarr.numerics.dynamics.subsets import Score, local_search
 from romzarr.numerics.triangles import canonical_r
-
-Columns = NDArray[np.intp]
 
 RANK_TOLERANCE = 1e-9  # sine of the angle of a column to those before it
 LEAST_SIGNAL = 0.1  # share of a direction's energy that is kept at least, however noisy
@@ -28,40 +27,7 @@ OVERLAP = 8
 # right terms are lost above 4 and false ones come in below 2.
 PRICE = 2.5
 SMALL_RESIDUAL = 1e-7  # of float32 samples: what is smaller is rounding
-LONGEST_ADDITION = 40
-ADDED_SINE = 1e-6  # as RANK_TOLERANCE, while terms are added: squares lose half the digits
-ONE_BY_ONE = 48  # columns above this are eliminated a tenth at a time
 GROUP_SIZE = 2**18  # numbers held at once; equations in one group share numpy's calls
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Scaled columns `a` (k, k), scaled right sides `y` (k, q) of all equations, and `rest`
-    (q,), the squared part of y that no column reaches. `noise` (m, k + q) was taken out of
-    the columns and right sides (none of it, if m is 0)."""
-
-    a: Matrix
-    y: Matrix
-    rest: Vector
-    noise: Matrix
-
-    def equations(self, some: slice) -> _Problem:
-        """The problem of some equations."""
-        k = len(self.a)
-        noise = np.concatenate([self.noise[:, :k], self.noise[:, k:][:, some]], axis=1)
-        return _Problem(self.a, self.y[:, some], self.rest[some], noise)
-
-    def noise_of(self, columns: Columns, equation: int) -> float:
-        """Squared residual that the noise of these columns makes in the least-squares fit.
-
-        That of the right side is in its residual already (`without_noise`).
-        """
-        if not len(self.noise):
-            return 0.0
-        values = np.linalg.lstsq(self.a[:, columns], self.y[:, equation], rcond=None)[0]
-        own = self.noise[:, len(self.a) + equation]
-        both = own - self.noise[:, columns] @ values
-        return max(float(both @ both - own @ own), 0.0)
 
 
 def stlsq(
@@ -71,6 +37,7 @@ def stlsq(
     ridge: float = 0.0,
     max_iterations: int = 50,
     names: Sequence[str] | None = None,
+    price: float = PRICE,
 ) -> SparseModel:
     """Sequentially thresholded least squares.
 
@@ -88,6 +55,8 @@ def stlsq(
         Rounds of dropping and fitting, for a given threshold.
     names : sequence of str, optional
         Names of the terms, for the report on dependent columns.
+    price : float
+        Of one term in the information criterion, in units of log(windows).
 
     Returns
     -------
@@ -121,7 +90,7 @@ def stlsq(
     if live:
         problem = _problem(r, factor.noise, free, live, p, ridge)
         if threshold is None:
-            sets, iterations = _chosen_terms(problem, factor.windows, states, free)
+            sets, iterations = _chosen_terms(problem, factor.windows, states, free, price)
             reasons.append("information criterion")
         else:
             sets, iterations, outcomes = _thresholded(problem, threshold, max_iterations)
@@ -152,7 +121,7 @@ def _problem(
     equations: list[int],
     terms: int,
     ridge: float,
-) -> _Problem:
+) -> Problem:
     """The library's `columns` and the `equations`, scaled; of equal least squares, k rows."""
     chosen = [*columns, *(terms + j for j in equations)]
     both = r[:, chosen]
@@ -162,7 +131,7 @@ def _problem(
     if ridge > 0:
         both = np.concatenate([both, math.sqrt(ridge) * np.eye(k, len(chosen))])
     triangle: Matrix = np.asarray(np.linalg.qr(both, mode="r"))
-    return _Problem(
+    return Problem(
         triangle[:k, :k],
         triangle[:k, k:],
         np.sum(triangle[k:, k:] ** 2, axis=0),
@@ -286,7 +255,7 @@ def _combination(
 
 
 def _thresholded(
-    problem: _Problem, threshold: float, max_iterations: int
+    problem: Problem, threshold: float, max_iterations: int
 ) -> tuple[list[list[int]], int, list[str]]:
     """Columns of each equation, the most rounds that one took, and why each ended."""
     sets, most, reasons = [], 0, []
@@ -307,7 +276,7 @@ def _thresholded(
 
 
 def _chosen_terms(
-    problem: _Problem, windows: int, states: int, free: list[int]
+    problem: Problem, windows: int, states: int, free: list[int], price: float
 ) -> tuple[list[list[int]], int]:
     """Columns of each equation by an information criterion, and how many sets it compared.
 
@@ -316,7 +285,7 @@ def _chosen_terms(
     and a price for the size of the library after Chen & Chen, "Extended Bayesian information
     criteria for model selection with large model spaces", Biometrika 95 (2008) 759.
     """
-    criterion = _Criterion(windows / OVERLAP, PRICE * math.log(max(windows, 2)))
+    criterion = _Criterion(windows / OVERLAP, price * math.log(max(windows, 2)))
     k, equations = problem.y.shape
     group = max(1, GROUP_SIZE // k**2)
     sets: list[list[int]] = []
@@ -346,36 +315,49 @@ class _Criterion:
         scores: Matrix = self.observations * np.log(residuals + noise + SMALL_RESIDUAL**2)
         return scores + self.price * sizes[:, None]
 
+    def of_one(self, rest: float) -> Score:
+        """Score of a set for one equation, with `rest` of its squared residual apart."""
+
+        def score(squares: float, terms: int) -> float:
+            return self.observations * math.log(squares + rest) + self.price * terms
+
+        return score
+
 
 def _best_sets(
-    problem: _Problem, libraries: list[int], criterion: _Criterion
+    problem: Problem, libraries: list[int], criterion: _Criterion
 ) -> tuple[list[list[int]], int]:
     """The best set of columns on several paths, for each equation; how many were compared.
 
     Paths: dropping one term at a time, that with the smallest loss first, from each smaller
     library that the whole contains (on short or periodic records high degrees mimic low ones)
     and from the whole; adding one at a time; and, from the best set that adding found,
-    dropping again.
+    dropping again. What is best on these paths is where `local_search` starts.
     """
     equations = problem.y.shape[1]
     found: list[tuple[Columns, Vector]] = []
     for count in libraries:
         whole = len(found)
-        found += _elimination(problem, np.arange(count)[None])
+        found += elimination(problem, np.arange(count)[None])
     noise = np.zeros(equations)
     scores = criterion.scores(found, noise)
     # No set has a smaller residual than the whole library, which bounds the size of better ones.
     spare = float(np.max((scores.min(axis=0) - scores[whole]) / criterion.price))
     eliminated = len(found)
-    found += _addition(problem, len(problem.a) + int(spare))
+    found += addition(problem, len(problem.a) + int(spare))
     for _ in range(2):  # what the first choice says of the noise serves for the second
         best = np.argmin(criterion.scores(found, noise), axis=0)
         sets = [found[s][0][e] for e, s in enumerate(best)]
         noise = np.array([problem.noise_of(columns, e) for e, columns in enumerate(sets)])
     for e in np.flatnonzero(best >= eliminated):
-        path = list(_elimination(problem.equations(slice(e, e + 1)), sets[e][None]))
+        path = list(elimination(problem.equations(slice(e, e + 1)), sets[e][None]))
         sets[e] = path[int(np.argmin(criterion.scores(path, noise[e : e + 1])))][0][0]
-    return [sorted(columns.tolist()) for columns in sets], len(found)
+    rests = problem.rest + noise + SMALL_RESIDUAL**2
+    chosen = [
+        local_search(problem.a, y, columns, criterion.of_one(float(rest)))
+        for y, columns, rest in zip(problem.y.T, sets, rests, strict=True)
+    ]
+    return chosen, len(found)
 
 
 def _nested_libraries(free: list[int], states: int) -> list[int]:
@@ -386,86 +368,3 @@ def _nested_libraries(free: list[int], states: int) -> list[int]:
         counts.add(sum(1 for column in free if column < terms))
         degree += 1
     return sorted(counts - {0})
-
-
-def _elimination(problem: _Problem, start: Columns) -> Iterator[tuple[Columns, Vector]]:
-    """Fewer and fewer columns (q, m) of each equation, and their squared residuals (q,).
-
-    Row i of the pseudoinverse is the part of column i that is orthogonal to the others, over
-    its squared length. So the coefficients are ``rows @ y``, to drop column i adds
-    ``(coefficient i / |row i|)^2`` to the squared residual, and the other rows then lose their
-    part along row i. That is a step of Gram-Schmidt and squares nothing; but rounding stays of
-    the size of the first rows, so they are made anew when three quarters of the columns are
-    gone. Many columns go a tenth at a time.
-    """
-    y = problem.y.T[:, :, None]
-    each = np.arange(len(y))[:, None]
-    columns = start  # one row: all equations share the first pseudoinverse
-    while columns.shape[1]:
-        rows = _pseudoinverse(problem.a, columns)
-        rows = np.broadcast_to(rows, (len(y), *rows.shape[1:]))
-        columns = np.broadcast_to(columns, rows.shape[:2])
-        values = rows @ y
-        left = y - problem.a.T[columns].swapaxes(1, 2) @ values
-        residual = np.sum(left[:, :, 0] ** 2, axis=1) + problem.rest
-        quarter = columns.shape[1] // 4
-        while columns.shape[1] > quarter:
-            yield columns, residual
-            m = columns.shape[1]
-            drop = 1 if m <= ONE_BY_ONE else m // 10
-            losses = values[:, :, 0] ** 2 / np.einsum("emk,emk->em", rows, rows)
-            order = np.argsort(losses, axis=1, kind="stable")
-            gone, stay = order[:, :drop], order[:, drop:]
-            away = _orthonormal(rows[each, gone])
-            parts = away @ y
-            residual = residual + np.sum(parts[:, :, 0] ** 2, axis=1)
-            rows, values, columns = rows[each, stay], values[each, stay], columns[each, stay]
-            shared = rows @ away.swapaxes(1, 2)
-            rows -= shared @ away
-            values -= shared @ parts
-    yield columns, np.sum(problem.y**2, axis=0) + problem.rest
-
-
-def _pseudoinverse(a: Matrix, columns: Columns) -> Matrix:
-    """Pseudoinverses (e, m, k) of the `columns` (e, m) of `a`."""
-    q, r = np.linalg.qr(a.T[columns].swapaxes(1, 2))
-    inverse: Matrix = np.linalg.solve(r, q.swapaxes(1, 2))
-    return inverse
-
-
-def _orthonormal(rows: Matrix) -> Matrix:
-    """Orthonormal rows that span each of `rows` (e, d, k)."""
-    if rows.shape[1] == 1:
-        return rows / np.linalg.norm(rows, axis=2, keepdims=True)
-    return np.linalg.qr(rows.swapaxes(1, 2))[0].swapaxes(1, 2)
-
-
-def _addition(problem: _Problem, most: int) -> Iterator[tuple[Columns, Vector]]:
-    """More and more columns (q, m) of each equation, up to `most`, and squared residuals (q,).
-
-    Always the column that lowers the residual most: orthogonal least squares after S. Chen,
-    S. A. Billings, W. Luo, "Orthogonal least squares methods and their application to
-    non-linear system identification", Int. J. Control 50 (1989) 1873.
-    """
-    k, equations = problem.y.shape
-    each = np.arange(equations)
-    residual = problem.y.T.copy()
-    # Squared lengths of what the columns have outside the span of the chosen ones.
-    sizes = np.tile(np.sum(problem.a**2, axis=0), (equations, 1))
-    basis = np.zeros((equations, 0, k))
-    columns = np.zeros((equations, 0), np.intp)
-    for _ in range(min(most, k, LONGEST_ADDITION)):
-        sizes[sizes < ADDED_SINE**2] = np.inf
-        best = np.argmax((residual @ problem.a) ** 2 / sizes, axis=1)
-        if np.isinf(sizes[each, best]).any():
-            return
-        direction = problem.a.T[best][:, None]
-        for _ in range(2):  # twice is enough (Kahan, Parlett)
-            direction = direction - (direction @ basis.swapaxes(1, 2)) @ basis
-        direction /= np.linalg.norm(direction, axis=2, keepdims=True)
-        basis = np.concatenate([basis, direction], axis=1)
-        columns = np.concatenate([columns, best[:, None]], axis=1)
-        residual -= np.sum(direction[:, 0] * residual, axis=1, keepdims=True) * direction[:, 0]
-        sizes -= (direction[:, 0] @ problem.a) ** 2
-        sizes[each, best] = np.inf
-        yield columns, np.sum(residual**2, axis=1) + problem.rest

@@ -1,0 +1,196 @@
+"""What `romzarr.identify` found: a Dataset, JSON, and equations to read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from romzarr.contracts import Matrix, Vector
+from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
+from romzarr.numerics.dynamics.likelihood import first_noise
+from romzarr.numerics.dynamics.shooting import Record
+from romzarr.numerics.dynamics.term_selection import Selection
+
+# A term is doubtful if it is less probable.
+SURE = 0.9
+# A term is printed with its probability if that rounds to less than this.
+SHOWN_SURE = 0.99
+# Where noise, or what looks like it from sample to sample, is more than half of what changes.
+MOSTLY_NOISE = 0.5
+
+
+def described(
+    found: Selection,
+    records: Sequence[Record],
+    library: Library,
+    names: tuple[str, ...],
+    units: str,
+) -> xr.Dataset:
+    """The Dataset that `romzarr.identify` returns, over all terms of the largest `library`."""
+    fit, both = found.fit, ("term", "state")
+    beyond = ((0, library.size - found.library.size), (0, 0))
+    residual = np.array(
+        [
+            _share(record.states - states, record.states)
+            for record, states in zip(records, fit.guess.states, strict=True)
+        ]
+    )
+    return xr.Dataset(
+        {
+            "coefficients": (both, np.pad(fit.coefficients, beyond)),
+            "standard_error": (both, np.pad(fit.standard_errors, beyond)),
+            "probability": (both, np.pad(found.probability, beyond)),
+            "noise": ("state", fit.guess.noise),
+            "trust": ("state", _trust(found, records, names)),
+            "residual": (("record", "state"), residual),
+            "samples": ("record", [len(record.times) for record in records]),
+        },
+        {"term": list(term_names(library, names)), "state": list(names)},
+        {
+            "library": json.dumps(library.spec()),
+            "units": units,
+            "disturbance": fit.guess.broken,
+            "converged": int(fit.converged),
+        },
+    )
+
+
+def _share(part: Matrix, whole: Matrix) -> Vector:
+    """Rms of each column over that of the fluctuation of another; 0 of what does not change."""
+    size = np.std(whole, axis=0)
+    return np.divide(
+        np.sqrt(np.mean(part**2, axis=0)), size, out=np.zeros_like(size), where=size > 0
+    )
+
+
+def term_names(library: Library, names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the terms in those of the states: ``"x*y"`` for ``"a1 a2"``."""
+
+    def renamed(text: str) -> str:
+        return re.sub(r"\ba(\d+)\b", lambda found: names[int(found[1]) - 1], text)
+
+    if isinstance(library, PolynomialLibrary):
+        return tuple("*".join(map(renamed, name.split(" "))) for name in library.names())
+    return tuple(map(renamed, library.names()))
+
+
+def _trust(found: Selection, records: Sequence[Record], names: tuple[str, ...]) -> list[str]:
+    """A sentence on each equation."""
+    every = np.concatenate([record.states for record in records])
+    left = np.concatenate(
+        [
+            record.states - states
+            for record, states in zip(records, found.fit.guess.states, strict=True)
+        ]
+    )
+    share = _share(left, every)
+    rough = np.divide(first_noise(records), np.std(every, axis=0) + np.finfo(float).tiny)
+    terms = term_names(found.library, names)
+    return [
+        _sentence(found, j, terms, name, len(every), float(share[j]), float(rough[j]))
+        for j, name in enumerate(names)
+    ]
+
+
+def _sentence(
+    found: Selection,
+    j: int,
+    terms: Sequence[str],
+    name: str,
+    steps: int,
+    share: float,
+    rough: float,
+) -> str:
+    fit = found.fit
+    there = np.flatnonzero(fit.support[:, j])
+    coarse = ""
+    if rough > MOSTLY_NOISE:
+        coarse = " (from sample to sample it is mostly noise, or samples are too far apart)"
+    if not len(there):
+        return f"{name} is constant, noise, or moved by other terms: not modelled{coarse}"
+    doubtful = [k for k in map(int, there) if found.probability[k, j] < SURE]
+    if doubtful:
+        words = ", ".join(f"{terms[k]} {100 * found.probability[k, j]:.0f} %" for k in doubtful)
+        return f"the equation of {name} is doubtful: terms that are less than sure: {words}"
+    # Disturbances that add up to less than the noise over the whole record are none.
+    if fit.guess.broken * steps > 1:
+        return (
+            f"the equation of {name} foretells steps, not the long run: no trajectory stays near "
+            f"the record without disturbances{coarse}"
+        )
+    if not fit.converged:
+        return (
+            f"the equation of {name} can be trusted but for its errors, which may be too small: "
+            "its coefficients did not settle"
+        )
+    return (
+        f"the equation of {name} can be trusted: a trajectory follows the record within "
+        f"{100 * share:.2g} % of its fluctuation"
+    )
+
+
+def equations_text(model: xr.Dataset) -> str:
+    """The equations in lines: coefficients with standard errors, probabilities of terms that are
+    not sure, and what to trust."""
+    lines = []
+    for equation in model_facts(model)["equations"]:
+        parts = [_part(term) for term in equation["terms"]]
+        lines += [
+            f"d{equation['state']}/dt = {' + '.join(parts) or '0'}",
+            f"    {equation['trust']}",
+        ]
+    return "\n".join(lines)
+
+
+def _part(term: dict[str, Any]) -> str:
+    """One term in words.
+
+    >>> term = {"term": "x*y", "coefficient": -9.99723, "standard_error": 0.0213}
+    >>> _part(term | {"probability": 1.0}), _part(term | {"probability": 0.7})
+    ('(-9.997 ± 0.021) x*y', '(-9.997 ± 0.021) x*y [70 % sure]')
+    """
+    value, error, name = term["coefficient"], term["standard_error"], term["term"]
+    digits = int(np.clip(1 - np.floor(np.log10(error)), 0, 12)) if error > 0 else 12
+    words = f"({value:.{digits}f} ± {error:.{digits}f})" if error > 0 else f"({value:.12g})"
+    words += "" if name == "1" else f" {name}"
+    sure = term["probability"]
+    return words if sure >= SHOWN_SURE else f"{words} [{100 * sure:.0f} % sure]"
+
+
+def model_facts(model: xr.Dataset) -> dict[str, Any]:
+    """What `identify` found, as JSON."""
+    return {
+        "equations": [_equation(model.sel(state=state)) for state in model["state"].values],
+        "records": [
+            {"samples": int(record["samples"]), "residual": record["residual"].values.tolist()}
+            for record in (model.isel(record=k) for k in range(model.sizes["record"]))
+        ],
+        "units": model.attrs["units"],
+        "disturbance": model.attrs["disturbance"],
+        "converged": bool(model.attrs["converged"]),
+    }
+
+
+def _equation(one: xr.Dataset) -> dict[str, Any]:
+    """The equation of one state."""
+    there = np.flatnonzero(one["coefficients"].values)
+    numbers = {
+        "coefficient": one["coefficients"],
+        "standard_error": one["standard_error"],
+        "probability": one["probability"],
+    }
+    return {
+        "state": str(one["state"].item()),
+        "terms": [
+            {"term": str(one["term"].values[k])}
+            | {name: float(values.values[k]) for name, values in numbers.items()}
+            for k in there
+        ],
+        "noise": float(one["noise"]),
+        "trust": str(one["trust"].item()),
+    }
