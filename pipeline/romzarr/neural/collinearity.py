@@ -237,8 +237,7 @@ def _formulas(library: Library) -> Callable[[Matrix, int], Matrix]:
     def value(a: Matrix, term: int) -> Matrix:
         if isinstance(library, NeuralLibrary):
             text = library.formulas()[term]
-            known = library.operators[library.terms[term].operator].formula
-            if known:
+            if text != library.names()[term]:
                 by_name = {name: a[:, k] for k, name in enumerate(names)}
                 return np.broadcast_to(parse(text, names).evaluate(by_name), len(a))
         return library.evaluate(a, np.array([term]))[:, 0]

@@ -1,0 +1,230 @@
+"""The likelihood of a noisy record under da/dt = Theta(a) Xi.
+
+Over each interval of time an equation says ``a(t + h) - a(t) = int Theta(a) dt Xi``. These are
+test functions of the shortest length there is, and windows of every longer one are sums of
+them: together, with their exact covariance, they say all that windows of several lengths say,
+and nothing is counted twice. Noise of the states enters each interval through the difference
+and through the integral; the covariance of what it adds to all of them is a band matrix N.
+Generalised least squares with N (weak form: [1]_) is maximum likelihood to first order in the
+noise; with the equations taken at states from which the estimated noise has been removed,
+again and again, it is so without the bias of noise in the features (the adjustment of implicit
+models: [2]_, [3]_).
+
+Errors of networks are noise of their columns, the same each time the record comes by the same
+states: few random weights of known columns, with which N grows by a matrix of low rank.
+
+References
+----------
+.. [1] D. M. Bortz, D. A. Messenger, V. Dukic, "Direct estimation of parameters in ODE models
+   using WENDy: weak-form estimation of nonlinear dynamics", Bull. Math. Biol. 85 (2023) 110,
+   section 2.
+.. [2] H. I. Britt, R. H. Luecke, "The estimation of parameters in nonlinear, implicit models",
+   Technometrics 15 (1973) 233-247.
+.. [3] W. A. Fuller, "Measurement error models", Wiley 1987, section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sparse
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve_banded, cholesky_banded
+
+from romzarr.contracts import Matrix, Vector
+from romzarr.errors import LibraryError
+from romzarr.neural.network_errors import error_columns
+from romzarr.numerics.dynamics.neural_library import NeuralLibrary
+
+# Samples through which the integrand is interpolated: an error of order 6 in the step, below
+# 1e-6 of the integral at 20 samples a period.
+POINTS = 6
+# Noise that is reckoned with at least, of a state's rms: the rounding of float32 samples.
+LEAST_NOISE = 1e-7
+STEP = 1e-4  # of a state's spread, for derivatives of features
+Chosen = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """States (m, q) without the noise, coefficients (p, q), and noise (q,) of each state."""
+
+    states: Matrix
+    coefficients: Matrix
+    noise: Vector
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record `observed` (m, q) at `times`, and the terms of a library that may explain it.
+
+    Attributes
+    ----------
+    observed : (m, q) float64
+    times : (m,) float64, strictly increasing, evenly spaced or not
+    library : NeuralLibrary
+    candidates : sequence of int
+        The p terms.
+    """
+
+    observed: Matrix
+    times: Vector
+    library: NeuralLibrary
+    candidates: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        m, steps = len(self.times), np.diff(self.times)
+        if m < 3 or len(self.observed) != m or not (steps > 0).all():
+            raise LibraryError(
+                f"equations need 3 or more increasing times and as many states, got {m} times "
+                f"and {len(self.observed)} states"
+            )
+        if not np.isfinite(self.observed).all():
+            raise LibraryError("states of the record are not all finite; leave those samples out")
+
+    @property
+    def rows(self) -> int:
+        """How many observations there are: each interval in each equation."""
+        return (len(self.times) - 1) * self.observed.shape[1]
+
+    @cached_property
+    def difference(self) -> Any:
+        """Sparse (m - 1, m): of successive samples."""
+        m = len(self.times)
+        return sparse.diags([-np.ones(m - 1), np.ones(m - 1)], [0, 1], shape=(m - 1, m)).tocsr()
+
+    @cached_property
+    def integral(self) -> Any:
+        """Sparse (m - 1, m): over each interval, of the polynomial through nearby samples."""
+        m = len(self.times)
+        points = min(POINTS, m)
+        first = np.clip(np.arange(m - 1) - points // 2 + 1, 0, m - points)
+        where = first[:, None] + np.arange(points)
+        steps = np.diff(self.times)[:, None]
+        places = (self.times[where] - self.times[:-1, None]) / steps
+        powers = places[:, None, :] ** np.arange(points)[None, :, None]
+        moments = np.broadcast_to(1 / np.arange(1.0, points + 1), (m - 1, points))
+        weights = steps * np.linalg.solve(powers, moments[:, :, None])[:, :, 0]
+        rows = np.repeat(np.arange(m - 1), points)
+        return sparse.csr_matrix((weights.ravel(), (rows, where.ravel())), shape=(m - 1, m))
+
+    def features(self, states: Matrix) -> Matrix:
+        """Values (m, p) of the candidates."""
+        return self.library.evaluate(states, np.array(self.candidates, np.intp))
+
+    def jacobian(self, estimate: Estimate) -> Matrix:
+        """Derivatives (m, q, q) of the right-hand sides with respect to the states."""
+        active = np.flatnonzero(estimate.coefficients.any(axis=1))
+        columns = np.array(self.candidates, np.intp)[active]
+        xi = estimate.coefficients[active]
+        a, q = estimate.states, self.observed.shape[1]
+        slopes = np.zeros((len(a), q, q))
+        for l, spread in enumerate(np.std(a, axis=0)):
+            shift = np.zeros(q)
+            shift[l] = STEP * spread if spread > 0 else STEP
+            ahead, behind = (self.library.evaluate(a + s, columns) for s in (shift, -shift))
+            slopes[:, :, l] = (ahead - behind) @ xi / (2 * shift[l])
+        return slopes
+
+
+class Linearised:
+    """The equations of a record at an estimate, linear in coefficients and noise.
+
+    ``target = features @ xi + noise``, of all equations together, with the covariance of the
+    noise. The numbers of coefficients run as those of a flattened (p, q) matrix.
+
+    Attributes
+    ----------
+    gram : (p q + 1, p q + 1) float64
+        Products of features and (last) target, weighted by the inverse of the covariance.
+    size : (p,) float64
+        Root mean square of each feature.
+    """
+
+    def __init__(self, record: Record, at: Estimate) -> None:
+        self.record, self.at = record, at
+        theta = record.features(at.states)
+        self.theta = theta
+        self.size: Vector = np.sqrt(np.mean(theta**2, axis=0))
+        self._through, factor = self._noise()
+        features = self._per_equation(record.integral @ theta)
+        moved = (record.observed - at.states).ravel()
+        target = (record.difference @ at.states).ravel() + self._through @ moved
+        self._columns = np.hstack([features, target[:, None], self._network_errors()])
+        self._solved = cho_solve_banded((factor, True), self._columns, check_finite=False)
+        self._whole: Matrix = self._columns.T @ self._solved
+        self._count = features.shape[1] + 1
+        self.gram = self._marginal()
+
+    def _noise(self) -> tuple[Any, Matrix]:
+        """How noise of the states enters the intervals, and the Cholesky factor of N."""
+        record, at = self.record, self.at
+        m, q = at.states.shape
+        slopes = sparse.bsr_matrix((record.jacobian(at), np.arange(m), np.arange(m + 1)))
+        both = sparse.kron(record.integral, sparse.eye_array(q)) @ slopes
+        through = sparse.csr_matrix(sparse.kron(record.difference, sparse.eye_array(q)) - both)
+        covariance = (through @ sparse.diags(np.tile(at.noise**2, m)) @ through.T).tocoo()
+        # Intervals at the ends of the record share samples with two more than the others do.
+        below = covariance.row - covariance.col
+        band = np.zeros((int(below.max()) + 1, record.rows))
+        lower = below >= 0
+        band[below[lower], covariance.col[lower]] = covariance.data[lower]
+        return through, cholesky_banded(band, lower=True, check_finite=False)
+
+    def _per_equation(self, values: Matrix) -> Matrix:
+        """Columns (rows, p q): each term's (m - 1, p) in each equation, zero in the others."""
+        q = self.at.states.shape[1]
+        return np.kron(values, np.eye(q))
+
+    def _network_errors(self) -> Matrix:
+        """Columns (rows, r) of the errors of the networks that the estimate uses."""
+        record, xi = self.record, self.at.coefficients
+        columns = [np.zeros((record.rows, 0))]
+        for k in np.flatnonzero(xi.any(axis=1)):
+            error = error_columns(record.library, record.candidates[int(k)], self.at.states)
+            columns.append(np.kron(record.integral @ error, xi[k][:, None]))
+        return np.hstack(columns)
+
+    def _marginal(self) -> Matrix:
+        """Products without what the random weights of network errors account for."""
+        n, whole = self._count, self._whole
+        inner = whole[n:, n:] + np.eye(len(whole) - n)
+        return np.asarray(whole[:n, :n] - whole[:n, n:] @ np.linalg.solve(inner, whole[n:, :n]))
+
+    def fitted(self, chosen: Chosen, widths: Matrix) -> tuple[Estimate, Matrix]:
+        """Estimate with the terms `chosen` (p, q), and standard errors (p, q).
+
+        Coefficients are normal with standard deviation `widths` (p, q) before anything is
+        known.
+        """
+        own = np.flatnonzero(chosen.ravel())
+        precision = self.gram[np.ix_(own, own)] + np.diag(widths.ravel()[own] ** -2.0)
+        covariance = np.linalg.inv(precision)
+        xi, errors = np.zeros(chosen.size), np.zeros(chosen.size)
+        xi[own] = covariance @ self.gram[own, -1]
+        errors[own] = np.sqrt(np.diag(covariance))
+        noise = self._noise_of(xi)
+        observed = self.record.observed
+        least = LEAST_NOISE * np.sqrt(np.mean(observed**2, axis=0)) + np.finfo(float).tiny**0.25
+        level = np.maximum(np.sqrt(np.sum(noise**2, axis=0) / (len(observed) - 1)), least)
+        estimate = Estimate(observed - noise, xi.reshape(chosen.shape), level)
+        return estimate, errors.reshape(chosen.shape)
+
+    def _noise_of(self, xi: Vector) -> Matrix:
+        """The noise (m, q) of the states that is most likely given coefficients."""
+        left = np.concatenate([-xi, [1.0]])
+        n, whole = self._count, self._whole
+        weights = np.linalg.solve(whole[n:, n:] + np.eye(len(whole) - n), whole[n:, :n] @ left)
+        rows = self._solved @ np.concatenate([left, -weights])
+        m, q = self.at.states.shape
+        return np.asarray((np.tile(self.at.noise**2, m) * (self._through.T @ rows)).reshape(m, q))
+
+
+def unfitted(record: Record) -> Estimate:
+    """Where to start: nothing known but the observed states."""
+    q = record.observed.shape[1]
+    xi = np.zeros((len(record.candidates), q))
+    return Estimate(record.observed, xi, np.maximum(np.std(record.observed, axis=0), 1e-30))
