@@ -142,6 +142,8 @@ class Linearised:
         Products of features and (last) target, weighted by the inverse of the covariance.
     size : (p,) float64
         Root mean square of each feature.
+    determinant : float
+        Logarithm of the determinant of the covariance.
     """
 
     def __init__(self, record: Record, at: Estimate) -> None:
@@ -157,7 +159,10 @@ class Linearised:
         self._solved = cho_solve_banded((factor, True), self._columns, check_finite=False)
         self._whole: Matrix = self._columns.T @ self._solved
         self._count = features.shape[1] + 1
-        self.gram = self._marginal()
+        n, whole = self._count, self._whole
+        inner = whole[n:, n:] + np.eye(len(whole) - n)
+        self.gram: Matrix = whole[:n, :n] - whole[:n, n:] @ np.linalg.solve(inner, whole[n:, :n])
+        self.determinant = float(2 * np.log(factor[0]).sum() + np.linalg.slogdet(inner)[1])
 
     def _noise(self) -> tuple[Any, Matrix]:
         """How noise of the states enters the intervals, and the Cholesky factor of N."""
@@ -188,12 +193,6 @@ class Linearised:
             columns.append(np.kron(record.integral @ error, xi[k][:, None]))
         return np.hstack(columns)
 
-    def _marginal(self) -> Matrix:
-        """Products without what the random weights of network errors account for."""
-        n, whole = self._count, self._whole
-        inner = whole[n:, n:] + np.eye(len(whole) - n)
-        return np.asarray(whole[:n, :n] - whole[:n, n:] @ np.linalg.solve(inner, whole[n:, :n]))
-
     def fitted(self, chosen: Chosen, widths: Matrix) -> tuple[Estimate, Matrix]:
         """Estimate with the terms `chosen` (p, q), and standard errors (p, q).
 
@@ -223,8 +222,6 @@ class Linearised:
         return np.asarray((np.tile(self.at.noise**2, m) * (self._through.T @ rows)).reshape(m, q))
 
 
-def unfitted(record: Record) -> Estimate:
-    """Where to start: nothing known but the observed states."""
-    q = record.observed.shape[1]
-    xi = np.zeros((len(record.candidates), q))
-    return Estimate(record.observed, xi, np.maximum(np.std(record.observed, axis=0), 1e-30))
+def unfitted(record: Record, states: Matrix, noise: Vector) -> Estimate:
+    """States and noise without equations: no network errs yet, and equations are independent."""
+    return Estimate(states, np.zeros((len(record.candidates), states.shape[1])), noise)

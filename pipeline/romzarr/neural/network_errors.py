@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from romzarr.contracts import Matrix
+from romzarr.contracts import Matrix, Vector
 from romzarr.numerics.dynamics.neural_library import CONSTANT, NeuralLibrary, Term
 from romzarr.numerics.dynamics.symbolic import parse
 
@@ -41,9 +41,11 @@ def error_columns(library: NeuralLibrary, term: int, a: Matrix) -> Matrix:
     size, length = float(library.errors[term]), UNKNOWN_LENGTH * reach
     if library.operators[found.operator].formula:
         error = _error(library, term, a)
-        size = float(np.sqrt(np.mean(error**2)))
-        length = _length(error, arguments, reach)
-    return size * _factor(arguments / length)
+        # Samples far apart from one another: a record may stay long in one place.
+        _, spread = _factor(arguments / length)
+        size = float(np.sqrt(np.mean(error[spread] ** 2)))
+        length = _length(size, error, arguments, reach)
+    return size * _factor(arguments / length)[0]
 
 
 def _arguments(library: NeuralLibrary, term: Term, a: Matrix) -> Matrix:
@@ -58,23 +60,23 @@ def _arguments(library: NeuralLibrary, term: Term, a: Matrix) -> Matrix:
     return np.stack(columns, axis=1)
 
 
-def _error(library: NeuralLibrary, term: int, a: Matrix) -> Matrix:
+def _error(library: NeuralLibrary, term: int, a: Matrix) -> Vector:
     names = tuple(f"a{j + 1}" for j in range(library.states))
     by_name = {name: a[:, j] for j, name in enumerate(names)}
     truth = parse(library.formulas()[term], names).evaluate(by_name)
     return np.asarray(library.evaluate(a, np.array([term]))[:, 0] - truth)
 
 
-def _length(error: Matrix, arguments: Matrix, reach: float) -> float:
+def _length(size: float, error: Vector, arguments: Matrix, reach: float) -> float:
     """Length of a Gaussian covariance from the error's size over that of its slope."""
     steps = float(np.sqrt(np.mean(np.sum(np.diff(arguments, axis=0) ** 2, axis=1))))
     changes = float(np.sqrt(np.mean(np.diff(error) ** 2)))
-    length = float(np.std(error)) * steps / changes if changes > 0 else math.inf
+    length = size * steps / changes if changes > 0 else math.inf
     return min(max(length, SHORTEST * reach), LONGEST * reach)
 
 
-def _factor(points: Matrix) -> Matrix:
-    """Columns F (m, r) with F F.T near exp(-d^2 / 2) of the points (m, d).
+def _factor(points: Matrix) -> tuple[Matrix, list[int]]:
+    """Columns F (m, r) with F F.T near exp(-d^2 / 2) of the points (m, d), and the r pivots.
 
     By Cholesky factorisation with diagonal pivots, stopped early (S. Fine, K. Scheinberg,
     "Efficient SVM training using low-rank kernel representations", J. Mach. Learn. Res. 2
@@ -82,10 +84,12 @@ def _factor(points: Matrix) -> Matrix:
     """
     left = np.ones(len(points))
     columns = np.zeros((0, len(points)))
+    pivots: list[int] = []
     while len(columns) < MOST_COLUMNS and left.sum() > LEFT_OUT * len(points):
         pivot = int(np.argmax(left))
         column = np.exp(-0.5 * np.sum((points - points[pivot]) ** 2, axis=1))
         column = (column - columns[:, pivot] @ columns) / math.sqrt(left[pivot])
         columns = np.vstack([columns, column])
         left = np.maximum(left - column**2, 0.0)
-    return np.asarray(columns.T)
+        pivots.append(pivot)
+    return np.asarray(columns.T), pivots

@@ -106,7 +106,10 @@ def select(
     record = Record(np.asarray(a, np.float64), np.asarray(times, np.float64), library, candidates)
     start, widths = _full_model(record)
     complexity = STEP_BITS * np.array(library.complexity)[list(candidates)]
-    found = _selected(record, start, widths, complexity)
+    # Where terms are alike on the record, all of them together may have slopes across it that
+    # are far off, and the noise is reckoned wrong; without equations there are no slopes.
+    starts = (start, unfitted(record, start.states, start.noise))
+    found = min((_selected(record, each, widths, complexity) for each in starts), key=lambda f: f.total)
     return _in_library(record, found, diagnose(library, a))
 
 
@@ -137,7 +140,8 @@ def _full_model(record: Record) -> tuple[Estimate, Matrix]:
 
     A coefficient of that size would make its term alone as large as the equation.
     """
-    at = unfitted(record)
+    spread = np.maximum(np.std(record.observed, axis=0), TINY)
+    at = unfitted(record, record.observed, spread)
     everything = np.ones(at.coefficients.shape, bool)
     rates = np.diff(record.observed, axis=0) / np.diff(record.times)[:, None]
     size = np.sqrt(np.mean(rates**2, axis=0))
@@ -163,6 +167,7 @@ class _Found:
     activations: Matrix
     bits: Vector
     supports: int
+    total: float  # bits of all equations together
 
 
 def _selected(record: Record, at: Estimate, widths: Matrix, complexity: Vector) -> _Found:
@@ -175,8 +180,21 @@ def _selected(record: Record, at: Estimate, widths: Matrix, complexity: Vector) 
         at, errors = linear.fitted(chosen, widths)
         key = chosen.tobytes()
         if key in seen or len(seen) == ROUNDS:
-            return _Found(chosen, at, errors, activations, bits, supports)
+            total = _total(Linearised(record, at), chosen, widths, complexity)
+            return _Found(chosen, at, errors, activations, bits, supports, total)
         seen.append(key)
+
+
+def _total(linear: Linearised, chosen: Chosen, widths: Matrix, complexity: Vector) -> float:
+    """Bits of all equations together, at their own estimate of the noise."""
+    own = np.flatnonzero(chosen.ravel())
+    scale = widths.ravel()[own]
+    inner = linear.gram[np.ix_(own, own)] * scale * scale[:, None] + np.eye(len(own))
+    target = linear.gram[own, -1] * scale
+    misfit = linear.gram[-1, -1] - target @ np.linalg.solve(inner, target)
+    natural = misfit + linear.determinant + np.linalg.slogdet(inner)[1]
+    supports = sum(math.log2(math.comb(len(chosen), int(k))) for k in chosen.sum(axis=0))
+    return float(0.5 * natural / math.log(2) + supports + complexity @ chosen.sum(axis=1))
 
 
 def _best(

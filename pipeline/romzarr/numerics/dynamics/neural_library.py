@@ -136,7 +136,7 @@ class NeuralLibrary:
 
     @cached_property
     def complexity(self) -> tuple[float, ...]:
-        """Steps by which a term is less simple than the identity; they decide between equals."""
+        """How many operators other than the identity make a term; they decide between equals."""
         return tuple(self._complexity(term) for term in self.terms)
 
     def _complexity(self, term: Term) -> float:
@@ -144,7 +144,7 @@ class NeuralLibrary:
             return 0.0
         inner = sum(self._complexity(each) for each in term.arguments if isinstance(each, Term))
         plain = self.operators[term.operator].formula == "x"
-        return inner + len(term.arguments) - (1.0 if plain else 0.0)
+        return inner + (0.0 if plain else 1.0)
 
     @cached_property
     def errors(self) -> Matrix:
