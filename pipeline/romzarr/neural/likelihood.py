@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve_banded, cholesky_banded
+from scipy.linalg import cholesky_banded
+from scipy.linalg.lapack import dtbtrs
 
 from romzarr.contracts import Matrix, Vector
 from romzarr.errors import LibraryError
@@ -122,11 +123,11 @@ class Record:
         xi = estimate.coefficients[active]
         a, q = estimate.states, self.observed.shape[1]
         slopes = np.zeros((len(a), q, q))
-        for l, spread in enumerate(np.std(a, axis=0)):
+        for state, spread in enumerate(np.std(a, axis=0)):
             shift = np.zeros(q)
-            shift[l] = STEP * spread if spread > 0 else STEP
+            shift[state] = STEP * spread if spread > 0 else STEP
             ahead, behind = (self.library.evaluate(a + s, columns) for s in (shift, -shift))
-            slopes[:, :, l] = (ahead - behind) @ xi / (2 * shift[l])
+            slopes[:, :, state] = (ahead - behind) @ xi / (2 * shift[state])
         return slopes
 
 
@@ -134,58 +135,59 @@ class Linearised:
     """The equations of a record at an estimate, linear in coefficients and noise.
 
     ``target = features @ xi + noise``, of all equations together, with the covariance of the
-    noise. The numbers of coefficients run as those of a flattened (p, q) matrix.
+    noise. The numbers of coefficients run as those of a flattened (p, q) matrix. Without
+    ``slopes`` noise enters the intervals through the difference alone, which is most of it, and
+    the equations are independent but for network errors.
 
     Attributes
     ----------
-    gram : (p q + 1, p q + 1) float64
-        Products of features and (last) target, weighted by the inverse of the covariance.
+    root : (k, p q + 1) float64
+        Features and (last) target, weighted by the noise and turned into few rows: their
+        squared length is what generalised least squares minimises.
     size : (p,) float64
         Root mean square of each feature.
     determinant : float
         Logarithm of the determinant of the covariance.
     """
 
-    def __init__(self, record: Record, at: Estimate) -> None:
+    def __init__(self, record: Record, at: Estimate, *, slopes: bool = True) -> None:
         self.record, self.at = record, at
-        theta = record.features(at.states)
-        self.theta = theta
-        self.size: Vector = np.sqrt(np.mean(theta**2, axis=0))
-        self._through, factor = self._noise()
-        features = self._per_equation(record.integral @ theta)
+        self.theta = record.features(at.states)
+        self.size: Vector = np.sqrt(np.mean(self.theta**2, axis=0))
+        self._through, self._factor = self._noise(slopes)
         moved = (record.observed - at.states).ravel()
         target = (record.difference @ at.states).ravel() + self._through @ moved
-        self._columns = np.hstack([features, target[:, None], self._network_errors()])
-        self._solved = cho_solve_banded((factor, True), self._columns, check_finite=False)
-        self._whole: Matrix = self._columns.T @ self._solved
-        self._count = features.shape[1] + 1
-        n, whole = self._count, self._whole
-        inner = whole[n:, n:] + np.eye(len(whole) - n)
-        self.gram: Matrix = whole[:n, :n] - whole[:n, n:] @ np.linalg.solve(inner, whole[n:, :n])
-        self.determinant = float(2 * np.log(factor[0]).sum() + np.linalg.slogdet(inner)[1])
+        # Each term in each equation, zero in the others.
+        features = np.kron(record.integral @ self.theta, np.eye(at.states.shape[1]))
+        errors = self._network_errors()
+        e = errors.shape[1]
+        self._white = _solved(self._factor, np.hstack([errors, features, target[:, None]]))
+        # Weights of network errors are standard normal; elimination leaves what they cannot be.
+        rows = np.vstack([np.eye(e, self._white.shape[1]), self._white])
+        triangle: Matrix = np.asarray(np.linalg.qr(rows, mode="r"))
+        self._weights: Matrix = np.linalg.solve(triangle[:e, :e], triangle[:e, e:])
+        self.root: Matrix = triangle[e:, e:]
+        inner = np.log(np.abs(np.diag(triangle)[:e])).sum()
+        self.determinant = float(2 * (np.log(self._factor[0]).sum() + inner))
 
-    def _noise(self) -> tuple[Any, Matrix]:
+    def _noise(self, across: bool) -> tuple[Any, Matrix]:
         """How noise of the states enters the intervals, and the Cholesky factor of N."""
         record, at = self.record, self.at
         m, q = at.states.shape
-        slopes = sparse.bsr_matrix((record.jacobian(at), np.arange(m), np.arange(m + 1)))
-        both = sparse.kron(record.integral, sparse.eye_array(q)) @ slopes
-        through = sparse.csr_matrix(sparse.kron(record.difference, sparse.eye_array(q)) - both)
+        through = sparse.csr_matrix(sparse.kron(record.difference, sparse.eye_array(q)))
+        if across:
+            slopes = sparse.bsr_matrix((record.jacobian(at), np.arange(m), np.arange(m + 1)))
+            integral = sparse.kron(record.integral, sparse.eye_array(q)) @ slopes
+            through = sparse.csr_matrix(through - integral)
         covariance = (through @ sparse.diags(np.tile(at.noise**2, m)) @ through.T).tocoo()
-        # Intervals at the ends of the record share samples with two more than the others do.
         below = covariance.row - covariance.col
-        band = np.zeros((int(below.max()) + 1, record.rows))
         lower = below >= 0
+        band = np.zeros((int(below.max()) + 1, record.rows))
         band[below[lower], covariance.col[lower]] = covariance.data[lower]
         return through, cholesky_banded(band, lower=True, check_finite=False)
 
-    def _per_equation(self, values: Matrix) -> Matrix:
-        """Columns (rows, p q): each term's (m - 1, p) in each equation, zero in the others."""
-        q = self.at.states.shape[1]
-        return np.kron(values, np.eye(q))
-
     def _network_errors(self) -> Matrix:
-        """Columns (rows, r) of the errors of the networks that the estimate uses."""
+        """Columns (rows, e) of the errors of the networks that the estimate uses."""
         record, xi = self.record, self.at.coefficients
         columns = [np.zeros((record.rows, 0))]
         for k in np.flatnonzero(xi.any(axis=1)):
@@ -200,14 +202,14 @@ class Linearised:
         known.
         """
         own = np.flatnonzero(chosen.ravel())
-        precision = self.gram[np.ix_(own, own)] + np.diag(widths.ravel()[own] ** -2.0)
-        covariance = np.linalg.inv(precision)
+        triangle = eliminated(self.root[:, [*own, -1]], widths.ravel()[own], 0)
+        inverse = np.linalg.inv(triangle[: len(own), : len(own)])
         xi, errors = np.zeros(chosen.size), np.zeros(chosen.size)
-        xi[own] = covariance @ self.gram[own, -1]
-        errors[own] = np.sqrt(np.diag(covariance))
+        xi[own] = inverse @ triangle[: len(own), -1]
+        errors[own] = np.linalg.norm(inverse, axis=1)
         noise = self._noise_of(xi)
         observed = self.record.observed
-        least = LEAST_NOISE * np.sqrt(np.mean(observed**2, axis=0)) + np.finfo(float).tiny**0.25
+        least = LEAST_NOISE * np.sqrt(np.mean(observed**2, axis=0)) + np.finfo(float).tiny ** 0.25
         level = np.maximum(np.sqrt(np.sum(noise**2, axis=0) / (len(observed) - 1)), least)
         estimate = Estimate(observed - noise, xi.reshape(chosen.shape), level)
         return estimate, errors.reshape(chosen.shape)
@@ -215,13 +217,34 @@ class Linearised:
     def _noise_of(self, xi: Vector) -> Matrix:
         """The noise (m, q) of the states that is most likely given coefficients."""
         left = np.concatenate([-xi, [1.0]])
-        n, whole = self._count, self._whole
-        weights = np.linalg.solve(whole[n:, n:] + np.eye(len(whole) - n), whole[n:, :n] @ left)
-        rows = self._solved @ np.concatenate([left, -weights])
+        rows = self._white @ np.concatenate([-self._weights @ left, left])
+        rows = _solved(self._factor, rows[:, None], transposed=True)[:, 0]
         m, q = self.at.states.shape
         return np.asarray((np.tile(self.at.noise**2, m) * (self._through.T @ rows)).reshape(m, q))
 
 
-def unfitted(record: Record, states: Matrix, noise: Vector) -> Estimate:
-    """States and noise without equations: no network errs yet, and equations are independent."""
-    return Estimate(states, np.zeros((len(record.candidates), states.shape[1])), noise)
+def eliminated(columns: Matrix, widths: Vector, first: int) -> Matrix:
+    """Triangle of `columns` (k, n) with prior rows ``1 / widths`` for the leading ones.
+
+    The columns from `first` on, less what the `first` ones before them explain, are its rows
+    and columns from there on.
+    """
+    prior = np.zeros((len(widths), columns.shape[1]))
+    np.fill_diagonal(prior, 1 / widths)
+    triangle: Matrix = np.asarray(np.linalg.qr(np.vstack([prior, columns]), mode="r"))
+    return triangle[first:, first:]
+
+
+def _solved(factor: Matrix, columns: Matrix, *, transposed: bool = False) -> Matrix:
+    """L^-1 (or L^-T) `columns`, for a lower band matrix L in the layout of LAPACK."""
+    solution, info = dtbtrs(factor, columns, uplo="L", trans="T" if transposed else "N")
+    if info != 0:
+        raise np.linalg.LinAlgError(f"the covariance of the noise is singular in row {info}")
+    return np.asarray(solution)
+
+
+def unfitted(record: Record) -> Estimate:
+    """Nothing is known yet but the observed states."""
+    q = record.observed.shape[1]
+    spread = np.maximum(np.std(record.observed, axis=0), np.finfo(float).tiny ** 0.25)
+    return Estimate(record.observed, np.zeros((len(record.candidates), q)), spread)

@@ -19,7 +19,7 @@ from romzarr.numerics.dynamics.symbolic import parse
 
 # Share of the variance that the low-rank factor leaves out, and its largest rank: a record that
 # fills a volume of many lengths would ask for more than there are samples.
-LEFT_OUT, MOST_COLUMNS = 1e-3, 60
+LEFT_OUT, MOST_COLUMNS = 1e-3, 32
 # Length of the error in units of the reach where no formula shows it: those of shipped networks
 # are 1/90 to 1/6.
 UNKNOWN_LENGTH = 1 / 16
@@ -53,7 +53,7 @@ def _arguments(library: NeuralLibrary, term: Term, a: Matrix) -> Matrix:
     columns = []
     for state in term.states:
         value = a[:, state] / library.scale(term.operator, state)
-        if state in library.turning and library.operators[term.operator].periodic:
+        if state in library.angles and library.operators[term.operator].periodic:
             columns += [np.cos(value), np.sin(value)]
         else:
             columns.append(value)

@@ -7,7 +7,7 @@ residual of 1e-6 is the square of the noise). The default is given the noisy sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from romzarr.neural.collinearity import diagnose
 from romzarr.neural.selection import Selection, select
 from romzarr.neural.systems import OSCILLATOR, Record, System
 from romzarr.neural.weak_fit import refit, weak_system
-from romzarr.numerics.dynamics.networks import shipped_operators
+from romzarr.numerics.dynamics.networks import Operator, shipped_operators
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary, library_for
 from romzarr.numerics.triangles import canonical_r
 
@@ -102,20 +102,40 @@ class Problem:
         return cls.absolute(OSCILLATOR, sigma, range(seeds))
 
     @classmethod
-    def absolute(cls, system: System, sigma: float, seeds: Iterable[int]) -> Problem:
+    def absolute(
+        cls,
+        system: System,
+        sigma: float,
+        seeds: Iterable[int],
+        operators: Sequence[Operator] | None = None,
+    ) -> Problem:
         """Records with noise of standard deviation `sigma` on every state."""
-        return cls._of(system, np.full(len(system.start), sigma), f"{sigma:g} on the states", seeds)
+        both = np.full(len(system.start), sigma), f"{sigma:g} on the states"
+        return cls._of(system, *both, seeds, operators)
 
     @classmethod
-    def relative(cls, system: System, share: float, seeds: Iterable[int]) -> Problem:
+    def relative(
+        cls,
+        system: System,
+        share: float,
+        seeds: Iterable[int],
+        operators: Sequence[Operator] | None = None,
+    ) -> Problem:
         """Records with noise of `share` times each state's rms (`System.sizes`)."""
-        noise = f"{100 * share:g} % of each state's rms"
-        return cls._of(system, share * system.sizes(), noise, seeds)
+        both = share * system.sizes(), f"{100 * share:g} % of each state's rms"
+        return cls._of(system, *both, seeds, operators)
 
     @classmethod
-    def _of(cls, system: System, sigma: Vector, noise: str, seeds: Iterable[int]) -> Problem:
+    def _of(
+        cls,
+        system: System,
+        sigma: Vector,
+        noise: str,
+        seeds: Iterable[int],
+        operators: Sequence[Operator] | None,
+    ) -> Problem:
         records = tuple(system.record(sigma, seed) for seed in seeds)
-        library = library_for(records[0].clean, shipped_operators(), system.nested)
+        library = library_for(records[0].clean, operators or shipped_operators(), system.nested)
         return cls(system, library, records, noise)
 
     @property

@@ -24,7 +24,7 @@ one; the probability that a term is in the support is its *activation* (J. A. Ho
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 
@@ -34,7 +34,14 @@ from numpy.typing import NDArray
 from romzarr.contracts import Matrix, Vector
 from romzarr.errors import LibraryError
 from romzarr.neural.collinearity import Diagnosis, diagnose
-from romzarr.neural.likelihood import Chosen, Estimate, Linearised, Record, unfitted
+from romzarr.neural.likelihood import (
+    Chosen,
+    Estimate,
+    Linearised,
+    Record,
+    eliminated,
+    unfitted,
+)
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 
 # Bits of a step of complexity (`NeuralLibrary.complexity`): a byte, the size of a character
@@ -43,9 +50,9 @@ STEP_BITS = 8.0
 # Terms of which all supports are compared (8192); of more, those that go first when terms are
 # eliminated one by one are left out before.
 ALL_SUPPORTS = 13
-# Rounds until the noise of the full model changes by less than `SETTLED`, and of selection until
-# it repeats itself.
-ROUNDS, SETTLED = 8, 0.01
+# Most rounds of linearisation, which end when the noise of the full model changes by less than
+# `STEADY` of itself, and the coefficients of the chosen terms by `SETTLED` of their errors.
+ROUNDS, STEADY, SETTLED = 12, 0.01, 0.1
 TINY = 1e-150  # of sizes that are divided by: its square is no underflow
 IDENTITIES = 2000  # states at which terms are compared over the whole reach
 
@@ -107,9 +114,11 @@ def select(
     start, widths = _full_model(record)
     complexity = STEP_BITS * np.array(library.complexity)[list(candidates)]
     # Where terms are alike on the record, all of them together may have slopes across it that
-    # are far off, and the noise is reckoned wrong; without equations there are no slopes.
-    starts = (start, unfitted(record, start.states, start.noise))
-    found = min((_selected(record, each, widths, complexity) for each in starts), key=lambda f: f.total)
+    # are far off, so that noise is reckoned wrong; a start without slopes has other weaknesses.
+    found = min(
+        (_selected(record, start, widths, complexity, slopes) for slopes in (False, True)),
+        key=lambda found: found.total,
+    )
     return _in_library(record, found, diagnose(library, a))
 
 
@@ -140,8 +149,7 @@ def _full_model(record: Record) -> tuple[Estimate, Matrix]:
 
     A coefficient of that size would make its term alone as large as the equation.
     """
-    spread = np.maximum(np.std(record.observed, axis=0), TINY)
-    at = unfitted(record, record.observed, spread)
+    at = unfitted(record)
     everything = np.ones(at.coefficients.shape, bool)
     rates = np.diff(record.observed, axis=0) / np.diff(record.times)[:, None]
     size = np.sqrt(np.mean(rates**2, axis=0))
@@ -150,7 +158,7 @@ def _full_model(record: Record) -> tuple[Estimate, Matrix]:
         widths = np.maximum(size, TINY) / np.maximum(linear.size, TINY)[:, None]
         new, _ = linear.fitted(everything, widths)
         size = np.sqrt(np.mean((linear.theta @ new.coefficients) ** 2, axis=0))
-        settled = np.abs(new.noise / at.noise - 1).max() < SETTLED
+        settled = np.abs(new.noise / at.noise - 1).max() < STEADY
         at = new
         if settled:
             break
@@ -170,29 +178,40 @@ class _Found:
     total: float  # bits of all equations together
 
 
-def _selected(record: Record, at: Estimate, widths: Matrix, complexity: Vector) -> _Found:
-    """The best supports given the best estimate of noise, and so on until they stay."""
+def _selected(
+    record: Record, at: Estimate, widths: Matrix, complexity: Vector, slopes: bool
+) -> _Found:
+    """The best supports given the best estimate of noise, and so on until they stay.
+
+    If it begins without ``slopes`` it goes on with them when they stay.
+    """
     chosen = np.ones(widths.shape, bool)
-    seen: list[bytes] = []
-    while True:
-        linear = Linearised(record, at)
-        chosen, activations, bits, supports = _best(linear, chosen, widths, complexity)
-        at, errors = linear.fitted(chosen, widths)
-        key = chosen.tobytes()
-        if key in seen or len(seen) == ROUNDS:
-            total = _total(Linearised(record, at), chosen, widths, complexity)
-            return _Found(chosen, at, errors, activations, bits, supports, total)
-        seen.append(key)
+    if not slopes:
+        at = replace(at, coefficients=np.zeros(widths.shape))
+    for across in (False, True)[slopes:]:
+        for _ in range(ROUNDS):
+            linear = Linearised(record, at, slopes=across)
+            better, activations, bits, supports = _best(linear, chosen, widths, complexity)
+            new, errors = linear.fitted(better, widths)
+            moved = np.abs(new.coefficients - at.coefficients) > SETTLED * errors
+            stays = (better == chosen).all() and not moved[better].any()
+            chosen = better
+            # Without slopes the states of the full model are the better ones.
+            at = new if across else replace(at, coefficients=new.coefficients)
+            if stays:
+                break
+    total = _total(Linearised(record, at), chosen, widths, complexity)
+    return _Found(chosen, at, errors, activations, bits, supports, total)
 
 
 def _total(linear: Linearised, chosen: Chosen, widths: Matrix, complexity: Vector) -> float:
     """Bits of all equations together, at their own estimate of the noise."""
     own = np.flatnonzero(chosen.ravel())
     scale = widths.ravel()[own]
-    inner = linear.gram[np.ix_(own, own)] * scale * scale[:, None] + np.eye(len(own))
-    target = linear.gram[own, -1] * scale
-    misfit = linear.gram[-1, -1] - target @ np.linalg.solve(inner, target)
-    natural = misfit + linear.determinant + np.linalg.slogdet(inner)[1]
+    triangle = eliminated(linear.root[:, [*own, -1]], scale, 0)
+    diagonal = np.abs(np.diag(triangle))
+    fixed = np.log(diagonal[: len(own)] * scale).sum()
+    natural = diagonal[len(own)] ** 2 + linear.determinant + 2 * fixed
     supports = sum(math.log2(math.comb(len(chosen), int(k))) for k in chosen.sum(axis=0))
     return float(0.5 * natural / math.log(2) + supports + complexity @ chosen.sum(axis=1))
 
@@ -255,14 +274,11 @@ class _Equation:
         others = chosen.copy()
         others[:, j] = False
         other = np.flatnonzero(others.ravel())
-        own = np.append(np.arange(p) * q + j, p * q)
-        gram = linear.gram[np.ix_(own, own)]
-        if len(other):
-            inner = linear.gram[np.ix_(other, other)] + np.diag(widths.ravel()[other] ** -2.0)
-            cross = linear.gram[np.ix_(other, own)]
-            gram = gram - cross.T @ np.linalg.solve(inner, cross)
-        scale = np.append(widths[:, j], 1.0)
-        return cls(gram * scale * scale[:, None], linear.record.rows, complexity)
+        own = np.arange(p) * q + j
+        columns = linear.root[:, [*other, *own, p * q]]
+        triangle = eliminated(columns, widths.ravel()[other], len(other))
+        triangle = triangle * np.append(widths[:, j], 1.0)
+        return cls(triangle.T @ triangle, linear.record.rows, complexity)
 
     def compared(self) -> _Table:
         """All supports of the terms that may matter."""
@@ -336,7 +352,7 @@ def _effects(record: Record, found: _Found) -> Matrix:
     for j in range(effects.shape[1]):
         own = np.flatnonzero(found.chosen[:, j])
         whole = theta @ found.estimate.coefficients[:, j]
-        for k in own:
+        for k in own.tolist():
             others = theta[:, own[own != k]]
             left = whole - others @ np.linalg.lstsq(others, whole, rcond=None)[0]
             effects[k, j] = np.linalg.norm(left) / np.linalg.norm(whole)

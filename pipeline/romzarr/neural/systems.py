@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
 from romzarr.contracts import Matrix, Vector
 
@@ -55,6 +55,9 @@ class System:
         return np.asarray(np.sqrt(np.mean(clean**2, axis=0)))
 
     def _clean(self, times: Vector) -> Matrix:
+        # Half a second, which commands that integrate nothing need not wait for.
+        from scipy.integrate import solve_ivp
+
         solution = solve_ivp(
             self.right_hand_side,
             (times[0], times[-1]),
@@ -184,11 +187,31 @@ LORENZ = System(
         {"a1*a2": 1.0, "a3": -8 / 3},
     ),
 )
-MADE: dict[str, Callable[..., System]] = {
-    "oscillator": oscillator,
-    "duffing": duffing,
-    "two-wells": two_wells,
-    "pendulum": pendulum,
-    "driven-pendulum": driven_pendulum,
+
+
+class SystemName(Enum):
+    """Systems that `made` makes."""
+
+    OSCILLATOR = "oscillator"
+    DUFFING = "duffing"
+    TWO_WELLS = "two-wells"
+    PENDULUM = "pendulum"
+    DRIVEN_PENDULUM = "driven-pendulum"
+
+
+_MAKERS: dict[SystemName, Callable[..., System]] = {
+    SystemName.OSCILLATOR: oscillator,
+    SystemName.DUFFING: duffing,
+    SystemName.TWO_WELLS: two_wells,
+    SystemName.PENDULUM: pendulum,
+    SystemName.DRIVEN_PENDULUM: driven_pendulum,
 }
+
+
+def made(name: SystemName, **parameters: float | None) -> System:
+    """A system with the `parameters` k, c, x0, step and samples, its own where they are None."""
+    given = {key: value for key, value in parameters.items() if value is not None}
+    return _MAKERS[name](**given)
+
+
 BEYOND = (PENDULUM, VAN_DER_POL, LOTKA_VOLTERRA, LORENZ)

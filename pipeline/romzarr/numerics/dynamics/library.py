@@ -427,7 +427,7 @@ _KINDS: dict[str, tuple[Callable[..., Library], tuple[str, ...], tuple[str, ...]
     "neural": (
         neural_library_from_spec,
         ("states", "operators"),
-        ("scales", "nested", "turning", "constant"),
+        ("scales", "nested", "angles", "constant"),
     ),
 }
 

@@ -68,9 +68,9 @@ class NeuralLibrary:
         Binary operators that are also applied to a coefficient and itself, and to a
         coefficient and what they make of two, divided by their reach lest it leave it: with
         ``mul`` all monomials up to degree 3.
-    turning : tuple of int
-        Numbers of the states that leave the reach as an angle does that turns: operators of
-        period 2 pi get them unscaled, less whole turns. See `turning_states`.
+    angles : tuple of int
+        Numbers of the states that may be angles: operators of period 2 pi get them unscaled
+        and less whole turns, so that no angle is beyond their reach.
     constant : bool
         Whether 1 is the last term: the mean rate of an angle that turns is a constant.
 
@@ -85,7 +85,7 @@ class NeuralLibrary:
     operators: tuple[Operator, ...]
     scales: tuple[float, ...] = ()
     nested: tuple[str, ...] = ()
-    turning: tuple[int, ...] = ()
+    angles: tuple[int, ...] = ()
     constant: bool = False
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class NeuralLibrary:
             raise LibraryError(
                 f"nested operators must be among {sorted(binary)}, got {list(self.nested)!r:.200}"
             )
-        _check_turning(self.turning, states)
+        _check_angles(self.angles, states)
         if not isinstance(self.constant, bool):
             raise LibraryError(f"constant must be true or false, got {self.constant!r:.100}")
         pairs = states * (states - 1) // 2
@@ -173,7 +173,7 @@ class NeuralLibrary:
 
     def scale(self, operator: int, state: int) -> float:
         """What `operator` gets `state` divided by."""
-        whole = state in self.turning and self.operators[operator].periodic
+        whole = state in self.angles and self.operators[operator].periodic
         return 1.0 if whole else self.scales[state]
 
     def _name(self, term: Term) -> str:
@@ -275,7 +275,7 @@ class NeuralLibrary:
     def _argument(self, scaled: Matrix, operator: int, state: int) -> Matrix:
         """What `operator` gets of a state (m,): that of an angle without its whole turns."""
         values = scaled[:, state]
-        if state in self.turning and self.operators[operator].periodic:
+        if state in self.angles and self.operators[operator].periodic:
             angle = values * self.scales[state]
             return np.asarray(angle - 2 * np.pi * np.round(angle / (2 * np.pi)))
         return values
@@ -295,8 +295,8 @@ class NeuralLibrary:
             spec["scales"] = list(self.scales)
         if self.nested:
             spec["nested"] = list(self.nested)
-        if self.turning:
-            spec["turning"] = list(self.turning)
+        if self.angles:
+            spec["angles"] = list(self.angles)
         if self.constant:
             spec["constant"] = True
         return spec
@@ -307,11 +307,11 @@ def neural_library_from_spec(
     operators: object,
     scales: object = (),
     nested: object = (),
-    turning: object = (),
+    angles: object = (),
     constant: object = False,
 ) -> NeuralLibrary:
     """The library that `NeuralLibrary.spec` describes, nothing of it trusted."""
-    lists = {"operators": operators, "scales": scales, "nested": nested, "turning": turning}
+    lists = {"operators": operators, "scales": scales, "nested": nested, "angles": angles}
     for what, value in lists.items():
         if not isinstance(value, list | tuple) or len(value) > MAX_STATES:
             raise LibraryError(f"{what} of a neural library must be a list, got {value!r:.100}")
@@ -324,7 +324,7 @@ def neural_library_from_spec(
         tuple(operator_from_spec(each) for each in operators),  # type: ignore[attr-defined]
         tuple(scales),  # type: ignore[arg-type]
         tuple(nested),  # type: ignore[arg-type]
-        tuple(turning),  # type: ignore[arg-type]
+        tuple(angles),  # type: ignore[arg-type]
         constant,  # type: ignore[arg-type]
     )
 
@@ -361,28 +361,19 @@ def suitable_scales(a: Matrix, operators: Sequence[Operator]) -> tuple[float, ..
     return tuple(scales)
 
 
-def turning_states(a: Matrix, operators: Sequence[Operator]) -> tuple[int, ...]:
-    """Numbers of the states of the record `a` (m, q) that leave the reach of a periodic operator.
-
-    Those are angles that turn, or might be: only sin and cos of them go on beyond the reach.
-    """
-    reaches = [operator.reach for operator in operators if operator.periodic]
-    if not reaches:
-        return ()
-    return tuple(int(j) for j in np.flatnonzero(np.max(np.abs(a), axis=0) > min(reaches)))
-
-
 def library_for(
     a: Matrix, operators: Sequence[Operator], nested: tuple[str, ...] = ()
 ) -> NeuralLibrary:
     """The library whose features reach all of the record `a` (m, q).
 
-    States are scaled as `suitable_scales` says; those that turn get their periodic features
-    unscaled, and the library then has a constant, which the rate of an angle needs.
+    States are scaled as `suitable_scales` says; those that are may be angles, which have a unit
+    of their own. If one goes beyond the reach, as an angle that turns does, there is a constant.
     """
-    turning = turning_states(a, operators)
     scales = suitable_scales(a, operators)
-    return NeuralLibrary(a.shape[1], tuple(operators), scales, nested, turning, bool(turning))
+    angles = tuple(j for j, scale in enumerate(scales) if scale != 1)
+    reach = min(operator.reach for operator in operators)
+    turns = bool(np.max(np.abs(a), initial=0.0) > reach)
+    return NeuralLibrary(a.shape[1], tuple(operators), scales, nested, angles, turns)
 
 
 def substituted(formula: str, arguments: Sequence[str]) -> str:
@@ -398,12 +389,11 @@ def substituted(formula: str, arguments: Sequence[str]) -> str:
     return re.sub(pattern, insert, formula)
 
 
-def _check_turning(turning: object, states: int) -> None:
-    numbers = isinstance(turning, tuple) and all(type(j) is int for j in turning)
-    if not numbers or list(turning) != sorted({*turning} & {*range(states)}):  # type: ignore[call-overload]
+def _check_angles(angles: tuple[int, ...], states: int) -> None:
+    numbers = isinstance(angles, tuple) and all(type(j) is int for j in angles)
+    if not numbers or list(angles) != sorted(set(angles) & set(range(states))):
         raise LibraryError(
-            f"turning must hold numbers of states, 0 to {states - 1}, in order, "
-            f"got {turning!r:.100}"
+            f"angles must hold numbers of states, 0 to {states - 1}, in order, got {angles!r:.100}"
         )
 
 
