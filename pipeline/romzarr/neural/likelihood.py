@@ -37,14 +37,15 @@ from scipy.linalg.lapack import dtbtrs
 
 from romzarr.contracts import Matrix, Vector
 from romzarr.errors import LibraryError
-from romzarr.neural.network_errors import error_columns
+from romzarr.neural.network_errors import network_error
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 
 # Samples through which the integrand is interpolated: an error of order 6 in the step, below
 # 1e-6 of the integral at 20 samples a period.
 POINTS = 6
-# Noise that is reckoned with at least, of a state's rms: the rounding of float32 samples.
-LEAST_NOISE = 1e-7
+# Noise that is reckoned with at least, of a state's rms. With less the record sees so finely what
+# networks err by, 1e-5 and more, that no smooth random function describes it.
+LEAST_NOISE = 1e-5
 STEP = 1e-4  # of a state's spread, for derivatives of features
 Chosen = NDArray[np.bool_]
 
@@ -154,46 +155,56 @@ class Linearised:
         self.record, self.at = record, at
         self.theta = record.features(at.states)
         self.size: Vector = np.sqrt(np.mean(self.theta**2, axis=0))
-        self._through, self._factor = self._noise(slopes)
+        errors, left = self._network_errors()
+        self._through, self._factor = self._noise(slopes, left)
         moved = (record.observed - at.states).ravel()
         target = (record.difference @ at.states).ravel() + self._through @ moved
         # Each term in each equation, zero in the others.
         features = np.kron(record.integral @ self.theta, np.eye(at.states.shape[1]))
-        errors = self._network_errors()
         e = errors.shape[1]
         self._white = _solved(self._factor, np.hstack([errors, features, target[:, None]]))
         # Weights of network errors are standard normal; elimination leaves what they cannot be.
         rows = np.vstack([np.eye(e, self._white.shape[1]), self._white])
-        triangle: Matrix = np.asarray(np.linalg.qr(rows, mode="r"))
-        self._weights: Matrix = np.linalg.solve(triangle[:e, :e], triangle[:e, e:])
+        triangle: Matrix = np.asarray(np.linalg.qr(rows, mode="r"), np.float64)
+        weights = np.linalg.solve(triangle[:e, :e], triangle[:e, e:])
+        self._weights: Matrix = np.asarray(weights, np.float64)
         self.root: Matrix = triangle[e:, e:]
         inner = np.log(np.abs(np.diag(triangle)[:e])).sum()
         self.determinant = float(2 * (np.log(self._factor[0]).sum() + inner))
 
-    def _noise(self, across: bool) -> tuple[Any, Matrix]:
-        """How noise of the states enters the intervals, and the Cholesky factor of N."""
+    def _noise(self, across: bool, left: Matrix) -> tuple[Any, Matrix]:
+        """How noise of the states enters the intervals, and the Cholesky factor of N.
+
+        `left` (m, q) are variances of the right-hand sides that are independent of all else.
+        """
         record, at = self.record, self.at
         m, q = at.states.shape
         through = sparse.csr_matrix(sparse.kron(record.difference, sparse.eye_array(q)))
+        integral = sparse.csr_matrix(sparse.kron(record.integral, sparse.eye_array(q)))
         if across:
             slopes = sparse.bsr_matrix((record.jacobian(at), np.arange(m), np.arange(m + 1)))
-            integral = sparse.kron(record.integral, sparse.eye_array(q)) @ slopes
-            through = sparse.csr_matrix(through - integral)
-        covariance = (through @ sparse.diags(np.tile(at.noise**2, m)) @ through.T).tocoo()
+            through = sparse.csr_matrix(through - integral @ slopes)
+        covariance = through @ sparse.diags(np.tile(at.noise**2, m)) @ through.T
+        if left.any():
+            covariance = covariance + integral @ sparse.diags(left.ravel()) @ integral.T
+        covariance = covariance.tocoo()
         below = covariance.row - covariance.col
         lower = below >= 0
         band = np.zeros((int(below.max()) + 1, record.rows))
         band[below[lower], covariance.col[lower]] = covariance.data[lower]
         return through, cholesky_banded(band, lower=True, check_finite=False)
 
-    def _network_errors(self) -> Matrix:
-        """Columns (rows, e) of the errors of the networks that the estimate uses."""
+    def _network_errors(self) -> tuple[Matrix, Matrix]:
+        """Columns (rows, e) of the errors of the networks that the estimate uses, and the
+        variances (m, q) that these leave."""
         record, xi = self.record, self.at.coefficients
-        columns = [np.zeros((record.rows, 0))]
+        columns, left = [np.zeros((record.rows, 0))], np.zeros(self.at.states.shape)
         for k in np.flatnonzero(xi.any(axis=1)):
-            error = error_columns(record.library, record.candidates[int(k)], self.at.states)
+            term = record.candidates[int(k)]
+            error, rest = network_error(record.library, term, self.at.states)
             columns.append(np.kron(record.integral @ error, xi[k][:, None]))
-        return np.hstack(columns)
+            left += np.outer(rest, xi[k] ** 2)
+        return np.hstack(columns), left
 
     def fitted(self, chosen: Chosen, widths: Matrix) -> tuple[Estimate, Matrix]:
         """Estimate with the terms `chosen` (p, q), and standard errors (p, q).

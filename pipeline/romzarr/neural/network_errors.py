@@ -17,8 +17,8 @@ from romzarr.contracts import Matrix, Vector
 from romzarr.numerics.dynamics.neural_library import CONSTANT, NeuralLibrary, Term
 from romzarr.numerics.dynamics.symbolic import parse
 
-# Share of the variance that the low-rank factor leaves out, and its largest rank: a record that
-# fills a volume of many lengths would ask for more than there are samples.
+# Share of the variance that columns need not explain, and how many there are at most: a record
+# that fills a volume of many lengths would ask for more than there are samples.
 LEFT_OUT, MOST_COLUMNS = 1e-3, 32
 # Length of the error in units of the reach where no formula shows it: those of shipped networks
 # are 1/90 to 1/6.
@@ -26,26 +26,33 @@ UNKNOWN_LENGTH = 1 / 16
 SHORTEST, LONGEST = 1 / 128, 1.0  # lengths believed, in units of the reach
 
 
-def error_columns(library: NeuralLibrary, term: int, a: Matrix) -> Matrix:
-    """Columns (m, r) whose sum with independent standard normal weights is a term's error.
+def network_error(library: NeuralLibrary, term: int, a: Matrix) -> tuple[Matrix, Vector]:
+    """Columns (m, r) whose sum with independent standard normal weights is a term's error, and
+    the variance (m,) of what they leave of it, which is taken for independent in each sample.
 
     `a` (m, q) are states, in order of time. Size and length of the error are those it has on
     them where the term's formula is known, and otherwise what the operator's validation says
     of the whole range. The constant has no error: r is 0.
+
+    References
+    ----------
+    .. [1] E. Snelson, Z. Ghahramani, "Sparse Gaussian processes using pseudo-inputs", NIPS 18
+       (2006), section 2: few columns, and the rest of the variance on the diagonal.
     """
     found = library.terms[term]
     if found.operator == CONSTANT:
-        return np.zeros((len(a), 0))
+        return np.zeros((len(a), 0)), np.zeros(len(a))
     arguments = _arguments(library, found, a)
     reach = library.operators[found.operator].reach
     size, length = float(library.errors[term]), UNKNOWN_LENGTH * reach
     if library.operators[found.operator].formula:
         error = _error(library, term, a)
         # Samples far apart from one another: a record may stay long in one place.
-        _, spread = _factor(arguments / length)
+        _, _, spread = _factor(arguments / length)
         size = float(np.sqrt(np.mean(error[spread] ** 2)))
         length = _length(size, error, arguments, reach)
-    return size * _factor(arguments / length)[0]
+    columns, left, _ = _factor(arguments / length)
+    return size * columns, size**2 * left
 
 
 def _arguments(library: NeuralLibrary, term: Term, a: Matrix) -> Matrix:
@@ -75,8 +82,9 @@ def _length(size: float, error: Vector, arguments: Matrix, reach: float) -> floa
     return min(max(length, SHORTEST * reach), LONGEST * reach)
 
 
-def _factor(points: Matrix) -> tuple[Matrix, list[int]]:
-    """Columns F (m, r) with F F.T near exp(-d^2 / 2) of the points (m, d), and the r pivots.
+def _factor(points: Matrix) -> tuple[Matrix, Vector, list[int]]:
+    """Columns F (m, r) with F F.T near exp(-d^2 / 2) of the points (m, d), what is left of the
+    diagonal (m,), and the r pivots.
 
     By Cholesky factorisation with diagonal pivots, stopped early (S. Fine, K. Scheinberg,
     "Efficient SVM training using low-rank kernel representations", J. Mach. Learn. Res. 2
@@ -92,4 +100,4 @@ def _factor(points: Matrix) -> tuple[Matrix, list[int]]:
         columns = np.vstack([columns, column])
         left = np.maximum(left - column**2, 0.0)
         pivots.append(pivot)
-    return np.asarray(columns.T), pivots
+    return np.asarray(columns.T), left, pivots

@@ -4,11 +4,12 @@ A library of networks is small (8 terms for two states), so the search that rout
 thresholds approximate can be made in full. The evidence of a support S of one equation, the
 others given, is in bits::
 
-    n/2 log2(misfit(S)) + 1/2 log2 det(1 + widths F(S) widths) + bits to name S
+    misfit(S) / (2 ln 2) + 1/2 log2 det(1 + widths F(S) widths) + bits to name S
 
 The misfit is that of generalised least squares over all n intervals of the record, with the
 exact covariance of the noise in them (`romzarr.neural.likelihood`): no windows overlap, so
-nothing has to be divided by how much they do. F is the information on the coefficients: a
+nothing has to be divided by how much they do. Where it exceeds n there is more noise than was
+reckoned with, and it costs ``n/2 log2(misfit(S) / n)`` instead. F is the information on the coefficients: a
 coefficient costs as many bits as the record fixes of it, if before it could be of any size up
 to that of the equation itself (D. J. C. MacKay, "Bayesian interpolation", Neural Computation
 4 (1992) 415, section 2.3: the Occam factor). To name S takes log2 of the number of supports of
@@ -108,9 +109,12 @@ def select(
         finite.
     """
     _check_reach(a, library)
-    left_out = identities(library) if drop_dependent else ()
+    states = np.asarray(a, np.float64)
+    left_out = {*np.flatnonzero(~library.evaluate(states).any(axis=0))}
+    if drop_dependent:
+        left_out |= {*identities(library)}
     candidates = tuple(k for k in range(library.size) if k not in left_out)
-    record = Record(np.asarray(a, np.float64), np.asarray(times, np.float64), library, candidates)
+    record = Record(states, np.asarray(times, np.float64), library, candidates)
     start, widths = _full_model(record)
     complexity = STEP_BITS * np.array(library.complexity)[list(candidates)]
     # Where terms are alike on the record, all of them together may have slopes across it that
@@ -312,7 +316,9 @@ class _Equation:
         misfit = self.gram[p, p] - np.sum(values * target, axis=1)
         fixed = np.linalg.slogdet(inner)[1] / math.log(2)
         named = math.log2(math.comb(p, k)) + self.complexity[supports].sum(axis=1)
-        data = self.rows * np.log2(np.maximum(misfit, np.finfo(float).tiny))
+        # As much more noise than was reckoned with as is most likely, but never less.
+        share = np.maximum(misfit / self.rows, 1.0)
+        data = self.rows * np.log2(share) + misfit / share / math.log(2)
         return np.asarray(0.5 * data + 0.5 * fixed + named)
 
 
@@ -347,13 +353,13 @@ def _in_library(record: Record, found: _Found, diagnosis: Diagnosis) -> Selectio
 
 
 def _effects(record: Record, found: _Found) -> Matrix:
+    """What each chosen term adds to its equation that the other chosen ones cannot."""
     theta = record.features(found.estimate.states)
     effects = np.zeros(found.chosen.shape)
-    for j in range(effects.shape[1]):
+    for k, j in zip(*np.nonzero(found.chosen), strict=True):
         own = np.flatnonzero(found.chosen[:, j])
+        others = theta[:, own[own != k]]
         whole = theta @ found.estimate.coefficients[:, j]
-        for k in own.tolist():
-            others = theta[:, own[own != k]]
-            left = whole - others @ np.linalg.lstsq(others, whole, rcond=None)[0]
-            effects[k, j] = np.linalg.norm(left) / np.linalg.norm(whole)
+        left = whole - others @ np.linalg.lstsq(others, whole, rcond=None)[0]
+        effects[k, j] = np.linalg.norm(left) / np.linalg.norm(whole)
     return effects
