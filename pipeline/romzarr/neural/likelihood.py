@@ -146,7 +146,7 @@ class Linearised:
         Features and (last) target, weighted by the noise and turned into few rows: their
         squared length is what generalised least squares minimises.
     size : (p,) float64
-        Root mean square of each feature.
+        Largest absolute value of each feature.
     determinant : float
         Logarithm of the determinant of the covariance.
     """
@@ -154,7 +154,7 @@ class Linearised:
     def __init__(self, record: Record, at: Estimate, *, slopes: bool = True) -> None:
         self.record, self.at = record, at
         self.theta = record.features(at.states)
-        self.size: Vector = np.sqrt(np.mean(self.theta**2, axis=0))
+        self.size: Vector = np.abs(self.theta).max(axis=0)
         errors, left = self._network_errors()
         self._through, self._factor = self._noise(slopes, left)
         moved = (record.observed - at.states).ravel()

@@ -151,17 +151,18 @@ def identities(library: NeuralLibrary) -> tuple[int, ...]:
 def _full_model(record: Record) -> tuple[Estimate, Matrix]:
     """The record without its noise, by all terms together; and how large coefficients may be.
 
-    A coefficient of that size would make its term alone as large as the equation.
+    A coefficient of that size would make its term alone as large as the equation, both at their
+    largest: a record that comes to rest says little of the size of terms that cancel there.
     """
     at = unfitted(record)
     everything = np.ones(at.coefficients.shape, bool)
     rates = np.diff(record.observed, axis=0) / np.diff(record.times)[:, None]
-    size = np.sqrt(np.mean(rates**2, axis=0))
+    size = np.abs(rates).max(axis=0)
     for _ in range(ROUNDS):
         linear = Linearised(record, at)
         widths = np.maximum(size, TINY) / np.maximum(linear.size, TINY)[:, None]
         new, _ = linear.fitted(everything, widths)
-        size = np.sqrt(np.mean((linear.theta @ new.coefficients) ** 2, axis=0))
+        size = np.abs(linear.theta @ new.coefficients).max(axis=0)
         settled = np.abs(new.noise / at.noise - 1).max() < STEADY
         at = new
         if settled:
