@@ -9,13 +9,13 @@ others given, is in bits::
 The misfit is that of generalised least squares over all n intervals of the record, with the
 exact covariance of the noise in them (`romzarr.neural.likelihood`): no windows overlap, so
 nothing has to be divided by how much they do. Where it exceeds n there is more noise than was
-reckoned with, and it costs ``n/2 log2(misfit(S) / n)`` instead. F is the information on the coefficients: a
-coefficient costs as many bits as the record fixes of it, if before it could be of any size up
-to that of the equation itself (D. J. C. MacKay, "Bayesian interpolation", Neural Computation
-4 (1992) 415, section 2.3: the Occam factor). To name S takes log2 of the number of supports of
-its size (J. G. Scott, J. O. Berger, Ann. Statist. 38 (2010) 2587, section 3: the price of
-having looked at many), and `STEP_BITS` for each step by which its terms are less simple than
-the identity. No price depends on the system.
+reckoned with, and it costs ``n/2 log2(misfit(S) / n)`` instead. F is the information on the
+coefficients: a coefficient costs as many bits as the record fixes of it, if before it could be
+of any size up to that of the equation itself (D. J. C. MacKay, "Bayesian interpolation", Neural
+Computation 4 (1992) 415, section 2.3: the Occam factor). To name S takes log2 of the number of
+supports of its size (J. G. Scott, J. O. Berger, Ann. Statist. 38 (2010) 2587, section 3: the
+price of having looked at many), and `STEP_BITS` for each step by which its terms are less
+simple than the identity. No price depends on the system.
 
 ``2^-bits`` over all supports, normalised, is a softmax router over supports at temperature
 one; the probability that a term is in the support is its *activation* (J. A. Hoeting et al.,
