@@ -46,6 +46,7 @@ POINTS = 6
 # Noise that is reckoned with at least, of a state's rms. With less the record sees so finely what
 # networks err by, 1e-5 and more, that no smooth random function describes it.
 LEAST_NOISE = 1e-5
+LEAST_SPREAD = 1e-3  # of a feature's size: below, it is a constant
 STEP = 1e-4  # of a state's spread, for derivatives of features
 Chosen = NDArray[np.bool_]
 
@@ -146,7 +147,7 @@ class Linearised:
         Features and (last) target, weighted by the noise and turned into few rows: their
         squared length is what generalised least squares minimises.
     size : (p,) float64
-        Largest absolute value of each feature.
+        Half the range of each feature; its absolute value if it is all but constant.
     determinant : float
         Logarithm of the determinant of the covariance.
     """
@@ -154,7 +155,9 @@ class Linearised:
     def __init__(self, record: Record, at: Estimate, *, slopes: bool = True) -> None:
         self.record, self.at = record, at
         self.theta = record.features(at.states)
-        self.size: Vector = np.abs(self.theta).max(axis=0)
+        largest, spread = np.abs(self.theta).max(axis=0), np.ptp(self.theta, axis=0) / 2
+        # About an equilibrium terms cancel but for what varies; the constant does not vary.
+        self.size: Vector = np.where(spread > LEAST_SPREAD * largest, spread, largest)
         errors, left = self._network_errors()
         self._through, self._factor = self._noise(slopes, left)
         moved = (record.observed - at.states).ravel()

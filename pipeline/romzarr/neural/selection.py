@@ -14,8 +14,8 @@ coefficients: a coefficient costs as many bits as the record fixes of it, if bef
 of any size up to that of the equation itself (D. J. C. MacKay, "Bayesian interpolation", Neural
 Computation 4 (1992) 415, section 2.3: the Occam factor). To name S takes log2 of the number of
 supports of its size (J. G. Scott, J. O. Berger, Ann. Statist. 38 (2010) 2587, section 3: the
-price of having looked at many), and `STEP_BITS` for each step by which its terms are less
-simple than the identity. No price depends on the system.
+price of having looked at many), and `STEP_BITS` for each of its terms that is not linear. No
+price depends on the system.
 
 ``2^-bits`` over all supports, normalised, is a softmax router over supports at temperature
 one; the probability that a term is in the support is its *activation* (J. A. Hoeting et al.,
@@ -45,8 +45,8 @@ from romzarr.neural.likelihood import (
 )
 from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 
-# Bits of a step of complexity (`NeuralLibrary.complexity`): a byte, the size of a character
-# in a formula that is written down.
+# Bits by which a term that is not linear is less likely than one that is: a byte. Every system is
+# linear near its equilibria; where the record does not tell v from sin(v), v is meant.
 STEP_BITS = 8.0
 # Terms of which all supports are compared (8192); of more, those that go first when terms are
 # eliminated one by one are left out before.
@@ -116,7 +116,8 @@ def select(
     candidates = tuple(k for k in range(library.size) if k not in left_out)
     record = Record(states, np.asarray(times, np.float64), library, candidates)
     start, widths = _full_model(record)
-    complexity = STEP_BITS * np.array(library.complexity)[list(candidates)]
+    # A cube is as plausible as a sine, though it takes more networks.
+    complexity = STEP_BITS * np.minimum(np.array(library.complexity)[list(candidates)], 1.0)
     # Where terms are alike on the record, all of them together may have slopes across it that
     # are far off, so that noise is reckoned wrong; a start without slopes has other weaknesses.
     found = min(
@@ -151,8 +152,7 @@ def identities(library: NeuralLibrary) -> tuple[int, ...]:
 def _full_model(record: Record) -> tuple[Estimate, Matrix]:
     """The record without its noise, by all terms together; and how large coefficients may be.
 
-    A coefficient of that size would make its term alone as large as the equation, both at their
-    largest: a record that comes to rest says little of the size of terms that cancel there.
+    A coefficient of that size would make its term alone vary as much as the equation is large.
     """
     at = unfitted(record)
     everything = np.ones(at.coefficients.shape, bool)
