@@ -19,9 +19,16 @@ from romzarr.config import CompressionConfig, Config, LibraryConfig
 from romzarr.neural.distill import distill
 from romzarr.neural.operations import OPERATIONS
 from romzarr.neural.runs import RUNS, Problem, RunResult, beyond, cures
-from romzarr.neural.systems import BEYOND, OSCILLATOR, System
+from romzarr.neural.systems import (
+    BEYOND,
+    OSCILLATOR,
+    System,
+    driven_pendulum,
+    duffing,
+    oscillator,
+    pendulum,
+)
 from romzarr.numerics.dynamics.networks import shipped_operators
-from romzarr.numerics.dynamics.neural_library import default_library
 from romzarr.reports import CompressionReport
 from romzarr_flows.neural.pages import (
     cures_page,
@@ -34,6 +41,8 @@ from romzarr_flows.neural.pages import (
 from romzarr_flows.neural.pictures import draw_cures, draw_curves, draw_run
 from tests.benchmarks.measure import machine
 
+# Parameters are drawn, not chosen: of each kind as many systems as `drawn` is asked for.
+DRAWN = 20261130
 DATA = Path(__file__).parents[3] / "shared" / "data"
 REPORTED = {
     "1": "splits across collinear terms",
@@ -106,8 +115,8 @@ def defaults(seeds: int, levels: Sequence[float], steps: int | None) -> str:
         ("router", 1000, seeds),
     ):
         for sigma in levels:
-            records = tuple(OSCILLATOR.record(sigma, first + k) for k in range(count))
-            problem = Problem(OSCILLATOR, sigma, default_library(2), records, steps)
+            problem = Problem.absolute(OSCILLATOR, sigma, range(first, first + count))
+            problem = replace(problem, steps=steps)
             begin = time.perf_counter()
             result = RUNS[name](problem)
             wall = time.perf_counter() - begin
@@ -149,6 +158,52 @@ def other_systems(where: Path, seeds: int, systems: Sequence[System]) -> str:
     head = ["system", "noise (of rms)", "all right", "largest coefficient error %"]
     head += ["least activation", "largest error of a derivative %", "terms", "CPU s"]
     return "# Beyond the oscillator\n\n" + rows(head, table)
+
+
+def drawn(count: int) -> list[tuple[str, System]]:
+    """`count` systems of each kind, their parameters uniform between limits."""
+    rng = np.random.default_rng(DRAWN)
+
+    def between(low: float, high: float) -> float:
+        return round(float(rng.uniform(low, high)), 3)
+
+    found: list[tuple[str, System]] = []
+    for k in range(count):
+        u = between
+        free = oscillator(u(0.5, 4), 0.0, u(0.5, 3), u(0.02, 0.1))
+        found.append(("undamped oscillator", free))
+        weak = oscillator(u(0.5, 4), u(0.005, 0.05), u(0.5, 3), u(0.02, 0.1))
+        found.append(("weakly damped oscillator", weak))
+        c = (0.0, u(0.01, 0.2))[k % 2]
+        hard = duffing(u(0.5, 3), c, u(0.7, 2.5), u(0.02, 0.08), cubic=u(0.2, 2))
+        found.append(("Duffing, hardening", hard))
+        c = (u(0.01, 0.2), 0.0)[k % 2]
+        wells = duffing(-u(0.5, 2), c, u(0.3, 2.2), u(0.02, 0.08), cubic=u(0.4, 2))
+        found.append(("Duffing, two wells", wells))
+        swing = pendulum(u(0.5, 3), u(0.005, 0.1), u(1.2, 2.9), u(0.02, 0.08))
+        found.append(("pendulum", swing))
+        pushed = driven_pendulum(
+            u(0.5, 2.5), u(0.03, 0.3), u(0.2, 2), u(0.03, 0.08),
+            force=u(0.2, 1.2), frequency=u(0.3, 1.5),
+        )  # fmt: skip
+        found.append(("driven pendulum", pushed))
+    return found
+
+
+def lengths(count: int, seeds: int, samples: Sequence[int]) -> str:
+    """Rates on drawn systems, by length of the record and noise."""
+    right: dict[str, dict[tuple[int, float], list[bool]]] = {}
+    cases = [(n, noise) for n in samples for noise in (1e-3, 1e-2)]
+    for kind, system in drawn(count):
+        for n, noise in cases:
+            _, result = beyond(replace(system, samples=n), noise, seeds)
+            right.setdefault(kind, {}).setdefault((n, noise), []).extend(result.exact.tolist())
+    table = [
+        [kind, *(f"{sum(found[case])}/{len(found[case])}" for case in cases)]
+        for kind, found in right.items()
+    ]
+    head = ["system", *(f"{n} samples, {100 * noise:g} %" for n, noise in cases)]
+    return "# Drawn systems, all equations exactly right\n\n" + rows(head, table)
 
 
 def all_cures(where: Path, seeds: int, steps: int | None) -> str:
@@ -229,6 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
         lambda: all_cures(where, seeds, steps),
         lambda: defaults(seeds, levels, steps),
         lambda: other_systems(where, few, BEYOND[: 1 if small else None]),
+        lambda: lengths(*((1, 1, (300,)) if small else (4, 5, (600, 3000)))),
         lambda: wakes(cases[: 0 if small else None], 5),
     ]
     print(f"{machine()}\n")

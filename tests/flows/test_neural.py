@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from romzarr.errors import LibraryError
+from romzarr.numerics.dynamics.networks import read_operators
 from romzarr_flows.cli import main
 
 MATPLOTLIB = "romzarr[plot] is not installed"
@@ -60,8 +61,48 @@ def test_a_missing_framework_is_named_with_its_extra(tmp_path, capsys, monkeypat
     assert "pip install 'romzarr[neural]'" in capsys.readouterr().err
 
 
+def test_a_run_takes_system_parameters_noise_and_seed(tmp_path):
+    pytest.importorskip("matplotlib", reason=MATPLOTLIB)
+    options = "--system duffing --k 2 --c 0 --x0 1.5 --dt 0.04 --length 500 --noise 0.001"
+    where = ["--seeds", "1", "--seed", "7", "--directory", str(tmp_path)]
+    assert main(["neural", "run", "best", *options.split(), *where]) == 0
+    page = (tmp_path / "run-best-duffing.md").read_text()
+    assert "0.1 % of each state's rms" in page
+    assert "exactly right in 1 of 1 seeds" in page
+    assert "| identity(a1) | -2 |" in page
+    assert "| identity(a2) | 0 |" in page.split("## a2'")[1]
+
+
+def test_an_operator_of_a_users_own_is_trained_and_chosen_from(tmp_path):
+    for package in ("jax", "optax", "safetensors"):
+        pytest.importorskip(package, reason="romzarr[neural] is not installed")
+    pytest.importorskip("matplotlib", reason=MATPLOTLIB)
+    arguments = ["--epochs", "200", "--seeds", "1", "--unfinished", "--directory", str(tmp_path)]
+    own = ["--operator", "tanh(x)", "--operator", "cube=x**3", "--reach", "3"]
+    assert main(["neural", "train", *own, *arguments]) == 0
+    weights = tmp_path / "operators.safetensors"
+    operators = {each.name: each for each in read_operators(weights.read_bytes())}
+    assert list(operators) == ["identity", "sin", "cos", "add", "mul", "tanh", "cube"]
+    assert operators["cube"].formula == "x**3"
+    assert operators["tanh"].reach == 3.0
+    page = (tmp_path / "training.md").read_text()
+    assert "--operator 'tanh(x)' --operator 'cube=x**3' --reach 3" in page
+    run = ["neural", "run", "best", "--seeds", "1", "--weights", str(weights)]
+    assert main([*run, "--directory", str(tmp_path)]) == 0
+    assert "| tanh(a1) | 0 |" in (tmp_path / "run-best.md").read_text()
+
+
 @pytest.mark.parametrize(
-    "arguments", [["run", "best", "--seeds", "0"], ["run", "best", "--sigma", "-1"]]
+    "arguments",
+    [
+        ["run", "best", "--seeds", "0"],
+        ["run", "best", "--sigma", "-1"],
+        ["run", "best", "--noise", "-1"],
+        ["run", "best", "--length", "10"],
+        ["run", "best", "--dt", "0"],
+        ["train", "--operator", "x", "--operator", "x=x"],
+        ["train", *(word for k in range(12) for word in ("--operator", f"own{k}=x**{k + 1}"))],
+    ],
 )
 def test_settings_out_of_range_are_refused(arguments, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason=MATPLOTLIB)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from romzarr.neural.operations import OPERATIONS, operations
+from romzarr.errors import LibraryError
+from romzarr.neural.operations import OPERATIONS, operations, own_operation
 from romzarr.numerics.dynamics.networks import read_operators, shipped_operators
 
 SHORT = {"epochs": 400, "seeds": 2, "hidden": (24, 24), "curve_points": 40}
@@ -95,3 +96,44 @@ def test_what_ships_is_what_the_operations_ask_for():
         assert (operation.name, operation.formula, operation.reach, operation.activation) == (
             operator.name, operator.formula, operator.reach, operator.network.activation,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "formula", "arguments", "activation"),
+    [
+        ("tanh(x)", "tanh", "tanh(x)", 1, "tanh"),
+        ("cube = x**3", "cube", "x**3", 1, "gelu"),
+        ("x*sin(y)", "x_sin_y", "x * sin(y)", 2, "tanh"),
+        ("x/(1 + x**2)", "x_1_x_2", "x / (1 + x**2)", 1, "gelu"),
+        ("x**2 - y**2", "x_2_y_2", "x**2 - y**2", 2, "gelu"),
+    ],
+)
+def test_operations_of_a_users_own(text, name, formula, arguments, activation):
+    found = own_operation(text, reach=2.0)
+    assert (found.name, found.formula, found.arguments) == (name, formula, arguments)
+    assert (found.reach, found.activation) == (2.0, activation)
+    x = found.grid(100)
+    by_name = {"x": x[:, 0], "y": x[:, -1], "sin": np.sin, "tanh": np.tanh}
+    assert_allclose(found(x), eval(formula, {}, by_name), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("__import__('os')", "not allowed"),
+        ("z + 1", "not allowed"),
+        ("x.real", "not allowed"),
+        ("y**2", "no argument x"),
+        ("3", "no argument x"),
+        ("x - x", "constant"),
+        ("log(x)", "not finite"),
+        ("inverse=1/x", "not finite"),
+        ("2*x", "needs a name"),
+        ("a b=x", "needs a name"),
+    ],
+)
+def test_operations_that_cannot_be_learned_are_refused(text, why):
+    with pytest.raises(LibraryError, match=why):
+        own_operation(text)
+    with pytest.raises(LibraryError, match="reach"):
+        own_operation("tanh(x)", reach=0.0)

@@ -21,6 +21,7 @@ from romzarr.numerics.dynamics.neural_library import (
     NeuralLibrary,
     chosen_operators,
     default_library,
+    library_for,
     suitable_scales,
 )
 from romzarr.numerics.dynamics.stlsq import stlsq
@@ -123,6 +124,35 @@ def test_spec_round_trip_is_json(nested):
     assert len(json.dumps(default_library(8).spec())) < 1000
 
 
+def test_angles_are_reached_however_often_they_turn():
+    a = np.column_stack([np.linspace(-90, 120, 500), np.linspace(-1, 1, 500)])
+    library = library_for(a, SHIPPED, ("mul",))
+    assert (library.angles, library.constant) == ((0,), True)
+    assert library.outside(a) <= 1
+    names = library.names()
+    assert {"sin(a1)", "cos(a1)", "sin(a2)", "1"} < set(names)
+    assert "identity(a1/30)" in names
+    # Oracle: the formulas, by the symbolic library.
+    truth = SymbolicLibrary(2, library.formulas()).evaluate(a)
+    assert_allclose(library.evaluate(a), truth, atol=2e-2)
+    assert library_from_spec(json.loads(json.dumps(library.spec()))) == library
+    variance = np.array([0.01, 0.04])
+    corrected = library.evaluate(a, variance=variance)
+    # The mean of sin over noise is smaller by half the variance, so corrected it is larger.
+    k = names.index("sin(a1)")
+    assert_allclose(corrected[:, k], 1.005 * library.evaluate(a)[:, k], atol=1e-3)
+    assert_allclose(corrected[:, -1], 1)
+
+
+def test_a_record_within_reach_needs_no_angles():
+    a = np.random.default_rng(0).uniform(-2, 2, (50, 2))
+    assert library_for(a, SHIPPED) == default_library(2)
+
+
+def test_only_functions_of_an_angle_are_periodic():
+    assert [operator.name for operator in SHIPPED if operator.periodic] == ["sin", "cos"]
+
+
 SIN = SHIPPED[1].spec()
 
 
@@ -143,6 +173,11 @@ SIN = SHIPPED[1].spec()
         {"kind": "neural", "states": 2, "operators": [SIN], "scales": [1.0, float("nan")]},
         {"kind": "neural", "states": 2, "operators": [SIN], "scales": [1.0, "1"]},
         {"kind": "neural", "states": 2, "operators": [SIN], "nested": ["sin"]},
+        {"kind": "neural", "states": 2, "operators": [SIN], "angles": [2]},
+        {"kind": "neural", "states": 2, "operators": [SIN], "angles": [1, 0]},
+        {"kind": "neural", "states": 2, "operators": [SIN], "angles": [[0]]},
+        {"kind": "neural", "states": 2, "operators": [SIN], "angles": "0"},
+        {"kind": "neural", "states": 2, "operators": [SIN], "constant": 1},
         {"kind": "neural", "states": 2, "operators": [SIN], "nested": [["mul"]]},
         {"kind": "neural", "states": 2, "operators": [SIN], "nested": "mul"},
         {"kind": "neural", "states": 2, "operators": [SIN], "weights": "/etc/passwd"},

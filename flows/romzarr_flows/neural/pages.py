@@ -59,7 +59,7 @@ def run_page(result: RunResult, picture: str) -> str:
     lines = [f"# Run {result.title}", ""]
     lines += [f"Reported or asked: {result.expected}", "", f"Here: {result.method}", ""]
     lines += [
-        f"{seeds} seeds, noise {result.sigma:g} on the states, {result.cpu_seconds:.1f} s of CPU. "
+        f"{seeds} seeds, noise {result.noise}, {result.cpu_seconds:.1f} s of CPU. "
         f"All equations exactly right in {int(result.exact.sum())} of {seeds} seeds. "
         "Numbers are means over seeds, with the least and the largest in brackets.",
         "",
@@ -120,7 +120,7 @@ def cures_page(results: Sequence[RunResult], picture: str) -> str:
     head += ["least activation of a true term", "largest coefficient error, %", "MSE", "CPU s"]
     return "\n".join(
         [
-            f"# Cures, noise {results[0].sigma:g}",
+            f"# Cures, noise {results[0].noise}",
             "",
             "Means over seeds (least to largest); lines with + go on from the soft "
             "slots. Where the prior counts steps, coefficients of the chosen terms come from a "

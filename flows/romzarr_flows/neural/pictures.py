@@ -83,7 +83,7 @@ def draw_run(result: RunResult, path: Path) -> None:
     if result.activations.shape[2] > 1:
         axes[0, 1].legend(frameon=False, fontsize=8)
     figure.suptitle(
-        f"run {result.title}; {len(result.exact)} seeds, noise {result.sigma:g}", fontsize=10
+        f"run {result.title}; {len(result.exact)} seeds, noise {result.noise}", fontsize=10
     )
     figure.savefig(path)
 
@@ -103,5 +103,5 @@ def draw_cures(results: Sequence[RunResult], path: Path) -> None:
     axes[0].set_xlabel("seeds with both equations right")
     axes[1].axvline(-0.1, color=RED, lw=1)
     axes[1].set_xlabel("damping coefficient (red: truth)")
-    figure.suptitle(f"noise {results[0].sigma:g}", fontsize=10)
+    figure.suptitle(f"noise {results[0].noise}", fontsize=10)
     figure.savefig(path)

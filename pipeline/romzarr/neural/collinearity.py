@@ -66,7 +66,7 @@ class Diagnosis:
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """Terms that selection leaves out: of each exact dependence the least simple one."""
+        """Of each exact dependence the least simple term, which may be left out."""
         return tuple(sorted(each.term for each in self.exact))
 
     def words(self) -> str:
@@ -76,8 +76,8 @@ class Diagnosis:
             parts = " + ".join(_times(value, self.names[k]) for k, value in each.parts)
             parts = parts.replace("+ -", "- ") or "0"
             lines.append(
-                f"{self.names[each.term]} = {parts} to {each.misfit:.1e} of its size: left out, "
-                "as the others say the same more simply"
+                f"{self.names[each.term]} = {parts} to {each.misfit:.1e} of its size: on these "
+                "states the others say the same more simply"
             )
         for pair in self.alike:
             first, second = self.names[pair.first], self.names[pair.second]
@@ -237,8 +237,7 @@ def _formulas(library: Library) -> Callable[[Matrix, int], Matrix]:
     def value(a: Matrix, term: int) -> Matrix:
         if isinstance(library, NeuralLibrary):
             text = library.formulas()[term]
-            known = library.operators[library.terms[term].operator].formula
-            if known:
+            if text != library.names()[term]:
                 by_name = {name: a[:, k] for k, name in enumerate(names)}
                 return np.broadcast_to(parse(text, names).evaluate(by_name), len(a))
         return library.evaluate(a, np.array([term]))[:, 0]

@@ -7,18 +7,20 @@ residual of 1e-6 is the square of the noise). The default is given the noisy sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import Matrix, TriangularFactor
+from romzarr.contracts import Matrix, TriangularFactor, Vector
+from romzarr.errors import LibraryError
 from romzarr.neural.collinearity import diagnose
-from romzarr.neural.selection import Selection, refit, select, weak_system
+from romzarr.neural.selection import Selection, select
 from romzarr.neural.systems import OSCILLATOR, Record, System
-from romzarr.numerics.dynamics.networks import shipped_operators
-from romzarr.numerics.dynamics.neural_library import NeuralLibrary, default_library, suitable_scales
+from romzarr.neural.weak_fit import refit, weak_system
+from romzarr.numerics.dynamics.networks import Operator, shipped_operators
+from romzarr.numerics.dynamics.neural_library import NeuralLibrary, library_for
 from romzarr.numerics.triangles import canonical_r
 
 SEEDS = 20
@@ -48,6 +50,8 @@ class RunResult:
     mse : (seeds, q) float64
         Against the clean derivatives at the clean states.
     cpu_seconds : float
+    noise : str
+        How much there was, in words.
     """
 
     title: str
@@ -61,7 +65,7 @@ class RunResult:
     effects: Matrix
     mse: Matrix
     cpu_seconds: float
-    sigma: float
+    noise: str
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -83,33 +87,76 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """Records of one system for all seeds, its library, and if it is to be short, how many steps
-    a router is trained on it."""
+    """Records of one system for all seeds, its library, the noise in words, and if it is to be
+    short, how many steps a router is trained on it."""
 
     system: System
-    sigma: float
     library: NeuralLibrary
     records: tuple[Record, ...]
+    noise: str
     steps: int | None = None
 
     @classmethod
     def reference(cls, sigma: float = 1e-3, seeds: int = SEEDS) -> Problem:
-        return cls.of(OSCILLATOR, sigma, seeds, default_library(2))
+        """The damped oscillator with noise of standard deviation `sigma`."""
+        return cls.absolute(OSCILLATOR, sigma, range(seeds))
 
     @classmethod
-    def of(cls, system: System, sigma: float, seeds: int, library: NeuralLibrary) -> Problem:
-        records = tuple(system.record(sigma, seed) for seed in range(seeds))
-        return cls(system, sigma, library, records)
+    def absolute(
+        cls,
+        system: System,
+        sigma: float,
+        seeds: Iterable[int],
+        operators: Sequence[Operator] | None = None,
+    ) -> Problem:
+        """Records with noise of standard deviation `sigma` on every state."""
+        both = np.full(len(system.start), sigma), f"{sigma:g} on the states"
+        return cls._of(system, *both, seeds, operators)
+
+    @classmethod
+    def relative(
+        cls,
+        system: System,
+        share: float,
+        seeds: Iterable[int],
+        operators: Sequence[Operator] | None = None,
+    ) -> Problem:
+        """Records with noise of `share` times each state's rms (`System.sizes`)."""
+        both = share * system.sizes(), f"{100 * share:g} % of each state's rms"
+        return cls._of(system, *both, seeds, operators)
+
+    @classmethod
+    def _of(
+        cls,
+        system: System,
+        sigma: Vector,
+        noise: str,
+        seeds: Iterable[int],
+        operators: Sequence[Operator] | None,
+    ) -> Problem:
+        records = tuple(system.record(sigma, seed) for seed in seeds)
+        library = library_for(records[0].clean, operators or shipped_operators(), system.nested)
+        return cls(system, library, records, noise)
 
     @property
     def truth(self) -> Matrix:
-        """True coefficients (p, q) of the library's terms."""
-        plain = replace(self.library, scales=())
-        formulas = list(plain.formulas())
+        """True coefficients (p, q) of the library's terms.
+
+        Raises
+        ------
+        LibraryError
+            If the library lacks one of them.
+        """
+        plain = list(replace(self.library, scales=()).formulas())
         xi = np.zeros((self.library.size, self.library.states))
         for j, terms in enumerate(self.system.terms):
             for formula, value in terms.items():
-                k = formulas.index(formula)
+                if formula not in plain:
+                    raise LibraryError(
+                        f"equation {j + 1} of the {self.system.name} has the term {formula}, "
+                        f"which the library lacks; it has {', '.join(plain)}"
+                    )
+                k = plain.index(formula)
                 xi[k, j] = value * self._scale_of(k)
         return xi
 
@@ -118,9 +165,10 @@ class Problem:
         factor = 1.0
         stack = [self.library.terms[k]]
         while stack:
-            for each in stack.pop().arguments:
+            term = stack.pop()
+            for each in term.arguments:
                 if isinstance(each, int):
-                    factor *= self.library.scales[each]
+                    factor *= self.library.scale(term.operator, each)
                 else:
                     stack.append(each)
         return factor
@@ -158,7 +206,7 @@ def _result(
         _effects(problem, chosen) if effects is None else effects,
         problem.mse(coefficients),
         time.process_time() - started,
-        problem.sigma,
+        problem.noise,
         notes,
     )
 
@@ -239,7 +287,7 @@ def _pointwise(problem: Problem) -> tuple[Matrix, Matrix, Matrix, Matrix]:
 
 def _weak(problem: Problem) -> list[TriangularFactor]:
     """Weak systems of all seeds."""
-    return [weak_system(r.states, r.times, problem.library)[0] for r in problem.records]
+    return [weak_system(r.states, r.times, problem.library) for r in problem.records]
 
 
 @dataclass(frozen=True)
@@ -329,7 +377,7 @@ CURED: dict[str, object] = {
 
 
 def run_best(problem: Problem) -> RunResult:
-    """The default: exact selection of supports in weak form, from noisy states alone."""
+    """The default: exact selection of supports, from noisy states alone."""
     started = time.process_time()
     found: list[Selection] = [
         select(record.states, record.times, problem.library) for record in problem.records
@@ -339,10 +387,10 @@ def run_best(problem: Problem) -> RunResult:
     words = diagnose(problem.library, problem.records[0].states).words()
     return _result(
         problem,
-        "best: exact selection in weak form",
+        "best: exact selection",
         "Exactly v in x', and x and v in v'.",
-        "Dependent terms dropped; every support of the others compared by description length "
-        "in weak form; noisy states only, no derivatives.",
+        "Identities dropped; every support of the others compared by the probability of the "
+        "whole record; noisy states only, no derivatives.",
         xi,
         xi != 0,
         activations,
@@ -353,16 +401,14 @@ def run_best(problem: Problem) -> RunResult:
 
 
 def beyond(system: System, noise: float = 0.01, seeds: int = 5) -> tuple[Problem, RunResult]:
-    """The default on another system, with noise of `noise` times the states' rms."""
-    clean = system.record(0.0, 0).clean
-    operators = shipped_operators()
-    library = NeuralLibrary(
-        clean.shape[1], operators, suitable_scales(clean, operators), system.nested
-    )
-    sigma = noise * float(np.sqrt(np.mean(clean**2)))
-    problem = Problem.of(system, sigma, seeds, library)
-    result = run_best(problem)
-    return problem, replace(result, title=system.name, expected="Exactly the terms of the system.")
+    """The default on another system, with noise of `noise` times each state's rms."""
+    problem = Problem.relative(system, noise, range(seeds))
+    return problem, named(run_best(problem), system)
+
+
+def named(result: RunResult, system: System) -> RunResult:
+    """`result` under the name of a system of which nobody has reported anything."""
+    return replace(result, title=system.name, expected="Exactly the terms of the system.")
 
 
 RUNS: dict[str, Callable[[Problem], RunResult]] = {

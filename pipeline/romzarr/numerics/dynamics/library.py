@@ -424,7 +424,11 @@ _KINDS: dict[str, tuple[Callable[..., Library], tuple[str, ...], tuple[str, ...]
     "polynomial": (PolynomialLibrary, ("states", "degree"), ("interactions",)),
     "fourier": (FourierLibrary, ("states", "frequencies"), ()),
     "symbolic": (SymbolicLibrary, ("states", "expressions"), ()),
-    "neural": (neural_library_from_spec, ("states", "operators"), ("scales", "nested")),
+    "neural": (
+        neural_library_from_spec,
+        ("states", "operators"),
+        ("scales", "nested", "angles", "constant"),
+    ),
 }
 
 

@@ -188,6 +188,19 @@ class Operator:
     def arguments(self) -> int:
         return self.network.widths[0]
 
+    @cached_property
+    def periodic(self) -> bool:
+        """Whether it is a function of an angle: of period 2 pi, all of which is in its reach.
+
+        Its values are then known beyond the reach too. Without a formula nothing is.
+        """
+        if self.arguments > 1 or not self.formula or self.reach < math.pi:
+            return False
+        formula = parse(self.formula, ARGUMENTS[:1])
+        angles = np.linspace(-math.pi, math.pi, 33)
+        here, there = (formula.evaluate({"x": angles + turn}) for turn in (0.0, 2 * math.pi))
+        return bool(np.ndim(here) and np.allclose(here, there, rtol=0, atol=1e-9))
+
     def spec(self) -> dict[str, Any]:
         """JSON: of a shipped operator its name and checksum, of another all its weights."""
         known = {each.name: each for each in shipped_operators()}.get(self.name)

@@ -29,11 +29,15 @@ MAX_TERMS = 20_000
 # States are used as they are if their largest size is a share of the operators' reach between
 # these two; others are brought to the second of them, inside the reach but near to its edge.
 LEAST_SHARE, USED_SHARE = 0.1, 0.8
+CONSTANT = -1  # the operator of the constant term, which is no network
 
 
 @dataclass(frozen=True)
 class Term:
-    """Operator number `operator` on `arguments`: numbers of states, or one of them a term."""
+    """Operator number `operator` on `arguments`: numbers of states, or one of them a term.
+
+    The constant term has the operator `CONSTANT` and no arguments.
+    """
 
     operator: int
     arguments: tuple[int | Term, ...]
@@ -64,6 +68,11 @@ class NeuralLibrary:
         Binary operators that are also applied to a coefficient and itself, and to a
         coefficient and what they make of two, divided by their reach lest it leave it: with
         ``mul`` all monomials up to degree 3.
+    angles : tuple of int
+        Numbers of the states that may be angles: operators of period 2 pi get them unscaled
+        and less whole turns, so that no angle is beyond their reach.
+    constant : bool
+        Whether 1 is the last term: the mean rate of an angle that turns is a constant.
 
     Notes
     -----
@@ -76,6 +85,8 @@ class NeuralLibrary:
     operators: tuple[Operator, ...]
     scales: tuple[float, ...] = ()
     nested: tuple[str, ...] = ()
+    angles: tuple[int, ...] = ()
+    constant: bool = False
 
     def __post_init__(self) -> None:
         states = self.states
@@ -90,6 +101,9 @@ class NeuralLibrary:
             raise LibraryError(
                 f"nested operators must be among {sorted(binary)}, got {list(self.nested)!r:.200}"
             )
+        _check_angles(self.angles, states)
+        if not isinstance(self.constant, bool):
+            raise LibraryError(f"constant must be true or false, got {self.constant!r:.100}")
         pairs = states * (states - 1) // 2
         size = len(names) * max(states, pairs) + len(self.nested) * states**3
         if size > MAX_TERMS:
@@ -114,7 +128,7 @@ class NeuralLibrary:
                 found += [Term(k, (j, j)) for j in q]
                 # In order, so that no monomial comes twice.
                 found += [Term(k, (i, each)) for each in inner for i in q if i <= each.states[0]]
-        return tuple(found)
+        return tuple(found) + ((Term(CONSTANT, ()),) if self.constant else ())
 
     @property
     def size(self) -> int:
@@ -122,13 +136,15 @@ class NeuralLibrary:
 
     @cached_property
     def complexity(self) -> tuple[float, ...]:
-        """Steps by which a term is less simple than the identity; they decide between equals."""
+        """How many operators other than the identity make a term; they decide between equals."""
         return tuple(self._complexity(term) for term in self.terms)
 
     def _complexity(self, term: Term) -> float:
+        if term.operator == CONSTANT:
+            return 0.0
         inner = sum(self._complexity(each) for each in term.arguments if isinstance(each, Term))
         plain = self.operators[term.operator].formula == "x"
-        return inner + len(term.arguments) - (1.0 if plain else 0.0)
+        return inner + (0.0 if plain else 1.0)
 
     @cached_property
     def errors(self) -> Matrix:
@@ -136,6 +152,8 @@ class NeuralLibrary:
         return np.array([self._error(term) for term in self.terms])
 
     def _error(self, term: Term) -> float:
+        if term.operator == CONSTANT:
+            return 0.0
         operator = self.operators[term.operator]
         inner = sum(self._error(each) for each in term.arguments if isinstance(each, Term))
         # An inner error is divided by the reach and passed on times the slope, of its order.
@@ -153,7 +171,14 @@ class NeuralLibrary:
     def names(self) -> tuple[str, ...]:
         return tuple(self._name(term) for term in self.terms)
 
+    def scale(self, operator: int, state: int) -> float:
+        """What `operator` gets `state` divided by."""
+        whole = state in self.angles and self.operators[operator].periodic
+        return 1.0 if whole else self.scales[state]
+
     def _name(self, term: Term) -> str:
+        if term.operator == CONSTANT:
+            return "1"
         inside = self._arguments(term, self._name, "a{}")
         return f"{self.operators[term.operator].name}({', '.join(inside)})"
 
@@ -165,7 +190,7 @@ class NeuralLibrary:
             if isinstance(each, Term):
                 words.append(f"{text(each)}/{reach:g}")
             else:
-                scale = self.scales[each]
+                scale = self.scale(term.operator, each)
                 words.append(state.format(each + 1) + ("" if scale == 1 else f"/{scale:.6g}"))
         return words
 
@@ -173,6 +198,8 @@ class NeuralLibrary:
         return tuple(self._latex(term) for term in self.terms)
 
     def _latex(self, term: Term) -> str:
+        if term.operator == CONSTANT:
+            return "1"
         inside = self._arguments(term, self._latex, "a_{{{}}}")
         name = self.operators[term.operator].name.replace("_", r"\_")
         return rf"\mathrm{{{name}}}\left({', '.join(inside)}\right)"
@@ -183,6 +210,8 @@ class NeuralLibrary:
         return tuple(f"({text})" if " + " in text or " - " in text else text for text in found)
 
     def _formula(self, term: Term) -> str:
+        if term.operator == CONSTANT:
+            return "1"
         formula = self.operators[term.operator].formula
         if not formula:
             return self._name(term)
@@ -216,6 +245,7 @@ class NeuralLibrary:
         inner = {each for term in terms for each in term.arguments if isinstance(each, Term)}
         self._fill(known, scaled, sorted(inner, key=lambda term: (term.operator, term.states)))
         self._fill(known, scaled, terms)
+        known[Term(CONSTANT, ())] = np.ones(len(scaled))
         values = np.empty((len(scaled), len(terms)))
         for k, term in enumerate(terms):
             values[:, k] = known[term]
@@ -230,7 +260,9 @@ class NeuralLibrary:
             inputs = np.stack(
                 [
                     [
-                        known[each] / operator.reach if isinstance(each, Term) else scaled[:, each]
+                        known[each] / operator.reach
+                        if isinstance(each, Term)
+                        else self._argument(scaled, number, each)
                         for each in term.arguments
                     ]
                     for term in missing
@@ -239,6 +271,14 @@ class NeuralLibrary:
             flat = inputs.transpose(0, 2, 1).reshape(-1, operator.arguments)
             values = operator.network(flat).reshape(len(missing), -1)
             known.update(zip(missing, values, strict=True))
+
+    def _argument(self, scaled: Matrix, operator: int, state: int) -> Matrix:
+        """What `operator` gets of a state (m,): that of an angle without its whole turns."""
+        values = scaled[:, state]
+        if state in self.angles and self.operators[operator].periodic:
+            angle = values * self.scales[state]
+            return np.asarray(angle - 2 * np.pi * np.round(angle / (2 * np.pi)))
+        return values
 
     def outside(self, a: Matrix) -> float:
         """Largest size of a scaled coefficient in units of the least reach; above 1 is unknown."""
@@ -255,14 +295,24 @@ class NeuralLibrary:
             spec["scales"] = list(self.scales)
         if self.nested:
             spec["nested"] = list(self.nested)
+        if self.angles:
+            spec["angles"] = list(self.angles)
+        if self.constant:
+            spec["constant"] = True
         return spec
 
 
 def neural_library_from_spec(
-    states: int, operators: object, scales: object = (), nested: object = ()
+    states: int,
+    operators: object,
+    scales: object = (),
+    nested: object = (),
+    angles: object = (),
+    constant: object = False,
 ) -> NeuralLibrary:
     """The library that `NeuralLibrary.spec` describes, nothing of it trusted."""
-    for what, value in (("operators", operators), ("scales", scales), ("nested", nested)):
+    lists = {"operators": operators, "scales": scales, "nested": nested, "angles": angles}
+    for what, value in lists.items():
         if not isinstance(value, list | tuple) or len(value) > MAX_STATES:
             raise LibraryError(f"{what} of a neural library must be a list, got {value!r:.100}")
     if not all(isinstance(name, str) for name in nested):  # type: ignore[attr-defined]
@@ -274,6 +324,8 @@ def neural_library_from_spec(
         tuple(operator_from_spec(each) for each in operators),  # type: ignore[attr-defined]
         tuple(scales),  # type: ignore[arg-type]
         tuple(nested),  # type: ignore[arg-type]
+        tuple(angles),  # type: ignore[arg-type]
+        constant,  # type: ignore[arg-type]
     )
 
 
@@ -309,6 +361,21 @@ def suitable_scales(a: Matrix, operators: Sequence[Operator]) -> tuple[float, ..
     return tuple(scales)
 
 
+def library_for(
+    a: Matrix, operators: Sequence[Operator], nested: tuple[str, ...] = ()
+) -> NeuralLibrary:
+    """The library whose features reach all of the record `a` (m, q).
+
+    States are scaled as `suitable_scales` says; those that are may be angles, which have a unit
+    of their own. If one goes beyond the reach, as an angle that turns does, there is a constant.
+    """
+    scales = suitable_scales(a, operators)
+    angles = tuple(j for j, scale in enumerate(scales) if scale != 1)
+    reach = min(operator.reach for operator in operators)
+    turns = bool(np.max(np.abs(a), initial=0.0) > reach)
+    return NeuralLibrary(a.shape[1], tuple(operators), scales, nested, angles, turns)
+
+
 def substituted(formula: str, arguments: Sequence[str]) -> str:
     """`formula` with x and y replaced, in brackets where they are no plain names."""
     by_name = dict(zip(ARGUMENTS, arguments, strict=False))
@@ -320,6 +387,14 @@ def substituted(formula: str, arguments: Sequence[str]) -> str:
 
     pattern = rf"\b({'|'.join(by_name)})\b"
     return re.sub(pattern, insert, formula)
+
+
+def _check_angles(angles: tuple[int, ...], states: int) -> None:
+    numbers = isinstance(angles, tuple) and all(type(j) is int for j in angles)
+    if not numbers or list(angles) != sorted(set(angles) & set(range(states))):
+        raise LibraryError(
+            f"angles must hold numbers of states, 0 to {states - 1}, in order, got {angles!r:.100}"
+        )
 
 
 def _checked_scales(scales: object, states: int) -> tuple[float, ...]:
