@@ -330,11 +330,18 @@ def add_equations(subparsers: Subparsers) -> None:
     command = add_command(
         subparsers,
         "equations",
-        "print the equations of the POD coefficients, for each regime",
+        "print the equations of the POD coefficients, for each regime, or of up to six series",
         commands.equations,
         "store",
     )
-    command.add_argument("--latex", action="store_true", help="print LaTeX")
+    command.add_argument(
+        "--modes",
+        action="store_true",
+        help="those of the POD coefficients of a store of a few series, too",
+    )
+    command.add_argument(
+        "--latex", action="store_true", help="print those of the POD coefficients as LaTeX"
+    )
 
 
 def add_identify(subparsers: Subparsers) -> None:

@@ -151,8 +151,16 @@ def reconstruct(options: Namespace) -> int:
 
 
 def equations(options: Namespace) -> int:
+    # Imports xarray, which `romzarr --help` does without.
+    from romzarr.operations.identified import equations_text
+    from romzarr.operations.series_model import series_model
+
     found = romzarr.equations(options.store)
-    show(found.latex() if options.latex else found.text())
+    series = None if options.modes or options.latex else series_model(options.store)
+    if series is not None:
+        show(f"Equations of the series in the store\n\n{equations_text(series)}")
+    else:
+        show(found.latex() if options.latex else found.text())
     return 0
 
 

@@ -14,6 +14,8 @@ from romzarr.archive.location import redacted
 from romzarr.config import Config
 from romzarr.contracts import Coding
 from romzarr.operations.describe import NOT_DECODED
+from romzarr.operations.identified import equations_text
+from romzarr.operations.series_model import series_model
 from romzarr.reports import StoreInfo
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.views.error_maps import Deviation, deviation
@@ -46,6 +48,7 @@ def store_page(store: str, source: str | None, config: Config) -> str:
     The amount of data that is read and decoded is bounded.
     """
     opened, info, equations = open_store(store), romzarr.info(store), romzarr.equations(store)
+    series = series_model(store)
     dataset, dim = xr.open_dataset(store, engine="romzarr"), opened.facts["time"]["dim"]
     time, place = _time_axis(opened, dataset, dim), redacted(store)
     moving = [name for name, v in opened.variables.items() if v.coding != Coding.CONSTANT]
@@ -71,6 +74,7 @@ def store_page(store: str, source: str | None, config: Config) -> str:
             modes=modes(opened, sections),
             coefficients=_coefficients(opened, info, time),
             equations=equations,
+            series="" if series is None else equations_text(series),
             has_terms=any(regime.coefficients.any() for regime in equations.regimes),
             unused=NOT_DECODED,
             most=EQUATIONS,

@@ -1,0 +1,68 @@
+"""Equations of the variables of a store that holds a few time series."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import xarray as xr
+
+from romzarr.archive.series import LEAST_SAMPLES, as_series
+from romzarr.contracts import Coding
+from romzarr.errors import ArchiveError
+from romzarr.operations.identify import identify
+from romzarr.store.reading.reader import CoefficientStore, open_store
+
+# Series of which equations are looked for: more take minutes.
+MOST_SERIES = 6
+# Samples that are looked at: of more, stretches of the record.
+MOST_SAMPLES, STRETCHES = 8000, 4
+
+
+def series_model(store: str | os.PathLike[str]) -> xr.Dataset | None:
+    """The differential equations of the series in a store, as `romzarr.identify` finds them.
+
+    The series are decoded, so what coding lost counts as noise. Of records of more than 8000
+    samples four stretches of 2000 are looked at. Takes some seconds.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        None if there are more than six series, fewer than two, or nothing can be fitted to them.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or it is damaged or not understood.
+    """
+    opened = open_store(store)
+    if not 2 <= _count(opened) <= MOST_SERIES or opened.snapshots < LEAST_SAMPLES:
+        return None
+    names = [n for n, v in opened.variables.items() if v.coding is not Coding.CONSTANT]
+    dataset = xr.open_dataset(store, engine="romzarr")[names].load()
+    try:
+        series = as_series(dataset, None, None, str(opened.facts["time"]["dim"]), str(store))
+        spans = _spans(len(series.times))
+        model = identify(
+            [series.states[span] for span in spans],
+            [series.times[span] for span in spans],
+            names=series.names,
+        )
+    except ArchiveError:
+        # Points without values, or nothing that a model follows.
+        return None
+    return model.assign_attrs(units=series.units)
+
+
+def _count(opened: CoefficientStore) -> int:
+    shapes = [v.space_shape for v in opened.variables.values() if v.coding is not Coding.CONSTANT]
+    return sum(int(np.prod(shape)) for shape in shapes)
+
+
+def _spans(samples: int) -> list[slice]:
+    """Stretches of a record, evenly spread."""
+    if samples <= MOST_SAMPLES:
+        return [slice(samples)]
+    length = MOST_SAMPLES // STRETCHES
+    starts = np.linspace(0, samples - length, STRETCHES).astype(int).tolist()
+    return [slice(start, start + length) for start in starts]
