@@ -82,6 +82,12 @@ def decoded_errors(
     return errors
 
 
+def chunks_read(source: xr.Dataset, codings: Mapping[str, str]) -> int:
+    """What compression has to read: each chunk once, and once more where values are coded."""
+    times = {name: 1 + (codings[name] in ("direct", "hybrid")) for name in compressed_names(source)}
+    return sum(n * int(np.prod(source[name].data.numblocks)) for name, n in times.items())
+
+
 def compressed_names(source: xr.Dataset) -> list[str]:
     return [
         str(name)

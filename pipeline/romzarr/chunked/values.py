@@ -182,8 +182,8 @@ class Snapshots:
 
     def above(self, dtype: np.dtype[Any]) -> Floats:
         """What there is beyond the base, filled in where there is nothing."""
-        narrow = np.float32 if isinstance(self.base, float) else np.float64
-        wide = np.result_type(narrow, self.values.dtype)
+        least = dtype if isinstance(self.base, float) else np.float64
+        wide = np.result_type(least, self.values.dtype)
         about = np.subtract(self.values, self.base, dtype=wide).astype(dtype, copy=False)
         return _filled(about, self.valid)
 

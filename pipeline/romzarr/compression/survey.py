@@ -92,10 +92,14 @@ class Surveyed:
         return self.hybrid_bits < RIDING * self.values_bits
 
     @property
+    def is_dear(self) -> bool:
+        """Whether modes of all of it would save nothing."""
+        return self.pod_bits > DEAR * self.values_bits
+
+    @property
     def is_rough(self) -> bool:
         """Whether values are to be coded without a POD."""
-        dear = self.pod_bits > DEAR * self.values_bits
-        return self.plan is not None and dear and not self.rides
+        return self.plan is not None and self.is_dear and not self.rides
 
     def __str__(self) -> str:
         return (

@@ -36,10 +36,11 @@ def compress(
 
     Every floating-point variable with the time dim comes back from the store with a
     fluctuation-relative L2 error of at most the tolerance; everything else comes back as it
-    was. Variables for which POD does not pay are coded as they are. Runs on the current Dask
-    scheduler or cluster and reads each chunk once; those of variables with a bound on single
-    values are read twice, and up to 32 blocks in time of an archive above 64 MB beforehand, to see
-    whether POD can pay (`romzarr.estimate`). What is coded without POD takes no more memory than a
+    was. Variables for which POD does not pay are coded as they are, or what few modes leave of
+    them. Runs on the current Dask scheduler or cluster and reads each chunk once. Chunks of values
+    that are coded after a POD, and of variables with a bound on single values, are read once more,
+    and up to 32 blocks in time of an archive above 64 MB beforehand, to see whether POD can pay
+    (`romzarr.estimate`). What is coded without POD takes no more memory than a
     block of chunks and some tiles for each thread; a POD grows with its rank.
 
     Parameters

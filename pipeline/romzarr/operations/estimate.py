@@ -158,7 +158,7 @@ def _from_survey(found: Surveyed | None, shape: Sequence[int]) -> VariableEstima
     if found.is_rough:
         why = f"its modes would be about as many as its snapshots ({found.rank:.0f})"
         return _variable(Coding.DIRECT, why, found.values_bits / 8, found.error, shape)
-    if found.rides and found.hybrid_bits < found.pod_bits:
+    if found.rides and found.is_dear:
         why = "few modes, and values of what they leave, take fewest bytes"
         return _variable(Coding.HYBRID, why, found.hybrid_bits / 8, found.error, shape)
     bits = min(found.pod_bits, found.values_bits)
