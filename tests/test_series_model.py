@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -41,6 +42,11 @@ def test_rows_of_a_table_get_their_true_equations(tmp_path, capsys, system, nois
     # Those of the modes are still there.
     assert main(["equations", str(store), "--modes"]) == 0
     assert "/dt = " not in capsys.readouterr().out
+    assert main(["equations", str(store), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [
+        {term["term"] for term in equation["terms"]} for equation in found["series"]["equations"]
+    ] == true_terms(system)
 
 
 def test_variables_keep_their_names_and_long_records_are_looked_at_in_stretches(tmp_path):

@@ -337,11 +337,13 @@ def add_equations(subparsers: Subparsers) -> None:
     command.add_argument(
         "--modes",
         action="store_true",
-        help="those of the POD coefficients of a store of a few series, too",
+        help="those of the POD coefficients, of a store of a few series too",
     )
-    command.add_argument(
+    form = command.add_mutually_exclusive_group()
+    form.add_argument(
         "--latex", action="store_true", help="print those of the POD coefficients as LaTeX"
     )
+    form.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def add_identify(subparsers: Subparsers) -> None:

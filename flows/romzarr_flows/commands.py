@@ -152,12 +152,15 @@ def reconstruct(options: Namespace) -> int:
 
 def equations(options: Namespace) -> int:
     # Imports xarray, which `romzarr --help` does without.
-    from romzarr.operations.identified import equations_text
+    from romzarr.operations.identified import equations_text, model_facts
     from romzarr.operations.series_model import series_model
 
     found = romzarr.equations(options.store)
     series = None if options.modes or options.latex else series_model(options.store)
-    if series is not None:
+    if options.json:
+        own = {} if series is None else {"series": model_facts(series)}
+        print_json({"modes": found.to_dict(), **own})
+    elif series is not None:
         show(f"Equations of the series in the store\n\n{equations_text(series)}")
     else:
         show(found.latex() if options.latex else found.text())

@@ -1,6 +1,7 @@
 """The command line over the real operations: a small archive goes in and comes back."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_info_and_equations_read_what_was_written(archive, tmp_path, capsys):
     assert f"{report['rank']} POD modes" in out
     status, out = run(capsys, "equations", store)
     assert (status, "a1' = " in out) == (0, True)
+    text = out
+    status, out = run(capsys, "equations", store, "--json")
+    (regime, *_) = json.loads(out)["modes"]["regimes"]
+    for equation in regime["equations"]:
+        (line,) = re.findall(rf"^{equation['state']}' = (.*)    \[", text, re.MULTILINE)
+        for term in equation["terms"]:
+            assert f"{abs(term['coefficient']):.4g}" in line
     status, out = run(capsys, "equations", store, "--latex")
     assert (status, r"\dot a_{1}" in out) == (0, True)
 

@@ -70,7 +70,9 @@ def plan_leading(
     points = [math.prod(variable.space_shape) for variable in archive.variables]
     best, least = None, sum(each.bits for each in direct.values())
     known = {v: each for v, each in direct.items() if points[v] > FEW_POINTS}
-    if not _seems_near(archive, pod, known, pod_bits, rank):
+    # Of what no step of values is enough for, the modes of POD alone know enough.
+    varying = {number for number, norm in enumerate(pod.norms) if norm.fluctuation > 0}
+    if varying - set(direct) or not _seems_near(archive, pod, known, pod_bits, rank):
         return None
     failures, rank = 0, 1
     while failures < MOST_FAILURES and rank < pod.modes:

@@ -201,6 +201,31 @@ class Equations:
             lines += [f"  {words}" for words in self.dependent]
         return "\n".join(lines)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The equations as JSON values: the terms of each, with their coefficients."""
+        return {
+            "regimes": [
+                {
+                    "spans": [list(span) for span in regime.spans],
+                    "equations": [
+                        {
+                            "state": f"a{k + 1}",
+                            "terms": [
+                                {"term": name, "coefficient": float(value)}
+                                for name, value in zip(self.names, column, strict=True)
+                                if value != 0
+                            ],
+                            "residual": _number(regime.residual[k]),
+                        }
+                        for k, column in enumerate(regime.coefficients.T)
+                    ],
+                }
+                for regime in self.regimes
+            ],
+            "units": self.time_units,
+            "decodes": self.decodes,
+        }
+
     def _lines(self, regime: Regime) -> Iterator[str]:
         for k, column in enumerate(regime.coefficients.T):
             right = _sum(column, self.names) or "0"
@@ -223,6 +248,11 @@ class Equations:
             where = f"% {regime.where()}\n" if len(self.regimes) > 1 else ""
             found.append(where + "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}")
         return "\n".join(found)
+
+
+def _number(value: float) -> float | None:
+    """A number that JSON has: None where it is not known."""
+    return None if np.isnan(value) else float(value)
 
 
 def _percent(share: float) -> str:
