@@ -330,7 +330,7 @@ def add_equations(subparsers: Subparsers) -> None:
     command = add_command(
         subparsers,
         "equations",
-        "print the equations of the POD coefficients, for each regime, or of up to six series",
+        "print the equations of the POD coefficients, for each regime, or of up to four series",
         commands.equations,
         "store",
     )

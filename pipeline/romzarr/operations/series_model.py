@@ -14,21 +14,21 @@ from romzarr.operations.identify import identify
 from romzarr.store.reading.reader import CoefficientStore, open_store
 
 # Series of which equations are looked for: more take minutes.
-MOST_SERIES = 6
+MOST_SERIES = 4
 # Samples that are looked at: of more, stretches of the record.
-MOST_SAMPLES, STRETCHES = 8000, 4
+MOST_SAMPLES, STRETCHES = 4000, 4
 
 
 def series_model(store: str | os.PathLike[str]) -> xr.Dataset | None:
     """The differential equations of the series in a store, as `romzarr.identify` finds them.
 
-    The series are decoded, so what coding lost counts as noise. Of records of more than 8000
-    samples four stretches of 2000 are looked at. Takes some seconds.
+    The series are decoded, so what coding lost counts as noise. Of records of more than 4000
+    samples four stretches of 1000 are looked at. Takes some seconds.
 
     Returns
     -------
     xarray.Dataset or None
-        None if there are more than six series, fewer than two, or nothing can be fitted to them.
+        None if there are more than four series, fewer than two, or nothing can be fitted to them.
 
     Raises
     ------
