@@ -39,19 +39,21 @@ def series_model(store: str | os.PathLike[str]) -> xr.Dataset | None:
     if not 2 <= _count(opened) <= MOST_SERIES or opened.snapshots < LEAST_SAMPLES:
         return None
     names = [n for n, v in opened.variables.items() if v.coding is not Coding.CONSTANT]
-    dataset = xr.open_dataset(store, engine="romzarr")[names].load()
+    dataset, dim = xr.open_dataset(store, engine="romzarr")[names], str(opened.facts["time"]["dim"])
     try:
-        series = as_series(dataset, None, None, str(opened.facts["time"]["dim"]), str(store))
-        spans = _spans(len(series.times))
+        series = [
+            as_series(dataset.isel({dim: span}).load(), None, None, dim, str(store))
+            for span in _spans(opened.snapshots)
+        ]
         model = identify(
-            [series.states[span] for span in spans],
-            [series.times[span] for span in spans],
-            names=series.names,
+            [each.states for each in series],
+            [each.times for each in series],
+            names=series[0].names,
         )
     except ArchiveError:
         # Points without values, or nothing that a model follows.
         return None
-    return model.assign_attrs(units=series.units)
+    return model.assign_attrs(units=series[0].units)
 
 
 def _count(opened: CoefficientStore) -> int:
