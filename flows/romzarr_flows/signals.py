@@ -98,6 +98,9 @@ class EndingOnSignals:
     def close(self) -> None:
         """Stop raising: the work is done, or its clean-up has begun."""
         self._open = False
+        if self.number:
+            # What was interrupted may have put back the filters of warnings that it found.
+            _keep_quiet()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._received += 1

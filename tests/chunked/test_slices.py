@@ -219,15 +219,24 @@ def test_what_a_lost_worker_held_is_made_again(caplog):
     how = {"tolerance": 1e-3, "refused": refused, "plan": plan_pod(given_, leaf_bytes=1)}
     with dask.config.set(scheduler="synchronous"):
         expected = run_pod(given_, **how, scales={0: 1.0})
-    with Client(processes=False, dashboard_address=None, n_workers=2, threads_per_worker=1) as made:
-        log.addHandler(handler := Loses(made, 12))
-        try:
-            found = run_pod(given_, **how, scales={0: 1.0}, slice_tasks=40, submitted_tasks=120)
-        finally:
-            log.removeHandler(handler)
-        assert len(made.cluster.workers[1].data)
-        assert found.factor.cost.chunks_read == expected.factor.cost.chunks_read == 180
-        assert_allclose(found.factor.right, expected.factor.right, atol=1e-9)
+    for attempt in range(3):
+        with Client(
+            processes=False, dashboard_address=None, n_workers=2, threads_per_worker=1
+        ) as made:
+            log.addHandler(handler := Loses(made, 12))
+            try:
+                found = run_pod(given_, **how, scales={0: 1.0}, slice_tasks=40, submitted_tasks=120)
+            except Exception as error:
+                # The scheduler of distributed 2025.4 may itself fall over a worker that goes.
+                if attempt == 2 or "AssertionError(<TaskState" not in str(error):
+                    raise
+                continue
+            finally:
+                log.removeHandler(handler)
+            assert len(made.cluster.workers[1].data)
+            break
+    assert found.factor.cost.chunks_read == expected.factor.cost.chunks_read == 180
+    assert_allclose(found.factor.right, expected.factor.right, atol=1e-9)
     assert "again" in caplog.text
 
 

@@ -90,6 +90,8 @@ def test_a_gateway_starts_workers_and_stops_them(gateway):
     gc.collect()
 
 
+# A client that could not connect closes as it is collected, and complains.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("options", "words"), [({"cores": 2}, r"cores"), ("none", r"no cluster at http://127.0.0.1:9;")]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -155,7 +156,8 @@ def integrate(model: xr.Dataset, start: ArrayLike, times: ArrayLike) -> xr.DataA
     times = np.asarray(times, np.float64)
     begin = np.asarray(start, np.float64)
     values = np.full((len(times), len(begin)), np.nan)
-    with np.errstate(all="ignore"):
+    # A trajectory may run away, which old versions of SciPy warn of.
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
         solution = solve_ivp(
             lambda _, state: function(state),
             (times[0], times[-1]),
