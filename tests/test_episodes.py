@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import romzarr
@@ -80,6 +80,7 @@ def test_a_storm_is_coded_as_it_is_and_the_waves_keep_their_modes(tmp_path, monk
     land=st.booleans(),
     tolerance=st.sampled_from([0.3, 0.05, 1e-3]),
 )
+@example(seed=0, spans=((40, 70), (120, 180)), names=("u",), land=False, tolerance=0.3)
 @settings(
     deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

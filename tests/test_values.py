@@ -48,6 +48,7 @@ def surveyed(monkeypatch):
 def always(surveyed, monkeypatch):
     """No POD, whatever the survey says."""
     monkeypatch.setattr(survey, "DEAR", 0.0)
+    monkeypatch.setattr(survey, "RIDING", 0.0)
 
 
 @given(

@@ -138,12 +138,16 @@ class ArchivePOD:
         return np.asarray(a)
 
     def during(self, snapshots: Mask, share: float) -> ArchivePOD:
-        """The same modes at some snapshots alone, with that share of the squared error."""
+        """The same modes at some snapshots alone, with that share of the squared error.
+
+        Values there are coded from the POD: chunks may have others too.
+        """
         return replace(
             self,
             right=self.right[snapshots],
             counted=self.counted * snapshots.mean(),
             budget=self.budget.part(share),
+            readable=False,
         )
 
     def apart_from(self, rough: Mask, share: float) -> ArchivePOD:
