@@ -237,8 +237,7 @@ def _share_with_modes(runs: Sequence[Matrix], allowed: float, shape: Lengths) ->
     others = [run.reshape(len(run), -1) for run in runs[1::2]]
     size = sum(run.size for run in others)
     mean = seen.mean(axis=0)
-    energies, right = np.linalg.eigh((seen - mean) @ (seen - mean).T)
-    modes = right[:, ::-1].T @ (seen - mean) / np.sqrt(np.maximum(energies[::-1], 1e-300))[:, None]
+    energies, modes = _modes(seen - mean)
 
     def bits(values: Sequence[Matrix]) -> tuple[float, float]:
         shaped = [each.reshape(-1, *space) for each in values]
@@ -248,12 +247,14 @@ def _share_with_modes(runs: Sequence[Matrix], allowed: float, shape: Lengths) ->
         return total.bits_at(place) * math.prod(shape) / size, place
 
     (whole, _), least = bits(others), math.inf
+    if not whole > 0 or not len(modes):
+        return math.inf
     for count in FEW_MODES:
         some = modes[:count]
         a = [(run - mean) @ some.T for run in others]
         left, place = bits([run - mean - b @ some for run, b in zip(others, a, strict=True)])
         # In the units of the record: errors of fields add to those of all snapshots.
-        root = (energies[::-1][:count] / len(seen) * shape[0]) ** 0.5
+        root = (energies[:count] / len(seen) * shape[0]) ** 0.5
         fields = np.concatenate([shape[0] ** 0.5 * mean[None], root[:, None] * some])
         wider = math.prod(shape[1:]) / fields.shape[1]
         more = rates(fields.reshape(-1, *space), field_levels(space), unit).bits_at(place) * wider
@@ -261,6 +262,14 @@ def _share_with_modes(runs: Sequence[Matrix], allowed: float, shape: Lengths) ->
         more += rows * shape[0] / sum(len(each) for each in a)
         least = min(least, (left + more) / whole)
     return least
+
+
+def _modes(rows: Matrix) -> tuple[Matrix, Matrix]:
+    """Energies (k,) and orthonormal modes (k, n) of rows (m, n), by their inner products."""
+    energies, right = np.linalg.eigh(rows @ rows.T)
+    energies, right = energies[::-1], right[:, ::-1]
+    kept = int(np.count_nonzero(energies > np.finfo(float).eps * len(rows) * energies[0]))
+    return energies[:kept], right[:, :kept].T @ rows / np.sqrt(energies[:kept])[:, None]
 
 
 def _half(shape: Lengths) -> Region:
