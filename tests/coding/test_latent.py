@@ -284,8 +284,12 @@ def wavelet_bytes(a, limits):
     return sum(map(len, encode_rows(a, rows, step, smooth=True)))
 
 
-@pytest.mark.parametrize(("tolerance", "share"), [(1e-6, 0.98), (1e-8, 0.85)])
-def test_slow_coefficients_are_extrapolated_by_polynomials(tolerance, share):
+# At 1e-6 wavelets took 2383 bytes, by the coder before this one, which makes more of them than of
+# polynomials: what was asked then, 0.95 of that, still is.
+@pytest.mark.parametrize(
+    ("tolerance", "share", "most"), [(1e-6, 0.98, 0.95 * 2383), (1e-8, 0.85, np.inf)]
+)
+def test_slow_coefficients_are_extrapolated_by_polynomials(tolerance, share, most):
     """Far above the step; the modes of noise beside them stay with wavelets."""
     t, rng = 0.05 * np.arange(600), np.random.default_rng(0)
     slow = np.sin(t[:, None] * np.array([0.7, 1.1]) + 1) * np.exp(-0.02 * t)[:, None]
@@ -295,7 +299,7 @@ def test_slow_coefficients_are_extrapolated_by_polynomials(tolerance, share):
     assert_sound(found, a, t, [], limits, 256)
     first, noise, second = found.coded.correction_orders
     assert min(first, second) > 2 > 1 > noise
-    assert found.nbytes <= share * wavelet_bytes(a, limits)
+    assert found.nbytes <= min(share * wavelet_bytes(a, limits), most)
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3])

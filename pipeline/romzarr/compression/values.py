@@ -263,8 +263,7 @@ class _Coder:
         def time_first(items: Sequence[T]) -> tuple[T, ...]:
             return (items[time], *_space(items, variable))
 
-        create = writer.create_remainder if plan.draft else writer.create_values
-        create(
+        writer.create_values(
             variable.name,
             time_first(variable.dims),
             time_first(variable.shape),

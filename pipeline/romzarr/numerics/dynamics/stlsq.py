@@ -8,7 +8,7 @@ length one and each right side too, so a coefficient is the term's *contribution
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +82,8 @@ def stlsq(
     r = without_noise(factor).r
     free, dependent = _independent_columns(r[:, :p], labels)
     live = np.flatnonzero(np.linalg.norm(r[:, p:], axis=0)).tolist() if free else []
-    coefficients = np.zeros((p, states))
-    smallest, condition, iterations = math.inf, 1.0, 0
-    reasons = []
+    sets: list[list[int]] = []
+    iterations, reasons = 0, []
     if len(live) < states:
         reasons.append("zero right side" if free else "no independent terms")
     if live:
@@ -95,14 +94,8 @@ def stlsq(
         else:
             sets, iterations, outcomes = _thresholded(problem, threshold, max_iterations)
             reasons += outcomes
-        for j, columns in zip(live, sets, strict=True):
-            if columns:
-                kept = [free[c] for c in columns]
-                values, span = _refit(factor, kept, j, ridge)
-                smallest = min(smallest, float(np.min(np.abs(values))))
-                condition = max(condition, span)
-                size = float(np.linalg.norm(factor.r[:, p + j]))
-                coefficients[kept, j] = values * size / np.linalg.norm(factor.r[:, kept], axis=0)
+    kept = {j: [free[c] for c in columns] for j, columns in zip(live, sets, strict=True) if columns}
+    coefficients, smallest, condition = _refitted(factor, kept, ridge)
     return SparseModel(
         coefficients=coefficients,
         threshold=threshold if threshold is not None else (smallest if smallest < 1e300 else 0.0),
@@ -137,6 +130,22 @@ def _problem(
         np.sum(triangle[k:, k:] ** 2, axis=0),
         np.zeros((0, len(chosen))) if noise is None else noise[:, chosen] / scale,
     )
+
+
+def _refitted(
+    factor: TriangularFactor, kept: Mapping[int, list[int]], ridge: float
+) -> tuple[Matrix, float, float]:
+    """Coefficients (p, q) of the terms kept in each equation, the smallest contribution (infinite:
+    there is none), and the largest condition."""
+    p = factor.terms
+    coefficients, smallest, condition = np.zeros((p, factor.r.shape[1] - p)), math.inf, 1.0
+    for j, columns in kept.items():
+        values, span = _refit(factor, columns, j, ridge)
+        smallest = min(smallest, float(np.min(np.abs(values))))
+        condition = max(condition, span)
+        size = float(np.linalg.norm(factor.r[:, p + j]))
+        coefficients[columns, j] = values * size / np.linalg.norm(factor.r[:, columns], axis=0)
+    return coefficients, smallest, condition
 
 
 def _refit(

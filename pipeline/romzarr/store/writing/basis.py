@@ -154,7 +154,7 @@ class BasisWriter(ArrayWriter):
         dtype: np.dtype[Any] | type[np.floating[Any]],
         mask: str | None = None,
     ) -> None:
-        """Create the values of a `variable` that is coded without POD, or replace them.
+        """Create the values of a `variable`, or of what its fields leave, or replace them.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class BasisWriter(ArrayWriter):
         dtype : float32 or float64
             The dtype of decoded values.
         mask : str, optional
-            As for fields.
+            As for fields; of a variable that has fields it is theirs.
         """
         shape, tile = tuple(shape), tuple(tile)
         with write_errors(self.target):
@@ -179,7 +179,7 @@ class BasisWriter(ArrayWriter):
             if mask == variable:
                 path, bits = f"basis/{group}/mask", np.dtype(bool)
                 self.create(path, shape[1:], tile[1:], bits, dims[1:], again=True)
-        self._masks[variable] = mask
+        self._masks.setdefault(variable, mask)
         self._create_tiles("values", variable, dims, shape, tile, step, offset, dtype)
 
     def create_episodes(
@@ -197,22 +197,6 @@ class BasisWriter(ArrayWriter):
         Parameters are those of `create_values`; ``shape`` counts these snapshots alone.
         """
         self._create_tiles("episodes", variable, dims, shape, tile, step, offset, dtype)
-
-    def create_remainder(
-        self,
-        variable: str,
-        dims: Sequence[str],
-        shape: Sequence[int],
-        tile: Sequence[int],
-        step: float,
-        offset: float,
-        dtype: np.dtype[Any] | type[np.floating[Any]],
-    ) -> None:
-        """Create the values of what the fields of a `variable` leave, or replace them.
-
-        Parameters are those of `create_values`.
-        """
-        self._create_tiles("values", variable, dims, shape, tile, step, offset, dtype)
 
     def _create_tiles(
         self,
