@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -224,14 +225,20 @@ def test_what_a_lost_worker_held_is_made_again(caplog):
             processes=False, dashboard_address=None, n_workers=2, threads_per_worker=1
         ) as made:
             log.addHandler(handler := Loses(made, 12))
+            hangs = threading.Event()
+            watch = threading.Timer(60, lambda made=made, hangs=hangs: (hangs.set(), made.close()))
+            watch.start()
             try:
                 found = run_pod(given_, **how, scales={0: 1.0}, slice_tasks=40, submitted_tasks=120)
             except Exception as error:
-                # The scheduler of distributed 2025.4 may itself fall over a worker that goes.
-                if attempt == 2 or "AssertionError(<TaskState" not in str(error):
+                # The scheduler of distributed 2025.4 may itself fall over a worker that goes: it
+                # says so, or waits for good.
+                fell = hangs.is_set() or "AssertionError(<TaskState" in str(error)
+                if attempt == 2 or not fell:
                     raise
                 continue
             finally:
+                watch.cancel()
                 log.removeHandler(handler)
             assert len(made.cluster.workers[1].data)
             break
