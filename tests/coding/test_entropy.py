@@ -52,6 +52,14 @@ def test_a_decoder_written_from_the_description_agrees(shape, seed, data, dtype,
     assert_array_equal(decoded(encode(integers, levels), shape, levels, wide), integers)
 
 
+@pytest.mark.parametrize("width", range(1, 50))
+def test_rows_of_every_length_are_coded_as_described(width):
+    rng = np.random.default_rng(width)
+    integers = np.rint(rng.laplace(size=(6, width)) * (rng.random((6, 1)) < 0.7)).astype(np.int32)
+    levels = [0, min(2, (width - 1).bit_length())]
+    assert_array_equal(decoded(encode(integers, levels), integers.shape, levels, False), integers)
+
+
 @pytest.mark.parametrize(("dtype", "bound"), NUMBERS.items())
 @pytest.mark.parametrize("levels", [(0, 0), (0, 2), (2, 0), (2, 2)])
 def test_the_largest_integers_there_are(dtype, bound, levels):

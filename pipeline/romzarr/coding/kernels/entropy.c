@@ -269,7 +269,8 @@ static void *part_of(uint8_t *memory, size_t *used, size_t bytes)
 static size_t lay_out(Walk *walk, uint8_t *memory)
 {
     size_t used = 0, bands = (size_t)walk->bands;
-    size_t width = ((size_t)walk->layout.shape[walk->layout.axes] / 4 + 1) * sizeof(Quad);
+    /* Of the longest row, and three zeros behind it. */
+    size_t width = ((size_t)walk->layout.shape[walk->layout.axes] / 4 + 2) * sizeof(Quad);
     Row *row = &walk->row;
     walk->model = part_of(memory, &used, sizeof(Model));
     walk->band_models = part_of(memory, &used, bands * sizeof(BandModel));
