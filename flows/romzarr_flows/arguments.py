@@ -194,6 +194,21 @@ def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
+def add_selection(command: Parser) -> None:
+    command.add_argument(
+        "--variables",
+        type=names,
+        metavar="U,V",
+        help="comma-separated names or patterns, such as 't_*', to compress (default all)",
+    )
+    command.add_argument(
+        "--exclude",
+        type=names,
+        metavar="U,V",
+        help="comma-separated names or patterns to leave out, whatever they are",
+    )
+
+
 def add_estimate(subparsers: Subparsers) -> None:
     command = add_command(
         subparsers,
@@ -210,9 +225,7 @@ def add_estimate(subparsers: Subparsers) -> None:
         default=[1e-1, 1e-2, 1e-3, 1e-4],
         help="comma-separated tolerances to try (default 1e-1,1e-2,1e-3,1e-4)",
     )
-    command.add_argument(
-        "--variables", type=names, metavar="U,V", help="comma-separated names (default all)"
-    )
+    add_selection(command)
     command.add_argument(
         "--weights",
         metavar="W",
@@ -249,9 +262,7 @@ def add_compress(subparsers: Subparsers) -> None:
         help="additional bounds on the absolute error of every value of these variables, in their "
         "units",
     )
-    command.add_argument(
-        "--variables", type=names, metavar="U,V", help="comma-separated names (default all)"
-    )
+    add_selection(command)
     command.add_argument(
         "--max-rank", type=rank, metavar="N", help="maximum number of POD modes (default auto)"
     )

@@ -32,6 +32,7 @@ SETTINGS = {
     "max_error": "compression.max_error",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
+    "exclude": "archive.exclude",
     "weights": "archive.weights",
     "time": "archive.time",
     "degree": "library.degree",

@@ -209,7 +209,10 @@ class ArchiveConfig(Section):
 
     time: str = setting(AUTO, automatic | text("the name of the time dimension"))
     variables: Literal["all"] | tuple[str, ...] = setting(
-        "all", one_of("all") | texts("a list of different variable names", least=1)
+        "all", one_of("all") | texts("a list of different variable names or patterns", least=1)
+    )
+    exclude: Literal["none"] | tuple[str, ...] = setting(
+        "none", one_of("none") | texts("a list of different variable names or patterns", least=1)
     )
     weights: str = setting(
         "none", one_of("none", "cos(latitude)") | text("the name of a variable that holds weights")

@@ -129,11 +129,34 @@ class TimeAxis:
 
 
 @dataclass(frozen=True)
+class Gaps:
+    """Values of a variable that are no numbers to be coded, and are kept exactly.
+
+    ``special`` has what stands there by its code: NaN, infinities, fill values; ``counts`` how
+    often, of all ``values``. ``fluctuation`` is the squared norm of the others about their temporal
+    mean, and ``source`` provides blocks with NaN in all gaps. ``runs`` (k, 3) list the gaps
+    (`romzarr.numerics.gaps.runs_of`), where points without any number hold the code ``masked``;
+    None: the store has an array of codes of ``nbytes``, which is that of variable ``home``.
+    """
+
+    special: Mapping[int, float]
+    counts: tuple[int, ...]
+    values: int
+    fluctuation: float
+    source: BlockSource
+    runs: NDArray[np.int64] | None
+    masked: int
+    nbytes: int
+    home: str = ""
+
+
+@dataclass(frozen=True)
 class ArchivedVariable:
     """One time-dependent floating-point variable of the archive.
 
     ``chunks`` has the chunk lengths per dim, as in dask.array. ``inner_product`` is that of the
-    points, in the shape of the variable without time.
+    points, in the shape of the variable without time. Where ``gaps`` are known, the source provides
+    blocks without them.
     """
 
     name: str
@@ -144,6 +167,7 @@ class ArchivedVariable:
     time_axis: int
     source: BlockSource
     inner_product: InnerProduct = field(default_factory=InnerProduct)
+    gaps: Gaps | None = None
 
     @property
     def space_dims(self) -> tuple[str, ...]:

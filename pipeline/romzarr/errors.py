@@ -5,7 +5,8 @@
     PipelineError
     |-- ConfigError      (ValueError)   a setting that cannot be used
     |-- ArchiveError     (ValueError)   an archive that cannot be compressed as it is
-    |   `-- ChunkError                  a chunk that is missing or cannot be decoded
+    |   |-- ChunkError                  a chunk that is missing or cannot be decoded
+    |   `-- GapsError                   values that are no numbers, where none are expected
     |-- LibraryError     (ValueError)   a feature or test function that is not allowed
     |-- StorageError     (OSError)      storage at a URL that does not answer or refuses access
     |-- AccuracyError                   a bound that cannot be kept or is violated
@@ -33,6 +34,10 @@ class ArchiveError(PipelineError, ValueError):
 
 class ChunkError(ArchiveError):
     """A chunk of the archive is missing or cannot be decoded."""
+
+
+class GapsError(ArchiveError):
+    """Values are missing at some times, infinite, or look like undeclared fill values."""
 
 
 class LibraryError(PipelineError, ValueError):

@@ -349,7 +349,8 @@ def archive(tmp_path):
     for name, phase in runs.items():
         ds = xr.Dataset({"u": (("time", "x"), wave(T + phase, 300))}, {"time": T})
         if name == "broken":
-            ds.u[7, 3] = np.inf
+            ds = ds.astype("f8")
+            ds.u[7, 3] = 1e200
         ds.to_zarr(tmp_path / "archive" / f"{name}.zarr", consolidated=False)
     config = tmp_path / "config.yaml"
     places = {name: str(tmp_path / name) for name in ("archive", "stores")}
@@ -378,8 +379,7 @@ def test_the_archive_lists_first_what_needs_attention(archive):
     assert max(places[:3]) < min(places[3:])
     for words in (
         "above tolerance",
-        "found an infinite value",
-        "index 7 (1.4)",
+        "cannot be squared",
         "1 failed",
         " s ago",
     ):
@@ -407,7 +407,7 @@ def test_a_message_has_a_row_of_its_own_and_columns_know_what_to_sort_by(archive
     assert [cell.text for cell in first.findall("td")][:2] == ["broken.zarr", "failed"]
     (cell,) = message.findall("td")
     assert cell.get("colspan") == str(columns)
-    assert "found an infinite value" in cell.find("div").text
+    assert "cannot be squared" in cell.find("div").text
     for body in table.findall("tbody"):
         cells = body.find("tr").findall("td")
         assert len(cells) == columns

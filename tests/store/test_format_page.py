@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+import xarray as xr
 import zarr
 
 from romzarr.store import layout
+from tests.golden.cases import CASES
 
 PAGE = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -19,6 +22,17 @@ def test_the_snippet_decodes_a_store_by_zarr_and_the_codec(small):
         exec(snippet, scope)
         assert scope["values"].dtype == example.dataset[name].dtype
         np.testing.assert_allclose(scope["values"], example.dataset[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pod_with_listed_gaps", "values_with_coded_gaps"])
+def test_the_snippet_decodes_gaps(name, tmp_path):
+    CASES[name](tmp_path / "s")
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr")
+    for variable in decoded.data_vars:
+        scope = {"store": tmp_path / "s", "name": variable}
+        exec(snippet, scope)
+        np.testing.assert_allclose(scope["values"], decoded[variable], rtol=1e-6, atol=1e-6)
 
 
 def test_every_array_and_fact_of_a_store_is_described(small):
@@ -36,4 +50,4 @@ def test_every_array_and_fact_of_a_store_is_described(small):
 
 def test_the_version_on_the_page_is_the_one_written():
     assert f"format {layout.FORMAT}\n" in PAGE
-    assert len(PAGE.splitlines()) <= 178
+    assert len(PAGE.splitlines()) <= 195

@@ -33,6 +33,7 @@ class Archive:
     `romzarr.encoding.encoding_from_json`. ``raw_bytes`` counts the decoded variables to be
     compressed. ``fingerprint`` changes with metadata, times or stored values. ``marks`` locate such
     changes in time, if the source lists its chunks or, with ``marks_values``, is in memory.
+    With ``gaps_known`` all values were looked at for gaps, and variables that have some say so.
     ``location`` is the path or URL that was opened, and ``stamp`` changes if any of its files is
     written. Both are empty for open datasets; the stamp is also empty where files cannot be listed
     (http).
@@ -51,6 +52,7 @@ class Archive:
     fingerprint: str
     marks: Mapping[str, tuple[Mark, ...]]
     marks_values: bool
+    gaps_known: bool = False
     location: str = ""
     stamp: str = ""
 
@@ -84,6 +86,7 @@ def archive_from(
     variables: str | Sequence[str],
     weights: str,
     least: int = MIN_SNAPSHOTS,
+    exclude: str | Sequence[str] = "none",
 ) -> Archive:
     """Check and describe the archive of `provider` without reading values of any variable.
 
@@ -91,7 +94,7 @@ def archive_from(
     """
     dataset = provider.dataset
     axis = time_axis(dataset, time, provider.name, least)
-    chosen = select(dataset, axis.dim, variables, provider.name)
+    chosen = select(dataset, axis.dim, variables, exclude, provider.name)
     pieces = {
         name: provider.piece(name, dataset.variables[name].dims.index(axis.dim))
         for name in chosen.compressed

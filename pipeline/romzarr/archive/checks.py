@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import logging
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ from romzarr.errors import ArchiveError
 logger = logging.getLogger(__name__)
 
 _COMPRESSIBLE = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
-_KINDS = {"O": "objects", "U": "strings", "S": "strings", "T": "strings", "c": "complex numbers"}
+_PATTERN = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -30,43 +32,54 @@ class Selection:
 
 
 def select(
-    dataset: xr.Dataset, time_dim: str, variables: str | Sequence[str], archive: str
+    dataset: xr.Dataset,
+    time_dim: str,
+    variables: str | Sequence[str],
+    exclude: str | Sequence[str],
+    archive: str,
 ) -> Selection:
     """Decide which data variables of `dataset` are compressed, copied or left out.
 
-    Floating-point variables with the time dim are compressed if they are among `variables`.
-    Bounds of coordinates, variables without time, integers, booleans and calendar times are copied.
+    Floating-point variables with the time dim are compressed if they are among `variables`, else
+    left out. All others are copied: bounds of coordinates, variables without time, integers,
+    booleans, complex numbers, strings, times, and what has a dim of size zero. Those that `exclude`
+    names are left out in any case. Both are names, or patterns with ``*``, ``?`` and ``[...]``.
 
     Raises
     ------
     ArchiveError
-        If a name is unknown, a requested variable holds objects, strings or complex numbers or has
-        a dim of size zero, or there is nothing to compress.
+        If a name or pattern fits no variable, a number is too wide to be stored, or there is
+        nothing to compress.
     """
-    wanted = _wanted(dataset, variables, archive)
+    _refuse_paths(dataset, archive)
+    known = tuple(map(str, dataset.data_vars))
+    wanted = known if variables == "all" else _named(known, variables, "archive.variables", archive)
+    unwanted = () if exclude == "none" else _named(known, exclude, "archive.exclude", archive)
     bounds = _bounds(dataset)
-    compressed, carried, left_out = [], [], []
-    for name in map(str, dataset.data_vars):
+    compressed, carried, left_out = list[str](), list[str](), list[str]()
+    for name in known:
         variable = dataset.variables[name]
-        if time_dim not in variable.dims or name in bounds or _is_exact(variable):
-            carried.append(name)
-        elif name not in wanted:
+        if name in unwanted:
             left_out.append(name)
+        elif time_dim not in variable.dims or name in bounds or not _is_compressible(variable):
+            _refuse_unstorable(name, variable, archive)
+            carried.append(name)
         else:
-            _refuse_unsuitable(name, variable, archive)
-            compressed.append(name)
-    if not compressed:
+            (compressed if name in wanted else left_out).append(name)
+    # Where all are wanted, what changes in time may all be of other kinds.
+    changing = [name for name in carried if time_dim in dataset.variables[name].dims]
+    if not compressed and (variables != "all" or not changing):
         raise ArchiveError(
             f"archive {archive!r}: no floating-point variable has dim {time_dim!r} "
             f"(among {', '.join(map(repr, wanted)) or 'no variables'}); name one in "
             "archive.variables, or correct archive.time"
         )
     if left_out:
-        logger.info("not in archive.variables, and so left out: %s", ", ".join(left_out))
+        logger.info("not among archive.variables, and so left out: %s", ", ".join(left_out))
     return Selection(tuple(compressed), tuple(carried), tuple(left_out))
 
 
-def _wanted(dataset: xr.Dataset, variables: str | Sequence[str], archive: str) -> tuple[str, ...]:
+def _refuse_paths(dataset: xr.Dataset, archive: str) -> None:
     for name in dataset.variables:
         # Names become paths in the store.
         if not isinstance(name, str) or not name or "/" in name or name.startswith((".", "__")):
@@ -74,20 +87,27 @@ def _wanted(dataset: xr.Dataset, variables: str | Sequence[str], archive: str) -
                 f"archive {archive!r}: variable name {name!r} cannot be a path in the store; "
                 "rename it: text without '/' that does not start with '.' or '__'"
             )
-    known = tuple(map(str, dataset.data_vars))
-    if variables == "all":
-        return known
-    wanted = (variables,) if isinstance(variables, str) else tuple(variables)
-    for name in wanted:
-        if name not in known:
+
+
+def _named(
+    known: Sequence[str], given: str | Sequence[str], setting: str, archive: str
+) -> tuple[str, ...]:
+    """Data variables that some names and patterns fit."""
+    found: list[str] = []
+    for name in (given,) if isinstance(given, str) else given:
+        fits = [name] if name in known else []
+        if not fits and _PATTERN.search(name):
+            fits = fnmatch.filter(known, name)
+        if not fits:
             folded = {candidate.casefold(): candidate for candidate in known}
             nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.0)
             hint = f"; nearest is {folded[nearest[0]]!r}" if nearest else ""
             raise ArchiveError(
-                f"archive {archive!r}: there is no data variable {name!r} (archive.variables)"
+                f"archive {archive!r}: there is no data variable {name!r} ({setting})"
                 f"{hint}; allowed are {', '.join(map(repr, known)) or 'none'}"
             )
-    return wanted
+        found += fits
+    return tuple(dict.fromkeys(found))
 
 
 def refuse_names(names: Iterable[Hashable], archive: str) -> None:
@@ -120,22 +140,28 @@ def _bounds(dataset: xr.Dataset) -> frozenset[str]:
     return frozenset(name for name in found if isinstance(name, str))
 
 
-def _is_exact(variable: xr.Variable) -> bool:
-    return variable.dtype.kind in "iub" or is_calendar(variable)
-
-
-def _refuse_unsuitable(name: str, variable: xr.Variable, archive: str) -> None:
+def _is_compressible(variable: xr.Variable) -> bool:
     # Variable-length strings have no byte order.
-    if variable.dtype.kind != "f" or variable.dtype.newbyteorder("=") not in _COMPRESSIBLE:
-        found = _KINDS.get(variable.dtype.kind, "other numbers")
+    is_float = variable.dtype.kind == "f"
+    return (
+        is_float and variable.dtype.newbyteorder("=") in _COMPRESSIBLE and 0 not in variable.shape
+    )
+
+
+def _refuse_unstorable(name: str, variable: xr.Variable, archive: str) -> None:
+    """Refuse what Zarr cannot store; of objects one is read."""
+    widest = {"f": 8, "c": 16}.get(variable.dtype.kind, variable.dtype.itemsize)
+    if variable.dtype.itemsize > widest:
         raise ArchiveError(
-            f"archive {archive!r}: variable {name!r} holds {found} (dtype {variable.dtype}) that "
-            "change in time; only float16, float32 and float64 can be compressed. Convert it, "
-            "or list the other variables in archive.variables"
+            f"archive {archive!r}: variable {name!r} has dtype {variable.dtype}, which Zarr cannot "
+            "store; convert it to float64 or complex128, or leave it out (archive.exclude)"
         )
-    empty = [str(dim) for dim, size in variable.sizes.items() if size == 0]
-    if empty:
+    if variable.dtype.kind != "O" or variable.size == 0 or is_calendar(variable):
+        return
+    first = variable[(0,) * variable.ndim].values.item()
+    missing = first is None or first != first
+    if not isinstance(first, str) and not missing:
         raise ArchiveError(
-            f"archive {archive!r}: variable {name!r} has shape {variable.shape}: dim "
-            f"{empty[0]!r} has size zero; drop it, or list the other variables in archive.variables"
+            f"archive {archive!r}: variable {name!r} holds objects ({type(first).__name__}), which "
+            "cannot be stored; convert them to numbers or text, or leave it out (archive.exclude)"
         )

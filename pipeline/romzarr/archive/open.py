@@ -34,6 +34,7 @@ def open_archive(
     variables: Literal["all"] | Sequence[str] = "all",
     weights: str = "none",
     missing_chunks: MissingChunks = "error",
+    exclude: Literal["none"] | Sequence[str] = "none",
 ) -> Archive:
     """Open an archive and check everything that can be checked without reading values.
 
@@ -47,13 +48,15 @@ def open_archive(
     time : str, default "auto"
         Time dim or coordinate; see `romzarr.archive.time_axis.time_axis`.
     variables : "all" or sequence of str
-        Data variables to compress. Other floating-point variables that change in time are left
-        out; everything else is copied.
+        Names and patterns of data variables to compress. Other floating-point variables that change
+        in time are left out; everything else is copied.
     weights : str, default "none"
         "none", "cos(latitude)", or the name of a coordinate or variable.
     missing_chunks : {"error", "fill"}
         Whether missing chunks of a Zarr store are refused or read as the fill value. Where no
         chunk exists at any time, the fill value is read in either case.
+    exclude : "none" or sequence of str
+        Names and patterns of data variables to leave out, whatever they are.
 
     Returns
     -------
@@ -67,11 +70,13 @@ def open_archive(
         If a chunk is missing.
     """
     if isinstance(source, xr.Dataset | xr.DataArray):
-        return archive_from(_provider(source, missing_chunks), time, variables, weights)
+        provider = _provider(source, missing_chunks)
+        return archive_from(provider, time, variables, weights, exclude=exclude)
     location = normalised(source)
     # Before anything is read, so that later writes are noticed.
     stamp = stamp_of(location)
-    opened = archive_from(_provider(location, missing_chunks), time, variables, weights)
+    provider = _provider(location, missing_chunks)
+    opened = archive_from(provider, time, variables, weights, exclude=exclude)
     return replace(opened, location=location, stamp=stamp)
 
 

@@ -21,9 +21,8 @@ from romzarr.coding.fill import fill_masked
 from romzarr.coding.tiles import code_values, coded_values, even_length
 from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadBlock, ReadCost, Region
 from romzarr.inner_product import InnerProduct
+from romzarr.numerics.gaps import fill_value_in
 from romzarr.numerics.moments import Moments
-from romzarr.numerics.pod.block import find_defect
-from romzarr.numerics.pod.factors import Defect, Place
 from romzarr.numerics.rounding import rounded_sum
 
 # Snapshots of a tile where chunks allow it, and how many times more are too many: whoever reads
@@ -101,7 +100,8 @@ class Sums:
     """What is known after some tiles: by part of space, and of all together.
 
     ``lost`` is their squared error, ``counted`` the weight of their values, ``nbytes`` what they
-    take coded. ``defect`` says that somewhere values are infinite, or NaN come and go.
+    take coded. ``defect`` says that somewhere values are infinite or fill values, too large to be
+    squared, or that NaN come and go.
     """
 
     parts: Mapping[Lengths, Part] = field(default_factory=dict)
@@ -329,51 +329,6 @@ class OnHeld:
 
 
 @dataclass(frozen=True)
-class FindDefect:
-    """Task: the earliest defect of a tile, and the mask of its first snapshot."""
-
-    time_axis: int
-
-    def __call__(self, block: ReadBlock, tile: Tile) -> Defects:
-        values, time = _native(block.values, self.time_axis), tile.region[self.time_axis].start
-        flat = values.reshape(len(values), -1)
-        index = (*tile.index[: self.time_axis], *tile.index[self.time_axis + 1 :])
-        found = find_defect(flat, Place(0, 0, time))
-        return {index: Seen(time, np.isnan(flat[0]), found)}
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Mask of the first snapshot of a part of space, and its earliest defect."""
-
-    start: int
-    mask: Mask
-    defect: Defect | None
-
-    def joined(self, other: Seen) -> Seen:
-        first, second = sorted((self, other), key=lambda each: each.start)
-        found = [each.defect for each in (first, second) if each.defect is not None]
-        changed = first.mask != second.mask
-        if changed.any():
-            point = int(np.argmax(changed))
-            kind = "vanishes" if first.mask[point] else "appears"
-            found.append(Defect(second.start, kind, 0, point))
-        return Seen(first.start, first.mask, min(found, key=lambda each: each.time, default=None))
-
-
-Defects = dict[Lengths, Seen]
-
-
-def joined_defects(several: Sequence[Defects]) -> Defects:
-    """What is known of each part of space after several tiles."""
-    found: Defects = {}
-    for each in several:
-        for place, seen in each.items():
-            found[place] = found[place].joined(seen) if place in found else seen
-    return found
-
-
-@dataclass(frozen=True)
 class Sampled:
     """Moments of some tiles; of a few also runs of snapshots of their middles, filled in where
     masked, about the order of their tiles in time."""
@@ -442,7 +397,9 @@ def _valid(values: Floats) -> Mask | None:
 
 
 def _defective(values: Floats, valid: Mask | None) -> bool:
-    """Whether values are infinite, or NaN come and go."""
+    """Whether values are infinite, look like fill values, or NaN come and go."""
+    if fill_value_in(values) is not None:
+        return True
     if valid is None:
         # A sum is not finite where a value is not, and needs no array of its own. It may overflow.
         with np.errstate(over="ignore", invalid="ignore"):

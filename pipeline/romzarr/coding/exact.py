@@ -1,4 +1,4 @@
-"""Floats as integers that compress better, and back to the bit.
+"""Floats and integers as integers that compress better, and back to the bit.
 
 The bits of a float, read as an integer with the sign taken care of, grow with the float; so
 what is smooth has small differences, whatever the bits mean. Differences wrap around, and
@@ -25,6 +25,7 @@ from romzarr.coding.tiles import extended
 from romzarr.contracts import Floats
 
 Unsigned = NDArray[np.unsignedinteger[Any]]
+Numbers = NDArray[np.number[Any]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class ExactCoding:
 
 
 def encode_exact(
-    values: Floats, tile: Sequence[int], coding: ExactCoding, level: int = LEVEL
+    values: Numbers, tile: Sequence[int], coding: ExactCoding, level: int = LEVEL
 ) -> bytes:
     """Code one tile, the part of it that lies within the array, to the bit.
 
@@ -86,7 +87,7 @@ def encode_exact(
     return content
 
 
-def to_integers(values: Floats, axes: Sequence[int], packing: Packing | None = None) -> Unsigned:
+def to_integers(values: Numbers, axes: Sequence[int], packing: Packing | None = None) -> Unsigned:
     """Integers of the shape of `values`: their differences along each of `axes`.
 
     Without axes, those they are packed in, or else their own bits.
@@ -110,22 +111,22 @@ def to_integers(values: Floats, axes: Sequence[int], packing: Packing | None = N
 
 def from_integers(
     integers: Unsigned, axes: Sequence[int], dtype: np.dtype[Any], packing: Packing | None = None
-) -> Floats:
+) -> Numbers:
     """Values of `dtype` (native byte order) from what `to_integers` made of them, to the bit."""
     found = _unfolded(integers) if len(axes) else integers
     for axis in reversed(axes):
         found = np.cumsum(found, axis=axis, dtype=found.dtype)
     if packing is None:
-        return _floats(found, dtype) if len(axes) else found.view(dtype)
+        return _values(found, dtype) if len(axes) else found.view(dtype)
     return _unpacked(found.view(packing.integer), dtype, packing)
 
 
-def packs(values: Floats, packing: Packing) -> bool:
+def packs(values: Numbers, packing: Packing) -> bool:
     """Whether packing loses nothing of `values`, not even a bit."""
     return _packed(values, packing) is not None
 
 
-def same_bits(a: Floats, b: Floats) -> NDArray[np.bool_]:
+def same_bits(a: Numbers, b: Numbers) -> NDArray[np.bool_]:
     """Where values of one dtype agree in every bit."""
     agree: NDArray[np.bool_] = _bits(a) == _bits(b)
     return agree
@@ -135,21 +136,25 @@ def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"u{dtype.itemsize}")
 
 
-def _bits(values: Floats) -> Unsigned:
+def _bits(values: Numbers) -> Unsigned:
     native = np.asarray(values, values.dtype.newbyteorder("="), order="C")
     bits: Unsigned = native.view(_unsigned(values.dtype))
     return bits
 
 
-def _ordered(values: Floats) -> Unsigned:
-    """Bits of floats as unsigned integers in the order of the floats."""
+def _ordered(values: Numbers) -> Unsigned:
+    """Bits of floats as unsigned integers in the order of the floats; integers as they are."""
     bits = _bits(values)
+    if values.dtype.kind != "f":
+        return bits
     top = bits.dtype.type(1 << (8 * bits.itemsize - 1))
     ordered: Unsigned = np.where(bits & top, ~bits, bits | top)
     return ordered
 
 
-def _floats(ordered: Unsigned, dtype: np.dtype[Any]) -> Floats:
+def _values(ordered: Unsigned, dtype: np.dtype[Any]) -> Numbers:
+    if dtype.kind != "f":
+        return ordered.view(dtype)
     top = ordered.dtype.type(1 << (8 * ordered.itemsize - 1))
     floats: Floats = np.where(ordered & top, ordered ^ top, ~ordered).view(dtype)
     return floats
@@ -170,7 +175,7 @@ def _unfolded(folded: Unsigned) -> Unsigned:
     return unfolded
 
 
-def _packed(values: Floats, packing: Packing) -> NDArray[Any] | None:
+def _packed(values: Numbers, packing: Packing) -> NDArray[Any] | None:
     """Integers that unpack to `values` to the bit; None if there are none."""
     limits = np.iinfo(packing.integer)
     missing = np.isnan(values)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from romzarr.coding.bands import depth
 from romzarr.coding.field import WHOLE, coded_field, encode_field, encoded_and_decoded
 from romzarr.contracts import Floats, Region
+
+N = TypeVar("N", bound=np.generic)
 
 # Values of a tile of fields (all modes together), and the points in space they are cut to:
 # small tiles know little of their neighbours, large ones make reading one point slow.
@@ -104,7 +107,7 @@ def region_of(index: Sequence[int], shape: Sequence[int], tile: Sequence[int]) -
     )
 
 
-def extended(values: Floats, tile: Sequence[int]) -> Floats:
+def extended(values: NDArray[N], tile: Sequence[int]) -> NDArray[N]:
     """`values` with its trailing axes brought to the lengths of `tile` by repeating the end."""
     leading = values.ndim - len(tile)
     missing = [t - n for n, t in zip(values.shape[leading:], tile, strict=True)]

@@ -36,6 +36,7 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
         source,
         time=made.time,
         variables=made.variables,
+        exclude=made.exclude,
         missing_chunks=config.archive.missing_chunks,
     )
     try:
@@ -102,22 +103,38 @@ class ComparedBlock:
         return x, y
 
     @cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """Where both are numbers, which are neither infinite nor fill values of the store."""
+        x, y = (each.reshape(len(self.span), -1) for each in self.values)
+        return np.isfinite(x) & np.isfinite(y) & ~np.isin(x, self._fills)
+
+    @cached_property
     def counted(self) -> tuple[Matrix, Matrix]:
         """Original values and their errors as float64, both zero where nothing can be measured."""
         x, y = self.floats
-        # What is lossless may hold infinities, which are right or `unlike`.
-        counts = np.isfinite(x) & np.isfinite(y) if self.lossless else ~np.isnan(x)
         errors = x - y
-        if not counts.all():
-            x, errors = (np.where(counts, each, 0.0) for each in (x, errors))
+        if not self.present.all():
+            x, errors = (np.where(self.present, each, 0.0) for each in (x, errors))
         return x, errors
 
     @property
     def unlike(self) -> NDArray[np.bool_]:
-        """Where NaN differs, or any bit of what is lossless."""
+        """Where a missing, infinite or fill value differs, or any bit of what is lossless."""
         x, y = self.values
-        unlike = ~same_bits(x, y) if self.lossless else np.isnan(x) != np.isnan(y)
+        if self.lossless:
+            unlike = ~same_bits(x, y)
+        else:
+            special = ~np.isfinite(x) | ~np.isfinite(y) | np.isin(x, self._fills)
+            unlike = special & (x != y) & ~(np.isnan(x) & np.isnan(y))
         return unlike.reshape(len(self.span), -1)
+
+    @cached_property
+    def _fills(self) -> NDArray[Any]:
+        """Fill values that the store keeps exactly, of any of its parts."""
+        stored = [part.variables[self.variable] for part in self.opened.parts]
+        found = {v for each in stored if each.gaps for v in each.gaps.special.values()}
+        finite = [value for value in sorted(found, key=str) if np.isfinite(value)]
+        return np.array(finite, stored[0].dtype)
 
     def index(self, number: int) -> tuple[int, ...]:
         """Return the snapshot and the place in each space dim of a value, by its flat number."""

@@ -6,16 +6,17 @@ A new measure is a class here, a line in `MEASURES`, and a field of `romzarr.rep
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.comparison.blocks import ComparedBlock
-from romzarr.comparison.fold import Measure, Sums, added_fields
+from romzarr.comparison.fold import Measure, Sums
 from romzarr.contracts import Coding, Matrix
-from romzarr.inner_product import InnerProduct
+from romzarr.numerics.moments import MomentsWithGaps
 from romzarr.store.reading.reader import CoefficientStore
 
 
@@ -58,13 +59,15 @@ class _Largest:
 
 
 class Unlike(_Largest):
-    """1 where NaN differs, or any bit of what is lossless, else 0."""
+    """1 where a value that is kept exactly differs, else 0."""
 
     def sizes(self, block: ComparedBlock) -> NDArray[np.bool_]:
         return block.unlike
 
     def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
-        what = "the value" if opened.variables[variable].coding == Coding.LOSSLESS else "NaN"
+        stored = opened.variables[variable]
+        exact = stored.coding == Coding.LOSSLESS or stored.gaps is not None
+        what = "the value" if exact else "NaN"
         return f"{what} differs at" if value else ""
 
 
@@ -85,14 +88,11 @@ class LargestError(_Largest):
 
 @dataclass(frozen=True)
 class ErrorSums:
-    """Sums over the ``snapshots`` of one space block, in its ``inner`` product; the fluctuation is
-    that about the ``mean`` (n,)."""
+    """Moments of the values of one space block, and the sum of their squared errors in the same
+    inner product."""
 
-    snapshots: int
-    mean: Matrix
-    squared_fluctuation: float
+    moments: MomentsWithGaps
     squared_error: float
-    inner: InnerProduct
 
 
 class RelativeError:
@@ -100,33 +100,19 @@ class RelativeError:
 
     def of_block(self, block: ComparedBlock) -> ErrorSums:
         values, errors = block.counted
-        # About the first snapshot first: means that dwarf the fluctuation would cost its digits.
-        mean = values[0] + (values - values[0]).mean(axis=0)
-        fluctuation = float(block.inner.sum((values - mean) ** 2))
-        error = float(block.inner.sum(errors**2))
-        return ErrorSums(len(values), mean, fluctuation, error, block.inner)
+        moments = MomentsWithGaps.of(values, block.present, block.inner)
+        return ErrorSums(moments, float(block.inner.sum(errors**2)))
 
     def add(self, parts: Sequence[ErrorSums]) -> ErrorSums:
-        """Join fluctuations about the means of parts.
-
-        As in T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample
-        variance", Am. Stat. 37 (1983) 242-247.
-        """
-        total = added_fields(parts, snapshots=sum, squared_fluctuation=sum, squared_error=sum)
-        lengths = np.array([part.snapshots for part in parts])
-        means = np.array([part.mean for part in parts])
-        mean = means[0] + lengths @ (means - means[0]) / total.snapshots
-        between = float(lengths @ total.inner.sum((means - mean) ** 2, axis=1))
-        fluctuation = total.squared_fluctuation + between
-        return replace(total, mean=mean, squared_fluctuation=fluctuation)
+        moments = reduce(MomentsWithGaps.joined, (part.moments for part in parts))
+        return ErrorSums(moments, sum(part.squared_error for part in parts))
 
     def finding(self, parts: Sequence[ErrorSums]) -> Finding:
         error = float(np.sqrt(sum(part.squared_error for part in parts)))
-        fluctuation = float(np.sqrt(sum(part.squared_fluctuation for part in parts)))
+        fluctuation = float(np.sqrt(sum(part.moments.square for part in parts)))
         relative = _finite(error / fluctuation if error and fluctuation else error)
         # Where nothing fluctuates there is nothing that an error could be measured by.
-        fluctuates = any(part.squared_fluctuation for part in parts)
-        return Finding(relative, conclusive=fluctuates or not relative > 0)
+        return Finding(relative, conclusive=fluctuation > 0 or not relative > 0)
 
     def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
         tolerance = float(opened.facts["tolerance"])

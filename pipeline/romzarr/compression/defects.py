@@ -1,4 +1,4 @@
-"""What is wrong with data that cannot be compressed, where, and what to do about it."""
+"""What is wrong with data that cannot be compressed as it is, and where."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from romzarr.archive import Archive
 from romzarr.archive.time_axis import shown_time
 from romzarr.contracts import Region
-from romzarr.errors import ArchiveError
+from romzarr.errors import ArchiveError, GapsError
 from romzarr.numerics.pod.factors import Defect
 
 
@@ -22,21 +22,20 @@ def defect_error(archive: Archive, number: int, region: Region, defect: Defect) 
     )
     where = f"{archive.name}: variable {variable.name!r} at {_when(archive, defect.time)}"
     where += f", {place}" if place else ""
-    if defect.kind == "inf":
-        return ArchiveError(
-            f"{where}: found an infinite value, allowed are finite values, and NaN where it is "
-            f"NaN at all times; repair the value or leave the variable out"
-        )
     if defect.kind == "scale":
         return ArchiveError(
             f"{where}: found fluctuations that cannot be squared in float64, allowed are about "
             f"1e-140 to 1e140; multiply the variable by a power of ten, or use tolerance 0"
         )
-    found, before = ("NaN", "a number") if defect.kind == "appears" else ("a number", "NaN")
-    return ArchiveError(
-        f"{where}: found {found} where the snapshots before have {before}; NaN must not come and "
-        f"go: fill the gaps, or leave the variable out"
-    )
+    return GapsError(f"{where}: {_FOUND[defect.kind]}")
+
+
+_FOUND = {
+    "inf": "found an infinite value",
+    "fill": "found what looks like a fill value that no attribute declares",
+    "appears": "found NaN where the snapshots before have a number",
+    "vanishes": "found a number where the snapshots before have NaN",
+}
 
 
 def _when(archive: Archive, index: int) -> str:

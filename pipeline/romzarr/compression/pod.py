@@ -296,11 +296,13 @@ def _run_tree(archive: Archive, tolerance: float, scales: Mapping[int, float] | 
 
 
 def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
-    """Squared fluctuation (V,) of every variable."""
+    """Squared fluctuation (V,) of every variable; of one with gaps that of its numbers."""
     return np.array(
         [
             factor.gram[v].energies.sum() + factor.discarded[v] + factor.apart.get(v, 0.0)
-            for v in range(len(archive.variables))
+            if variable.gaps is None
+            else variable.gaps.fluctuation
+            for v, variable in enumerate(archive.variables)
         ]
     )
 

@@ -142,6 +142,9 @@ def _written(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, boun
 
 def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: float) -> Found:
     """Residuals with one step, in the store."""
+    if variable.gaps is not None:
+        # There is nothing to be corrected in gaps.
+        variable = replace(variable, source=variable.gaps.source)
     name, tile = variable.name, aligned_tile(variable, LEAST, MOST)
     writer.create_residuals(name, variable.dims, variable.shape, tile, step)
     task = WriteResiduals(draft, writer.residuals, name, variable.time_axis, step)

@@ -37,7 +37,7 @@ from romzarr.coding.rates import Rates, allocate, position_within, power_at, rat
 from romzarr.coding.tiles import field_levels, grid, value_levels
 from romzarr.compression.values import AIM, SUMMANDS, ValuesPlan
 from romzarr.contracts import ArchivedVariable, Matrix, Region
-from romzarr.errors import AccuracyError
+from romzarr.errors import AccuracyError, GapsError
 from romzarr.numerics.budget import VariableNorms, split_budget
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,11 @@ def survey(
 
     Without variables of which a sample says nothing: POD says what is wrong with them, or that
     they are constant.
+
+    Raises
+    ------
+    GapsError
+        If a sample has values that are no numbers, and nobody has looked for these.
     """
     found = {}
     for number in numbers:
@@ -124,9 +129,12 @@ def survey(
             variable.dtype,
             (variable.shape[variable.time_axis], *variable.space_shape),
             values_tile(variable),
+            None if variable.gaps is None else variable.gaps.fluctuation,
         )
         result = delayed(_surveyed, pure=False)(_sample(variable), facts, tuple(tolerances))
         (said,) = dask.compute(result)
+        if said is None and not archive.gaps_known:
+            raise GapsError(f"{archive.name}: variable {variable.name!r} may have gaps")
         if said:
             found[number] = said
             for tolerance, each in zip(tolerances, said, strict=True):
@@ -156,19 +164,29 @@ def _sample(variable: ArchivedVariable) -> Delayed:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a task has to know of a variable: its ``shape`` (m, *space), and its tiles."""
+    """What a task has to know of a variable: its ``shape`` (m, *space), its tiles, and its squared
+    ``fluctuation``, where that of its samples is another."""
 
     number: int
     dtype: np.dtype[Any]
     shape: Lengths
     tile: Lengths
+    fluctuation: float | None
+
+    def total(self, sums: Sums) -> float:
+        """Squared fluctuation of the record, as far as is known."""
+        return sums.foretold(self.shape[0]) if self.fluctuation is None else self.fluctuation
 
 
-def _surveyed(sampled: Sampled, facts: _Facts, tolerances: Sequence[float]) -> tuple[Surveyed, ...]:
-    """What runs of snapshots say, with the moments of more of them."""
+def _surveyed(
+    sampled: Sampled, facts: _Facts, tolerances: Sequence[float]
+) -> tuple[Surveyed, ...] | None:
+    """What runs of snapshots say, with the moments of more of them; None if they are defective."""
+    if sampled.sums.defect:
+        return None
     runs = [run for index in sorted(sampled.runs) for run in sampled.runs[index]]
-    total = sampled.sums.foretold(facts.shape[0])
-    if sampled.sums.defect or not SMALLEST < total < LARGEST or len(runs) < RUNS:
+    total = facts.total(sampled.sums)
+    if not SMALLEST < total < LARGEST or len(runs) < RUNS:
         return ()
     # In place: they are as large as a task may hold.
     offset = float(np.float32(np.mean([run.mean() for run in runs])))
@@ -196,7 +214,7 @@ def _at_tolerance(
 ) -> Surveyed:
     """What runs (m, *space), from which the offset is taken, say at one tolerance."""
     # Mean square of a value about its mean in time.
-    variance = sums.foretold(facts.shape[0]) * sums.snapshots / facts.shape[0] / sums.counted
+    variance = facts.total(sums) * sums.snapshots / facts.shape[0] / sums.counted
     allowed = AIM * tolerance**2 * variance
     unit = UNIT * allowed**0.5
     found = [rates(run[None], (0, *value_levels(run.shape)), unit) for run in runs]

@@ -26,7 +26,6 @@ from romzarr.chunked.blocks import Lengths, lazy_tiles, time_groups
 from romzarr.chunked.slices import gathered
 from romzarr.chunked.spots import spread
 from romzarr.chunked.values import (
-    FindDefect,
     Held,
     HoldValues,
     MeasureValues,
@@ -37,13 +36,12 @@ from romzarr.chunked.values import (
     ValuesCoding,
     WriteValues,
     joined,
-    joined_defects,
 )
 from romzarr.coding.field import WHOLE, rounded_share, share_of
 from romzarr.coding.tiles import grid, region_of
 from romzarr.compression.defects import defect_error
 from romzarr.contracts import ArchivedVariable, ReadCost
-from romzarr.errors import AccuracyError
+from romzarr.errors import AccuracyError, GapsError
 from romzarr.numerics.pod.factors import Defect
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -121,8 +119,8 @@ def write_values(
 
     Raises
     ------
-    ArchiveError
-        If a value is infinite, or NaN come and go.
+    GapsError
+        If a value is infinite or a fill value, or NaN come and go.
     AccuracyError
         If no step meets the bound.
     """
@@ -134,8 +132,9 @@ def write_values(
             writer.share_mask(variable.name, plan.masked_as)
         else:
             _write_mask(writer, variable, plan.tile, sums, masks)
-        error = (sums.lost / sums.fluctuation) ** 0.5 * (1 + SUMMED) if sums.lost else 0.0
-        written[variable.name] = WrittenValues(error, sums.fluctuation, cost)
+        fluctuation = _fluctuation(variable, sums)
+        error = (sums.lost / fluctuation) ** 0.5 * (1 + SUMMED) if sums.lost else 0.0
+        written[variable.name] = WrittenValues(error, fluctuation, cost)
     return written
 
 
@@ -302,7 +301,8 @@ class _Coder:
 
     def settle(self) -> bool:
         """Code tiles anew with a finer step until the bound is met; False if that does not help."""
-        allowed = self._plan.tolerance**2 * self.sums.fluctuation * (1 - 4 * SUMMED)
+        fluctuation = _fluctuation(self._variable, self.sums)
+        allowed = self._plan.tolerance**2 * fluctuation * (1 - 4 * SUMMED)
         count = math.prod(self._tiles.grid)
         for attempt in range(MOST_ATTEMPTS):
             if self.sums.lost <= allowed:
@@ -338,7 +338,7 @@ class _Coder:
         seen, whole = self.sums.snapshots, self._lost_whole
         if not whole:
             return rounded_share(MOST_CHANGE)
-        allowed = aim * self._plan.tolerance**2 * self._fluctuation()
+        allowed = aim * self._plan.tolerance**2 * self._foretold()
         power = 1 / self._plan.power
         if seen < SETTLED * self._snapshots:
             known = seen / (seen + self._plan.surveyed)
@@ -348,12 +348,19 @@ class _Coder:
         ratio = float(np.clip(left * seen / self.sums.lost, 1 / MOST_CHANGE, MOST_CHANGE))
         return rounded_share(float((self.sums.lost / whole * ratio) ** power))
 
-    def _fluctuation(self) -> float:
+    def _foretold(self) -> float:
         """Squared fluctuation of the whole record, as far as is known."""
         plan, sums = self._plan, self.sums
+        if self._variable.gaps is not None:
+            return self._variable.gaps.fluctuation
         if sums.snapshots > plan.known:
             return sums.foretold(self._snapshots)
         return plan.variance * sums.counted / sums.snapshots * self._snapshots
+
+
+def _fluctuation(variable: ArchivedVariable, sums: Sums) -> float:
+    """Squared fluctuation of a record that has been seen; with gaps that of its numbers."""
+    return sums.fluctuation if variable.gaps is None else variable.gaps.fluctuation
 
 
 def _batches(variable: ArchivedVariable, tile: Lengths) -> list[list[int]]:
@@ -374,19 +381,9 @@ def _reversed_bits(number: int) -> int:
 
 
 def _defect_error(archive: Archive, plan: ValuesPlan) -> Exception:
-    """Say where the earliest defect is, which takes another look at everything."""
+    """What is wrong with a variable: it may have gaps; or its fluctuations cannot be squared."""
     variable = archive.variables[plan.number]
-    task = FindDefect(variable.time_axis)
-    lazy = lazy_tiles(variable, plan.tile, task, joined_defects)
-    found = gathered(lazy, joined_defects, SUMMANDS)
-    earliest: list[tuple[int, Lengths, Defect]] = sorted(
-        ((seen.defect.time, place, seen.defect) for place, seen in found.items() if seen.defect),
-        key=lambda each: each[:2],
-    )
-    if not earliest:
-        # All values are finite, and NaN at rest: their squares are not.
-        region = tuple(slice(0, n) for n in variable.space_shape)
-        return defect_error(archive, plan.number, region, Defect(0, "scale", 0, 0))
-    _, place, defect = earliest[0]
-    region = region_of(place, variable.space_shape, _space(plan.tile, variable))
-    return defect_error(archive, plan.number, region, defect)
+    if not archive.gaps_known:
+        return GapsError(f"{archive.name}: variable {variable.name!r} may have gaps")
+    region = tuple(slice(0, n) for n in variable.space_shape)
+    return defect_error(archive, plan.number, region, Defect(0, "scale", 0, 0))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from romzarr.archive import Archive
+from romzarr.compression.gaps import with_gaps
 from romzarr.compression.lossless import write_lossless
 from romzarr.compression.pod import factor_archive
 from romzarr.compression.pointwise import sharpened_by, write_residuals
@@ -22,14 +23,28 @@ NO_CODINGS = Codings((), 0, "float64")
 ERRORS = "relative_l2_error"
 
 
-def write_archive(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+def write_archive(
+    writer: StoreWriter, archive: Archive, config: Config, gaps: bool = False
+) -> Result:
     """Put an archive into a store, within the tolerance and bounds on single values.
 
     Reads every chunk once, again where values are coded after a POD, and again where single values
-    are bounded. Runs Dask.
+    are bounded. With `gaps` everything is read once more before, and these are kept. Runs Dask.
+
+    Raises
+    ------
+    GapsError
+        If values are missing at some times, infinite, or fill values, without `gaps`.
     """
-    write = _write_lossless if config.compression.tolerance == 0 else _write_lossy
-    return write(writer, archive, config)
+    if config.compression.tolerance == 0:
+        return _write_lossless(writer, archive, config)
+    if not gaps:
+        return _write_lossy(writer, archive, config)
+    with step("gaps") as looking:
+        archive, cost = with_gaps(archive, writer)
+        looking.bytes = cost.bytes_read
+    result = _write_lossy(writer, archive, config)
+    return replace(result, cost=result.cost + cost)
 
 
 def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Result:

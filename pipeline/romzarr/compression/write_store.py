@@ -22,8 +22,9 @@ from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Mask
+from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Gaps, Mask
 from romzarr.numerics.pod.roughness import runs
+from romzarr.store import layout
 from romzarr.store.writing.writer import StoreWriter
 
 # Where it ran says nothing of what is stored.
@@ -144,6 +145,7 @@ def facts(
                 "chunks": _compact_chunks(variable.chunks),
                 "attrs": archive.variable_attrs[variable.name],
                 "encoding": archive.variable_encoding[variable.name],
+                **({"gaps": _gap_facts(variable.gaps)} if variable.gaps else {}),
             }
             for number, variable in enumerate(archive.variables)
         },
@@ -157,6 +159,17 @@ def facts(
         "versions": {name: version(name) for name in PACKAGES},
         **(model_facts(model) if model else {}),
     }
+
+
+def _gap_facts(gaps: Gaps) -> dict[str, Any]:
+    special = {str(code): layout.special_to_json(v) for code, v in gaps.special.items()}
+    found: dict[str, Any] = {} if special == layout.MISSING else {"special": special}
+    if gaps.runs is None:
+        return found | {"home": gaps.home}
+    # A code that is not said is that of NaN.
+    runs = [run[:2] if run[2] == 1 else run for run in gaps.runs.tolist()]
+    masked = {"masked": gaps.masked} if gaps.masked > 1 else {}
+    return found | {"runs": runs} | masked
 
 
 def _rounded_up(error: float, tolerance: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from romzarr.contracts import Matrix, Vector
+from romzarr.contracts import Floats, Mask, Matrix, Vector
 from romzarr.inner_product import InnerProduct
 
 
@@ -70,3 +70,43 @@ class Moments:
         if self.blocks > 1 and snapshots > self.snapshots:
             between *= self.blocks / (self.blocks - 1)
         return (self.within + between) * snapshots / self.snapshots
+
+
+@dataclass(frozen=True)
+class MomentsWithGaps:
+    """Moments of n points that have numbers at some of the snapshots only.
+
+    ``counts`` (n,) are the numbers of each point, ``mean`` (n,) their average (0 where there are
+    none), ``square`` their weighted sum of squares about it, in the ``inner`` product.
+    """
+
+    counts: Vector
+    mean: Vector
+    square: float
+    inner: InnerProduct
+
+    @classmethod
+    def of(cls, values: Floats, present: Mask, inner: InnerProduct) -> MomentsWithGaps:
+        """Those of one block of snapshots (m, n), with numbers where they are ``present``."""
+        counts = present.sum(axis=0, dtype=np.float64)
+        # About a number of each point first: means that dwarf the fluctuation would cost its
+        # digits, and what is constant is constant exactly.
+        reference = values[np.argmax(present, axis=0), np.arange(values.shape[1])]
+        reference = np.where(counts > 0, reference, 0.0).astype(np.float64)
+        about = np.zeros(values.shape)
+        np.subtract(values, reference, out=about, where=present)
+        shift = about.sum(axis=0) / np.maximum(counts, 1)
+        np.subtract(about, shift, out=about, where=present)
+        square = float(inner.sum(np.einsum("tp,tp->p", about, about)))
+        return cls(counts, reference + shift, square, inner)
+
+    def joined(self, other: MomentsWithGaps) -> MomentsWithGaps:
+        """Those of both, at the same points (Chan, Golub, LeVeque 1983, Equation 2.1)."""
+        total = self.counts + other.counts
+        share = other.counts / np.maximum(total, 1)
+        difference = np.where(other.counts > 0, other.mean - self.mean, 0.0)
+        # Where there was nothing before, there is nothing between.
+        between = self.counts * share * difference**2
+        mean = np.where(self.counts > 0, self.mean + difference * share, other.mean)
+        square = self.square + other.square + float(self.inner.sum(between))
+        return MomentsWithGaps(total, mean, square, self.inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,13 @@ from romzarr.compression.pointwise import check_bounds
 from romzarr.compression.write_archive import write_archive
 from romzarr.compression.write_pod import Result
 from romzarr.config import Config, given_config, settled
+from romzarr.errors import GapsError
 from romzarr.progress import step, working_on
 from romzarr.reports import CompressionReport, advice
 from romzarr.store.reading.facts import errors_of
 from romzarr.store.writing.writer import StoreWriter
+
+log = logging.getLogger(__name__)
 
 
 def compress(
@@ -100,16 +104,36 @@ def compress(
         with step("open") as opening:
             archive = open_checked(source, config)
             opening.bytes = archive.raw_bytes
-        with (
-            StoreWriter(store, overwrite, forbid=forbidden) as writer,
-            # Tasks run side by side already; BLAS threads on top would fight for the cores.
-            threadpool_limits(1, user_api="blas"),
-        ):
-            with archive.unchanging():
-                result = write_archive(writer, archive, config)
-            with step("commit"):
-                stored = writer.commit(result.facts)
+        # Tasks run side by side already; BLAS threads on top would fight for the cores.
+        with threadpool_limits(1, user_api="blas"):
+            try:
+                result, stored = _stored(archive, store, config, overwrite, forbidden)
+            except GapsError as found:
+                log.info("everything is read once more for its gaps: %s", found)
+                result, stored = _stored(archive, store, config, overwrite, forbidden, gaps=True)
     return _report(archive, result, stored, config, began, cpu)
+
+
+def _stored(
+    archive: Archive,
+    store: str | os.PathLike[str],
+    config: Config,
+    overwrite: bool,
+    forbid: Sequence[str | os.PathLike[str]],
+    gaps: bool = False,
+) -> tuple[Result, int]:
+    """Write the store; return what it holds, and its bytes. With `gaps` these are looked for.
+
+    Raises
+    ------
+    GapsError
+        If there are any, but they were not looked for.
+    """
+    with StoreWriter(store, overwrite, forbid=forbid) as writer:
+        with archive.unchanging():
+            result = write_archive(writer, archive, config, gaps)
+        with step("commit"):
+            return result, writer.commit(result.facts)
 
 
 def open_checked(source: Source, config: Config) -> Archive:
@@ -124,6 +148,7 @@ def open_checked(source: Source, config: Config) -> Archive:
         source,
         time=config.archive.time,
         variables=config.archive.variables,
+        exclude=config.archive.exclude,
         weights=config.archive.weights,
         missing_chunks=config.archive.missing_chunks,
     )

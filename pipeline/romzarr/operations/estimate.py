@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import zlib
@@ -15,15 +16,18 @@ from threadpoolctl import threadpool_limits
 from romzarr.archive import Archive, Source, name_of
 from romzarr.coding.residuals import residual_bits
 from romzarr.compression.choose_coding import choose_coding, coded_bytes
+from romzarr.compression.gaps import with_gaps
 from romzarr.compression.pod import factor_for
 from romzarr.compression.survey import LEAST_BYTES, Surveyed, survey
 from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config, given_config, settled
 from romzarr.contracts import Coding
-from romzarr.errors import AccuracyError, ConfigError
+from romzarr.errors import AccuracyError, ConfigError, GapsError
 from romzarr.operations.compress import open_checked
 from romzarr.progress import step, working_on
 from romzarr.reports import Estimate, EstimateReport, VariableEstimate
+
+log = logging.getLogger(__name__)
 
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 # What a bound on single values is priced at: so many times the root of the mean square error.
@@ -90,16 +94,22 @@ def estimate(
     with working_on(name_of(source)), threadpool_limits(1, user_api="blas"):
         archive = open_checked(source, config)
         with step("estimate"):
-            if archive.raw_bytes < LEAST_BYTES:
-                found = _from_all(archive, tolerances, config)
-            else:
-                found = _from_sample(archive, tolerances, config)
+            try:
+                found = _estimates(archive, tolerances, config)
+            except GapsError as gaps:
+                log.info("everything is read once more for its gaps: %s", gaps)
+                found = _estimates(with_gaps(archive)[0], tolerances, config)
     return EstimateReport(
         estimates=tuple(found),
         raw_bytes=archive.raw_bytes,
         snapshots=len(archive.time.values),
         seconds=time.perf_counter() - began,
     )
+
+
+def _estimates(archive: Archive, tolerances: Sequence[float], config: Config) -> list[Estimate]:
+    estimates = _from_all if archive.raw_bytes < LEAST_BYTES else _from_sample
+    return estimates(archive, tolerances, config)
 
 
 def _from_all(archive: Archive, tolerances: Sequence[float], config: Config) -> list[Estimate]:
@@ -183,7 +193,9 @@ def _estimate(
     fixed = FIXED_BYTES + VARIABLE_BYTES * len(variables) + JSON_SHARE * described
     if any(coding.has_modes for coding in codings.of):
         fixed += MODEL_BYTES
+    gaps = [v.gaps.nbytes for v in archive.variables if v.gaps and v.gaps.home == v.name]
     total = sum(each.stored_bytes for each in variables.values()) + fixed + _carried(archive)
+    total += sum(gaps) + VARIABLE_BYTES * len(gaps)
     return Estimate(tolerance, round(total), archive.raw_bytes / total, variables)
 
 

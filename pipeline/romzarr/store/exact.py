@@ -22,7 +22,7 @@ NAME = "romzarr.exact"
 
 @dataclass(frozen=True)
 class ExactCodec(ArrayBytesCodec):
-    """Converts floats to little-endian integers that compress better, without loss.
+    """Converts numbers to little-endian integers that compress better, without loss.
 
     Parameters
     ----------
@@ -78,16 +78,16 @@ class ExactCodec(ArrayBytesCodec):
         Raises
         ------
         ValueError
-            If an axis does not exist or is named twice, or `dtype` is not float16, float32 or
-            float64.
+            If an axis does not exist or is named twice, or `dtype` is none of floats, integers and
+            booleans.
         """
         if len(set(self.axes)) != len(self.axes) or not set(self.axes) <= set(range(len(chunk))):
             raise ValueError(
                 f"{NAME}: 'axes' of chunks {tuple(chunk)} must be different ones of these, "
                 f"found {list(self.axes)}"
             )
-        if dtype not in (np.dtype("f2"), np.dtype("f4"), np.dtype("f8")):
-            raise ValueError(f"{NAME}: keeps float16, float32 and float64, not {dtype}")
+        if dtype.kind not in "fiub" or dtype.itemsize > 8:
+            raise ValueError(f"{NAME}: keeps floats, integers and booleans, not {dtype}")
 
     def itemsize(self, dtype: np.dtype[Any]) -> int:
         """Return the bytes of the integer for one value."""

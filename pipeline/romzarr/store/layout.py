@@ -52,7 +52,7 @@ CHUNK_BYTES = 1 << 20
 STAMP = re.compile(r"\d{8}T\d{6}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # Arrays that a variable may have below basis/.
-_BASIS = ("episodes", "exact", "fields", "mask", "mean", "residuals", "values")
+_BASIS = ("episodes", "exact", "fields", "gaps", "mask", "mean", "residuals", "values")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 _COMPRESSORS = (["blosc", checksums.NAME], [checksums.NAME])
@@ -605,3 +605,30 @@ def float_dtype(text: str, where: str) -> np.dtype[Any]:
     if not re.fullmatch(r"[<>=]?f[248]|float(16|32|64)", text):
         raise StoreError(f"{where}: dtype {_shown(text)} is not a floating-point type")
     return np.dtype(text)
+
+
+# What stands in gaps by code, where nothing is said of it.
+MISSING = {"1": "nan"}
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def special_to_json(value: float) -> float | str:
+    """Return the JSON form of a value that stands in a gap."""
+    return value if math.isfinite(value) else str(value)
+
+
+def special_from_json(value: Any, where: str) -> float:
+    """Parse a value that stands in a gap.
+
+    Raises
+    ------
+    StoreError
+    """
+    if isinstance(value, str) and value in _NOT_FINITE:
+        return _NOT_FINITE[value]
+    if type(value) not in (int, float) or not abs(value) < math.inf:
+        raise StoreError(
+            f"{where}: a special value must be a number, 'nan', 'inf' or '-inf', found "
+            f"{_shown(value)}"
+        )
+    return float(value)

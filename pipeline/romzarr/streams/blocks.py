@@ -54,8 +54,9 @@ class Frame:
         """
         settings = config.archive
         archive = archive_from(
-            memory_archive(block), settings.time, settings.variables, settings.weights, least=1
-        )
+            memory_archive(block), settings.time, settings.variables, settings.weights, least=1,
+            exclude=settings.exclude,
+        )  # fmt: skip
         variable = archive.variables[0]
         chunks = block.variables[variable.name].encoding.get("preferred_chunks", {})
         length = chunks.get(archive.time.dim, CHUNK)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from romzarr.comparison.blocks import ComparedBlock, as_stored
 from romzarr.comparison.fold import Block, added_fields, fold
 from romzarr.config import Config, given_config
 from romzarr.contracts import ArchivedVariable, Matrix, Region
-from romzarr.inner_product import InnerProduct
+from romzarr.numerics.moments import MomentsWithGaps
 from romzarr.store.reading.reader import open_store
 from romzarr.views.sections import Section
 
@@ -110,8 +110,8 @@ class _Sums:
     """Sums over the blocks of one space block.
 
     Of each snapshot in ``numbers`` (n,) the weighted ``squared_errors`` (n,); of each bin, from
-    ``corner`` on, ``squares`` of errors and how many were ``counted``; ``shift`` (points,) of the
-    differences from a fixed snapshot and ``squared_anomaly`` of them, weighted.
+    ``corner`` on, ``squares`` of errors and how many were ``counted``; and the ``moments`` of all
+    values.
     """
 
     numbers: NDArray[np.int64]
@@ -119,15 +119,7 @@ class _Sums:
     corner: tuple[int, ...]
     squares: Matrix
     counted: Matrix
-    shift: Matrix
-    squared_anomaly: float
-    inner: InnerProduct
-
-    @property
-    def squared_fluctuation(self) -> float:
-        """Weighted, about the mean of these snapshots."""
-        mean = float(self.inner.sum(self.shift**2)) / len(self.numbers)
-        return max(self.squared_anomaly - mean, 0.0)
+    moments: MomentsWithGaps
 
 
 @dataclass(frozen=True)
@@ -137,31 +129,26 @@ class _ByBin:
     places: Places
 
     def of_block(self, block: ComparedBlock) -> _Sums:
-        # Any snapshot that all blocks see alike will do to take differences from.
-        first = block.opened.decode(block.variable, 0, block.region).astype(np.float64)
-        x, y = (values.astype(np.float64) for values in block.values)
-        counted = np.isfinite(x) & np.isfinite(y) & np.isfinite(first)
-        squares = np.where(counted, (x - y) ** 2, 0.0)
-        anomaly = np.where(counted, x - np.where(np.isfinite(first), first, 0.0), 0.0)
-        rows = anomaly.reshape(len(block.span), -1)
+        x, errors = block.counted
+        rows = errors**2
         weights = block.inner.weighted(np.ones(rows.shape[1]))
-        corner, (sums, counts) = _binned((squares, counted), block.region, self.places)
+        shape = block.values[0].shape
+        shaped = (rows.reshape(shape), block.present.reshape(shape))
+        corner, (sums, counts) = _binned(shaped, block.region, self.places)
         return _Sums(
             numbers=np.arange(block.span.start, block.span.stop),
-            squared_errors=np.asarray(squares.reshape(len(rows), -1) @ weights, np.float64),
+            squared_errors=np.asarray(rows @ weights, np.float64),
             corner=corner,
             squares=sums,
             counted=counts,
-            shift=rows.sum(axis=0),
-            squared_anomaly=float((rows**2).sum(axis=0) @ weights),
-            inner=block.inner,
+            moments=MomentsWithGaps.of(x, block.present, block.inner),
         )
 
     def add(self, parts: Sequence[_Sums]) -> _Sums:
         join, total = np.concatenate, partial(np.sum, axis=0)
         return added_fields(
-            parts, numbers=join, squared_errors=join, squares=total, counted=total, shift=total,
-            squared_anomaly=sum,
+            parts, numbers=join, squared_errors=join, squares=total, counted=total,
+            moments=partial(reduce, MomentsWithGaps.joined),
         )  # fmt: skip
 
 
@@ -199,10 +186,10 @@ def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Su
         squares[at] += part.squares
         counted[at] += part.counted
     means = np.sqrt(squares / np.maximum(counted, 1))
-    usual_square = sum(part.squared_fluctuation for part in parts) / len(numbers)
+    usual_square = sum(part.moments.square for part in parts) / len(numbers)
     # Of what is constant the error itself is the relative one, as everywhere.
     errors = np.sum([part.squared_errors for part in parts], axis=0) / (usual_square or 1.0)
-    looked_at = len(numbers) * sum(len(part.shift) for part in parts)
+    looked_at = len(numbers) * sum(len(part.moments.counts) for part in parts)
     return Deviation(
         variable=variable.name,
         numbers=numbers,

@@ -21,6 +21,7 @@ import numpy as np
 
 from romzarr.contracts import Floats, Mask, Matrix
 from romzarr.inner_product import InnerProduct
+from romzarr.numerics.gaps import fill_value_in
 from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
 from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.inner_products import (
@@ -60,9 +61,9 @@ def factor_block(
     Returns
     -------
     RowBlock, TimeFactor
-        With ``defect`` set, and nothing else of use, where values are infinite, the mask moves,
-        or fluctuations are so large or small that their squares leave float64. Besides `values`,
-        memory for the rows and a few panels is used.
+        With ``defect`` set, and nothing else of use, where values are infinite or fill values, the
+        mask moves, or fluctuations are so large or small that their squares leave float64. Besides
+        `values`, memory for the rows and a few panels is used.
     """
     if min(values.shape) > SNAPSHOTS_AT_ONCE:
         return _factor_pieces(values, inner, cut, precision, place)
@@ -70,6 +71,8 @@ def factor_block(
     missing = np.isnan(values[0])
     block = _Block(values, ~missing if missing.any() else None, inner)
     if block.valid is not None and not np.isnan(values[:, missing]).all():
+        return _defective(values, find_defect(values, place), place)
+    if fill_value_in(values) is not None:
         return _defective(values, find_defect(values, place), place)
     points = sparse_points(values.shape[1], len(values)) if precision.sketch else None
     if points is not None:
@@ -262,11 +265,12 @@ def _project(
 
 
 def find_defect(values: Floats, place: Place) -> Defect | None:
-    """Earliest infinite value, or earliest change of the mask, of a block."""
-    mask = np.isnan(values[0])
+    """Earliest infinite or fill value, or earliest change of the mask, of a block."""
+    mask, fill = np.isnan(values[0]), fill_value_in(values)
     for time, snapshot in enumerate(values):
         for kind, points in (
             ("inf", np.isinf(snapshot)),
+            ("fill", snapshot == fill),
             ("appears", np.isnan(snapshot) & ~mask),
             ("vanishes", mask & ~np.isnan(snapshot)),
         ):

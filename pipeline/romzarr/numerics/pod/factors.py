@@ -22,11 +22,11 @@ from romzarr.numerics.pod.gram import Gram
 
 @dataclass(frozen=True)
 class Defect:
-    """First place at which the data cannot be compressed.
+    """First place at which the data cannot be compressed as it is.
 
-    ``kind`` is "inf", "scale" for fluctuations whose squares leave float64, or "appears" /
-    "vanishes" for NaN that comes and goes; ``time`` the snapshot of the record, ``row`` the row
-    block, ``point`` the flat index in it.
+    ``kind`` is "inf", "fill" for a value that looks like a fill value, "scale" for fluctuations
+    whose squares leave float64, or "appears" / "vanishes" for NaN that comes and goes; ``time`` the
+    snapshot of the record, ``row`` the row block, ``point`` the flat index in it.
     """
 
     time: int

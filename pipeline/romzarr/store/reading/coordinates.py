@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,12 +34,20 @@ class CarriedArray(BackendArray):
         As opened by xarray's Zarr backend; equal except for their lengths along the axis.
     axis : int
     dtype : dtype
+    missing : set of int
+        Positions at which objects are NaN.
     """
 
     def __init__(
-        self, what: str, pieces: Sequence[xr.Variable], axis: int, dtype: np.dtype[Any]
+        self,
+        what: str,
+        pieces: Sequence[xr.Variable],
+        axis: int,
+        dtype: np.dtype[Any],
+        missing: frozenset[int] = frozenset(),
     ) -> None:
         self.what, self.pieces, self.axis, self.dtype = what, pieces, axis, dtype
+        self.missing = missing
         self.starts = np.cumsum([0, *(each.shape[axis] for each in pieces if each.ndim)])
         first = pieces[0].shape
         self.shape = (*first[:axis], int(self.starts[-1]), *first[axis + 1 :]) if first else ()
@@ -62,7 +71,21 @@ class CarriedArray(BackendArray):
             return across(self.starts, key[axis], before, read)
 
     def _values(self, number: int, key: tuple[Any, ...]) -> NDArray[Any]:
-        return np.asarray(self.pieces[number][key].values).astype(self.dtype, copy=False)
+        values = np.asarray(self.pieces[number][key].values).astype(self.dtype, copy=False)
+        if not self.missing:
+            return values
+        # Of the places along each axis, how many values each is away from the first.
+        strides = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        places = np.zeros(values.shape, np.int64)
+        shown = iter(range(values.ndim))
+        for index, stride, size in zip(key, strides, self.shape, strict=True):
+            steps = stride * np.arange(size)[index]
+            if isinstance(index, int | np.integer):
+                places += steps
+            else:
+                following = values.ndim - 1 - next(shown)
+                places += steps.reshape(-1, *(1 for _ in range(following)))
+        return np.where(np.isin(places, list(self.missing)), np.nan, values)
 
 
 def carried(store: CoefficientStore, options: Mapping[str, Any]) -> xr.Dataset:
@@ -112,7 +135,9 @@ def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Datase
         document = beyond.object(name).document
         variable = dataset.variables[name]
         if document.get("dtype") == "object" and variable.dtype.kind == "T":
-            dataset[name] = variable = _as_objects(variable, f"{url}: coordinates/{name}")
+            missing = document.get("missing", [])
+            where = f"{url}: coordinates/{name}"
+            dataset[name] = variable = _as_objects(variable, missing, where)
         encoding = beyond.object(name).object("encoding").document
         variable.encoding = encoding_from_json(with_shared(encoding, shared))
         if "attrs" in document and options["decode_times"]:
@@ -120,11 +145,16 @@ def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Datase
     return dataset
 
 
-def _as_objects(variable: xr.Variable, where: str) -> xr.Variable:
-    """Convert strings to objects, as in the archive."""
+def _as_objects(variable: xr.Variable, missing: Any, where: str) -> xr.Variable:
+    """Convert strings to objects, as in the archive, with NaN at positions that are `missing`."""
+    size = math.prod(variable.shape)
+    if not isinstance(missing, list) or not all(type(i) is int and 0 <= i < size for i in missing):
+        raise StoreError(f"{where}: 'missing' must be positions among {size} texts")
     if isinstance(variable, xr.IndexVariable):
-        return variable.astype(object)
-    array = CarriedArray(where, [variable], 0, np.dtype(object))
+        values = variable.values.astype(object)
+        values.reshape(-1)[missing] = np.nan
+        return xr.IndexVariable(variable.dims, values, variable.attrs)
+    array = CarriedArray(where, [variable], 0, np.dtype(object), frozenset(missing))
     return xr.Variable(variable.dims, indexing.LazilyIndexedArray(array), variable.attrs)
 
 

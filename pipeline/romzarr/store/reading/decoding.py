@@ -18,6 +18,7 @@ from romzarr.coding.tiles import region_of
 from romzarr.contracts import Coding, Floats
 from romzarr.numerics.rounding import rounded
 from romzarr.store.reading.fields import AlignedRows
+from romzarr.store.reading.gaps import put_gaps
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.indexing import Indexer, Positions, as_asked, pieces, points, positions
 from romzarr.store.reading.values import (
@@ -219,6 +220,8 @@ def decode(
         values = rounded(wide, stored.dtype)
     else:
         values = decoder.values(rows, wanted, stored.dtype)
+    if stored.gaps is not None:
+        put_gaps(values, stored.gaps, home.arrays, stored.shape, stored.time_axis, rows, wanted)
     backs.insert(stored.time_axis, back)
     indexers = list(space_indexers)
     indexers.insert(stored.time_axis, time_indexer)

@@ -15,6 +15,7 @@ from romzarr.errors import StoreError
 from romzarr.store import layout, limits
 from romzarr.store.layout import ArrayLayout, JsonObject
 from romzarr.store.reading.checks import agree, shape_of
+from romzarr.store.reading.gaps import StoredGaps, gaps_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class StoredVariable:
 
     ``offset`` is subtracted from values, and ``mask`` is the group with the mask, if there is one.
     ``column`` is its first one in the shared fields, if it has them there, and ``step`` the factor.
+    ``gaps`` are values that are kept apart.
     """
 
     name: str
@@ -36,6 +38,7 @@ class StoredVariable:
     offset: float
     column: int | None
     step: float
+    gaps: StoredGaps | None
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
@@ -75,6 +78,8 @@ def variables_of(
         residuals = f"basis/{variable.group}/residuals"
         if residuals in arrays:
             agree(arrays, residuals, "float64", variable.shape, facts.where)
+        if variable.gaps is not None and variable.gaps.runs is None:
+            agree(arrays, variable.gaps.path, "uint8", variable.shape, facts.where)
         if variable.mask is not None:
             mask = f"basis/{variable.mask}/mask"
             agree(arrays, mask, "bool", variable.space_shape, facts.where)
@@ -149,6 +154,7 @@ def _variable(
         offset=fields.number("offset") if has_values else 0.0,
         column=fields.integer("column", 0, limits.MAX_CODED_VALUES) if shares else None,
         step=fields.number("step") if shares else 1.0,
+        gaps=gaps_of(fields, shape),
         chunks=_chunks(fields, shape),
         attrs=fields.object("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(

@@ -59,6 +59,11 @@ class BasisWriter(ArrayWriter):
         """Writer of the residuals created so far."""
         return self._tile_writer("residuals")
 
+    @property
+    def gaps(self) -> TileWriter:
+        """Writer of the codes of gaps created so far."""
+        return self._tile_writer("gaps")
+
     def _tile_writer(self, array: str, leading: tuple[int, ...] = ()) -> TileWriter:
         grids = {variable: grid for (variable, of), grid in self._grids.items() if of == array}
         documents = self._store.documents
@@ -101,7 +106,7 @@ class BasisWriter(ArrayWriter):
         shape, tile = tuple(space_shape), tuple(tile)
         levels = field_levels(tile)
         with write_errors(self.target):
-            group = self._new_group(variable)
+            group = self._group_of(variable)
             self.create(
                 f"basis/{group}/fields",
                 (rank + 1, *shape),
@@ -140,7 +145,8 @@ class BasisWriter(ArrayWriter):
             self.create(layout.SHARED_FIELDS, shape, shape, dtype, ("field", "column"), codec)
             put_chunk(self._store, layout.SHARED_FIELDS, (0, 0), content)
         for variable in columns:
-            self._groups[variable] = layout.segment(variable, list(self._groups.values()))
+            if variable not in self._groups:
+                self._groups[variable] = layout.segment(variable, list(self._groups.values()))
         self._columns.update(columns)
 
     def create_values(
@@ -175,7 +181,7 @@ class BasisWriter(ArrayWriter):
         """
         shape, tile = tuple(shape), tuple(tile)
         with write_errors(self.target):
-            group = self._groups.get(variable) or self._new_group(variable)
+            group = self._group_of(variable)
             if mask == variable:
                 path, bits = f"basis/{group}/mask", np.dtype(bool)
                 self.create(path, shape[1:], tile[1:], bits, dims[1:], again=True)
@@ -228,16 +234,39 @@ class BasisWriter(ArrayWriter):
         coding: ExactCoding,
     ) -> None:
         """Create the values of a lossless `variable`, with dims in its order, or replace them."""
+        self._create_exact("exact", variable, dims, shape, tile, dtype, coding)
+
+    def create_gaps(
+        self,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        coding: ExactCoding,
+    ) -> None:
+        """Create the codes of the gaps of a `variable`, with dims in its order."""
+        self._create_exact("gaps", variable, dims, shape, tile, np.dtype(np.uint8), coding)
+
+    def _create_exact(
+        self,
+        array: str,
+        variable: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        tile: Sequence[int],
+        dtype: np.dtype[Any],
+        coding: ExactCoding,
+    ) -> None:
         shape, tile, native = tuple(shape), tuple(tile), dtype.newbyteorder("=")
         codec = None if coding.is_plain else ExactCodec(coding.axes, coding.packing)
         size, shuffle = coding.itemsize(native), coding.shuffle
         blosc = BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle=shuffle)  # type: ignore[arg-type]
         with write_errors(self.target):
-            group = self._groups.get(variable) or self._new_group(variable)
-            path = f"basis/{group}/exact"
+            group = self._group_of(variable)
+            path = f"basis/{group}/{array}"
             compressors = (blosc, ChecksumCodec())
             self.create(path, shape, tile, native, dims, codec, True, compressors)
-        self._grids[variable, "exact"] = grid(shape, tile)
+        self._grids[variable, array] = grid(shape, tile)
 
     def create_residuals(
         self,
@@ -260,9 +289,16 @@ class BasisWriter(ArrayWriter):
 
     def drop_residuals(self, variable: str) -> None:
         """Remove the residuals of a `variable` if they are all zero."""
+        self._drop(variable, "residuals")
+
+    def drop_gaps(self, variable: str) -> None:
+        """Remove the codes of the gaps of a `variable` that are not needed."""
+        self._drop(variable, "gaps")
+
+    def _drop(self, variable: str, array: str) -> None:
         with write_errors(self.target):
-            sync(self._store.delete_dir(f"basis/{self._groups[variable]}/residuals"))
-        del self._grids[variable, "residuals"]
+            sync(self._store.delete_dir(f"basis/{self._groups[variable]}/{array}"))
+        del self._grids[variable, array]
 
     def write_mask(
         self,
@@ -289,9 +325,12 @@ class BasisWriter(ArrayWriter):
     def write_constant(self, variable: str, space_dims: Sequence[str], mean: Floats) -> None:
         """Write a `variable` that is constant in time: its `mean`, NaN at masked points."""
         with write_errors(self.target):
-            group = self._new_group(variable)
+            group = self._group_of(variable)
         native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
         self.write(f"basis/{group}/mean", native, space_dims)
+
+    def _group_of(self, variable: str) -> str:
+        return self._groups.get(variable) or self._new_group(variable)
 
     def _new_group(self, variable: str) -> str:
         group = layout.segment(variable, list(self._groups.values()))

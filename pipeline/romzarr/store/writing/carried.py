@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from zarr.abc.store import Store
+from zarr.codecs import BloscCodec
 
+from romzarr.coding.exact import LEVEL, QUICK_LEVEL, SHUFFLES, ExactCoding, encode_exact
 from romzarr.encoding import attributes_to_json, encoding_to_json, share_encodings
 from romzarr.errors import ArchiveError, PipelineError, refuse_blame
 from romzarr.store import layout, limits
+from romzarr.store.checksums import ChecksumCodec
+from romzarr.store.exact import ExactCodec
 
+# Carried numbers that take more are coded like lossless variables, in the way that is best on so
+# many bytes of them.
+EXACT_BYTES, SAMPLE_BYTES = 1 << 14, 1 << 20
 # Entries of an encoding about values; the others describe how the source was stored.
 _PACKING_KEYS = frozenset(
     {"dtype", "units", "calendar", "scale_factor", "add_offset", "_FillValue", "missing_value"}
@@ -89,6 +96,9 @@ def _beyond_zarr(variable: xr.Variable) -> dict[str, Any]:
     kept: dict[str, Any] = {"encoding": encoding_to_json(variable.encoding)}
     if variable.dtype.kind == "O":
         kept["dtype"] = "object"
+        # Zarr stores them as empty texts.
+        if len(missing := np.flatnonzero(variable.isnull().values)):
+            kept["missing"] = missing.tolist()
     return kept if _plain(variable.attrs) and attrs == variable.attrs else kept | {"attrs": attrs}
 
 
@@ -106,11 +116,44 @@ def _prepared(array: xr.DataArray) -> xr.DataArray:
         if _is_nan(encoding.get(key)):
             del encoding[key]
     codecs = layout.codecs("noshuffle" if array.dtype.kind in "OSTU" else "shuffle")
-    if array.chunks is None and array.nbytes <= layout.CHUNK_BYTES:
+    if array.nbytes > EXACT_BYTES and array.dtype.kind in "iubf":
+        encoding |= _exact_codecs(array, encoding)
+    elif array.chunks is None and array.nbytes <= layout.CHUNK_BYTES:
         codecs = layout.codecs_for(array.values)
-    array.encoding = encoding | {"compressors": codecs}
+    array.encoding = {"compressors": codecs} | encoding
     array.attrs = {k: v for k, v in array.attrs.items() if _plain(v)}
     return array
+
+
+def _exact_codecs(array: xr.DataArray, encoding: Mapping[str, Any]) -> dict[str, Any]:
+    """Codecs that take fewest bytes on a part of the numbers, as they are stored."""
+    region = {
+        dim: slice(0, min(n, chunk))
+        for dim, n, chunk in zip(array.dims, array.shape, _chunk_of(array, encoding), strict=True)
+    }
+    part = array.isel(region).variable
+    part.encoding = dict(encoding)
+    values = xr.conventions.encode_cf_variable(part).values
+    every = tuple(range(values.ndim))
+    rows = max(1, SAMPLE_BYTES // max(1, values.nbytes // max(1, len(values))))
+    sample = values[:rows]
+    ways = [
+        ExactCoding(axes, shuffle)
+        for axes in dict.fromkeys([(), *((axis,) for axis in every), every])
+        for shuffle in SHUFFLES
+    ]
+    sizes = [len(encode_exact(sample, sample.shape, way, QUICK_LEVEL)) for way in ways]
+    best = ways[int(np.argmin(sizes))]
+    size, shuffle = values.dtype.itemsize, best.shuffle
+    blosc = BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle=shuffle)  # type: ignore[arg-type]
+    found: dict[str, Any] = {"compressors": (blosc, ChecksumCodec())}
+    return found if best.is_plain else found | {"serializer": ExactCodec(best.axes)}
+
+
+def _chunk_of(array: xr.DataArray, encoding: Mapping[str, Any]) -> Sequence[int]:
+    if array.chunks is not None:
+        return [lengths[0] for lengths in array.chunks]
+    return encoding.get("chunks", array.shape)
 
 
 def _bytes_each(array: xr.DataArray) -> int:

@@ -235,6 +235,8 @@ class StoreWriter(BasisWriter):
                     del variable["group"]
             if home := self._masks.get(name):
                 variable["mask"] = self._groups[home]
+            if home := variable.get("gaps", {}).get("home"):
+                variable["gaps"] = {**variable["gaps"], "home": self._groups[home]}
         carried = dict(self._facts["carried"])
         shared = {"shared_encoding": share(variables, carried)}
         return {**facts, **self._facts, "variables": variables, "carried": carried, **shared}
