@@ -7,16 +7,18 @@ from typing import Any
 
 from romzarr.contracts import Coding
 from romzarr.progress import size as size
+from romzarr.reports import CARRIED
 from romzarr_flows.terminal import escaped
 
 Facts = Mapping[str, Any]
 
-CODINGS = {
+CODINGS: Mapping[str, str] = {
     Coding.POD: "POD modes",
     Coding.HYBRID: "few POD modes, and values of the rest",
     Coding.DIRECT: "values, without POD",
     Coding.CONSTANT: "constant, exact",
     Coding.LOSSLESS: "values, lossless",
+    CARRIED: "copied, lossless",
 }
 
 
@@ -92,10 +94,35 @@ def size_rows(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
+# Variables that are listed, at most; all are in JSON.
+LISTED = 30
+
+
+def variable_lines(variables: Mapping[str, Facts]) -> list[str]:
+    """Say of each variable how it is coded, and in how many bytes.
+
+    >>> facts = {"coding": "direct", "raw_bytes": 4000, "stored_bytes": 500, "share": 0.5,
+    ...          "relative_l2_error": 0.01, "gaps": ""}
+    >>> variable_lines({"u": facts})
+    ['u  4.0 kB -> 500 B, 50 % of the store; values, without POD']
+    """
+    shown = dict(list(variables.items())[:LISTED])
+    width = max(map(len, shown), default=0)
+    lines = []
+    for name, found in shown.items():
+        sizes = f"{size(found['raw_bytes'])} -> {size(found['stored_bytes'])}"
+        line = f"{name:<{width}}  {sizes}, {100 * found['share']:.2g} % of the store"
+        lines.append(f"{line}; {CODINGS[found['coding']]}")
+        lines += [f"{'':<{width}}  {found['gaps']}"] if found["gaps"] else []
+    more = len(variables) - len(shown)
+    return lines + ([f"and {more} more"] if more else [])
+
+
 def compression_table(report: Facts, source: str, store: str) -> str:
     rows = [
         *error_rows(report["relative_l2_error"], report["tolerance"]),
         *value_rows(report["largest_pointwise_error"], report["max_error"]),
+        *continued("variables", variable_lines(report["variables"])),
         ("rank", f"{report['rank']} POD modes"),
         ("model", f"{report['nonzero_terms']} terms"),
         ("kept samples", f"{report['kept_samples']} of {report['snapshots']} snapshots"),

@@ -111,9 +111,15 @@ class BlockSource(Protocol):
         ...
 
 
+# The time dim of an archive without time, whose values are one snapshot.
+NO_TIME = ""
+
+
 @dataclass(frozen=True)
 class TimeAxis:
     """The times of the snapshots as numbers.
+
+    An archive without time has a single snapshot along the dim `NO_TIME`.
 
     ``values`` (m,) float64 increase strictly and count from the first snapshot. ``units`` is their
     unit: "s", "h" or "d" for calendar times, else the ``units`` attribute of the coordinate or "1".
@@ -133,8 +139,7 @@ class Gaps:
     """Values of a variable that are no numbers to be coded, and are kept exactly.
 
     ``special`` has what stands there by its code: NaN, infinities, fill values; ``counts`` how
-    often, of all ``values``. ``fluctuation`` is the squared norm of the others about their temporal
-    mean, and ``source`` provides blocks with NaN in all gaps. ``runs`` (k, 3) list the gaps
+    often, of all ``values``. ``source`` provides blocks as they are. ``runs`` (k, 3) list the gaps
     (`romzarr.numerics.gaps.runs_of`), where points without any number hold the code ``masked``;
     None: the store has an array of codes of ``nbytes``, which is that of variable ``home``.
     """
@@ -142,7 +147,6 @@ class Gaps:
     special: Mapping[int, float]
     counts: tuple[int, ...]
     values: int
-    fluctuation: float
     source: BlockSource
     runs: NDArray[np.int64] | None
     masked: int
@@ -156,7 +160,8 @@ class ArchivedVariable:
 
     ``chunks`` has the chunk lengths per dim, as in dask.array. ``inner_product`` is that of the
     points, in the shape of the variable without time. Where ``gaps`` are known, the source provides
-    blocks without them.
+    blocks without them. ``fluctuation`` is the squared norm of the numbers about their temporal
+    mean, or of a single snapshot about its mean in space, where it is known from all of them.
     """
 
     name: str
@@ -168,6 +173,7 @@ class ArchivedVariable:
     source: BlockSource
     inner_product: InnerProduct = field(default_factory=InnerProduct)
     gaps: Gaps | None = None
+    fluctuation: float | None = None
 
     @property
     def space_dims(self) -> tuple[str, ...]:

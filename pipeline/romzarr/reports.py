@@ -8,6 +8,9 @@ from typing import Any
 
 from romzarr.contracts import Coding
 
+# Coding of a variable that is copied unchanged.
+CARRIED = "carried"
+
 
 class ErrorsByVariable(dict[str, float]):
     """Errors by variable; ``["largest"]`` is the largest, unless a variable has that name."""
@@ -39,13 +42,31 @@ class Report:
 
 
 @dataclass(frozen=True)
+class StoredVariableReport:
+    """How a variable is stored: its coding ("carried": unchanged), bytes and error.
+
+    ``stored_bytes`` are those of its own arrays, and their ``share`` in those of the store. Modes
+    of several small variables and coefficients belong to none. ``gaps`` says what is kept apart.
+    """
+
+    coding: str
+    raw_bytes: int
+    stored_bytes: int
+    share: float
+    relative_l2_error: float
+    gaps: str = ""
+
+
+@dataclass(frozen=True)
 class CompressionReport(Report):
     """The result of `romzarr.compress`.
 
     ``relative_l2_error`` maps each variable to its error relative to the fluctuation.
     ``largest_pointwise_error`` maps each variable with a bound in ``max_error`` to the largest
-    measured error of a value. ``bytes_read`` counts bytes fetched from storage, ``chunks_read`` the
-    chunks of the archive that were read. ``cpu_seconds`` covers this process alone.
+    measured error of a value. ``variables`` has a line for each data variable. ``raw_bytes``
+    counts all that is stored, with coordinates; ``bytes_read`` bytes fetched from storage, and
+    ``chunks_read`` the chunks of the archive that were read. ``cpu_seconds`` covers this process
+    alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -64,6 +85,7 @@ class CompressionReport(Report):
     advice: str
     largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
     max_error: Mapping[str, float] = field(default_factory=dict)
+    variables: Mapping[str, StoredVariableReport] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

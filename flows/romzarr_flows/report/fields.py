@@ -14,7 +14,7 @@ from romzarr.archive.time_axis import shown_time
 from romzarr.store.reading import decoding
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.views.error_maps import Deviation
-from romzarr.views.excerpts import modes_at, rows_at, snapshot_at
+from romzarr.views.excerpts import modes_at, rows_at, snapshot_at, time_dim
 from romzarr.views.sections import Axis, Section
 from romzarr_flows.report.maps import ROW, Panel, field_figure, fitting, loadings_figure
 from romzarr_flows.report.page import Picture
@@ -112,7 +112,7 @@ def _snapshots(
     opened: CoefficientStore, dataset: xr.Dataset, section: Section, number: int
 ) -> Picture:
     """Draw the first, middle and last decoded snapshot on one colour scale."""
-    time, last = opened.facts["time"]["dim"], opened.snapshots - 1
+    time, last = time_dim(opened), opened.snapshots - 1
     numbers = sorted({0, last // 2, last})
     values = [snapshot_at(dataset, section, time, n) for n in numbers]
     together = np.stack(values)
@@ -128,7 +128,7 @@ def _along_time(
     opened: CoefficientStore, dataset: xr.Dataset, section: Section, time: Axis, number: int
 ) -> Picture:
     """Draw decoded values over space and time."""
-    numbers, values = rows_at(dataset, section, opened.facts["time"]["dim"])
+    numbers, values = rows_at(dataset, section, time_dim(opened))
     axes = (section.axes[0], Axis(time.label, time.values[numbers]))
     plane = replace(section, kind="map", axes=axes, to_scale=False)
     panel = Panel("as decoded", plane, values, fitting(values), values)

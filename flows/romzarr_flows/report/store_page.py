@@ -19,7 +19,7 @@ from romzarr.operations.series_model import series_model
 from romzarr.reports import StoreInfo
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.views.error_maps import Deviation, deviation
-from romzarr.views.excerpts import Coefficients, Spectrum, coefficients, spectrum
+from romzarr.views.excerpts import Coefficients, Spectrum, coefficients, spectrum, with_time
 from romzarr.views.sections import Axis, label, section_of
 from romzarr_flows.report.fields import error_maps, loadings, modes, snapshots
 from romzarr_flows.report.figures import coefficients_figure, error_figure, spectrum_figure
@@ -49,7 +49,7 @@ def store_page(store: str, source: str | None, config: Config) -> str:
     """
     opened, info, equations = open_store(store), romzarr.info(store), romzarr.equations(store)
     series = series_model(store)
-    dataset, dim = xr.open_dataset(store, engine="romzarr"), opened.facts["time"]["dim"]
+    dataset, dim = with_time(xr.open_dataset(store, engine="romzarr"), opened)
     time, place = _time_axis(opened, dataset, dim), redacted(store)
     moving = [name for name, v in opened.variables.items() if v.coding != Coding.CONSTANT]
     sections = [section_of(dataset, name, dim) for name in moving[:VARIABLES]]

@@ -13,10 +13,11 @@ import xarray as xr
 from romzarr.archive.checks import refuse_names, select
 from romzarr.archive.history import Mark, history_of
 from romzarr.archive.provider import Piece, Provider, digest_of
+from romzarr.archive.single_source import SingleSnapshot
 from romzarr.archive.stamp import unchanging
-from romzarr.archive.time_axis import MIN_SNAPSHOTS, time_axis
+from romzarr.archive.time_axis import time_axis
 from romzarr.archive.weights import weights_of
-from romzarr.contracts import ArchivedVariable, TimeAxis
+from romzarr.contracts import NO_TIME, ArchivedVariable, TimeAxis
 from romzarr.encoding import attributes_to_json, encoding_to_json
 from romzarr.inner_product import InnerProduct
 
@@ -61,6 +62,11 @@ class Archive:
         variables = tuple(v for v in self.variables if v.name in names)
         return replace(self, variables=variables, raw_bytes=sum(v.nbytes for v in variables))
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all that a store holds of it, as it is decoded."""
+        return self.raw_bytes + sum(v.nbytes for v in self.carried.variables.values())
+
     def source_facts(self, snapshots: int) -> dict[str, Any]:
         """Describe the origin of the first `snapshots`, for their store."""
         history = history_of(self.marks, snapshots)
@@ -85,20 +91,13 @@ def archive_from(
     time: str,
     variables: str | Sequence[str],
     weights: str,
-    least: int = MIN_SNAPSHOTS,
     exclude: str | Sequence[str] = "none",
 ) -> Archive:
-    """Check and describe the archive of `provider` without reading values of any variable.
-
-    It needs at least as many snapshots as a model, or `least`.
-    """
+    """Check and describe the archive of `provider` without reading values of any variable."""
     dataset = provider.dataset
-    axis = time_axis(dataset, time, provider.name, least)
+    axis = time_axis(dataset, time, provider.name)
     chosen = select(dataset, axis.dim, variables, exclude, provider.name)
-    pieces = {
-        name: provider.piece(name, dataset.variables[name].dims.index(axis.dim))
-        for name in chosen.compressed
-    }
+    pieces = {name: _piece(provider, name, axis.dim) for name in chosen.compressed}
     compressed = tuple(
         _variable(dataset, name, axis.dim, piece, weights, provider.name)
         for name, piece in pieces.items()
@@ -130,15 +129,25 @@ def archive_from(
     )
 
 
+def _piece(provider: Provider, name: str, time_dim: str) -> Piece:
+    """The blocks of a variable, which have time as an axis of length 1 where there is none."""
+    if time_dim != NO_TIME:
+        return provider.piece(name, provider.dataset.variables[name].dims.index(time_dim))
+    piece = provider.piece(name, 0)
+    return Piece(SingleSnapshot(piece.source), ((1,), *piece.chunks), piece.digest)
+
+
 def _variable(
     dataset: xr.Dataset, name: str, time_dim: str, piece: Piece, weights: str, archive: str
 ) -> ArchivedVariable:
     variable = dataset.variables[name]
-    dims = tuple(str(dim) for dim in variable.dims)
+    dims, shape = tuple(str(dim) for dim in variable.dims), variable.shape
+    if time_dim == NO_TIME:
+        dims, shape = (NO_TIME, *dims), (1, *shape)
     return ArchivedVariable(
         name=name,
         dims=dims,
-        shape=variable.shape,
+        shape=shape,
         dtype=variable.dtype,
         chunks=piece.chunks,
         time_axis=dims.index(time_dim),

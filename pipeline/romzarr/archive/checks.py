@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from romzarr.archive.time_axis import is_calendar
+from romzarr.contracts import NO_TIME
 from romzarr.encoding import MAX_VARIABLES, unfit_name
 from romzarr.errors import ArchiveError
 
@@ -61,13 +62,13 @@ def select(
         variable = dataset.variables[name]
         if name in unwanted:
             left_out.append(name)
-        elif time_dim not in variable.dims or name in bounds or not _is_compressible(variable):
+        elif not _changes(variable, time_dim) or name in bounds or not _is_compressible(variable):
             _refuse_unstorable(name, variable, archive)
             carried.append(name)
         else:
             (compressed if name in wanted else left_out).append(name)
     # Where all are wanted, what changes in time may all be of other kinds.
-    changing = [name for name in carried if time_dim in dataset.variables[name].dims]
+    changing = [name for name in carried if _changes(dataset.variables[name], time_dim)]
     if not compressed and (variables != "all" or not changing):
         raise ArchiveError(
             f"archive {archive!r}: no floating-point variable has dim {time_dim!r} "
@@ -77,6 +78,11 @@ def select(
     if left_out:
         logger.info("not among archive.variables, and so left out: %s", ", ".join(left_out))
     return Selection(tuple(compressed), tuple(carried), tuple(left_out))
+
+
+def _changes(variable: xr.Variable, time_dim: str) -> bool:
+    """Whether a variable has the time dim, or any dims where there is no time."""
+    return variable.ndim > 0 if time_dim == NO_TIME else time_dim in variable.dims
 
 
 def _refuse_paths(dataset: xr.Dataset, archive: str) -> None:

@@ -95,7 +95,12 @@ def _from_xarray(
     states: xr.DataArray | xr.Dataset, times: ArrayLike | None, time: str, place: str
 ) -> Series:
     dataset = states if isinstance(states, xr.Dataset) else _split(states)
-    axis = time_axis(dataset, time, place, LEAST_SAMPLES)
+    axis = time_axis(dataset, time, place)
+    if len(axis.values) < LEAST_SAMPLES:
+        raise ArchiveError(
+            f"{place}: found {len(axis.values)} samples along {axis.dim or 'no time dim'!r}, at "
+            f"least {LEAST_SAMPLES} are needed; give longer series, or name their time (--time)"
+        )
     columns: dict[str, Any] = {}
     for name, variable in dataset.data_vars.items():
         if axis.dim not in variable.dims or variable.dtype.kind not in "fiu":

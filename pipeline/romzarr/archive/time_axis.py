@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,12 +11,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import TimeAxis
+from romzarr.contracts import NO_TIME, TimeAxis
 from romzarr.encoding import MAX_SNAPSHOTS
 from romzarr.errors import ArchiveError
 
+logger = logging.getLogger(__name__)
+
 # A model needs a few samples for a fit.
 MIN_SNAPSHOTS = 5
+# What `archive.time` says of an archive that has none.
+NONE = "none"
 _NAMES = ("time", "t")
 _SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
 _NANOSECONDS = 1e9
@@ -23,20 +28,19 @@ _NANOSECONDS = 1e9
 ROUNDING_OF_STEP = 1e6
 
 
-def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNAPSHOTS) -> TimeAxis:
+def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
     """Find and check the time axis of `dataset`.
 
     Parameters
     ----------
     dataset : xarray.Dataset
     time : str
-        Name of a dim or of a one-dimensional coordinate, or "auto": the dim called time or t, else
-        the dim of a coordinate with CF axis "T" or standard_name "time", else the dim of a datetime
-        or cftime coordinate, else the unlimited dim.
+        Name of a dim or of a one-dimensional coordinate; "none" for an archive without time; or
+        "auto": the dim called time or t, else the dim of a coordinate with CF axis "T" or
+        standard_name "time", else the dim of a datetime or cftime coordinate, else that of a
+        timedelta, else the unlimited dim, else none.
     archive : str
         Name of the archive in messages.
-    least : int, optional
-        Minimum number of snapshots.
 
     Returns
     -------
@@ -47,15 +51,17 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str, least: int = MIN_SNA
     Raises
     ------
     ArchiveError
-        If the time dim is missing or ambiguous, there are fewer than `least` snapshots, or times
-        are missing, unsorted or duplicate.
+        If the time dim is ambiguous, named but missing, or of length zero, or times are missing,
+        unsorted or duplicate.
     """
-    dim, coordinate = _found(dataset, archive) if time == "auto" else _named(dataset, time, archive)
+    found = _found(dataset, archive) if time == "auto" else _named(dataset, time, archive)
+    if found is None:
+        return TimeAxis(NO_TIME, np.zeros(1), "1")
+    dim, coordinate = found
     size = dataset.sizes[dim]
-    if size < least:
+    if size == 0:
         raise ArchiveError(
-            f"archive {archive!r}: {size} snapshots along {dim!r}, but a model of the dynamics "
-            f"needs at least {least}; give a longer record, or set archive.time if "
+            f"archive {archive!r}: there are no snapshots along {dim!r}; set archive.time if "
             f"{dim!r} is not time"
         )
     if size > MAX_SNAPSHOTS:
@@ -120,7 +126,9 @@ def shown_time(times: NDArray[Any], number: int) -> str:
     return str(next(each for each in rounded if abs(each - value) <= off))
 
 
-def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | None]:
+def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | None] | None:
+    if time == NONE and time not in dataset.dims:
+        return None
     if time in dataset.dims:
         return time, _coordinate_along(dataset, time)
     if time in dataset.coords and dataset[time].ndim == 1:
@@ -131,11 +139,12 @@ def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | Non
     )
 
 
-def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None]:
+def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None] | None:
     lines = [name for name, coord in dataset.coords.items() if coord.ndim == 1]
     rules: tuple[Callable[[], Iterable[Any]], ...] = (
         lambda: [dim for dim in dataset.dims if str(dim).casefold() in _NAMES],
         lambda: [dataset[name].dims[0] for name in lines if _is_cf_time(dataset[name])],
+        lambda: [dataset[n].dims[0] for n in lines if _is_date(dataset[n].variable)],
         lambda: [dataset[n].dims[0] for n in lines if is_calendar(dataset[n].variable)],
         lambda: dataset.encoding.get("unlimited_dims", ()),
     )
@@ -148,10 +157,19 @@ def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None]:
             raise ArchiveError(
                 f"archive {archive!r}: time could be any of {_listed(dims)}; set archive.time"
             )
-    raise ArchiveError(
-        f"archive {archive!r}: no dim looks like time (called time or t, CF axis T, datetimes, "
-        f"or unlimited); dims are {_listed(dataset.sizes)}; set archive.time to one of them"
-    )
+    if dataset.sizes:
+        logger.warning(
+            "archive %r: no dim looks like time (called time or t, CF axis T, datetimes, or "
+            "unlimited), so all values are taken for one snapshot; if one of %s is time, set "
+            "archive.time to it",
+            archive,
+            _listed(dataset.sizes),
+        )
+    return None
+
+
+def _is_date(variable: xr.Variable) -> bool:
+    return variable.dtype.kind != "m" and is_calendar(variable)
 
 
 def _is_cf_time(coordinate: xr.DataArray) -> bool:

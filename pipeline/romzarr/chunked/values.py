@@ -257,6 +257,21 @@ class MeasureValues:
 
 
 @dataclass(frozen=True)
+class CountBytes:
+    """Task: what tiles would take coded."""
+
+    coding: ValuesCoding
+
+    def __call__(self, held: Held) -> Sums:
+        step, dtype = self.coding.step, self.coding.dtype
+        sizes = (
+            len(code_values(tile.above(dtype), tile.tile.shape, step, dtype)[0])
+            for tile in held.tiles or ()
+        )
+        return Sums(nbytes=sum(sizes))
+
+
+@dataclass(frozen=True)
 class WriteValues:
     """Task: code tiles, with a ``share`` of the step, and put them into the store."""
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.archive import Archive, Source, open_archive
+from romzarr.archive.time_axis import NONE
 from romzarr.coding.exact import same_bits
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan, Coding, Matrix, ReadBlock, Region
+from romzarr.contracts import NO_TIME, BlockSpan, Coding, Matrix, ReadBlock, Region
 from romzarr.errors import ArchiveError, StoreError
 from romzarr.inner_product import InnerProduct
 from romzarr.recorded_config import config_of
@@ -34,7 +35,7 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     opening = partial(
         open_archive,
         source,
-        time=made.time,
+        time=NONE if opened.facts["time"]["dim"] == NO_TIME else made.time,
         variables=made.variables,
         exclude=made.exclude,
         missing_chunks=config.archive.missing_chunks,

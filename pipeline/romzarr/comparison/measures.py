@@ -109,7 +109,7 @@ class RelativeError:
 
     def finding(self, parts: Sequence[ErrorSums]) -> Finding:
         error = float(np.sqrt(sum(part.squared_error for part in parts)))
-        fluctuation = float(np.sqrt(sum(part.moments.square for part in parts)))
+        fluctuation = float(np.sqrt(_squared_fluctuation([part.moments for part in parts])))
         relative = _finite(error / fluctuation if error and fluctuation else error)
         # Where nothing fluctuates there is nothing that an error could be measured by.
         return Finding(relative, conclusive=fluctuation > 0 or not relative > 0)
@@ -118,6 +118,18 @@ class RelativeError:
         tolerance = float(opened.facts["tolerance"])
         words = f"error {value:.4e} is above the tolerance {tolerance:g}; largest at"
         return "" if value <= tolerance else words
+
+
+def _squared_fluctuation(parts: Sequence[MomentsWithGaps]) -> float:
+    """Of values about their temporal mean, or of a single snapshot about its average in space."""
+    if max(float(part.counts.max(initial=0.0)) for part in parts) > 1:
+        return sum(part.square for part in parts)
+    weighted = np.concatenate([part.inner.weighted(part.counts) for part in parts])
+    values = np.concatenate([part.mean for part in parts])
+    if not weighted.any():
+        return 0.0
+    about = values - values[np.argmax(weighted > 0)]
+    return float(weighted @ (about - weighted @ about / weighted.sum()) ** 2)
 
 
 # By name, in the order in which problems are told.

@@ -10,13 +10,14 @@ import json
 import logging
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from romzarr.archive import Archive
+from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.chunked.blocks import Lengths, aligned_tile, lazy_tiles
-from romzarr.chunked.gaps import FilledSource, FindGaps, FoundGaps, NumbersSource, joined_gaps
+from romzarr.chunked.gaps import FilledSource, FindGaps, FoundGaps, joined_gaps
 from romzarr.chunked.slices import gathered
 from romzarr.coding.exact import ExactCoding
 from romzarr.coding.tiles import region_of
@@ -37,13 +38,23 @@ CODES = ExactCoding((), "bitshuffle")
 ARRAY_BYTES = 700
 
 
-def with_gaps(archive: Archive, writer: StoreWriter | None = None) -> tuple[Archive, ReadCost]:
-    """The archive with its gaps known and filled, and what reading it cost. Runs Dask.
+class Known(NamedTuple):
+    """An archive all of whose values were looked at: their ``averages`` (V,), and what it cost."""
+
+    archive: Archive
+    averages: tuple[float, ...]
+    cost: ReadCost
+
+
+def with_gaps(archive: Archive, writer: StoreWriter | None = None) -> Known:
+    """The archive with its gaps known and filled. Runs Dask.
 
     Reads everything once. Gaps that take fewer bytes one by one are listed, others have their codes
     in the store, if there is a writer. The temporal mean of each variable with gaps is held here.
+    Where there are too few snapshots for a model, fluctuations of all variables are known too.
     """
-    variables, cost, homes = list[ArchivedVariable](), ReadCost(), dict[Any, str]()
+    variables, averages = list[ArchivedVariable](), list[float]()
+    cost, homes = ReadCost(), dict[Any, str]()
     for variable in archive.variables:
         found, tile = _found(variable, writer)
         cost += found.cost
@@ -53,9 +64,12 @@ def with_gaps(archive: Archive, writer: StoreWriter | None = None) -> tuple[Arch
         if writer is not None and unused:
             writer.drop_gaps(variable.name)
         variables.append(filled)
+        averages.append(_average(found))
         if filled.gaps is not None:
             log.info("variable %r: %s", variable.name, shown(filled.gaps))
-    return replace(archive, variables=tuple(variables), gaps_known=True), cost
+    return Known(
+        replace(archive, variables=tuple(variables), gaps_known=True), tuple(averages), cost
+    )
 
 
 def shown(gaps: Gaps) -> str:
@@ -97,6 +111,8 @@ def _with_gaps(variable: ArchivedVariable, found: FoundGaps, tile: Lengths) -> A
     masked = counts == 0
     snapshots = variable.shape[variable.time_axis]
     only_missing = not found.counts[2:].any()
+    if snapshots < MIN_SNAPSHOTS:
+        variable = replace(variable, fluctuation=_fluctuation(found, snapshots))
     if only_missing and found.counts[1] == snapshots * np.count_nonzero(masked):
         return variable
     origin = np.where(masked, np.nan, mean).astype(variable.dtype.newbyteorder("="))
@@ -105,15 +121,34 @@ def _with_gaps(variable: ArchivedVariable, found: FoundGaps, tile: Lengths) -> A
         special={int(k) + 1: float(special[k]) for k in kinds},
         counts=tuple(found.counts[1:][kinds].tolist()),
         values=math.prod(variable.shape),
-        fluctuation=sum(each.square for each in found.moments.values()),
-        source=NumbersSource(variable.source, special[kinds]),
+        source=variable.source,
         runs=_runs(found, masked, snapshots),
         masked=int(np.argmax(found.empty)) if masked.any() else 0,
         nbytes=found.nbytes,
     )
     key = f"mean-{variable.name}-{found.digest:x}"
     source = FilledSource(variable.source, variable.time_axis, special[kinds], key, origin)
-    return replace(variable, source=source, gaps=gaps)
+    fluctuation = _fluctuation(found, snapshots)
+    return replace(variable, source=source, gaps=gaps, fluctuation=fluctuation)
+
+
+def _fluctuation(found: FoundGaps, snapshots: int) -> float:
+    """Squared norm of the numbers about their temporal mean; of one snapshot about its average."""
+    if snapshots > 1:
+        return sum(each.square for each in found.moments.values())
+    average = _average(found)
+    about = ((each, (each.mean - average) * (each.counts > 0)) for each in found.moments.values())
+    return sum(float(each.inner.sum(values**2)) for each, values in about)
+
+
+def _average(found: FoundGaps) -> float:
+    """Mean of the temporal means of all points, by weight; 0 if there are none."""
+    parts = found.moments.values()
+    weight = sum(float(each.inner.sum((each.counts > 0).astype(float))) for each in parts)
+    # About one of them, so that what is constant has exactly this mean.
+    first = next((float(each.mean[each.counts > 0][0]) for each in parts if each.counts.any()), 0.0)
+    about = sum(float(each.inner.sum((each.mean - first) * (each.counts > 0))) for each in parts)
+    return first + about / weight if weight else first
 
 
 def _runs(found: FoundGaps, masked: Mask, snapshots: int) -> Runs | None:

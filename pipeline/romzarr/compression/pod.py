@@ -300,8 +300,8 @@ def _totals(archive: Archive, factor: TimeFactor) -> Matrix:
     return np.array(
         [
             factor.gram[v].energies.sum() + factor.discarded[v] + factor.apart.get(v, 0.0)
-            if variable.gaps is None
-            else variable.gaps.fluctuation
+            if variable.fluctuation is None
+            else variable.fluctuation
             for v, variable in enumerate(archive.variables)
         ]
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from romzarr.archive import Archive
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
+from romzarr.chunked.gaps import NumbersSource
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
 from romzarr.chunked.slices import added, gathered
 from romzarr.compression.pod import Sharpened
@@ -109,7 +110,8 @@ def write_residuals(
         If a bound is too small for the variable's dtype or for the rounding of readers.
     """
     draft = Draft(*writer.draft(facts))
-    lossy = {name for name, each in facts["variables"].items() if each["coding"] != Coding.CONSTANT}
+    exactly = (Coding.CONSTANT, Coding.LOSSLESS)
+    lossy = {name for name, each in facts["variables"].items() if each["coding"] not in exactly}
     found = {}
     for variable in archive.variables:
         if variable.name in bounds and variable.name in lossy:
@@ -144,7 +146,8 @@ def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: 
     """Residuals with one step, in the store."""
     if variable.gaps is not None:
         # There is nothing to be corrected in gaps.
-        variable = replace(variable, source=variable.gaps.source)
+        special = np.array(list(variable.gaps.special.values()), variable.dtype)
+        variable = replace(variable, source=NumbersSource(variable.gaps.source, special))
     name, tile = variable.name, aligned_tile(variable, LEAST, MOST)
     writer.create_residuals(name, variable.dims, variable.shape, tile, step)
     task = WriteResiduals(draft, writer.residuals, name, variable.time_axis, step)

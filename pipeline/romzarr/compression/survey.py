@@ -129,7 +129,7 @@ def survey(
             variable.dtype,
             (variable.shape[variable.time_axis], *variable.space_shape),
             values_tile(variable),
-            None if variable.gaps is None else variable.gaps.fluctuation,
+            variable.fluctuation,
         )
         result = delayed(_surveyed, pure=False)(_sample(variable), facts, tuple(tolerances))
         (said,) = dask.compute(result)

@@ -26,6 +26,7 @@ from romzarr.chunked.blocks import Lengths, lazy_tiles, time_groups
 from romzarr.chunked.slices import gathered
 from romzarr.chunked.spots import spread
 from romzarr.chunked.values import (
+    CountBytes,
     Held,
     HoldValues,
     MeasureValues,
@@ -136,6 +137,13 @@ def write_values(
         error = (sums.lost / fluctuation) ** 0.5 * (1 + SUMMED) if sums.lost else 0.0
         written[variable.name] = WrittenValues(error, fluctuation, cost)
     return written
+
+
+def values_bytes(archive: Archive, plan: ValuesPlan) -> int:
+    """Bytes that a variable would take as values. Runs Dask, and holds all of it on the workers."""
+    tiles = _Tiles(archive.variables[plan.number], plan)
+    tiles.hold()
+    return tiles.sums(CountBytes(_measured(tiles, plan).coding)).nbytes
 
 
 def _write_mask(
@@ -351,8 +359,8 @@ class _Coder:
     def _foretold(self) -> float:
         """Squared fluctuation of the whole record, as far as is known."""
         plan, sums = self._plan, self.sums
-        if self._variable.gaps is not None:
-            return self._variable.gaps.fluctuation
+        if self._variable.fluctuation is not None:
+            return self._variable.fluctuation
         if sums.snapshots > plan.known:
             return sums.foretold(self._snapshots)
         return plan.variance * sums.counted / sums.snapshots * self._snapshots
@@ -360,7 +368,7 @@ class _Coder:
 
 def _fluctuation(variable: ArchivedVariable, sums: Sums) -> float:
     """Squared fluctuation of a record that has been seen; with gaps that of its numbers."""
-    return sums.fluctuation if variable.gaps is None else variable.gaps.fluctuation
+    return sums.fluctuation if variable.fluctuation is None else variable.fluctuation
 
 
 def _batches(variable: ArchivedVariable, tile: Lengths) -> list[list[int]]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from romzarr.archive import Archive
-from romzarr.compression.gaps import with_gaps
+from romzarr.compression.few_snapshots import are_few, write_few
+from romzarr.compression.gaps import shown, with_gaps
 from romzarr.compression.lossless import write_lossless
 from romzarr.compression.pod import factor_archive
 from romzarr.compression.pointwise import sharpened_by, write_residuals
@@ -29,7 +30,7 @@ def write_archive(
     """Put an archive into a store, within the tolerance and bounds on single values.
 
     Reads every chunk once, again where values are coded after a POD, and again where single values
-    are bounded. With `gaps` everything is read once more before, and these are kept. Runs Dask.
+    are bounded. With `gaps`, or of few snapshots, everything is read once more before. Runs Dask.
 
     Raises
     ------
@@ -38,13 +39,28 @@ def write_archive(
     """
     if config.compression.tolerance == 0:
         return _write_lossless(writer, archive, config)
-    if not gaps:
+    if not archive.variables:
+        return _nothing_but_carried(writer, archive, config)
+    if not gaps and not are_few(archive):
         return _write_lossy(writer, archive, config)
     with step("gaps") as looking:
-        archive, cost = with_gaps(archive, writer)
-        looking.bytes = cost.bytes_read
-    result = _write_lossy(writer, archive, config)
-    return replace(result, cost=result.cost + cost)
+        known = with_gaps(archive, writer)
+        looking.bytes = known.cost.bytes_read
+    if are_few(archive):
+        result, bounds = write_few(writer, known, config), config.compression.bounds
+        result = _corrected(writer, known.archive, result, bounds) if bounds else result
+    else:
+        result = _write_lossy(writer, known.archive, config)
+        result = replace(result, cost=result.cost + known.cost)
+    words = {v.name: shown(v.gaps) for v in known.archive.variables if v.gaps is not None}
+    return replace(result, gaps=words)
+
+
+def _nothing_but_carried(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+    """Put an archive that has no floats into the store."""
+    write_latent(writer, archive, None)
+    said = {**facts(archive, NO_CODINGS, None, {}, config), "fluctuation": {}}
+    return Result(said, NO_CODINGS, None, ReadCost())
 
 
 def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Result:

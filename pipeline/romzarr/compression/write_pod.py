@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,14 @@ TOTAL_DIGITS = 10
 
 @dataclass(frozen=True)
 class Result:
-    """What was put into a store, and what reading the archive for it cost."""
+    """What was put into a store, and what reading the archive for it cost; in ``gaps`` words on
+    those of variables that have any."""
 
     facts: Mapping[str, Any]
     codings: Codings
     model: LatentModel | None
     cost: ReadCost
+    gaps: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_factored(

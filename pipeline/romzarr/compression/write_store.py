@@ -133,7 +133,7 @@ def facts(
         "max_error": dict(config.compression.bounds),
         "rank": codings.rank,
         "nonzero_terms": 0,
-        "raw_bytes": archive.raw_bytes,
+        "raw_bytes": archive.total_bytes,
         "arithmetic": codings.arithmetic,
         "variables": {
             variable.name: {

@@ -99,9 +99,11 @@ def append(
 def _new_spans(archive: Archive, before: int, most: int) -> Iterator[BlockSpan]:
     """Blocks that end where chunks do, from snapshot `before` on, of about `most` snapshots at
     most and as many bytes as a task may hold."""
+    count = len(archive.time.values)
     ends = [set(accumulate(v.chunks[v.time_axis])) for v in archive.variables]
-    stops = sorted(stop for stop in set.intersection(*ends) if stop > before)
-    longest = min(most, LEAF_BYTES * len(archive.time.values) // archive.raw_bytes)
+    # Without floats nothing says where chunks end.
+    stops = sorted(stop for stop in set.intersection(*ends or [{count}]) if stop > before)
+    longest = min(most, LEAF_BYTES * count // max(1, archive.raw_bytes))
     start = before
     for stop, following in pairwise([*stops, math.inf]):
         if following - start > longest:

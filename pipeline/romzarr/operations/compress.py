@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
@@ -18,7 +19,7 @@ from romzarr.compression.write_pod import Result
 from romzarr.config import Config, given_config, settled
 from romzarr.errors import GapsError
 from romzarr.progress import step, working_on
-from romzarr.reports import CompressionReport, advice
+from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
 from romzarr.store.reading.facts import errors_of
 from romzarr.store.writing.writer import StoreWriter
 
@@ -107,11 +108,19 @@ def compress(
         # Tasks run side by side already; BLAS threads on top would fight for the cores.
         with threadpool_limits(1, user_api="blas"):
             try:
-                result, stored = _stored(archive, store, config, overwrite, forbidden)
+                stored = _stored(archive, store, config, overwrite, forbidden)
             except GapsError as found:
                 log.info("everything is read once more for its gaps: %s", found)
-                result, stored = _stored(archive, store, config, overwrite, forbidden, gaps=True)
-    return _report(archive, result, stored, config, began, cpu)
+                stored = _stored(archive, store, config, overwrite, forbidden, gaps=True)
+    return _report(archive, stored, config, began, cpu)
+
+
+class _Stored(NamedTuple):
+    """What a store holds, its bytes, and those of single variables."""
+
+    result: Result
+    nbytes: int
+    by_variable: Mapping[str, int]
 
 
 def _stored(
@@ -121,8 +130,8 @@ def _stored(
     overwrite: bool,
     forbid: Sequence[str | os.PathLike[str]],
     gaps: bool = False,
-) -> tuple[Result, int]:
-    """Write the store; return what it holds, and its bytes. With `gaps` these are looked for.
+) -> _Stored:
+    """Write the store. With `gaps` these are looked for.
 
     Raises
     ------
@@ -133,7 +142,8 @@ def _stored(
         with archive.unchanging():
             result = write_archive(writer, archive, config, gaps)
         with step("commit"):
-            return result, writer.commit(result.facts)
+            nbytes = writer.commit(result.facts)
+        return _Stored(result, nbytes, writer.bytes_by_variable)
 
 
 def open_checked(source: Source, config: Config) -> Archive:
@@ -157,14 +167,10 @@ def open_checked(source: Source, config: Config) -> Archive:
 
 
 def _report(
-    archive: Archive,
-    result: Result,
-    stored: int,
-    config: Config,
-    began: float,
-    cpu: float,
+    archive: Archive, stored: _Stored, config: Config, began: float, cpu: float
 ) -> CompressionReport:
-    codings, model = result.codings, result.model
+    result, codings, model = stored.result, stored.result.codings, stored.result.model
+    ratio = archive.total_bytes / stored.nbytes
     return CompressionReport(
         relative_l2_error=errors_of(result.facts, [each.name for each in archive.variables]),
         tolerance=config.compression.tolerance,
@@ -174,14 +180,32 @@ def _report(
         nonzero_terms=result.facts["nonzero_terms"],
         kept_samples=model.latent.coded.code.kept if model and model.pays else 0,
         snapshots=len(archive.time.values),
-        raw_bytes=archive.raw_bytes,
-        stored_bytes=stored,
-        compression_ratio=archive.raw_bytes / stored,
+        raw_bytes=archive.total_bytes,
+        stored_bytes=stored.nbytes,
+        compression_ratio=ratio,
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu,
         bytes_read=result.cost.bytes_read,
         chunks_read=result.cost.chunks_read,
-        advice=advice(
-            archive.raw_bytes / stored, codings.rank, len(archive.time.values), codings.of
-        ),
+        advice=advice(ratio, codings.rank, len(archive.time.values), codings.of),
+        variables=_variables(archive, stored),
     )
+
+
+def _variables(archive: Archive, stored: _Stored) -> dict[str, StoredVariableReport]:
+    """A line for each data variable, in the order of the archive."""
+    coded = {v.name: v for v in archive.variables}
+    codings = dict(zip(coded, stored.result.codings.of, strict=True))
+    errors = errors_of(stored.result.facts, coded)
+    found = {}
+    for name in archive.order:
+        variable, nbytes = coded.get(name), stored.by_variable.get(name, 0)
+        found[name] = StoredVariableReport(
+            coding=codings.get(name, CARRIED),
+            raw_bytes=archive.carried[name].nbytes if variable is None else variable.nbytes,
+            stored_bytes=nbytes,
+            share=nbytes / stored.nbytes,
+            relative_l2_error=errors.get(name, 0.0),
+            gaps=stored.result.gaps.get(name, ""),
+        )
+    return found

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from romzarr.archive import Archive, Source, name_of
 from romzarr.coding.residuals import residual_bits
 from romzarr.compression.choose_coding import choose_coding, coded_bytes
-from romzarr.compression.gaps import with_gaps
+from romzarr.compression.few_snapshots import are_few, few_bytes
+from romzarr.compression.gaps import Known, with_gaps
 from romzarr.compression.pod import factor_for
 from romzarr.compression.survey import LEAST_BYTES, Surveyed, survey
 from romzarr.compression.write_store import Codings, facts
@@ -98,16 +99,33 @@ def estimate(
                 found = _estimates(archive, tolerances, config)
             except GapsError as gaps:
                 log.info("everything is read once more for its gaps: %s", gaps)
-                found = _estimates(with_gaps(archive)[0], tolerances, config)
+                found = _estimates(with_gaps(archive).archive, tolerances, config)
     return EstimateReport(
         estimates=tuple(found),
-        raw_bytes=archive.raw_bytes,
+        raw_bytes=archive.total_bytes,
         snapshots=len(archive.time.values),
         seconds=time.perf_counter() - began,
     )
 
 
+def _from_few(known: Known, tolerances: Sequence[float], config: Config) -> list[Estimate]:
+    """Estimates of an archive of few snapshots: all but the writing."""
+    found = []
+    for tolerance in tolerances:
+        variables, sizes = {}, few_bytes(known, tolerance)
+        for variable in known.archive.variables:
+            nbytes, counted = sizes[variable.name], math.prod(variable.shape)
+            error = tolerance * ((variable.fluctuation or 0.0) / counted) ** 0.5
+            why = "there are too few snapshots for dynamics" if nbytes else "it never changes"
+            coding = Coding.DIRECT if nbytes else Coding.CONSTANT
+            variables[variable.name] = _variable(coding, why, nbytes, error, variable.shape)
+        found.append(_estimate(known.archive, config, tolerance, variables))
+    return found
+
+
 def _estimates(archive: Archive, tolerances: Sequence[float], config: Config) -> list[Estimate]:
+    if are_few(archive):
+        return _from_few(with_gaps(archive), tolerances, config)
     estimates = _from_all if archive.raw_bytes < LEAST_BYTES else _from_sample
     return estimates(archive, tolerances, config)
 
@@ -196,7 +214,7 @@ def _estimate(
     gaps = [v.gaps.nbytes for v in archive.variables if v.gaps and v.gaps.home == v.name]
     total = sum(each.stored_bytes for each in variables.values()) + fixed + _carried(archive)
     total += sum(gaps) + VARIABLE_BYTES * len(gaps)
-    return Estimate(tolerance, round(total), archive.raw_bytes / total, variables)
+    return Estimate(tolerance, round(total), archive.total_bytes / total, variables)
 
 
 def _carried(archive: Archive) -> float:

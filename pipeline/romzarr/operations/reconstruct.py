@@ -16,6 +16,7 @@ import xarray as xr
 from romzarr.archive.location import suffix
 from romzarr.archive.open import CSV, NETCDF
 from romzarr.arguments import as_flag, as_whole
+from romzarr.contracts import NO_TIME
 from romzarr.errors import ConfigError, PipelineError, StoreError, refuse_blame
 from romzarr.objects import is_document
 from romzarr.reconstruction.destination import Destination
@@ -70,14 +71,13 @@ def reconstruct(
     if kind in CSV or kind == ".zip":
         raise ConfigError(f"{out}: found {kind}, allowed are Zarr (.zarr) and NetCDF (.nc)")
     dataset = xr.open_dataset(store, engine="romzarr", chunks={})
-    dim = opened.facts["time"]["dim"]
-    chosen = dataset.isel({dim: slice(start, stop)})
-    if chosen.sizes[dim] == 0:
-        given = {"start": start, "stop": stop}
-        named = ", ".join(f"{name}={n}" for name, n in given.items() if n is not None)
+    dim, given = opened.facts["time"]["dim"], {"start": start, "stop": stop}
+    named = ", ".join(f"{name}={n}" for name, n in given.items() if n is not None)
+    if not len(range(*slice(start, stop).indices(opened.snapshots))):
         raise ConfigError(
-            f"{named}: found no snapshot, allowed are ranges within 0 to {dataset.sizes[dim]}"
+            f"{named}: found no snapshot, allowed are ranges within 0 to {opened.snapshots}"
         )
+    chosen = dataset if dim == NO_TIME else dataset.isel({dim: slice(start, stop)})
     write = _write_netcdf if kind in NETCDF else _write_zarr
     refuse_names(chosen)
     with _reported(target):

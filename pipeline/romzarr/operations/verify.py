@@ -12,7 +12,7 @@ import xarray as xr
 from romzarr.archive import Archive, Source, name_of
 from romzarr.archive.time_axis import shown_time
 from romzarr.arguments import as_flag
-from romzarr.chunked.plan import PODPlan, plan_pod
+from romzarr.chunked.plan import plan_pod
 from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.fold import fold
@@ -73,8 +73,7 @@ def verify(
         archive = as_stored(opened, source, config)
         refuse_other_archive(opened, archive)
         lost = _missing(archive, os.fspath(store))
-        plan = plan_pod(archive.variables)
-        found, share = _decided(archive, plan, opened, sample)
+        found, share = _decided(archive, opened, sample)
         problems = (*lost, *(words for each in found.values() for words in each.problems))
         if problems:
             with archive.unchanging():
@@ -86,13 +85,13 @@ def verify(
         if measure != "unlike"  # which is a problem, or nothing to report
     }
     errors, largest = values["relative_l2_error"], values["largest_pointwise_error"]
-    worst = max(errors, key=lambda name: errors[name])
+    worst = max(errors, key=lambda name: errors[name], default="")
     return VerifyReport(
         ok=not problems,
         **values,
         tolerance=float(opened.facts["tolerance"]),
         max_error=dict(opened.facts.get("max_error", {})),
-        worst=f"{worst}: {largest[worst]:.4g} at {found[worst].place}",
+        worst=f"{worst}: {largest[worst]:.4g} at {found[worst].place}" if worst else "",
         problems=problems,
         seconds=time.perf_counter() - began,
         compared=share,
@@ -110,14 +109,17 @@ class _Verdict(NamedTuple):
 
 
 def _decided(
-    archive: Archive, plan: PODPlan, opened: CoefficientStore, sample: bool
+    archive: Archive, opened: CoefficientStore, sample: bool
 ) -> tuple[dict[str, _Verdict], float]:
     """Judge each variable, and tell the share of all values that was compared. Runs Dask.
 
     A few leaves of a store that just keeps its bound look somewhat worse or better than the
     whole. So a sample grows until it keeps the bound, or is the whole.
     """
-    every, most = all_leaves(plan), FIRST_LEAVES
+    if not archive.variables:
+        return {}, 1.0
+    plan, most = plan_pod(archive.variables), FIRST_LEAVES
+    every = all_leaves(plan)
     used: list[tuple[BlockSpan, ...]] = [()] * len(every)
     found: dict[int, _Verdict] = {}
     measures = [tuple(MEASURES.values())] * len(archive.variables)

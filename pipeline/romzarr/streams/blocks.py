@@ -54,7 +54,7 @@ class Frame:
         """
         settings = config.archive
         archive = archive_from(
-            memory_archive(block), settings.time, settings.variables, settings.weights, least=1,
+            memory_archive(block), settings.time, settings.variables, settings.weights,
             exclude=settings.exclude,
         )  # fmt: skip
         variable = archive.variables[0]
@@ -77,9 +77,17 @@ class Frame:
 
     @property
     def snapshot_bytes(self) -> int:
-        """Bytes of all variables at one time."""
+        """Bytes of all that changes in time, at one time."""
         both = zip(self.variables, self.sizes, strict=True)
-        return sum(size * variable.dtype.itemsize for variable, size in both)
+        carried = self.archive.carried.variables.values()
+        changing = (v.nbytes // max(1, v.sizes[self.dim]) for v in carried if self.dim in v.dims)
+        return sum(size * variable.dtype.itemsize for variable, size in both) + sum(changing)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes of all that does not change in time."""
+        carried = self.archive.carried.variables.values()
+        return sum(v.nbytes for v in carried if self.dim not in v.dims)
 
     @property
     def edges(self) -> tuple[slice, ...]:
@@ -146,7 +154,7 @@ class Frame:
         count = len(range(*slice(start, stop).indices(len(series))))
         # Without a coordinate only its length tells of the dim.
         known = carried.assign({NAME: (self.dim, np.zeros(count))})
-        times = time_axis(known, self.dim, NAME, least=1)
+        times = time_axis(known, self.dim, NAME)
         variables = tuple(self._over(variable, count) for variable in self.variables)
         raw = sum(variable.nbytes for variable in variables)
         return replace(

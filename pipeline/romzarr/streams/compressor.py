@@ -140,8 +140,8 @@ class StreamCompressor:
         self._opened = int(store.facts.get("stream", {}).get("parts", 0))
         if "fluctuation" not in store.facts:
             raise StoreError(
-                f"{self._target}: nothing can be appended to a store that is lossless or was "
-                f"written before romzarr could append; compress the archive anew"
+                f"{self._target}: nothing can be appended to a store that is lossless or has a "
+                f"single snapshot; compress the archive anew"
             )
         dataset = xr.open_dataset(self._target, engine="romzarr")
         frame = Frame.of(dataset, self._config)
@@ -282,6 +282,7 @@ class StreamCompressor:
             frame = Frame.of(first, self._config)
             earlier = Earlier.none(len(frame.variables))
             self._segment = OpenSegment(frame, self._config, earlier, self._forgetting)
+            self._raw_bytes = frame.fixed_bytes
         variables = block.variables if isinstance(block, xr.Dataset) else block
         count = self._segment.take(variables)
         self.snapshots += count

@@ -33,6 +33,23 @@ MOST_VALUES, LOOKED_AT = 1 << 26, 64
 ROWS = 240
 
 
+# What the dim of a single snapshot is called, where the archive has no time.
+SNAPSHOT = "snapshot"
+
+
+def time_dim(store: CoefficientStore) -> str:
+    """Name of the time dim in pictures."""
+    return str(store.facts["time"]["dim"]) or SNAPSHOT
+
+
+def with_time(dataset: xr.Dataset, store: CoefficientStore) -> tuple[xr.Dataset, str]:
+    """A decoded dataset with a time dim, also where the archive had none, and its name."""
+    dim, names = time_dim(store), list(store.variables)
+    if dim in dataset.dims:
+        return dataset, dim
+    return dataset.assign({name: dataset[name].expand_dims(dim) for name in names}), dim
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """Singular values (r,) of the joint matrix of the `variables` coded by POD, each scaled to

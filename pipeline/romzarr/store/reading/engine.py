@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
+from romzarr.contracts import NO_TIME
 from romzarr.encoding import encoding_from_json
 from romzarr.store import layout
 from romzarr.store.layout import JsonObject, Root
@@ -28,7 +29,8 @@ class DecodedArray(BackendArray):
 
     def __init__(self, url: str, root: Root, variable: StoredVariable) -> None:
         self.url, self.root, self.variable = url, root, variable
-        self.shape, self.dtype = variable.shape, variable.dtype
+        self.shape = variable.space_shape if variable.is_timeless else variable.shape
+        self.dtype = variable.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
@@ -38,8 +40,9 @@ class DecodedArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._decode)
 
     def _decode(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        axis = self.variable.time_axis
-        store = open_store(self.url, self.root)
+        axis, store = self.variable.time_axis, open_store(self.url, self.root)
+        if self.variable.is_timeless:
+            return store.decode(self.variable.name, 0, key)
         return store.decode(self.variable.name, key[axis], key[:axis] + key[axis + 1 :])
 
 
@@ -109,6 +112,9 @@ def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:
     data = indexing.LazilyIndexedArray(DecodedArray(store.url, Root(store.root.parts), stored))
     encoding = encoding_from_json(stored.encoding)
     if stored.chunks is not None:
-        encoding["preferred_chunks"] = dict(zip(stored.dims, stored.chunks, strict=True))
+        chunks = dict(zip(stored.dims, stored.chunks, strict=True))
+        chunks.pop(NO_TIME, None)
+        encoding["preferred_chunks"] = chunks
     attrs = encoding_from_json(stored.attrs)
-    return xr.Variable(stored.dims, data, attrs, encoding)
+    dims = stored.space_dims if stored.is_timeless else stored.dims
+    return xr.Variable(dims, data, attrs, encoding)

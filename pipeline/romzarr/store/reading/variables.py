@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from romzarr.contracts import Coding
+from romzarr.contracts import NO_TIME, Coding
 from romzarr.encoding import MAX_ARCHIVE_CHUNKS, with_shared
 from romzarr.errors import StoreError
 from romzarr.store import layout, limits
@@ -42,6 +42,11 @@ class StoredVariable:
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
+
+    @property
+    def is_timeless(self) -> bool:
+        """Whether the archive had no time: the time dim is none that it knew."""
+        return self.dims[self.time_axis] == NO_TIME
 
     @property
     def space_dims(self) -> tuple[str, ...]:

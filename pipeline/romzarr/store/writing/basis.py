@@ -291,6 +291,11 @@ class BasisWriter(ArrayWriter):
         """Remove the residuals of a `variable` if they are all zero."""
         self._drop(variable, "residuals")
 
+    def drop_values(self, variable: str) -> None:
+        """Remove the values of a `variable` that is coded in another way after all."""
+        self._drop(variable, "values")
+        del self._offsets[variable]
+
     def drop_gaps(self, variable: str) -> None:
         """Remove the codes of the gaps of a `variable` that are not needed."""
         self._drop(variable, "gaps")

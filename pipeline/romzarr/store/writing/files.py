@@ -45,10 +45,14 @@ def put_chunk(store: SealingStore, path: str, index: Sequence[int], payload: byt
 
 
 class Finished(NamedTuple):
-    """The checksum of a finished generation's metadata, and the bytes of its files."""
+    """The checksum of a finished generation's metadata, and the ``sizes`` of its files by path."""
 
     checksum: str
-    nbytes: int
+    sizes: Mapping[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.sizes.values())
 
 
 def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
@@ -68,7 +72,7 @@ def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
     contents[layout.ROOT] = metadata
     sync(store.put_documents(contents))
     checksum = checksums.checksum(f"{store.generation}/{layout.ROOT}", metadata)
-    return Finished(checksum, sum(chunks.values()) + sum(map(len, contents.values())))
+    return Finished(checksum, chunks | {key: len(content) for key, content in contents.items()})
 
 
 def _compacted(content: bytes) -> tuple[Any, bytes]:

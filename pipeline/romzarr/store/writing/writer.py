@@ -67,6 +67,7 @@ class StoreWriter(BasisWriter):
         self.url = self._commit.url
         self._before = onto.parts[:keep] if onto else ()
         self._facts: dict[str, Any] = {}
+        self._sizes: Mapping[str, int] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -186,7 +187,21 @@ class StoreWriter(BasisWriter):
             finished = finish(self.url, self._store, self._packed(self._merged(facts)))
             own = Part(self._commit.generation, finished.checksum)
             root = self._commit.publish((*self._before, own))
+        self._sizes = finished.sizes
         return finished.nbytes + len(layout.root_document(root))
+
+    @property
+    def bytes_by_variable(self) -> dict[str, int]:
+        """Bytes of the arrays that belong to single variables, compressed and carried, once all is
+        committed."""
+        owners = {f"basis/{group}": name for name, group in self._groups.items()}
+        owners |= {f"coordinates/{name}": name for name in self._facts["carried"]}
+        found = dict.fromkeys(owners.values(), 0)
+        for path, size in self._sizes.items():
+            owner = owners.get("/".join(path.split("/")[:2]))
+            if owner is not None:
+                found[owner] += size
+        return found
 
     def draft(self, facts: Mapping[str, Any]) -> tuple[str, Part]:
         """Finish the generation with `facts` as in `commit`, without making it current.
@@ -245,6 +260,6 @@ class StoreWriter(BasisWriter):
 def _uniform_step(times: NDArray[np.float64]) -> float | None:
     """Find a step h with ``times == h * arange(m)`` exactly; None if there is none."""
     if len(times) < 2:
-        return None
+        return 1.0
     step = float(times[-1] / (len(times) - 1))
     return step if np.array_equal(times, step * np.arange(len(times))) else None

@@ -1,0 +1,142 @@
+"""Archives of so few snapshots that there are no dynamics: values, in wavelets alone.
+
+A single snapshot fluctuates about its average in space; several about their temporal mean, as
+everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import dask
+import numpy as np
+
+from romzarr.archive import Archive
+from romzarr.archive.time_axis import MIN_SNAPSHOTS
+from romzarr.chunked.blocks import Lengths, Tile, aligned_tile, lazy_tiles
+from romzarr.chunked.values import ValuesCoding, values_tile
+from romzarr.coding.tiles import region_of
+from romzarr.compression.gaps import Known
+from romzarr.compression.lossless import write_lossless
+from romzarr.compression.values import ValuesPlan, values_bytes, write_values
+from romzarr.compression.write_pod import Result, check_bound
+from romzarr.compression.write_store import Codings, facts, write_latent
+from romzarr.config import Config
+from romzarr.contracts import ArchivedVariable, Coding, Floats, ReadBlock
+from romzarr.errors import AccuracyError
+from romzarr.numerics.budget import ROUNDING_SHARE
+from romzarr.store.writing.writer import StoreWriter
+
+log = logging.getLogger(__name__)
+
+# Snapshots of parts of space, and their places in the grid of tiles.
+Parts = Sequence[tuple[Lengths, Floats]]
+
+# Values of a tile that is read at once.
+LEAST, MOST = 1 << 18, 1 << 22
+# Quantisation steps by the root of the mean squared error that they make, to begin with; and how
+# that error grows with them.
+STEP, POWER = 4.0, 2.0
+
+
+def are_few(archive: Archive) -> bool:
+    """Whether an archive has too few snapshots for dynamics."""
+    return len(archive.time.values) < MIN_SNAPSHOTS
+
+
+def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
+    """Put an archive of few snapshots into the store, within the tolerance. Runs Dask.
+
+    Variables whose rounding alone is above the tolerance are kept to the bit. Memory of workers for
+    a variable at a time.
+    """
+    archive, tolerance = known.archive, config.compression.tolerance
+    codings, errors = dict[str, Coding](), dict[str, float]()
+    cost, totals = known.cost, dict[str, float]()
+    for number, variable in enumerate(archive.variables):
+        name = variable.name
+        if variable.fluctuation == 0:
+            writer.write_constant(name, variable.space_dims, _first_snapshot(variable))
+            codings[name], errors[name] = Coding.CONSTANT, 0.0
+            continue
+        plan = _planned(variable, number, known.averages[number], tolerance)
+        try:
+            (found,) = write_values(writer, archive, [plan]).values()
+        except AccuracyError as refused:
+            log.info("variable %r: kept to the bit, since %s", name, refused)
+            writer.drop_values(name)
+            cost += write_lossless(writer, _with_all_bits(archive, variable))
+            codings[name], errors[name] = Coding.LOSSLESS, 0.0
+            continue
+        codings[name], errors[name] = Coding.DIRECT, found.error
+        cost, totals[name] = cost + found.cost, found.fluctuation
+    write_latent(writer, archive, None)
+    check_bound(errors, tolerance)
+    listed = Codings(tuple(codings[v.name] for v in archive.variables), 0, "float64")
+    said = facts(archive, listed, None, errors, config)
+    # Of one snapshot it is another one than that of a record: nothing can be appended.
+    more = {"fluctuation": totals} if len(archive.time.values) > 1 else {}
+    return Result({**said, **more}, listed, None, cost)
+
+
+def few_bytes(known: Known, tolerance: float) -> dict[str, int]:
+    """Bytes that each variable would take, 0 if it is constant. Runs Dask."""
+    both = zip(known.archive.variables, known.averages, strict=True)
+    return {
+        variable.name: values_bytes(known.archive, _planned(variable, number, average, tolerance))
+        if variable.fluctuation
+        else 0
+        for number, (variable, average) in enumerate(both)
+    }
+
+
+def _with_all_bits(archive: Archive, variable: ArchivedVariable) -> Archive:
+    """An archive of one variable as it is, gaps and all."""
+    if variable.gaps is not None:
+        variable = replace(variable, source=variable.gaps.source, gaps=None)
+    return replace(archive, variables=(variable,))
+
+
+def _planned(
+    variable: ArchivedVariable, number: int, average: float, tolerance: float
+) -> ValuesPlan:
+    snapshots, values = variable.shape[variable.time_axis], float(np.prod(variable.shape))
+    counted = snapshots * variable.inner_product.total(int(values) // snapshots)
+    variance = (variable.fluctuation or 0.0) / counted
+    allowed, single = tolerance * variance**0.5, np.dtype(np.float32)
+    rounding = float(np.finfo(single).eps) * (abs(average) + variance**0.5)
+    narrow = variable.dtype.itemsize <= 4 and rounding <= ROUNDING_SHARE * allowed
+    return ValuesPlan(
+        number=number,
+        tile=values_tile(variable),
+        coding=ValuesCoding(
+            STEP * allowed, float(np.float32(average)), single if narrow else np.dtype(np.float64)
+        ),
+        tolerance=tolerance,
+        power=POWER,
+        surveyed=snapshots,
+        variance=variance,
+        known=snapshots,
+    )
+
+
+def _first_snapshot(variable: ArchivedVariable) -> Floats:
+    """The first snapshot of a variable, with NaN where nothing is; all are alike."""
+    tile, axis = aligned_tile(variable, LEAST, MOST), variable.time_axis
+    lengths = (*tile[:axis], *tile[axis + 1 :])
+    found = np.empty(variable.space_shape, variable.dtype.newbyteorder("="))
+
+    def first(block: ReadBlock, tile: Tile) -> Parts:
+        place = (*tile.index[:axis], *tile.index[axis + 1 :])
+        return [(place, np.take(block.values, 0, axis))]
+
+    for parts in dask.compute(*lazy_tiles(variable, tile, first, _all)):
+        for place, values in parts:
+            found[region_of(place, variable.space_shape, lengths)] = values
+    return found
+
+
+def _all(several: Sequence[Parts]) -> Parts:
+    return [part for parts in several for part in parts]
