@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 import romzarr
 from romzarr.coding import wavelet
 from romzarr.compression import direct, pointwise
+from romzarr.config import NO_TOLERANCE
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.dynamics import sampling
 from romzarr.store import layout
@@ -374,3 +375,52 @@ def test_an_estimate_that_is_too_coarse_costs_a_pass_and_no_accuracy(tmp_path, m
     source = waves()[["noise"]]
     _, decoded = compressed(source, tmp_path, tolerance=0.5, max_error={"noise": 1e-4})
     assert worst(source, decoded, "noise") <= 1e-4
+
+
+# --- bounds on single values alone ---------------------------------------------------------
+
+
+def rough_and_smooth() -> xr.Dataset:
+    rng, t, x = np.random.default_rng(5), np.arange(120) * 0.1, np.linspace(0, 6, 80)
+    u = np.sin(x - t[:, None]) + 0.3 * rng.standard_normal((120, 80))
+    v = np.cos(2 * x + t[:, None])
+    return xr.Dataset({"u": (("time", "x"), u), "v": (("time", "x"), v)}, {"time": t})
+
+
+def relative(source: xr.Dataset, decoded: xr.Dataset, name: str) -> float:
+    about = source[name] - source[name].mean("time")
+    return float(np.linalg.norm(source[name] - decoded[name]) / np.linalg.norm(about))
+
+
+def test_a_bound_on_all_single_values_is_all_that_is_asked(tmp_path):
+    source, bounds = rough_and_smooth(), {"u": 0.5, "v": 0.2}
+    alone = romzarr.compress(source, tmp_path / "s", max_error=bounds)
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr")
+    for name, bound in bounds.items():
+        assert np.abs(decoded[name] - source[name]).max() <= bound
+    assert relative(source, decoded, "u") > 0.02
+    assert alone.tolerance == NO_TOLERANCE
+    both = romzarr.compress(source, tmp_path / "b", max_error=bounds, tolerance=1e-2)
+    assert alone.stored_bytes < both.stored_bytes / 2
+    assert romzarr.verify(tmp_path / "s", source).ok
+
+
+def test_variables_without_a_bound_keep_the_default_tolerance(tmp_path):
+    source = rough_and_smooth()
+    report = romzarr.compress(source, tmp_path / "s", max_error={"u": 0.5})
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr")
+    assert report.tolerance == 1e-2
+    assert relative(source, decoded, "v") <= 1e-2
+
+
+def test_the_command_line_and_files_agree(tmp_path, capsys):
+    rough_and_smooth().to_zarr(tmp_path / "a.zarr", consolidated=False)
+    arguments = ["compress", str(tmp_path / "a.zarr"), "--max-error", "u=0.5,v=0.2"]
+    assert main([*arguments[:2], str(tmp_path / "s"), *arguments[2:]]) == 0
+    assert "none but the bounds on single values" in capsys.readouterr().out
+    settings = tmp_path / "config.yaml"
+    settings.write_text("compression: {tolerance: 1.0e-2}")
+    more = ["--config", str(settings)]
+    assert main([*arguments[:2], str(tmp_path / "t"), *arguments[2:], *more]) == 0
+    assert romzarr.info(tmp_path / "s").tolerance == NO_TOLERANCE
+    assert romzarr.info(tmp_path / "t").tolerance == 1e-2

@@ -259,8 +259,8 @@ def add_compress(subparsers: Subparsers) -> None:
         "--max-error",
         type=bounds,
         metavar="U=X,V=Y",
-        help="additional bounds on the absolute error of every value of these variables, in their "
-        "units",
+        help="bounds on the absolute error of every value of these variables, in their units; "
+        "without --tolerance they are all that is asked, if all variables have one",
     )
     add_selection(command)
     command.add_argument(

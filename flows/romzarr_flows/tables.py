@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from romzarr.config import NO_TOLERANCE
 from romzarr.contracts import Coding
 from romzarr.progress import size as size
 from romzarr.reports import CARRIED
@@ -66,7 +67,8 @@ def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str,
         f"{name:<{width}}  {value:.3e}" + ("" if value <= tolerance else "  ABOVE THE TOLERANCE")
         for name, value in errors.items()
     ]
-    bound = ("tolerance", f"{tolerance:g}" if tolerance else "0, lossless")
+    words = {0.0: "0, lossless", NO_TOLERANCE: "none but the bounds on single values"}
+    bound = ("tolerance", words.get(tolerance, f"{tolerance:g}"))
     return [*continued("relative L2 error", lines), bound]
 
 

@@ -7,10 +7,11 @@ the same rules as one read from a file.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 AUTO: Auto = "auto"
 NONE: Nothing = "none"
+
+
+# Keeps 99.99 % of the variance of every variable.
+DEFAULT_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,15 @@ automatic = one_of(AUTO)
 nothing = one_of(NONE)
 positive = number("a number above 0", lambda value: value > 0)
 not_negative = number("a number, 0 or more", lambda value: value >= 0)
+# The largest tolerance below 1, which is the error of the mean alone, stands for none.
+NO_TOLERANCE = math.nextafter(1.0, 0.0)
+
+
+def _accept_no_tolerance(value: Any) -> float:
+    require(value == NONE)
+    return NO_TOLERANCE
+
+
 a_tolerance = number(
     "0, which is lossless, or a number above 0 and below 1",
     lambda value: 0 <= value < 1,
@@ -225,9 +239,16 @@ class ArchiveConfig(Section):
 class CompressionConfig(Section):
     """The error bounds and the rank."""
 
-    tolerance: float = setting(1e-2, a_tolerance)
+    tolerance: float = setting(DEFAULT_TOLERANCE, a_tolerance | Check("none", _accept_no_tolerance))
     max_error: Literal["none"] | Mapping[str, float] = setting("none", one_of("none") | some_bounds)
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
+
+    def for_variables(self, names: Collection[str]) -> CompressionConfig:
+        """The same for an archive with these variables, of which a tolerance may ask nothing only
+        if all have bounds on single values."""
+        if self.tolerance < NO_TOLERANCE or set(names) <= self.bounds.keys():
+            return self
+        return replace(self, tolerance=DEFAULT_TOLERANCE)
 
     @property
     def bounds(self) -> Mapping[str, float]:
@@ -473,6 +494,9 @@ def section_name(section: type[Section]) -> str:
     return next(name for name, known in SECTIONS.items() if known is section)
 
 
+TOLERANCE = "compression.tolerance"
+
+
 def load_config(
     path: str | Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Config:
@@ -501,11 +525,12 @@ def load_config(
     romzarr.errors.ConfigError: unknown key 'compression.tolerence'; the nearest known key is \
 'compression.tolerance'
     """
-    config = Config()
+    config, said = Config(), dict[str, object]()
     if path is not None:
         place = as_place(path, "path")
         try:
-            config = with_values(config, dict(read_yaml(Path(place))))
+            said = dict(read_yaml(Path(place)))
+            config = with_values(config, said)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         except OSError as error:
@@ -517,7 +542,16 @@ def load_config(
             raise ConfigError(f"{path}: contains an invalid value: {error}") from error
     if not isinstance(overrides, Mapping | None):
         raise wrong_type("overrides", overrides, "a mapping of dotted keys to values")
-    return with_values(config, overrides or {})
+    config = with_values(config, overrides or {})
+    given = {**said, **(overrides or {})}
+    return config if TOLERANCE in given else _bounds_alone(config)
+
+
+def _bounds_alone(config: Config) -> Config:
+    """Without a tolerance that was asked for, bounds on single values are all that is asked."""
+    if not config.compression.bounds or config.compression.tolerance != DEFAULT_TOLERANCE:
+        return config
+    return with_values(config, {TOLERANCE: NONE})
 
 
 def given_config(config: Config | None) -> Config:
@@ -647,14 +681,18 @@ def settled(
     variables: Sequence[str] | None,
     weights: str | None,
 ) -> Config:
-    """Apply the keyword arguments of a call to the configuration."""
+    """Apply the keyword arguments of a call to the configuration.
+
+    With `max_error` alone a tolerance of the configuration that is the default one asks nothing.
+    """
     given = {
-        "compression.tolerance": tolerance,
+        TOLERANCE: tolerance,
         "compression.max_error": max_error,
         "archive.variables": _listed(variables),
         "archive.weights": weights,
     }
-    return with_values(config, {key: value for key, value in given.items() if value is not None})
+    config = with_values(config, {key: value for key, value in given.items() if value is not None})
+    return _bounds_alone(config) if tolerance is None and max_error is not None else config
 
 
 def _listed(names: Any) -> Any:

@@ -20,6 +20,7 @@ from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import region_of
 from romzarr.compression.gaps import Known
 from romzarr.compression.lossless import write_lossless
+from romzarr.compression.pointwise import AIM
 from romzarr.compression.values import ValuesPlan, values_bytes, write_values
 from romzarr.compression.write_pod import Result, check_bound
 from romzarr.compression.write_store import Codings, facts, write_latent
@@ -62,6 +63,9 @@ def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
             codings[name], errors[name] = Coding.CONSTANT, 0.0
             continue
         plan = _planned(variable, number, known.averages[number], tolerance)
+        if name in config.compression.bounds:
+            aim = AIM * config.compression.bounds[name] / plan.variance**0.5
+            plan = replace(plan, tolerance=min(tolerance, aim))
         try:
             (found,) = write_values(writer, archive, [plan]).values()
         except AccuracyError as refused:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
@@ -55,11 +56,12 @@ def compress(
     store : path or URL
         Where the coefficient store appears, complete or not at all.
     tolerance : float in [0, 1), optional
-        Bound on ``||x - xhat|| / ||x - mean||`` of every variable. 0 is lossless: every bit of
-        the decoded archive comes back, whatever it stands for.
+        Bound on ``||x - xhat|| / ||x - mean||`` of every variable, 1e-2 if nothing is asked. 0 is
+        lossless: every bit of the decoded archive comes back, whatever it stands for.
     max_error : mapping of str to float, optional
-        Besides, bounds on ``|x - xhat|`` of every single value of these variables, in their
-        units. They hold with the rounding of what is read, on any machine.
+        Bounds on ``|x - xhat|`` of every single value of these variables, in their units. They
+        hold with the rounding of what is read, on any machine. Without a tolerance they are all
+        that is asked, if all variables have one.
     variables : sequence of str, optional
         Compress these only.
     weights : str, optional
@@ -103,7 +105,7 @@ def compress(
     forbidden = [source] if isinstance(source, str | os.PathLike) else []
     with working_on(name_of(source)):
         with step("open") as opening:
-            archive = open_checked(source, config)
+            archive, config = open_checked(source, config)
             opening.bytes = archive.raw_bytes
         # Tasks run side by side already; BLAS threads on top would fight for the cores.
         with threadpool_limits(1, user_api="blas"):
@@ -146,8 +148,9 @@ def _stored(
         return _Stored(result, nbytes, writer.bytes_by_variable)
 
 
-def open_checked(source: Source, config: Config) -> Archive:
-    """The archive, once all settings are checked that can be without reading its values.
+def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
+    """The archive, and the settings for its variables, once all are checked that can be without
+    reading values.
 
     Raises
     ------
@@ -163,7 +166,8 @@ def open_checked(source: Source, config: Config) -> Archive:
         missing_chunks=config.archive.missing_chunks,
     )
     check_bounds(archive, config.compression.bounds)
-    return archive
+    asked = config.compression.for_variables([variable.name for variable in archive.variables])
+    return archive, replace(config, compression=asked)
 
 
 def _report(

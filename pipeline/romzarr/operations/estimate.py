@@ -93,7 +93,7 @@ def estimate(
         if not 0 < tolerance < 1:
             raise ConfigError(f"tolerances: found {tolerance!r}, allowed are 0 < tolerance < 1")
     with working_on(name_of(source)), threadpool_limits(1, user_api="blas"):
-        archive = open_checked(source, config)
+        archive, config = open_checked(source, config)
         with step("estimate"):
             try:
                 found = _estimates(archive, tolerances, config)
