@@ -21,7 +21,8 @@ from romzarr_flows.parsing import (
 
 SOURCES = """\
 SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file with one
-row per variable and one column per time step. STORE is the folder to write. Open it in Python
+row per variable and one column per time step; of a run in many files a quoted glob such as
+'out/*.nc', or their folder. STORE is the folder to write. Open it in Python
 with xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
 
 TOP = """\

@@ -81,7 +81,6 @@ def test_nothing_is_read_but_times_and_coordinates():
         ({}, {"variables": ["level"]}, "no data variable 'level'"),
         ({}, {"variables": []}, "no floating-point variable has dim 'time'.*among no variables"),
         ({}, {"variables": ["flag"]}, "no floating-point variable has dim 'time'.*among 'flag'"),
-        ({}, {"time": "x", "variables": ["v"]}, "3 snapshots along 'x'"),
         ({"o": ("time", np.array([{}] * 6))}, {}, r"'o' holds objects \(dict\)"),
         ({"q": ("time", np.ones(6, np.longdouble))}, {}, "'q' has dtype float128"),
         ({}, {"exclude": ["z*"]}, r"no data variable 'z\*' \(archive.exclude\)"),

@@ -90,7 +90,6 @@ def test_a_csv_file_is_an_archive(tmp_path, read_all):
         ("x,1,2,3,4,5\ntime,1,2,3,4,5\n", "line 2, column 1: label 'time' .*reserved for the axis"),
         ("", "has no rows"),
         ("time,0,1,2,3,4\n", "a row of times but no rows of values"),
-        ("time,0,1,2\nu,1,2,3\n", "3 snapshots along 'time'"),
         ("time,0,1,1,3,4\nu,1,2,3,4,5\n", r"time\[2\] = 1.0 duplicates"),
     ],
 )

@@ -92,7 +92,7 @@ def test_a_first_column_that_alone_increases_evenly_is_time(tmp_path):
         ),
         ([["u", "u"], *[[1, 2]] * 12], "'u'"),
         ([["u", "v", "w"], [1, 2, 3], [4, 5]], "line 3"),
-        ([["time", "u"], *[[k, 1] for k in range(4)]], "4 snapshots"),
+        ([["time", "u"], *[[k, 1] for k in range(4)]], "found 4 samples"),
     ],
 )
 def test_a_wrong_cell_is_named_by_its_place_in_the_file(tmp_path, rows, words):

@@ -110,7 +110,7 @@ def test_a_chunk_that_fails_because_it_is_being_written_is_told_as_that(tmp_path
     stamp = stamp_of(str(path))
 
     def half_written():
-        with unchanging(str(path), stamp):
+        with unchanging([str(path)], stamp):
             (path / "u" / "c" / "1" / "0").write_bytes(b"half")
             raise PipelineError("chunk u/c/1/0 cannot be decoded")
 
@@ -121,7 +121,7 @@ def test_a_chunk_that_fails_because_it_is_being_written_is_told_as_that(tmp_path
 
 def test_a_failure_of_another_kind_stays_what_it_is(tmp_path):
     path = archive(tmp_path / "a.zarr")
-    with pytest.raises(ZeroDivisionError), unchanging(str(path), stamp_of(str(path))):
+    with pytest.raises(ZeroDivisionError), unchanging([str(path)], stamp_of(str(path))):
         raise ZeroDivisionError
 
 

@@ -57,7 +57,7 @@ def test_an_archive_goes_in_and_comes_back_within_the_bound(archive, tmp_path, c
     assert status == 0
     assert report.keys() >= KEYS
     assert report["relative_l2_error"].keys() == {"u", "p"}
-    assert report["raw_bytes"] == 2 * 300 * 400 * 8
+    assert report["raw_bytes"] == 2 * 300 * 400 * 8 + (300 + 2 * 400) * 8
 
     status, out = run(capsys, "verify", store, archive, "--json", "--cluster", cluster)
     assert (status, json.loads(out)["ok"]) == (0, True)

@@ -35,9 +35,9 @@ class Archive:
     compressed. ``fingerprint`` changes with metadata, times or stored values. ``marks`` locate such
     changes in time, if the source lists its chunks or, with ``marks_values``, is in memory.
     With ``gaps_known`` all values were looked at for gaps, and variables that have some say so.
-    ``location`` is the path or URL that was opened, and ``stamp`` changes if any of its files is
-    written. Both are empty for open datasets; the stamp is also empty where files cannot be listed
-    (http).
+    ``locations`` are the paths or URLs that were opened, and ``stamp`` changes if any of their
+    files is written. Both are empty for open datasets; the stamp is also empty where files cannot
+    be listed (http).
     """
 
     name: str
@@ -54,7 +54,7 @@ class Archive:
     marks: Mapping[str, tuple[Mark, ...]]
     marks_values: bool
     gaps_known: bool = False
-    location: str = ""
+    locations: tuple[str, ...] = ()
     stamp: str = ""
 
     def of(self, names: Collection[str]) -> Archive:
@@ -83,7 +83,7 @@ class Archive:
 
     def unchanging(self) -> AbstractContextManager[None]:
         """Return a context that raises at its end if the archive was written meanwhile."""
-        return unchanging(self.location, self.stamp)
+        return unchanging(self.locations, self.stamp)
 
 
 def archive_from(

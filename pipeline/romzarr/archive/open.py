@@ -15,7 +15,8 @@ from romzarr.archive.file_source import FileArchive
 from romzarr.archive.location import is_url, normalised, redacted, suffix
 from romzarr.archive.memory_source import MemoryArchive, memory_archive, memory_name
 from romzarr.archive.provider import Provider
-from romzarr.archive.stamp import stamp_of
+from romzarr.archive.several import files_of_pattern, several_archive
+from romzarr.archive.stamp import stamp_of_all
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
 from romzarr.arguments import as_place, wrong_type
 
@@ -24,7 +25,8 @@ _ZARR = frozenset({".zarr", ".zip"})
 NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
 
 
-Source = str | os.PathLike[str] | xr.Dataset | xr.DataArray
+Place = str | os.PathLike[str]
+Source = Place | Sequence[Place] | xr.Dataset | xr.DataArray
 
 
 def open_archive(
@@ -40,9 +42,10 @@ def open_archive(
 
     Parameters
     ----------
-    source : path, URL, xarray.Dataset or xarray.DataArray
+    source : path, URL, sequence of them, xarray.Dataset or xarray.DataArray
         A Zarr group (v2 or v3), a NetCDF file, a CSV file whose rows are variables, or an open
-        dataset. URLs are read with obstore if it is installed and supports the scheme, else with
+        dataset; of a run in many files a glob, their folder, or a list. These are put in the order
+        of time. URLs are read with obstore if it is installed and supports the scheme, else with
         fsspec; credentials come from the environment. Missing chunks of an open dataset go
         unnoticed.
     time : str, default "auto"
@@ -69,29 +72,33 @@ def open_archive(
     ChunkError
         If a chunk is missing.
     """
+    provider = _provider(source, missing_chunks, time)
     if isinstance(source, xr.Dataset | xr.DataArray):
-        provider = _provider(source, missing_chunks)
         return archive_from(provider, time, variables, weights, exclude=exclude)
-    location = normalised(source)
+    locations = _watched(source)
     # Before anything is read, so that later writes are noticed.
-    stamp = stamp_of(location)
-    provider = _provider(location, missing_chunks)
+    stamp = stamp_of_all(locations)
     opened = archive_from(provider, time, variables, weights, exclude=exclude)
-    return replace(opened, location=location, stamp=stamp)
+    return replace(opened, locations=locations, stamp=stamp)
 
 
-def lazy_dataset(source: Source, missing_chunks: MissingChunks) -> xr.Dataset:
+def lazy_dataset(source: Source, missing_chunks: MissingChunks, time: str = "auto") -> xr.Dataset:
     """Open the lazy dataset of a source."""
-    return _provider(source, missing_chunks).dataset
+    return _provider(source, missing_chunks, time).dataset
 
 
 def name_of(source: Source) -> str:
     """Name `source` for the log, without credentials and without opening it."""
     if isinstance(source, xr.Dataset | xr.DataArray):
         return memory_name(source)
-    if not isinstance(source, str | os.PathLike):
-        raise wrong_type("source", source, "a path or a URL, or an xarray Dataset or DataArray")
-    return redacted(as_place(source, "source"))
+    if isinstance(source, str | os.PathLike):
+        return redacted(as_place(source, "source"))
+    if isinstance(source, Sequence) and source:
+        first, *others = [redacted(as_place(each, "source")) for each in source]
+        return f"{first} and {len(others)} more" if others else first
+    raise wrong_type(
+        "source", source, "a path or a URL, a list of them, or an xarray Dataset or DataArray"
+    )
 
 
 def dataset_of(array: xr.DataArray, name: str) -> xr.Dataset:
@@ -102,12 +109,42 @@ def dataset_of(array: xr.DataArray, name: str) -> xr.Dataset:
     return array.to_dataset(name=array.name if named else name)
 
 
-def _provider(source: Source, missing_chunks: MissingChunks) -> Provider:
+def places_of(source: Source) -> list[Place]:
+    """Paths and URLs of the files of a source; none of what is in memory."""
+    if isinstance(source, xr.Dataset | xr.DataArray):
+        return []
+    if not isinstance(source, str | os.PathLike):
+        return list(source)
+    several = files_of_pattern(as_place(source, "source"), sorted(NETCDF))
+    return [source] if several is None else [*several]
+
+
+def _locations(source: Source) -> tuple[str, ...]:
+    return tuple(normalised(each) for each in places_of(source))
+
+
+def _watched(source: Place | Sequence[Place]) -> tuple[str, ...]:
+    """What changes if any file of a source does: a folder itself, in which files may appear."""
+    if isinstance(source, str | os.PathLike) and os.path.exists(os.path.expanduser(source)):
+        return (normalised(source),)
+    return _locations(source)
+
+
+def _provider(source: Source, missing_chunks: MissingChunks, time: str) -> Provider:
     if isinstance(source, xr.DataArray):
         source = dataset_of(source, "data")
     if isinstance(source, xr.Dataset):
         return memory_archive(source)
-    location = normalised(source)
+    name_of(source)  # refuses what is none
+    locations = _locations(source)
+    if len(locations) == 1:
+        return _single(locations[0], missing_chunks)
+    return several_archive(
+        name_of(source), locations, time, lambda each: _single(each, missing_chunks)
+    )
+
+
+def _single(location: str, missing_chunks: MissingChunks) -> Provider:
     kind = suffix(location)
     if os.path.isdir(location) or kind in _ZARR:
         return ZarrArchive.open(location, missing_chunks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -62,36 +62,53 @@ def stamp_of(location: str) -> str:
     """Compute the stamp of the archive at a path or URL; empty if files cannot be listed (http)."""
     if is_url(location) and urlsplit(location).scheme in _UNLISTED:
         return ""
-    try:
-        return stamp_of_files(files_of(location))
-    except StorageError:
-        raise
-    except (OSError, ImportError, NotImplementedError) as error:
-        raise ArchiveError(
-            f"archive {redacted(location)!r} cannot be listed ({type(error).__name__}: {error}); "
-            "check that it exists and is readable"
-        ) from error
+    return stamp_of_files(_listed([location]))
 
 
-def refuse_changed(location: str, stamp: str) -> None:
-    """Raise if the stamp of the archive at `location` has changed.
+def stamp_of_all(locations: Sequence[str]) -> str:
+    """Compute the stamp of an archive at several paths or URLs; empty if one has none."""
+    if len(locations) == 1:
+        return stamp_of(locations[0])
+    stamps = [stamp_of(location) for location in locations]
+    both = zip(locations, stamps, strict=True)
+    return digest_of(f"{place}\0{stamp}" for place, stamp in both) if all(stamps) else ""
+
+
+def _listed(locations: Sequence[str]) -> list[StoredFile]:
+    found: list[StoredFile] = []
+    for location in locations:
+        try:
+            found += files_of(location)
+        except StorageError:
+            raise
+        except (OSError, ImportError, NotImplementedError) as error:
+            raise ArchiveError(
+                f"archive {redacted(location)!r} cannot be listed ({type(error).__name__}: "
+                f"{error}); check that it exists and is readable"
+            ) from error
+    return found
+
+
+def refuse_changed(locations: Sequence[str], stamp: str) -> None:
+    """Raise if the stamp of the archive at `locations` has changed.
 
     Raises
     ------
     ArchiveError
     """
-    if not stamp or stamp_of(location) == stamp:
+    if not stamp or stamp_of_all(locations) == stamp:
         return
-    newest = max(files_of(location), key=lambda file: file.written, default=None)
+    newest = max(_listed(locations), key=lambda file: file.written, default=None)
     written = f" (last write: {_described(newest)})" if newest else ""
+    more = f" and {len(locations) - 1} more" if len(locations) > 1 else ""
     raise ArchiveError(
-        f"archive {redacted(location)!r} changed while it was read{written}. Nothing was stored; "
-        "run the command again when nothing writes to the archive"
+        f"archive {redacted(locations[0])!r}{more} changed while it was read{written}. Nothing was "
+        "stored; run the command again when nothing writes to the archive"
     )
 
 
 @contextmanager
-def unchanging(location: str, stamp: str) -> Iterator[None]:
+def unchanging(locations: Sequence[str], stamp: str) -> Iterator[None]:
     """Raise at the end of the context if the archive changed meanwhile.
 
     This replaces other errors: a chunk that is being written may fail to decode.
@@ -104,11 +121,11 @@ def unchanging(location: str, stamp: str) -> Iterator[None]:
         yield
     except Exception as error:
         try:
-            refuse_changed(location, stamp)
+            refuse_changed(locations, stamp)
         except ArchiveError as changed:
             raise changed from error
         raise
-    refuse_changed(location, stamp)
+    refuse_changed(locations, stamp)
 
 
 def _described(file: StoredFile) -> str:

@@ -88,7 +88,9 @@ def append(
         stream = StreamCompressor(store, commit_steps=commit_steps, source=told)
     refuse_other_values(opened, archive)
     if stream is not None:
-        dataset = lazy_dataset(source, config.archive.missing_chunks)
+        dataset = lazy_dataset(
+            source, config.archive.missing_chunks, config_of(opened).archive.time
+        )
         with archive.unchanging():
             for span in _new_spans(archive, before, commit_steps):
                 stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))

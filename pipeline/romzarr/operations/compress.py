@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
-from romzarr.archive import Archive, Source, name_of, open_archive
+from romzarr.archive import Archive, Source, name_of, open_archive, places_of
 from romzarr.arguments import as_flag
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
@@ -102,11 +102,11 @@ def compress(
     began, cpu = time.perf_counter(), time.process_time()
     config = settled(given_config(config), tolerance, max_error, variables, weights)
     overwrite = as_flag(overwrite, "overwrite")
-    forbidden = [source] if isinstance(source, str | os.PathLike) else []
     with working_on(name_of(source)):
         with step("open") as opening:
             archive, config = open_checked(source, config)
             opening.bytes = archive.raw_bytes
+        forbidden = places_of(source)
         # Tasks run side by side already; BLAS threads on top would fight for the cores.
         with threadpool_limits(1, user_api="blas"):
             try:

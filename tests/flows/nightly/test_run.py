@@ -34,7 +34,7 @@ def test_what_is_new_is_stored_and_verified_and_what_is_stored_is_left_alone(pla
     assert told.endswith("lossless")
     entry, first = place.entry("a.zarr"), place.generation("a")
     assert entry["state"] == "stored"
-    assert entry["raw_bytes"] == 24 * 30 * 4
+    assert entry["raw_bytes"] == 24 * 30 * 4 + 24 * 8
     assert entry["ratio"] == pytest.approx(entry["raw_bytes"] / entry["stored_bytes"])
     assert entry["verified"] == {
         "error": 0.0, "when": entry["last_run"], "how": "full", "share": 1.0
@@ -100,7 +100,7 @@ def test_what_grew_is_appended_and_compared_in_full(growing, monkeypatch):
     assert first in str(root["attributes"]["romzarr"]["parts"][:-1])
     entry = place.entry("a.zarr")
     assert (entry["state"], entry["verified"]["how"]) == ("stored", "full")
-    assert entry["raw_bytes"] == 160 * 30 * 4
+    assert entry["raw_bytes"] == 160 * 30 * 4 + 160 * 8
     assert (place.stores / "a.romzarr" / first).is_dir()
     assert place.nightly() == 0
     assert place.records()[-1]["counts"] == {"datasets": 1, "kept": 1, "left": 0}
