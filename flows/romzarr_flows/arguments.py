@@ -99,6 +99,19 @@ examples:
   romzarr reconstruct run.romzarr part.zarr --start 100 --stop 200    snapshots 100 to 199
 """
 
+EQUATIONS = """\
+The equations are fitted to the coefficients in the store, in seconds; the archive is not needed.
+Coordinates are a rotation, shift and scaling of the leading modes, chosen so that few terms are
+left; they are printed below the equations. Where there are none, the equations of the modes are
+printed. Each coefficient has its standard error, as `romzarr identify` prints it. The options
+--degree, --states and --threshold fit anew where the choices by statistics do not suit.
+
+examples:
+  romzarr equations run.romzarr
+  romzarr equations run.romzarr --degree 3 --threshold 0.05 --states 4
+  romzarr equations run.romzarr --modes            those that were stored, of the modes
+"""
+
 IDENTIFY = """\
 SOURCE is a CSV file, a NetCDF file or a Zarr group of a few time series. The columns of a table are
 series if its first row names them, or if it has more rows than columns; else its rows are, as for
@@ -330,14 +343,28 @@ def add_equations(subparsers: Subparsers) -> None:
     command = add_command(
         subparsers,
         "equations",
-        "print the equations of the POD coefficients, for each regime, or of up to four series",
+        "print the equations of a store: of its field in sparse coordinates, of up to four series, "
+        "or of its modes",
         commands.equations,
         "store",
+        epilog=EQUATIONS,
     )
     command.add_argument(
         "--modes",
         action="store_true",
-        help="those of the POD coefficients, of a store of a few series too",
+        help="those of the POD coefficients; without other options as they are stored",
+    )
+    command.add_argument(
+        "--degree", type=int, metavar="N", help="highest degree of the terms (default auto)"
+    )
+    command.add_argument(
+        "--states", type=int, metavar="N", help="number of leading modes, 1 to 8 (default auto)"
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="keep terms that contribute at least this share of a derivative",
     )
     form = command.add_mutually_exclusive_group()
     form.add_argument(
