@@ -244,8 +244,8 @@ def _libraries(records: Sequence[Record], degree: int | str) -> list[PolynomialL
 def _chosen(found: _Fitted, threshold: float | str, sparse: bool) -> tuple[Model, Model, bool]:
     """The model in the best coordinates, that in the modes' own, and whether the first pays.
 
-    Coordinates are q^2 free numbers, as the scales of q coordinates change nothing; each costs
-    what a number does in the criterion.
+    It pays with fewer terms and a better criterion. Coordinates are q^2 free numbers, as the
+    scales of q coordinates change nothing; each costs what a number does in the criterion.
     """
     records, library, guess = found.observed.records, found.library, found.fit.guess
     price = term_price(records, library)
@@ -261,7 +261,8 @@ def _chosen(found: _Fitted, threshold: float | str, sparse: bool) -> tuple[Model
         ]
     modes, best = models[0], models[-1]
     numbers = library.states**2 * np.log(sum(each.states.size for each in records))
-    return best, modes, best.score(price) + numbers < modes.score(price)
+    fewer = best.support.sum() < modes.support.sum()
+    return best, modes, bool(fewer and best.score(price) + numbers < modes.score(price))
 
 
 def _described(
