@@ -134,3 +134,13 @@ def test_stores_without_modes_have_no_such_equations(tmp_path):
     romzarr.compress(xr.Dataset({"u": (("time", "x"), noise)}), tmp_path / "noise", tolerance=0.5)
     found = field_model(tmp_path / "noise")
     assert found is None or not found.attrs["sparse"]
+
+
+def test_the_report_shows_what_each_coordinate_adds(store, model, tmp_path):
+    pytest.importorskip("matplotlib", reason="romzarr[plot] is not installed")
+    assert main(["report", store, "-o", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('aria-label="patterns of coordinates of u"') == 1
+    for k in range(3):
+        assert f"what z{'₁₂₃'[k]} = 1 adds" in page
+    assert f"{model.attrs['terms']} terms, where those of the modes have" in page

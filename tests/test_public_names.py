@@ -13,6 +13,7 @@ OPERATIONS = (
     "reconstruct",
     "info",
     "equations",
+    "field_model",
     "identify",
     "right_hand_side",
     "integrate",

@@ -47,8 +47,9 @@ LARGEST_COEFFICIENTS = 1000
 HIGHEST_DEGREE = 4
 # Samples for each term of an equation, at least.
 SAMPLES_PER_TERM = 4
-# One of so many samples is looked at first.
-THINNING = 4
+# One of so many samples is looked at first; more if a step of the fit, of values times squared
+# coefficients, stays below half a second.
+THINNING, MOST_PRODUCTS = 4, 2e8
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,11 @@ def _fitted(observed: _Observed, degree: int | str) -> _Fitted | None:
 def _finer(observed: _Observed, found: _Fitted) -> _Fitted:
     """With more samples, as long as a trajectory follows them; more tell higher degrees too."""
     thinning, degree = THINNING // 2, found.library.degree
-    while thinning:
+    size = sum(each.states.size for each in found.observed.records)
+    squared = (found.library.size * found.library.states) ** 2
+    # Each time there are twice as many samples.
+    while thinning and 2 * size * squared <= MOST_PRODUCTS:
+        size *= 2
         better = _thinned(observed, degree, thinning, lowest=degree)
         if better is None or not better.followed:
             break
