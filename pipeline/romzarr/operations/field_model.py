@@ -47,6 +47,8 @@ LARGEST_COEFFICIENTS = 1000
 HIGHEST_DEGREE = 4
 # Samples for each term of an equation, at least.
 SAMPLES_PER_TERM = 4
+# Coordinates are one more thing to understand: they have to leave out a third of the terms.
+WORTH_READING = 2 / 3
 # One of so many samples is looked at first; more if a step of the fit, of values times squared
 # coefficients, stays below half a second.
 THINNING, MOST_PRODUCTS = 4, 2e8
@@ -249,8 +251,9 @@ def _libraries(records: Sequence[Record], degree: int | str) -> list[PolynomialL
 def _chosen(found: _Fitted, threshold: float | str, sparse: bool) -> tuple[Model, Model, bool]:
     """The model in the best coordinates, that in the modes' own, and whether the first pays.
 
-    It pays with fewer terms and a better criterion. Coordinates are q^2 free numbers, as the
-    scales of q coordinates change nothing; each costs what a number does in the criterion.
+    It pays with a third of the terms less and a better criterion. Coordinates are q^2 free
+    numbers, as the scales of q coordinates change nothing; each costs what a number does in the
+    criterion.
     """
     records, library, guess = found.observed.records, found.library, found.fit.guess
     price = term_price(records, library)
@@ -266,7 +269,7 @@ def _chosen(found: _Fitted, threshold: float | str, sparse: bool) -> tuple[Model
         ]
     modes, best = models[0], models[-1]
     numbers = library.states**2 * np.log(sum(each.states.size for each in records))
-    fewer = best.support.sum() < modes.support.sum()
+    fewer = best.support.sum() <= WORTH_READING * modes.support.sum()
     return best, modes, bool(fewer and best.score(price) + numbers < modes.score(price))
 
 

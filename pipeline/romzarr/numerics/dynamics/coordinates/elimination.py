@@ -20,6 +20,8 @@ from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.coordinates.affine import Frames, generators
 from romzarr.numerics.dynamics.coordinates.evidence import Evidence, columns_of, solved
 from romzarr.numerics.dynamics.moving import monomial_map
+from romzarr.numerics.dynamics.paths import ONE_BY_ONE
+from romzarr.numerics.dynamics.shooting import Columns
 from romzarr.numerics.dynamics.subsets import IN_SPAN
 
 MOST_STEPS = 20  # of Gauss and Newton, which take two to eight
@@ -163,17 +165,17 @@ class Model:
         found: Matrix = features @ self.coefficients @ np.linalg.inv(self.frame.turn).T
         return found
 
-    def changed(self, term: int, there: bool) -> Model:
-        """With or without a term (its number in the flat support), settled."""
+    def changed(self, terms: int | Columns, there: bool) -> Model:
+        """With or without terms (numbers in the flat support), settled."""
         support = self.support.copy()
-        support.flat[term] = there
+        support.flat[terms] = there
         return Model.of(self.evidence, self.frame, support).settled()
 
 
 def eliminated(model: Model, price: float) -> Model:
     """The best of the models with ever fewer terms, until five more would not pay."""
     best, least = model, model.score(price)
-    for fewer in _fewer(model):
+    for fewer in _fewer(model, share=0.1):
         score = fewer.score(price)
         if score < least:
             best, least = fewer, score
@@ -182,9 +184,13 @@ def eliminated(model: Model, price: float) -> Model:
     return best
 
 
-def _fewer(model: Model) -> Iterator[Model]:
+def _fewer(model: Model, share: float = 0.0) -> Iterator[Model]:
+    """Without the term that matters least, and so on; of many terms a share at once."""
     while model.support.sum() > 1:
-        model = model.changed(int(np.argmin(model.losses)), there=False)
+        count = int(model.support.sum())
+        drop = 1 if count <= ONE_BY_ONE else max(1, int(share * count))
+        order = np.argsort(model.losses, axis=None, kind="stable")
+        model = model.changed(order[:drop], there=False)
         yield model
 
 

@@ -11,7 +11,13 @@ from romzarr.contracts import Matrix
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.coordinates.affine import Frames, generators
 from romzarr.numerics.dynamics.coordinates.descent import contributions, descend, starts
-from romzarr.numerics.dynamics.coordinates.elimination import FLAT, Model, eliminated, improved
+from romzarr.numerics.dynamics.coordinates.elimination import (
+    FLAT,
+    SETTLED,
+    Model,
+    eliminated,
+    improved,
+)
 from romzarr.numerics.dynamics.coordinates.evidence import Evidence
 from romzarr.numerics.dynamics.library import PolynomialLibrary
 from romzarr.numerics.dynamics.likelihood import Guess
@@ -23,6 +29,9 @@ from romzarr.numerics.dynamics.term_selection import Choice, probabilities
 STARTS, NUMBERS = 400, 1 << 23
 # The best of them, by contributions, of which the terms are chosen.
 CANDIDATES = 24
+# So many in turn that are no better end the search; of one that is worse by so many terms nothing
+# is expected.
+PATIENCE, HOPELESS = 12, 10
 # Contributions below are left out at first: near the right coordinates they are those of errors of
 # coordinates. What is missing is added again.
 SMALL = 4e-3
@@ -69,8 +78,7 @@ def sparsest_model(
         If the model of `guess` leaves the finite numbers.
     """
     evidence, moments = Evidence.of(records, library, guess), moments_of(library, guess)
-    best = min(_models(evidence, moments, price), key=lambda model: model.score(price))
-    return nearer(records, guess, in_order(best))
+    return nearer(records, guess, in_order(_best(evidence, moments, price)))
 
 
 def moments_of(library: PolynomialLibrary, guess: Guess) -> Matrix:
@@ -168,11 +176,23 @@ def _choice(model: Model, moves: Matrix) -> Choice:
     )
 
 
-def _models(evidence: Evidence, moments: Matrix, price: float) -> Iterator[Model]:
-    """The best model near each of the candidates."""
+def _best(evidence: Evidence, moments: Matrix, price: float) -> Model:
+    """The best of the models near the candidates."""
+    best: Model | None = None
+    waited = 0
     for frame, shares in _candidates(evidence, moments):
-        model = Model.of(evidence, frame, shares > SMALL).settled()
-        yield improved(eliminated(model, price), price)
+        model = eliminated(Model.of(evidence, frame, shares > SMALL).settled(), price)
+        if best is None or model.score(price) < best.score(price) + HOPELESS * price:
+            model = improved(model, price)
+        if best is None or model.score(price) < best.score(price) - SETTLED:
+            best, waited = model, 0
+        else:
+            waited += 1
+        if waited == PATIENCE:
+            break
+    if best is None:
+        raise np.linalg.LinAlgError("no coordinates are finite")
+    return best
 
 
 def _candidates(evidence: Evidence, moments: Matrix) -> Iterator[tuple[Move, Matrix]]:
