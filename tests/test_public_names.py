@@ -14,6 +14,7 @@ OPERATIONS = (
     "info",
     "equations",
     "field_model",
+    "forecast",
     "identify",
     "right_hand_side",
     "integrate",

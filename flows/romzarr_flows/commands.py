@@ -185,6 +185,27 @@ def equations(options: Namespace) -> int:
     return 0
 
 
+def forecast(options: Namespace) -> int:
+    # Imports xarray, which `romzarr --help` does without.
+    from romzarr_flows.forecast import check_out, forecast_facts, forecast_text, write_forecast
+
+    if options.out:
+        check_out(options.out)
+    asked = {
+        name: getattr(options, name)
+        for name in ("degree", "states", "threshold")
+        if getattr(options, name) is not None
+    }
+    found = romzarr.forecast(options.store, options.until, bounded=not options.unbounded, **asked)
+    if options.out:
+        write_forecast(found, options.out)
+    if options.json:
+        print_json(forecast_facts(found))
+    else:
+        show(forecast_text(found, options.until))
+    return 0
+
+
 def identify(options: Namespace) -> int:
     # Imports xarray, which `romzarr --help` does without.
     from romzarr.archive.series import read_series

@@ -1,7 +1,8 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
 The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
-`equations`, `field_model`; of states without a store `identify`, `right_hand_side`, `integrate`.
+`equations`, `field_model`, `forecast`; of states without a store `identify`, `right_hand_side`,
+`integrate`.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from romzarr.operations.describe import equations, info
     from romzarr.operations.estimate import estimate
     from romzarr.operations.field_model import field_model
+    from romzarr.operations.forecast import forecast
     from romzarr.operations.identify import identify, integrate, right_hand_side
     from romzarr.operations.reconstruct import reconstruct
     from romzarr.operations.verify import verify
@@ -32,6 +34,7 @@ _HOMES = {
     "equations": "romzarr.operations.describe",
     "estimate": "romzarr.operations.estimate",
     "field_model": "romzarr.operations.field_model",
+    "forecast": "romzarr.operations.forecast",
     "identify": "romzarr.operations.identify",
     "info": "romzarr.operations.describe",
     "integrate": "romzarr.operations.identify",
@@ -50,6 +53,7 @@ __all__ = [
     "equations",
     "estimate",
     "field_model",
+    "forecast",
     "identify",
     "info",
     "integrate",

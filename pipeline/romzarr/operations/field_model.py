@@ -78,6 +78,38 @@ class _Fitted:
         return guess.broken == 0 and bool(np.max(guess.noise) < MOSTLY_NOISE)
 
 
+@dataclass(frozen=True)
+class FieldSettings:
+    """What `field_model` is asked for."""
+
+    degree: int | str = AUTO
+    states: int | str = AUTO
+    threshold: float | str = AUTO
+    sparse: bool = True
+
+
+@dataclass(frozen=True)
+class FieldFit:
+    """A model in coordinates ``z = turn a + shift``, the `frame`, and `records` of these.
+
+    ``selection`` has what is known of its terms; of the modes' own model `terms_of_modes`, of the
+    one in the best coordinates `terms`, if these were looked for; `sparse` if they are used.
+    """
+
+    selection: Selection
+    frame: Move
+    records: tuple[Record, ...]
+    terms_of_modes: int
+    terms: int | None
+    sparse: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """z1, z2, ... or those of the coefficients, a1, a2, ..."""
+        letter = "z" if self.sparse else "a"
+        return tuple(f"{letter}{k + 1}" for k in range(len(self.frame.shift)))
+
+
 def field_model(
     store: str | os.PathLike[str],
     *,
@@ -128,23 +160,33 @@ def field_model(
     for eight. Standard errors include that coordinates are known from the same record. Of a store
     with several parts the newest counts, whose modes the coefficients belong to.
     """
+    part = open_store(store).last
+    settings = FieldSettings(degree, states, threshold, sparse)
+    found = fit_field(part, part.snapshots, settings)
+    return None if found is None else _described(part, found)
+
+
+def fit_field(part: Generation, stop: int, settings: FieldSettings) -> FieldFit | None:
+    """Fit the first `stop` snapshots of a part of a store as `field_model` does; None if nothing
+    can be fitted."""
+    threshold = settings.threshold
     if threshold != AUTO and not 0 <= float(threshold) < 1:
         raise ConfigError(f"threshold: found {threshold!r}; give a share from 0 to below 1")
-    part = open_store(store).last
     if not part.rank:
         return None
     with threadpool_limits(1, user_api="blas"):
-        found = _fitted(_observed(part, states), degree)
+        observed = _observed(part, stop, settings.states)
+        found = None if observed is None else _fitted(observed, settings.degree)
         if found is None:
             return None
         try:
-            return _described(part, found, threshold, sparse)
+            return _in_coordinates(found, settings)
         except np.linalg.LinAlgError:
             # The model leaves the finite numbers about the record.
             return None
 
 
-def _observed(part: Generation, states: int | str) -> _Observed:
+def _observed(part: Generation, stop: int, states: int | str) -> _Observed | None:
     most = min(part.rank, MOST_STATES)
     if states != AUTO and not 1 <= int(states) <= most:
         raise ConfigError(
@@ -152,8 +194,10 @@ def _observed(part: Generation, states: int | str) -> _Observed:
         )
     raw = [
         Record(part.latent.span(span), part.latent.times_of(span.start, span.stop))
-        for span in _spans(part)
+        for span in _spans(part, stop)
     ]
+    if not raw:
+        return None
     every = np.concatenate([record.states for record in raw])
     count = _count(raw, every, most) if states == AUTO else int(states)
     spread = np.std(every[:, :count], axis=0)
@@ -165,10 +209,10 @@ def _observed(part: Generation, states: int | str) -> _Observed:
     return _Observed(tuple(records), scale)
 
 
-def _spans(part: Generation) -> list[BlockSpan]:
+def _spans(part: Generation, stop: int) -> list[BlockSpan]:
     """Stretches of the record that are looked at, without what is coded apart from modes."""
     found = []
-    for each in stretches(part.snapshots):
+    for each in stretches(stop):
         numbers = np.setdiff1d(np.arange(each.start or 0, each.stop), part.episodes)
         pieces = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
         found += [BlockSpan(int(p[0]), int(p[-1]) + 1) for p in pieces if len(p) >= LEAST_SAMPLES]
@@ -273,31 +317,38 @@ def _chosen(found: _Fitted, threshold: float | str, sparse: bool) -> tuple[Model
     return best, modes, bool(fewer and best.score(price) + numbers < modes.score(price))
 
 
-def _described(
-    part: Generation, found: _Fitted, threshold: float | str, sparse: bool
-) -> xr.Dataset:
-    best, modes, pays = _chosen(found, threshold, sparse)
+def _in_coordinates(found: _Fitted, settings: FieldSettings) -> FieldFit:
+    best, modes, pays = _chosen(found, settings.threshold, settings.sparse)
     chosen, records = (best if pays else modes), found.observed.records
-    selection = _selection(chosen, found.fit, term_price(records, found.library), pays)
-    states = found.library.states
-    names = tuple(f"{'z' if pays else 'a'}{k + 1}" for k in range(states))
-    moved = [Record(chosen.frame(each.states), each.times) for each in records]
-    frame = chosen.frame.after(found.observed.scale)
+    return FieldFit(
+        _selection(chosen, found.fit, term_price(records, found.library), pays),
+        chosen.frame.after(found.observed.scale),
+        tuple(Record(chosen.frame(each.states), each.times) for each in records),
+        int(modes.support.sum()),
+        int(best.support.sum()) if settings.sparse else None,
+        pays,
+    )
+
+
+def _described(part: Generation, found: FieldFit) -> xr.Dataset:
+    library, turn = found.selection.library, found.frame.turn
     energy = part.singular_values**2
+    searched = {} if found.terms is None else {"terms": found.terms}
+    units = part.facts["time"]["units"]
     return (
-        described(selection, moved, found.library, names, part.facts["time"]["units"])
+        described(found.selection, found.records, library, found.names, units)
         .assign(
-            turn=(("state", "mode"), frame.turn),
-            shift=("state", frame.shift),
-            pattern=(("mode", "state"), np.linalg.inv(frame.turn)),
+            turn=(("state", "mode"), turn),
+            shift=("state", found.frame.shift),
+            pattern=(("mode", "state"), np.linalg.inv(turn)),
         )
-        .assign_coords(mode=np.arange(1, states + 1))
-        .assign_attrs({"terms": int(best.support.sum())} if sparse else {})
+        .assign_coords(mode=np.arange(1, len(turn) + 1))
         .assign_attrs(
-            sparse=int(pays),
-            terms_of_modes=int(modes.support.sum()),
+            searched,
+            sparse=int(found.sparse),
+            terms_of_modes=found.terms_of_modes,
             modes=part.rank,
-            energy=float(energy[:states].sum() / energy.sum()),
+            energy=float(energy[: len(turn)].sum() / energy.sum()),
         )
     )
 

@@ -15,6 +15,7 @@ from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
 from romzarr.numerics.dynamics.likelihood import first_noise
 from romzarr.numerics.dynamics.shooting import Record
 from romzarr.numerics.dynamics.term_selection import Selection
+from romzarr.numerics.dynamics.trapping import Region
 
 # A term is doubtful if it is less probable.
 SURE = 0.9
@@ -34,6 +35,7 @@ def described(
     """The Dataset that `romzarr.identify` returns, over all terms of the largest `library`."""
     fit, both = found.fit, ("term", "state")
     beyond = ((0, library.size - found.library.size), (0, 0))
+    region = Region.of([record.states for record in records])
     residual = np.array(
         [
             _share(record.states - states, record.states)
@@ -49,8 +51,10 @@ def described(
             "trust": ("state", _trust(found, records, names)),
             "residual": (("record", "state"), residual),
             "samples": ("record", [len(record.times) for record in records]),
+            "centre": ("state", region.centre),
+            "metric": (("state", "other"), region.metric),
         },
-        {"term": list(term_names(library, names)), "state": list(names)},
+        {"term": list(term_names(library, names)), "state": list(names), "other": list(names)},
         {
             "library": json.dumps(library.spec()),
             "units": units,
