@@ -13,6 +13,8 @@ OPERATIONS = (
     "reconstruct",
     "info",
     "equations",
+    "field_model",
+    "forecast",
     "identify",
     "right_hand_side",
     "integrate",

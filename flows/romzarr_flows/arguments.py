@@ -100,6 +100,31 @@ examples:
   romzarr reconstruct run.romzarr part.zarr --start 100 --stop 200    snapshots 100 to 199
 """
 
+EQUATIONS = """\
+The equations are fitted to the coefficients in the store, in seconds; the archive is not needed.
+Coordinates are a rotation, shift and scaling of the leading modes, chosen so that few terms are
+left; they are printed below the equations. Where there are none, the equations of the modes are
+printed. Each coefficient has its standard error, as `romzarr identify` prints it. The options
+--degree, --states and --threshold fit anew where the choices by statistics do not suit.
+
+examples:
+  romzarr equations run.romzarr
+  romzarr equations run.romzarr --degree 3 --threshold 0.05 --states 4
+  romzarr equations run.romzarr --modes            those that were stored, of the modes
+"""
+
+FORECAST = """\
+The equations are those that `romzarr equations STORE` prints. An ensemble of 64 trajectories starts
+from states at the end of the record, and has coefficients, that are as likely as their errors say.
+OUT gets the mean and the standard deviation of every variable coded with modes. Printed is how
+long the forecast can be trusted, and how a forecast of the last fifth of the record from the rest
+of it fared.
+
+examples:
+  romzarr forecast run.romzarr --until 120
+  romzarr forecast run.romzarr --until 2001-07-01 --out next.zarr
+"""
+
 IDENTIFY = """\
 SOURCE is a CSV file, a NetCDF file or a Zarr group of a few time series. The columns of a table are
 series if its first row names them, or if it has more rows than columns; else its rows are, as for
@@ -146,6 +171,7 @@ def parser() -> Parser:
     add_verify(subparsers)
     add_reconstruct(subparsers)
     add_equations(subparsers)
+    add_forecast(subparsers)
     add_identify(subparsers)
     add_report(subparsers)
     add_demo(subparsers)
@@ -342,20 +368,66 @@ def add_equations(subparsers: Subparsers) -> None:
     command = add_command(
         subparsers,
         "equations",
-        "print the equations of the POD coefficients, for each regime, or of up to four series",
+        "print the equations of a store: of its field in sparse coordinates, of up to four series, "
+        "or of its modes",
         commands.equations,
         "store",
+        epilog=EQUATIONS,
     )
     command.add_argument(
         "--modes",
         action="store_true",
-        help="those of the POD coefficients, of a store of a few series too",
+        help="those of the POD coefficients; without other options as they are stored",
     )
+    add_fit(command)
     form = command.add_mutually_exclusive_group()
     form.add_argument(
         "--latex", action="store_true", help="print those of the POD coefficients as LaTeX"
     )
     form.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def add_forecast(subparsers: Subparsers) -> None:
+    command = add_command(
+        subparsers,
+        "forecast",
+        "continue the fields of a store beyond its record, by its equations",
+        commands.forecast,
+        "store",
+        epilog=FORECAST,
+    )
+    command.add_argument(
+        "--until",
+        required=True,
+        metavar="T",
+        help="time at which to end, as in the time coordinate; a date where it has dates",
+    )
+    command.add_argument(
+        "--out", metavar="OUT", help="write the fields to a new archive, .zarr or .nc"
+    )
+    command.add_argument(
+        "--unbounded",
+        action="store_true",
+        help="let trajectories leave the region of the data",
+    )
+    add_fit(command)
+    add_json(command)
+
+
+def add_fit(command: Parser) -> None:
+    """Add the options of a fit to what a store holds."""
+    command.add_argument(
+        "--degree", type=int, metavar="N", help="highest degree of the terms (default auto)"
+    )
+    command.add_argument(
+        "--states", type=int, metavar="N", help="number of leading modes, 1 to 8 (default auto)"
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="keep terms that contribute at least this share of a derivative",
+    )
 
 
 def add_identify(subparsers: Subparsers) -> None:

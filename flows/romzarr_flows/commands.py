@@ -153,18 +153,57 @@ def reconstruct(options: Namespace) -> int:
 
 def equations(options: Namespace) -> int:
     # Imports xarray, which `romzarr --help` does without.
-    from romzarr.operations.identified import equations_text, model_facts
+    from romzarr.operations.field_model import field_model
+    from romzarr.operations.identified import (
+        coordinates_facts,
+        equations_text,
+        field_text,
+        model_facts,
+    )
     from romzarr.operations.series_model import series_model
 
+    asked = {
+        name: getattr(options, name)
+        for name in ("degree", "states", "threshold")
+        if getattr(options, name) is not None
+    }
     found = romzarr.equations(options.store)
-    series = None if options.modes or options.latex else series_model(options.store)
+    stored = options.latex or (options.modes and not asked)
+    series = None if stored or asked else series_model(options.store)
+    field = None
+    if not stored and series is None:
+        field = field_model(options.store, sparse=not options.modes, **asked)
     if options.json:
         own = {} if series is None else {"series": model_facts(series)}
+        own |= {} if field is None else {"field": model_facts(field) | coordinates_facts(field)}
         print_json({"modes": found.to_dict(), **own})
     elif series is not None:
         show(f"Equations of the series in the store\n\n{equations_text(series)}")
+    elif field is not None:
+        show(field_text(field))
     else:
         show(found.latex() if options.latex else found.text())
+    return 0
+
+
+def forecast(options: Namespace) -> int:
+    # Imports xarray, which `romzarr --help` does without.
+    from romzarr_flows.forecast import check_out, forecast_facts, forecast_text, write_forecast
+
+    if options.out:
+        check_out(options.out)
+    asked = {
+        name: getattr(options, name)
+        for name in ("degree", "states", "threshold")
+        if getattr(options, name) is not None
+    }
+    found = romzarr.forecast(options.store, options.until, bounded=not options.unbounded, **asked)
+    if options.out:
+        write_forecast(found, options.out)
+    if options.json:
+        print_json(forecast_facts(found))
+    else:
+        show(forecast_text(found, options.until))
     return 0
 
 

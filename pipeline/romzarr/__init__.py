@@ -1,7 +1,8 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
 The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
-`equations`; of states without a store `identify`, `right_hand_side`, `integrate`.
+`equations`, `field_model`, `forecast`; of states without a store `identify`, `right_hand_side`,
+`integrate`.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from romzarr.operations.compress import compress
     from romzarr.operations.describe import equations, info
     from romzarr.operations.estimate import estimate
+    from romzarr.operations.field_model import field_model
+    from romzarr.operations.forecast import forecast
     from romzarr.operations.identify import identify, integrate, right_hand_side
     from romzarr.operations.reconstruct import reconstruct
     from romzarr.operations.verify import verify
@@ -30,6 +33,8 @@ _HOMES = {
     "compress": "romzarr.operations.compress",
     "equations": "romzarr.operations.describe",
     "estimate": "romzarr.operations.estimate",
+    "field_model": "romzarr.operations.field_model",
+    "forecast": "romzarr.operations.forecast",
     "identify": "romzarr.operations.identify",
     "info": "romzarr.operations.describe",
     "integrate": "romzarr.operations.identify",
@@ -47,6 +52,8 @@ __all__ = [
     "compress",
     "equations",
     "estimate",
+    "field_model",
+    "forecast",
     "identify",
     "info",
     "integrate",

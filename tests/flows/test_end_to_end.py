@@ -84,7 +84,7 @@ def test_info_and_equations_read_what_was_written(archive, tmp_path, capsys):
         assert info[key] == report[key]
     status, out = run(capsys, "info", store)
     assert f"{report['rank']} POD modes" in out
-    status, out = run(capsys, "equations", store)
+    status, out = run(capsys, "equations", store, "--modes")
     assert (status, "a1' = " in out) == (0, True)
     text = out
     status, out = run(capsys, "equations", store, "--json")

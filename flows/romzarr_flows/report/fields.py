@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -106,6 +106,33 @@ def _modes(opened: CoefficientStore, section: Section, number: int) -> Picture:
         for k, (mode, size) in enumerate(zip(found, usual, strict=True))
     ]
     return _picture(section, field_figure(panels), f"modes{number}", "modes")
+
+
+def patterns(
+    opened: CoefficientStore, sections: Sequence[Section], model: xr.Dataset
+) -> list[Picture]:
+    """Draw what each coordinate of a field's equations adds to a few variables."""
+    spatial = (each for each in _coded(opened, sections) if each.kind != "value")
+    return [
+        picture
+        for number, section in enumerate(spatial)
+        for picture in _patterns(opened, section, model, number)
+    ]
+
+
+def _patterns(
+    opened: CoefficientStore, section: Section, model: xr.Dataset, number: int
+) -> Iterator[Picture]:
+    """Draw the field of each coordinate, in rows; coordinates have variance one."""
+    modes = modes_at(opened, section, model.sizes["mode"])
+    fields = np.tensordot(model["pattern"].values.T, modes, 1)
+    panels = [
+        Panel(f"what {subscript(k + 1, 'z')} = 1 adds", section, field, "diverging", field)
+        for k, field in enumerate(fields)
+    ]
+    for row in range(0, len(panels), MODES):
+        figure = field_figure(panels[row : row + MODES])
+        yield _picture(section, figure, f"patterns{number}-{row}", "patterns of coordinates")
 
 
 def _snapshots(

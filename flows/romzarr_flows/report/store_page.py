@@ -14,14 +14,15 @@ from romzarr.archive.location import redacted
 from romzarr.config import Config
 from romzarr.contracts import Coding
 from romzarr.operations.describe import NOT_DECODED
-from romzarr.operations.identified import equations_text
+from romzarr.operations.field_model import field_model
+from romzarr.operations.identified import equations_text, field_text
 from romzarr.operations.series_model import series_model
 from romzarr.reports import StoreInfo
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.views.error_maps import Deviation, deviation
 from romzarr.views.excerpts import Coefficients, Spectrum, coefficients, spectrum, with_time
 from romzarr.views.sections import Axis, label, section_of
-from romzarr_flows.report.fields import error_maps, loadings, modes, snapshots
+from romzarr_flows.report.fields import error_maps, loadings, modes, patterns, snapshots
 from romzarr_flows.report.figures import coefficients_figure, error_figure, spectrum_figure
 from romzarr_flows.report.mathml import EQUATIONS, typeset
 from romzarr_flows.report.page import Picture, rendered
@@ -49,6 +50,7 @@ def store_page(store: str, source: str | None, config: Config) -> str:
     """
     opened, info, equations = open_store(store), romzarr.info(store), romzarr.equations(store)
     series = series_model(store)
+    field = field_model(store) if series is None else None
     dataset, dim = with_time(xr.open_dataset(store, engine="romzarr"), opened)
     time, place = _time_axis(opened, dataset, dim), redacted(store)
     moving = [name for name, v in opened.variables.items() if v.coding != Coding.CONSTANT]
@@ -75,6 +77,8 @@ def store_page(store: str, source: str | None, config: Config) -> str:
             coefficients=_coefficients(opened, info, time),
             equations=equations,
             series="" if series is None else equations_text(series),
+            field="" if field is None else field_text(field),
+            patterns=patterns(opened, sections, field) if field and field.attrs["sparse"] else [],
             has_terms=any(regime.coefficients.any() for regime in equations.regimes),
             unused=NOT_DECODED,
             most=EQUATIONS,

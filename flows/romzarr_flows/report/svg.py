@@ -91,13 +91,13 @@ def tick(axis: XAxis | YAxis, along: Axis, most: int) -> None:
         axis.set_major_locator(MaxNLocator(most))
 
 
-def subscript(number: int) -> str:
-    """Return the name of a coefficient.
+def subscript(number: int, letter: str = "a") -> str:
+    """Return the name of a coefficient, or of a coordinate.
 
-    >>> subscript(12)
-    'a₁₂'
+    >>> subscript(12), subscript(3, "z")
+    ('a₁₂', 'z₃')
     """
-    return "a" + str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+    return letter + str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def short(text: str, most: int = 28) -> str:

@@ -15,6 +15,7 @@ from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
 from romzarr.numerics.dynamics.likelihood import first_noise
 from romzarr.numerics.dynamics.shooting import Record
 from romzarr.numerics.dynamics.term_selection import Selection
+from romzarr.numerics.dynamics.trapping import Region
 
 # A term is doubtful if it is less probable.
 SURE = 0.9
@@ -34,6 +35,7 @@ def described(
     """The Dataset that `romzarr.identify` returns, over all terms of the largest `library`."""
     fit, both = found.fit, ("term", "state")
     beyond = ((0, library.size - found.library.size), (0, 0))
+    region = Region.of([record.states for record in records])
     residual = np.array(
         [
             _share(record.states - states, record.states)
@@ -49,8 +51,10 @@ def described(
             "trust": ("state", _trust(found, records, names)),
             "residual": (("record", "state"), residual),
             "samples": ("record", [len(record.times) for record in records]),
+            "centre": ("state", region.centre),
+            "metric": (("state", "other"), region.metric),
         },
-        {"term": list(term_names(library, names)), "state": list(names)},
+        {"term": list(term_names(library, names)), "state": list(names), "other": list(names)},
         {
             "library": json.dumps(library.spec()),
             "units": units,
@@ -145,6 +149,46 @@ def equations_text(model: xr.Dataset) -> str:
             f"    {equation['trust']}",
         ]
     return "\n".join(lines)
+
+
+def coordinates_text(model: xr.Dataset) -> str:
+    """How the coordinates of a field's equations come from its modes, in lines."""
+    facts = coordinates_facts(model)
+    lines = []
+    for state, shift, weights in zip(
+        model["state"].values, facts["shift"], facts["turn"], strict=True
+    ):
+        parts = [f"{weight:+.4g} a{k + 1}" for k, weight in enumerate(weights) if weight]
+        lines.append(f"{state} = {' '.join([f'{shift:.4g}', *parts])}")
+    return "\n".join(lines)
+
+
+def coordinates_facts(model: xr.Dataset) -> dict[str, Any]:
+    """The coordinates ``z = turn a + shift`` of a field's equations, as JSON."""
+    names = ("sparse", "terms", "terms_of_modes", "modes", "energy")
+    facts = {name: model.attrs[name] for name in names if name in model.attrs}
+    arrays = {name: model[name].values.tolist() for name in ("turn", "shift", "pattern")}
+    return facts | {"sparse": bool(model.attrs["sparse"])} | arrays
+
+
+def field_text(model: xr.Dataset) -> str:
+    """Equations of a field, and the coordinates they are in, to read."""
+    attrs, equations = model.attrs, equations_text(model)
+    count = model.sizes["state"]
+    share = f"{count} of {attrs['modes']} modes, {100 * attrs['energy']:.4g} % of their energy"
+    if attrs["sparse"]:
+        return (
+            f"Equations in coordinates in which they are sparse: {attrs['terms']} terms, where "
+            f"those of the modes have {attrs['terms_of_modes']}\n\n{equations}\n\n"
+            f"Coordinates, of {share}\n\n{coordinates_text(model)}"
+        )
+    title = f"Equations of {share}\n\n{equations}"
+    if "terms" not in attrs:
+        return title
+    return (
+        f"No coordinates make the equations sparse: {attrs['terms']} terms in the best, "
+        f"{attrs['terms_of_modes']} in the modes\n\n{title}"
+    )
 
 
 def _part(term: dict[str, Any]) -> str:

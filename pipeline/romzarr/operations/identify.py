@@ -33,6 +33,7 @@ from romzarr.numerics.dynamics.term_selection import (
     weak_triangle,
     weigh_terms,
 )
+from romzarr.numerics.dynamics.trapping import Region
 from romzarr.operations.identified import described
 
 # Degrees that are tried if none is given, as long as there are no more coefficients to choose
@@ -75,7 +76,9 @@ def identify(
         Over (term, state) the ``coefficients`` of ``d state / dt``, their ``standard_error`` and
         the ``probability`` of each term; over state the ``noise`` (its standard deviation) and a
         sentence on whether to ``trust`` the equation; over (record, state) the ``residual``, the
-        share of the fluctuation's rms that the trajectory leaves; over record its ``samples``.
+        share of the fluctuation's rms that the trajectory leaves; over record its ``samples``;
+        the ``centre`` of all states and over (state, other) the ``metric`` in which their distance
+        from it is at most 1 (`integrate` can be bounded by that).
         Terms are all that were tried, named like ``"x*y"``, ``"x^2"`` and ``"1"``. Attributes:
         ``library`` (JSON), ``units`` of time, ``disturbance``, the variance by which each step
         breaks the equations over that of the noise, and ``converged``. `right_hand_side` and
@@ -134,7 +137,9 @@ def right_hand_side(model: xr.Dataset) -> Callable[[ArrayLike], NDArray[np.float
     return derivative
 
 
-def integrate(model: xr.Dataset, start: ArrayLike, times: ArrayLike) -> xr.DataArray:
+def integrate(
+    model: xr.Dataset, start: ArrayLike, times: ArrayLike, *, bounded: bool = False
+) -> xr.DataArray:
     """The trajectory of an identified model.
 
     Parameters
@@ -145,6 +150,10 @@ def integrate(model: xr.Dataset, start: ArrayLike, times: ArrayLike) -> xr.DataA
         State at the first time.
     times : (m,) array_like
         Increasing.
+    bounded : bool
+        Whether the trajectory is kept in the region of the data: beyond 1.1 times the distance of
+        the farthest sample from the centre the outward part of the velocity is taken out, and
+        none is left at 1.4 times (`romzarr.numerics.dynamics.trapping`).
 
     Returns
     -------
@@ -152,14 +161,17 @@ def integrate(model: xr.Dataset, start: ArrayLike, times: ArrayLike) -> xr.DataA
         By an implicit or explicit method, whichever the stiffness asks for (LSODA), to 1e-9. NaN
         from where the solution leaves the finite numbers.
     """
-    function = right_hand_side(model)
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]] = right_hand_side(model)
+    if bounded:
+        region = Region(model["centre"].values, model["metric"].values)
+        function = region.trapped(function)
     times = np.asarray(times, np.float64)
     begin = np.asarray(start, np.float64)
     values = np.full((len(times), len(begin)), np.nan)
     # A trajectory may run away, which old versions of SciPy warn of.
     with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
         solution = solve_ivp(
-            lambda _, state: function(state),
+            lambda _, state: function(state[None])[0],
             (times[0], times[-1]),
             begin,
             method="LSODA",

@@ -43,7 +43,7 @@ def series_model(store: str | os.PathLike[str]) -> xr.Dataset | None:
     try:
         series = [
             as_series(dataset.isel({dim: span}).load(), None, None, dim, str(store))
-            for span in _spans(opened.snapshots)
+            for span in stretches(opened.snapshots)
         ]
         model = identify(
             [each.states for each in series],
@@ -61,7 +61,7 @@ def _count(opened: CoefficientStore) -> int:
     return sum(int(np.prod(shape)) for shape in shapes)
 
 
-def _spans(samples: int) -> list[slice]:
+def stretches(samples: int) -> list[slice]:
     """Stretches of a record, evenly spread."""
     if samples <= MOST_SAMPLES:
         return [slice(samples)]

@@ -58,29 +58,35 @@ def moved_library(library: Library, move: Move) -> PolynomialLibrary:
 
 
 def monomial_map(library: Library, move: Move) -> Matrix:
-    """S (p, p') with ``Theta'(move(a)) = Theta(a) S``, Theta' the `moved_library`.
+    """S (p, p') with ``Theta'(move(a)) = Theta(a) S``, Theta' the `moved_library`."""
+    moved_library(library, move)
+    return monomial_maps(library, move.turn[None], move.shift[None])[0]
+
+
+def monomial_maps(library: Library, turns: Matrix, shifts: Matrix) -> Matrix:
+    """S (b, p, p') of b moves at once, of `turns` (b, q', q) and `shifts` (b, q').
 
     Degree by degree: a monomial is its prefix times one coefficient of a', which is an affine
     form in a.
     """
-    target = moved_library(library, move)
-    table = _products(target.degree, move.turn.shape[1])
+    count, _, own = turns.shape
+    target = moved_library(library, Move(turns[0], shifts[0]))
+    table = _products(target.degree, own)
     columns = {term: k for k, term in enumerate(target.factors)}
-    found = np.zeros((library.size, target.size))
-    found[0, 0] = 1.0
-    low = 0
+    found = np.zeros((count, library.size, target.size))
+    found[:, 0, 0] = 1.0
     for degree in range(1, target.degree + 1):
-        low = _terms_below(degree, move.turn.shape[1])
+        low = _terms_below(degree, own)
         here = [k for term, k in columns.items() if len(term) == degree]
         terms = [term for term in target.factors if len(term) == degree]
-        prefixes = found[:low, [columns[term[:-1]] for term in terms]]
+        prefixes = found[:, :low, [columns[term[:-1]] for term in terms]]
         last = [term[-1] for term in terms]
-        block = np.zeros((library.size, len(terms)))
-        block[:low] = prefixes * move.shift[last]
-        for state in range(move.turn.shape[1]):
+        block = np.zeros((count, library.size, len(terms)))
+        block[:, :low] = prefixes * shifts[:, None, last]
+        for state in range(own):
             # A product by one state leads from every monomial to another one.
-            block[table[:low, state]] += prefixes * move.turn[last, state]
-        found[:, here] = block
+            block[:, table[:low, state]] += prefixes * turns[:, None, last, state]
+        found[:, :, here] = block
     return found
 
 

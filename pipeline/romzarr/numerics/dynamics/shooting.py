@@ -34,7 +34,7 @@ from scipy.linalg import cholesky_banded
 from scipy.linalg.lapack import dtbtrs
 
 from romzarr.contracts import Matrix, Vector
-from romzarr.numerics.dynamics.integrate import Dynamics
+from romzarr.numerics.dynamics.integrate import Dynamics, RightHandSide
 from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
 
 Columns = NDArray[np.intp]
@@ -74,7 +74,7 @@ class Steps:
         return total
 
 
-def advance(model: Dynamics, a: Matrix, dt: Vector, substeps: int) -> Matrix:
+def advance(model: RightHandSide, a: Matrix, dt: Vector, substeps: int) -> Matrix:
     """States (m, q) after their own times (m,), by Dormand and Prince's method of order 8."""
     h = dt[:, None] / substeps
     with np.errstate(all="ignore"):

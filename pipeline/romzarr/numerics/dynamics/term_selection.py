@@ -55,12 +55,12 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Choice:
     """The linear system of all terms of all equations about a fit, whitened and reduced.
 
     Columns ``a`` (k, k) of length one for the ``pairs`` (k,) of terms and equations, their right
     side ``y`` (k,) and ``rest``, its squared part that they do not reach; ``size`` values in all,
-    of which the variance is at least ``floor``.
+    of which the variance is at least ``floor``; ``lengths`` (k,) that the columns had.
     """
 
     pairs: Columns
@@ -69,6 +69,7 @@ class _Choice:
     rest: float
     size: int
     floor: float
+    lengths: Vector
 
     def scores(self, price: float) -> Score:
         """The criterion where a term costs `price`."""
@@ -84,7 +85,7 @@ class _Candidate(NamedTuple):
     library: Library
     fit: Fit
     score: float
-    choice: _Choice
+    choice: Choice
 
 
 def weak_triangle(
@@ -132,7 +133,7 @@ def select_terms(
     """
     best: _Candidate | None = None
     for library in libraries:
-        part = _leading(triangle, library)
+        part = leading(triangle, library)
         starts = [stlsq(part, price=price).coefficients for price in FIRST_PRICES]
         if best is not None:
             missing = library.size - best.library.size
@@ -157,7 +158,7 @@ def _selection(records: Sequence[Record], best: _Candidate) -> Selection:
     return Selection(*best[:3], probabilities(best.choice, best.fit.support, price))
 
 
-def _leading(factor: TriangularFactor, library: Library) -> TriangularFactor:
+def leading(factor: TriangularFactor, library: Library) -> TriangularFactor:
     """The triangle of the first terms alone, those of `library`."""
     chosen = [*range(library.size), *range(factor.terms, factor.r.shape[1])]
     noise = None if factor.noise is None else square_r(factor.noise[:, chosen])
@@ -217,7 +218,7 @@ def term_price(records: Sequence[Record], library: Library) -> float:
     return math.log(size) + 2 * math.log(library.size * library.states)
 
 
-def _choice(records: Sequence[Record], library: Library, fit: Fit) -> _Choice | None:
+def _choice(records: Sequence[Record], library: Library, fit: Fit) -> Choice | None:
     """The linear system of the promising terms about a fit; None if the model runs away."""
     try:
         system = LinearSystem(records, library, fit.guess)
@@ -231,7 +232,7 @@ def _choice(records: Sequence[Record], library: Library, fit: Fit) -> _Choice | 
     lengths[lengths == 0] = 1.0
     r = square_r(np.column_stack([columns / lengths, right]))
     floor = float(np.mean((rounding(records) / fit.guess.noise) ** 2))
-    return _Choice(pairs, r[:k, :k], r[:k, k], float(r[k, k] ** 2), system.size, floor)
+    return Choice(pairs, r[:k, :k], r[:k, k], float(r[k, k] ** 2), system.size, floor, lengths)
 
 
 def _promising(system: LinearSystem, right: Vector, support: Mask) -> Columns:
@@ -252,7 +253,7 @@ def _promising(system: LinearSystem, right: Vector, support: Mask) -> Columns:
     return np.union1d(there, np.argsort(-gains, kind="stable")[:MOST_COLUMNS])
 
 
-def _chosen_support(choice: _Choice, support: Mask, price: float) -> Mask:
+def _chosen_support(choice: Choice, support: Mask, price: float) -> Mask:
     chosen = np.zeros(support.size, bool)
     start = np.flatnonzero(support.ravel()[choice.pairs]).tolist()
     best = local_search(choice.a, choice.y, start, choice.scores(price))
@@ -260,7 +261,7 @@ def _chosen_support(choice: _Choice, support: Mask, price: float) -> Mask:
     return chosen.reshape(support.shape)
 
 
-def probabilities(choice: _Choice, support: Mask, price: float) -> Matrix:
+def probabilities(choice: Choice, support: Mask, price: float) -> Matrix:
     """Of each term (p, q), among the set `support` and all that differ from it by one term
     dropped, added, or put in the place of another. Terms that are combinations of those there are
     do not count: of redundant terms the first that was found stands alone.
