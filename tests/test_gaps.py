@@ -18,6 +18,7 @@ from romzarr.coding.fill import fill_gaps
 from romzarr.compression import survey as survey_module
 from romzarr.compression import write_archive as write_archive_module
 from romzarr.contracts import Coding
+from romzarr.errors import ArchiveError, GapsError
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.gaps import codes_from, fill_value_in, runs_of, special_values
 from romzarr.numerics.moments import MomentsWithGaps
@@ -294,6 +295,52 @@ def test_an_archive_whose_gaps_moved_is_found_out(tmp_path):
         found = romzarr.verify(tmp_path / "s", ds.assign(u=(ds.u.dims, other)))
         assert not found.ok
         assert re.search(r"the value differs at time=\d", found.problems[0])
+
+
+# --- archives that grow --------------------------------------------------------------------
+
+
+def growing(seed: int) -> tuple[xr.Dataset, np.ndarray]:
+    """Waves whose gaps begin after snapshot 40: ice, a lost snapshot, and a fill value."""
+    values = waves(np.random.default_rng(seed), 90, (8, 10), 0.02)
+    gaps = np.zeros(values.shape, bool)
+    y, t = np.arange(8)[:, None], np.arange(90)[:, None, None]
+    gaps[40:] = (y > 5 + 2 * np.sin(0.2 * t[40:])) | (t[40:] == 61)
+    values[gaps] = np.nan
+    values[70, 0, 0], gaps[70, 0, 0] = -9999, True
+    ds = xr.Dataset({"u": (("time", "y", "x"), values)}, {"time": np.arange(90.0)})
+    return ds, ~gaps
+
+
+@pytest.mark.parametrize("lengths", [(40, 90), (35, 50, 51, 90), (60, 61, 75, 76, 90), (3, 90)])
+@pytest.mark.parametrize("chunk", [7, 30])
+def test_gaps_may_be_appended(tmp_path, lengths, chunk):
+    ds, present = growing(sum(lengths))
+    ds = ds.chunk(time=chunk, y=5)
+    first, *others = lengths
+    romzarr.compress(ds.isel(time=slice(first)), tmp_path / "s", tolerance=1e-2)
+    for length in others:
+        now = ds.isel(time=slice(length))
+        report = romzarr.append(tmp_path / "s", now)
+        decoded = xr.open_dataset(tmp_path / "s", engine="romzarr").u.values
+        values, there = now.u.values, present[:length]
+        np.testing.assert_array_equal(decoded[~there], values[~there])
+        error = relative_error(values, decoded, there)
+        assert error <= report.relative_l2_error["u"] * (1 + 1e-6) <= 1e-2 * (1 + 1e-6)
+        assert report.snapshots == length
+        assert romzarr.verify(tmp_path / "s", now).ok
+    assert romzarr.info(tmp_path / "s").raw_bytes == ds.nbytes
+
+
+def test_a_stream_refuses_gaps_and_stays_at_its_last_commit(tmp_path):
+    ds, _ = growing(1)
+    stream = romzarr.StreamCompressor(tmp_path / "s", tolerance=1e-2, commit_steps=20)
+    stream.update(ds.isel(time=slice(40)))
+    with pytest.raises(GapsError, match="found NaN; values of a stream must be finite"):
+        stream.update(ds.isel(time=slice(40, 80)))
+    assert xr.open_dataset(tmp_path / "s", engine="romzarr").sizes["time"] == 40
+    with pytest.raises(ArchiveError, match="no floating-point variable"):
+        romzarr.StreamCompressor(tmp_path / "t").update(ds.fillna(0).astype("i4"))
 
 
 # --- pieces --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -10,6 +11,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 
 from romzarr.archive import Archive, Source, lazy_dataset
+from romzarr.archive.time_axis import NONE
 from romzarr.arguments import as_whole
 from romzarr.chunked.plan import LEAF_BYTES
 from romzarr.comparison.blocks import as_stored
@@ -21,12 +23,16 @@ from romzarr.comparison.source_changes import (
 from romzarr.compression.write_store import source_facts
 from romzarr.config import Config, given_config
 from romzarr.contracts import BlockSpan
+from romzarr.errors import AccuracyError, GapsError
+from romzarr.operations.own_part import append_own_part
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep
 from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.streams.compressor import StreamCompressor
+
+log = logging.getLogger(__name__)
 
 # Snapshots after which the store is brought up to date.
 COMMIT_STEPS = 512
@@ -48,6 +54,7 @@ def append(
     killed leaves the last of them, and is gone on with by calling this again. At the end they
     are closed, as a segment of their own or in the modes of the parts before, whichever takes
     fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
+    New snapshots with gaps become a part of their own, coded as by `romzarr.compress`.
 
     Parameters
     ----------
@@ -88,14 +95,27 @@ def append(
         stream = StreamCompressor(store, commit_steps=commit_steps, source=told)
     refuse_other_values(opened, archive)
     if stream is not None:
-        dataset = lazy_dataset(
-            source, config.archive.missing_chunks, config_of(opened).archive.time
-        )
-        with archive.unchanging():
-            for span in _new_spans(archive, before, commit_steps):
-                stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))
-        stream.close()
+        try:
+            _stream(stream, archive, source, config, before, commit_steps)
+        except (GapsError, AccuracyError) as error:
+            log.info("appended as a part of their own: %s", error)
+            append_own_part(store, archive)
     return _report(open_store(store), before, began)
+
+
+def _stream(
+    stream: StreamCompressor,
+    archive: Archive,
+    source: Source,
+    config: Config,
+    before: int,
+    commit_steps: int,
+) -> None:
+    dataset = lazy_dataset(source, config.archive.missing_chunks, archive.time.dim or NONE)
+    with archive.unchanging():
+        for span in _new_spans(archive, before, commit_steps):
+            stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))
+    stream.close()
 
 
 def _new_spans(archive: Archive, before: int, most: int) -> Iterator[BlockSpan]:

@@ -57,6 +57,11 @@ class Frame:
             memory_archive(block), settings.time, settings.variables, settings.weights,
             exclude=settings.exclude,
         )  # fmt: skip
+        if not archive.variables:
+            raise ArchiveError(
+                "the stream has no floating-point variable that changes in time; compress it as an "
+                "archive, which copies all others"
+            )
         variable = archive.variables[0]
         chunks = block.variables[variable.name].encoding.get("preferred_chunks", {})
         length = chunks.get(archive.time.dim, CHUNK)

@@ -36,7 +36,7 @@ import numpy as np
 import scipy.linalg
 
 from romzarr.contracts import Floats, Mask, Matrix, Vector
-from romzarr.errors import ArchiveError
+from romzarr.errors import GapsError
 from romzarr.inner_product import InnerProduct, InnerProducts
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.pod.basis import SQUARED, Basis
@@ -240,7 +240,7 @@ class IncrementalPOD:
 
         Raises
         ------
-        ArchiveError
+        GapsError
             If values are infinite, or NaN comes or goes.
         """
         if len(block) > AT_ONCE:
@@ -350,18 +350,20 @@ class IncrementalPOD:
         if self._valid is not None and (np.isnan(values) == ~self._valid).all():
             values[:, ~self._valid] = 0.0
         # A sum is not finite where a value is not, and may overflow where all are.
-        if not np.isfinite(values.sum()) and not np.isfinite(values).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(values.sum())
+        if suspicious and not np.isfinite(values).all():
             raise self._defect(np.asarray(block))
         return values
 
-    def _defect(self, values: Floats) -> ArchiveError:
+    def _defect(self, values: Floats) -> GapsError:
         valid = np.ones(values.shape[1], bool) if self._valid is None else self._valid
         row, point = np.argwhere(np.isinf(values) | (np.isnan(values) == valid))[0]
         value = values[row, point]
         found = "an infinite value" if np.isinf(value) else "NaN" if valid[point] else "a number"
-        return ArchiveError(
-            f"snapshot {self.snapshots + row}, point {point}: found {found}; values must be "
-            f"finite, or NaN in all snapshots"
+        return GapsError(
+            f"snapshot {self.snapshots + row}, point {point}: found {found}; values of a stream "
+            f"must be finite, or NaN in all snapshots: fill the gaps, or compress all as an archive"
         )
 
     def _count(self, values: Matrix) -> None:
