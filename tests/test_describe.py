@@ -59,7 +59,7 @@ def test_info_repeats_the_report_and_is_strict_json(lorenz):
         "raw_bytes",
     ):
         assert told[name] == getattr(report, name)
-    assert told["raw_bytes"] == source.u.nbytes
+    assert told["raw_bytes"] == source.nbytes
     assert_allclose(sum(info.energy_by_mode), 1)
     json.dumps(report.to_dict(), allow_nan=False)
 

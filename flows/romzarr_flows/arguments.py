@@ -20,8 +20,8 @@ from romzarr_flows.parsing import (
 )
 
 SOURCES = """\
-SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file with one
-row per variable and one column per time step; of a run in many files a quoted glob such as
+SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file of series
+in columns or rows; of a run in many files a quoted glob such as
 'out/*.nc', or their folder. STORE is the folder to write. Open it in Python
 with xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
 
@@ -234,6 +234,12 @@ def add_selection(command: Parser) -> None:
         metavar="U,V",
         help="comma-separated names or patterns to leave out, whatever they are",
     )
+    command.add_argument(
+        "--columns",
+        choices=[each.value for each in Layout],
+        help="what the columns of a CSV file are: series, or times (default auto: series if the "
+        "first row names them, or if there are more rows than columns)",
+    )
 
 
 def add_estimate(subparsers: Subparsers) -> None:
@@ -368,8 +374,7 @@ def add_equations(subparsers: Subparsers) -> None:
     command = add_command(
         subparsers,
         "equations",
-        "print the equations of a store: of its field in sparse coordinates, of up to four series, "
-        "or of its modes",
+        "print the equations of a store, in coordinates in which they are sparse",
         commands.equations,
         "store",
         epilog=EQUATIONS,

@@ -33,6 +33,7 @@ SETTINGS = {
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
     "exclude": "archive.exclude",
+    "columns": "archive.columns",
     "weights": "archive.weights",
     "time": "archive.time",
     "degree": "library.degree",

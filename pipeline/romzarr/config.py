@@ -231,6 +231,7 @@ class ArchiveConfig(Section):
     weights: str = setting(
         "none", one_of("none", "cos(latitude)") | text("the name of a variable that holds weights")
     )
+    columns: str = setting("auto", one_of("auto", "series", "times"))
     missing_chunks: Literal["error", "fill"] = setting("error", one_of("error", "fill"))
     record_path: bool = setting(False, flag)
 

@@ -1,5 +1,8 @@
 """CSV files: rows are variables, columns are time steps."""
 
+import gzip
+import logging
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -83,7 +86,6 @@ def test_a_csv_file_is_an_archive(tmp_path, read_all):
         ("time,0,1,2,3,4\nu,1,2,3,4,5\nv,1,2,3,4\n", "line 3, column 6: the row has 5 cells"),
         ("time,0,1,2,3,4\n\nu,1,2,3,4,5,6\n", "line 3, column 7: the row has 7 cells, but line 1"),
         ("time,0,1,2,3,4\nu,1,2,x,4,5\n", "line 2, column 4: 'x' is not a number"),
-        ("u,1,2,3,4,5\nv,1,2,,4,5\n", "line 2, column 4: '' is not a number"),
         ("time,0,1,two,3,4\nu,1,2,3,4,5\n", "line 1, column 4: 'two' is not a number"),
         ("time,2001-01-01,2001-02-31\nu,1,2\n", "line 1: invalid date"),
         ("u,1,2,3,4,5\nu,1,2,3,4,5\n", "line 2, column 1: label 'u' is also on line 1"),
@@ -114,3 +116,48 @@ def test_increasing_numbers_beside_a_word_for_labels_are_times(tmp_path, corner)
 def test_numbers_that_do_not_increase_are_a_variable_whatever_its_name(tmp_path):
     dataset = read_csv(saved(tmp_path, "signal,0,3,1,2,5\nq,0,1,2,3,4\n"))
     assert list(dataset.data_vars) == ["signal", "q"]
+
+
+# --- tables as they come ------------------------------------------------------------------
+
+
+def test_missing_values_are_left_empty_or_named(tmp_path):
+    dataset = read_csv(saved(tmp_path, "time,0,1,2,3,4\nu,1,,NA,4,-\nv,n/a,2,3,null,nan\n"))
+    assert_array_equal(dataset.u.values, [1, np.nan, np.nan, 4, np.nan])
+    assert_array_equal(dataset.v.values, [np.nan, 2, 3, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", " "])
+def test_decimal_commas_are_understood(tmp_path, delimiter):
+    rows = [["time", "0,5", "1", "1,5"], ["u", "-1,25", "2", ",5e1"]]
+    dataset = read_csv(saved(tmp_path, "\n".join(delimiter.join(row) for row in rows)))
+    assert_array_equal(dataset.time.values, [0.5, 1, 1.5])
+    assert_array_equal(dataset.u.values, [-1.25, 2, 5])
+
+
+def test_compressed_tables_are_read(tmp_path):
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress(b"time,u,v\n0,1,5\n1,2,6\n2,3,7\n3,4,8\n"))
+    archive = open_archive(path)
+    assert [v.name for v in archive.variables] == ["u", "v"]
+    assert_array_equal(archive.time.values, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "names"),
+    [
+        ("time,u,v\n0,1,5\n1,2,6\n2,3,7\n", "columns", ["u", "v"]),
+        ("time,0,1,2\nu,1,2,3\nv,5,6,7\n", "rows", ["u", "v"]),
+        ("1,5\n2,6\n9,7\n4,8\n", "columns", ["x"]),
+        ("1,2,9,4\n5,6,7,8\n", "rows", ["x"]),
+    ],
+)
+def test_series_are_in_columns_or_rows_and_it_is_told(tmp_path, caplog, text, where, names):
+    with caplog.at_level(logging.INFO, "romzarr.archive.csv_table"):
+        archive = open_archive(saved(tmp_path, text))
+    assert f"its {where} are series (archive.columns)" in caplog.text
+    assert [variable.name for variable in archive.variables] == names
+    if names == ["x"]:
+        assert archive.variables[0].shape == (2, 4)
+        other = {"columns": "times", "rows": "series"}[where]
+        assert open_archive(saved(tmp_path, text), columns=other).variables[0].shape == (4, 2)

@@ -23,6 +23,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from romzarr.archive.location import redacted
+from romzarr.contracts import Layout
 from romzarr.errors import ArchiveError, StorageError
 from romzarr.objects import file_system_of, storage_errors
 
@@ -36,6 +37,10 @@ _OVER_LABELS = re.compile(
     re.IGNORECASE,
 )
 _DATE = re.compile(r"\s*\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?)?\s*")
+# What stands for a missing value.
+_MISSING = re.compile(r"\s*(|na|n/a|null|none|-+|\.)\s*", re.IGNORECASE)
+# Numbers with a decimal comma, and with a point.
+_COMMA, _POINT = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*"), re.compile(r".*\d\.\d.*")
 _UNITS = re.compile(r"[\[(]\s*([^\])]+?)\s*[\])]")
 # Relative deviation of equal steps: files have times rounded to a few digits.
 _EVEN = 1e-3
@@ -43,8 +48,24 @@ _EVEN = 1e-3
 Row = tuple[int, list[str]]
 
 
+def read_table(location: str, layout: Layout = Layout.AUTO) -> xr.Dataset:
+    """Read a CSV file whose columns are series, or whose rows are, and say which.
+
+    Raises
+    ------
+    ArchiveError
+        As `read_csv`.
+    """
+    asked = None if layout is Layout.AUTO else layout is Layout.SERIES
+    dataset, where = read_columns(location, asked), "columns"
+    if dataset is None:
+        dataset, where = read_csv(location), "rows"
+    logger.info("%s: its %s are series (archive.columns)", redacted(location), where)
+    return dataset
+
+
 def read_csv(location: str) -> xr.Dataset:
-    """Read the CSV file at `location`.
+    """Read the CSV file at `location`, whose rows are variables.
 
     Each labelled row becomes a variable over ``time``. Rows without labels become one variable
     ``x(row, time)``.
@@ -130,7 +151,7 @@ def _refuse_words(row: Row, name: str) -> None:
     """Refuse what is neither a number nor a date, while its line and column are known."""
     number, cells = row
     for column, cell in enumerate(cells, 1):
-        if not (_is_number(cell) or _DATE.fullmatch(cell)):
+        if not (_is_number(cell) or _is_missing(cell) or _DATE.fullmatch(cell)):
             raise _no_number(number, column, cell, name)
 
 
@@ -138,7 +159,9 @@ def _read(location: str, name: str) -> list[Row]:
     try:
         with storage_errors(name):
             files, path = file_system_of(location)
-            with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+            with files.open(
+                path, "rt", encoding="utf-8-sig", newline="", compression="infer"
+            ) as file:
                 rows = _rows(file)
     except StorageError:
         raise
@@ -172,12 +195,25 @@ def _rows(file: TextIO) -> list[Row]:
     lines = [(i, line) for i, line in enumerate(file.read().splitlines(), 1) if line.strip()]
     delimiter = _delimiter([line for _, line in lines[:10]])
     if delimiter is None:
-        return [(number, line.split()) for number, line in lines]
+        return _with_points([(number, line.split()) for number, line in lines])
     reader = csv.reader(
         (f"{line}\n" for _, line in lines), delimiter=delimiter, skipinitialspace=True
     )
     # A quoted cell may span lines: the last line numbers the row.
-    return [(lines[reader.line_num - 1][0], row) for row in reader]
+    rows = [(lines[reader.line_num - 1][0], row) for row in reader]
+    return rows if delimiter == "," else _with_points(rows)
+
+
+def _with_points(rows: list[Row]) -> list[Row]:
+    """Rows with decimal points for commas, where there are such commas and no points."""
+    cells = [cell for _, row in rows for cell in row]
+    if any(map(_POINT.fullmatch, cells)) or not any(map(_COMMA.fullmatch, cells)):
+        return rows
+
+    def pointed(cell: str) -> str:
+        return cell.replace(",", ".") if _COMMA.fullmatch(cell) else cell
+
+    return [(number, [pointed(cell) for cell in row]) for number, row in rows]
 
 
 def _delimiter(lines: list[str]) -> str | None:
@@ -209,8 +245,12 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell
 
 
+def _is_missing(cell: str) -> bool:
+    return _MISSING.fullmatch(cell) is not None
+
+
 def _floats(cells: Sequence[str]) -> NDArray[np.float64]:
-    return np.array([float(cell) for cell in cells], np.float64)
+    return np.array([np.nan if _is_missing(c) else float(c) for c in cells], np.float64)
 
 
 def _is_header(rows: list[Row]) -> bool:
@@ -276,7 +316,7 @@ def _times(header: Row, first: int, name: str) -> xr.Variable:
 def _numbers(row: Row, first: int, name: str) -> NDArray[np.float64]:
     number, cells = row
     for column, cell in enumerate(cells[first:], first + 1):
-        if not _is_number(cell):
+        if not (_is_number(cell) or _is_missing(cell)):
             raise _no_number(number, column, cell, name)
     return _floats(cells[first:])
 
@@ -284,5 +324,5 @@ def _numbers(row: Row, first: int, name: str) -> NDArray[np.float64]:
 def _no_number(number: int, column: int, cell: str, name: str) -> ArchiveError:
     return ArchiveError(
         f"archive {name!r}, line {number}, column {column}: {cell!r} is not a number; "
-        "use a decimal point, and nan for missing values"
+        "use a decimal point, and nan or nothing for missing values"
     )

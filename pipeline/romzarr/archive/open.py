@@ -10,7 +10,7 @@ from typing import Literal
 import xarray as xr
 
 from romzarr.archive.archive import Archive, archive_from
-from romzarr.archive.csv_table import read_csv
+from romzarr.archive.csv_table import read_table
 from romzarr.archive.file_source import FileArchive
 from romzarr.archive.location import is_url, normalised, redacted, suffix
 from romzarr.archive.memory_source import MemoryArchive, memory_archive, memory_name
@@ -19,6 +19,7 @@ from romzarr.archive.several import files_of_pattern, several_archive
 from romzarr.archive.stamp import stamp_of_all
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
 from romzarr.arguments import as_place, wrong_type
+from romzarr.contracts import Layout
 
 CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
 _ZARR = frozenset({".zarr", ".zip"})
@@ -37,6 +38,7 @@ def open_archive(
     weights: str = "none",
     missing_chunks: MissingChunks = "error",
     exclude: Literal["none"] | Sequence[str] = "none",
+    columns: str = Layout.AUTO,
 ) -> Archive:
     """Open an archive and check everything that can be checked without reading values.
 
@@ -60,6 +62,8 @@ def open_archive(
         chunk exists at any time, the fill value is read in either case.
     exclude : "none" or sequence of str
         Names and patterns of data variables to leave out, whatever they are.
+    columns : {"auto", "series", "times"}
+        What the columns of a CSV file are; see `romzarr.contracts.Layout`.
 
     Returns
     -------
@@ -72,7 +76,7 @@ def open_archive(
     ChunkError
         If a chunk is missing.
     """
-    provider = _provider(source, missing_chunks, time)
+    provider = _provider(source, missing_chunks, time, Layout(columns))
     if isinstance(source, xr.Dataset | xr.DataArray):
         return archive_from(provider, time, variables, weights, exclude=exclude)
     locations = _watched(source)
@@ -82,9 +86,14 @@ def open_archive(
     return replace(opened, locations=locations, stamp=stamp)
 
 
-def lazy_dataset(source: Source, missing_chunks: MissingChunks, time: str = "auto") -> xr.Dataset:
+def lazy_dataset(
+    source: Source,
+    missing_chunks: MissingChunks,
+    time: str = "auto",
+    columns: str = Layout.AUTO,
+) -> xr.Dataset:
     """Open the lazy dataset of a source."""
-    return _provider(source, missing_chunks, time).dataset
+    return _provider(source, missing_chunks, time, Layout(columns)).dataset
 
 
 def name_of(source: Source) -> str:
@@ -130,7 +139,7 @@ def _watched(source: Place | Sequence[Place]) -> tuple[str, ...]:
     return _locations(source)
 
 
-def _provider(source: Source, missing_chunks: MissingChunks, time: str) -> Provider:
+def _provider(source: Source, missing_chunks: MissingChunks, time: str, layout: Layout) -> Provider:
     if isinstance(source, xr.DataArray):
         source = dataset_of(source, "data")
     if isinstance(source, xr.Dataset):
@@ -138,18 +147,18 @@ def _provider(source: Source, missing_chunks: MissingChunks, time: str) -> Provi
     name_of(source)  # refuses what is none
     locations = _locations(source)
     if len(locations) == 1:
-        return _single(locations[0], missing_chunks)
+        return _single(locations[0], missing_chunks, layout)
     return several_archive(
-        name_of(source), locations, time, lambda each: _single(each, missing_chunks)
+        name_of(source), locations, time, lambda each: _single(each, missing_chunks, layout)
     )
 
 
-def _single(location: str, missing_chunks: MissingChunks) -> Provider:
+def _single(location: str, missing_chunks: MissingChunks, layout: Layout) -> Provider:
     kind = suffix(location)
     if os.path.isdir(location) or kind in _ZARR:
         return ZarrArchive.open(location, missing_chunks)
-    if kind in CSV:
-        return MemoryArchive(redacted(location), read_csv(location))
+    if suffix(location.removesuffix(".gz")) in CSV:
+        return MemoryArchive(redacted(location), read_table(location, layout))
     # A local file with another suffix must be NetCDF, which its first bytes will show.
     if kind in NETCDF or not is_url(location):
         return FileArchive(location)

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from romzarr.archive.csv_table import read_columns, read_csv
+from romzarr.archive.csv_table import read_table
 from romzarr.archive.location import normalised, redacted, suffix
 from romzarr.archive.open import CSV, lazy_dataset
 from romzarr.archive.time_axis import time_axis
@@ -81,14 +81,10 @@ def read_series(location: str, layout: Layout = Layout.AUTO, time: str = "auto")
     """
     name = redacted(location)
     if suffix(normalised(location)) in CSV:
-        dataset = read_columns(location, _as_flag(layout)) or read_csv(location)
+        dataset = read_table(location, layout)
     else:
         dataset = lazy_dataset(location, "error")
     return as_series(dataset, None, None, time, name)
-
-
-def _as_flag(layout: Layout) -> bool | None:
-    return None if layout is Layout.AUTO else layout is Layout.SERIES
 
 
 def _from_xarray(

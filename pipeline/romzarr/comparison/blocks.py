@@ -38,6 +38,7 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
         time=NONE if opened.facts["time"]["dim"] == NO_TIME else made.time,
         variables=made.variables,
         exclude=made.exclude,
+        columns=made.columns,
         missing_chunks=config.archive.missing_chunks,
     )
     try:

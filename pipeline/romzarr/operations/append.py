@@ -96,7 +96,7 @@ def append(
     refuse_other_values(opened, archive)
     if stream is not None:
         try:
-            _stream(stream, archive, source, config, before, commit_steps)
+            _stream(store, stream, archive, source, config, before, commit_steps)
         except (GapsError, AccuracyError) as error:
             log.info("appended as a part of their own: %s", error)
             append_own_part(store, archive)
@@ -104,6 +104,7 @@ def append(
 
 
 def _stream(
+    store: str | os.PathLike[str],
     stream: StreamCompressor,
     archive: Archive,
     source: Source,
@@ -111,7 +112,9 @@ def _stream(
     before: int,
     commit_steps: int,
 ) -> None:
-    dataset = lazy_dataset(source, config.archive.missing_chunks, archive.time.dim or NONE)
+    made = config_of(open_store(store)).archive
+    time_dim, missing = archive.time.dim or NONE, config.archive.missing_chunks
+    dataset = lazy_dataset(source, missing, time_dim, made.columns)
     with archive.unchanging():
         for span in _new_spans(archive, before, commit_steps):
             stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))

@@ -162,6 +162,7 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
         time=config.archive.time,
         variables=config.archive.variables,
         exclude=config.archive.exclude,
+        columns=config.archive.columns,
         weights=config.archive.weights,
         missing_chunks=config.archive.missing_chunks,
     )
