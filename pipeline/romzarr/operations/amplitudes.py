@@ -88,7 +88,17 @@ def _made(opened: CoefficientStore) -> tuple[Matrix, float]:
         flat = flat - flat.mean(axis=0)
         columns.append(flat / (np.linalg.norm(flat) or 1.0))
     x = np.concatenate(columns, axis=1)
-    # Leading modes alone: that Gram matrices square what is small does not matter.
-    values, vectors = np.linalg.eigh(x @ x.T)
-    leading = vectors[:, ::-1][:, :MADE] * np.sqrt(np.maximum(values[::-1][:MADE], 0.0))
-    return np.asarray(leading), float(np.sum(x**2))
+    return _leading(x), float(np.sum(x**2))
+
+
+def _leading(x: Matrix) -> Matrix:
+    """The leading principal components (m, r) of snapshots (m, n).
+
+    By the smaller Gram matrix: that it squares what is small does not matter to leading modes.
+    """
+    m, n = x.shape
+    values, vectors = np.linalg.eigh(x @ x.T if m <= n else x.T @ x)
+    leading = vectors[:, ::-1][:, :MADE]
+    if m > n:
+        return np.asarray(x @ leading, np.float64)
+    return np.asarray(leading * np.sqrt(np.maximum(values[::-1][:MADE], 0.0)), np.float64)
