@@ -129,11 +129,24 @@ def test_a_wave_is_a_rotation_in_its_modes(tmp_path, capsys):
     assert "No coordinates make the equations sparse" in capsys.readouterr().out
 
 
-def test_stores_without_modes_have_no_such_equations(tmp_path):
+def test_noise_has_no_sparse_equations_and_what_is_constant_has_none(tmp_path):
     noise = np.random.default_rng(0).standard_normal((60, 400))
     romzarr.compress(xr.Dataset({"u": (("time", "x"), noise)}), tmp_path / "noise", tolerance=0.5)
     found = field_model(tmp_path / "noise")
     assert found is None or not found.attrs["sparse"]
+    still = xr.Dataset({"u": (("time", "x"), np.ones((60, 400)))})
+    romzarr.compress(still, tmp_path / "still")
+    assert field_model(tmp_path / "still") is None
+
+
+def test_values_without_modes_get_modes_from_what_they_decode_to(tmp_path, capsys):
+    field = lifted(LORENZ, 600, 40, seed=1)
+    romzarr.compress(field, tmp_path / "exact", tolerance=0)
+    model = field_model(tmp_path / "exact")
+    assert model.attrs["terms"] <= sum(map(len, LORENZ.terms)) + 1
+    assert not model.attrs["stored"]
+    assert main(["equations", str(tmp_path / "exact")]) == 0
+    assert "modes of the values in the store" in capsys.readouterr().out
 
 
 def test_the_report_shows_what_each_coordinate_adds(store, model, tmp_path):

@@ -34,6 +34,9 @@ typical use:
   romzarr append run.romzarr run.zarr     add the snapshots that are new in the archive
   romzarr verify run.romzarr run.zarr     measure the error against the source
   romzarr info run.romzarr                show what the store contains
+what moves it:
+  romzarr equations run.romzarr           equations of its field, in few terms
+  romzarr forecast run.romzarr --until T  fields beyond the record, and how long to trust them
 a few time series:
   romzarr identify data.csv               find their differential equations
 every night:
@@ -374,7 +377,7 @@ def add_equations(subparsers: Subparsers) -> None:
     command = add_command(
         subparsers,
         "equations",
-        "print the equations of a store, in coordinates in which they are sparse",
+        "print the equations of a store: of its field, of up to four series, or of its modes",
         commands.equations,
         "store",
         epilog=EQUATIONS,

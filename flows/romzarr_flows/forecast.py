@@ -50,7 +50,9 @@ def forecast_text(found: xr.Dataset, until: str) -> str:
         lyapunov = "" if exponent is None else f" ({time * exponent:.2g} Lyapunov times)"
         return f"{time:.4g}{units}{lyapunov}"
 
-    trusted = f"{length(attrs['trusted_for'])}, until {attrs['trusted_until']}"
+    last = attrs["trusted_until"]
+    shown = last if isinstance(last, str) else f"{last:.6g}"
+    trusted = f"{length(attrs['trusted_for'])}, until {shown}"
     lines = [f"forecast to {until}: can be trusted for {trusted}"]
     if exponent is None:
         lines.append("no Lyapunov time: small differences do not surely grow")

@@ -106,6 +106,39 @@ def lines(systems: Sequence[System], seeds: int) -> Iterator[dict[str, Any]]:
             }
 
 
+def forecast_lines(systems: Sequence[System]) -> Iterator[dict[str, Any]]:
+    """Of each system a forecast for twice the record, bounded and not, and the scores of its end.
+
+    Times are Lyapunov times where there are any, else those of the record.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for system in systems:
+            store = Path(folder, "store")
+            shutil.rmtree(store, ignore_errors=True)
+            field = lifted(system, "random", True, 0)
+            romzarr.compress(field, store, tolerance=0.02)
+            end = 3 * float(field.time[-1])
+            kept, free = (romzarr.forecast(store, end, bounded=each) for each in (True, False))
+            trusted = kept.time <= kept.attrs["trusted_until"]
+            apart = np.abs(kept.state_mean - free.state_mean).where(trusted).max()
+            unit = kept.attrs.get("lyapunov_exponent", 1.0)
+            scores = {
+                name.removeprefix("score_"): round(value * unit, 2)
+                for name, value in kept.attrs.items()
+                if name in ("score_length", "score_error_passes", "score_spread_passes")
+            }
+            yield {
+                "system": system.name,
+                "exponent": kept.attrs.get("lyapunov_exponent"),
+                "trusted": round(kept.attrs["trusted_for"] * unit, 2),
+                **scores,
+                "within two": round(kept.attrs.get("score_within_two", float("nan")), 2),
+                "runs away if free": free.attrs.get("runs_away_at"),
+                "apart while trusted": float(apart),
+                "farthest if bounded": float(np.abs(kept.state_mean).max()),
+            }
+
+
 # Patterns; whether states have variance one and lie on a background; tolerance.
 CASES = (
     *(("random", True, tolerance) for tolerance in TOLERANCES),
@@ -119,10 +152,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("systems", type=Path)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--forecasts", action="store_true", help="forecasts instead")
     options = parser.parse_args(arguments)
     facts = json.loads(options.systems.read_text(encoding="utf-8"))
     systems = [System.read(name, each) for name, each in facts.items()]
-    for line in lines(systems, options.seeds):
+    found = forecast_lines(systems) if options.forecasts else lines(systems, options.seeds)
+    for line in found:
         print(json.dumps(line), flush=True)
 
 

@@ -36,9 +36,9 @@ from romzarr.numerics.dynamics.library import PolynomialLibrary, term_count
 from romzarr.numerics.dynamics.likelihood import Fit, first_noise
 from romzarr.numerics.dynamics.shooting import Record
 from romzarr.numerics.dynamics.term_selection import Selection, term_price
+from romzarr.operations.amplitudes import Amplitudes, amplitudes_of
 from romzarr.operations.identified import MOSTLY_NOISE, described
 from romzarr.operations.series_model import stretches
-from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import open_store
 
 # Coordinates at most, and coefficients of a dense model: more take minutes.
@@ -144,8 +144,9 @@ def field_model(
         false, states are the coefficients a1, a2, ... themselves. Further attributes are the
         number of ``terms_of_modes``, the ``terms`` in the best coordinates, if they were looked
         for, and whether these are the ``sparse`` ones that are used (1 or 0); the number of
-        ``modes`` of the store, and the share of their ``energy`` that the leading ones have. None
-        if there are no modes, too few samples, or no model can be fitted.
+        ``modes``, the share of their ``energy`` that the leading ones have, and whether they are
+        ``stored`` (1) or those of POD of what a store of values decodes to (0). None if there are
+        no modes, too few samples, or no model can be fitted.
 
     Raises
     ------
@@ -160,13 +161,13 @@ def field_model(
     for eight. Standard errors include that coordinates are known from the same record. Of a store
     with several parts the newest counts, whose modes the coefficients belong to.
     """
-    part = open_store(store).last
+    amplitudes = amplitudes_of(open_store(store))
     settings = FieldSettings(degree, states, threshold, sparse)
-    found = fit_field(part, part.snapshots, settings)
-    return None if found is None else _described(part, found)
+    found = fit_field(amplitudes, amplitudes.snapshots, settings)
+    return None if found is None else _described(amplitudes, found)
 
 
-def fit_field(part: Generation, stop: int, settings: FieldSettings) -> FieldFit | None:
+def fit_field(part: Amplitudes, stop: int, settings: FieldSettings) -> FieldFit | None:
     """Fit the first `stop` snapshots of a part of a store as `field_model` does; None if nothing
     can be fitted."""
     threshold = settings.threshold
@@ -186,15 +187,14 @@ def fit_field(part: Generation, stop: int, settings: FieldSettings) -> FieldFit 
             return None
 
 
-def _observed(part: Generation, stop: int, states: int | str) -> _Observed | None:
+def _observed(part: Amplitudes, stop: int, states: int | str) -> _Observed | None:
     most = min(part.rank, MOST_STATES)
     if states != AUTO and not 1 <= int(states) <= most:
         raise ConfigError(
             f"states: found {states!r}; the store has {part.rank} modes, give 1 to {most}"
         )
     raw = [
-        Record(part.latent.span(span), part.latent.times_of(span.start, span.stop))
-        for span in _spans(part, stop)
+        Record(part.span(span), part.times_of(span.start, span.stop)) for span in _spans(part, stop)
     ]
     if not raw:
         return None
@@ -209,7 +209,7 @@ def _observed(part: Generation, stop: int, states: int | str) -> _Observed | Non
     return _Observed(tuple(records), scale)
 
 
-def _spans(part: Generation, stop: int) -> list[BlockSpan]:
+def _spans(part: Amplitudes, stop: int) -> list[BlockSpan]:
     """Stretches of the record that are looked at, without what is coded apart from modes."""
     found = []
     for each in stretches(stop):
@@ -330,11 +330,10 @@ def _in_coordinates(found: _Fitted, settings: FieldSettings) -> FieldFit:
     )
 
 
-def _described(part: Generation, found: FieldFit) -> xr.Dataset:
+def _described(part: Amplitudes, found: FieldFit) -> xr.Dataset:
     library, turn = found.selection.library, found.frame.turn
-    energy = part.singular_values**2
     searched = {} if found.terms is None else {"terms": found.terms}
-    units = part.facts["time"]["units"]
+    units = part.units
     return (
         described(found.selection, found.records, library, found.names, units)
         .assign(
@@ -348,7 +347,8 @@ def _described(part: Generation, found: FieldFit) -> xr.Dataset:
             sparse=int(found.sparse),
             terms_of_modes=found.terms_of_modes,
             modes=part.rank,
-            energy=float(energy[: len(turn)].sum() / energy.sum()),
+            stored=int(part.stored),
+            energy=float(part.energy[: len(turn)].sum() / part.total),
         )
     )
 

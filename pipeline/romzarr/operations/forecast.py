@@ -29,6 +29,7 @@ from romzarr.numerics.dynamics.foretelling import (
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.shooting import Record
 from romzarr.numerics.dynamics.trapping import Region
+from romzarr.operations.amplitudes import Amplitudes, amplitudes_of
 from romzarr.operations.field_model import FieldFit, FieldSettings, fit_field
 from romzarr.store.reading import decoding
 from romzarr.store.reading.generation import Generation
@@ -136,7 +137,7 @@ def forecast(
         If there is no store, or it is damaged or not understood.
     """
     opened, settings = open_store(store), FieldSettings(degree, states, threshold)
-    part, dim = opened.last, str(opened.facts["time"]["dim"])
+    part, dim = amplitudes_of(opened), str(opened.facts["time"]["dim"])
     dataset = xr.open_dataset(store, engine="romzarr", chunks=None)
     clock = _Clock.of(part, dataset, dim)
     since = clock.steps_until(until)
@@ -158,13 +159,13 @@ def forecast(
 
 
 def _foretold(
-    part: Generation, stop: int, settings: FieldSettings, times: Vector, bounded: bool
+    part: Amplitudes, stop: int, settings: FieldSettings, times: Vector, bounded: bool
 ) -> _Foretold:
     """From the first `stop` snapshots, at `times`."""
     fit = fit_field(part, stop, settings)
     if fit is None:
         raise PipelineError(
-            f"{part.arrays.url}: no equations can be fitted to its modes; there is no forecast"
+            f"{part.url}: no equations can be fitted to its modes; there is no forecast"
         )
     selection = fit.selection
     model, guess = Dynamics(selection.library, selection.fit.coefficients), selection.fit.guess
@@ -185,21 +186,21 @@ def _substeps(record: Record, substeps: int, step: float) -> int:
     return max(1, int(np.ceil(substeps * step / longest)))
 
 
-def _score(part: Generation, settings: FieldSettings, bounded: bool) -> Score | None:
+def _score(part: Amplitudes, settings: FieldSettings, bounded: bool) -> Score | None:
     """None if the rest of the record is too short for equations."""
     stop = int((1 - HELD_BACK) * part.snapshots)
-    times = part.latent.times_of(stop, part.snapshots)
+    times = part.times_of(stop, part.snapshots)
     try:
         found = _foretold(part, stop, settings, times, bounded)
     except PipelineError:
         return None
     count = found.fit.frame.turn.shape[1]
-    truth = found.fit.frame(part.latent.span(BlockSpan(stop, part.snapshots))[:, :count])
+    truth = found.fit.frame(part.span(BlockSpan(stop, part.snapshots))[:, :count])
     away = found.ensemble.mean - truth
     error = np.sqrt(np.mean((away / found.scale) ** 2, axis=1))
     noise = found.fit.selection.fit.guess.noise
     deviation = np.sqrt(np.einsum("tii->ti", found.ensemble.covariance) + noise**2)
-    begin = times - part.latent.times_of(stop - 1, stop)[0]
+    begin = times - part.times_of(stop - 1, stop)[0]
     return Score(
         float(begin[-1]),
         first_beyond(error, TRUSTED, begin),
@@ -219,10 +220,10 @@ class _Clock:
     attrs: dict[Hashable, Any]
 
     @classmethod
-    def of(cls, part: Generation, dataset: xr.Dataset, dim: str) -> _Clock:
+    def of(cls, part: Amplitudes, dataset: xr.Dataset, dim: str) -> _Clock:
         m = part.snapshots
-        before, last = part.latent.times_of(m - 2, m)
-        unit, coordinate = str(part.facts["time"]["units"]), dataset.coords.get(dim)
+        before, last = part.times_of(m - 2, m)
+        unit, coordinate = part.units, dataset.coords.get(dim)
         attrs = {} if coordinate is None else dict(coordinate.attrs)
         value = last if coordinate is None else coordinate.values[-1]
         if not np.issubdtype(np.asarray(value).dtype, np.datetime64):

@@ -165,7 +165,7 @@ def coordinates_text(model: xr.Dataset) -> str:
 
 def coordinates_facts(model: xr.Dataset) -> dict[str, Any]:
     """The coordinates ``z = turn a + shift`` of a field's equations, as JSON."""
-    names = ("sparse", "terms", "terms_of_modes", "modes", "energy")
+    names = ("sparse", "terms", "terms_of_modes", "modes", "energy", "stored")
     facts = {name: model.attrs[name] for name in names if name in model.attrs}
     arrays = {name: model[name].values.tolist() for name in ("turn", "shift", "pattern")}
     return facts | {"sparse": bool(model.attrs["sparse"])} | arrays
@@ -175,7 +175,10 @@ def field_text(model: xr.Dataset) -> str:
     """Equations of a field, and the coordinates they are in, to read."""
     attrs, equations = model.attrs, equations_text(model)
     count = model.sizes["state"]
-    share = f"{count} of {attrs['modes']} modes, {100 * attrs['energy']:.4g} % of their energy"
+    energy = f"{100 * attrs['energy']:.4g} %"
+    share = f"{count} of {attrs['modes']} modes, {energy} of their energy"
+    if not attrs["stored"]:
+        share = f"the leading {count} modes of the values in the store, {energy} of their energy"
     if attrs["sparse"]:
         return (
             f"Equations in coordinates in which they are sparse: {attrs['terms']} terms, where "

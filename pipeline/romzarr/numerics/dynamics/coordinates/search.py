@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -27,8 +28,9 @@ from romzarr.numerics.dynamics.term_selection import Choice, probabilities
 
 # Starts that are followed; those of many coefficients in parts of so many numbers (64 MB).
 STARTS, NUMBERS = 400, 1 << 23
-# The best of them, by contributions, of which the terms are chosen.
-CANDIDATES = 24
+# The best of them, by contributions, of which the terms are chosen; fewer where no trajectory
+# follows the record: there is hardly a right answer to miss.
+CANDIDATES, IF_BROKEN = 24, 6
 # So many in turn that are no better end the search; of one that is worse by so many terms nothing
 # is expected.
 PATIENCE, HOPELESS = 12, 10
@@ -78,7 +80,9 @@ def sparsest_model(
         If the model of `guess` leaves the finite numbers.
     """
     evidence, moments = Evidence.of(records, library, guess), moments_of(library, guess)
-    return nearer(records, guess, in_order(_best(evidence, moments, price)))
+    count = CANDIDATES if guess.broken == 0 else IF_BROKEN
+    candidates = islice(_candidates(evidence, moments), count)
+    return nearer(records, guess, in_order(_best(evidence, candidates, price)))
 
 
 def moments_of(library: PolynomialLibrary, guess: Guess) -> Matrix:
@@ -176,11 +180,11 @@ def _choice(model: Model, moves: Matrix) -> Choice:
     )
 
 
-def _best(evidence: Evidence, moments: Matrix, price: float) -> Model:
+def _best(evidence: Evidence, candidates: Iterable[tuple[Move, Matrix]], price: float) -> Model:
     """The best of the models near the candidates."""
     best: Model | None = None
     waited = 0
-    for frame, shares in _candidates(evidence, moments):
+    for frame, shares in candidates:
         model = eliminated(Model.of(evidence, frame, shares > SMALL).settled(), price)
         if best is None or model.score(price) < best.score(price) + HOPELESS * price:
             model = improved(model, price)
@@ -214,8 +218,6 @@ def _candidates(evidence: Evidence, moments: Matrix) -> Iterator[tuple[Move, Mat
     order = np.argsort(sums, kind="stable")
     seen: list[float] = []
     for number in order[np.isfinite(sums[order])]:
-        if len(seen) == CANDIDATES:
-            break
         if all(abs(sums[number] - other) > ALIKE * other for other in seen):
             seen.append(float(sums[number]))
             yield frames[int(number)], shares[number]
