@@ -227,29 +227,48 @@ class LatentCode:
         """Whether a model is integrated anywhere."""
         return bool((self.block_model >= 0).any())
 
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """How the coefficients (m, r) of a record are coded: all but the bytes.
+
+    ``index``, ``block_model``, ``block_steps`` and ``substeps`` are those of a `LatentCode`. The
+    samples are in chunks of ``sample_rows`` with the quantisation step ``sample_step``; corrections
+    of all m snapshots in chunks of ``correction_rows`` with the step ``step``. Corrections of the
+    leading modes are coded as finite differences in time of ``correction_orders``. Those of order 0
+    and of all other modes are coded by wavelets, or untransformed if they are not ``smooth``.
+    """
+
+    index: NDArray[np.int64]
+    block_steps: int
+    block_model: NDArray[np.int16]
+    substeps: int
+    rank: int
+    step: float
+    sample_step: float
+    sample_rows: int
+    correction_rows: int = 1
+    correction_orders: tuple[int, ...] = ()
+    smooth: bool = True
+
     @property
-    def says_nothing(self) -> bool:
-        """Whether everything rebuilt is zero: no model, and all samples zero."""
-        return not self.modelled and not self.samples.any()
+    def kept(self) -> int:
+        return len(self.index)
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a model is integrated anywhere."""
+        return bool((self.block_model >= 0).any())
 
 
 @dataclass(frozen=True)
 class CodedLatent:
     """A latent code in coded bytes, and the corrections of its error.
 
-    ``sample_bytes`` decode to ``code.samples``, ``sample_rows`` rows for each string.
-    ``correction_bytes`` decode to corrections that are added to the m snapshots rebuilt from the
-    code (empty: none). The quantisation steps are ``sample_step`` and ``step``. Corrections of the
-    leading modes are coded as finite differences in time of ``correction_orders``. Those of order 0
-    and of all other modes are coded by wavelets, or untransformed if they are not ``smooth``.
+    ``sample_bytes`` decode to the samples (none: all are zero), ``correction_bytes`` to corrections
+    that are added to what is rebuilt from these (none: there are no corrections).
     """
 
-    code: LatentCode
-    step: float
-    sample_step: float
-    sample_rows: int
-    sample_bytes: tuple[bytes, ...]
-    correction_rows: int = 1
+    format: LatentFormat
+    sample_bytes: tuple[bytes, ...] = ()
     correction_bytes: tuple[bytes, ...] = ()
-    correction_orders: tuple[int, ...] = ()
-    smooth: bool = True

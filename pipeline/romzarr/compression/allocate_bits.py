@@ -364,7 +364,6 @@ def _tolerances(pod: ArchivePOD, rank: int, products: Mapping[int, Gram]) -> Tol
         allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0)[live],
         tree=pod.dropped[live],
         truncation=np.sqrt([each.part(lost).energies.sum() for each in scaled]),
-        rest=pod.right,
         mixed=tuple(each.between(kept, lost) for each in scaled),
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
+from romzarr.chunked.latent import LatentRecord
+from romzarr.chunked.systems import LeftOut
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
@@ -18,10 +20,11 @@ from romzarr.compression.direct import DirectVariable, write_direct
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD
 from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
-from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_latent
+from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_record
 from romzarr.config import Config
-from romzarr.contracts import ReadCost
+from romzarr.contracts import BlockSpan, ReadCost
 from romzarr.errors import AccuracyError
+from romzarr.numerics.pod.roughness import runs
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -57,7 +60,7 @@ def write_factored(
     rough = chosen.episodes.rough if chosen.episodes else None
     with step("write"):
         write_fields(writer, archive, coded)
-        write_latent(writer, archive, model.stored.coded if model else None)
+        write_record(writer, archive, model.stored if model else None)
         if pod.readable:
             asked = dict.fromkeys(names, tolerance)
             said = facts(archive, codings, model, asked, config, rough)
@@ -77,14 +80,16 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
     """Model and coefficients (None where no variable is coded by POD)."""
     if coded.rank == 0:
         return None
+    rough, rest = coded.plan.pod.rough, coded.plan.pod.right
+    spans = () if rough is None else tuple(BlockSpan(*each) for each in runs(rough))
     return identify(
-        coded.a,
+        LatentRecord.of(coded.a, archive.time.values, rest),
         archive.time.values,
         coded.tolerances,
         config,
         step=coded.step,
         coded_bytes=coded.plan.bits / 8,
-        rough=coded.plan.pod.rough,
+        left_out=LeftOut(spans),
     )
 
 
@@ -179,8 +184,7 @@ def _relative_errors(
     """
     pod, live, missed = coded.plan.pod, coded.plan.live, np.zeros(len(coded.steps))
     if model is not None:
-        difference = model.stored.a - coded.a
-        missed[live] = pod.apart[live] + coded.tolerances.errors(difference)
+        missed[live] = pod.apart[live] + model.stored.errors
     missed[list(lost)] = list(lost.values())
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)

@@ -15,6 +15,7 @@ from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import write_tile
+from romzarr.chunked.latent import CodedRecord
 from romzarr.chunked.shared_fields import SharedTiles, shared_content
 from romzarr.chunked.slices import slices
 from romzarr.compression.allocate_bits import CodedFields
@@ -113,6 +114,14 @@ def write_latent(writer: StoreWriter, archive: Archive, coded: CodedLatent | Non
     writer.write_time(archive.time)
     if coded is not None:
         writer.write_latent(coded, archive.time.dim)
+
+
+def write_record(writer: StoreWriter, archive: Archive, coded: CodedRecord | None) -> None:
+    """As `write_latent`, where the workers have the bytes. Runs Dask."""
+    write_latent(writer, archive, None)
+    if coded is not None:
+        sampled = bool(coded.samples)
+        coded.write(*writer.create_latent(coded.format, archive.time.dim, sampled, True))
 
 
 def facts(

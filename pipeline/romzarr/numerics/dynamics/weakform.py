@@ -95,13 +95,15 @@ def plan_windows(
     test_function: str = "bell",
     support: float | str = "auto",
     spacing: float | str = "auto",
+    first: int = 0,
 ) -> WindowPlan:
     """Choose the windows for the record a(t).
 
     Parameters
     ----------
     times : (m,) float64, strictly increasing
-    a : (m, q) float64
+    a : (k, q) float64, k <= m
+        The record, or an unbroken part of it that tells its spectrum.
     test_function : str
         ``bell``, ``bell(8)``, or an expression in s.
     support, spacing : float or "auto"
@@ -109,6 +111,8 @@ def plan_windows(
         ``auto`` takes the support from the spectrum (`choose_support`), ``finest`` that of
         the coefficient with the highest frequencies; ``auto`` takes for the spacing
         half a standard deviation of the bell, beyond which more windows hold nothing new.
+    first : int
+        The snapshot that ``a[0]`` is.
 
     Raises
     ------
@@ -125,7 +129,7 @@ def plan_windows(
     mean = float(times[-1] - times[0]) / len(steps)
     drift = np.max(np.abs(times - times[0] - mean * np.arange(len(times))))
     uniform = bool(np.max(np.abs(steps - mean)) <= rounding and drift <= 1e-3 * mean)
-    regular = a if uniform else _on_regular_times(times, a)
+    regular = a if uniform else _on_regular_times(times[first : first + len(a)], a)
     scales = choose_support(regular)
     width = 2 * (scales.finest if support == "finest" else scales.half_width)
     if support not in ("auto", "finest"):
