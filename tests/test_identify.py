@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 import romzarr
 from romzarr.archive import open_archive
 from romzarr.chunked.latent import LatentRecord
-from romzarr.chunked.systems import LeftOut
+from romzarr.chunked.tables import LeftOut
 from romzarr.compression.allocate_bits import allocate_fields, plan_fields
 from romzarr.compression.model import (
     DEGREES,
@@ -86,7 +86,8 @@ def found_again(system: KnownSystem, snapshots: int, config: Config, seed: int =
     model = Dynamics(found.systems.library, found.models[0].coefficients)
     # a(t), before it is coded, is an affine map of the states but for noise. Under such a map a
     # polynomial ODE stays one of the same degree.
-    affine = np.linalg.lstsq(np.column_stack([np.ones(snapshots), states]), a, rcond=None)[0]
+    lifted = np.column_stack([np.ones(snapshots), states])
+    affine = np.linalg.lstsq(lifted, a.here(), rcond=None)[0]
     # Fitting the monomials of the states to the derivative at many of them is exact, also for
     # what the shift by the mean mixes.
     some = states[:: max(1, snapshots // 1000)]
@@ -154,7 +155,7 @@ def test_known_equations_are_found_with_the_automatic_threshold(system, snapshot
 def identified(a, times, config, tolerance=1e-3):
     with dask.config.set(scheduler="synchronous"):
         return identify(
-            LatentRecord.of(a, times), times, whole_within(a, tolerance), config,
+            LatentRecord.of_arrays(a, times), times, whole_within(a, tolerance), config,
             step=tolerance, coded_bytes=1e7,
         )  # fmt: skip
 
@@ -229,7 +230,7 @@ def test_a_model_of_a_regime_serves_on_either_side_of_an_episode():
     a[rough] = np.random.default_rng(0).standard_normal((40, 2))
     with dask.config.set(scheduler="synchronous"):
         model = identify(
-            LatentRecord.of(a, times), times, whole_within(a, 1e-3),
+            LatentRecord.of_arrays(a, times), times, whole_within(a, 1e-3),
             Config(library=LibraryConfig(degree=1)), step=1e-3, coded_bytes=1e7,
             left_out=LeftOut((BlockSpan(600, 640),)),
         )  # fmt: skip
@@ -282,7 +283,7 @@ def test_triangles_of_short_blocks_take_no_more_memory_than_allowed(monkeypatch)
 
         monkeypatch.setattr("romzarr.compression.weak_systems.weak_factors", factors)
         times = np.arange(snapshots)
-        record = LatentRecord.of(np.zeros((snapshots, states)), times)
+        record = LatentRecord.of_arrays(np.zeros((snapshots, states)), times)
         with pytest.raises(InterruptedError):
             lazy_systems(record, times, LeftOut(), library, None, block_steps="auto")
         (blocks,) = seen

@@ -89,7 +89,7 @@ def searched(a: Matrix, tolerance: float) -> tuple[LatentModel, float]:
     step = float(np.sqrt(12 / a.size) * tolerances.allowed[0])
     with threadpool_limits(1, user_api="blas"), dask.config.set(scheduler="synchronous"):
         began = time.process_time()
-        record = LatentRecord.of(a, times)
+        record = LatentRecord.of_arrays(a, times)
         found = identify(record, times, tolerances, Config(), step=step, coded_bytes=a.nbytes / 50)
         return found, time.process_time() - began
 

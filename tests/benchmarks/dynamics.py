@@ -32,9 +32,9 @@ def dynamics_record(archive: Archive, tolerance: float) -> Record:
         coded = allocate_fields(archive, choose_coding(archive, pod, tolerance).plan)
         if not coded.rank:
             return {"failed": "no variable is coded by POD"}
-        a, times, limits = coded.a, archive.time.values, coded.tolerances
-        rest = coded.plan.pod.right
-        record, nbytes = LatentRecord.of(a, times, rest), coded.plan.bits / 8
+        times, limits, nbytes = archive.time.values, coded.tolerances, coded.plan.bits / 8
+        record = LatentRecord.of(coded.a, times, coded.plan.pod.right)
+        a, rest = coded.a.here(), coded.plan.pod.right.here()
         model = identify(record, times, limits, config, step=coded.step, coded_bytes=nbytes)
         by_degree = polynomial_bytes(a, rest, limits, coded.step)
         wavelets = bytes_alone(a, rest, limits, coded.step, ())

@@ -36,7 +36,7 @@ def step_for(a, limits):
 
 
 def code_latent(a, times, models, choices, limits, step, *, block_steps):
-    record = LatentRecord.of(a, times)
+    record = LatentRecord.of_arrays(a, times)
     return plan_latent(record, models, choices, limits, step, block_steps=block_steps).coded()
 
 

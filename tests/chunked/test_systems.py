@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from romzarr.chunked import latent
+from romzarr.chunked import tables
 from romzarr.chunked.latent import LatentRecord
-from romzarr.chunked.systems import LeftOut, QuietRecord, time_blocks, weak_factors
+from romzarr.chunked.systems import QuietRecord, time_blocks, weak_factors
+from romzarr.chunked.tables import LeftOut
 from romzarr.contracts import BlockSpan
 from romzarr.numerics.dynamics.library import PolynomialLibrary
 from romzarr.numerics.dynamics.stlsq import stlsq
@@ -19,7 +20,7 @@ NOTHING = LeftOut()
 
 
 def quiet(a, times, left_out=NOTHING):
-    record = LatentRecord.of(a, times)
+    record = LatentRecord.of_arrays(a, times)
     kept = left_out.kept(BlockSpan(0, len(a)))
     return QuietRecord.of(record, left_out, a.shape[1], times[kept])
 
@@ -33,7 +34,7 @@ def factors_of(record, library, plan, block, scheduler="synchronous"):
 @pytest.mark.parametrize("block", [150, 999, 5000])
 @pytest.mark.parametrize("most", [4096, 10**7])
 def test_blocks_and_scheduler_do_not_change_the_model(monkeypatch, block, scheduler, most):
-    monkeypatch.setattr(latent, "BLOCK_VALUES", most)
+    monkeypatch.setattr(tables, "BLOCK_VALUES", most)
     times, clean = LORENZ.record(5000)
     a = with_noise(clean, 0.01, seed=0)
     library = PolynomialLibrary(3, 2)
@@ -50,7 +51,7 @@ def test_blocks_and_scheduler_do_not_change_the_model(monkeypatch, block, schedu
 
 @pytest.mark.parametrize("uneven", [False, True])
 def test_snapshots_left_out_are_as_if_they_had_never_been(monkeypatch, uneven):
-    monkeypatch.setattr(latent, "BLOCK_VALUES", 4096)
+    monkeypatch.setattr(tables, "BLOCK_VALUES", 4096)
     times, a = LORENZ.record(4000)
     if uneven:
         times = times + 0.1 * times[1] * np.sin(np.arange(4000))

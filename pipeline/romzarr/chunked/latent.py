@@ -17,7 +17,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from romzarr.chunked.slices import added, joined, slices
-from romzarr.chunked.tables import consecutive, pieces, stacked
+from romzarr.chunked.tables import Table, block_spans, consecutive, pieces, stacked
 from romzarr.coding.differences import best_orders
 from romzarr.coding.latent import (
     FINER,
@@ -40,9 +40,6 @@ from romzarr.numerics.dynamics.sampling import (
     step_accuracy,
 )
 
-# Numbers in a block of time, of coefficients and of those that were cut off: 16 MB, of which
-# coding takes some eight arrays.
-BLOCK_VALUES = 1 << 21
 # Ratio of one step tried to the next, and how many: down to 1/256 of the first, which at loose
 # tolerances may be far above all coefficients.
 STEP_RATIO, MOST_STEPS = 2**0.125, 64
@@ -56,19 +53,6 @@ class ChunkWriter(Protocol):
     """Where tasks put chunks of a table; works in any process."""
 
     def write_chunk(self, number: int, content: bytes) -> None: ...
-
-
-def block_spans(snapshots: int, columns: int) -> tuple[BlockSpan, ...]:
-    """Blocks of time of a record of so many columns.
-
-    Their length is a power of two, so that blocks of the code and chunks of corrections fit.
-    """
-    length = 1 << max(BLOCK_VALUES // max(1, columns), _LEAST_LENGTH).bit_length() - 1
-    return consecutive([min(length, snapshots - i) for i in range(0, snapshots, length)])
-
-
-# Blocks of time are no shorter, so that their tasks are worth scheduling.
-_LEAST_LENGTH = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -90,15 +74,22 @@ class LatentRecord:
     rank: int
 
     @classmethod
-    def of(cls, a: Matrix, times: Vector, rest: Matrix | None = None) -> LatentRecord:
-        """A record (m, r) that is here, with coefficients (m, k) of modes that were cut off."""
-        rest = np.zeros((len(a), 0)) if rest is None else rest
-        spans = block_spans(len(a), a.shape[1] + rest.shape[1])
-        blocks = (
-            LatentBlock(a[i : j + 1], times[i : j + 1], rest[i:j])
-            for i, j in ((span.start, span.stop) for span in spans)
-        )
-        return cls(spans, tuple(shared(each) for each in blocks), a.shape[1])
+    def of(cls, a: Table, times: Vector, rest: Table) -> LatentRecord:
+        """A record of coefficients (m, r) at these times (m,), and those (m, k) of modes that were
+        cut off. Runs Dask."""
+        spans, task = block_spans(len(a), a.columns + rest.columns), delayed(_block, pure=False)
+        # With the snapshot that the record goes on with.
+        further = (BlockSpan(span.start, min(span.stop + 1, len(a))) for span in spans)
+        blocks = [
+            task(a.rows(more), times[more.start : more.stop].copy(), rest.rows(span))
+            for span, more in zip(spans, further, strict=True)
+        ]
+        return cls(spans, dask.persist(*blocks), a.columns)
+
+    @classmethod
+    def of_arrays(cls, a: Matrix, times: Vector) -> LatentRecord:
+        """A record (m, r) that is here, of which no modes were cut off. Runs Dask."""
+        return cls.of(Table.of(a), times, Table.of(np.zeros((len(a), 0))))
 
     @property
     def snapshots(self) -> int:
@@ -503,6 +494,10 @@ def _as_is(value: Any) -> Any:
 
 def _added_or_none(parts: Sequence[Any]) -> Any:
     return None if any(part is None for part in parts) else added(parts)
+
+
+def _block(a: Sequence[Matrix], times: Vector, rest: Sequence[Matrix]) -> LatentBlock:
+    return LatentBlock(stacked(a), times, stacked(rest))
 
 
 def _rows_at(block: LatentBlock, rows: NDArray[np.int64]) -> tuple[Matrix, Vector]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
 from romzarr.chunked.latent import LatentRecord
 from romzarr.chunked.slices import joined
-from romzarr.chunked.tables import consecutive, pieces, stacked
+from romzarr.chunked.tables import LeftOut, Table, consecutive, stacked
 from romzarr.coding.latent import LatentBlock
 from romzarr.contracts import BlockSpan, Mask, Matrix, TriangularFactor, Vector
 from romzarr.numerics.dynamics.library import Library
@@ -30,36 +29,14 @@ def time_blocks(span: BlockSpan, block_steps: int) -> list[BlockSpan]:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Snapshots of a record that are left out, as if the others followed one another."""
-
-    spans: tuple[BlockSpan, ...] = ()
-
-    def kept(self, span: BlockSpan) -> Mask:
-        """Which snapshots of a span (n,) are not left out."""
-        kept = np.ones(len(span), bool)
-        for each in self.spans:
-            kept[max(each.start - span.start, 0) : max(each.stop - span.start, 0)] = False
-        return kept
-
-    def before(self, snapshots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many of those before each of these snapshots (k,) are kept."""
-        numbers = snapshots.copy()
-        for each in self.spans:
-            numbers -= np.clip(snapshots - each.start, 0, len(each))
-        return numbers
-
-
-@dataclass(frozen=True)
 class QuietRecord:
     """Leading coefficients of a record and their times, without the snapshots left out.
 
-    ``blocks`` are tables (n, q + 1) with the times last, of consecutive ``spans`` of the snapshots
-    that are kept; ``times`` (m,) are those of all of these.
+    ``table`` (m, q + 1) has the times last, of the snapshots that are kept; ``times`` (m,) are
+    the same here.
     """
 
-    spans: tuple[BlockSpan, ...]
-    blocks: tuple[Delayed, ...]
+    table: Table
     times: Vector
 
     @classmethod
@@ -72,15 +49,14 @@ class QuietRecord:
             table(block, left_out.kept(span), states)
             for block, span in zip(record.blocks, record.spans, strict=True)
         ]
-        return cls(spans, tuple(blocks), times)
+        return cls(Table(spans, tuple(blocks), states + 1), times)
 
     def triangles(self, library: Library, plan: WindowPlan, spans: Sequence[BlockSpan]) -> Delayed:
         """Triangles of consecutive spans, as a task that is given their snapshots alone and the
         halo that windows reach into: about ``(snapshots + width) * (q + 1) * 8`` bytes."""
         halos = [plan.halo(self.times, span) for span in spans]
         whole = BlockSpan(halos[0].start, max(halo.stop for halo in halos))
-        parts = pieces(self.spans, self.blocks, whole)
-        return delayed(_triangles, pure=False)(parts, library, plan, spans, halos)
+        return delayed(_triangles, pure=False)(self.table.rows(whole), library, plan, spans, halos)
 
 
 def weak_factors(
@@ -107,7 +83,7 @@ def weak_factors(
             record.triangles(library, plan, time_blocks(some, block_steps))
             for some in time_blocks(whole, steps)
         ]
-    longest = max(TASK_STEPS, *map(len, record.spans))
+    longest = max(TASK_STEPS, *map(len, record.table.spans))
     return [
         joined([record.triangles(library, plan, [p]) for p in time_blocks(b, longest)], _merged)
         for b in time_blocks(whole, block_steps)

@@ -13,7 +13,7 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 
 from romzarr.chunked.latent import CodedRecord, LatentPlan, LatentRecord, kept, plan_latent
-from romzarr.chunked.systems import LeftOut
+from romzarr.chunked.tables import LeftOut
 from romzarr.compression.candidates import (
     TERM_BYTES,
     THRESHOLD_RATIO,

@@ -11,7 +11,8 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from romzarr.chunked.latent import LatentRecord
-from romzarr.chunked.systems import LeftOut, QuietRecord, weak_factors
+from romzarr.chunked.systems import QuietRecord, weak_factors
+from romzarr.chunked.tables import LeftOut
 from romzarr.contracts import TriangularFactor, Vector
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.regimes import find_regimes, serving

@@ -11,7 +11,6 @@ import numpy as np
 
 from romzarr.archive import Archive
 from romzarr.chunked.latent import LatentRecord
-from romzarr.chunked.systems import LeftOut
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
@@ -22,9 +21,8 @@ from romzarr.compression.pod import ArchivePOD
 from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
 from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_record
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan, ReadCost
+from romzarr.contracts import ReadCost
 from romzarr.errors import AccuracyError
-from romzarr.numerics.pod.roughness import runs
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -80,16 +78,15 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
     """Model and coefficients (None where no variable is coded by POD)."""
     if coded.rank == 0:
         return None
-    rough, rest = coded.plan.pod.rough, coded.plan.pod.right
-    spans = () if rough is None else tuple(BlockSpan(*each) for each in runs(rough))
+    times = archive.time.values
     return identify(
-        LatentRecord.of(coded.a, archive.time.values, rest),
-        archive.time.values,
+        LatentRecord.of(coded.a, times, coded.plan.pod.right),
+        times,
         coded.tolerances,
         config,
         step=coded.step,
         coded_bytes=coded.plan.bits / 8,
-        left_out=LeftOut(spans),
+        left_out=coded.plan.pod.rough,
     )
 
 
@@ -142,7 +139,7 @@ def _planned(
     """How to code a variable from its chunks, of which the `pod` has what is to be coded."""
     number = plan.number
     variable, home = archive.variables[number], pod.masks[number]
-    snapshots, points = len(pod.right), math.prod(variable.space_shape)
+    snapshots, points = pod.snapshots, math.prod(variable.space_shape)
     fluctuation, counted = pod.norms[number].fluctuation, float(pod.counted[number])
     # Less than is allowed is made where single values have a bound.
     share = min(plan.allowed / float(pod.room[number]), 1.0)

@@ -18,13 +18,13 @@ from romzarr.chunked.fields import write_tile
 from romzarr.chunked.latent import CodedRecord
 from romzarr.chunked.shared_fields import SharedTiles, shared_content
 from romzarr.chunked.slices import slices
+from romzarr.chunked.tables import LeftOut
 from romzarr.compression.allocate_bits import CodedFields
 from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Mask
-from romzarr.numerics.pod.roughness import runs
+from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats
 from romzarr.store.writing.writer import StoreWriter
 
 # Where it ran says nothing of what is stored.
@@ -130,7 +130,7 @@ def facts(
     model: LatentModel | None,
     errors: Mapping[str, float],
     config: Config,
-    rough: Mask | None = None,
+    rough: LeftOut | None = None,
 ) -> dict[str, Any]:
     """All that the store says in JSON."""
     return {
@@ -160,7 +160,7 @@ def facts(
         "attrs": archive.attrs,
         "encoding": archive.encoding,
         "model": {},
-        **({} if rough is None else {"episodes": runs(rough)}),
+        **({} if rough is None else {"episodes": [[s.start, s.stop] for s in rough.spans]}),
         "config": _changed(config),
         "source": source_facts(archive, config, len(archive.time.values)),
         "versions": {name: version(name) for name in PACKAGES},
