@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from threadpoolctl import threadpool_limits
 
+from romzarr.chunked import tables
 from romzarr.chunked.latent import STEP_RATIO, LatentRecord, plan_latent
 from romzarr.coding.field import decode_field
 from romzarr.coding.tiles import coded_rows, encode_rows, row_levels, tile_rows
@@ -88,7 +90,8 @@ def assert_sound(found, a, times, models, limits, block_steps):
     """The bound, by a plain sum of squares on what is decoded; and what readers rely on."""
     code = found.format
     back = decoded(found, models, times, a.shape[1])
-    assert np.array_equal(limits.errors(deviation(back - a)), found.errors)
+    # Sums over blocks of time are rounded otherwise.
+    assert_allclose(limits.errors(deviation(back - a)), found.errors, rtol=1e-12)
     for root, allowed in zip(limits.roots, limits.allowed, strict=True):
         assert np.linalg.norm((back - a) @ root.T) <= allowed
     assert (np.diff(code.index) > 0).all()
@@ -362,3 +365,34 @@ def test_bytes_are_counted():
         # Two bytes for the place of each sample; orders are in the metadata.
         listed = len(f'"differences":{orders},'.replace(" ", "")) + 1 if orders else 0
         assert found.nbytes == sum(map(len, strings)) + 2 * code.kept * code.modelled + listed
+
+
+@pytest.mark.parametrize("modelled", [False, True])
+@pytest.mark.parametrize(("tolerance", "rows"), [(1e-2, 1 << 5), (1e-2, 1 << 17), (1e-5, 1 << 17)])
+def test_blocks_of_time_make_one_record(monkeypatch, tolerance, modelled, rows):
+    """A sample of one block is the last of the block before, and chunks of samples know no blocks.
+
+    An oscillator, then noise that nothing foretells, then the oscillator again: samples are
+    needed on either side.
+    """
+    t = 0.05 * np.arange(5000)
+    _, a = LINEAR_OSCILLATOR.record(5000)
+    a = np.column_stack([a, np.sin(2.3 * t)])
+    a[2048:2700] = np.random.default_rng(0).standard_normal((652, 3))
+    limits, models = whole_within(a, tolerance), [true_model(LINEAR_OSCILLATOR, 1)] * modelled
+    one = coded(a, t, models, limits, 256)
+    monkeypatch.setattr(tables, "BLOCK_VALUES", 1)
+    for module in ("romzarr.coding.tiles", "romzarr.chunked.latent"):
+        monkeypatch.setattr(f"{module}.ROW_VALUES", rows)
+    record = LatentRecord.of_arrays(a, t)
+    assert [len(span) for span in record.spans] == [1024] * 4 + [904]
+    many = coded(a, t, models, limits, 256)
+    assert many.format.modelled == modelled
+    assert_sound(many, a, t, models, limits, 256)
+    assert len(many.here().correction_bytes) > 4
+    assert not modelled or rows > 1 << 5 or len(many.here().sample_bytes) > 1
+    monkeypatch.undo()
+    assert_sound(one, a, t, models, limits, 256)
+    # Small chunks take more bytes.
+    assert rows == 1 << 5 or 0.9 * one.nbytes <= many.nbytes <= 1.5 * one.nbytes
+    assert not modelled or np.array_equal(many.format.block_model, one.format.block_model)

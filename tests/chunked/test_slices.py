@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
@@ -267,3 +267,28 @@ def test_slices_are_made_as_they_are_asked_for():
     assert asked == [0, 1, 2, 3]
     assert list(parts) == [[4, 5, 6, 7], [8, 9]]
     assert 3 * SLICE_RESULTS < 100_000
+
+
+@pytest.mark.parametrize(("times", "spaces", "variables"), [(50, 1, 1), (30, 3, 2), (3, 1, 1)])
+def test_columns_of_long_nodes_are_the_same_in_blocks_of_time(
+    monkeypatch, times, spaces, variables
+):
+    """On the way up a tree they are made anew block by block, in slices or not."""
+    given_ = archived(times, spaces, variables)
+    plan = plan_pod(given_, leaf_bytes=1)
+    how = {"tolerance": 1e-3, "scales": dict.fromkeys(range(variables), 0.5), "refused": refused}
+    with dask.config.set(scheduler="synchronous"):
+        whole = run_pod(given_, **how, plan=plan)
+        assert len(whole.right.spans) == 1
+        monkeypatch.setattr("romzarr.chunked.plan.LONGEST", 20)
+        plan = replace(plan)
+        for slice_tasks in (10**6, 20):
+            found = run_pod(given_, **how, plan=plan, slice_tasks=slice_tasks, submitted_tasks=60)
+            assert (len(found.right.spans) > 1) == (times > 4)
+            assert max(map(len, found.right.spans)) <= 20
+            assert_allclose(found.right.here(), whole.right.here(), atol=1e-12)
+            for a, b in zip(dask.compute(*whole.blocks), dask.compute(*found.blocks), strict=True):
+                assert_allclose(a.rows, b.rows, atol=1e-12)
+    lazy = decompose(given_, tolerance=1e-3, plan=plan)
+    extra = 3 - (times > 4)
+    assert len(lazy.factor.dask) == plan.tasks(*plan.tree.root) + extra

@@ -204,11 +204,12 @@ def substeps_for(
 
 
 def correction_rows(record: LatentRecord) -> int:
-    """Rows of a chunk of corrections: a power of two where there are several blocks, so that each
-    begins with a chunk."""
+    """Rows of a chunk of corrections: a power of two, and no more than a block has, where there are
+    several blocks, so that each begins with a chunk."""
     if len(record.spans) == 1:
         return tile_rows(record.snapshots, record.rank)
-    return int(1 << (max(1, ROW_VALUES // record.rank).bit_length() - 1))
+    most = 1 << (max(1, ROW_VALUES // record.rank).bit_length() - 1)
+    return min(most, len(record.spans[0]))
 
 
 def around(choice: BlockModel, span: BlockSpan, block_steps: int) -> BlockModel:

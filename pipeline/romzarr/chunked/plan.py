@@ -27,8 +27,8 @@ ARITY, USUAL_ROWS = 4, 64
 # Those of a single space block, whose merges look at few points before they rotate the rows.
 ARITY_ALONE = 8
 MERGE_BYTES = 256 * 2**20
-# Snapshots of which the columns in time are one array: 8 MB, if there are 64 of them.
-LONGEST = 1 << 14
+# Snapshots of which the columns in time are one array: 16 MB, if there are 64 of them.
+LONGEST = 1 << 15
 # Tasks and results of a POD that a scheduler holds at a time: it pays for every one it knows.
 SCHEDULED = 75_000
 
