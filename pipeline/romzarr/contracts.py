@@ -23,6 +23,9 @@ Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Region = tuple[slice, ...]
 
+# Times that are looked at together.
+PIECE = 1 << 20
+
 
 class Coding(StrEnum):
     """How the values of a variable are stored."""
@@ -112,6 +115,29 @@ class BlockSource(Protocol):
 
 
 @dataclass(frozen=True)
+class UniformTimes:
+    """Times ``step * k`` of ``count`` snapshots from ``first`` on: an array that is nowhere."""
+
+    step: float
+    count: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> Vector:
+        start, stop, _ = part.indices(self.count)
+        return np.asarray(self.step * np.arange(self.first + start, self.first + stop))
+
+    def part(self, span: BlockSpan) -> UniformTimes:
+        """Those of some snapshots."""
+        return UniformTimes(self.step, len(span), self.first + span.start)
+
+
+Times = Vector | UniformTimes
+
+
+@dataclass(frozen=True)
 class TimeAxis:
     """The times of the snapshots as numbers.
 
@@ -122,6 +148,24 @@ class TimeAxis:
     dim: str
     values: NDArray[np.float64]
     units: str
+
+    @property
+    def step(self) -> float | None:
+        """The step h with ``values == h * arange(m)`` exactly; None if there is none."""
+        count = len(self.values)
+        if count < 2:
+            return None
+        uniform = UniformTimes(float(self.values[-1] / (count - 1)), count)
+        # In pieces, as a long record is long enough once.
+        pieces = (slice(start, start + PIECE) for start in range(0, count, PIECE))
+        same = all(np.array_equal(self.values[each], uniform[each]) for each in pieces)
+        return uniform.step if same else None
+
+    @property
+    def compact(self) -> Times:
+        """The values, without an array where a step says it all."""
+        step = self.step
+        return self.values if step is None else UniformTimes(step, len(self.values))
 
     def label(self, index: int) -> str:
         """Name snapshot `index` in a message."""

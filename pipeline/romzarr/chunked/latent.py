@@ -28,7 +28,15 @@ from romzarr.coding.latent import (
     LatentCoder,
 )
 from romzarr.coding.tiles import ROW_VALUES, coded_rows, encode_rows, tile_rows
-from romzarr.contracts import BlockSpan, CodedLatent, LatentFormat, Matrix, Vector
+from romzarr.contracts import (
+    BlockSpan,
+    CodedLatent,
+    LatentFormat,
+    Matrix,
+    Times,
+    UniformTimes,
+    Vector,
+)
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.sampling import (
     STRAIGHT_LINE,
@@ -74,14 +82,14 @@ class LatentRecord:
     rank: int
 
     @classmethod
-    def of(cls, a: Table, times: Vector, rest: Table) -> LatentRecord:
+    def of(cls, a: Table, times: Times, rest: Table) -> LatentRecord:
         """A record of coefficients (m, r) at these times (m,), and those (m, k) of modes that were
         cut off. Runs Dask."""
         spans, task = block_spans(len(a), a.columns + rest.columns), delayed(_block, pure=False)
         # With the snapshot that the record goes on with.
         further = (BlockSpan(span.start, min(span.stop + 1, len(a))) for span in spans)
         blocks = [
-            task(a.rows(more), times[more.start : more.stop].copy(), rest.rows(span))
+            task(a.rows(more), _part(times, more), rest.rows(span))
             for span, more in zip(spans, further, strict=True)
         ]
         return cls(spans, dask.persist(*blocks), a.columns)
@@ -467,6 +475,13 @@ def _next_place(used: Mapping[int, float], low: int, high: int) -> int:
     return int(np.clip(np.floor(guess), low + 1, high - 1))
 
 
+def _part(times: Times, span: BlockSpan) -> Times:
+    """Times of some snapshots, without those around them in memory."""
+    if isinstance(times, UniformTimes):
+        return times.part(span)
+    return times[span.start : span.stop].copy()
+
+
 def here(tasks: Iterable[Delayed]) -> list[Any]:
     """Results of tasks, which are small. Runs Dask, slice by slice."""
     return [result for some in slices(tasks) for result in dask.compute(*some)]
@@ -497,8 +512,8 @@ def _added_or_none(parts: Sequence[Any]) -> Any:
     return None if any(part is None for part in parts) else added(parts)
 
 
-def _block(a: Sequence[Matrix], times: Vector, rest: Sequence[Matrix]) -> LatentBlock:
-    return LatentBlock(stacked(a), times, stacked(rest))
+def _block(a: Sequence[Matrix], times: Times, rest: Sequence[Matrix]) -> LatentBlock:
+    return LatentBlock(stacked(a), times[:], stacked(rest))
 
 
 def _rows_at(block: LatentBlock, rows: NDArray[np.int64]) -> tuple[Matrix, Vector]:

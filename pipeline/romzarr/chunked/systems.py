@@ -12,7 +12,7 @@ from romzarr.chunked.latent import LatentRecord
 from romzarr.chunked.slices import joined
 from romzarr.chunked.tables import LeftOut, Table, consecutive, stacked
 from romzarr.coding.latent import LatentBlock
-from romzarr.contracts import BlockSpan, Mask, Matrix, TriangularFactor, Vector
+from romzarr.contracts import BlockSpan, Mask, Matrix, Times, TriangularFactor
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.weakform import WindowPlan, merge_factors, triangular_factor
 
@@ -37,10 +37,10 @@ class QuietRecord:
     """
 
     table: Table
-    times: Vector
+    times: Times
 
     @classmethod
-    def of(cls, record: LatentRecord, left_out: LeftOut, states: int, times: Vector) -> QuietRecord:
+    def of(cls, record: LatentRecord, left_out: LeftOut, states: int, times: Times) -> QuietRecord:
         """The leading `states` of a record, of which `times` are those that are kept."""
         edges = np.array([0, *(span.stop for span in record.spans)])
         spans = consecutive(np.diff(left_out.before(edges)).tolist())

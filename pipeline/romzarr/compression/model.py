@@ -26,7 +26,7 @@ from romzarr.compression.candidates import (
 )
 from romzarr.compression.weak_systems import CODE_BLOCK, Offer, WeakSystems, lazy_systems
 from romzarr.config import Config, LibraryConfig, WeakFormConfig
-from romzarr.contracts import BlockSpan, Matrix, SparseModel, Vector
+from romzarr.contracts import BlockSpan, Matrix, SparseModel, Times, Vector
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.dynamics.library import (
     ConcatenatedLibrary,
@@ -213,7 +213,7 @@ def plan_library(
     settings: LibraryConfig,
     weak_form: WeakFormConfig,
     a: Matrix,
-    times: Vector,
+    times: Times,
     support: float | str,
     *,
     first: int = 0,
@@ -245,7 +245,7 @@ def plan_library(
 
 def identify(
     record: LatentRecord,
-    times: Vector,
+    times: Times,
     tolerances: Tolerances,
     config: Config,
     *,
@@ -271,7 +271,7 @@ def identify(
     ----------
     record : LatentRecord
         Of one coefficient or more.
-    times : (m,) float64
+    times : (m,) float64 or UniformTimes
     tolerances : Tolerances
         How far the coefficients may be off.
     config : Config
@@ -320,17 +320,17 @@ class _Data:
     """Coefficients to be coded, with their times, the tolerances, and the step to begin with."""
 
     record: LatentRecord
-    times: Vector
+    times: Times
     tolerances: Tolerances
     step: float
     left_out: LeftOut
 
     @cached_property
-    def quiet_times(self) -> Vector:
+    def quiet_times(self) -> Times:
         """Times of the snapshots that are not left out."""
         if not self.left_out.spans:
             return self.times
-        return self.times[self.left_out.kept(BlockSpan(0, len(self.times)))]
+        return self.times[:][self.left_out.kept(BlockSpan(0, len(self.times)))]
 
     @cached_property
     def spectral(self) -> tuple[Matrix, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from romzarr.chunked.latent import LatentRecord
 from romzarr.chunked.systems import QuietRecord, weak_factors
 from romzarr.chunked.tables import LeftOut
-from romzarr.contracts import TriangularFactor, Vector
+from romzarr.contracts import Times, TriangularFactor
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.regimes import find_regimes, serving
 from romzarr.numerics.dynamics.weakform import WindowPlan, merge_factors
@@ -65,7 +65,7 @@ class WeakSystems:
 
 def lazy_systems(
     record: LatentRecord,
-    times: Vector,
+    times: Times,
     left_out: LeftOut,
     library: Library,
     plan: WindowPlan,
@@ -80,7 +80,7 @@ def lazy_systems(
     Parameters
     ----------
     record : LatentRecord
-    times : (m,) float64
+    times : (m,) float64 or UniformTimes
         Of the snapshots that are not left out.
     left_out : LeftOut
     library : Library

@@ -78,7 +78,7 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
     """Model and coefficients (None where no variable is coded by POD)."""
     if coded.rank == 0:
         return None
-    times = archive.time.values
+    times = archive.time.compact
     return identify(
         LatentRecord.of(coded.a, times, coded.plan.pod.right),
         times,

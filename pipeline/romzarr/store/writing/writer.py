@@ -15,7 +15,6 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 import zarr
-from numpy.typing import NDArray
 
 from romzarr.coding.tiles import row_levels
 from romzarr.contracts import CodedLatent, LatentFormat, TimeAxis
@@ -96,7 +95,7 @@ class StoreWriter(BasisWriter):
         An array is only written if neither a constant step nor the coordinate gives the times.
         """
         self._facts["latent"] = {"snapshots": len(time.values)}
-        facts = {"dim": time.dim, "units": time.units, "step": _uniform_step(time.values)}
+        facts = {"dim": time.dim, "units": time.units, "step": time.step}
         if facts["step"] is None:
             facts["scale"] = self._scale_of(time)
             if facts["scale"] is None:
@@ -260,11 +259,3 @@ class StoreWriter(BasisWriter):
         carried = dict(self._facts["carried"])
         shared = {"shared_encoding": share(variables, carried)}
         return {**facts, **self._facts, "variables": variables, "carried": carried, **shared}
-
-
-def _uniform_step(times: NDArray[np.float64]) -> float | None:
-    """Find a step h with ``times == h * arange(m)`` exactly; None if there is none."""
-    if len(times) < 2:
-        return None
-    step = float(times[-1] / (len(times) - 1))
-    return step if np.array_equal(times, step * np.arange(len(times))) else None
