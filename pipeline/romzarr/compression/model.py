@@ -255,17 +255,16 @@ def identify(
 ) -> LatentModel:
     """Find a sparse model of a(t) and the samples to keep. Runs Dask.
 
-    Unless a support is given, test functions of two radii are tried: that of the spectrum
-    as a whole, and that of the mode with the highest frequencies, which the first may not
-    see. Unless a threshold is given, thresholds beside the one that statistics suggest are
-    tried too: terms stay if they save more bytes of corrections than they cost. The model
-    that stores smallest stays, unless the difference is not worth mentioning. It decodes if
-    all it takes is less than what it saves; else its equations are there to be read.
+    Unless a support is given, test functions of two radii are tried: that of the spectrum as a
+    whole, and that of the mode with the highest frequencies, which the first may not see. Unless a
+    threshold is given, thresholds beside the one that statistics suggest are tried too: terms stay
+    if they save more bytes of corrections than they cost. The model that stores smallest stays,
+    unless the difference is not worth mentioning. It decodes if it takes less than it saves; else
+    its equations are there to be read.
 
-    Of a long record candidates are compared on a few stretches, each with the samples it would
-    keep and the bits of what it misses. Only those that come out near the smallest are coded.
-    Fitting, comparing and coding are tasks. Of the coefficients only `SPECTRUM` snapshots are ever
-    here, which tell the time scales.
+    Of a long record candidates are compared on a few stretches. Only those that come out near the
+    smallest are coded. All of this is done by tasks: of the coefficients only `SPECTRUM` snapshots
+    are ever here, which tell the time scales.
 
     Parameters
     ----------
@@ -287,12 +286,7 @@ def identify(
     AccuracyError
         If no quantisation meets the tolerances.
     """
-    plain = plan_latent(record, (), (), tolerances, step, block_steps=CODE_BLOCK).coded()
-    if plain is None:
-        raise AccuracyError(
-            "no quantisation of the POD coefficients meets the tolerance; raise "
-            "compression.tolerance"
-        )
+    plain = _without_model(record, tolerances, step)
     data = _Data(record, times, tolerances, step, left_out or LeftOut())
     comparison = kept(lazy_comparison(record, tolerances, step, plain.nbytes))
     search = _Search(data, comparison, config, coded_bytes, plain)
@@ -309,6 +303,17 @@ def identify(
         others += (found := search.smaller(search.other_thresholds(best), best))
         best = min([best, *found], key=lambda each: each.stored_bytes)
     return replace(best, tried=tuple(dict.fromkeys(_tried(model) for model in others)))
+
+
+def _without_model(record: LatentRecord, tolerances: Tolerances, step: float) -> CodedRecord:
+    """The code without a model. Runs Dask."""
+    plain = plan_latent(record, (), (), tolerances, step, block_steps=CODE_BLOCK).coded()
+    if plain is None:
+        raise AccuracyError(
+            "no quantisation of the POD coefficients meets the tolerance; raise "
+            "compression.tolerance"
+        )
+    return plain
 
 
 def _tried(model: LatentModel) -> Tried:
