@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
-from romzarr.numerics.dynamics.sampling import Tolerances
+from romzarr.numerics.dynamics.sampling import Deviation, Tolerances
 
 Vector = NDArray[np.float64]
 
@@ -117,18 +117,23 @@ def dynamics_of(library: Library, *terms: tuple[str, int, float]) -> Dynamics:
     return Dynamics(library, xi)
 
 
-def coding_only(roots: Vector, allowed: Vector, snapshots: int) -> Tolerances:
+def coding_only(roots: Vector, allowed: Vector) -> Tolerances:
     """Tolerances where POD has cut nothing; `allowed` (V,) norms."""
     v, r, _ = roots.shape
     nothing = np.zeros(v)
-    rest, mixed = np.zeros((snapshots, 0)), [(np.eye(r), np.zeros((r, 0)))] * v
-    return Tolerances(roots, allowed, nothing, nothing, rest, mixed)
+    mixed = [(np.eye(r), np.zeros((r, 0)))] * v
+    return Tolerances(roots, allowed, nothing, nothing, mixed)
+
+
+def deviation(difference: Vector) -> Deviation:
+    """Of differences (m, r), where POD has cut nothing."""
+    return Deviation.of(difference, np.zeros((len(difference), 0)))
 
 
 def whole_within(a: Vector, tolerance: float) -> Tolerances:
     """One variable that is the coefficients themselves."""
     allowed = np.array([tolerance * np.linalg.norm(a - a.mean(axis=0))])
-    return coding_only(np.eye(a.shape[1])[None], allowed, len(a))
+    return coding_only(np.eye(a.shape[1])[None], allowed)
 
 
 def with_noise(states: Vector, level: float, seed: int) -> Vector:

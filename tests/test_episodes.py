@@ -13,8 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import romzarr
+from romzarr.chunked.roughness import rough_stretches
+from romzarr.chunked.tables import Table, consecutive
 from romzarr.compression import choose_coding
-from romzarr.numerics.pod.roughness import rough_snapshots, runs
+from romzarr.contracts import BlockSpan
+from romzarr.numerics.pod.roughness import runs
 from romzarr.store import layout
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.tables import info_table
@@ -67,7 +70,7 @@ def test_a_storm_is_coded_as_it_is_and_the_waves_keep_their_modes(tmp_path, monk
     assert "snapshots 100 to 139" in info_table(info.to_dict(), "s")
     assert decoded_errors(source, decoded)["u"] <= report.relative_l2_error["u"] <= 1e-2
     assert romzarr.verify(tmp_path / "s.romzarr", source).ok
-    monkeypatch.setattr(choose_coding, "rough_snapshots", lambda *_: None)
+    monkeypatch.setattr(choose_coding, "rough_stretches", lambda *_: None)
     whole, _ = stored(source, tmp_path, tolerance=1e-2)
     # With triangles in stores these were 22.6 and 30.7 kB, 0.74; without them 20.6 and 25.6 kB.
     assert report.stored_bytes < 0.82 * whole.stored_bytes
@@ -167,8 +170,9 @@ def coefficients(seed: int, m: int, modes: int, rough: slice) -> np.ndarray:
 @settings(deadline=None, max_examples=15)
 def test_rough_snapshots_are_found_to_the_snapshot(seed, start, length):
     a = coefficients(seed, 400, 4, slice(start, start + length))
-    found = rough_snapshots(a, 1e-4 * np.sum(a**2))
-    assert runs(found) == [(start, start + length)]
+    for lengths in ([400], [160, 160, 80]):
+        found = rough_stretches(Table.of(a).cut(consecutive(lengths)), 1e-4 * np.sum(a**2))
+        assert found.spans == (BlockSpan(start, start + length),)
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
@@ -177,7 +181,7 @@ def test_a_record_that_is_alike_all_along_has_none(tolerance):
     waves = coefficients(0, 400, 6, slice(0, 0))
     noise = rng.standard_normal((400, 60))
     for a in (waves, noise, np.hstack([waves, 0.1 * noise]), np.zeros((400, 0))):
-        assert rough_snapshots(a, tolerance**2 * np.sum(a**2)) is None
+        assert rough_stretches(Table.of(a), tolerance**2 * np.sum(a**2)) is None
 
 
 @given(st.lists(st.booleans(), max_size=40))

@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_limits
 
 import romzarr
 from romzarr.archive import open_archive
+from romzarr.chunked.latent import LatentRecord
+from romzarr.chunked.tables import LeftOut
 from romzarr.compression.allocate_bits import allocate_fields, plan_fields
 from romzarr.compression.model import (
     DEGREES,
@@ -23,7 +25,7 @@ from romzarr.compression.model import (
     plan_library,
 )
 from romzarr.compression.pod import factor_archive
-from romzarr.compression.weak_systems import REGIME_BYTES, REGIME_PRODUCTS, weak_systems
+from romzarr.compression.weak_systems import REGIME_BYTES, REGIME_PRODUCTS, lazy_systems
 from romzarr.config import (
     CompressionConfig,
     Config,
@@ -77,11 +79,15 @@ def found_again(system: KnownSystem, snapshots: int, config: Config, seed: int =
     if coded.rank != system.states:
         return Found(coded.rank, np.inf, np.inf)
     a, tolerances = coded.a, coded.tolerances
-    found = identify(a, times, tolerances, config, step=coded.step, coded_bytes=coded.plan.bits / 8)
+    found = identify(
+        LatentRecord.of(a, times, coded.plan.pod.right), times, tolerances, config,
+        step=coded.step, coded_bytes=coded.plan.bits / 8,
+    )  # fmt: skip
     model = Dynamics(found.systems.library, found.models[0].coefficients)
     # a(t), before it is coded, is an affine map of the states but for noise. Under such a map a
     # polynomial ODE stays one of the same degree.
-    affine = np.linalg.lstsq(np.column_stack([np.ones(snapshots), states]), a, rcond=None)[0]
+    lifted = np.column_stack([np.ones(snapshots), states])
+    affine = np.linalg.lstsq(lifted, a.here(), rcond=None)[0]
     # Fitting the monomials of the states to the derivative at many of them is exact, also for
     # what the shift by the mean mixes.
     some = states[:: max(1, snapshots // 1000)]
@@ -149,8 +155,9 @@ def test_known_equations_are_found_with_the_automatic_threshold(system, snapshot
 def identified(a, times, config, tolerance=1e-3):
     with dask.config.set(scheduler="synchronous"):
         return identify(
-            a, times, whole_within(a, tolerance), config, step=tolerance, coded_bytes=1e7
-        )
+            LatentRecord.of_arrays(a, times), times, whole_within(a, tolerance), config,
+            step=tolerance, coded_bytes=1e7,
+        )  # fmt: skip
 
 
 def test_time_blocks_of_the_weak_form_change_nothing_but_rounding():
@@ -179,7 +186,7 @@ def test_a_change_of_regime_begins_another_model(switch):
     times, a = oscillators((1, switch), (4, 2048 - switch))
     model = identified(a, times, Config(library=LibraryConfig(degree=1)))
     assert len(model.models) == 2
-    chosen = model.latent.coded.code.block_model
+    chosen = model.latent.format.block_model
     before, after = switch // 256, -(-switch // 256)
     assert (chosen[:before] == 0).all()
     assert (chosen[after:] == 1).all()
@@ -223,10 +230,11 @@ def test_a_model_of_a_regime_serves_on_either_side_of_an_episode():
     a[rough] = np.random.default_rng(0).standard_normal((40, 2))
     with dask.config.set(scheduler="synchronous"):
         model = identify(
-            a, times, whole_within(a, 1e-3), Config(library=LibraryConfig(degree=1)),
-            step=1e-3, coded_bytes=1e7, rough=rough,
+            LatentRecord.of_arrays(a, times), times, whole_within(a, 1e-3),
+            Config(library=LibraryConfig(degree=1)), step=1e-3, coded_bytes=1e7,
+            left_out=LeftOut((BlockSpan(600, 640),)),
         )  # fmt: skip
-    chosen = model.latent.coded.code.block_model
+    chosen = model.latent.format.block_model
     assert (chosen[:2] == 0).all()
     assert (chosen[3:5] == 0).all()
     assert (chosen[6:] == 1).all()
@@ -238,7 +246,7 @@ def test_models_compared_on_stretches_store_as_little_as_if_compared_on_all(monk
     a = a - a.mean(axis=0)
     a += noise * a.std() * np.random.default_rng(0).standard_normal(a.shape)
     on_stretches = identified(a, times, Config(), tolerance=1e-2)
-    monkeypatch.setattr("romzarr.compression.model.SHORT_BLOCKS", 10**6)
+    monkeypatch.setattr("romzarr.compression.candidates.SHORT_BLOCKS", 10**6)
     on_all = identified(a, times, Config(), tolerance=1e-2)
     assert on_stretches.stored_bytes <= 1.002 * on_all.stored_bytes
 
@@ -269,16 +277,15 @@ def test_triangles_of_short_blocks_take_no_more_memory_than_allowed(monkeypatch)
         library, seen = PolynomialLibrary(states, 2), []
         columns = library.size + states
 
-        def factors(a, times, library, plan, steps, seen=seen):
-            seen.append(-(-len(a) // steps))
+        def factors(record, library, plan, steps, seen=seen):
+            seen.append(-(-len(record.times) // steps))
             raise InterruptedError
 
         monkeypatch.setattr("romzarr.compression.weak_systems.weak_factors", factors)
+        times = np.arange(snapshots)
+        record = LatentRecord.of_arrays(np.zeros((snapshots, states)), times)
         with pytest.raises(InterruptedError):
-            weak_systems(
-                np.zeros((snapshots, states)), np.arange(snapshots), np.ones(snapshots, bool),
-                library, None, block_steps="auto",
-            )  # fmt: skip
+            lazy_systems(record, times, LeftOut(), library, None, block_steps="auto")
         (blocks,) = seen
         assert blocks == 1 or 8 * blocks * columns**2 <= REGIME_BYTES <= 2**24
         assert blocks == 1 or blocks * columns**3 <= REGIME_PRODUCTS

@@ -23,6 +23,9 @@ Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Region = tuple[slice, ...]
 
+# Times that are looked at together.
+PIECE = 1 << 20
+
 
 class Coding(StrEnum):
     """How the values of a variable are stored."""
@@ -116,6 +119,29 @@ NO_TIME = ""
 
 
 @dataclass(frozen=True)
+class UniformTimes:
+    """Times ``step * k`` of ``count`` snapshots from ``first`` on: an array that is nowhere."""
+
+    step: float
+    count: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> Vector:
+        start, stop, _ = part.indices(self.count)
+        return np.asarray(self.step * np.arange(self.first + start, self.first + stop))
+
+    def part(self, span: BlockSpan) -> UniformTimes:
+        """Those of some snapshots."""
+        return UniformTimes(self.step, len(span), self.first + span.start)
+
+
+Times = Vector | UniformTimes
+
+
+@dataclass(frozen=True)
 class TimeAxis:
     """The times of the snapshots as numbers.
 
@@ -128,6 +154,25 @@ class TimeAxis:
     dim: str
     values: NDArray[np.float64]
     units: str
+
+    @property
+    def step(self) -> float | None:
+        """The step h with ``values == h * arange(m)`` exactly, any for a single snapshot; None if
+        there is none."""
+        count = len(self.values)
+        if count < 2:
+            return 1.0
+        uniform = UniformTimes(float(self.values[-1] / (count - 1)), count)
+        # In pieces, as a long record is long enough once.
+        pieces = (slice(start, start + PIECE) for start in range(0, count, PIECE))
+        same = all(np.array_equal(self.values[each], uniform[each]) for each in pieces)
+        return uniform.step if same else None
+
+    @property
+    def compact(self) -> Times:
+        """The values, without an array where a step says it all."""
+        step = self.step
+        return self.values if step is None else UniformTimes(step, len(self.values))
 
     def label(self, index: int) -> str:
         """Name snapshot `index` in a message."""
@@ -257,29 +302,48 @@ class LatentCode:
         """Whether a model is integrated anywhere."""
         return bool((self.block_model >= 0).any())
 
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """How the coefficients (m, r) of a record are coded: all but the bytes.
+
+    ``index``, ``block_model``, ``block_steps`` and ``substeps`` are those of a `LatentCode`. The
+    samples are in chunks of ``sample_rows`` with the quantisation step ``sample_step``; corrections
+    of all m snapshots in chunks of ``correction_rows`` with the step ``step``. Corrections of the
+    leading modes are coded as finite differences in time of ``correction_orders``. Those of order 0
+    and of all other modes are coded by wavelets, or untransformed if they are not ``smooth``.
+    """
+
+    index: NDArray[np.int64]
+    block_steps: int
+    block_model: NDArray[np.int16]
+    substeps: int
+    rank: int
+    step: float
+    sample_step: float
+    sample_rows: int
+    correction_rows: int = 1
+    correction_orders: tuple[int, ...] = ()
+    smooth: bool = True
+
     @property
-    def says_nothing(self) -> bool:
-        """Whether everything rebuilt is zero: no model, and all samples zero."""
-        return not self.modelled and not self.samples.any()
+    def kept(self) -> int:
+        return len(self.index)
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a model is integrated anywhere."""
+        return bool((self.block_model >= 0).any())
 
 
 @dataclass(frozen=True)
 class CodedLatent:
     """A latent code in coded bytes, and the corrections of its error.
 
-    ``sample_bytes`` decode to ``code.samples``, ``sample_rows`` rows for each string.
-    ``correction_bytes`` decode to corrections that are added to the m snapshots rebuilt from the
-    code (empty: none). The quantisation steps are ``sample_step`` and ``step``. Corrections of the
-    leading modes are coded as finite differences in time of ``correction_orders``. Those of order 0
-    and of all other modes are coded by wavelets, or untransformed if they are not ``smooth``.
+    ``sample_bytes`` decode to the samples (none: all are zero), ``correction_bytes`` to corrections
+    that are added to what is rebuilt from these (none: there are no corrections).
     """
 
-    code: LatentCode
-    step: float
-    sample_step: float
-    sample_rows: int
-    sample_bytes: tuple[bytes, ...]
-    correction_rows: int = 1
+    format: LatentFormat
+    sample_bytes: tuple[bytes, ...] = ()
     correction_bytes: tuple[bytes, ...] = ()
-    correction_orders: tuple[int, ...] = ()
-    smooth: bool = True

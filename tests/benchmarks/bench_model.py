@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from threadpoolctl import threadpool_limits
 
+from romzarr.chunked.latent import LatentRecord
 from romzarr.compression.model import LatentModel, identify
 from romzarr.config import Config
 from tests.benchmarks.measure import table
@@ -88,7 +89,8 @@ def searched(a: Matrix, tolerance: float) -> tuple[LatentModel, float]:
     step = float(np.sqrt(12 / a.size) * tolerances.allowed[0])
     with threadpool_limits(1, user_api="blas"), dask.config.set(scheduler="synchronous"):
         began = time.process_time()
-        found = identify(a, times, tolerances, Config(), step=step, coded_bytes=a.nbytes / 50)
+        record = LatentRecord.of_arrays(a, times)
+        found = identify(record, times, tolerances, Config(), step=step, coded_bytes=a.nbytes / 50)
         return found, time.process_time() - began
 
 

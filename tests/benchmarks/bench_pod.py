@@ -104,7 +104,7 @@ def romzarr_pod(case: Case) -> Work:
         # Times the singular values, which the coefficients are without.
         modes = np.hstack([turn.astype(b.rows.dtype) @ b.rows for b in blocks])
         mean = np.concatenate([b.mean for b in blocks])
-        return Found.of(pod.right[:, :rank], modes, mean, centred=True)
+        return Found.of(pod.right.here()[:, :rank], modes, mean, centred=True)
 
     return work
 
@@ -129,12 +129,13 @@ def _of_rank(case: Case, precision: Any) -> Work:
     def work() -> Found:
         variables = open_archive(str(case.path)).variables
         lazy = decompose(variables, rank=case.rank, precision=precision)
-        factor, *blocks = dask.compute(lazy.factor, *lazy.blocks)
+        factor, blocks, parts = dask.compute(lazy.factor, lazy.blocks, lazy.right)
+        right = np.concatenate(parts)
         sigma = np.sqrt(np.diagonal(factor.gram[0])[: case.rank])
         modes = np.hstack([b.rows[: case.rank] for b in blocks])
         modes /= sigma[:, None].astype(modes.dtype)
         mean = np.concatenate([b.mean for b in blocks])
-        return Found.of(factor.right[:, : case.rank] * sigma, modes, mean, centred=True)
+        return Found.of(right[:, : case.rank] * sigma, modes, mean, centred=True)
 
     return work
 

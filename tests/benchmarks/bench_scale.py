@@ -24,6 +24,8 @@ from tests.benchmarks.scale_costs import (
     merge_seconds,
 )
 from tests.benchmarks.scale_costs import SMALLEST as SMALLEST_RECIPES
+from tests.benchmarks.scale_latent import APART
+from tests.benchmarks.scale_latent import planned as planned_coding
 from tests.benchmarks.scale_model import (
     NODE_CORES,
     NODE_NETWORK,
@@ -39,6 +41,8 @@ TOLERANCE, NIGHT, ARCHIVE = 1e-2, 8.0, 1e14
 # Bytes a second of a storage for all its readers, and cores that are looked at.
 STORAGE = (2e9, 5e9, 20e9, 100e9)
 CORES = (32, 64, 128, 256, 512, 1024, 4096, 16_384)
+# Snapshots and modes of records whose coefficients are coded.
+LATENT = ((1_000_000, 60), (10_000_000, 60), (100_000_000, 60))
 # Points of a space block, rows of each time block and how many merge: those of the root.
 MERGE = (512 * 512, 64, 3)
 
@@ -68,8 +72,13 @@ fetched by what the storage gives to all readers together. Compute: CPU seconds 
 of cores. Network: bytes fetched, and moved between workers, by the cards of machines of {cores}
 cores and {network:.0f} Gbit/s; with two workers next to nothing moved (above), among many all rows
 may move to every merge, which is what is counted. Scheduler: tasks, one after the other. Tree tail:
-the merges on the way to the root that nothing runs beside. Not in it: what comes after the POD, and
-the coefficients in time (8 bytes for each of m snapshots and r modes), which the client holds."""
+the merges on the way to the root that nothing runs beside. Not in it: what comes after the POD."""
+
+CODING = """\
+The model search and the coding of a(t) of {modes} modes, every task answered with a made-up result
+of the size of a real one. A task has a block of time; the client has plans, triangles, sums, the
+numbers of the samples (here each {apart}th snapshot), and 131072 snapshots that tell the time
+scales."""
 
 
 def plans_part(grids: Sequence[ChunkGrid]) -> tuple[str, dict[str, Planned]]:
@@ -101,6 +110,20 @@ def _leaf_megabytes(plan: PODPlan) -> int:
         for row, blocks in leaves
     )
     return round(most / MB)
+
+
+def coding_part(records: Sequence[tuple[int, int]]) -> str:
+    header = ("snapshots", "modes", "blocks of time", "tasks", "samples", "CPU s", "peak MB")
+    rows = [
+        (
+            snapshots, modes, each.blocks, each.tasks, each.model.latent.format.kept,
+            each.cost.cpu_seconds, round(each.cost.peak_bytes / MB),
+        )
+        for snapshots, modes in records
+        for each in [planned_coding(snapshots, modes)]
+    ]  # fmt: skip
+    text = CODING.format(modes=records[0][1], apart=APART)
+    return f"## Coefficients\n\n{text}\n\n{table(header, rows)}"
 
 
 def opening_part(times: int) -> str:
@@ -194,6 +217,7 @@ def largest(each: Mapping[str, float]) -> str:
 
 def report(smallest: bool) -> str:
     plans, found = plans_part(SMALLEST if smallest else GRIDS)
+    coding = coding_part([(20_000, 5)] if smallest else LATENT)
     opening = opening_part(30 if smallest else 10_000)
     leaves, merge = (SMALLEST_LEAVES, (500, 5, 2)) if smallest else (LEAVES, MERGE)
     measured_text, records, seconds = costs_part(
@@ -213,7 +237,7 @@ def report(smallest: bool) -> str:
         [
             "# Archives of 10^6 chunks",
             f"`make bench-scale`. {machine()}.",
-            plans, opening, measured_text, f"## One night\n\n{model}", *nights,
+            plans, coding, opening, measured_text, f"## One night\n\n{model}", *nights,
         ]
     )  # fmt: skip
 

@@ -80,7 +80,7 @@ def child(recipe: Recipe, leaves: int) -> Record:
             "moved": sum(client.run(_sent).values()) - moved,
             "read": pod.factor.cost.bytes_read,
             "raw": recipe.raw_bytes,
-            "rank": pod.factor.right.shape[1],
+            "rank": pod.factor.columns,
         }
         del pod
         variables = tiny(leaves)

@@ -49,7 +49,7 @@ class Counting:
         name = str(keys[0] if isinstance(keys, tuple) else keys)
         if name.startswith("pod-scales"):
             return dict.fromkeys(range(1000), 1.0)
-        return None if name.startswith("pod-defect") else SimpleNamespace(defect=None)
+        return None if name.startswith("pod-defect") else SimpleNamespace(defect=None, columns=1)
 
 
 class Held(logging.Handler):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from romzarr.chunked.plan import plan_pod
-from tests.benchmarks import bench_scale, scale_model
+from tests.benchmarks import bench_scale, scale_latent, scale_model
 from tests.benchmarks.bench_graph import ChunkGrid
 from tests.benchmarks.scale_plans import GRIDS, SMALLEST, planned
 
@@ -33,6 +33,16 @@ def test_space_blocks_are_as_large_as_the_scheduler_needs(spaces):
     assert sum(math.prod(row.shape) for row in plan.rows) == math.prod(grid.shape[1:])
     ends = {end for row in plan.rows for part in row.region for end in (part.start, part.stop)}
     assert all(end % 64 == 0 for end in ends)
+
+
+def test_what_is_here_of_coefficients_hardly_grows_with_the_record():
+    """48 bytes a snapshot are a(t) of six modes; numbers of samples are 8 for each sixteenth."""
+    # The first finds a small heap.
+    _, few, many = (scale_latent.planned(n, 6) for n in (1_500_000, 1_500_000, 6_000_000))
+    assert few.model.latent.format.modelled
+    assert many.blocks > 3 * few.blocks
+    assert many.model.latent.format.kept > 6_000_000 // scale_latent.APART
+    assert many.cost.peak_bytes - few.cost.peak_bytes < 4_500_000 * 48 / 6
 
 
 def test_small_archives_are_one_graph():

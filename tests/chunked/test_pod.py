@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -76,8 +76,10 @@ def archived(rows, shape, time_axis, chunks, weights=None, source=RecordedSource
 
 
 def run(lazy: LazyPOD) -> tuple[TimeFactor, list[RowBlock]]:
-    factor, *blocks = dask.compute(lazy.factor, *lazy.blocks, scheduler="synchronous")
-    return factor, blocks
+    factor, blocks, right = dask.compute(
+        lazy.factor, list(lazy.blocks), list(lazy.right), scheduler="synchronous"
+    )
+    return replace(factor, right=np.concatenate(right), long=None), blocks
 
 
 def assembled(lazy, blocks, variables, number):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
@@ -82,7 +82,8 @@ def test_as_many_tasks_are_foretold_as_the_graph_has(times, spaces, variables):
     given_ = archived(times, spaces, variables)
     plan = plan_pod(given_, leaf_bytes=1)
     lazy = decompose(given_, tolerance=1e-3, plan=plan)
-    extra = 2 if len(plan.rows) == 1 else 1  # the pair taken apart; the scales
+    # The summary and the columns of the factor; the rows of a pair, or the scales.
+    extra = 3
     extra += len(plan.rows) if times == 1 and len(plan.rows) > 1 else 0
     assert len(lazy.factor.dask) == plan.tasks(*plan.tree.root) + extra
 
@@ -99,7 +100,7 @@ def test_in_slices_the_pod_is_the_same(times, spaces, variables):
         how = {"tolerance": 1e-3, "scales": scales, "refused": refused, "plan": plan}
         whole = run_pod(given_, **how)
         sliced = run_pod(given_, **how, slice_tasks=20, submitted_tasks=40)
-        np.testing.assert_array_equal(whole.factor.right, sliced.factor.right)
+        np.testing.assert_array_equal(whole.right.here(), sliced.right.here())
         for a, b in zip(dask.compute(*whole.blocks), dask.compute(*sliced.blocks), strict=True):
             np.testing.assert_array_equal(a.rows, b.rows)
         estimated = run_pod(given_, **how | {"scales": None}, slice_tasks=20)
@@ -193,10 +194,10 @@ def test_results_handed_over_by_worker_processes_stay_until_they_are_merged(capl
         expected = run_pod(given_, **how)
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=None):
         found = run_pod(given_, **how, slice_tasks=30, submitted_tasks=90)
-        rows = dask.compute(*found.blocks)
+        rows, right = dask.compute(*found.blocks), found.right.here()
     assert "again" not in caplog.text
-    assert_allclose(found.factor.right, expected.factor.right, atol=1e-9)
-    assert [block.rows.shape for block in rows] == [(found.factor.right.shape[1], 8)] * 3
+    assert_allclose(right, expected.right.here(), atol=1e-9)
+    assert [block.rows.shape for block in rows] == [(found.factor.columns, 8)] * 3
 
 
 class Loses(logging.Handler):
@@ -241,9 +242,10 @@ def test_what_a_lost_worker_held_is_made_again(caplog):
                 watch.cancel()
                 log.removeHandler(handler)
             assert len(made.cluster.workers[1].data)
+            right = found.right.here()
             break
     assert found.factor.cost.chunks_read == expected.factor.cost.chunks_read == 180
-    assert_allclose(found.factor.right, expected.factor.right, atol=1e-9)
+    assert_allclose(right, expected.right.here(), atol=1e-9)
     assert "again" in caplog.text
 
 
@@ -272,3 +274,28 @@ def test_slices_are_made_as_they_are_asked_for():
     assert asked == [0, 1, 2, 3]
     assert list(parts) == [[4, 5, 6, 7], [8, 9]]
     assert 3 * SLICE_RESULTS < 100_000
+
+
+@pytest.mark.parametrize(("times", "spaces", "variables"), [(50, 1, 1), (30, 3, 2), (3, 1, 1)])
+def test_columns_of_long_nodes_are_the_same_in_blocks_of_time(
+    monkeypatch, times, spaces, variables
+):
+    """On the way up a tree they are made anew block by block, in slices or not."""
+    given_ = archived(times, spaces, variables)
+    plan = plan_pod(given_, leaf_bytes=1)
+    how = {"tolerance": 1e-3, "scales": dict.fromkeys(range(variables), 0.5), "refused": refused}
+    with dask.config.set(scheduler="synchronous"):
+        whole = run_pod(given_, **how, plan=plan)
+        assert len(whole.right.spans) == 1
+        monkeypatch.setattr("romzarr.chunked.plan.LONGEST", 20)
+        plan = replace(plan)
+        for slice_tasks in (10**6, 20):
+            found = run_pod(given_, **how, plan=plan, slice_tasks=slice_tasks, submitted_tasks=60)
+            assert (len(found.right.spans) > 1) == (times > 4)
+            assert max(map(len, found.right.spans)) <= 20
+            assert_allclose(found.right.here(), whole.right.here(), atol=1e-12)
+            for a, b in zip(dask.compute(*whole.blocks), dask.compute(*found.blocks), strict=True):
+                assert_allclose(a.rows, b.rows, atol=1e-12)
+    lazy = decompose(given_, tolerance=1e-3, plan=plan)
+    extra = 3 - (times > 4)
+    assert len(lazy.factor.dask) == plan.tasks(*plan.tree.root) + extra

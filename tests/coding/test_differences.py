@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from romzarr.coding.bands import depth
-from romzarr.coding.differences import MOST_ORDER, best_orders, differenced, summed
+from romzarr.coding.differences import MOST_ORDER, best_orders, bits_by_order, differenced, summed
 from romzarr.coding.field import coded_field, decode_field, encode_field
 from tests.strategies import seeds
 
@@ -94,7 +94,7 @@ def test_each_column_gets_what_takes_fewest_bits():
     t, rng = np.arange(400), np.random.default_rng(0)
     slow, noise = 1e6 * np.sin(0.05 * t), 1e4 * rng.standard_normal(400)
     small, nothing = 3 * np.sin(0.6 * t), np.zeros(400)
-    orders = best_orders(np.stack([slow, noise, small, nothing], axis=1), 1.0)
+    orders = best_orders(bits_by_order(np.stack([slow, noise, small, nothing], axis=1), 1.0))
     assert len(orders) == 1
     # Each order takes off a factor of 20, and doubles the rounding.
     assert orders[0] in (4, 5, 6)
@@ -108,5 +108,5 @@ def test_each_column_gets_what_takes_fewest_bits():
 
 def test_values_too_large_to_be_differenced_are_left_to_wavelets():
     slow = 2.0**45 * np.sin(0.01 * np.arange(400))
-    assert best_orders(slow[:, None], 1.0) == ()
-    assert best_orders(slow[:, None] / 64, 1.0) != ()
+    assert best_orders(bits_by_order(slow[:, None], 1.0)) == ()
+    assert best_orders(bits_by_order(slow[:, None] / 64, 1.0)) != ()

@@ -9,7 +9,17 @@ from numpy.testing import assert_allclose
 from romzarr.contracts import BlockSpan, LatentCode
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import PolynomialLibrary
-from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, SampleSearch, Tolerances, rebuild
+from romzarr.numerics.dynamics.sampling import (
+    STRAIGHT_LINE,
+    Deviation,
+    SampleSearch,
+    Spread,
+    Tolerances,
+    choose_substeps,
+    looked_at,
+    rebuild,
+    step_accuracy,
+)
 from tests.strategies import chunkings, seeds
 from tests.systems_of_odes import (
     LINEAR_OSCILLATOR,
@@ -28,7 +38,13 @@ def whole(code, models, times):
 
 def searched(a, times, models, limits, block_steps, allowance=1.0, blocks=None):
     """Greedy code of exact samples, with in each block the best of the models."""
-    search = SampleSearch.of(a, a, times, models, limits, block_steps)
+    some, spread = looked_at(len(a)), Spread.of(a)
+    accurate = step_accuracy(spread.products, limits) * spread.deviation
+    substeps = choose_substeps(a[some], np.diff(times)[some], models, accurate)
+    count = -(-len(a) // block_steps)
+    search = SampleSearch(
+        a, a, times, models, limits, block_steps, substeps, blocks=count, snapshots=len(a)
+    )
     (code,) = search.encode([allowance], blocks)
     return code
 
@@ -75,7 +91,7 @@ def test_segments_keep_to_the_allowance_and_cannot_grow(
         models = [Dynamics(library, rng.standard_normal((library.size, library.states)))]
     roots = rng.standard_normal((variables, r, r))
     allowed = [tolerance * np.linalg.norm((a - a.mean(axis=0)) @ root.T) for root in roots]
-    limits = coding_only(roots, np.array(allowed), m)
+    limits = coding_only(roots, np.array(allowed))
     blocks = np.full(-(-m // block_steps), 0 if modelled else STRAIGHT_LINE, np.int16)
     code = searched(a, times, models, limits, block_steps, allowance, blocks)
     assert_structure(code, a, block_steps)
@@ -158,17 +174,17 @@ def test_errors_of_cuts_fields_and_coefficients_add_up(
         allowed=np.ones(variables),
         tree=np.linalg.norm(dropped, axis=(1, 2)),
         truncation=np.linalg.norm(missing, axis=(1, 2)),
-        rest=right,
         mixed=list(zip(np.swapaxes(modes, 1, 2), np.swapaxes(missing, 1, 2), strict=True)),
     )
-    bound = limits.errors(difference)
+    deviation = Deviation.of(difference, right)
+    bound = limits.errors(deviation)
     for v in range(variables):
         source = right @ fields[v] + dropped[v]
         rebuilt = (a + difference) @ modes[v] + right[:, r:] @ decoded[v, kept:]
         error = np.linalg.norm(rebuilt - source)
         assert error <= bound[v] + 1e-7
         # Loose by no more than what the tree and the coding could do to each other.
-        slack = 4 * limits.tree[v] * np.sqrt(limits.coding(difference)[v])
+        slack = 4 * limits.tree[v] * np.sqrt(limits.coding(deviation.products)[v])
         assert bound[v] ** 2 <= error**2 + slack + 1e-9
         if not tree:
             assert_allclose(bound[v], error, rtol=1e-9, atol=1e-6)
@@ -247,8 +263,8 @@ def test_each_block_takes_the_model_that_serves_it():
 def test_a_variable_that_has_nothing_of_the_modes_asks_for_no_accuracy():
     times, a = LINEAR_OSCILLATOR.record(300)
     models, allowed = [true_model(LINEAR_OSCILLATOR, 1)], 1e-3 * np.linalg.norm(a)
-    both = coding_only(np.stack([np.eye(2), np.zeros((2, 2))]), np.array([allowed, 1e3]), 300)
-    one = coding_only(np.eye(2)[None], np.array([allowed]), 300)
+    both = coding_only(np.stack([np.eye(2), np.zeros((2, 2))]), np.array([allowed, 1e3]))
+    one = coding_only(np.eye(2)[None], np.array([allowed]))
     found, expected = (searched(a, times, models, limits, 256) for limits in (both, one))
     assert np.array_equal(found.index, expected.index)
     assert found.substeps == expected.substeps

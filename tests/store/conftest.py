@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from romzarr.coding import tiles
-from romzarr.contracts import CodedLatent, LatentCode, TimeAxis
+from romzarr.contracts import CodedLatent, LatentFormat, TimeAxis
 from romzarr.encoding import attributes_to_json, encoding_to_json
 from romzarr.numerics.dynamics.library import PolynomialLibrary
 from romzarr.store.writing.writer import StoreWriter
@@ -102,7 +102,6 @@ def code_latent(
     index = np.unique([*range(0, snapshots, 2), *starts, snapshots - 1])
     kept = raw[index]
     samples = tiles.coded_rows(kept, rows, STEP, smooth=False)
-    code = LatentCode(index, samples, block_steps, np.full(len(starts), -1, np.int16), 1)
     latent = np.stack(
         [np.interp(np.arange(snapshots), index, column) for column in samples.T]
         or [np.zeros(snapshots)],
@@ -114,7 +113,9 @@ def code_latent(
         corrections = tiles.encode_rows(left, rows + 1, STEP, True, orders)
         latent = latent + tiles.coded_rows(left, rows + 1, STEP, True, orders)
     contents = tiles.encode_rows(kept, rows, STEP, smooth=False)
-    return CodedLatent(code, STEP, STEP, rows, contents, rows + 1, corrections, orders), latent
+    straight = np.full(len(starts), -1, np.int16)
+    form = LatentFormat(index, block_steps, straight, 1, rank, STEP, STEP, rows, rows + 1, orders)
+    return CodedLatent(form, contents, corrections), latent
 
 
 def code_fields(

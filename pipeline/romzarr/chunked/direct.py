@@ -9,19 +9,28 @@ need not respect its chunks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
 
-from romzarr.chunked.fields import LazyTiles, MaskedTileWriter, PODTile, Sample, gather, pasted
+from romzarr.chunked.fields import (
+    LazyTiles,
+    MaskedTileWriter,
+    PODTile,
+    Sample,
+    gather,
+    on_tile,
+    pasted,
+)
 from romzarr.chunked.pod import HeldBlocks
+from romzarr.chunked.tables import Table, stacked
 from romzarr.coding.field import encode_field
 from romzarr.coding.rates import Rates, rates
 from romzarr.coding.tiles import code_values, coded_values, tiles, value_levels, value_tile
-from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, Region
+from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, Mask, Matrix, Region
 from romzarr.numerics.pod.factors import RowBlock
 
 
@@ -36,15 +45,23 @@ class ValueTile(PODTile):
 class LazyValues(LazyTiles):
     """Tiles of values, and how much of all values lies in them.
 
-    Common to their tasks is the series (m, K) that the rows of blocks are multiplied by.
+    ``series`` are for each the parts of what the rows of blocks are multiplied by at its times.
     """
 
+    series: tuple[list[Delayed], ...] = ()
     share: float = 1.0
+
+    def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
+        """``function(pieces, tile, series, *args)`` of every tile."""
+        return [
+            on_tile(function, tile)(list(pieces), series, *args)
+            for pieces, tile, series in zip(self.pieces, self.tiles, self.series, strict=True)
+        ]
 
 
 def lazy_values(
     held: HeldBlocks,
-    series: Matrix,
+    series: Table,
     number: int,
     variable: ArchivedVariable,
     offset: float,
@@ -56,7 +73,7 @@ def lazy_values(
     ----------
     held : HeldBlocks
         Of the POD.
-    series : (m, K) float64
+    series : Table, (m, K)
         What the rows of its blocks are multiplied by to give the snapshots.
     number : int
     variable : ArchivedVariable
@@ -70,7 +87,7 @@ def lazy_values(
     grid = held.plan.grid_of(number)
     # Tiles that follow one another in time are made of the same pieces.
     cuts: dict[Any, tuple[tuple[Region, ...], tuple[Delayed, ...]]] = {}
-    found, pieces = [], []
+    found, pieces, times = [], [], []
     regions = list(tiles(shape, full))
     for index, region in regions if sample is None else sample.of(regions):
         space = region[1:]
@@ -81,15 +98,16 @@ def lazy_values(
         inner = variable.inner_product.on(space)
         found.append(ValueTile(index, region, full, places, inner, offset))
         pieces.append(parts)
+        times.append(series.rows(BlockSpan(region[0].start, region[0].stop)))
     share = sum(math.prod(tile.extent) for tile in found) / math.prod(shape)
-    return LazyValues(tuple(found), tuple(pieces), (delayed(series),), share)
+    return LazyValues(tuple(found), tuple(pieces), tuple(times), share)
 
 
 # --- tasks --------------------------------------------------------------------------------
 
 
 def value_rates(
-    pieces: Sequence[RowBlock], tile: ValueTile, series: Matrix, unit: float
+    pieces: Sequence[RowBlock], tile: ValueTile, series: Sequence[Matrix], unit: float
 ) -> tuple[Rates, float]:
     """Rates of one tile, errors as far as they count, and how much of it counts."""
     values, valid = _values(pieces, tile, series)
@@ -99,7 +117,9 @@ def value_rates(
     return Rates(found.errors * inner.mean_weight, found.bits), counted
 
 
-def value_bits(pieces: Sequence[RowBlock], tile: ValueTile, series: Matrix, step: float) -> int:
+def value_bits(
+    pieces: Sequence[RowBlock], tile: ValueTile, series: Sequence[Matrix], step: float
+) -> int:
     """Bits of one tile."""
     values, _ = _values(pieces, tile, series)
     return 8 * len(encode_field(values, step, value_levels(values.shape)))
@@ -108,7 +128,7 @@ def value_bits(pieces: Sequence[RowBlock], tile: ValueTile, series: Matrix, step
 def value_loss(
     pieces: Sequence[RowBlock],
     tile: ValueTile,
-    series: Matrix,
+    series: Sequence[Matrix],
     step: float,
     dtype: np.dtype[Any],
 ) -> Matrix:
@@ -120,7 +140,7 @@ def value_loss(
 def write_values(
     pieces: Sequence[RowBlock],
     tile: ValueTile,
-    series: Matrix,
+    series: Sequence[Matrix],
     step: float,
     dtype: np.dtype[Any],
     writer: MaskedTileWriter,
@@ -147,10 +167,10 @@ def _loss(lost: Matrix, valid: Mask | None, tile: ValueTile) -> Matrix:
 
 
 def _values(
-    pieces: Sequence[RowBlock], tile: ValueTile, series: Matrix
+    pieces: Sequence[RowBlock], tile: ValueTile, series: Sequence[Matrix]
 ) -> tuple[Matrix, Mask | None]:
     """Values about the offset, filled in where masked, and the mask."""
-    some = series[tile.region[0]]
+    some = stacked(series)
 
     def snapshots(piece: RowBlock) -> Floats:
         return piece.mean - tile.offset + some.astype(piece.rows.dtype) @ piece.rows

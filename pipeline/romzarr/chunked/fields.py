@@ -63,21 +63,23 @@ class FieldTile(PODTile):
 
 @dataclass(frozen=True)
 class LazyTiles:
-    """Tiles of one variable whose space blocks are on the cluster, and the ``pieces`` of each.
-
-    All tasks are given what is ``common`` to them.
-    """
+    """Tiles of one variable whose space blocks are on the cluster, and the ``pieces`` of each."""
 
     tiles: tuple[PODTile, ...]
     pieces: tuple[tuple[Delayed, ...], ...]
-    common: tuple[Any, ...] = ()
 
     def map(self, function: Callable[..., Any], *args: Any) -> list[Delayed]:
-        """``function(pieces, tile, *common, *args)`` of every tile."""
+        """``function(pieces, tile, *args)`` of every tile."""
         return [
-            delayed(_OnTile(function, tile), pure=False)(list(pieces), *self.common, *args)
+            on_tile(function, tile)(list(pieces), *args)
             for pieces, tile in zip(self.pieces, self.tiles, strict=True)
         ]
+
+
+def on_tile(function: Callable[..., Any], tile: PODTile) -> Callable[..., Delayed]:
+    """What makes a task ``function(pieces, tile, *args)`` of the pieces and arguments."""
+    task: Callable[..., Delayed] = delayed(_OnTile(function, tile), pure=False)
+    return task
 
 
 class _OnTile:

@@ -27,6 +27,8 @@ ARITY, USUAL_ROWS = 4, 64
 # Those of a single space block, whose merges look at few points before they rotate the rows.
 ARITY_ALONE = 8
 MERGE_BYTES = 256 * 2**20
+# Snapshots of which the columns in time are one array: 16 MB, if there are 64 of them.
+LONGEST = 1 << 15
 # Tasks and results of a POD that a scheduler holds at a time: it pays for every one it knows.
 SCHEDULED = 75_000
 
@@ -163,12 +165,48 @@ class PODPlan:
             counts += len(self.rows) + 1
         return np.concatenate([[0], np.cumsum(counts)])
 
+    def span(self, level: int, number: int) -> BlockSpan:
+        """Snapshots of a node of the tree."""
+        first, last = self.tree.blocks(level, number)
+        return BlockSpan(self.time_blocks[first].start, self.time_blocks[last - 1].stop)
+
+    def is_long(self, level: int, number: int) -> bool:
+        """Whether the columns in time of a node are in several blocks."""
+        return level > 0 and len(self.span(level, number)) > LONGEST
+
+    def right_spans(self, level: int, number: int) -> list[BlockSpan]:
+        """Blocks of time that the columns of a node are in: those of the largest nodes below it
+        that are not long."""
+        if not self.is_long(level, number):
+            return [self.span(level, number)]
+        below = self.tree.children(level, number)
+        return [span for child in below for span in self.right_spans(level - 1, child)]
+
+    def merge_tasks(self, level: int, number: int) -> int:
+        """Tasks that merge the children of a node."""
+        tasks = 1 if len(self.rows) == 1 else 2 * len(self.rows) + 2
+        if not self.is_long(level, number):
+            return tasks
+        below = self.tree.children(level, number)
+        short = sum(not self.is_long(level - 1, child) for child in below)
+        return tasks + 1 + short + len(self.right_spans(level, number))
+
     def tasks(self, level: int, number: int) -> int:
         """Tasks of a node of the tree and of all below it."""
         first, last = self.tree.blocks(level, number)
-        merge = 1 if len(self.rows) == 1 else 2 * len(self.rows) + 2
-        leaves = int(self._tasks_before[last] - self._tasks_before[first])
-        return leaves + merge * self.tree.merges(level, number)
+        if not self.is_long(level, number):
+            leaves = int(self._tasks_before[last] - self._tasks_before[first])
+            merge = self.merge_tasks(level, number) if level else 0
+            return leaves + merge * self.tree.merges(level, number)
+        if (level, number) not in self._known_tasks:
+            below = (self.tasks(level - 1, c) for c in self.tree.children(level, number))
+            self._known_tasks[level, number] = self.merge_tasks(level, number) + sum(below)
+        return self._known_tasks[level, number]
+
+    @cached_property
+    def _known_tasks(self) -> dict[tuple[int, int], int]:
+        """Those of long nodes: whoever cuts a graph into slices asks again and again."""
+        return {}
 
     @property
     def scheduled(self) -> int:

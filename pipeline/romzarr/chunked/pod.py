@@ -16,6 +16,7 @@ from dask.delayed import Delayed
 from romzarr.chunked.plan import SCHEDULED, PODPlan, plan_pod
 from romzarr.chunked.pod_graph import Builder
 from romzarr.chunked.pod_slices import Slices, estimated_scales
+from romzarr.chunked.tables import Table
 from romzarr.contracts import ArchivedVariable
 from romzarr.numerics.pod.factors import Defect, TimeFactor
 from romzarr.numerics.pod.inner_products import Precision, choose_precision
@@ -30,12 +31,14 @@ SLICE_TASKS = 20_000
 
 @dataclass(frozen=True)
 class LazyPOD:
-    """A POD that has not run: `factor` gives the TimeFactor of the whole record, `blocks`
-    one RowBlock for each of ``plan.rows``. Persist them together; they share all tasks."""
+    """A POD that has not run: `factor` gives the summary of the TimeFactor of the whole record,
+    `blocks` one RowBlock for each of ``plan.rows``, `right` the columns of the factor in blocks of
+    time (``plan.right_spans``). Persist them together; they share all tasks."""
 
     plan: PODPlan
     factor: Delayed
     blocks: tuple[Delayed, ...]
+    right: tuple[Delayed, ...]
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,10 @@ class HeldBlocks:
 
 @dataclass(frozen=True)
 class HeldPOD(HeldBlocks):
-    """A POD that has run: its factor is here."""
+    """A POD that has run: a summary of its factor is here, its columns ``right`` (m, k) are not."""
 
     factor: TimeFactor
+    right: Table
 
 
 def decompose(
@@ -87,12 +91,12 @@ def decompose(
     """
     plan = plan or plan_pod(variables)
     builder = _builder(variables, plan, tolerance, rank, precision, scales)
-    factor, *blocks = builder.finished(builder.subtree(*plan.tree.root))
+    keys = builder.finished(builder.subtree(*plan.tree.root))
     if scales is None and not builder.alone:
         builder.estimate_scales(range(len(plan.rows)))
     layer, name = builder.layer()
-    results = [Delayed(key, layer, layer=name) for key in (factor, *blocks)]
-    return LazyPOD(plan, results[0], tuple(results[1:]))
+    results, rows = [Delayed(key, layer, layer=name) for key in keys], 1 + len(plan.rows)
+    return LazyPOD(plan, results[0], tuple(results[1:rows]), tuple(results[rows:]))
 
 
 def run_pod(
@@ -128,7 +132,7 @@ def run_pod(
     if plan.tasks(*plan.tree.root) <= slice_tasks:
         lazy = decompose(variables, tolerance=tolerance, scales=scales, plan=plan)
         # Persisted together, the modes stay where they are, and the factor comes here.
-        held = list(dask.persist(lazy.factor, *lazy.blocks))
+        held = list(dask.persist(lazy.factor, *lazy.blocks, *lazy.right))
     else:
         builder = _builder(variables, plan, tolerance, None, None, scales)
         if scales is None and not builder.alone:
@@ -139,7 +143,9 @@ def run_pod(
     (factor,) = dask.compute(held[0])
     if factor.defect is not None:
         raise refused(plan, factor.defect)
-    return HeldPOD(plan, tuple(held[1:]), factor)
+    rows, spans = 1 + len(plan.rows), plan.right_spans(*plan.tree.root)
+    right = Table(tuple(spans), tuple(held[rows:]), factor.columns)
+    return HeldPOD(plan, tuple(held[1:rows]), factor, right)
 
 
 def _builder(

@@ -27,11 +27,13 @@ _second = itemgetter(1)
 class Columns(NamedTuple):
     """Keys of a node: its joint columns in time, and its rows on each space block.
 
-    For a single space block both are the same key, of a pair.
+    For a single space block both are the same key, of a pair. The columns of a long node are
+    in blocks of time, of which ``right`` has the keys.
     """
 
     joint: Any
     blocks: list[Any]
+    right: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -129,8 +131,9 @@ class Builder:
         """Add the merge of consecutive nodes: products by space block, a factor, rows again."""
         merged = self.key(f"merge{level}", number)
         if self.alone:
-            self.graph[merged] = self._merged_pairs(0, [part.joint for part in parts])
-            return Columns(merged, [merged])
+            long = self.plan.is_long(level, number)
+            self.graph[merged] = (*self._merged_pairs(0, [part.joint for part in parts]), long)
+            return Columns(merged, [merged], self._right(level, number, merged, parts))
         factors, joint = [part.joint for part in parts], self.key(f"factor{level}", number)
         products, rows = [], []
         for i in range(len(self.owners)):
@@ -143,25 +146,50 @@ class Builder:
             self.graph[rows[-1]] = (pod_tasks.rows_of, below, factors, merged, self.precision)
         self.graph[merged] = (
             pod_tasks.merge_joint, factors, self.owners, products, self._scales, self.cut,
-            self.precision,
+            self.precision, self.plan.is_long(level, number),
         )  # fmt: skip
         self.graph[joint] = (itemgetter(0), merged)
-        return Columns(joint, rows)
+        return Columns(joint, rows, self._right(level, number, joint, parts))
+
+    def _right(
+        self, level: int, number: int, joint: Any, parts: Sequence[Columns]
+    ) -> tuple[Any, ...]:
+        """Add the blocks of time that the columns of a long node are in; none of another."""
+        if not self.plan.is_long(level, number):
+            return ()
+        turns, found = self.key(f"turns{level}", number), list[Any]()
+        self.graph[turns] = (pod_tasks.turns_of, joint)
+        for i, part in enumerate(parts):
+            blocks = part.right
+            if not blocks:
+                blocks = (self.key(f"right{level}", number, i),)
+                self.graph[blocks[0]] = (pod_tasks.right_of, part.joint)
+            for block in blocks:
+                found.append(self.key(f"turned{level}", number, len(found)))
+                self.graph[found[-1]] = (pod_tasks.turned, block, turns, i)
+        return tuple(found)
 
     def finished(self, root: Columns) -> list[Any]:
-        """Keys of the factor of the whole record, and of the rows of each space block."""
+        """Keys of the factor of the whole record but for its columns, of the rows of each space
+        block, and of the blocks of time of the columns."""
+        factor, right = self.key("factor"), root.right or (self.key("right"),)
+        self.graph[factor] = (pod_tasks.summary_of, root.joint)
+        if not root.right:
+            self.graph[right[0]] = (pod_tasks.right_of, root.joint)
+        return [factor, *self._finished_rows(root), *right]
+
+    def _finished_rows(self, root: Columns) -> list[Any]:
         if self.alone:
-            factor, rows = self.key("factor"), self.key("rows", 0)
+            rows = self.key("rows", 0)
             self.graph[rows] = (itemgetter(0), root.joint)
-            self.graph[factor] = (itemgetter(1), root.joint)
-            return [factor, rows]
+            return [rows]
         if len(self.plan.time_blocks) > 1:
-            return [root.joint, *root.blocks]
+            return root.blocks
         # Leaves still have columns of their own.
         keys = [self.key("rows", i) for i in range(len(root.blocks))]
         for key, block in zip(keys, root.blocks, strict=True):
             self.graph[key] = (pod_tasks.joint_rows, block, root.joint)
-        return [root.joint, *keys]
+        return keys
 
     @property
     def _scales(self) -> Any:

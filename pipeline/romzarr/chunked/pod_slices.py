@@ -105,11 +105,14 @@ class _Done:
     outputs: dict[Any, Any]
 
     @classmethod
-    def of(cls, outputs: Sequence[Any]) -> _Done:
-        """Outputs with the joint columns first, where they are not those of the only block."""
+    def of(cls, outputs: Sequence[Any], blocks: int) -> _Done:
+        """Outputs with the joint columns first, where they are not those of the only block, then
+        those of so many space blocks, then the columns of a long node."""
         # A future keeps its key: another one would be an alias, and a task more.
         keys = [getattr(output, "key", f"held-{uuid4().hex}") for output in outputs]
-        return cls(Columns(keys[0], keys[1:] or keys), dict(zip(keys, outputs, strict=True)))
+        last = 1 if blocks == 1 else 1 + blocks
+        columns = Columns(keys[0], keys[1:last] or keys[:1], tuple(keys[last:]))
+        return cls(columns, dict(zip(keys, outputs, strict=True)))
 
 
 @dataclass
@@ -131,7 +134,7 @@ class Slices:
     attempts: dict[Node, int] = field(default_factory=dict)
 
     def run(self) -> list[Delayed]:
-        """The factor of the whole record and the rows of all space blocks, on the workers."""
+        """What `Builder.finished` has the keys of, on the workers."""
         root = self.builder.plan.tree.root
         self.need(root)
         while root not in self.done:
@@ -176,8 +179,8 @@ class Slices:
         """Whether the scheduler may get the tasks of a node besides what it has."""
         if not self.running:
             return True
-        rows = len(self.builder.owners)
-        tasks = 2 * rows + 2 if self.is_merge(node) else self.builder.plan.tasks(*node)
+        plan = self.builder.plan
+        tasks = plan.merge_tasks(*node) if self.is_merge(node) else plan.tasks(*node)
         there = sum(s.tasks for s in self.running) + sum(len(d.outputs) for d in self.done.values())
         return tasks + len(self.builder.common) + there <= self.submitted_tasks
 
@@ -214,7 +217,7 @@ class Slices:
             return
         if defect is not None:
             raise self.refused(defect)
-        self.done[node] = _Done.of(outputs)
+        self.done[node] = _Done.of(outputs, len(self.builder.owners))
         if self.is_merge(node):
             for child in self.children(node):
                 del self.done[child]
@@ -236,10 +239,10 @@ class Slices:
 
 def _submitted(node: Node, builder: Builder, columns: Columns, parts: Sequence[_Done]) -> _Slice:
     """Submit the graph of a node that merges `parts`, with what hands its outputs over."""
-    keys = list(dict.fromkeys([columns.joint, *columns.blocks]))
+    keys = list(dict.fromkeys([columns.joint, *columns.blocks, *columns.right]))
     results = [builder.key("held", i) for i in range(len(keys))]
     hold, defect = _hand_over if _client() is not None else _as_is, builder.key("defect")
-    # Rows of a merge go nowhere else: making and handing them over is one task.
+    # Rows and columns of a merge go nowhere else: making them and handing them over is one task.
     alone = set(keys[1:] if node[0] > 0 else [])
     for result, key in zip(results, keys, strict=True):
         builder.graph[result] = (hold, builder.graph.pop(key) if key in alone else key)

@@ -14,10 +14,20 @@ from romzarr.contracts import Matrix, ReadBlock
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.pod import merge
 from romzarr.numerics.pod.block import factor_block
-from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import (
+    Defect,
+    Factored,
+    LongTime,
+    Place,
+    RowBlock,
+    TimeFactor,
+)
 from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.inner_products import Precision, add_products
 from romzarr.numerics.pod.truncation import Cut
+
+# The joint columns of a node: for a single space block they come in a pair with its rows.
+Node = TimeFactor | Factored
 
 
 def read_and_factor(
@@ -72,6 +82,7 @@ def merge_joint(
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
+    long: bool,
 ) -> tuple[TimeFactor, Matrix]:
     """Time factor of consecutive time blocks from the products of all space blocks."""
     grouped: dict[int, list[Gram]] = {}
@@ -79,7 +90,7 @@ def merge_joint(
         grouped.setdefault(variable, []).append(product)
     sums = {v: add_products(parts, precision) for v, parts in grouped.items()}
     defects = [defect for _, defect in products]
-    return merge.merge_factors(factors, sums, scales, cut, precision, defects)
+    return merge.merge_factors(factors, sums, scales, cut, precision, defects, long)
 
 
 def rows_of(
@@ -90,3 +101,30 @@ def rows_of(
 ) -> RowBlock:
     """Rows of the merged time block on one space block."""
     return merge.merge_rows(_pairs(blocks, factors), merged[1], precision)
+
+
+def factor_in(node: Node) -> TimeFactor:
+    """The time factor of a node."""
+    return node if isinstance(node, TimeFactor) else node[1]
+
+
+def summary_of(node: Node) -> TimeFactor:
+    """The time factor of a node, without what is as long as the record."""
+    return factor_in(node).summary
+
+
+def right_of(node: Node) -> Matrix:
+    """The columns in time of a node that is not long."""
+    return factor_in(node).right
+
+
+def turns_of(node: Node) -> LongTime:
+    """How the columns of a long node follow from those below."""
+    long = factor_in(node).long
+    assert long is not None
+    return long
+
+
+def turned(right: Matrix, long: LongTime, part: int) -> Matrix:
+    """Some rows of the columns of a long node, from those of a node below."""
+    return long.turned(right, part)

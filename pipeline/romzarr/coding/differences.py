@@ -64,8 +64,8 @@ def summed(differences: Table, orders: Orders) -> Table:
     return whole
 
 
-def best_orders(values: Floats, step: float) -> tuple[int, ...]:
-    """Order with which each column should take fewest bits; 0 where wavelets take fewer.
+def bits_by_order(values: Floats, step: float) -> Floats:
+    """Bits that each column should take with differences of each order; those of parts add.
 
     Parameters
     ----------
@@ -75,18 +75,30 @@ def best_orders(values: Floats, step: float) -> tuple[int, ...]:
 
     Returns
     -------
+    (`MOST_ORDER` + 1, r) float64
+        In row 0 of wavelets, as far as differences have to stay below. Infinite where integers
+        would be too large.
+    """
+    bits = np.empty((MOST_ORDER + 1, values.shape[1]))
+    bits[0] = _WORTHWHILE * _bits(forward(values, (depth(len(values)), 0)) / step)
+    left = np.rint(values / step)
+    large = ~(np.abs(left).max(axis=0, initial=0.0) < _LARGEST_CHOSEN)
+    for order in range(1, MOST_ORDER + 1):
+        left[order:] = np.diff(left[order - 1 :], axis=0)
+        bits[order] = np.where(large, np.inf, _bits(left))
+    return bits
+
+
+def best_orders(bits: Floats) -> tuple[int, ...]:
+    """Order with which each column should take fewest bits (`bits_by_order`); 0 where wavelets
+    take fewer.
+
+    Returns
+    -------
     tuple of int
         For the leading columns; those beyond have order 0.
     """
-    bits = _WORTHWHILE * _bits(forward(values, (depth(len(values)), 0)) / step)
-    orders, left = np.zeros(values.shape[1], int), np.rint(values / step)
-    small = np.abs(left).max(axis=0, initial=0.0) < _LARGEST_CHOSEN
-    for order in range(1, MOST_ORDER + 1):
-        left[order:] = np.diff(left[order - 1 :], axis=0)
-        found = _bits(left)
-        fewer = small & (found < bits)
-        orders[fewer], bits[fewer] = order, found[fewer]
-    return tuple(np.trim_zeros(orders, "b").tolist())
+    return tuple(np.trim_zeros(np.argmin(bits, axis=0), "b").tolist())
 
 
 def _bits(values: Floats) -> Floats:

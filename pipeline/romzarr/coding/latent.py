@@ -1,255 +1,206 @@
-"""Coding of the coefficients a(t): samples, a model between them, and corrections.
+"""Coding of a block of time of the coefficients a(t): samples, a model between them, corrections.
 
 The model is integrated from kept samples, and what it misses is transformed along time,
 quantised and coded; or, mode by mode where that takes fewer bytes, quantised and extrapolated
 by polynomials. Rounding differences of a decoder are never fed back: the integration starts
 anew from each sample, corrections only add, and polynomials are of integers. Without a model
 everything is a correction, which is plain coding; so a model costs nothing where it is no use.
+
+A block of time is a whole number of blocks of the code, each of which starts from a sample of its
+own. So the blocks of a record are coded one by one; what they have to agree on, such as the step,
+follows from sums (`romzarr.chunked.latent`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.coding.bands import depth
-from romzarr.coding.differences import LARGEST, best_orders
+from romzarr.coding.differences import LARGEST, bits_by_order
 from romzarr.coding.rates import bits_of
-from romzarr.coding.tiles import coded_rows, encode_rows, tile_rows
-from romzarr.contracts import BlockSpan, CodedLatent, LatentCode
+from romzarr.coding.tiles import coded_rows, encode_rows
+from romzarr.contracts import BlockSpan, LatentCode, Matrix, Vector
 from romzarr.numerics.dynamics.integrate import Dynamics
-from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, SampleSearch, Tolerances, rebuild
+from romzarr.numerics.dynamics.sampling import (
+    STRAIGHT_LINE,
+    Deviation,
+    SampleSearch,
+    Spread,
+    Tolerances,
+    rebuild,
+)
 
-Matrix = NDArray[np.float64]
 BlockModel = NDArray[np.int16]
+Index = NDArray[np.int64]
 
 # How far off, in squares of what is allowed, samples may leave a model to corrections.
 ALLOWANCES = (16.0, 1024.0)
 # A range coder with contexts needs about this share of the bits that `rates` tells.
 CONTEXT_GAIN = 0.8
-# Ratio of one step tried to the next, and how many: down to 1/256 of the first, which at loose
-# tolerances may be far above all coefficients.
-STEP_RATIO, MOST_STEPS = 2**0.125, 64
 # Samples from which a model starts are so much finer than corrections: an error at the
 # start stays an error all along.
 FINER = 8
 # A model that is more steps off than this is no use, and its corrections no integers.
 MOST_LEFT = 2.0**50
-# A list of orders takes up these bytes of metadata, and a digit and a comma for each.
-LIST_BYTES = len('"differences":[],')
-# Share of the squared error that rounding in a decoder may make.
-SHAKEN = 1e-6
+# Relative error of samples as another machine may round them.
+SHAKEN_BY = 1e-12
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A coded latent state, its bytes, and the coefficients (m, r) it decodes to."""
+class LatentBlock:
+    """Coefficients of a block of time.
 
-    coded: CodedLatent
-    a: Matrix
-
-    @property
-    def nbytes(self) -> int:
-        coded, orders = self.coded, 2 * len(self.coded.correction_orders)
-        corrections = sum(map(len, coded.correction_bytes)) + orders + (LIST_BYTES if orders else 0)
-        if coded.code.says_nothing:
-            return corrections
-        return corrections + 2 * coded.code.kept + sum(map(len, coded.sample_bytes))
-
-
-def code_latent(
-    a: Matrix,
-    times: Matrix,
-    models: Sequence[Dynamics],
-    choices: Sequence[BlockModel],
-    tolerances: Tolerances,
-    step: float,
-    *,
-    block_steps: int,
-) -> Decoded | None:
-    """Code a(t) within the tolerances with few bytes.
-
-    Parameters
+    Attributes
     ----------
-    a : (m, r) float64
-    times : (m,) float64
-    models : sequence of Dynamics
-    choices : sequence of (blocks,) int16
-        Numbers of the models that may serve each block of `block_steps` snapshots; without
-        any, the coefficients are coded without a model.
-    tolerances : Tolerances
-    step : float
-        Step to begin with; what is used is the largest near it that meets the tolerances.
-    block_steps : int
-        Snapshots a block; each starts with a sample.
-
-    Returns
-    -------
-    Decoded, or None
-        If no step meets the tolerances, or no block is better off with a model.
-
-    References
-    ----------
-    .. [1] B. P. Russo, M. P. Laiu, R. Archibald, "Streaming compression of scientific data
-       via weak-SINDy", arXiv:2308.14962 (samples and a weak-form model in place of data).
+    a : (n, r) float64, or (n + 1, r) where the record goes on
+        The last row is then the sample with which the next block starts.
+    times : (n,) or (n + 1,) float64
+    rest : (n, k) float64
+        Coefficients of the modes that were cut off.
     """
-    plan = plan_latent(a, times, models, choices, tolerances, step, block_steps=block_steps)
-    return plan.coded()
 
+    a: Matrix
+    times: Vector
+    rest: Matrix
 
-def plan_latent(
-    a: Matrix,
-    times: Matrix,
-    models: Sequence[Dynamics],
-    choices: Sequence[BlockModel],
-    tolerances: Tolerances,
-    step: float,
-    *,
-    block_steps: int,
-) -> LatentPlan:
-    """Choose samples and models for `code_latent`, of which this is the first and cheaper half."""
-    coder = _Coder(a, times, tuple(models), tuple(choices), tolerances, block_steps)
-    return LatentPlan(coder, coder.plan(step), step)
+    @property
+    def own(self) -> Matrix:
+        """The coefficients (n, r) of its own snapshots."""
+        return self.a[: len(self.rest)]
+
+    def spread(self) -> Spread:
+        """How large its coefficients are."""
+        return Spread.of(self.own)
 
 
 @dataclass(frozen=True)
-class LatentPlan:
-    """Samples and models by which a(t) is to be coded, and what is expected of them."""
+class BlockCode:
+    """Which snapshots of a block of time are samples, and which model follows them.
 
-    _coder: _Coder
-    _plan: _Plan
-    _step: float
+    Attributes
+    ----------
+    index : (k,) int64
+        Counted from the first snapshot of the block; also the snapshot that the record goes on
+        with.
+    models : (blocks + 2,) int16
+        Number of the model of each block of the code, and of those before and after.
+    bits : float
+        What samples and corrections should take.
+    first : int
+        Samples of the record before those of the block.
+    """
 
-    @property
-    def expected_bytes(self) -> float:
-        """Bytes of samples and corrections, to be compared with those of other plans."""
-        return self._plan.bits / 8
-
-    @property
-    def modelled(self) -> bool:
-        """Whether any block is better off with a model."""
-        return bool((self._plan.block_model != STRAIGHT_LINE).any())
-
-    def coded(self) -> Decoded | None:
-        """The plan carried out; None as `code_latent` has it."""
-        if self._coder.choices and not self.modelled:
-            return None
-        return self._coder.smallest(self._plan, self._step)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which snapshots are samples, which model follows them, and the bits expected."""
-
-    index: NDArray[np.int64]
-    block_model: BlockModel
-    substeps: int
+    index: Index
+    models: BlockModel
     bits: float = np.inf
-
-
-@dataclass(frozen=True)
-class _Start:
-    """A plan with samples as `given` and as in the `code` that decodes, the `step` of corrections
-    that goes with these, and what is rebuilt without any."""
-
-    plan: _Plan
-    step: float
-    given: LatentCode
-    code: LatentCode
-    rebuilt: Matrix
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """All coefficients as decoded with corrections, of which the leading ones are differences of
-    these `orders`; ``used`` is the share of the tolerance that their errors take."""
-
-    start: _Start
-    orders: tuple[int, ...]
-    decoded: Matrix
-    used: float
-
-
-def _next_place(used: Mapping[int, float], low: int, high: int) -> int:
-    """Where between `low`, which is within the tolerance, and `high`, which is not, to look next.
-
-    Where the straight line through the logarithms of what was `used` at the two nearest places
-    reaches all of it; of one place alone, what is used is taken to grow as the step.
-    """
-    sides = [place for place in (low, high) if 0 < used.get(place, np.inf) < np.inf]
-    if not sides:
-        return (low + high) // 2
-    logarithms = [float(np.log(used[place]) / np.log(STEP_RATIO)) for place in sides]
-    slope = 1.0
-    if len(sides) == 2:
-        slope = (logarithms[1] - logarithms[0]) / (sides[1] - sides[0])
-    guess = sides[0] - logarithms[0] / slope
-    return int(np.clip(np.floor(guess), low + 1, high - 1))
-
-
-@dataclass(frozen=True)
-class _Coder:
-    a: Matrix
-    times: Matrix
-    models: tuple[Dynamics, ...]
-    choices: tuple[BlockModel, ...]
-    tolerances: Tolerances
-    block_steps: int
+    first: int = 0
 
     @property
-    def blocks(self) -> int:
-        return -(-len(self.a) // self.block_steps)
+    def own_models(self) -> BlockModel:
+        return self.models[1:-1]
 
-    def plan(self, step: float) -> _Plan:
-        """The best mixture, block by block, of models with few samples and of no model."""
-        starts = np.unique(np.append(np.arange(0, len(self.a), self.block_steps), len(self.a) - 1))
-        plans = [_Plan(starts, np.full(self.blocks, STRAIGHT_LINE, np.int16), 1)]
-        if self.choices:
-            kept = step * np.round(self.a / step)
-            search = SampleSearch.of(
-                self.a, kept, self.times, self.models, self.tolerances, self.block_steps
-            )
-        for choice in self.choices:
-            plans.append(_Plan(starts, choice, search.substeps))
-            for code in search.encode(ALLOWANCES, choice):
-                plans.append(_Plan(code.index, choice, search.substeps))
-        return self._mixed(plans, step)
 
-    def _mixed(self, plans: Sequence[_Plan], step: float) -> _Plan:
-        """For each block that of the plans which leaves fewest bits."""
-        bits = np.array([self._bits(plan, step) for plan in plans])
+class CodedBlock(NamedTuple):
+    """Corrections of a block as they are stored, and the inner products in time (r, r) of what
+    rounding in a decoder may change, not finite if that is not."""
+
+    corrections: tuple[bytes, ...]
+    drift: Matrix
+
+
+@dataclass(frozen=True)
+class LatentCoder:
+    """Codes any block of a record, with the same settings for all.
+
+    Attributes
+    ----------
+    models : sequence of Dynamics
+    tolerances : Tolerances
+        Of the record, which has so many ``snapshots``.
+    block_steps : int
+        Snapshots of a block of the code.
+    substeps : int
+        Runge-Kutta steps a snapshot.
+    rows : int
+        Rows of a chunk of corrections; a block of time starts with a chunk.
+    """
+
+    models: tuple[Dynamics, ...]
+    tolerances: Tolerances
+    snapshots: int
+    block_steps: int
+    substeps: int
+    rows: int
+
+    def plan(self, block: LatentBlock, choices: Sequence[BlockModel], step: float) -> BlockCode:
+        """The best mixture, block by block, of models with few samples and of no model.
+
+        Parameters
+        ----------
+        block : LatentBlock
+        choices : sequence of (blocks + 2,) int16
+            Numbers of the models that may serve the blocks of the code, and those before and
+            after.
+        step : float
+            That corrections should have.
+        """
+        count = -(-len(block.rest) // self.block_steps)
+        starts = np.arange(0, len(block.rest), self.block_steps)
+        starts = np.unique(np.append(starts, len(block.a) - 1))
+        codes = [BlockCode(starts, np.full(count + 2, STRAIGHT_LINE, np.int16))]
+        if choices:
+            kept = step * np.round(block.a / step)
+            search = SampleSearch(
+                block.a, kept, block.times, self.models, self.tolerances, self.block_steps,
+                self.substeps, count, self.snapshots,
+            )  # fmt: skip
+        for choice in choices:
+            codes.append(BlockCode(starts, choice))
+            for code in search.encode(ALLOWANCES, choice[1:-1]):
+                codes.append(BlockCode(code.index, choice))
+        return self._mixed(block, codes, step)
+
+    def _mixed(self, block: LatentBlock, codes: Sequence[BlockCode], step: float) -> BlockCode:
+        """For each block of the code that of several which leaves fewest bits."""
+        bits = np.array([self._bits(block, code, step) for code in codes])
         best = np.argmin(bits, axis=0)
-        number = np.arange(len(self.a)) // self.block_steps
-        kept = np.zeros(len(self.a), bool)
-        kept[plans[0].index] = True
+        kept = np.zeros(len(block.a), bool)
+        kept[codes[0].index] = True
         for choice in np.unique(best):
-            kept[plans[choice].index] |= best[number[plans[choice].index]] == choice
-        model = np.array([plans[c].block_model[b] for b, c in enumerate(best)], np.int16)
-        least = float(bits.min(axis=0).sum())
-        return _Plan(np.flatnonzero(kept), model, plans[-1].substeps, least)
+            index = codes[choice].index
+            index = index[index < len(block.rest)]
+            kept[index] |= best[index // self.block_steps] == choice
+        models = [codes[c].own_models[b] for b, c in enumerate(best)]
+        ends = np.full(1, STRAIGHT_LINE, np.int16)
+        around = np.concatenate([ends, np.array(models, np.int16), ends])
+        return BlockCode(np.flatnonzero(kept), around, float(bits.min(axis=0).sum()))
 
-    def _bits(self, plan: _Plan, step: float) -> Matrix:
-        """Bits of samples and corrections of every block."""
+    def _bits(self, block: LatentBlock, code: BlockCode, step: float) -> Vector:
+        """Bits of samples and corrections of every block of the code."""
         fine = step / FINER
-        code = self._code(plan, fine * np.round(self.a / fine))
-        left = self.a - self._rebuilt(code)
+        samples = fine * np.round(self._samples(block, code) / fine)
+        left = block.own - self._rebuilt(block, code, samples)
         bits = np.concatenate([self._correction_bits(part, step) for part in self._by_length(left)])
-        size = np.log2(2 + 2 * np.abs(code.samples) / fine).sum(axis=1) + 8.0
-        inside = plan.block_model[plan.index // self.block_steps] != STRAIGHT_LINE
-        np.add.at(bits, plan.index // self.block_steps, np.where(inside, size, 0.0))
+        size = np.log2(2 + 2 * np.abs(samples) / fine).sum(axis=1) + 8.0
+        own = code.index < len(block.rest)
+        number = code.index[own] // self.block_steps
+        inside = code.own_models[number] != STRAIGHT_LINE
+        np.add.at(bits, number, np.where(inside, size[own], 0.0))
         return bits
 
     def _by_length(self, left: Matrix) -> list[Matrix]:
         """Rows of `left` as blocks (n, steps, r): the full ones, and the last if it is shorter."""
-        full = len(left) // self.block_steps
+        full, over = divmod(len(left), self.block_steps)
         parts = [left[: full * self.block_steps].reshape(full, self.block_steps, left.shape[1])]
-        return parts if full == self.blocks else [*parts, left[None, full * self.block_steps :]]
+        return [*parts, left[None, full * self.block_steps :]] if over else parts
 
     @staticmethod
-    def _correction_bits(left: Matrix, step: float) -> Matrix:
+    def _correction_bits(left: Matrix, step: float) -> Vector:
         """Bits of the corrections `left` (n, steps, r) of blocks; without end if not finite."""
         blocks, steps, modes = left.shape
         bits = np.full(blocks, np.inf)
@@ -259,90 +210,81 @@ class _Coder:
         bits[finite] = CONTEXT_GAIN * found.sum(axis=1)
         return bits
 
-    def _code(self, plan: _Plan, values: Matrix) -> LatentCode:
-        """Code with samples `values`, as far as a model needs them."""
-        samples = values[plan.index]
-        modelled = plan.block_model != STRAIGHT_LINE
-        block = plan.index // self.block_steps
-        start = plan.index % self.block_steps == 0
-        needed = modelled[block] | (start & modelled[np.maximum(block - 1, 0)])
+    def _samples(self, block: LatentBlock, code: BlockCode) -> Matrix:
+        """Coefficients (k, r) of the samples, as far as a model needs them."""
+        modelled = code.models != STRAIGHT_LINE
+        number, within = np.divmod(code.index, self.block_steps)
+        needed = modelled[number + 1] | ((within == 0) & modelled[number])
         modes = self.models[0].modes if self.models else 0
-        samples = np.where(needed[:, None] & (np.arange(samples.shape[1]) < modes), samples, 0)
-        return LatentCode(plan.index, samples, self.block_steps, plan.block_model, plan.substeps)
+        mine = needed[:, None] & (np.arange(block.a.shape[1]) < modes)
+        return np.where(mine, block.a[code.index], 0)
 
-    def _rebuilt(self, code: LatentCode) -> Matrix:
-        with np.errstate(all="ignore"):
-            return rebuild(code, self.models, self.times, BlockSpan(0, len(self.a)))
+    def samples(self, block: LatentBlock, code: BlockCode) -> Matrix:
+        """Samples (k, r) of its own snapshots before they are rounded, zero where no model needs
+        them."""
+        own = np.count_nonzero(code.index < len(block.rest))
+        return self._samples(block, code)[:own]
 
-    def smallest(self, plan: _Plan, step: float) -> Decoded | None:
-        """The plan carried out with wavelets, or with polynomials for the modes that gain."""
-        trial = self._at_best_step(self._start(plan, step), ())
-        if trial is None:
-            return None
-        found = [self._encoded(trial)]
-        orders = best_orders(self.a - trial.start.rebuilt, trial.start.step)
-        if orders and (another := self._at_best_step(trial.start, orders)):
-            found.append(self._encoded(another))
-        return min(found, key=lambda each: each.nbytes)
-
-    def _at_best_step(self, start: _Start, orders: tuple[int, ...]) -> _Trial | None:
-        """The trial with the largest step near that of `start` that meets the tolerances.
-
-        Steps are those of `start` times powers of `STEP_RATIO`: the next larger one does not meet
-        them. Errors grow about as the step does, which tells where to look.
-        """
-        best: _Trial | None = None
-        low, high, place = -MOST_STEPS - 1, MOST_STEPS + 1, 0
-        used = dict[int, float]()
-        while high - low > 1:
-            step = start.step * STEP_RATIO**place
-            trial = self._trial(self._start(start.plan, step) if place else start, orders)
-            used[place] = np.inf if trial is None else trial.used
-            if trial is not None and trial.used <= 1:
-                best, low = trial, place
-            else:
-                high = place
-            place = _next_place(used, low, high)
-        return None if best is None or not self._steady(best.start) else best
-
-    def _start(self, plan: _Plan, step: float) -> _Start:
-        """A plan with its samples rounded as one step of the corrections has it."""
-        given = self._code(plan, self.a)
-        rows = tile_rows(given.kept, self.a.shape[1])
-        samples = coded_rows(given.samples, rows, step / FINER, smooth=False)
-        code = replace(given, samples=samples)
-        return _Start(plan, step, given, code, self._rebuilt(code))
-
-    def _trial(self, start: _Start, orders: tuple[int, ...]) -> _Trial | None:
-        """What decoding would give with these orders (None: nothing that can be coded)."""
-        left = self.a - start.rebuilt
-        most = min(LARGEST, MOST_LEFT) if orders else MOST_LEFT
-        if not np.abs(left).max(initial=0.0) < most * start.step:
-            return None
-        rows = tile_rows(*self.a.shape)
-        decoded = start.rebuilt + coded_rows(left, rows, start.step, True, orders)
-        return _Trial(start, orders, decoded, self.tolerances.used_by(decoded - self.a))
-
-    def _steady(self, start: _Start) -> bool:
-        """Whether rounding in a decoder, as if samples were shaken by 1e-12, stays nothing."""
-        code, rebuilt = start.code, start.rebuilt
-        shaken = np.where(np.arange(code.kept) % 2, 1 + 1e-12, 1 - 1e-12)[:, None]
-        drift = self._rebuilt(replace(code, samples=code.samples * shaken)) - rebuilt
-        margin = SHAKEN * self.tolerances.for_coding()
-        return bool(np.isfinite(drift).all() and np.all(self.tolerances.coding(drift) <= margin))
-
-    def _encoded(self, trial: _Trial) -> Decoded:
-        start = trial.start
-        rows, long = tile_rows(start.code.kept, self.a.shape[1]), tile_rows(*self.a.shape)
-        fine, left = start.step / FINER, self.a - start.rebuilt
-        coded = CodedLatent(
-            code=start.code,
-            step=start.step,
-            sample_step=fine,
-            sample_rows=rows,
-            sample_bytes=encode_rows(start.given.samples, rows, fine, smooth=False),
-            correction_rows=long,
-            correction_bytes=encode_rows(left, long, start.step, True, trial.orders),
-            correction_orders=trial.orders,
+    def _rebuilt(self, block: LatentBlock, code: BlockCode, samples: Matrix | None) -> Matrix:
+        """The coefficients (n, r) of its own snapshots from samples (None: zeros) and models."""
+        modelled = bool((code.own_models != STRAIGHT_LINE).any())
+        if samples is None or not (modelled or samples.any()):
+            return np.zeros_like(block.own)
+        latent = LatentCode(
+            code.index, samples, self.block_steps, code.own_models, self.substeps, code.first
         )
-        return Decoded(coded, trial.decoded)
+        with np.errstate(all="ignore"):
+            return rebuild(latent, self.models, block.times, BlockSpan(0, len(block.rest)))
+
+    def trial(
+        self,
+        block: LatentBlock,
+        code: BlockCode,
+        samples: Matrix | None,
+        step: float,
+        orders: tuple[int, ...],
+    ) -> Deviation | None:
+        """How far off decoding would be with corrections of a step, of which the leading ones are
+        differences of these `orders`; None if these could not be coded.
+
+        `samples` (k, r) are those that decode, with that of the next block; None if all are zero.
+        """
+        rebuilt = self._rebuilt(block, code, samples)
+        left = block.own - rebuilt
+        most = min(LARGEST, MOST_LEFT) if orders else MOST_LEFT
+        if not np.abs(left).max(initial=0.0) < most * step:
+            return None
+        decoded = rebuilt + coded_rows(left, self.rows, step, True, orders)
+        return Deviation.of(np.asarray(decoded - block.own), block.rest)
+
+    def order_bits(
+        self, block: LatentBlock, code: BlockCode, samples: Matrix | None, step: float
+    ) -> Matrix:
+        """Bits of corrections by the order of their differences (`bits_by_order`)."""
+        left = block.own - self._rebuilt(block, code, samples)
+        return np.asarray(bits_by_order(left, step))
+
+    def coded(
+        self,
+        block: LatentBlock,
+        code: BlockCode,
+        samples: Matrix | None,
+        step: float,
+        orders: tuple[int, ...],
+    ) -> CodedBlock:
+        """The block coded as in a `trial`."""
+        rebuilt = self._rebuilt(block, code, samples)
+        corrections = encode_rows(block.own - rebuilt, self.rows, step, True, orders)
+        return CodedBlock(corrections, self._drift(block, code, samples, rebuilt))
+
+    def _drift(
+        self, block: LatentBlock, code: BlockCode, samples: Matrix | None, rebuilt: Matrix
+    ) -> Matrix:
+        """Inner products in time of what changes if samples are shaken by `SHAKEN_BY`."""
+        if samples is None:
+            return np.zeros((rebuilt.shape[1], rebuilt.shape[1]))
+        signs = (-1.0) ** (1 + code.first + np.arange(len(samples)))
+        shaken = samples * (1 + SHAKEN_BY * signs)[:, None]
+        with np.errstate(all="ignore"):
+            drift = self._rebuilt(block, code, shaken) - rebuilt
+            return np.asarray(drift.T @ drift)

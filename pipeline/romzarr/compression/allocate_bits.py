@@ -14,6 +14,7 @@ from romzarr.archive import Archive
 from romzarr.chunked.fields import LazyTiles, code_tile, lazy_fields, tile_rates
 from romzarr.chunked.shared_fields import SharedTiles, shared_products, shared_rates
 from romzarr.chunked.slices import kept_and_summed, sums
+from romzarr.chunked.tables import Table
 from romzarr.coding.bands import depth
 from romzarr.coding.rates import Allocation, Rates, allocate, position_of, rates, step_of
 from romzarr.coding.tiles import tile_shape
@@ -94,7 +95,7 @@ class CodedFields:
     rank: int
     steps: tuple[float, ...]
     step: float
-    a: Matrix
+    a: Table
     tolerances: Tolerances
     contents: Mapping[int, Sequence[Delayed]]
 
@@ -324,9 +325,15 @@ def _rates(
 
 
 def _latent_rates(pod: ArchivePOD, modes: int) -> Rates:
-    """Rates of the coefficients of the leading modes, as if no model foretold them."""
-    a = np.ascontiguousarray(pod.coefficients(modes).T)
-    return rates(a, (0, depth(a.shape[1])), 1.0)
+    """Rates of the coefficients of the leading modes, as if no model foretold them. Runs Dask."""
+    task = delayed(_rates_in_time, pure=False)
+    found: list[Rates] = sums([[task(block) for block in pod.coefficients(modes).blocks]])
+    return found[0]
+
+
+def _rates_in_time(a: Matrix) -> Rates:
+    """Rates of coefficients (m, r) of some time, each along it."""
+    return rates(np.ascontiguousarray(a.T), (0, depth(len(a))), 1.0)
 
 
 def _coded(
@@ -364,7 +371,6 @@ def _tolerances(pod: ArchivePOD, rank: int, products: Mapping[int, Gram]) -> Tol
         allowed=np.maximum(pod.budget.allowed - pod.apart, 0.0)[live],
         tree=pod.dropped[live],
         truncation=np.sqrt([each.part(lost).energies.sum() for each in scaled]),
-        rest=pod.right,
         mixed=tuple(each.between(kept, lost) for each in scaled),
     )
 

@@ -19,16 +19,17 @@ from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import Sample, lazy_fields, tile_bits
+from romzarr.chunked.roughness import rough_stretches
 from romzarr.chunked.shared_fields import shared_content
 from romzarr.chunked.slices import sums
+from romzarr.chunked.tables import LeftOut
 from romzarr.coding.latent import CONTEXT_GAIN
 from romzarr.coding.rates import step_of
 from romzarr.compression.allocate_bits import FieldsPlan, plan_fields
 from romzarr.compression.direct import DirectVariable, coded_on_trial, plan_direct
 from romzarr.compression.hybrid import Hybrid, plan_leading
 from romzarr.compression.pod import ArchivePOD
-from romzarr.contracts import Mask, Matrix, Vector
-from romzarr.numerics.pod.roughness import rough_snapshots
+from romzarr.contracts import Matrix, Vector
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,11 @@ LEAST_PART = 0.02
 class Episodes:
     """Snapshots at which the variables of POD are coded without it.
 
-    ``rough`` (m,) marks them, ``pod`` has the modes of all snapshots at these alone, and
+    ``rough`` are these, ``pod`` has the modes of all snapshots at these alone, and
     ``variables`` says how they are coded there.
     """
 
-    rough: Mask
+    rough: LeftOut
     pod: ArchivePOD
     variables: dict[int, DirectVariable]
 
@@ -185,15 +186,15 @@ def _compared(
     return chosen, tried, sorted(costs.values())
 
 
-def _rough(pod: ArchivePOD) -> Mask | None:
+def _rough(pod: ArchivePOD) -> LeftOut | None:
     """Snapshots that need modes of their own."""
     values, vectors = np.linalg.eigh(pod.joint)
-    a = pod.right[:, : pod.modes] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
-    return rough_snapshots(a, float(pod.scales @ pod.budget.allowed**2))
+    a = pod.in_axes(vectors * np.sqrt(np.maximum(values, 0.0)))
+    return rough_stretches(a, float(pod.scales @ pod.budget.allowed**2))
 
 
 def _with_episodes(
-    archive: Archive, pod: ArchivePOD, rough: Mask, direct: dict[int, DirectVariable]
+    archive: Archive, pod: ArchivePOD, rough: LeftOut, direct: dict[int, DirectVariable]
 ) -> Choice | None:
     """All variables but those `direct` with rough snapshots coded without POD.
 

@@ -98,7 +98,7 @@ def _planned(
     variable = archive.variables[number]
     rates = sum((part for part, _ in parts[1:]), parts[0][0])
     share = sum(counted for _, counted in parts) / pod.counted[number]
-    shape = (len(pod.right), *variable.space_shape)
+    shape = (pod.snapshots, *variable.space_shape)
     tiles = math.prod(grid(shape, value_tile(shape)))
     plans = []
     for aim, rate in _aims(room, float(pod.budget.bounds[number]), float(pod.counted[number])):
@@ -168,7 +168,7 @@ def _written(
     variable, mask = archive.variables[plan.number], pod.masks[plan.number]
     own = mask == plan.number and not episodes
     offset, dtype = float(pod.averages[plan.number]), pod.budget.basis
-    shape = (len(pod.right), *variable.space_shape)
+    shape = (pod.snapshots, *variable.space_shape)
     values = _lazy(archive, pod, plan.number)
     step = _settled(archive, pod, plan)
     dims, tile = (archive.time.dim, *variable.space_dims), value_tile(shape)

@@ -8,15 +8,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import dask
 import numpy as np
-from numpy.typing import NDArray
+from dask.delayed import Delayed, delayed
 
-from romzarr.coding.latent import Decoded, LatentPlan, code_latent, plan_latent
-from romzarr.compression.weak_systems import CODE_BLOCK, Offer, WeakSystems, weak_systems
+from romzarr.chunked.latent import CodedRecord, LatentPlan, LatentRecord, kept, plan_latent
+from romzarr.chunked.tables import LeftOut
+from romzarr.compression.candidates import (
+    TERM_BYTES,
+    THRESHOLD_RATIO,
+    Candidate,
+    Comparison,
+    Estimate,
+    candidates_of,
+    is_compared_whole,
+    lazy_comparison,
+)
+from romzarr.compression.weak_systems import CODE_BLOCK, Offer, WeakSystems, lazy_systems
 from romzarr.config import Config, LibraryConfig, WeakFormConfig
-from romzarr.contracts import Mask, Matrix, SparseModel
+from romzarr.contracts import BlockSpan, Matrix, SparseModel, Times, Vector
 from romzarr.errors import AccuracyError, ConfigError
-from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import (
     ConcatenatedLibrary,
     FourierLibrary,
@@ -31,8 +42,7 @@ from romzarr.numerics.dynamics.neural_library import (
     suitable_scales,
 )
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, Tolerances
-from romzarr.numerics.dynamics.stlsq import stlsq
-from romzarr.numerics.dynamics.testfunctions import parse_test_function
+from romzarr.numerics.dynamics.testfunctions import SEGMENT, parse_test_function
 from romzarr.numerics.dynamics.weakform import WindowPlan, plan_windows
 
 # Coefficients that expressions may name while their number is not known.
@@ -43,23 +53,16 @@ DEGREES = (2, 1)
 # about the flow; and so have other terms than those that statistics find, which are the true
 # ones where there are any.
 WORTHWHILE = 0.1
-# Ratio of one threshold tried to the next, and how many to either side.
-THRESHOLD_RATIO, MOST_THRESHOLDS = 2.0, 12
-# Significant digits of a coefficient, and what it takes up with its number among the terms.
-DIGITS, TERM_BYTES = 8, 14
 # What a term has to save to be one of equations that are there to be read: a number and its place.
 PLAIN_TERM_BYTES = 10
 # What else decoding with a model takes up, measured: metadata of the arrays of samples, and
 # of that of which model serves a block, where they are not all served by the first.
 MODEL_BYTES, SERVING_BYTES = 800, 340
-# Blocks on which candidates are compared, and how many of them follow one another. Fewer are
-# hardly faster, as calls take most of the time.
-SHORT_BLOCKS, STRETCH = 24, 6
 # Share of the bytes by which estimates of two candidates may be off to one another.
 NEAR = 0.05
-# Largest relative difference of coefficients that are those of the same model: a few times their
-# last digit, of `DIGITS`.
-ALIKE = 1e-6
+# Snapshots that tell the time scales of a record: the longest segments of which spectra are made,
+# eight times.
+SPECTRUM = 8 * SEGMENT
 # Windows for each term of a library: with fewer, the equations of Lorenz-96 systems of 6 to 15
 # states are not found, at 1 % noise or at none.
 WINDOWS_PER_TERM = 2
@@ -86,13 +89,13 @@ class LatentModel:
     offer: Offer
     fitted: tuple[SparseModel, ...]
     models: tuple[SparseModel, ...]
-    latent: Decoded
-    plain: Decoded
+    latent: CodedRecord
+    plain: CodedRecord
     coded_bytes: float
     tried: tuple[Tried, ...] = ()
 
     @property
-    def stored(self) -> Decoded:
+    def stored(self) -> CodedRecord:
         """The code that a store keeps."""
         return self.latent if self.pays else self.plain
 
@@ -109,7 +112,7 @@ class LatentModel:
     @property
     def pays(self) -> bool:
         """Whether decoding with it takes fewer bytes than without, all counted."""
-        return self.latent.coded.code.modelled and self._all_bytes < self.plain.nbytes
+        return self.latent.format.modelled and self._all_bytes < self.plain.nbytes
 
     @property
     def stored_bytes(self) -> float:
@@ -118,7 +121,7 @@ class LatentModel:
 
     @property
     def _all_bytes(self) -> float:
-        serving = SERVING_BYTES if self.latent.coded.code.block_model.any() else 0
+        serving = SERVING_BYTES if self.latent.format.block_model.any() else 0
         return self.nbytes + MODEL_BYTES + serving
 
 
@@ -150,10 +153,10 @@ def _operators(settings: LibraryConfig) -> tuple[Operator, ...]:
     return chosen_operators(settings.operators, read_operators(data))
 
 
-def make_library(settings: LibraryConfig, states: int, a: Matrix | None = None) -> Library:
+def make_library(settings: LibraryConfig, states: int, sizes: Vector | None = None) -> Library:
     """Feature library of `states` modes as the settings ask.
 
-    With the record `a` (m, r) networks see the coefficients scaled into their reach.
+    With the largest `sizes` (r,) of the coefficients networks see these scaled into their reach.
     """
     frequencies = tuple(float(k) for k in range(1, settings.frequencies + 1))
     degree = DEGREES[0] if settings.degree == "auto" else settings.degree
@@ -161,25 +164,25 @@ def make_library(settings: LibraryConfig, states: int, a: Matrix | None = None) 
         "polynomial": lambda: PolynomialLibrary(states, degree, settings.interactions),
         "fourier": lambda: FourierLibrary(states, frequencies),
         "symbolic": lambda: SymbolicLibrary(states, settings.expressions),
-        "neural": lambda: _neural(settings, states, a),
+        "neural": lambda: _neural(settings, states, sizes),
     }
     parts = [makers[kind]() for kind in settings.kinds]
     return parts[0] if len(parts) == 1 else ConcatenatedLibrary(tuple(parts))
 
 
-def _neural(settings: LibraryConfig, states: int, a: Matrix | None) -> Library:
+def _neural(settings: LibraryConfig, states: int, sizes: Vector | None) -> Library:
     operators = _operators(settings)
-    scales = () if a is None else suitable_scales(a[:, :states], operators)
+    scales = () if sizes is None else suitable_scales(sizes[None, :states], operators)
     return NeuralLibrary(states, operators, scales, settings.nested)
 
 
 def choose_library(
-    settings: LibraryConfig, rank: int, windows: int, a: Matrix | None = None
+    settings: LibraryConfig, rank: int, windows: int, sizes: Vector | None = None
 ) -> Library:
     """Library of the leading modes: all of them, or as many as have no more terms than allowed.
 
-    That is ``library.max_terms``, or what so many `windows` can tell apart. `a` (m, r) is the
-    record, to which a neural library is scaled.
+    That is ``library.max_terms``, or what so many `windows` can tell apart. A neural library is
+    scaled to the largest `sizes` (r,) of the coefficients.
 
     Raises
     ------
@@ -191,7 +194,7 @@ def choose_library(
             raise ConfigError(
                 f"library.modes: found {settings.modes}, but the POD has {rank} modes; lower it"
             )
-        library = make_library(settings, settings.modes, a)
+        library = make_library(settings, settings.modes, sizes)
         if library.size > settings.max_terms:
             raise ConfigError(
                 f"library.max_terms: {settings.modes} modes make {library.size} terms, allowed "
@@ -199,33 +202,40 @@ def choose_library(
             )
         return library
     if settings.expressions:
-        return make_library(settings, rank, a)
+        return make_library(settings, rank, sizes)
     states, most = 1, min(settings.max_terms, windows // WINDOWS_PER_TERM)
     while states < rank and make_library(settings, states + 1).size <= most:
         states += 1
-    return make_library(settings, states, a)
+    return make_library(settings, states, sizes)
 
 
 def plan_library(
     settings: LibraryConfig,
     weak_form: WeakFormConfig,
     a: Matrix,
-    times: Matrix,
+    times: Times,
     support: float | str,
+    *,
+    first: int = 0,
+    sizes: Vector | None = None,
 ) -> tuple[Library, WindowPlan]:
     """The largest library that its windows over a(t) can tell apart, and these windows.
 
-    Fewer modes may have slower frequencies, so longer windows, of which there are fewer.
+    Fewer modes may have slower frequencies, so longer windows, of which there are fewer. Of a long
+    record `a` (k, r) is an unbroken part from snapshot `first` on, and `sizes` (r,) are the largest
+    of all coefficients; `times` (m,) are always those of all.
     """
     windows = len(times)
+    sizes = np.max(np.abs(a), axis=0, initial=0.0) if sizes is None else sizes
     while True:
-        library = choose_library(settings, a.shape[1], windows, a)
+        library = choose_library(settings, a.shape[1], windows, sizes)
         plan = plan_windows(
             times,
             a[:, : library.states],
             test_function=weak_form.test_function,
             support=support,
             spacing=weak_form.spacing,
+            first=first,
         )
         found = plan.count(len(times))
         if found >= windows or library.states == 1 or settings.modes != "auto":
@@ -234,31 +244,33 @@ def plan_library(
 
 
 def identify(
-    a: Matrix,
-    times: Matrix,
+    record: LatentRecord,
+    times: Times,
     tolerances: Tolerances,
     config: Config,
     *,
     step: float,
     coded_bytes: float,
-    rough: Mask | None = None,
+    left_out: LeftOut | None = None,
 ) -> LatentModel:
     """Find a sparse model of a(t) and the samples to keep. Runs Dask.
 
-    Unless a support is given, test functions of two radii are tried: that of the spectrum
-    as a whole, and that of the mode with the highest frequencies, which the first may not
-    see. Unless a threshold is given, thresholds beside the one that statistics suggest are
-    tried too: terms stay if they save more bytes of corrections than they cost. The model
-    that stores smallest stays, unless the difference is not worth mentioning. It decodes if
-    all it takes is less than what it saves; else its equations are there to be read.
+    Unless a support is given, test functions of two radii are tried: that of the spectrum as a
+    whole, and that of the mode with the highest frequencies, which the first may not see. Unless a
+    threshold is given, thresholds beside the one that statistics suggest are tried too: terms stay
+    if they save more bytes of corrections than they cost. The model that stores smallest stays,
+    unless the difference is not worth mentioning. It decodes if it takes less than it saves; else
+    its equations are there to be read.
 
-    Of a long record candidates are compared on a few stretches, each with the samples it would
-    keep and the bits of what it misses. Only those that come out near the smallest are coded.
+    Of a long record candidates are compared on a few stretches. Only those that come out near the
+    smallest are coded. All of this is done by tasks: of the coefficients only `SPECTRUM` snapshots
+    are ever here, which tell the time scales.
 
     Parameters
     ----------
-    a : (m, r) float64, r >= 1
-    times : (m,) float64
+    record : LatentRecord
+        Of one coefficient or more.
+    times : (m,) float64 or UniformTimes
     tolerances : Tolerances
         How far the coefficients may be off.
     config : Config
@@ -266,7 +278,7 @@ def identify(
         Quantisation step of the coefficients to begin with.
     coded_bytes : float
         Bytes expected of fields and coefficients.
-    rough : (m,) bool, optional
+    left_out : LeftOut, optional
         Snapshots at which a(t) means nothing: no window of the weak form reaches across them.
 
     Raises
@@ -274,22 +286,18 @@ def identify(
     AccuracyError
         If no quantisation meets the tolerances.
     """
-    plain = code_latent(a, times, (), (), tolerances, step, block_steps=CODE_BLOCK)
-    if plain is None:
-        raise AccuracyError(
-            "no quantisation of the POD coefficients meets the tolerance; raise "
-            "compression.tolerance"
-        )
-    quiet = np.ones(len(a), bool) if rough is None else ~rough
-    record = _Record(a, times, tolerances, step, np.arange(-(-len(a) // CODE_BLOCK)))
-    search = _Search(record, _shortened(record), config, coded_bytes, plain, quiet)
+    plain = _without_model(record, tolerances, step)
+    data = _Data(record, times, tolerances, step, left_out or LeftOut())
+    comparison = kept(lazy_comparison(record, tolerances, step, plain.nbytes))
+    search = _Search(data, comparison, config, coded_bytes, plain)
     first, *lower = search.settings()
     others = search.carried_out(search.candidates(first))
     # Of those that do not decode that which foretells best.
     best = min(others, key=_bytes_with)
     for settings in lower:
         if search.may_save(best):
-            others += (found := search.smaller(search.candidates(settings), best))
+            estimates = search.estimates(search.candidates(settings))
+            others += (found := search.smaller(estimates, best))
             best = min([best, *found], key=lambda each: each.stored_bytes)
     if config.sparse_regression.threshold == "auto" and search.may_save(best):
         others += (found := search.smaller(search.other_thresholds(best), best))
@@ -297,113 +305,79 @@ def identify(
     return replace(best, tried=tuple(dict.fromkeys(_tried(model) for model in others)))
 
 
+def _without_model(record: LatentRecord, tolerances: Tolerances, step: float) -> CodedRecord:
+    """The code without a model. Runs Dask."""
+    plain = plan_latent(record, (), (), tolerances, step, block_steps=CODE_BLOCK).coded()
+    if plain is None:
+        raise AccuracyError(
+            "no quantisation of the POD coefficients meets the tolerance; raise "
+            "compression.tolerance"
+        )
+    return plain
+
+
 def _tried(model: LatentModel) -> Tried:
     return Tried(model.systems.library.size, model.nonzero_terms, model.nbytes)
 
 
-class _Record(NamedTuple):
-    """Coefficients to be coded, how far they may be off, the step to begin with, and the numbers
-    of the blocks that they are of the whole record."""
+@dataclass(frozen=True)
+class _Data:
+    """Coefficients to be coded, with their times, the tolerances, and the step to begin with."""
 
-    a: Matrix
-    times: Matrix
+    record: LatentRecord
+    times: Times
     tolerances: Tolerances
     step: float
-    blocks: NDArray[np.intp]
+    left_out: LeftOut
 
-    def plan(self, models: Sequence[Dynamics], choices: Sequence[NDArray[np.int16]]) -> LatentPlan:
-        """How to code it with these models."""
+    @cached_property
+    def quiet_times(self) -> Times:
+        """Times of the snapshots that are not left out."""
+        if not self.left_out.spans:
+            return self.times
+        return self.times[:][self.left_out.kept(BlockSpan(0, len(self.times)))]
+
+    @cached_property
+    def spectral(self) -> tuple[Matrix, int]:
+        """Coefficients (k, r) in the middle of the record, or all of a shorter one, without those
+        left out, and the number of the first among all that are not. Runs Dask."""
+        count = self.record.snapshots
+        start = max(count - SPECTRUM, 0) // 2
+        span = BlockSpan(start, min(start + SPECTRUM, count))
+        (block,) = dask.compute(self.record.stretches([span]))
+        first = int(self.left_out.before(np.array([start]))[0])
+        kept = self.left_out.kept(span)
+        return (block.own if kept.all() else block.own[kept]), first
+
+    def plan(self, candidate: Candidate) -> LatentPlan:
+        """How to code the record with a candidate. Runs Dask."""
         return plan_latent(
-            self.a, self.times, models, choices, self.tolerances, self.step, block_steps=CODE_BLOCK
-        )
+            self.record, candidate.dynamics, candidate.choices, self.tolerances, self.step,
+            block_steps=CODE_BLOCK,
+        )  # fmt: skip
 
-
-def _shortened(record: _Record) -> _Record:
-    """Stretches of `STRETCH` blocks at even distances, `SHORT_BLOCKS` in all, one after the other;
-    or all of a record that is no longer."""
-    whole = len(record.a) // CODE_BLOCK
-    if whole <= SHORT_BLOCKS:
-        return record
-    starts = np.linspace(0, whole - STRETCH, SHORT_BLOCKS // STRETCH).astype(np.intp)
-    blocks = (starts[:, None] + np.arange(STRETCH)).ravel()
-    snapshots = (blocks[:, None] * CODE_BLOCK + np.arange(CODE_BLOCK)).ravel()
-    # Time goes on from stretch to stretch: how long nothing was seen is of no matter.
-    steps = np.diff(record.times, append=2 * record.times[-1] - record.times[-2])[snapshots]
-    times = np.cumsum(steps) - steps[0]
-    part = record.tolerances.of(snapshots)
-    return _Record(record.a[snapshots], times, part, record.step, blocks)
-
-
-class _Candidate(NamedTuple):
-    """Models fitted to what an offer has."""
-
-    systems: WeakSystems
-    offer: Offer
-    fitted: tuple[SparseModel, ...]
-
-    @property
-    def terms(self) -> list[int]:
-        """Number of terms of each model."""
-        return [model.nonzero_terms for model in self.fitted]
-
-    @property
-    def dynamics(self) -> list[Dynamics]:
-        return [Dynamics(self.systems.library, model.coefficients) for model in self.fitted]
-
-    def same(self, other: _Candidate) -> bool:
-        """Whether another of the same settings foretells the same but for rounding."""
-        return (
-            self.systems.library.states == other.systems.library.states
-            and len(self.fitted) == len(other.fitted)
-            and np.array_equal(self.offer.serving, other.offer.serving)
-            and all(
-                np.allclose(mine.coefficients, theirs.coefficients, rtol=ALIKE, atol=0)
-                for mine, theirs in zip(self.fitted, other.fitted, strict=True)
-            )
-        )
-
-
-class _Estimate(NamedTuple):
-    """What coding with a candidate should take, from stretches of the record."""
-
-    nbytes: float
-    plan: LatentPlan
-    candidate: _Candidate
-    plain: float
-
-    @property
-    def all_bytes(self) -> float:
-        """With all that decoding with a model takes."""
-        return self.nbytes + TERM_BYTES * sum(self.candidate.terms) + MODEL_BYTES
-
-    @property
-    def stored_bytes(self) -> float:
-        return min(self.all_bytes, self.plain) if self.plan.modelled else self.plain
-
-    @property
-    def order(self) -> tuple[float, bool, bool, float]:
-        """As `_bytes_with`."""
-        terms = sum(self.candidate.terms)
-        foretold = self.nbytes + PLAIN_TERM_BYTES * terms
-        return self.stored_bytes, not self.plan.modelled, not terms, foretold
+    def planned(self, estimate: Estimate) -> LatentPlan:
+        """How to code the record with the candidate of an estimate, which may be of all of it."""
+        if not is_compared_whole(self.record):
+            return self.plan(estimate.candidate)
+        return LatentPlan(self.record, estimate.coder, (estimate.code,), self.step)
 
 
 @dataclass(frozen=True)
 class _Search:
     """Candidate models, each with the code it allows; ``plain`` is the code without any.
 
-    Models are fitted to the snapshots that ``quiet`` (m,) marks, and compared on the ``short``
-    record. Those that come near each other there are carried out on the whole.
+    Models are compared by tasks that are given the ``comparison``. Those that come near each other
+    there are carried out on the whole record.
     """
 
-    record: _Record
-    short: _Record
+    data: _Data
+    comparison: Delayed
     config: Config
     coded_bytes: float
-    plain: Decoded
-    quiet: Mask
+    plain: CodedRecord
     # By the identity of the models fitted, which estimates keep alive.
-    _known: dict[int, _Estimate] = field(default_factory=dict)
+    _known: dict[int, Estimate] = field(default_factory=dict)
 
     def settings(self) -> list[LibraryConfig]:
         """Those of the library; with monomials of lower degrees, if none is given."""
@@ -412,41 +386,66 @@ class _Search:
             return [given]
         return [replace(given, degree=degree) for degree in DEGREES]
 
-    def candidates(self, settings: LibraryConfig) -> list[_Candidate]:
-        """Models from all choices of test functions, those alike once."""
-        weak, plans = self.config.weak_form, dict[int, tuple[Library, WindowPlan]]()
-        a, times = self.record.a[self.quiet], self.record.times[self.quiet]
+    def candidates(self, settings: LibraryConfig) -> list[Candidate]:
+        """Models from all choices of test functions, those alike once. Runs Dask."""
+        weak, data = self.config.weak_form, self.data
+        plans, (a, first) = dict[int, tuple[Library, WindowPlan]](), data.spectral
+        sizes = data.record.spread.largest
         for support in ("auto", "finest") if weak.support == "auto" else (weak.support,):
-            library, plan = plan_library(settings, weak, a, times, support)
+            library, plan = plan_library(
+                settings, weak, a, data.quiet_times, support, first=first, sizes=sizes
+            )
             plans.setdefault(plan.width, (library, plan))
-        given = self.config.sparse_regression.threshold
-        threshold = None if given == "auto" else given
-        found = list[_Candidate]()
-        for library, plan in plans.values():
-            systems = self._systems(library, plan)
-            for offer in systems.offers:
-                candidate = _Candidate(systems, offer, self._fitted(library, offer, threshold))
-                if not any(candidate.same(other) for other in found):
-                    found.append(candidate)
+        regression = self.config.sparse_regression
+        threshold = None if regression.threshold == "auto" else regression.threshold
+        task = delayed(candidates_of, pure=False)
+        lists = dask.compute(
+            *(
+                task(self._systems(library, plan), regression, threshold)
+                for library, plan in plans.values()
+            )
+        )
+        found = list[Candidate]()
+        for candidate in (each for some in lists for each in some):
+            if not any(candidate.same(other) for other in found):
+                found.append(candidate)
         return found
 
-    def _systems(self, library: Library, plan: WindowPlan) -> WeakSystems:
-        return weak_systems(
-            self.record.a,
-            self.record.times,
-            self.quiet,
-            library,
-            plan,
-            block_steps=self.config.weak_form.block_steps,
+    def _systems(self, library: Library, plan: WindowPlan) -> Delayed:
+        data, steps = self.data, self.config.weak_form.block_steps
+        return lazy_systems(
+            data.record, data.quiet_times, data.left_out, library, plan, block_steps=steps
         )
 
-    def carried_out(self, candidates: Sequence[_Candidate]) -> list[LatentModel]:
+    def estimates(self, candidates: Sequence[Candidate]) -> list[Estimate]:
+        """What candidates should take. Runs Dask."""
+        new = [each for each in candidates if id(each.fitted) not in self._known]
+        task = delayed(Comparison.estimate, pure=False)
+        constant = (delayed(each, pure=False, traverse=False) for each in new)
+        found = dask.compute(*(task(self.comparison, each) for each in constant))
+        for candidate, estimate in zip(new, found, strict=True):
+            self._known[id(candidate.fitted)] = estimate._replace(candidate=candidate)
+        return [self._known[id(each.fitted)] for each in candidates]
+
+    def carried_out(self, candidates: Sequence[Candidate]) -> list[LatentModel]:
         """The code of the candidate that should be smallest, and of those that may be."""
         if len(candidates) == 1:
-            return [self._coded(candidates[0], self._plan(self.record, candidates[0]))]
-        best, *others = sorted(map(self._estimate, candidates), key=lambda each: each.order)
-        near = [each for each in others if each.all_bytes < best.stored_bytes * (1 + NEAR)]
-        return [self._expected(each) for each in (best, *near)]
+            return [self._coded(candidates[0], self.data.plan(candidates[0]))]
+        best, *others = sorted(self.estimates(candidates), key=self._order)
+        limit = self._stored_bytes(best) * (1 + NEAR)
+        near = [each for each in others if _all_bytes(each) < limit]
+        return [self._coded(each.candidate, self.data.planned(each)) for each in (best, *near)]
+
+    def _stored_bytes(self, estimate: Estimate) -> float:
+        """Bytes of what a store would keep to decode a(t)."""
+        plain = self.plain.nbytes
+        return min(_all_bytes(estimate), plain) if estimate.modelled else plain
+
+    def _order(self, estimate: Estimate) -> tuple[float, bool, bool, float]:
+        """As `_bytes_with`."""
+        terms = sum(estimate.candidate.terms)
+        foretold = estimate.nbytes + PLAIN_TERM_BYTES * terms
+        return self._stored_bytes(estimate), not estimate.modelled, not terms, foretold
 
     def may_save(self, best: LatentModel) -> bool:
         """Whether any model could take so much less than the best one that it is worth it."""
@@ -456,97 +455,44 @@ class _Search:
     def _worthwhile(self) -> float:
         return WORTHWHILE * self.coded_bytes
 
-    def smaller(self, candidates: Sequence[_Candidate], best: LatentModel) -> list[LatentModel]:
+    def smaller(self, estimates: Sequence[Estimate], best: LatentModel) -> list[LatentModel]:
         """The code of the candidate that is so much smaller than the best one that it is worth it;
         none if there is no such."""
-        if not candidates:
+        if not estimates:
             return []
-        known = self._estimate(_Candidate(best.systems, best.offer, best.fitted))
         # Estimates are off all alike.
-        scale = best.latent.nbytes / max(known.nbytes, 1.0)
-        estimates = [self._estimate(each) for each in candidates]
+        scale = best.latent.nbytes / max(self._of(best).nbytes, 1.0)
         scaled = [each._replace(nbytes=scale * each.nbytes) for each in estimates]
-        least = min(scaled, key=lambda each: each.stored_bytes)
+        least = min(scaled, key=self._stored_bytes)
         enough = best.stored_bytes - self._worthwhile
-        if least.stored_bytes > enough * (1 + NEAR):
+        if self._stored_bytes(least) > enough * (1 + NEAR):
             return []
-        found = self._expected(least)
+        found = self._coded(least.candidate, self.data.planned(least))
         return [found] if found.stored_bytes < enough else []
 
-    def other_thresholds(self, best: LatentModel) -> list[_Candidate]:
-        """Candidates with fewer and with more terms, as long as bytes become fewer.
+    def _of(self, best: LatentModel) -> Estimate:
+        """The estimate of a model that is coded."""
+        (estimate,) = self.estimates([Candidate(best.systems, best.offer, best.fitted)])
+        return estimate
+
+    def other_thresholds(self, best: LatentModel) -> list[Estimate]:
+        """Candidates with fewer and with more terms, as long as bytes become fewer. Runs Dask.
 
         None where no block uses the best one: other terms will not change that.
         """
-        found = list[_Candidate]()
-        if not best.latent.coded.code.modelled:
-            return found
-        begin = _Candidate(best.systems, best.offer, best.fitted)
-        for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO):
-            threshold, last = best.models[0].threshold, self._estimate(begin)
-            for _ in range(MOST_THRESHOLDS):
-                threshold *= ratio
-                fitted = self._fitted(best.systems.library, best.offer, threshold)
-                candidate = _Candidate(best.systems, best.offer, fitted)
-                if candidate.terms == last.candidate.terms:
-                    continue
-                # No terms at all are no equations: they replace none that statistics find.
-                if not any(candidate.terms):
-                    break
-                another = self._estimate(candidate)
-                if another.all_bytes >= last.all_bytes:
-                    break
-                found.append(candidate)
-                last = another
-        return found
-
-    def _estimate(self, candidate: _Candidate) -> _Estimate:
-        """What it should take, in proportion to what the whole record takes without a model."""
-        key = id(candidate.fitted)
-        if key not in self._known:
-            plan = self._plan(self.short, candidate)
-            scale = self.plain.nbytes / max(self._short_plain.expected_bytes, 1.0)
-            nbytes = scale * plan.expected_bytes
-            self._known[key] = _Estimate(nbytes, plan, candidate, self.plain.nbytes)
-        return self._known[key]
-
-    @staticmethod
-    def _plan(record: _Record, candidate: _Candidate) -> LatentPlan:
-        # Without terms a model foretells what no model does.
-        useful = any(candidate.terms)
-        choices = [candidate.offer.serving[record.blocks]] if useful else []
-        return record.plan(candidate.dynamics, choices)
-
-    @cached_property
-    def _short_plain(self) -> LatentPlan:
-        return self.short.plan((), ())
-
-    def _fitted(
-        self, library: Library, offer: Offer, threshold: float | None
-    ) -> tuple[SparseModel, ...]:
-        """A sparse model for each triangle that is offered."""
-        regression = self.config.sparse_regression
-        found = [
-            stlsq(
-                factor,
-                threshold=threshold,
-                ridge=regression.ridge,
-                max_iterations=regression.max_iterations,
-                names=library.names(),
+        if not best.latent.format.modelled:
+            return []
+        begin = delayed(self._of(best), pure=False, traverse=False)
+        task, regression = delayed(Comparison.other_thresholds, pure=False), self.config
+        found = dask.compute(
+            *(
+                task(self.comparison, begin, ratio, regression.sparse_regression)
+                for ratio in (THRESHOLD_RATIO, 1 / THRESHOLD_RATIO)
             )
-            for factor in offer.factors
-        ]
-        return tuple(replace(each, coefficients=_rounded(each.coefficients)) for each in found)
-
-    def _expected(self, estimate: _Estimate) -> LatentModel:
-        """The code of which so much is expected."""
-        candidate = estimate.candidate
-        whole = self.short is self.record
-        return self._coded(
-            candidate, estimate.plan if whole else self._plan(self.record, candidate)
         )
+        return [each for some in found for each in some]
 
-    def _coded(self, candidate: _Candidate, plan: LatentPlan) -> LatentModel:
+    def _coded(self, candidate: Candidate, plan: LatentPlan) -> LatentModel:
         """The code that the models of an offer allow, if it is smaller than without any."""
         systems, offer, fitted = candidate
         latent = plan.coded() if plan.modelled else None
@@ -557,29 +503,29 @@ class _Search:
         )
 
 
+def _all_bytes(estimate: Estimate) -> float:
+    """With all that decoding with a model takes."""
+    return estimate.bytes_with_terms + MODEL_BYTES
+
+
 def _bytes_with(model: LatentModel) -> tuple[float, bool, bool, int]:
     """Bytes of a(t) in the store; where these are equal, whether the model foretells any block,
     whether it has terms at all, and how well few terms do."""
     foretold = model.latent.nbytes + PLAIN_TERM_BYTES * model.nonzero_terms
-    unused = not model.latent.coded.code.modelled
+    unused = not model.latent.format.modelled
     return model.stored_bytes, unused, not model.nonzero_terms, foretold
-
-
-def _rounded(coefficients: Matrix) -> Matrix:
-    """Coefficients as a store has them."""
-    return np.vectorize(lambda value: float(f"{value:.{DIGITS}g}"), otypes=[float])(coefficients)
 
 
 def _used(model: LatentModel) -> LatentModel:
     """With those models alone that serve some block, in the order in which they do."""
-    coded = model.latent.coded
-    numbers, first = np.unique(coded.code.block_model, return_index=True)
+    form = model.latent.format
+    numbers, first = np.unique(form.block_model, return_index=True)
     used = [int(n) for n in numbers[np.argsort(first)] if n != STRAIGHT_LINE] or [0]
     renumbered = np.full(len(model.models) + 1, STRAIGHT_LINE, np.int16)
     renumbered[used] = np.arange(len(used))
-    code = replace(coded.code, block_model=renumbered[coded.code.block_model])
+    form = replace(form, block_model=renumbered[form.block_model])
     return replace(
         model,
         models=tuple(model.models[number] for number in used),
-        latent=replace(model.latent, coded=replace(coded, code=code)),
+        latent=replace(model.latent, format=form),
     )

@@ -52,7 +52,8 @@ def model_facts(model: LatentModel) -> dict[str, Any]:
 
 def _spans(model: LatentModel) -> list[list[list[int]]]:
     """First and last snapshot of each stretch of time that each of several models would serve."""
-    code, count = model.latent.coded.code, len(model.latent.a)
+    code = model.latent.format
+    count = int(code.index[-1]) + 1
     steps = code.block_steps
     return [
         [[steps * a, min(steps * b, count) - 1] for a, b in runs(code.block_model == number)]

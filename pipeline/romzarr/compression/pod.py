@@ -16,9 +16,10 @@ from romzarr.archive import Archive
 from romzarr.archive.provider import digest_of
 from romzarr.chunked.plan import PODPlan
 from romzarr.chunked.pod import HeldBlocks, HeldPOD, run_pod
+from romzarr.chunked.tables import LeftOut, Table, block_spans, bridged, tall_qr
 from romzarr.compression.defects import defect_error
 from romzarr.config import Config
-from romzarr.contracts import Mask, Matrix, ReadCost
+from romzarr.contracts import Matrix, ReadCost
 from romzarr.errors import AccuracyError, ArchiveError
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.budget import ErrorBudget, VariableNorms, split_budget
@@ -59,21 +60,21 @@ class ArchivePOD:
 
     ``turn`` (K', K) makes the K modes, times their singular values, from the rows of the
     blocks ``held``. ``right`` (m, K + 1) are their orthonormal coefficients, and last the
-    constant. By variable, in its own units: ``gram`` (V,) the inner products of the modes
-    times singular values, ``dropped`` (V,) the norm of what was cut orthogonally in
-    time, ``apart`` (V,) of what was dropped in single space blocks. ``scales`` (V,) are the
-    factors on squared errors with which all variables make one inner product, ``averages``
-    (V,) their values on average, and ``counted`` (V,) the weight of all their values.
+    constant, in blocks of time on the workers. By variable, in its own units: ``gram`` (V,) the
+    inner products of the modes times singular values, ``dropped`` (V,) the norm of what was cut
+    orthogonally in time, ``apart`` (V,) of what was dropped in single space blocks. ``scales``
+    (V,) are the factors on squared errors with which all variables make one inner product,
+    ``averages`` (V,) their values on average, ``counted`` (V,) the weight of all their values.
     ``earlier`` is what parts of a store before these snapshots count.
     ``masks`` (V,) are the numbers of the first variables that lack values at the same points,
-    None where a variable lacks none or is constant. ``rough`` (m,) marks snapshots that are
+    None where a variable lacks none or is constant. ``rough`` snapshots are
     coded in another way: there ``right`` is 0. Values of a ``readable`` archive are coded from its
     chunks, of others from the POD.
     """
 
     held: HeldBlocks
     turn: Matrix
-    right: Matrix
+    right: Table
     gram: tuple[Gram, ...]
     dropped: Matrix
     apart: Matrix
@@ -85,7 +86,7 @@ class ArchivePOD:
     budget: ErrorBudget
     cost: ReadCost
     earlier: Earlier
-    rough: Mask | None = None
+    rough: LeftOut | None = None
     readable: bool = False
 
     @property
@@ -118,61 +119,66 @@ class ArchivePOD:
         """Singular values (K,)."""
         return np.sqrt(self.scales @ self.energies)
 
+    @property
+    def snapshots(self) -> int:
+        return len(self.right)
+
     @cached_property
-    def series(self) -> Matrix:
+    def series(self) -> Table:
         """What the rows of blocks are multiplied by to give the snapshots, (m, K')."""
-        return np.asarray(self.right[:, : self.modes] @ self.turn.T)
+        found = self.in_axes(self.turn.T)
+        # Of a long record few times are looked at, or each once.
+        return found.kept() if len(found.spans) == 1 else found
 
     @property
     def joint(self) -> Matrix:
         """Inner products (K, K) of the modes times singular values, of all variables together."""
         return joint_gram(self.gram, self.scales)
 
-    def coefficients(self, rank: int) -> Matrix:
-        """a(t) of the leading modes (m, rank); straight lines across rough snapshots."""
-        a = self.right[:, :rank] * self.sigma[:rank]
-        if self.rough is not None:
-            rough, quiet = np.flatnonzero(self.rough), np.flatnonzero(~self.rough)
-            for column in a.T:
-                column[rough] = np.interp(rough, quiet, column[quiet])
-        return np.asarray(a)
+    def in_axes(self, axes: Matrix) -> Table:
+        """The orthonormal coefficients times `axes` (K, r)."""
+        return self.right.map(_back, axes.shape[1], axes)
 
-    def during(self, snapshots: Mask, share: float) -> ArchivePOD:
+    def coefficients(self, rank: int) -> Table:
+        """a(t) of the leading modes (m, rank); straight lines across rough snapshots."""
+        a = self.right.map(_times, rank, self.sigma[:rank])
+        return a if self.rough is None else bridged(a, self.rough)
+
+    def during(self, rough: LeftOut, share: float) -> ArchivePOD:
         """The same modes at some snapshots alone, with that share of the squared error.
 
         Values there are coded from the POD: chunks may have others too.
         """
         return replace(
             self,
-            right=self.right[snapshots],
-            counted=self.counted * snapshots.mean(),
+            right=self.right.where(rough, inside=True),
+            counted=self.counted * (len(rough) / self.snapshots),
             budget=self.budget.part(share),
             readable=False,
         )
 
-    def apart_from(self, rough: Mask, share: float) -> ArchivePOD:
-        """Mean and modes of the other snapshots, with that share of the squared error.
+    def apart_from(self, rough: LeftOut, share: float) -> ArchivePOD:
+        """Mean and modes of the other snapshots, with that share of the squared error. Runs Dask.
 
         From the small factors: at those snapshots ``right - its mean = Q T``, so their modes
         are those of T times the modes of all.
         """
-        quiet = self.right[~rough, : self.modes]
-        mean = quiet.mean(axis=0)
-        basis, triangle = np.linalg.qr(quiet - mean)
+        quiet = self.right.where(rough, inside=False)
+        mean = quiet.mean()[: self.modes]
+        basis, triangle = tall_qr(quiet.map(_about, self.modes, mean))
         turn = np.linalg.eigh(triangle @ self.joint @ triangle.T)[1][:, ::-1]
         mixed, budget = triangle.T @ turn, self.budget.part(share)
         gram = [each.turned(mixed) for each in self.gram]
         shares = _energies(gram)
         useful = _useful(shares, budget.allowed)
-        right = np.zeros((len(rough), useful + 1))
-        right[~rough, :useful], right[~rough, useful] = basis @ turn[:, :useful], len(rough) ** -0.5
+        turned = basis.map(_turned, useful + 1, turn[:, :useful], self.snapshots**-0.5)
         moved = delayed(_moved, pure=False)
         blocks = tuple(moved(block, self.turn @ mean) for block in self.held.blocks)
         return replace(
             self,
             held=replace(self.held, blocks=blocks),
             turn=self.turn @ mixed[:, :useful],
-            right=right,
+            right=turned.filled(rough, self.right.spans).kept(),
             gram=tuple(each.part(slice(useful)).smaller for each in gram),
             dropped=np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1)),
             budget=budget,
@@ -181,14 +187,14 @@ class ArchivePOD:
 
     def split(self, rank: int) -> tuple[ArchivePOD, ArchivePOD]:
         """The mean and the leading modes, and all other modes without the mean."""
-        constant, low, high = self.right[:, self.modes :], slice(rank), slice(rank, self.modes)
+        low, high = slice(rank), slice(rank, self.modes)
         centred = delayed(_centred, pure=False)
         blocks = tuple(centred(block) for block in self.held.blocks)
         below, above = (
             replace(
                 self,
                 turn=self.turn[:, part],
-                right=np.concatenate([self.right[:, part], constant], axis=1),
+                right=self.right.map(_some, part.stop - (part.start or 0) + 1, part),
                 gram=tuple(each.part(part) for each in self.gram),
             )
             for part in (low, high)
@@ -208,8 +214,7 @@ class ArchivePOD:
         shares = _energies(gram)
         useful = _useful(shares[kept], self.budget.allowed[kept])
         dropped = np.sqrt(self.dropped**2 + shares[:, useful:].sum(axis=1))
-        constant = self.right[:, self.modes :]
-        right = np.concatenate([self.right[:, : self.modes] @ turn[:, :useful], constant], axis=1)
+        right = self.right.map(_mixed, useful + 1, turn[:, :useful]).kept()
         return replace(
             self,
             turn=self.turn @ turn[:, :useful],
@@ -219,6 +224,36 @@ class ArchivePOD:
             apart=np.where(kept, self.apart, 0.0),
             scales=scales,
         )
+
+
+def _back(right: Matrix, turn: Matrix) -> Matrix:
+    """Orthonormal coefficients (m, K) and more, times `turn` (K, K')."""
+    return right[:, : len(turn)] @ turn
+
+
+def _times(right: Matrix, sigma: Matrix) -> Matrix:
+    """The leading columns, times singular values (r,)."""
+    return right[:, : len(sigma)] * sigma
+
+
+def _about(right: Matrix, mean: Matrix) -> Matrix:
+    """The leading columns about their mean (K,)."""
+    return right[:, : len(mean)] - mean
+
+
+def _turned(right: Matrix, turn: Matrix, constant: float) -> Matrix:
+    """Columns (m, K) times `turn` (K, r), and last the constant."""
+    return np.concatenate([right @ turn, np.full((len(right), 1), constant)], axis=1)
+
+
+def _mixed(right: Matrix, turn: Matrix) -> Matrix:
+    """All columns but the last times `turn` (K, r), and the last."""
+    return np.concatenate([right[:, : len(turn)] @ turn, right[:, len(turn) :]], axis=1)
+
+
+def _some(right: Matrix, part: slice) -> Matrix:
+    """Some of the columns, and the last."""
+    return np.concatenate([right[:, part], right[:, -1:]], axis=1)
 
 
 def _energies(gram: Sequence[Gram]) -> Matrix:
@@ -339,18 +374,18 @@ def cut_factor(
     most = len(turn) if limit == "auto" else limit
     names = [variable.name for variable in archive.variables]
     rank_within(shares, discarded, apart, budget.allowed, most, names)
-    counted = np.array([len(factor.right) * each.weight for each in means])
+    counted = np.array([factor.snapshots * each.weight for each in means])
     if sharpened is not None:
         budget = replace(budget, bounds=sharpened.bounds)
     if sharpened is not None and limit == "auto":
         aims = np.maximum(sharpened.errors * np.sqrt(counted), 2 * np.sqrt(discarded + apart))
         budget = replace(budget, allowed=np.minimum(budget.allowed, aims))
     useful = min(_useful(shares, budget.allowed), most)
-    constant = np.full((len(factor.right), 1), len(factor.right) ** -0.5)
+    right = held.right.cut(block_spans(factor.snapshots, useful + 1))
     return ArchivePOD(
         held=HeldBlocks(held.plan, held.blocks),
         turn=turn[:, :useful],
-        right=np.concatenate([factor.right @ turn[:, :useful], constant], axis=1),
+        right=right.map(_turned, useful + 1, turn[:, :useful], factor.snapshots**-0.5).kept(),
         gram=tuple(each.part(slice(useful)).smaller for each in gram),
         dropped=np.sqrt(discarded + shares[:, useful:].sum(axis=1)),
         apart=np.sqrt(apart),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from romzarr.chunked.systems import weak_factors
-from romzarr.contracts import Matrix, TriangularFactor
+from romzarr.chunked.latent import LatentRecord
+from romzarr.chunked.systems import QuietRecord, weak_factors
+from romzarr.chunked.tables import LeftOut
+from romzarr.contracts import Times, TriangularFactor
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.regimes import find_regimes, serving
 from romzarr.numerics.dynamics.weakform import WindowPlan, merge_factors
@@ -59,35 +63,59 @@ class WeakSystems:
         return (pooled, Offer(self.regimes, self.serving)) if self.regimes else (pooled,)
 
 
-def weak_systems(
-    a: Matrix,
-    times: Matrix,
-    quiet: NDArray[np.bool_],
+def lazy_systems(
+    record: LatentRecord,
+    times: Times,
+    left_out: LeftOut,
     library: Library,
     plan: WindowPlan,
     *,
     block_steps: int | str,
-) -> WeakSystems:
-    """Triangles of a(t) at the snapshots that `quiet` marks. Runs Dask.
+) -> Delayed:
+    """The `WeakSystems` of a(t), but for some snapshots, as a task.
 
     Features are evaluated once: triangles of blocks of `block_steps` snapshots, or of as few as
     memory and merging allow ("auto"), are merged to those of regimes and of the whole record.
+
+    Parameters
+    ----------
+    record : LatentRecord
+    times : (m,) float64 or UniformTimes
+        Of the snapshots that are not left out.
+    left_out : LeftOut
+    library : Library
+    plan : WindowPlan
+    block_steps : int or "auto"
     """
-    a, times = a[quiet, : library.states], times[quiet]
-    short = _short_steps(len(a), library)
+    short = _short_steps(len(times), library)
     if block_steps != "auto":
         short = min(short, -(-int(block_steps) // CODE_BLOCK) * CODE_BLOCK)
-    factors = weak_factors(a, times, library, plan, short)
-    spans = find_regimes(factors, across=1 + -(-plan.width // short))
+    quiet = QuietRecord.of(record, left_out, library.states, times)
+    factors = weak_factors(quiet, library, plan, short)
     # Blocks of the code begin elsewhere where snapshots are left out: the middle tells.
-    middles = np.arange(0, len(quiet), CODE_BLOCK) + CODE_BLOCK // 2
-    inside = np.maximum(np.cumsum(quiet)[np.minimum(middles, len(quiet) - 1)] - 1, 0)
+    middles = np.arange(0, record.snapshots, CODE_BLOCK) + CODE_BLOCK // 2
+    middles = np.minimum(middles, record.snapshots - 1) + 1
+    inside = np.maximum(left_out.before(middles) - 1, 0)
+    return delayed(_systems, pure=False)(factors, library, plan, short, inside // short)
+
+
+def _systems(
+    lists: Sequence[Sequence[TriangularFactor]],
+    library: Library,
+    plan: WindowPlan,
+    short: int,
+    blocks: NDArray[np.int64],
+) -> WeakSystems:
+    """Systems from the triangles of all blocks of `short` snapshots, of which `blocks` has that of
+    each block of the code."""
+    factors = [factor for some in lists for factor in some]
+    spans = find_regimes(factors, across=1 + -(-plan.width // short))
     return WeakSystems(
         library,
         plan,
         merge_factors(factors),
         tuple(merge_factors(factors[s.start : s.stop]) for s in spans) if len(spans) > 1 else (),
-        serving(factors, spans)[inside // short].astype(np.int16),
+        serving(factors, spans)[blocks].astype(np.int16),
     )
 
 

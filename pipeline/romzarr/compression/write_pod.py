@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
+from romzarr.chunked.latent import LatentRecord
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
@@ -18,7 +19,7 @@ from romzarr.compression.direct import DirectVariable, write_direct
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD
 from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
-from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_latent
+from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_record
 from romzarr.config import Config
 from romzarr.contracts import ReadCost
 from romzarr.errors import AccuracyError
@@ -59,7 +60,7 @@ def write_factored(
     rough = chosen.episodes.rough if chosen.episodes else None
     with step("write"):
         write_fields(writer, archive, coded)
-        write_latent(writer, archive, model.stored.coded if model else None)
+        write_record(writer, archive, model.stored if model else None)
         if pod.readable:
             asked = dict.fromkeys(names, tolerance)
             said = facts(archive, codings, model, asked, config, rough)
@@ -79,14 +80,15 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
     """Model and coefficients (None where no variable is coded by POD)."""
     if coded.rank == 0:
         return None
+    times = archive.time.compact
     return identify(
-        coded.a,
-        archive.time.values,
+        LatentRecord.of(coded.a, times, coded.plan.pod.right),
+        times,
         coded.tolerances,
         config,
         step=coded.step,
         coded_bytes=coded.plan.bits / 8,
-        rough=coded.plan.pod.rough,
+        left_out=coded.plan.pod.rough,
     )
 
 
@@ -139,7 +141,7 @@ def _planned(
     """How to code a variable from its chunks, of which the `pod` has what is to be coded."""
     number = plan.number
     variable, home = archive.variables[number], pod.masks[number]
-    snapshots, points = len(pod.right), math.prod(variable.space_shape)
+    snapshots, points = pod.snapshots, math.prod(variable.space_shape)
     fluctuation, counted = pod.norms[number].fluctuation, float(pod.counted[number])
     # Less than is allowed is made where single values have a bound.
     share = min(plan.allowed / float(pod.room[number]), 1.0)
@@ -181,8 +183,7 @@ def _relative_errors(
     """
     pod, live, missed = coded.plan.pod, coded.plan.live, np.zeros(len(coded.steps))
     if model is not None:
-        difference = model.stored.a - coded.a
-        missed[live] = pod.apart[live] + coded.tolerances.errors(difference)
+        missed[live] = pod.apart[live] + model.stored.errors
     missed[list(lost)] = list(lost.values())
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)

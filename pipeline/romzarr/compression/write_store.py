@@ -15,15 +15,16 @@ from dask.delayed import delayed
 
 from romzarr.archive import Archive
 from romzarr.chunked.fields import write_tile
+from romzarr.chunked.latent import CodedRecord
 from romzarr.chunked.shared_fields import SharedTiles, shared_content
 from romzarr.chunked.slices import slices
+from romzarr.chunked.tables import LeftOut
 from romzarr.compression.allocate_bits import CodedFields
 from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Gaps, Mask
-from romzarr.numerics.pod.roughness import runs
+from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Gaps
 from romzarr.store import layout
 from romzarr.store.writing.writer import StoreWriter
 
@@ -116,13 +117,21 @@ def write_latent(writer: StoreWriter, archive: Archive, coded: CodedLatent | Non
         writer.write_latent(coded, archive.time.dim)
 
 
+def write_record(writer: StoreWriter, archive: Archive, coded: CodedRecord | None) -> None:
+    """As `write_latent`, where the workers have the bytes. Runs Dask."""
+    write_latent(writer, archive, None)
+    if coded is not None:
+        sampled = bool(coded.samples)
+        coded.write(*writer.create_latent(coded.format, archive.time.dim, sampled, True))
+
+
 def facts(
     archive: Archive,
     codings: Codings,
     model: LatentModel | None,
     errors: Mapping[str, float],
     config: Config,
-    rough: Mask | None = None,
+    rough: LeftOut | None = None,
 ) -> dict[str, Any]:
     """All that the store says in JSON."""
     return {
@@ -153,7 +162,7 @@ def facts(
         "attrs": archive.attrs,
         "encoding": archive.encoding,
         "model": {},
-        **({} if rough is None else {"episodes": runs(rough)}),
+        **({} if rough is None else {"episodes": [[s.start, s.stop] for s in rough.spans]}),
         "config": _changed(config),
         "source": source_facts(archive, config, len(archive.time.values)),
         "versions": {name: version(name) for name in PACKAGES},

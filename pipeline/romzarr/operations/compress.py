@@ -183,7 +183,7 @@ def _report(
         max_error=result.facts["max_error"],
         rank=codings.rank,
         nonzero_terms=result.facts["nonzero_terms"],
-        kept_samples=model.latent.coded.code.kept if model and model.pays else 0,
+        kept_samples=model.latent.format.kept if model and model.pays else 0,
         snapshots=len(archive.time.values),
         raw_bytes=archive.total_bytes,
         stored_bytes=stored.nbytes,

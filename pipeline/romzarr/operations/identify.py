@@ -219,7 +219,7 @@ def _libraries(config: Config, records: Sequence[Record]) -> list[Library]:
     check_expressions(config)
     if settings.kinds != ("polynomial",):
         every = np.concatenate([record.states for record in records])
-        libraries = [make_library(settings, states, every)]
+        libraries = [make_library(settings, states, np.max(np.abs(every), axis=0))]
     elif settings.degree == AUTO:
         samples = sum(len(record.times) for record in records)
         libraries = _of_degrees(settings, states, samples)

@@ -63,7 +63,8 @@ class Continued:
     def latent(self) -> CodedLatent:
         rows = tile_rows(*self.a.shape)
         code = corrections_alone(self.a, self.step, rows, self.content)
-        return replace(code, correction_orders=self.orders, smooth=False)
+        form = replace(code.format, correction_orders=self.orders, smooth=False)
+        return replace(code, format=form)
 
     @property
     def nbytes(self) -> int:

@@ -27,7 +27,7 @@ from romzarr.coding.tiles import (
     tiles,
 )
 from romzarr.compression.weak_systems import CODE_BLOCK
-from romzarr.contracts import ArchivedVariable, CodedLatent, LatentCode, Matrix, Vector
+from romzarr.contracts import ArchivedVariable, CodedLatent, LatentFormat, Matrix, Vector
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE
 from romzarr.numerics.pod.incremental import IncrementalPOD
 from romzarr.streams.blocks import Frame
@@ -153,15 +153,7 @@ def corrections_alone(a: Matrix, step: float, rows: int, content: tuple[bytes, .
     """A code of corrections alone, `content` in chunks of `rows`: samples are zero."""
     count, rank = a.shape
     index = np.unique(np.append(np.arange(0, count, CODE_BLOCK), count - 1))
-    samples = np.zeros((len(index), rank))
     straight = np.full(-(-count // CODE_BLOCK), STRAIGHT_LINE, np.int16)
-    few = tile_rows(*samples.shape)
-    return CodedLatent(
-        code=LatentCode(index, samples, CODE_BLOCK, straight, 1),
-        step=step,
-        sample_step=step,
-        sample_rows=few,
-        sample_bytes=encode_rows(samples, few, step, smooth=False),
-        correction_rows=rows,
-        correction_bytes=content,
-    )
+    few = tile_rows(len(index), rank)
+    form = LatentFormat(index, CODE_BLOCK, straight, 1, rank, step, step, few, rows)
+    return CodedLatent(form, correction_bytes=content)

@@ -9,6 +9,7 @@ from dask.delayed import delayed
 from romzarr.archive.archive import Archive
 from romzarr.chunked.plan import PODPlan, SpaceBlock
 from romzarr.chunked.pod import HeldPOD
+from romzarr.chunked.tables import Table
 from romzarr.coding.latent import CONTEXT_GAIN
 from romzarr.compression.choose_coding import choose_coding
 from romzarr.compression.pod import ArchivePOD, Earlier, cut_factor
@@ -69,7 +70,7 @@ def factored(
     )
     # Where the errors of a former process meet the modes, energies do not simply add.
     totals = np.maximum(pod.fluctuation - earlier.fluctuation, 0.0)
-    held = HeldPOD(_plan(archive), blocks, factor)
+    held = HeldPOD(_plan(archive), blocks, factor.summary, Table.of(right))
     return cut_factor(archive, config, None, held, earlier, totals)
 
 

@@ -28,6 +28,8 @@ FIRST_HORIZON = 4
 # Where no more blocks than these are searched side by side, segments up to this length are
 # looked for from all snapshots at once.
 FEW_BLOCKS, NEAR = 8, 16
+# Snapshots that `choose_substeps` looks at.
+LOOKS = 500
 # Numbers one batch of candidate segments may hold.
 BATCH_SIZE = 2**24
 # Segments in a block of those models whose library multiplies matrices of its own.
@@ -35,6 +37,28 @@ SEGMENTS = 4 * ROWS
 # Numbers that are worked on together, such as errors at all snapshots and ends of some segments:
 # there are several arrays of as many, which fit a processor's cache.
 PIECE_SIZE = 2**18
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """What the error of rebuilt coefficients depends on; that of parts of a record adds.
+
+    Attributes
+    ----------
+    products : (r, r) inner products of the differences d(t) in time
+    meeting : (r, k) of them and the coefficients of the modes that were cut off
+    """
+
+    products: Matrix
+    meeting: Matrix
+
+    @classmethod
+    def of(cls, difference: Matrix, rest: Matrix) -> Deviation:
+        """Of coefficients that are off by `difference` (m, r), beside `rest` (m, k) cut off."""
+        return cls(difference.T @ difference, difference.T @ rest)
+
+    def __add__(self, other: Deviation) -> Deviation:
+        return Deviation(self.products + other.products, self.meeting + other.meeting)
 
 
 @dataclass(frozen=True)
@@ -54,7 +78,6 @@ class Tolerances:
     roots : sequence of (p, r), one for each of V variables
     allowed : (V,) error that all of it may make
     tree, truncation : (V,) the norms T and R
-    rest : (m, k) coefficients of the modes that were cut off
     mixed : sequence of factors (q, r) and (q, k), one for each of V variables
         Of the inner products ``left^T right`` of modes kept and modes cut off.
     """
@@ -63,31 +86,28 @@ class Tolerances:
     allowed: Matrix
     tree: Matrix
     truncation: Matrix
-    rest: Matrix
     mixed: Sequence[tuple[Matrix, Matrix]]
 
-    def coding(self, difference: Matrix) -> Matrix:
-        """Squared error L^2 (V,) of differences (m, r), summed over snapshots."""
-        products = difference.T @ difference
+    def coding(self, products: Matrix) -> Matrix:
+        """Squared error L^2 (V,) of differences with these inner products in time (r, r)."""
         squares = [np.sum((root @ products) * root) for root in self.roots]
         return np.maximum(squares, 0.0)
 
-    def errors(self, difference: Matrix) -> Matrix:
-        """Bound on the error (V,) with the coefficients off by `difference` (m, r)."""
-        coding = self.coding(difference)
-        products = difference.T @ self.rest
-        meeting = np.array([np.sum((left @ products) * right) for left, right in self.mixed])
-        squared = self.tree**2 + self.truncation**2 + coding - 2 * meeting
+    def errors(self, deviation: Deviation) -> Matrix:
+        """Bound on the error (V,) with the coefficients so far off."""
+        coding = self.coding(deviation.products)
+        meeting = [np.sum((left @ deviation.meeting) * right) for left, right in self.mixed]
+        squared = self.tree**2 + self.truncation**2 + coding - 2 * np.array(meeting)
         bound: Matrix = np.sqrt(np.maximum(squared + 2 * self.tree * np.sqrt(coding), 0.0))
         return bound
 
-    def met_by(self, difference: Matrix) -> bool:
-        return bool(np.all(self.errors(difference) <= self.allowed))
+    def met_by(self, deviation: Deviation) -> bool:
+        return bool(np.all(self.errors(deviation) <= self.allowed))
 
-    def used_by(self, difference: Matrix) -> float:
-        """Share of the error left to coding that `difference` makes, of the variable that has
+    def used_by(self, deviation: Deviation) -> float:
+        """Share of the error left to coding that a deviation makes, of the variable that has
         least of it: at most 1 where the tolerances are met, and more where they are not."""
-        before, errors = self.tree**2 + self.truncation**2, self.errors(difference)
+        before, errors = self.tree**2 + self.truncation**2, self.errors(deviation)
         allowed = np.maximum(self.allowed**2 - before, np.finfo(float).tiny)
         share = float(np.sqrt(np.max(np.maximum(errors**2 - before, 0.0) / allowed, initial=0.0)))
         # Rounding of the squares must not decide.
@@ -115,15 +135,13 @@ class Tolerances:
             return np.zeros((0, self.roots[0].shape[1]))
         return np.asarray(np.linalg.qr(np.vstack(roots), mode="r")) / len(roots) ** 0.5
 
-    def of(self, snapshots: Index) -> Tolerances:
-        """Tolerances of some snapshots alone, by their share of the record."""
-        share = (len(snapshots) / len(self.rest)) ** 0.5
+    def part(self, share: float) -> Tolerances:
+        """Tolerances of some snapshots alone, that are so much of the record."""
         return replace(
             self,
-            allowed=self.allowed * share,
-            tree=self.tree * share,
-            truncation=self.truncation * share,
-            rest=self.rest[snapshots],
+            allowed=self.allowed * share**0.5,
+            tree=self.tree * share**0.5,
+            truncation=self.truncation * share**0.5,
         )
 
 
@@ -271,42 +289,83 @@ def _predict(
 # --- encoding -----------------------------------------------------------------------------
 
 
-def _step_accuracy(a: Matrix, tolerances: Tolerances) -> float:
-    """Share of a(t) that one step may be off: little of what coding may lose."""
-    allowed, whole = tolerances.for_coding(), tolerances.coding(a)
+@dataclass(frozen=True)
+class Spread:
+    """Sums over snapshots of coefficients that tell how large they are; those of parts add.
+
+    ``count`` snapshots with the inner products in time ``products`` (r, r), the ``mean`` (r,),
+    sums ``squares`` (r,) of the squared differences from it, and the ``largest`` sizes (r,).
+    """
+
+    count: int
+    products: Matrix
+    mean: Matrix
+    squares: Matrix
+    largest: Matrix
+
+    @classmethod
+    def of(cls, a: Matrix) -> Spread:
+        """Of coefficients (m, r)."""
+        mean = a.mean(axis=0)
+        squares, largest = np.sum((a - mean) ** 2, axis=0), np.max(np.abs(a), axis=0)
+        return cls(len(a), a.T @ a, mean, squares, largest)
+
+    def __add__(self, other: Spread) -> Spread:
+        count, shift = self.count + other.count, other.mean - self.mean
+        mean = self.mean + other.count / count * shift
+        squares = self.squares + other.squares + self.count * other.count / count * shift**2
+        largest = np.maximum(self.largest, other.largest)
+        return Spread(count, self.products + other.products, mean, squares, largest)
+
+    @property
+    def deviation(self) -> float:
+        """Norm of the standard deviations of all coefficients."""
+        return float(np.linalg.norm(np.sqrt(self.squares / self.count)))
+
+
+def step_accuracy(products: Matrix, tolerances: Tolerances) -> float:
+    """Share of a(t), with these inner products in time, that one step may be off: little of what
+    coding may lose."""
+    allowed, whole = tolerances.for_coding(), tolerances.coding(products)
     # A variable may have nothing of the modes.
     share = np.divide(allowed, whole, out=np.full_like(whole, np.inf), where=whole > allowed)
     return float(np.clip(1e-2 * np.sqrt(share.min()), 1e-12, 1e-3))
 
 
-def choose_substeps(
-    a: Matrix, times: Matrix, models: Sequence[Dynamics], accuracy: float = 1e-6
-) -> int:
+def looked_at(snapshots: int) -> Index:
+    """Numbers of the snapshots that tell how many Runge-Kutta steps a model needs."""
+    return np.unique(np.linspace(0, snapshots - 2, min(snapshots - 1, LOOKS)).astype(int))
+
+
+def choose_substeps(a: Matrix, dt: Matrix, models: Sequence[Dynamics], accurate: float) -> int:
     """Fewest Runge-Kutta steps a snapshot after which halving them changes little.
 
-    Little is the share `accuracy` of the standard deviation of a(t).
+    Parameters
+    ----------
+    a : (k, r) float64
+        Coefficients of some snapshots, and `dt` (k,) the time to the next.
+    models : sequence of Dynamics
+    accurate : float
+        What is little.
     """
-    some = np.unique(np.linspace(0, len(a) - 2, min(len(a) - 1, 500)).astype(int))
-    dt = times[some + 1] - times[some]
-    scale = np.linalg.norm(a.std(axis=0))
     chosen = 1
     for f in models:
-        states = a[some][:, : f.modes]
+        states = a[:, : f.modes]
         for substeps in (1, 2, 4, 8):
             coarse = runge_kutta_step(f, states, dt, substeps)
             with np.errstate(all="ignore"):
                 change = np.abs(coarse - runge_kutta_step(f, states, dt, 2 * substeps))
             # A state that has left the finite numbers has not converged.
             change = np.median(np.where(np.isnan(change), np.inf, change))
-            if not change > accuracy * scale:
+            if not change > accurate:
                 break
-        chosen = max(chosen, substeps if change <= accuracy * scale else 1)
+        chosen = max(chosen, substeps if change <= accurate else 1)
     return chosen
 
 
 @dataclass(frozen=True)
 class SampleSearch:
-    """Greedy search for the samples to keep, all time blocks at once.
+    """Greedy search for the samples to keep, all blocks of the code at once.
 
     Block by block, the next sample is the farthest for which all snapshots in between stay
     under an allowance per snapshot. It is of the mean over variables, as corrections see to the
@@ -315,14 +374,16 @@ class SampleSearch:
     Attributes
     ----------
     a : (m, r) float64
+        Where the record goes on after the ``blocks``, with the snapshot that it goes on with.
     kept : (m, r) float64
         What the decoder will see where a sample is kept.
     times : (m,) float64
     models : sequence of Dynamics
         Candidates; `STRAIGHT_LINE` is always one more.
     tolerances : Tolerances
+        Of the record, which has so many ``snapshots``.
     block_steps : int
-        Snapshots per time block; each block starts with a kept sample.
+        Snapshots a block of the code; each starts with a kept sample.
     substeps : int
         Runge-Kutta steps a snapshot (`choose_substeps`).
     """
@@ -334,24 +395,16 @@ class SampleSearch:
     tolerances: Tolerances
     block_steps: int
     substeps: int
+    blocks: int
+    snapshots: int
 
     @cached_property
     def _root(self) -> Matrix:
         return self.tolerances.joint_root()
 
-    @classmethod
-    def of(
-        cls,
-        a: Matrix,
-        kept: Matrix,
-        times: Matrix,
-        models: Sequence[Dynamics],
-        tolerances: Tolerances,
-        block_steps: int,
-    ) -> SampleSearch:
-        """Search with as many substeps as the tolerances ask for."""
-        substeps = choose_substeps(kept, times, models, _step_accuracy(a, tolerances))
-        return cls(a, kept, times, models, tolerances, block_steps, substeps)
+    @property
+    def _starts(self) -> Index:
+        return self.block_steps * np.arange(self.blocks)
 
     def encode(
         self, allowances: Sequence[float], block_models: NDArray[np.int16] | None
@@ -362,8 +415,7 @@ class SampleSearch:
         With the models of `block_models` (blocks,), or in each block the candidate that keeps
         fewest.
         """
-        limits = np.array(allowances) / len(self.a)
-        starts = np.arange(0, len(self.a), self.block_steps)
+        limits, starts = np.array(allowances) / self.snapshots, self._starts
         if block_models is None:
             wanted = dict.fromkeys(range(STRAIGHT_LINE, len(self.models)), starts)
         else:
@@ -378,13 +430,13 @@ class SampleSearch:
         self, found: Mapping[int, Mapping[int, Index]], block_models: NDArray[np.int16] | None
     ) -> LatentCode:
         """Samples of all blocks from those found with each candidate, by starts of blocks."""
-        starts = range(0, len(self.a), self.block_steps)
+        starts = self._starts.tolist()
         if block_models is None:
             candidates = sorted(found)
             counts = np.array([[len(found[c][start]) for start in starts] for c in candidates])
             block_models = (np.argmin(counts, axis=0) + STRAIGHT_LINE).astype(np.int16)
         chosen = [found[int(c)][start] for c, start in zip(block_models, starts, strict=True)]
-        index = np.unique(np.concatenate([list(starts), *chosen, [len(self.a) - 1]]))
+        index = np.unique(np.concatenate([starts, *chosen, [len(self.a) - 1]]))
         return LatentCode(index, self.kept[index], self.block_steps, block_models, self.substeps)
 
     def _all_blocks(self, candidate: int, starts: Index, limits: Matrix) -> list[dict[int, Index]]:

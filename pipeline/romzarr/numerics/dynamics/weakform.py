@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, Matrix, TriangularFactor, Vector
+from romzarr.contracts import BlockSpan, Matrix, Times, TriangularFactor, Vector
 from romzarr.errors import ConfigError, LibraryError
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.testfunctions import (
@@ -47,6 +47,7 @@ from romzarr.numerics.dynamics.testfunctions import (
 from romzarr.numerics.triangles import Triangle, square_r
 
 PIECE = 2048  # snapshots whose features are held at once
+TIMES = 1 << 20  # times that are looked at together
 LARGEST_GAP = 1 / 3  # of the support: a window with a wider gap says nothing
 
 
@@ -76,7 +77,7 @@ class WindowPlan:
         """Windows that fit a record of so many snapshots."""
         return max(0, (snapshots - 1 - self.width) // self.stride + 1)
 
-    def halo(self, times: Vector, span: BlockSpan) -> BlockSpan:
+    def halo(self, times: Times, span: BlockSpan) -> BlockSpan:
         """Snapshots that the windows of `span` read."""
         owned = self.windows(span)
         if not owned:
@@ -84,24 +85,27 @@ class WindowPlan:
         first, last = owned[0] * self.stride, owned[-1] * self.stride
         if self.step is not None:
             return BlockSpan(first, min(last + self.width + 1, self.snapshots))
-        stop = int(np.searchsorted(times, times[last] + self.support)) + 3
+        later = times[last:]
+        stop = last + int(np.searchsorted(later, later[0] + self.support)) + 3
         return BlockSpan(max(first - 2, 0), min(stop, self.snapshots))
 
 
 def plan_windows(
-    times: Vector,
+    times: Times,
     a: Matrix,
     *,
     test_function: str = "bell",
     support: float | str = "auto",
     spacing: float | str = "auto",
+    first: int = 0,
 ) -> WindowPlan:
     """Choose the windows for the record a(t).
 
     Parameters
     ----------
     times : (m,) float64, strictly increasing
-    a : (m, q) float64
+    a : (k, q) float64, k <= m
+        The record, or an unbroken part of it that tells its spectrum.
     test_function : str
         ``bell``, ``bell(8)``, or an expression in s.
     support, spacing : float or "auto"
@@ -109,32 +113,25 @@ def plan_windows(
         ``auto`` takes the support from the spectrum (`choose_support`), ``finest`` that of
         the coefficient with the highest frequencies; ``auto`` takes for the spacing
         half a standard deviation of the bell, beyond which more windows hold nothing new.
+    first : int
+        The snapshot that ``a[0]`` is.
 
     Raises
     ------
     ConfigError
         If a number given is not positive or longer than the record.
     """
-    times = np.asarray(times, dtype=np.float64)
-    steps = np.diff(times)
-    if len(steps) < 2 or not (steps > 0).all():
-        raise ConfigError(f"the weak form needs 3 increasing times, got {len(times)}")
-    median = float(np.median(steps))
-    # Times written as multiples of a step carry the rounding of their largest value.
-    rounding = 1e-6 * median + 8 * np.finfo(float).eps * float(np.max(np.abs(times)))
-    mean = float(times[-1] - times[0]) / len(steps)
-    drift = np.max(np.abs(times - times[0] - mean * np.arange(len(times))))
-    uniform = bool(np.max(np.abs(steps - mean)) <= rounding and drift <= 1e-3 * mean)
-    regular = a if uniform else _on_regular_times(times, a)
+    length_of_record, mean, uniform = _regularity(times)
+    regular = a if uniform else _on_regular_times(times[first : first + len(a)], a)
     scales = choose_support(regular)
     width = 2 * (scales.finest if support == "finest" else scales.half_width)
     if support not in ("auto", "finest"):
-        length = _positive("weak_form.support", support, float(times[-1] - times[0]))
+        length = _positive("weak_form.support", support, length_of_record)
         width = max(2, round(length / mean))
     psi = parse_test_function(test_function, max(width // 2, 1))
     stride = max(1, int(width / (4 * math.sqrt(2 * bell_order(width / 2) + 3))))
     if spacing != "auto":
-        between = _positive("weak_form.spacing", spacing, float(times[-1] - times[0]))
+        between = _positive("weak_form.spacing", spacing, length_of_record)
         stride = max(1, round(between / mean))
     noisy = uniform and scales.resolved
     return WindowPlan(
@@ -146,6 +143,28 @@ def plan_windows(
         step=mean if uniform else None,
         noise=tuple(float(v) for v in scales.noise) if noisy else None,
     )
+
+
+def _regularity(times: Times) -> tuple[float, float, bool]:
+    """Length of the record, mean step, and whether all steps are alike but for rounding.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than three times, or they do not increase.
+    """
+    count, (begin,), (end,) = len(times) - 1, times[:1], times[-1:]
+    mean, smallest, off, drift = float(end - begin) / max(count, 1), np.inf, 0.0, 0.0
+    for start in range(0, count, TIMES):
+        part = times[start : start + TIMES + 1]
+        steps, even = np.diff(part), mean * np.arange(start, start + len(part))
+        smallest, off = min(smallest, steps.min()), max(off, np.max(np.abs(steps - mean)))
+        drift = max(drift, np.max(np.abs(part - begin - even)))
+    if count < 2 or not smallest > 0:
+        raise ConfigError(f"the weak form needs 3 increasing times, got {len(times)}")
+    # Times written as multiples of a step carry the rounding of their largest value.
+    rounding = 1e-6 * mean + 8 * np.finfo(float).eps * max(abs(float(begin)), abs(float(end)))
+    return float(end - begin), mean, bool(off <= rounding and drift <= 1e-3 * mean)
 
 
 def _positive(name: str, value: float | str, largest: float) -> float:

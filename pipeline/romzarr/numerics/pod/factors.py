@@ -14,7 +14,9 @@ the inner product alone, so points of zero weight are reconstructed like all oth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from romzarr.contracts import Floats, Mask, Matrix, ReadCost
 from romzarr.numerics.pod.gram import Gram
@@ -51,11 +53,28 @@ class RowBlock:
 
 
 @dataclass(frozen=True)
+class LongTime:
+    """How the ``right`` of a long block follows from those of the blocks that it is made of.
+
+    ``turns`` has a matrix (k_i + 1, k) for each, which multiplies its columns and the constant 1.
+    """
+
+    snapshots: int
+    turns: tuple[Matrix, ...]
+
+    def turned(self, right: Matrix, part: int) -> Matrix:
+        """Rows (m_i, k) of ``right`` from those (m_i, k_i) of some snapshots of a part."""
+        turn = self.turns[part]
+        return np.asarray(right @ turn[:-1] + turn[-1])
+
+
+@dataclass(frozen=True)
 class TimeFactor:
     """Time part of a factorisation, and what it cost.
 
-    ``start`` is the first snapshot, ``right`` (m, k). By variable, in its own units squared:
-    ``gram`` the inner products of the rows; ``discarded`` what the cuts dropped;
+    ``start`` is the first snapshot, ``right`` (m, k). Of a ``long`` block it is (0, k), as its rows
+    stay in blocks of time, and are made anew there when columns change. By variable, in its own
+    units squared: ``gram`` the inner products of the rows; ``discarded`` what the cuts dropped;
     ``apart`` what they dropped in single space blocks, before these were joined. All cuts
     since then are orthogonal in time, and their energies add. What was dropped apart need
     not be orthogonal to them: there the norms add.
@@ -68,10 +87,21 @@ class TimeFactor:
     apart: Mapping[int, float] = field(default_factory=dict)
     defect: Defect | None = None
     cost: ReadCost = field(default_factory=ReadCost)
+    long: LongTime | None = None
 
     @property
     def snapshots(self) -> int:
-        return len(self.right)
+        return self.long.snapshots if self.long else len(self.right)
+
+    @property
+    def columns(self) -> int:
+        return self.right.shape[1]
+
+    @property
+    def summary(self) -> TimeFactor:
+        """All but what is as long as the block."""
+        long = LongTime(self.snapshots, ())
+        return replace(self, right=np.zeros((0, self.columns)), long=long)
 
 
 Factored = tuple[RowBlock, TimeFactor]

@@ -14,7 +14,14 @@ import numpy as np
 
 from romzarr.contracts import Floats, Matrix, ReadCost
 from romzarr.inner_product import InnerProduct
-from romzarr.numerics.pod.factors import Defect, Factored, Place, RowBlock, TimeFactor
+from romzarr.numerics.pod.factors import (
+    Defect,
+    Factored,
+    LongTime,
+    Place,
+    RowBlock,
+    TimeFactor,
+)
 from romzarr.numerics.pod.gram import Gram
 from romzarr.numerics.pod.inner_products import (
     DOUBLE,
@@ -220,8 +227,11 @@ def merge_factors(
     cut: Cut,
     precision: Precision,
     defects: Sequence[Defect | None] = (),
+    long: bool = False,
 ) -> tuple[TimeFactor, Matrix]:
     """Time factor of consecutive time blocks from the inner products of their columns.
+
+    That of a `long` block says how its columns follow from theirs, in place of these.
 
     Returns
     -------
@@ -229,14 +239,12 @@ def merge_factors(
     turn : (K, k) the directions kept, for `merge_rows`
     """
     turn, gram, lost = _joint_columns(products, scales, cut, precision, _constant(factors))
-    return _merged(factors, turn, gram, lost, defects), turn
+    return _merged(factors, turn, gram, lost, defects, long), turn
 
 
 def _constant(factors: Sequence[TimeFactor]) -> Matrix:
     """The constant 1 in the columns of consecutive time blocks, each followed by its constant."""
-    return np.concatenate(
-        [np.append(np.zeros(f.right.shape[1]), f.snapshots**0.5) for f in factors]
-    )
+    return np.concatenate([np.append(np.zeros(f.columns), f.snapshots**0.5) for f in factors])
 
 
 def _merged(
@@ -245,21 +253,27 @@ def _merged(
     gram: Mapping[int, Gram],
     lost: Mapping[int, float],
     defects: Sequence[Defect | None],
+    long: bool,
 ) -> TimeFactor:
     """Time factor of the directions `turn` in the columns of consecutive time blocks."""
-    offsets = np.cumsum([0, *(f.right.shape[1] + 1 for f in factors)])
-    pieces = []
-    for factor, (a, b) in zip(factors, pairwise(offsets), strict=True):
-        constant = turn[b - 1] / factor.snapshots**0.5
-        pieces.append(factor.right @ turn[a : b - 1] + constant)
+    offsets = np.cumsum([0, *(f.columns + 1 for f in factors)])
+    turns = tuple(
+        np.concatenate([turn[a : b - 1], turn[b - 1 : b] / factor.snapshots**0.5])
+        for factor, (a, b) in zip(factors, pairwise(offsets), strict=True)
+    )
+    time = LongTime(sum(factor.snapshots for factor in factors), turns)
+    right = np.zeros((0, turn.shape[1]))
+    if not long:
+        right = np.vstack([time.turned(f.right, part) for part, f in enumerate(factors)])
     return TimeFactor(
         factors[0].start,
-        np.vstack(pieces),
+        right,
         gram,
         {v: lost[v] + sum(f.discarded[v] for f in factors) for v in gram},
         {v: sum(f.apart.get(v, 0.0) for f in factors) for v in gram},
         _first((*defects, *(f.defect for f in factors))),
         sum((f.cost for f in factors), ReadCost()),
+        time if long else None,
     )
 
 
@@ -290,19 +304,27 @@ def _joint_columns(
 
 
 def merge_in_time(
-    pairs: Sequence[Factored], inner: InnerProduct, cut: Cut, precision: Precision, place: Place
+    pairs: Sequence[Factored],
+    inner: InnerProduct,
+    cut: Cut,
+    precision: Precision,
+    place: Place,
+    long: bool = False,
 ) -> Factored:
-    """Merge consecutive time blocks of a single space block in one step."""
+    """Merge consecutive time blocks of a single space block in one step.
+
+    The time factor of a `long` block says how its columns follow from theirs, in place of these.
+    """
     defects = [mask_defect(pairs, place.row)]
     if precision.sketch:
-        merged = _merge_sketched(pairs, inner, cut, precision, place, defects)
+        merged = _merge_sketched(pairs, inner, cut, precision, place, defects, long)
         if merged is not None:
             return merged
     columns = sum(len(block.rows) + 1 for block, _ in pairs)
     precision = least_work(precision, len(pairs[0][0].mean), columns)
     joint = {place.variable: merge_product(pairs, inner, precision)}
     scales, factors = {place.variable: 1.0}, [factor for _, factor in pairs]
-    factor, turn = merge_factors(factors, joint, scales, cut, precision, defects)
+    factor, turn = merge_factors(factors, joint, scales, cut, precision, defects, long)
     return merge_rows(pairs, turn, precision), factor
 
 
@@ -313,6 +335,7 @@ def _merge_sketched(
     precision: Precision,
     place: Place,
     defects: Sequence[Defect | None],
+    long: bool,
 ) -> Factored | None:
     """Merge with directions found on some of the points, if it stays within the cut on all."""
     stack, factors = _stacked(pairs), [factor for _, factor in pairs]
@@ -338,7 +361,7 @@ def _merge_sketched(
     if not suffices(missed, total, gram, cut, precision):
         return None
     own, lost = {place.variable: Gram(gram)}, {place.variable: max(missed, 0.0)}
-    factor = _merged(factors, turn, own, lost, defects)
+    factor = _merged(factors, turn, own, lost, defects, long)
     return RowBlock(stack.mean, rows, pairs[0][0].valid), factor
 
 

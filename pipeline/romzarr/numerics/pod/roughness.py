@@ -6,8 +6,6 @@ besides; coded as they are they may take fewer bytes, and the model of the other
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,35 +25,22 @@ MOST = 0.5
 SHORTEST = 8
 
 
-def rough_snapshots(a: Matrix, allowed: float) -> Mask | None:
-    """Snapshots that need modes of their own, where they are the lesser part.
+def run_ranks(a: Matrix, share: float) -> NDArray[np.int32]:
+    """Modes that each run of `RUN` snapshots of a (m, K) needs, for an error of `share` a snapshot.
 
-    Parameters
-    ----------
-    a : (m, K) float64
-        Coefficients in modes that are orthonormal.
-    allowed : float
-        Squared error that all snapshots together may have.
-
-    Returns
-    -------
-    (m,) bool, or None
-        None where the record is alike all along, or would need as many modes without them.
+    The coefficients are those of modes that are orthonormal; the last run may be shorter.
     """
-    if not a.size:
+    padded = np.pad(a, ((0, -len(a) % RUN), (0, 0))).reshape(-1, RUN, a.shape[1])
+    energies = np.square(np.linalg.svd(padded, compute_uv=False), dtype=np.float64)
+    return np.argmax(tails(energies) <= share * RUN, axis=-1).astype(np.int32)
+
+
+def quiet_runs(ranks: NDArray[np.int32]) -> Mask | None:
+    """Runs that need few modes, but for those beside others; None where all are about alike."""
+    least = max(int(ranks.min()), 1)
+    if not ranks.max() >= CONTRAST * least:
         return None
-    share = allowed / len(a)
-    padded = np.pad(a, ((0, -len(a) % RUN), (0, 0)))
-    ranks = _rank(padded.reshape(-1, RUN, a.shape[1]), share)
-    if not ranks.max() >= CONTRAST * max(ranks.min(), 1):
-        return None
-    quiet = _inner(ranks <= np.sqrt(ranks.max() * max(ranks.min(), 1)))
-    modes = _principal(a[np.repeat(quiet, RUN)[: len(a)]], share)
-    if modes.shape[1] > SIMPLER * _rank(a, share):
-        return None
-    left = np.sum((a - (a @ modes) @ modes.T) ** 2, axis=1)
-    rough = _closed(left > EXCESS * share)
-    return rough if 0 < rough.mean() <= MOST else None
+    return _inner(ranks <= np.sqrt(int(ranks.max()) * least))
 
 
 def _inner(quiet: Mask) -> Mask:
@@ -65,25 +50,32 @@ def _inner(quiet: Mask) -> Mask:
     return inner if inner.any() else quiet
 
 
-def _rank(a: Matrix, share: float) -> NDArray[np.int64]:
-    """Modes (...) that leave each row of a (..., rows, K) an error of `share`, on average."""
-    energies = np.square(np.linalg.svd(a, compute_uv=False), dtype=np.float64)
-    return np.asarray(np.argmax(tails(energies) <= share * a.shape[-2], axis=-1))
+def principal_directions(r: Matrix, allowed: float) -> Matrix:
+    """Directions (K, k) that leave coefficients an error `allowed`, from their triangle R."""
+    _, sigma, axes = np.linalg.svd(r, full_matrices=False)
+    rank = int(np.argmax(tails(np.square(sigma, dtype=np.float64)) <= allowed))
+    return np.ascontiguousarray(axes[:rank].T)
 
 
-def _principal(a: Matrix, share: float) -> Matrix:
-    """Directions (K, r) that leave each row an error of `share`, on average."""
-    axes = np.linalg.svd(a, full_matrices=False)[2]
-    return np.ascontiguousarray(axes[: int(_rank(a, share))].T)
+def are_simpler(quiet: Matrix, whole: Matrix) -> bool:
+    """Whether quiet snapshots need so few directions, of those of all, that something is gained."""
+    return quiet.shape[1] <= SIMPLER * whole.shape[1]
 
 
-def _closed(rough: Mask) -> Mask:
-    """With the short runs between rough ones, which are rough too."""
-    closed, found = rough.copy(), runs(rough)
-    for (_, start), (stop, _) in itertools.pairwise(found):
-        if stop - start < SHORTEST:
-            closed[start:stop] = True
-    return closed
+def rough_rows(a: Matrix, directions: Matrix, share: float) -> list[tuple[int, int]]:
+    """Runs of rows of a (m, K) of which the directions leave more than their `share`."""
+    left = np.sum((a - (a @ directions) @ directions.T) ** 2, axis=1)
+    return runs(left > EXCESS * share)
+
+
+def closed(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Rough runs, those joined that have few quiet snapshots between them."""
+    joined = list[tuple[int, int]]()
+    for start, stop in found:
+        if joined and start - joined[-1][1] < SHORTEST:
+            start = joined.pop()[0]
+        joined.append((start, stop))
+    return joined
 
 
 def runs(mask: Mask) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 from romzarr.store import layout, limits
 from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.codec import WaveletCodec
-from romzarr.store.writing.files import WRITE_ALL, put_chunk, write_errors
+from romzarr.store.writing.files import WRITE_ALL, write_errors
 from romzarr.store.writing.staged import StagedStore
 
 
@@ -63,19 +63,3 @@ class ArrayWriter:
             array = self.create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)
             if values.size:
                 array[...] = values
-
-    def write_coded(
-        self,
-        path: str,
-        dims: Sequence[str],
-        shape: tuple[int, int],
-        codec: WaveletCodec,
-        rows: int,
-        contents: Sequence[bytes],
-    ) -> None:
-        """Write a table from the results of `romzarr.coding.tiles.encode_rows`."""
-        chunk = (rows, max(1, shape[1]))
-        with write_errors(self.target):
-            self.create(path, shape, chunk, np.dtype(np.float64), dims, codec)
-            for number, content in enumerate(contents):
-                put_chunk(self._store, path, (number, 0), content)

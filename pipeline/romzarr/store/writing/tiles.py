@@ -1,4 +1,4 @@
-"""Writes tiles and masks from any process."""
+"""Writes tiles, masks and chunks of rows from any process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,24 @@ from romzarr.errors import StoreError
 from romzarr.store import layout
 from romzarr.store.checksums import SealingStore
 from romzarr.store.writing.files import WRITE_ALL, put_chunk, write_errors
+
+
+def _sealing_store(url: str) -> SealingStore:
+    """The generation at `url`, whose chunks get checksums that are bound to it."""
+    return SealingStore(layout.zarr_store(url, read_only=False), url.rpartition("/")[2])
+
+
+@dataclass(frozen=True)
+class ChunkWriter:
+    """Writes chunks of rows of one table; has no open files and no credentials."""
+
+    url: str
+    path: str
+
+    def write_chunk(self, number: int, content: bytes) -> None:
+        """Write one chunk; repeating it is harmless."""
+        with write_errors(self.url):
+            put_chunk(_sealing_store(self.url), self.path, (number, 0), content)
 
 
 @dataclass(frozen=True)
@@ -36,8 +54,7 @@ class TileWriter:
 
     @property
     def _store(self) -> SealingStore:
-        generation = self.url.rpartition("/")[2]
-        return SealingStore(layout.zarr_store(self.url, read_only=False), generation)
+        return _sealing_store(self.url)
 
     def write_tile(self, variable: str, index: tuple[int, ...], content: bytes) -> None:
         """Write one tile; repeating it is harmless.

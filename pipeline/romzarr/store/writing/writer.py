@@ -15,10 +15,9 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 import zarr
-from numpy.typing import NDArray
 
 from romzarr.coding.tiles import row_levels
-from romzarr.contracts import CodedLatent, TimeAxis
+from romzarr.contracts import CodedLatent, LatentFormat, TimeAxis
 from romzarr.store import layout, limits
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.commit import committer
@@ -27,6 +26,7 @@ from romzarr.store.writing.basis import BasisWriter
 from romzarr.store.writing.carried import share, write_carried
 from romzarr.store.writing.files import finish, write_errors
 from romzarr.store.writing.staged import StagedStore
+from romzarr.store.writing.tiles import ChunkWriter
 
 # Bytes of facts up to which all are in the attribute: reading an array takes two more requests.
 PLAIN_FACTS = 1 << 13
@@ -96,7 +96,7 @@ class StoreWriter(BasisWriter):
         An array is only written if neither a constant step nor the coordinate gives the times.
         """
         self._facts["latent"] = {"snapshots": len(time.values)}
-        facts = {"dim": time.dim, "units": time.units, "step": _uniform_step(time.values)}
+        facts = {"dim": time.dim, "units": time.units, "step": time.step}
         if facts["step"] is None:
             facts["scale"] = self._scale_of(time)
             if facts["scale"] is None:
@@ -120,40 +120,61 @@ class StoreWriter(BasisWriter):
 
     def write_latent(self, coded: CodedLatent, time_dim: str) -> None:
         """Write samples and corrections of a(t), after the time; omit samples that are all zero."""
+        sampled, corrected = bool(coded.sample_bytes), bool(coded.correction_bytes)
+        samples, corrections = self.create_latent(coded.format, time_dim, sampled, corrected)
+        for writer, contents in (
+            (samples, coded.sample_bytes),
+            (corrections, coded.correction_bytes),
+        ):
+            for number, content in enumerate(contents):
+                writer.write_chunk(number, content)
+
+    def create_latent(
+        self, form: LatentFormat, time_dim: str, sampled: bool, corrected: bool
+    ) -> tuple[ChunkWriter, ChunkWriter]:
+        """Create the arrays of a(t), after the time, as far as there are samples and corrections.
+
+        Returns what writes the chunks of samples and of corrections, from any process.
+        """
         self.create_group("latent")
-        if not coded.code.says_nothing:
-            self._write_samples(coded)
-        if coded.correction_bytes:
-            shape = self._facts["latent"]["snapshots"], coded.code.samples.shape[1]
-            self.write_coded(
+        if sampled:
+            self._create_samples(form)
+        if corrected:
+            self._create_coded(
                 "latent/corrections",
                 (time_dim, "mode"),
-                shape,
+                (self._facts["latent"]["snapshots"], form.rank),
                 WaveletCodec(
-                    float(coded.step),
-                    row_levels(coded.correction_rows, coded.smooth),
-                    coded.correction_orders,
+                    float(form.step),
+                    row_levels(form.correction_rows, form.smooth),
+                    form.correction_orders,
                 ),
-                coded.correction_rows,
-                coded.correction_bytes,
+                form.correction_rows,
             )
+        url = self._commit.url
+        return ChunkWriter(url, "latent/samples"), ChunkWriter(url, "latent/corrections")
 
-    def _write_samples(self, coded: CodedLatent) -> None:
-        code = coded.code
-        steps = np.diff(code.index, prepend=0)
+    def _create_samples(self, form: LatentFormat) -> None:
+        steps = np.diff(form.index, prepend=0)
         width = np.min_scalar_type(int(steps.max(initial=0)))
         self.write("latent/steps", steps.astype(width), ("kept",))
-        self.write_coded(
+        self._create_coded(
             "latent/samples",
             ("kept", "mode"),
-            code.samples.shape,
-            WaveletCodec(float(coded.sample_step), row_levels(coded.sample_rows, smooth=False)),
-            coded.sample_rows,
-            coded.sample_bytes,
+            (form.kept, form.rank),
+            WaveletCodec(float(form.sample_step), row_levels(form.sample_rows, smooth=False)),
+            form.sample_rows,
         )
-        if code.block_model.any():
-            self.write("latent/block_model", code.block_model, ("block",))
-        self._facts["latent"] |= {"block_steps": code.block_steps, "substeps": code.substeps}
+        if form.block_model.any():
+            self.write("latent/block_model", form.block_model, ("block",))
+        self._facts["latent"] |= {"block_steps": form.block_steps, "substeps": form.substeps}
+
+    def _create_coded(
+        self, path: str, dims: Sequence[str], shape: tuple[int, int], codec: WaveletCodec, rows: int
+    ) -> None:
+        """Create a table whose chunks are results of `romzarr.coding.tiles.encode_rows`."""
+        with write_errors(self.target):
+            self.create(path, shape, (rows, max(1, shape[1])), np.dtype(np.float64), dims, codec)
 
     def write_coordinates(self, carried: xr.Dataset) -> None:
         """Write coordinates and variables that are copied unchanged, with their encodings.
@@ -255,11 +276,3 @@ class StoreWriter(BasisWriter):
         carried = dict(self._facts["carried"])
         shared = {"shared_encoding": share(variables, carried)}
         return {**facts, **self._facts, "variables": variables, "carried": carried, **shared}
-
-
-def _uniform_step(times: NDArray[np.float64]) -> float | None:
-    """Find a step h with ``times == h * arange(m)`` exactly; None if there is none."""
-    if len(times) < 2:
-        return 1.0
-    step = float(times[-1] / (len(times) - 1))
-    return step if np.array_equal(times, step * np.arange(len(times))) else None

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from threadpoolctl import threadpool_limits
 
+from romzarr.chunked import tables
+from romzarr.chunked.latent import STEP_RATIO, LatentRecord, plan_latent
 from romzarr.coding.field import decode_field
-from romzarr.coding.latent import STEP_RATIO, code_latent
 from romzarr.coding.tiles import coded_rows, encode_rows, row_levels, tile_rows
-from romzarr.contracts import BlockSpan
+from romzarr.contracts import BlockSpan, LatentCode
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import PolynomialLibrary
 from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, rebuild
@@ -21,6 +23,7 @@ from tests.systems_of_odes import (
     LORENZ,
     VAN_DER_POL,
     coding_only,
+    deviation,
     dynamics_of,
     true_model,
     whole_within,
@@ -29,8 +32,14 @@ from tests.systems_of_odes import (
 
 def step_for(a, limits):
     """What an allocation would begin with: white errors that fill the smallest bound."""
-    share = limits.for_coding() / np.maximum(limits.coding(np.ones_like(a)), 1e-300)
+    ones = np.full((a.shape[1], a.shape[1]), len(a))
+    share = limits.for_coding() / np.maximum(limits.coding(ones), 1e-300)
     return float(np.sqrt(12 * share.min()))
+
+
+def code_latent(a, times, models, choices, limits, step, *, block_steps):
+    record = LatentRecord.of_arrays(a, times)
+    return plan_latent(record, models, choices, limits, step, block_steps=block_steps).coded()
 
 
 def plain(a, times, limits, block_steps, step=None):
@@ -57,25 +66,32 @@ def decoded_rows(contents, rows, columns, step, smooth, orders=()):
 
 def decoded(found, models, times, columns):
     """a(t) from nothing but what a store keeps."""
-    coded = found.coded
-    samples = decoded_rows(
-        coded.sample_bytes, coded.sample_rows, columns, coded.sample_step, smooth=False
+    coded, form = found.here(), found.format
+    rebuilt = np.zeros((len(times), columns))
+    if coded.sample_bytes:
+        rebuilt = rebuild(latent_code(found, columns), models, times, BlockSpan(0, len(times)))
+    return rebuilt + decoded_rows(
+        coded.correction_bytes, form.correction_rows, columns, form.step, True,
+        form.correction_orders,
+    )[: len(times)]  # fmt: skip
+
+
+def latent_code(found, columns):
+    """Samples as a decoder has them."""
+    form = found.format
+    rows = decoded_rows(
+        found.here().sample_bytes, form.sample_rows, columns, form.sample_step, smooth=False
     )
-    code = replace(coded.code, samples=samples[: coded.code.kept])
-    rebuilt = rebuild(code, models, times, BlockSpan(0, len(times)))
-    if coded.correction_bytes:
-        rebuilt += decoded_rows(
-            coded.correction_bytes, coded.correction_rows, columns, coded.step, True,
-            coded.correction_orders,
-        )[: len(times)]  # fmt: skip
-    return rebuilt
+    samples = rows[: form.kept]
+    return LatentCode(form.index, samples, form.block_steps, form.block_model, form.substeps)
 
 
 def assert_sound(found, a, times, models, limits, block_steps):
     """The bound, by a plain sum of squares on what is decoded; and what readers rely on."""
-    code = found.coded.code
+    code = found.format
     back = decoded(found, models, times, a.shape[1])
-    assert np.array_equal(back, found.a)
+    # Sums over blocks of time are rounded otherwise.
+    assert_allclose(limits.errors(deviation(back - a)), found.errors, rtol=1e-12)
     for root, allowed in zip(limits.roots, limits.allowed, strict=True):
         assert np.linalg.norm((back - a) @ root.T) <= allowed
     assert (np.diff(code.index) > 0).all()
@@ -94,7 +110,7 @@ def test_the_right_model_takes_less_than_half_the_bytes(system, tolerance):
     with_it = coded(a, times, models, limits, 256)
     assert_sound(without, a, times, [], limits, 256)
     assert_sound(with_it, a, times, models, limits, 256)
-    assert (with_it.coded.code.block_model == 0).mean() > 0.5
+    assert (with_it.format.block_model == 0).mean() > 0.5
     assert with_it.nbytes <= without.nbytes / 2
 
 
@@ -105,7 +121,7 @@ def test_chaos_is_never_amplified(tolerance):
     limits, models = whole_within(a, tolerance), [true_model(LORENZ)]
     found = coded(a, times, models, limits, 1024)
     assert_sound(found, a, times, models, limits, 1024)
-    code, span = found.coded.code, BlockSpan(0, len(a))
+    code, span = latent_code(found, a.shape[1]), BlockSpan(0, len(a))
     assert (code.block_model == 0).any()
     rng = np.random.default_rng(0)
     for _ in range(3):
@@ -145,7 +161,7 @@ def test_a_bad_model_costs_neither_bytes_nor_the_bound_nor_time(name):
     found = coded(a, times, models, limits, 256)
     assert_sound(found, a, times, models, limits, 256)
     assert found.nbytes <= plain(a, times, limits, 256).nbytes
-    assert found.coded.code.substeps <= 16
+    assert found.format.substeps <= 16
 
 
 @pytest.mark.timeout(60)
@@ -155,7 +171,7 @@ def test_a_good_model_beside_a_bad_one_is_the_one_that_serves():
     models = [BAD_MODELS["useless"], good]
     found = coded(a, times, models, limits, 256)
     assert_sound(found, a, times, models, limits, 256)
-    assert (found.coded.code.block_model == 1).all()
+    assert (found.format.block_model == 1).all()
 
 
 @given(
@@ -187,7 +203,7 @@ def test_the_bound_holds_for_any_record_model_inner_product_and_first_step(
     roots = rng.standard_normal((variables, r, r))
     # A constant has no fluctuation; its own size will do.
     sizes = [np.linalg.norm((a - (kind != "constant") * a.mean(axis=0)) @ root.T) for root in roots]
-    limits = coding_only(roots, tolerance * np.array(sizes), m)
+    limits = coding_only(roots, tolerance * np.array(sizes))
     found = coded(a, times, models, limits, block_steps, offstep * step_for(a, limits))
     assert_sound(found, a, times, models, limits, block_steps)
     assert (
@@ -210,7 +226,8 @@ def test_the_bound_is_used_up():
     times, a = LORENZ.record(2000)
     for tolerance in (0.1, 1e-3, 1e-6):
         limits = whole_within(a, tolerance)
-        missed = np.linalg.norm(plain(a, times, limits, 256).a - a)
+        back = decoded(plain(a, times, limits, 256), [], times, a.shape[1])
+        missed = np.linalg.norm(back - a)
         assert 0.85 * limits.allowed[0] <= missed <= limits.allowed[0]
 
 
@@ -229,7 +246,7 @@ def test_modes_without_a_model_are_corrected_beside_those_with_one():
     limits = whole_within(both, 1e-4)
     found = coded(both, times, models, limits, 256)
     assert_sound(found, both, times, models, limits, 256)
-    assert (found.coded.code.block_model == 0).all()
+    assert (found.format.block_model == 0).all()
     assert found.nbytes < 0.8 * plain(both, times, limits, 256).nbytes
 
 
@@ -244,7 +261,7 @@ def test_each_block_takes_the_model_that_serves_it():
     limits = whole_within(joined, 1e-3)
     found = coded(joined, t, models, limits, 128)
     assert_sound(found, joined, t, models, limits, 128)
-    assert found.coded.code.block_model.tolist() == [0] * 4 + [1] * 4
+    assert found.format.block_model.tolist() == [0] * 4 + [1] * 4
     for model in models:
         assert found.nbytes < 0.7 * coded(joined, t, [model], limits, 128).nbytes
 
@@ -258,7 +275,7 @@ def test_a_model_that_serves_a_part_of_the_record_is_used_there_alone():
     limits = whole_within(joined, 1e-2)
     found = coded(joined, t, models, limits, 128)
     assert_sound(found, joined, t, models, limits, 128)
-    assert found.coded.code.block_model.tolist() == [0] * 4 + [STRAIGHT_LINE] * 4
+    assert found.format.block_model.tolist() == [0] * 4 + [STRAIGHT_LINE] * 4
 
 
 def test_long_rows_are_cut_into_chunks_that_decode_alike():
@@ -269,7 +286,7 @@ def test_long_rows_are_cut_into_chunks_that_decode_alike():
     a = np.sin(times[:, None] * rng.uniform(0.01, 0.5, r) + rng.uniform(0, 6, r))
     limits = whole_within(a, 1e-2)
     found = plain(a, times, limits, 256)
-    assert len(found.coded.correction_bytes) > 1
+    assert len(found.here().correction_bytes) > 1
     assert_sound(found, a, times, [], limits, 256)
 
 
@@ -277,9 +294,9 @@ def wavelet_bytes(a, limits):
     """Bytes of corrections without a model, all modes by wavelets, at the largest step that
     meets the limits."""
     rows, step = tile_rows(*a.shape), step_for(a, limits)
-    while limits.met_by(coded_rows(a, rows, step, smooth=True) - a):
+    while limits.met_by(deviation(coded_rows(a, rows, step, smooth=True) - a)):
         step *= STEP_RATIO
-    while not limits.met_by(coded_rows(a, rows, step, smooth=True) - a):
+    while not limits.met_by(deviation(coded_rows(a, rows, step, smooth=True) - a)):
         step /= STEP_RATIO
     return sum(map(len, encode_rows(a, rows, step, smooth=True)))
 
@@ -297,7 +314,7 @@ def test_slow_coefficients_are_extrapolated_by_polynomials(tolerance, share, mos
     limits = whole_within(a, tolerance)
     found = plain(a, t, limits, 256)
     assert_sound(found, a, t, [], limits, 256)
-    first, noise, second = found.coded.correction_orders
+    first, noise, second = found.format.correction_orders
     assert min(first, second) > 2 > 1 > noise
     assert found.nbytes <= min(share * wavelet_bytes(a, limits), most)
 
@@ -308,7 +325,7 @@ def test_what_polynomials_do_not_foretell_is_left_to_wavelets(tolerance):
     a, times = rng.standard_normal((600, 4)), 0.05 * np.arange(600)
     limits = whole_within(a, tolerance)
     found = plain(a, times, limits, 256)
-    assert found.coded.correction_orders == ()
+    assert found.format.correction_orders == ()
     assert found.nbytes <= 1.02 * wavelet_bytes(a, limits) + 16
 
 
@@ -319,9 +336,9 @@ def test_polynomials_extrapolate_what_a_model_misses():
     limits, models = whole_within(both, 1e-7), [true_model(LINEAR_OSCILLATOR, 1)]
     found = coded(both, times, models, limits, 256)
     assert_sound(found, both, times, models, limits, 256)
-    assert (found.coded.code.block_model == 0).all()
+    assert (found.format.block_model == 0).all()
     # Of what a model misses, polynomials foretell next to nothing.
-    assert max(found.coded.correction_orders[:2]) < 2 < found.coded.correction_orders[2]
+    assert max(found.format.correction_orders[:2]) < 2 < found.format.correction_orders[2]
 
 
 def test_no_block_that_a_model_serves_is_no_code():
@@ -338,12 +355,44 @@ def test_bytes_are_counted():
     limits, fine = whole_within(a, 1e-3), whole_within(a, 1e-9)
     modelled = coded(a, times, [true_model(VAN_DER_POL)], limits, 256)
     extrapolated = plain(a, times, fine, 256)
-    assert extrapolated.coded.correction_orders
+    assert extrapolated.format.correction_orders
     for found in (modelled, extrapolated):
-        code = found.coded.code
+        code, coded_ = found.format, found.here()
         # Without a model there are no samples, as they would all be 0.
-        strings = found.coded.correction_bytes + (found.coded.sample_bytes if code.modelled else ())
-        orders = list(found.coded.correction_orders)
+        assert bool(coded_.sample_bytes) == code.modelled
+        strings = coded_.correction_bytes + coded_.sample_bytes
+        orders = list(found.format.correction_orders)
         # Two bytes for the place of each sample; orders are in the metadata.
         listed = len(f'"differences":{orders},'.replace(" ", "")) + 1 if orders else 0
         assert found.nbytes == sum(map(len, strings)) + 2 * code.kept * code.modelled + listed
+
+
+@pytest.mark.parametrize("modelled", [False, True])
+@pytest.mark.parametrize(("tolerance", "rows"), [(1e-2, 1 << 5), (1e-2, 1 << 17), (1e-5, 1 << 17)])
+def test_blocks_of_time_make_one_record(monkeypatch, tolerance, modelled, rows):
+    """A sample of one block is the last of the block before, and chunks of samples know no blocks.
+
+    An oscillator, then noise that nothing foretells, then the oscillator again: samples are
+    needed on either side.
+    """
+    t = 0.05 * np.arange(5000)
+    _, a = LINEAR_OSCILLATOR.record(5000)
+    a = np.column_stack([a, np.sin(2.3 * t)])
+    a[2048:2700] = np.random.default_rng(0).standard_normal((652, 3))
+    limits, models = whole_within(a, tolerance), [true_model(LINEAR_OSCILLATOR, 1)] * modelled
+    one = coded(a, t, models, limits, 256)
+    monkeypatch.setattr(tables, "BLOCK_VALUES", 1)
+    for module in ("romzarr.coding.tiles", "romzarr.chunked.latent"):
+        monkeypatch.setattr(f"{module}.ROW_VALUES", rows)
+    record = LatentRecord.of_arrays(a, t)
+    assert [len(span) for span in record.spans] == [1024] * 4 + [904]
+    many = coded(a, t, models, limits, 256)
+    assert many.format.modelled == modelled
+    assert_sound(many, a, t, models, limits, 256)
+    assert len(many.here().correction_bytes) > 4
+    assert not modelled or rows > 1 << 5 or len(many.here().sample_bytes) > 1
+    monkeypatch.undo()
+    assert_sound(one, a, t, models, limits, 256)
+    # Small chunks take more bytes.
+    assert rows == 1 << 5 or 0.9 * one.nbytes <= many.nbytes <= 1.5 * one.nbytes
+    assert not modelled or np.array_equal(many.format.block_model, one.format.block_model)
