@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.contracts import BlockSpan, Coding, Matrix, Vector
 from romzarr.store.reading.reader import CoefficientStore
 
@@ -77,7 +78,7 @@ def _made(opened: CoefficientStore) -> tuple[Matrix, float]:
     m, first = opened.last.snapshots, int(opened.starts[-2])
     names = [name for name, v in opened.variables.items() if v.coding is not Coding.CONSTANT]
     size = sum(int(np.prod(opened.variables[name].space_shape)) for name in names)
-    if not size or m * size > MOST_VALUES:
+    if not size or m < MIN_SNAPSHOTS or m * size > MOST_VALUES:
         return np.zeros((m, 0)), 0.0
     dataset, dim = xr.open_dataset(opened.url, engine="romzarr"), str(opened.facts["time"]["dim"])
     columns = []
@@ -88,6 +89,9 @@ def _made(opened: CoefficientStore) -> tuple[Matrix, float]:
         flat = flat - flat.mean(axis=0)
         columns.append(flat / (np.linalg.norm(flat) or 1.0))
     x = np.concatenate(columns, axis=1)
+    # Where every point has gaps, nothing is left.
+    if not x.size:
+        return np.zeros((m, 0)), 0.0
     return _leading(x), float(np.sum(x**2))
 
 
