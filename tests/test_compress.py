@@ -6,8 +6,10 @@ import json
 import os
 import pickle
 import re
+from pathlib import Path
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -16,7 +18,13 @@ import romzarr
 from romzarr.config import ArchiveConfig, CompressionConfig, Config
 from romzarr.errors import AccuracyError, ArchiveError, ConfigError, PipelineError
 from romzarr.store.reading.reader import open_store
-from tests.oracles import assert_same_but_values, decaying_matrix, decoded_errors, files_below
+from tests.oracles import (
+    assert_same_but_values,
+    decaying_matrix,
+    decoded_errors,
+    files_below,
+    relative_error,
+)
 
 
 def record(m: int = 60, n: int = 80, dtype: str = "float32") -> xr.Dataset:
@@ -227,3 +235,40 @@ def test_all_but_modes_and_coefficients_takes_at_most_16_kilobytes(tmp_path, mod
     coded = re.compile(r"(basis|latent)/.*(?<!zarr\.json)$")
     fixed = [p for p in files_below(tmp_path / "store") if not coded.search(p)]
     assert sum(map(os.path.getsize, fixed)) <= 16_000
+
+
+# --- what may be given in Python -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_arrays_are_snapshots_along_their_first_axis(tmp_path, kind):
+    values = np.sin(0.1 * np.arange(80)[:, None] + np.linspace(0, 3, 50))
+    array = da.from_array(values, chunks=(20, 50)) if kind == "dask" else values
+    romzarr.compress(array, tmp_path / "s", tolerance=1e-3)
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr").x
+    assert decoded.dims == ("time", "dim_1")
+    assert relative_error(values, decoded.values) <= 1e-3
+    assert romzarr.verify(tmp_path / "s", array).ok
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"compression": {"tolerance": 0.1}},
+        {"compression.tolerance": 0.1},
+        "settings.yaml",
+        Path("settings.yaml"),
+    ],
+)
+def test_settings_are_a_mapping_or_a_file(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text("compression: {tolerance: 0.1}")
+    source = xr.Dataset({"u": (("time", "x"), np.random.default_rng(0).standard_normal((9, 5)))})
+    assert romzarr.compress(source, tmp_path / "s", config=given).tolerance == 0.1
+    assert romzarr.compress(source, tmp_path / "t", config=given, tolerance=0.2).tolerance == 0.2
+
+
+@pytest.mark.parametrize("given", [3, ["a"], {"compression": {"tolerence": 1}}, "nowhere.yaml"])
+def test_other_settings_are_refused(tmp_path, given):
+    with pytest.raises((ConfigError, TypeError), match=r"config|compression\.tolerance|nowhere"):
+        romzarr.compress(xr.Dataset(), tmp_path / "s", config=given)

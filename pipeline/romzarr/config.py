@@ -496,6 +496,8 @@ def section_name(section: type[Section]) -> str:
 
 
 TOLERANCE = "compression.tolerance"
+# What functions take as settings.
+Settings = Config | Mapping[str, object] | str | os.PathLike[str]
 
 
 def load_config(
@@ -555,11 +557,26 @@ def _bounds_alone(config: Config) -> Config:
     return with_values(config, {TOLERANCE: NONE})
 
 
-def given_config(config: Config | None) -> Config:
-    """Check the argument ``config`` of a function; None gives the defaults."""
-    if not isinstance(config, Config | None):
-        raise wrong_type("config", config, "a Config, as romzarr.load_config returns")
-    return Config() if config is None else config
+def given_config(config: Settings | None) -> Config:
+    """Make settings of the argument ``config`` of a function; None gives the defaults.
+
+    A mapping has values by dotted key, or sections with values by key; text is the path of a file.
+    """
+    if config is None or isinstance(config, Config):
+        return Config() if config is None else config
+    if isinstance(config, str | os.PathLike):
+        return load_config(Path(as_place(config, "config")))
+    if not isinstance(config, Mapping):
+        raise wrong_type("config", config, "a Config, a mapping of settings, or a path of a file")
+    return load_config(overrides=dict(_by_dotted_key(config)))
+
+
+def _by_dotted_key(settings: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in settings.items():
+        if key in SECTIONS and isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", each) for name, each in value.items())
+        else:
+            yield key, value
 
 
 def with_values(config: Config, values: Mapping[str, object]) -> Config:

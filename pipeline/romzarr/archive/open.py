@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+import dask.array as da
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from romzarr.archive.archive import Archive, archive_from
 from romzarr.archive.csv_table import read_table
@@ -20,14 +23,18 @@ from romzarr.archive.stamp import stamp_of_all
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
 from romzarr.arguments import as_place, wrong_type
 from romzarr.contracts import Layout
+from romzarr.errors import ArchiveError
 
 CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
 _ZARR = frozenset({".zarr", ".zip"})
 NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
 
 
+Array = NDArray[Any] | da.Array
 Place = str | os.PathLike[str]
-Source = Place | Sequence[Place] | xr.Dataset | xr.DataArray
+Source = Place | Sequence[Place] | xr.Dataset | xr.DataArray | Array
+# What a source in memory is.
+IN_MEMORY = (xr.Dataset, xr.DataArray, np.ndarray, da.Array)
 
 
 def open_archive(
@@ -77,7 +84,7 @@ def open_archive(
         If a chunk is missing.
     """
     provider = _provider(source, missing_chunks, time, Layout(columns))
-    if isinstance(source, xr.Dataset | xr.DataArray):
+    if isinstance(source, IN_MEMORY):
         return archive_from(provider, time, variables, weights, exclude=exclude)
     locations = _watched(source)
     # Before anything is read, so that later writes are noticed.
@@ -98,6 +105,8 @@ def lazy_dataset(
 
 def name_of(source: Source) -> str:
     """Name `source` for the log, without credentials and without opening it."""
+    if isinstance(source, np.ndarray | da.Array):
+        return "array in memory"
     if isinstance(source, xr.Dataset | xr.DataArray):
         return memory_name(source)
     if isinstance(source, str | os.PathLike):
@@ -106,7 +115,9 @@ def name_of(source: Source) -> str:
         first, *others = [redacted(as_place(each, "source")) for each in source]
         return f"{first} and {len(others)} more" if others else first
     raise wrong_type(
-        "source", source, "a path or a URL, a list of them, or an xarray Dataset or DataArray"
+        "source",
+        source,
+        "a path or a URL, a list of them, an xarray Dataset or DataArray, or an array",
     )
 
 
@@ -118,9 +129,18 @@ def dataset_of(array: xr.DataArray, name: str) -> xr.Dataset:
     return array.to_dataset(name=array.name if named else name)
 
 
+def _with_dims(array: Array) -> xr.DataArray:
+    """An array of snapshots with names: variable "x" with the dims "time", "dim_1", ..."""
+    if array.ndim == 0:
+        raise ArchiveError(
+            "source: found an array without axes, allowed are snapshots along the first"
+        )
+    return xr.DataArray(array, dims=("time", *(f"dim_{k}" for k in range(1, array.ndim))), name="x")
+
+
 def places_of(source: Source) -> list[Place]:
     """Paths and URLs of the files of a source; none of what is in memory."""
-    if isinstance(source, xr.Dataset | xr.DataArray):
+    if isinstance(source, IN_MEMORY):
         return []
     if not isinstance(source, str | os.PathLike):
         return list(source)
@@ -140,6 +160,8 @@ def _watched(source: Place | Sequence[Place]) -> tuple[str, ...]:
 
 
 def _provider(source: Source, missing_chunks: MissingChunks, time: str, layout: Layout) -> Provider:
+    if isinstance(source, np.ndarray | da.Array):
+        source = _with_dims(source)
     if isinstance(source, xr.DataArray):
         source = dataset_of(source, "data")
     if isinstance(source, xr.Dataset):

@@ -21,7 +21,7 @@ from romzarr.comparison.source_changes import (
     refuse_other_variables,
 )
 from romzarr.compression.write_store import source_facts
-from romzarr.config import Config, given_config
+from romzarr.config import Config, Settings, given_config
 from romzarr.contracts import BlockSpan
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.operations.own_part import append_own_part
@@ -42,7 +42,7 @@ def append(
     store: str | os.PathLike[str],
     source: Source,
     *,
-    config: Config | None = None,
+    config: Settings | None = None,
     commit_steps: int = COMMIT_STEPS,
 ) -> AppendReport:
     """Bring a store up to date with an archive that has grown in time.

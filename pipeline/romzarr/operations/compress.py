@@ -17,7 +17,7 @@ from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
 from romzarr.compression.write_archive import write_archive
 from romzarr.compression.write_pod import Result
-from romzarr.config import Config, given_config, settled
+from romzarr.config import Config, Settings, given_config, settled
 from romzarr.errors import GapsError
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
@@ -35,7 +35,7 @@ def compress(
     max_error: Mapping[str, float] | None = None,
     variables: Sequence[str] | None = None,
     weights: str | None = None,
-    config: Config | None = None,
+    config: Settings | None = None,
     overwrite: bool = False,
 ) -> CompressionReport:
     """Compress an archive into a coefficient store within bounds on the error.
@@ -66,8 +66,9 @@ def compress(
         Compress these only.
     weights : str, optional
         "none", "cos(latitude)" or a variable's name: weights of the squared errors.
-    config : Config, optional
-        All settings; the keywords above win over it.
+    config : Config, mapping or path, optional
+        All settings; the keywords above win over it. A mapping has sections, or dotted keys such as
+        ``{"compression.tolerance": 1e-3}``.
     overwrite : bool
         Replace an existing coefficient store.
 

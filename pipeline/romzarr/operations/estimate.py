@@ -21,7 +21,7 @@ from romzarr.compression.gaps import Known, with_gaps
 from romzarr.compression.pod import factor_for
 from romzarr.compression.survey import LEAST_BYTES, Surveyed, survey
 from romzarr.compression.write_store import Codings, facts
-from romzarr.config import Config, given_config, settled
+from romzarr.config import Config, Settings, given_config, settled
 from romzarr.contracts import Coding
 from romzarr.errors import AccuracyError, ConfigError, GapsError
 from romzarr.operations.compress import open_checked
@@ -47,7 +47,7 @@ def estimate(
     tolerances: Sequence[float] = TOLERANCES,
     variables: Sequence[str] | None = None,
     weights: str | None = None,
-    config: Config | None = None,
+    config: Settings | None = None,
 ) -> EstimateReport:
     """Say what `romzarr.compress` would give for each of several tolerances, in seconds.
 

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from romzarr.archive.series import Series, States, as_series
 from romzarr.compression.model import check_expressions, make_library
-from romzarr.config import AUTO, Config, LibraryConfig, given_config
+from romzarr.config import AUTO, Config, LibraryConfig, Settings, given_config
 from romzarr.contracts import TriangularFactor
 from romzarr.errors import ArchiveError, ConfigError
 from romzarr.numerics.dynamics.integrate import Dynamics
@@ -51,7 +51,7 @@ def identify(
     times: ArrayLike | Sequence[ArrayLike] | None = None,
     *,
     names: Sequence[str] | None = None,
-    config: Config | None = None,
+    config: Settings | None = None,
 ) -> xr.Dataset:
     """Find the differential equations of given states, and how sure they are.
 

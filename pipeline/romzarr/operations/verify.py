@@ -17,7 +17,7 @@ from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.fold import fold
 from romzarr.comparison.measures import MEASURES, Finding
-from romzarr.config import Config, given_config
+from romzarr.config import Settings, given_config
 from romzarr.contracts import ArchivedVariable, BlockSpan
 from romzarr.progress import step, working_on
 from romzarr.reports import VerifyReport
@@ -31,7 +31,7 @@ def verify(
     store: str | os.PathLike[str],
     source: Source,
     *,
-    config: Config | None = None,
+    config: Settings | None = None,
     sample: bool = False,
 ) -> VerifyReport:
     """Check every file of a store, decode it and measure its error against the source.

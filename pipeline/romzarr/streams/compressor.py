@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 from romzarr.arguments import as_flag, as_whole, shown, wrong_type
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pod import Earlier
-from romzarr.config import Config, given_config, settled
+from romzarr.config import Config, Settings, given_config, settled
 from romzarr.contracts import SparseModel
 from romzarr.errors import ConfigError, StoreError
 from romzarr.recorded_config import config_of
@@ -103,7 +103,7 @@ class StreamCompressor:
         tolerance: float | None = None,
         variables: Sequence[str] | None = None,
         weights: str | None = None,
-        config: Config | None = None,
+        config: Settings | None = None,
         overwrite: bool = False,
         commit_steps: int = COMMIT_STEPS,
         forgetting: float = 1.0,

@@ -20,7 +20,7 @@ from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
 from romzarr.comparison.blocks import ComparedBlock, as_stored
 from romzarr.comparison.fold import Block, added_fields, fold
-from romzarr.config import Config, given_config
+from romzarr.config import Settings, given_config
 from romzarr.contracts import ArchivedVariable, Matrix, Region
 from romzarr.numerics.moments import MomentsWithGaps
 from romzarr.store.reading.reader import open_store
@@ -60,7 +60,7 @@ def deviation(
     source: Source,
     sections: Sequence[Section],
     *,
-    config: Config | None = None,
+    config: Settings | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> tuple[Deviation, ...]:
     """Measure the error of the variables of `sections` against the source. Runs Dask.
