@@ -353,9 +353,10 @@ def test_runs_are_the_codes_of_all_but_masked_points(seed, m, n, share):
     codes = np.where(rng.random((m, n)) < share, rng.integers(1, 3, (m, n)), 0).astype(np.uint8)
     codes[:, masked] = 0
     positions = rng.permutation(np.flatnonzero(codes))
-    runs = runs_of(positions, codes.ravel()[positions], masked)
+    runs = runs_of(positions, codes.ravel()[positions], masked, masked_code=2)
     found = np.array([codes_from(runs, row, n) for row in range(m)])
     np.testing.assert_array_equal(found[:, ~masked], codes[:, ~masked])
+    assert set(found[:, masked].ravel()) <= {0, 2}
     assert (runs[1:, 0] >= runs[:-1, 0] + runs[:-1, 1]).all()
 
 

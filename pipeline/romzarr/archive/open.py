@@ -83,12 +83,11 @@ def open_archive(
     ChunkError
         If a chunk is missing.
     """
+    name_of(source)  # refuses what is none
+    locations = () if isinstance(source, IN_MEMORY) else _watched(source)
+    # Before anything is read, so that later writes are noticed, and pipes refused.
+    stamp = stamp_of_all(locations) if locations else ""
     provider = _provider(source, missing_chunks, time, Layout(columns))
-    if isinstance(source, IN_MEMORY):
-        return archive_from(provider, time, variables, weights, exclude=exclude)
-    locations = _watched(source)
-    # Before anything is read, so that later writes are noticed.
-    stamp = stamp_of_all(locations)
     opened = archive_from(provider, time, variables, weights, exclude=exclude)
     return replace(opened, locations=locations, stamp=stamp)
 
@@ -166,7 +165,6 @@ def _provider(source: Source, missing_chunks: MissingChunks, time: str, layout: 
         source = dataset_of(source, "data")
     if isinstance(source, xr.Dataset):
         return memory_archive(source)
-    name_of(source)  # refuses what is none
     locations = _locations(source)
     if len(locations) == 1:
         return _single(locations[0], missing_chunks, layout)

@@ -158,7 +158,8 @@ def _runs(found: FoundGaps, masked: Mask, snapshots: int) -> Runs | None:
     alike = np.count_nonzero(found.empty) <= 1 and found.empty.sum() == at_masked
     if found.listed is None or not alike:
         return None
-    runs = runs_of(found.listed.positions, found.listed.codes, masked.ravel())
+    code = int(np.argmax(found.empty)) if masked.any() else 0
+    runs = runs_of(found.listed.positions, found.listed.codes, masked.ravel(), code)
     size = len(json.dumps(runs.tolist(), separators=(",", ":")))
     return runs if size <= found.nbytes + ARRAY_BYTES else None
 

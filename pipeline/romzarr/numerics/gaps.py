@@ -85,7 +85,7 @@ def _stands_out(value: float, others: Floats) -> bool:
     return max(least - value, value - most) >= most - least
 
 
-def runs_of(positions: NDArray[np.int64], codes: Codes, masked: Mask) -> Runs:
+def runs_of(positions: NDArray[np.int64], codes: Codes, masked: Mask, masked_code: int = 1) -> Runs:
     """Put positions that follow one another, with equal codes, together.
 
     Parameters
@@ -94,7 +94,8 @@ def runs_of(positions: NDArray[np.int64], codes: Codes, masked: Mask) -> Runs:
         Places of the codes among all values (m, n) in C order, in any order.
     codes : (k,) uint8
     masked : (n,) bool
-        Points without any number: what lies on both sides of them follows one another.
+        Points without any number, which all hold the code `masked_code`: what lies on both sides of
+        them, with the same code, follows one another.
 
     Returns
     -------
@@ -108,8 +109,9 @@ def runs_of(positions: NDArray[np.int64], codes: Codes, masked: Mask) -> Runs:
     rank = np.cumsum(~masked) - 1
     live = int(rank[-1]) + 1
     ranks = positions // len(masked) * live + rank[positions % len(masked)]
-    first = np.ones(len(positions), bool)
-    first[1:] = (np.diff(ranks) != 1) | (codes[1:] != codes[:-1])
+    across = (np.diff(ranks) == 1) & (codes[1:] == masked_code)
+    follows = ((np.diff(positions) == 1) | across) & (codes[1:] == codes[:-1])
+    first = np.append(True, ~follows)
     starts = np.flatnonzero(first)
     last = np.append(starts[1:], len(positions)) - 1
     lengths = positions[last] - positions[starts] + 1
