@@ -273,6 +273,21 @@ def test_a_constant_with_gaps_is_exact(tmp_path):
     assert open_store(tmp_path / "s.romzarr").variables["u"].coding == Coding.CONSTANT
 
 
+@pytest.mark.parametrize("chunk", [1, 10, 30])
+@pytest.mark.parametrize("fill", [-999.0, 1e20])
+def test_chunks_of_nothing_but_fill_values_are_gaps(tmp_path, chunk, fill):
+    """Snapshots that were lost, and a variable that was never written."""
+    values = waves(np.random.default_rng(9), 60, (6, 8), 0.1)
+    values[20:40] = fill
+    ds = xr.Dataset(
+        {"u": (("time", "y", "x"), values), "v": (("time", "y", "x"), np.full((60, 6, 8), fill))}
+    )
+    checked(ds.chunk(time=chunk), {"u": values != fill}, tmp_path, 1e-2)
+    decoded = xr.open_dataset(tmp_path / "s.romzarr", engine="romzarr")
+    np.testing.assert_array_equal(decoded.v, ds.v)
+    assert romzarr.verify(tmp_path / "s.romzarr", ds).ok
+
+
 def test_reconstruct_gives_gaps_back(tmp_path):
     rng = np.random.default_rng(8)
     values = waves(rng, 30, (6, 8), 0.1)
@@ -419,6 +434,6 @@ def test_fill_values_are_those_that_stand_out(dtype):
     assert fill_value_in(np.append(values, nines)) == nines[0]
     # Among others like them they are numbers.
     assert fill_value_in(np.linspace(-999, 999, 50).astype(dtype)) is None
-    assert fill_value_in(np.full(5, -999, dtype)) is None
+    assert fill_value_in(np.full(5, -999, dtype)) == -999
     assert fill_value_in(np.append(values, np.array([np.nan], dtype))) is None
     assert np.isnan(special_values(np.dtype(dtype))[0])

@@ -67,7 +67,7 @@ def fill_value_in(values: Floats) -> float | None:
     """Return a known fill value that stands out of an array, if there is one.
 
     It is the least or the greatest of all values, and as far from the others as these are from each
-    other. NaN are ignored.
+    other, or all there is: then others are elsewhere. NaN are ignored.
     """
     with np.errstate(invalid="ignore"):
         extremes = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
@@ -75,7 +75,7 @@ def fill_value_in(values: Floats) -> float | None:
         for value in extremes:
             if value in known:
                 others = values[(values != value) & np.isfinite(values)]
-                if others.size and _stands_out(float(value), others):
+                if not others.size or _stands_out(float(value), others):
                     return float(value)
     return None
 
