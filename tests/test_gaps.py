@@ -347,6 +347,21 @@ def test_gaps_may_be_appended(tmp_path, lengths, chunk):
     assert romzarr.info(tmp_path / "s").raw_bytes == ds.nbytes
 
 
+@pytest.mark.parametrize("lengths", [(3, 45, 90), (40, 62, 63, 90)])
+def test_constants_are_appended_beside_gaps(tmp_path, lengths):
+    ds, _ = growing(5)
+    ds = ds.assign(steady=(ds.u.dims, np.broadcast_to(np.linspace(0, 1, 10), ds.u.shape)))
+    for number, length in enumerate(lengths):
+        now = ds.isel(time=slice(length))
+        if number:
+            romzarr.append(tmp_path / "s", now)
+        else:
+            romzarr.compress(now, tmp_path / "s", tolerance=1e-2)
+        assert romzarr.verify(tmp_path / "s", now).ok
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr")
+    np.testing.assert_array_equal(decoded.steady, ds.steady)
+
+
 def test_a_stream_refuses_gaps_and_stays_at_its_last_commit(tmp_path):
     ds, _ = growing(1)
     stream = romzarr.StreamCompressor(tmp_path / "s", tolerance=1e-2, commit_steps=20)

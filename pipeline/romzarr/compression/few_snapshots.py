@@ -40,6 +40,8 @@ LEAST, MOST = 1 << 18, 1 << 22
 # Quantisation steps by the root of the mean squared error that they make, to begin with; and how
 # that error grows with them.
 STEP, POWER = 4.0, 2.0
+# Squared norms below lose digits.
+SMALLEST = 1e-280
 
 
 def are_few(archive: Archive) -> bool:
@@ -50,39 +52,47 @@ def are_few(archive: Archive) -> bool:
 def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
     """Put an archive of few snapshots into the store, within the tolerance. Runs Dask.
 
-    Variables whose rounding alone is above the tolerance are kept to the bit. Memory of workers for
-    a variable at a time.
+    Variables whose rounding alone is above the tolerance, or whose fluctuation cannot be squared,
+    are kept to the bit. Memory of workers for a variable at a time.
     """
     archive, tolerance = known.archive, config.compression.tolerance
     codings, errors = dict[str, Coding](), dict[str, float]()
     cost, totals = known.cost, dict[str, float]()
     for number, variable in enumerate(archive.variables):
         name = variable.name
-        if variable.fluctuation == 0:
-            writer.write_constant(name, variable.space_dims, _first_snapshot(variable))
-            codings[name], errors[name] = Coding.CONSTANT, 0.0
-            continue
-        plan = _planned(variable, number, known.averages[number], tolerance)
-        if name in config.compression.bounds:
-            aim = AIM * config.compression.bounds[name] / plan.variance**0.5
-            plan = replace(plan, tolerance=min(tolerance, aim))
-        try:
-            (found,) = write_values(writer, archive, [plan]).values()
-        except AccuracyError as refused:
-            log.info("variable %r: kept to the bit, since %s", name, refused)
-            writer.drop_values(name)
+        totals[name] = variable.fluctuation or 0.0
+        coding, errors[name] = Coding.LOSSLESS, 0.0
+        if variable.fluctuation == 0 and (steady := _steady(variable)) is not None:
+            writer.write_constant(name, variable.space_dims, steady)
+            coding = Coding.CONSTANT
+        elif _can_be_squared(variable):
+            plan = _planned(variable, number, known.averages[number], tolerance)
+            if name in config.compression.bounds:
+                aim = AIM * config.compression.bounds[name] / plan.variance**0.5
+                plan = replace(plan, tolerance=min(tolerance, aim))
+            try:
+                (found,) = write_values(writer, archive, [plan]).values()
+                coding, errors[name], cost = Coding.DIRECT, found.error, cost + found.cost
+            except AccuracyError as refused:
+                log.info("variable %r: kept to the bit, since %s", name, refused)
+                writer.drop_values(name)
+        if coding is Coding.LOSSLESS:
             cost += write_lossless(writer, _with_all_bits(archive, variable))
-            codings[name], errors[name] = Coding.LOSSLESS, 0.0
-            continue
-        codings[name], errors[name] = Coding.DIRECT, found.error
-        cost, totals[name] = cost + found.cost, found.fluctuation
+        codings[name] = coding
     write_latent(writer, archive, None)
     check_bound(errors, tolerance)
     listed = Codings(tuple(codings[v.name] for v in archive.variables), 0, "float64")
     said = facts(archive, listed, None, errors, config)
-    # Of one snapshot it is another one than that of a record: nothing can be appended.
-    more = {"fluctuation": totals} if len(archive.time.values) > 1 else {}
+    # Of one snapshot it is another one than that of a record, and JSON has no infinity: nothing can
+    # be appended.
+    appendable = len(archive.time.values) > 1 and np.isfinite(list(totals.values())).all()
+    more = {"fluctuation": totals} if appendable else {}
     return Result({**said, **more}, listed, None, cost)
+
+
+def _can_be_squared(variable: ArchivedVariable) -> bool:
+    """Whether the fluctuation of a variable that is not constant is a number."""
+    return SMALLEST < (variable.fluctuation or 0.0) < np.inf
 
 
 def few_bytes(known: Known, tolerance: float) -> dict[str, int]:
@@ -90,7 +100,7 @@ def few_bytes(known: Known, tolerance: float) -> dict[str, int]:
     both = zip(known.archive.variables, known.averages, strict=True)
     return {
         variable.name: values_bytes(known.archive, _planned(variable, number, average, tolerance))
-        if variable.fluctuation
+        if _can_be_squared(variable)
         else 0
         for number, (variable, average) in enumerate(both)
     }
@@ -115,9 +125,7 @@ def _planned(
     return ValuesPlan(
         number=number,
         tile=values_tile(variable),
-        coding=ValuesCoding(
-            STEP * allowed, float(np.float32(average)), single if narrow else np.dtype(np.float64)
-        ),
+        coding=ValuesCoding(STEP * allowed, average, single if narrow else np.dtype(np.float64)),
         tolerance=tolerance,
         power=POWER,
         surveyed=snapshots,
@@ -126,19 +134,26 @@ def _planned(
     )
 
 
-def _first_snapshot(variable: ArchivedVariable) -> Floats:
-    """The first snapshot of a variable, with NaN where nothing is; all are alike."""
+def _steady(variable: ArchivedVariable) -> Floats | None:
+    """The only snapshot there is, again and again, with NaN where nothing is; None if any two
+    differ, by what is too little to be squared."""
     tile, axis = aligned_tile(variable, LEAST, MOST), variable.time_axis
     lengths = (*tile[:axis], *tile[axis + 1 :])
-    found = np.empty(variable.space_shape, variable.dtype.newbyteorder("="))
+    found = np.full(variable.space_shape, np.nan, variable.dtype.newbyteorder("="))
+    seen = set[Lengths]()
 
-    def first(block: ReadBlock, tile: Tile) -> Parts:
+    def whole(block: ReadBlock, tile: Tile) -> Parts:
         place = (*tile.index[:axis], *tile.index[axis + 1 :])
-        return [(place, np.take(block.values, 0, axis))]
+        return [(place, np.moveaxis(block.values, axis, 0))]
 
-    for parts in dask.compute(*lazy_tiles(variable, tile, first, _all)):
+    for parts in dask.compute(*lazy_tiles(variable, tile, whole, _all)):
         for place, values in parts:
-            found[region_of(place, variable.space_shape, lengths)] = values
+            region = region_of(place, variable.space_shape, lengths)
+            if place not in seen:
+                found[region] = values[0]
+            seen.add(place)
+            if not np.array_equal(values, np.broadcast_to(found[region], values.shape), True):
+                return None
     return found
 
 

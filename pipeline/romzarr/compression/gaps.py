@@ -138,7 +138,8 @@ def _fluctuation(found: FoundGaps, snapshots: int) -> float:
         return sum(each.square for each in found.moments.values())
     average = _average(found)
     about = ((each, (each.mean - average) * (each.counts > 0)) for each in found.moments.values())
-    return sum(float(each.inner.sum(values**2)) for each, values in about)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return sum(float(each.inner.sum(values**2)) for each, values in about)
 
 
 def _average(found: FoundGaps) -> float:

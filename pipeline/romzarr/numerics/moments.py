@@ -97,7 +97,9 @@ class MomentsWithGaps:
         np.subtract(values, reference, out=about, where=present)
         shift = about.sum(axis=0) / np.maximum(counts, 1)
         np.subtract(about, shift, out=about, where=present)
-        square = float(inner.sum(np.einsum("tp,tp->p", about, about)))
+        # What cannot be squared is found by its sum.
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = float(inner.sum(np.einsum("tp,tp->p", about, about)))
         return cls(counts, reference + shift, square, inner)
 
     def joined(self, other: MomentsWithGaps) -> MomentsWithGaps:
@@ -106,7 +108,8 @@ class MomentsWithGaps:
         share = other.counts / np.maximum(total, 1)
         difference = np.where(other.counts > 0, other.mean - self.mean, 0.0)
         # Where there was nothing before, there is nothing between.
-        between = self.counts * share * difference**2
+        with np.errstate(over="ignore", invalid="ignore"):
+            between = self.counts * share * difference**2
         mean = np.where(self.counts > 0, self.mean + difference * share, other.mean)
         square = self.square + other.square + float(self.inner.sum(between))
         return MomentsWithGaps(total, mean, square, self.inner)

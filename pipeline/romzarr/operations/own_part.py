@@ -64,7 +64,7 @@ def _of_all(
         "relative_l2_error": {
             name: (lost[name] / fluctuation[name]) ** 0.5 if lost[name] else 0.0 for name in errors
         },
-        "fluctuation": {name: total for name, total in fluctuation.items() if total},
+        "fluctuation": fluctuation,
         "raw_bytes": archive.total_bytes,
         "config": opened.facts["config"],
         "source": source_facts(archive, config, len(archive.time.values)),
