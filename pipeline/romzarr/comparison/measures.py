@@ -96,12 +96,14 @@ class ErrorSums:
 
 
 class RelativeError:
-    """The L2 norm of the error by that of the fluctuation, or alone where nothing fluctuates."""
+    """The L2 norm of the error by that of the fluctuation, or alone where there is none that can be
+    squared."""
 
     def of_block(self, block: ComparedBlock) -> ErrorSums:
         values, errors = block.counted
         moments = MomentsWithGaps.of(values, block.present, block.inner)
-        return ErrorSums(moments, float(block.inner.sum(errors**2)))
+        with np.errstate(over="ignore", under="ignore"):
+            return ErrorSums(moments, float(block.inner.sum(errors**2)))
 
     def add(self, parts: Sequence[ErrorSums]) -> ErrorSums:
         moments = reduce(MomentsWithGaps.joined, (part.moments for part in parts))
@@ -110,7 +112,7 @@ class RelativeError:
     def finding(self, parts: Sequence[ErrorSums]) -> Finding:
         error = float(np.sqrt(sum(part.squared_error for part in parts)))
         fluctuation = float(np.sqrt(_squared_fluctuation([part.moments for part in parts])))
-        relative = _finite(error / fluctuation if error and fluctuation else error)
+        relative = _finite(error / fluctuation if error and 0 < fluctuation < np.inf else error)
         # Where nothing fluctuates there is nothing that an error could be measured by.
         return Finding(relative, conclusive=fluctuation > 0 or not relative > 0)
 
@@ -129,7 +131,8 @@ def _squared_fluctuation(parts: Sequence[MomentsWithGaps]) -> float:
     if not weighted.any():
         return 0.0
     about = values - values[np.argmax(weighted > 0)]
-    return float(weighted @ (about - weighted @ about / weighted.sum()) ** 2)
+    with np.errstate(over="ignore", under="ignore"):
+        return float(weighted @ (about - weighted @ about / weighted.sum()) ** 2)
 
 
 # By name, in the order in which problems are told.
