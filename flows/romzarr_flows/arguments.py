@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import version
 
-from romzarr.config import whole_place
+from romzarr.config import AUTO, NONE, whole_place
 from romzarr.contracts import Layout
 from romzarr_flows import commands
 from romzarr_flows.neural.arguments import add_neural
@@ -220,6 +220,10 @@ def names(text: str) -> list[str] | str:
     return text if text == "all" else [name.strip() for name in text.split(",")]
 
 
+def dims(text: str) -> list[str] | str:
+    return text if text in (AUTO, NONE) else [name.strip() for name in text.split(",")]
+
+
 def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
@@ -297,6 +301,13 @@ def add_compress(subparsers: Subparsers) -> None:
         metavar="U=X,V=Y",
         help="bounds on the absolute error of every value of these variables, in their units; "
         "without --tolerance they are all that is asked, if all variables have one",
+    )
+    command.add_argument(
+        "--per",
+        type=dims,
+        metavar="D,E",
+        help="dims of whose indices each has the bound, relative to its own fluctuation: auto are "
+        "the vertical ones (default), none is one bound for each variable as a whole",
     )
     add_selection(command)
     command.add_argument(

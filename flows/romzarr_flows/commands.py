@@ -30,6 +30,7 @@ from romzarr_flows.terminal import show
 SETTINGS = {
     "tolerance": "compression.tolerance",
     "max_error": "compression.max_error",
+    "per": "compression.per",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
     "exclude": "archive.exclude",

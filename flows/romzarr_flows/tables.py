@@ -116,6 +116,10 @@ def variable_lines(variables: Mapping[str, Facts]) -> list[str]:
         line = f"{name:<{width}}  {sizes}, {100 * found['share']:.2g} % of the store"
         lines.append(f"{line}; {CODINGS[found['coding']]}")
         lines += [f"{'':<{width}}  {found['gaps']}"] if found["gaps"] else []
+        if found.get("bounded_by"):
+            dims = " and ".join(found["bounded_by"])
+            largest = f"largest error of its own fluctuation {found['largest_by_index']:.2e}"
+            lines.append(f"{'':<{width}}  bounded at each {dims}: {largest}")
     more = len(variables) - len(shown)
     return lines + ([f"and {more} more"] if more else [])
 

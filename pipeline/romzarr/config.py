@@ -242,6 +242,9 @@ class CompressionConfig(Section):
 
     tolerance: float = setting(DEFAULT_TOLERANCE, a_tolerance | Check("none", _accept_no_tolerance))
     max_error: Literal["none"] | Mapping[str, float] = setting("none", one_of("none") | some_bounds)
+    per: str | tuple[str, ...] = setting(
+        AUTO, automatic | nothing | texts("a list of different names of dims", least=1)
+    )
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
 
     def for_variables(self, names: Collection[str]) -> CompressionConfig:

@@ -8,7 +8,7 @@ Symbols: n points in space, m snapshots, r modes, p library terms, q modelled mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -45,6 +45,10 @@ class Coding(StrEnum):
     def has_modes(self) -> bool:
         """Whether the store has a mean and modes of such a variable."""
         return self in (Coding.POD, Coding.HYBRID)
+
+
+# Without any loss.
+EXACT = (Coding.CONSTANT, Coding.LOSSLESS)
 
 
 class Layout(StrEnum):
@@ -200,13 +204,32 @@ class Gaps:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Factors by which values of a variable are divided before they are coded, by index.
+
+    The factor of an index of ``dims`` is ``2 ** (exponent / 8)``; ``exponents`` have the lengths of
+    these dims, in the order of the variable. ``source`` provides blocks as they are. ``steady``
+    are the values (*space) of indices that are constant in time, which are not coded; NaN
+    elsewhere. None: no index is constant. The values that are coded have this ``average``.
+    """
+
+    dims: tuple[str, ...]
+    exponents: NDArray[np.int64]
+    source: BlockSource
+    steady: Floats | None = None
+    average: float = 0.0
+
+
+@dataclass(frozen=True)
 class ArchivedVariable:
     """One time-dependent floating-point variable of the archive.
 
     ``chunks`` has the chunk lengths per dim, as in dask.array. ``inner_product`` is that of the
     points, in the shape of the variable without time. Where ``gaps`` are known, the source provides
-    blocks without them. ``fluctuation`` is the squared norm of the numbers about their temporal
-    mean, or of a single snapshot about its mean in space, where it is known from all of them.
+    blocks without them; where there is a ``scaling``, it provides scaled ones. ``fluctuation`` is
+    the squared norm by which the tolerance of what it provides is meant, where that is known from
+    all values: that of the numbers about their temporal mean, or of a single snapshot about its
+    mean in space.
     """
 
     name: str
@@ -218,7 +241,15 @@ class ArchivedVariable:
     source: BlockSource
     inner_product: InnerProduct = field(default_factory=InnerProduct)
     gaps: Gaps | None = None
+    scaling: Scaling | None = None
     fluctuation: float | None = None
+
+    @property
+    def unscaled(self) -> ArchivedVariable:
+        """The variable with its values as they are in the archive, or filled where it has gaps."""
+        if self.scaling is None:
+            return self
+        return replace(self, source=self.scaling.source, scaling=None, fluctuation=None)
 
     @property
     def space_dims(self) -> tuple[str, ...]:

@@ -47,6 +47,8 @@ class StoredVariableReport:
 
     ``stored_bytes`` are those of its own arrays, and their ``share`` in those of the store. Modes
     of several small variables and coefficients belong to none. ``gaps`` says what is kept apart.
+    ``bounded_by`` are the dims of whose indices each has a bound of its own, ``largest_by_index``
+    the largest of their errors, relative to the fluctuation of that index.
     """
 
     coding: str
@@ -55,6 +57,8 @@ class StoredVariableReport:
     share: float
     relative_l2_error: float
     gaps: str = ""
+    bounded_by: tuple[str, ...] = ()
+    largest_by_index: float = 0.0
 
 
 @dataclass(frozen=True)

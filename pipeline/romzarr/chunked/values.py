@@ -161,7 +161,7 @@ class ValuesCoding:
 class Predictor(Protocol):
     """What a store decodes to without values; works in any process."""
 
-    def predict(self, variable: str, time_axis: int, region: Region) -> Matrix: ...
+    def coded(self, variable: str, time_axis: int, region: Region) -> Matrix: ...
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class HoldValues:
     def _base(self, tile: Tile, valid: Mask | None) -> Base:
         if self.below is None:
             return self.offset
-        found = self.below.predict(self.variable, self.time_axis, tile.region)
+        found = self.below.coded(self.variable, self.time_axis, tile.region)
         base = np.moveaxis(found, self.time_axis, 0)
         return base if valid is None else np.where(valid, base, 0.0)
 

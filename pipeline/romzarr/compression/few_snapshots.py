@@ -66,7 +66,8 @@ def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
             writer.write_constant(name, variable.space_dims, steady)
             coding = Coding.CONSTANT
         elif _can_be_squared(variable):
-            plan = _planned(variable, number, known.averages[number], tolerance)
+            average = variable.scaling.average if variable.scaling else known.averages[number]
+            plan = _planned(variable, number, average, tolerance)
             if name in config.compression.bounds:
                 aim = AIM * config.compression.bounds[name] / plan.variance**0.5
                 plan = replace(plan, tolerance=min(tolerance, aim))
@@ -78,6 +79,8 @@ def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
                 writer.drop_values(name)
         if coding is Coding.LOSSLESS:
             cost += write_lossless(writer, _with_all_bits(archive, variable))
+            if variable.scaling is not None and variable.scaling.steady is not None:
+                writer.drop_steady(name)
         codings[name] = coding
     write_latent(writer, archive, None)
     check_bound(errors, tolerance)
@@ -108,6 +111,7 @@ def few_bytes(known: Known, tolerance: float) -> dict[str, int]:
 
 def _with_all_bits(archive: Archive, variable: ArchivedVariable) -> Archive:
     """An archive of one variable as it is, gaps and all."""
+    variable = variable.unscaled
     if variable.gaps is not None:
         variable = replace(variable, source=variable.gaps.source, gaps=None)
     return replace(archive, variables=(variable,))

@@ -22,8 +22,9 @@ from romzarr.chunked.gaps import NumbersSource
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
 from romzarr.chunked.slices import added, gathered
 from romzarr.compression.pod import Sharpened
-from romzarr.contracts import ArchivedVariable, Coding, ReadCost
+from romzarr.contracts import EXACT, ArchivedVariable, ReadCost
 from romzarr.errors import AccuracyError, ConfigError, TooFineError
+from romzarr.numerics.scaling import factors_of
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
 
@@ -68,7 +69,7 @@ def sharpened_by(archive: Archive, bounds: Mapping[str, float], tolerance: float
     Reads a few chunks of each variable that has a bound, for the size of its fluctuation; a
     rough one will do.
     """
-    given = np.array([bounds.get(variable.name, np.inf) for variable in archive.variables])
+    given = np.array([_scaled(bounds, variable) for variable in archive.variables])
     ratios = [
         AIM * bound / size
         for variable, bound in zip(archive.variables, given, strict=True)
@@ -76,6 +77,12 @@ def sharpened_by(archive: Archive, bounds: Mapping[str, float], tolerance: float
     ]
     sharpest = min(tolerance, max(SHARPEST, min(ratios, default=1.0)))
     return Sharpened(given, AIM * given, sharpest)
+
+
+def _scaled(bounds: Mapping[str, float], variable: ArchivedVariable) -> float:
+    """The bound on single values, as far as what is coded has one scale; infinite: none."""
+    bound, scaling = bounds.get(variable.name, np.inf), variable.scaling
+    return bound if scaling is None else float(bound / np.median(factors_of(scaling.exponents)))
 
 
 def _fluctuation(variable: ArchivedVariable) -> float:
@@ -110,8 +117,7 @@ def write_residuals(
         If a bound is too small for the variable's dtype or for the rounding of readers.
     """
     draft = Draft(*writer.draft(facts))
-    exactly = (Coding.CONSTANT, Coding.LOSSLESS)
-    lossy = {name for name, each in facts["variables"].items() if each["coding"] not in exactly}
+    lossy = {name for name, each in facts["variables"].items() if each["coding"] not in EXACT}
     found = {}
     for variable in archive.variables:
         if variable.name in bounds and variable.name in lossy:
@@ -144,6 +150,7 @@ def _written(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, boun
 
 def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: float) -> Found:
     """Residuals with one step, in the store."""
+    variable = variable.unscaled
     if variable.gaps is not None:
         # There is nothing to be corrected in gaps.
         special = np.array(list(variable.gaps.special.values()), variable.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from romzarr.archive import Archive
+from romzarr.compression.by_index import IndexBounds
 from romzarr.compression.few_snapshots import are_few, write_few
 from romzarr.compression.gaps import shown, with_gaps
 from romzarr.compression.lossless import write_lossless
@@ -25,12 +26,17 @@ ERRORS = "relative_l2_error"
 
 
 def write_archive(
-    writer: StoreWriter, archive: Archive, config: Config, gaps: bool = False
+    writer: StoreWriter,
+    archive: Archive,
+    config: Config,
+    gaps: bool = False,
+    by_index: IndexBounds | None = None,
 ) -> Result:
     """Put an archive into a store, within the tolerance and bounds on single values.
 
     Reads every chunk once, again where values are coded after a POD, and again where single values
     are bounded. With `gaps`, or of few snapshots, everything is read once more before. Runs Dask.
+    Values are scaled as bounds on single indices suggest, whether that is enough or not.
 
     Raises
     ------
@@ -42,10 +48,11 @@ def write_archive(
     if not archive.variables:
         return _nothing_but_carried(writer, archive, config)
     if not gaps and not are_few(archive):
-        return _write_lossy(writer, archive, config)
+        return _write_lossy(writer, _scaled(writer, archive, by_index), config)
     with step("gaps") as looking:
         known = with_gaps(archive, writer)
         looking.bytes = known.cost.bytes_read
+    known = known._replace(archive=_scaled(writer, known.archive, by_index))
     if are_few(archive):
         result, bounds = write_few(writer, known, config), config.compression.bounds
         result = _corrected(writer, known.archive, result, bounds) if bounds else result
@@ -54,6 +61,17 @@ def write_archive(
         result = replace(result, cost=result.cost + known.cost)
     words = {v.name: shown(v.gaps) for v in known.archive.variables if v.gaps is not None}
     return replace(result, gaps=words)
+
+
+def _scaled(writer: StoreWriter, archive: Archive, by_index: IndexBounds | None) -> Archive:
+    """The archive with scaled values, and what is constant at some indices in the store."""
+    if by_index is None:
+        return archive
+    scaled = by_index.scaled(archive)
+    for variable in scaled.variables:
+        if variable.scaling is not None and variable.scaling.steady is not None:
+            writer.write_steady(variable.name, variable.space_dims, variable.scaling.steady)
+    return scaled
 
 
 def _nothing_but_carried(writer: StoreWriter, archive: Archive, config: Config) -> Result:

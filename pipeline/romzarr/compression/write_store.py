@@ -24,7 +24,7 @@ from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, CodedLatent, Coding, Floats, Gaps
+from romzarr.contracts import EXACT, ArchivedVariable, CodedLatent, Coding, Floats, Gaps
 from romzarr.store import layout
 from romzarr.store.writing.writer import StoreWriter
 
@@ -137,7 +137,7 @@ def facts(
     return {
         "tolerance": config.compression.tolerance,
         "relative_l2_error": {
-            name: _rounded_up(error, config.compression.tolerance) for name, error in errors.items()
+            name: rounded_up(error, config.compression.tolerance) for name, error in errors.items()
         },
         "max_error": dict(config.compression.bounds),
         "rank": codings.rank,
@@ -155,6 +155,7 @@ def facts(
                 "attrs": archive.variable_attrs[variable.name],
                 "encoding": archive.variable_encoding[variable.name],
                 **({"gaps": _gap_facts(variable.gaps)} if variable.gaps else {}),
+                **_scaling_facts(variable, codings.of[number]),
             }
             for number, variable in enumerate(archive.variables)
         },
@@ -170,6 +171,13 @@ def facts(
     }
 
 
+def _scaling_facts(variable: ArchivedVariable, coding: Coding) -> dict[str, Any]:
+    if variable.scaling is None or coding in EXACT:
+        return {}
+    dims, exponents = variable.scaling.dims, variable.scaling.exponents
+    return {"scaling": {"dims": list(dims), "exponents": exponents.ravel().tolist()}}
+
+
 def _gap_facts(gaps: Gaps) -> dict[str, Any]:
     special = {str(code): layout.special_to_json(v) for code, v in gaps.special.items()}
     found: dict[str, Any] = {} if special == layout.MISSING else {"special": special}
@@ -181,7 +189,7 @@ def _gap_facts(gaps: Gaps) -> dict[str, Any]:
     return found | {"runs": runs} | masked
 
 
-def _rounded_up(error: float, tolerance: float) -> float:
+def rounded_up(error: float, tolerance: float) -> float:
     """The error with a few digits, no smaller, that leave nearly all of what is left of the
     tolerance to later snapshots."""
     most = error + ROUNDED_SHARE * (tolerance - error)

@@ -28,7 +28,7 @@ from romzarr.operations.own_part import append_own_part
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep
-from romzarr.store.reading.facts import errors_of
+from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.streams.compressor import StreamCompressor
 
@@ -54,7 +54,8 @@ def append(
     killed leaves the last of them, and is gone on with by calling this again. At the end they
     are closed, as a segment of their own or in the modes of the parts before, whichever takes
     fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
-    New snapshots with gaps become a part of their own, coded as by `romzarr.compress`.
+    New snapshots with gaps become a part of their own, coded as by `romzarr.compress`; so do all
+    where single indices, such as levels, have bounds (``compression.per``).
 
     Parameters
     ----------
@@ -89,11 +90,14 @@ def append(
     stream = None
     # A run that was killed may have left open what it had committed, and files besides.
     sweep(store)
-    if len(archive.time.values) > before or "stream" in opened.facts:
+    alone = ERRORS_BY_INDEX in opened.facts
+    if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.
         told = partial(source_facts, archive, config_of(opened))
         stream = StreamCompressor(store, commit_steps=commit_steps, source=told)
     refuse_other_values(opened, archive)
+    if alone and len(archive.time.values) > before:
+        append_own_part(store, archive)
     if stream is not None:
         try:
             _stream(store, stream, archive, source, config, before, commit_steps)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from operator import attrgetter
 
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive, places_of
 from romzarr.arguments import as_flag
+from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
-from romzarr.compression.write_archive import write_archive
-from romzarr.compression.write_pod import Result
 from romzarr.config import Config, Settings, given_config, settled
-from romzarr.errors import GapsError
+from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
 from romzarr.store.reading.facts import errors_of
 from romzarr.store.writing.writer import StoreWriter
-
-log = logging.getLogger(__name__)
 
 
 def compress(
@@ -110,43 +107,9 @@ def compress(
         forbidden = places_of(source)
         # Tasks run side by side already; BLAS threads on top would fight for the cores.
         with threadpool_limits(1, user_api="blas"):
-            try:
-                stored = _stored(archive, store, config, overwrite, forbidden)
-            except GapsError as found:
-                log.info("everything is read once more for its gaps: %s", found)
-                stored = _stored(archive, store, config, overwrite, forbidden, gaps=True)
+            open_writer = partial(StoreWriter, store, overwrite, forbid=forbidden)
+            stored = write_within_bounds(open_writer, archive, config, attrgetter("facts"))
     return _report(archive, stored, config, began, cpu)
-
-
-class _Stored(NamedTuple):
-    """What a store holds, its bytes, and those of single variables."""
-
-    result: Result
-    nbytes: int
-    by_variable: Mapping[str, int]
-
-
-def _stored(
-    archive: Archive,
-    store: str | os.PathLike[str],
-    config: Config,
-    overwrite: bool,
-    forbid: Sequence[str | os.PathLike[str]],
-    gaps: bool = False,
-) -> _Stored:
-    """Write the store. With `gaps` these are looked for.
-
-    Raises
-    ------
-    GapsError
-        If there are any, but they were not looked for.
-    """
-    with StoreWriter(store, overwrite, forbid=forbid) as writer:
-        with archive.unchanging():
-            result = write_archive(writer, archive, config, gaps)
-        with step("commit"):
-            nbytes = writer.commit(result.facts)
-        return _Stored(result, nbytes, writer.bytes_by_variable)
 
 
 def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
@@ -168,12 +131,13 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
         missing_chunks=config.archive.missing_chunks,
     )
     check_bounds(archive, config.compression.bounds)
+    bounded_dims(archive, config.compression)
     asked = config.compression.for_variables([variable.name for variable in archive.variables])
     return archive, replace(config, compression=asked)
 
 
 def _report(
-    archive: Archive, stored: _Stored, config: Config, began: float, cpu: float
+    archive: Archive, stored: Written, config: Config, began: float, cpu: float
 ) -> CompressionReport:
     result, codings, model = stored.result, stored.result.codings, stored.result.model
     ratio = archive.total_bytes / stored.nbytes
@@ -198,12 +162,12 @@ def _report(
     )
 
 
-def _variables(archive: Archive, stored: _Stored) -> dict[str, StoredVariableReport]:
+def _variables(archive: Archive, stored: Written) -> dict[str, StoredVariableReport]:
     """A line for each data variable, in the order of the archive."""
     coded = {v.name: v for v in archive.variables}
     codings = dict(zip(coded, stored.result.codings.of, strict=True))
     errors = errors_of(stored.result.facts, coded)
-    found = {}
+    found, by_index = {}, stored.by_index
     for name in archive.order:
         variable, nbytes = coded.get(name), stored.by_variable.get(name, 0)
         found[name] = StoredVariableReport(
@@ -213,5 +177,7 @@ def _variables(archive: Archive, stored: _Stored) -> dict[str, StoredVariableRep
             share=nbytes / stored.nbytes,
             relative_l2_error=errors.get(name, 0.0),
             gaps=stored.result.gaps.get(name, ""),
+            bounded_by=by_index[name].dims if name in by_index else (),
+            largest_by_index=by_index[name].largest if name in by_index else 0.0,
         )
     return found

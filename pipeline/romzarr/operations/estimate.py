@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of
 from romzarr.coding.residuals import residual_bits
+from romzarr.compression.by_index import bounded_dims, index_bounds
 from romzarr.compression.choose_coding import choose_coding, coded_bytes
 from romzarr.compression.few_snapshots import are_few, few_bytes
 from romzarr.compression.gaps import Known, with_gaps
@@ -22,8 +23,9 @@ from romzarr.compression.pod import factor_for
 from romzarr.compression.survey import LEAST_BYTES, Surveyed, survey
 from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config, Settings, given_config, settled
-from romzarr.contracts import Coding
+from romzarr.contracts import ArchivedVariable, Coding
 from romzarr.errors import AccuracyError, ConfigError, GapsError
+from romzarr.numerics.scaling import factors_of
 from romzarr.operations.compress import open_checked
 from romzarr.progress import step, working_on
 from romzarr.reports import Estimate, EstimateReport, VariableEstimate
@@ -96,16 +98,28 @@ def estimate(
         archive, config = open_checked(source, config)
         with step("estimate"):
             try:
-                found = _estimates(archive, tolerances, config)
+                found = _estimates(_scaled(archive, tolerances, config), tolerances, config)
             except GapsError as gaps:
                 log.info("everything is read once more for its gaps: %s", gaps)
-                found = _estimates(with_gaps(archive).archive, tolerances, config)
+                known = with_gaps(archive).archive
+                found = _estimates(_scaled(known, tolerances, config), tolerances, config)
     return EstimateReport(
         estimates=tuple(found),
         raw_bytes=archive.total_bytes,
         snapshots=len(archive.time.values),
         seconds=time.perf_counter() - began,
     )
+
+
+def _scaled(archive: Archive, tolerances: Sequence[float], config: Config) -> Archive:
+    """The archive with values scaled, where single indices have bounds, as far as a sample says."""
+    if are_few(archive):
+        return archive
+    least = min(tolerances)
+    dims = bounded_dims(archive, _at(config, least).compression)
+    sampled = archive.raw_bytes >= LEAST_BYTES
+    asked = index_bounds(archive, dims, least, gaps=True, sampled=sampled)
+    return asked.scaled(archive) if dims else archive
 
 
 def _from_few(known: Known, tolerances: Sequence[float], config: Config) -> list[Estimate]:
@@ -155,6 +169,7 @@ def _from_all(archive: Archive, tolerances: Sequence[float], config: Config) -> 
                 rank = chosen.plan.chosen.rank if chosen.plan.chosen else pod.modes
                 coding, why = Coding.POD, f"{rank} modes hold it"
             error = tolerance * norm.fluctuation / max(norm.counted, 1e-300) ** 0.5
+            error *= _unit(variable)
             if pod.masks[number] == number:
                 nbytes += MASK_BYTES + math.prod(variable.space_shape) / 64
             variables[variable.name] = _variable(coding, why, nbytes, error, variable.shape)
@@ -169,29 +184,37 @@ def _from_sample(archive: Archive, tolerances: Sequence[float], config: Config) 
     found = []
     for place, tolerance in enumerate(tolerances):
         variables = {
-            archive.variables[number].name: _from_survey(
-                surveyed[number][place] if number in surveyed else None,
-                archive.variables[number].shape,
+            variable.name: _from_survey(
+                surveyed[number][place] if number in surveyed else None, variable
             )
-            for number in numbers
+            for number, variable in enumerate(archive.variables)
         }
         found.append(_estimate(archive, config, tolerance, variables))
     return found
 
 
-def _from_survey(found: Surveyed | None, shape: Sequence[int]) -> VariableEstimate:
+def _unit(variable: ArchivedVariable) -> float:
+    """What values as they are coded are multiplied by, on average."""
+    if variable.scaling is None:
+        return 1.0
+    return float(np.sqrt(np.mean(factors_of(variable.scaling.exponents) ** 2)))
+
+
+def _from_survey(found: Surveyed | None, variable: ArchivedVariable) -> VariableEstimate:
+    shape = variable.shape
     if found is None:
         why = "counted as nothing, since its sample hardly changes or cannot be compressed as it is"
         return _variable(Coding.CONSTANT, why, 0.0, 0.0, shape)
+    error = _unit(variable) * found.error
     if found.is_rough:
         why = f"its modes would be about as many as its snapshots ({found.rank:.0f})"
-        return _variable(Coding.DIRECT, why, found.values_bits / 8, found.error, shape)
+        return _variable(Coding.DIRECT, why, found.values_bits / 8, error, shape)
     if found.rides and found.is_dear:
         why = "few modes, and values of what they leave, take fewest bytes"
-        return _variable(Coding.HYBRID, why, found.hybrid_bits / 8, found.error, shape)
+        return _variable(Coding.HYBRID, why, found.hybrid_bits / 8, error, shape)
     bits = min(found.pod_bits, found.values_bits)
     why = f"about {found.rank:.0f} modes hold it"
-    return _variable(Coding.POD, why, bits / 8, found.error, shape)
+    return _variable(Coding.POD, why, bits / 8, error, shape)
 
 
 def _variable(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive
 from romzarr.archive.later import later_part
-from romzarr.compression.write_archive import write_archive
 from romzarr.compression.write_store import source_facts
-from romzarr.config import Config, with_values
+from romzarr.config import NONE, Config, with_values
+from romzarr.operations.written import write_within_bounds
 from romzarr.recorded_config import config_of
-from romzarr.store.reading.facts import errors_of
+from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.compressor import StreamCompressor
@@ -35,16 +36,39 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
         StreamCompressor(store).close()
     opened = open_store(store)
     part, config = later_part(archive, opened.snapshots), config_of(opened)
-    alone = len(part.time.values) == 1
-    asked = with_values(config, {"compression.tolerance": 0.0}) if alone else config
+    changes: dict[str, object] = {}
+    if len(part.time.values) == 1:
+        changes["compression.tolerance"] = 0.0
+    if ERRORS_BY_INDEX not in opened.facts:
+        changes["compression.per"] = NONE
+    asked = with_values(config, changes)
     root = opened.root
-    with (
-        StoreWriter(store, onto=root, keep=len(root.parts)) as writer,
-        threadpool_limits(1, user_api="blas"),
-    ):
-        with archive.unchanging():
-            result = write_archive(writer, part, asked, gaps=True)
-        writer.commit(_of_all(opened, archive, result.facts, config))
+    with threadpool_limits(1, user_api="blas"):
+        write_within_bounds(
+            partial(StoreWriter, store, onto=root, keep=len(root.parts)),
+            part,
+            asked,
+            lambda result: _of_all(opened, archive, result.facts, config),
+            gaps=True,
+        )
+
+
+def _by_index(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Errors by index of all parts: no larger than the larger ones, as both are relative to what
+    fluctuates less than all."""
+    before, found = earlier.get(ERRORS_BY_INDEX), own.get(ERRORS_BY_INDEX, {})
+    if before is None:
+        return {}
+    both = {
+        name: {
+            "dims": each["dims"],
+            "errors": list(map(max, each["errors"], found[name]["errors"])),
+        }
+        if name in found
+        else each
+        for name, each in before.items()
+    }
+    return {ERRORS_BY_INDEX: found | both}
 
 
 def _of_all(
@@ -65,6 +89,7 @@ def _of_all(
             name: (lost[name] / fluctuation[name]) ** 0.5 if lost[name] else 0.0 for name in errors
         },
         "fluctuation": fluctuation,
+        **_by_index(opened.facts, facts),
         "raw_bytes": archive.total_bytes,
         "config": opened.facts["config"],
         "source": source_facts(archive, config, len(archive.time.values)),

@@ -32,6 +32,8 @@ MAX_RANK = 1 << 16
 MAX_KEPT, MAX_EPISODES = 1 << 22, 1 << 22
 # Gaps that are listed in JSON: as many as it may have entries.
 MAX_RUNS = 1 << 18
+# Indices that have factors of their own, in JSON as well.
+MAX_INDICES = 1 << 16
 # A trajectory is integrated from the first snapshot of its block (`CODE_BLOCK`), with at most the
 # substeps of `romzarr.numerics.dynamics.sampling.choose_substeps`.
 MAX_BLOCK_STEPS, MAX_SUBSTEPS = 256, 8

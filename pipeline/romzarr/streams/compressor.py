@@ -18,13 +18,13 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 from romzarr.arguments import as_flag, as_whole, shown, wrong_type
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pod import Earlier
-from romzarr.config import Config, Settings, given_config, settled
+from romzarr.config import AUTO, NONE, Config, Settings, given_config, settled
 from romzarr.contracts import SparseModel
 from romzarr.errors import ConfigError, StoreError
 from romzarr.recorded_config import config_of
 from romzarr.reports import ErrorsByVariable
 from romzarr.store import layout
-from romzarr.store.reading.facts import errors_of
+from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Block, Frame, Variables, named
@@ -117,6 +117,7 @@ class StreamCompressor:
             self._config = settled(given_config(config), tolerance, None, variables, weights)
         else:
             self._config = _config_of(self._store, tolerance)
+            _refuse_bounds_by_index(self._store)
         _check_settings(self._config)
         self._segment: OpenSegment | None = None
         self._opened, self._ended = 0, ""
@@ -410,8 +411,21 @@ def _config_of(store: CoefficientStore, tolerance: float | None) -> Config:
     return config
 
 
+def _refuse_bounds_by_index(store: CoefficientStore) -> None:
+    if ERRORS_BY_INDEX in store.facts:
+        raise ConfigError(
+            f"{store.url} bounds the errors of single indices (compression.per), which a stream "
+            f"cannot; use romzarr.append, or make the store with compression.per none"
+        )
+
+
 def _check_settings(config: Config) -> None:
     """Refuse what a stream cannot promise, before anything is read."""
+    if config.compression.per not in (AUTO, NONE):
+        raise ConfigError(
+            "compression.per: a stream bounds the error of each variable as a whole, and not of "
+            "single indices; leave it out, or use romzarr.compress and romzarr.append"
+        )
     check_expressions(config)
     if config.compression.tolerance == 0:
         raise ConfigError(

@@ -214,9 +214,11 @@ def decode(
     stored = decoder.stored
     rows, back = positions(time_indexer, stored.shape[stored.time_axis])
     wanted, backs = _places(stored, space_indexers)
-    if f"basis/{stored.group}/residuals" in home.arrays:
-        wide = decoder.values(rows, wanted, np.dtype(np.float64))
-        Residuals(home.arrays, stored).add_to(wide, rows, wanted)
+    corrected = f"basis/{stored.group}/residuals" in home.arrays
+    if corrected or stored.scaling is not None:
+        wide = _in_units(decoder, rows, wanted)
+        if corrected:
+            Residuals(home.arrays, stored).add_to(wide, rows, wanted)
         values = rounded(wide, stored.dtype)
     else:
         values = decoder.values(rows, wanted, stored.dtype)
@@ -229,13 +231,29 @@ def decode(
 
 
 def predict(
-    home: Generation, variable: str, time_indexer: Indexer, space_indexers: Sequence[Indexer]
+    home: Generation,
+    variable: str,
+    time_indexer: Indexer,
+    space_indexers: Sequence[Indexer],
+    as_coded: bool = False,
 ) -> NDArray[np.float64]:
-    """Decode without residuals, for increasing indexers, in float64."""
+    """Decode without residuals, for increasing indexers, in float64; ``as_coded`` without scaling,
+    too."""
     decoder = decoder_of(home, variable)
     stored = decoder.stored
     rows, _ = positions(time_indexer, stored.shape[stored.time_axis])
-    return decoder.values(rows, _places(stored, space_indexers)[0], np.dtype(np.float64))
+    wanted = _places(stored, space_indexers)[0]
+    if as_coded:
+        return decoder.values(rows, wanted, np.dtype(np.float64))
+    return _in_units(decoder, rows, wanted)
+
+
+def _in_units(decoder: Decoder, rows: Positions, wanted: Wanted) -> NDArray[np.float64]:
+    """Values without residuals in the variable's units, in float64."""
+    values, stored = decoder.values(rows, wanted, np.dtype(np.float64)), decoder.stored
+    if stored.scaling is not None:
+        stored.scaling.apply(values, decoder.home.arrays, wanted, stored.time_axis)
+    return values
 
 
 def mean(
@@ -248,7 +266,10 @@ def mean(
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
     wanted, backs = _places(decoder.stored, indexers)
-    return as_asked(decoder.mean(wanted), backs, indexers)
+    found, scaling = decoder.mean(wanted), decoder.stored.scaling
+    if scaling is not None:
+        scaling.apply(found, decoder.home.arrays, wanted)
+    return as_asked(found, backs, indexers)
 
 
 def modes(
@@ -268,6 +289,8 @@ def modes(
     count = home.rank if leading is None else min(leading, home.rank)
     values = np.empty((count, *map(len, wanted)), decoder.arithmetic)
     decoder.modes(wanted, values)
+    if decoder.stored.scaling is not None:
+        values *= decoder.stored.scaling.at(wanted)
     return as_asked(values, [np.arange(count), *backs], [slice(None), *indexers])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.contracts import Region
 from romzarr.store.layout import Part
-from romzarr.store.reading.decoding import predict
+from romzarr.store.reading.decoding import decode, predict
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import open_draft
 
@@ -30,6 +31,15 @@ class Draft:
     def predict(self, variable: str, time_axis: int, region: Region) -> Matrix:
         """Decode a region in the variable's order of dims, before residuals and rounding."""
         return _predicted(_opened(self), variable, time_axis, region)
+
+    def coded(self, variable: str, time_axis: int, region: Region) -> Matrix:
+        """The same, without the scaling of the variable."""
+        return _predicted(_opened(self), variable, time_axis, region, as_coded=True)
+
+    def decode(self, variable: str, time_axis: int, region: Region) -> NDArray[Any]:
+        """Decode a region as readers will see it."""
+        space = region[:time_axis] + region[time_axis + 1 :]
+        return decode(_opened(self), variable, region[time_axis], space)
 
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float:
         """Bound the change of `predicted` values by a reader's rounding of the samples of a(t)."""
@@ -51,6 +61,8 @@ def _opened(draft: Draft, perturbation: float = 0.0) -> Generation:
     )
 
 
-def _predicted(store: Generation, variable: str, time_axis: int, region: Region) -> Matrix:
+def _predicted(
+    store: Generation, variable: str, time_axis: int, region: Region, as_coded: bool = False
+) -> Matrix:
     space = region[:time_axis] + region[time_axis + 1 :]
-    return predict(store, variable, region[time_axis], space)
+    return predict(store, variable, region[time_axis], space, as_coded)

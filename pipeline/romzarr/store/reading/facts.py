@@ -76,6 +76,8 @@ def _of(**checks: Check) -> Check:
     )
 
 
+# The fact with the errors of single indices: there if these are bounded.
+ERRORS_BY_INDEX = "errors_by_index"
 # The facts that the modules `checks` and `variables` do not check.
 _CHECKS: dict[str, tuple[Check, str]] = {
     "tolerance": (_error, "a number of at least 0"),
@@ -83,6 +85,10 @@ _CHECKS: dict[str, tuple[Check, str]] = {
     "max_error": (_named(_positive), "positive numbers by name"),
     "largest_pointwise_error": (_named(_error), "numbers of at least 0 by name"),
     "fluctuation": (_named(_error), "numbers of at least 0 by name"),
+    ERRORS_BY_INDEX: (
+        _named(_of(dims=_all(_text), errors=_all(_error))),
+        "objects with 'dims' and 'errors' by name",
+    ),
     "raw_bytes": (lambda value: _count(value) and value > 0, "a positive integer"),
     "nonzero_terms": (_count, "an integer of at least 0"),
     "rank": (_count, "an integer of at least 0"),
@@ -134,7 +140,8 @@ def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: 
     """
     known = {*variables, _LARGEST}
     errors = facts.get("relative_l2_error")
-    for name in ("relative_l2_error", "max_error", "largest_pointwise_error", "fluctuation"):
+    named = ("relative_l2_error", "max_error", "largest_pointwise_error", "fluctuation")
+    for name in (*named, ERRORS_BY_INDEX):
         if not set(facts.get(name, {})) <= known:
             raise StoreError(f"{where}: {name!r} names an unknown variable")
     if errors is not None and not set(variables) <= set(errors):

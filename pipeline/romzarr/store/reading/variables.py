@@ -16,6 +16,7 @@ from romzarr.store import layout, limits
 from romzarr.store.layout import ArrayLayout, JsonObject
 from romzarr.store.reading.checks import agree, shape_of
 from romzarr.store.reading.gaps import StoredGaps, gaps_of
+from romzarr.store.reading.scaling import StoredScaling, scaling_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class StoredVariable:
 
     ``offset`` is subtracted from values, and ``mask`` is the group with the mask, if there is one.
     ``column`` is its first one in the shared fields, if it has them there, and ``step`` the factor.
-    ``gaps`` are values that are kept apart.
+    ``gaps`` are values that are kept apart. Others are multiplied by factors of ``scaling``.
     """
 
     name: str
@@ -39,6 +40,7 @@ class StoredVariable:
     column: int | None
     step: float
     gaps: StoredGaps | None
+    scaling: StoredScaling | None
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
@@ -85,6 +87,9 @@ def variables_of(
             agree(arrays, residuals, "float64", variable.shape, facts.where)
         if variable.gaps is not None and variable.gaps.runs is None:
             agree(arrays, variable.gaps.path, "uint8", variable.shape, facts.where)
+        if variable.scaling is not None and variable.scaling.steady:
+            steady, name = variable.scaling.steady, variable.dtype.name
+            agree(arrays, steady, name, variable.space_shape, facts.where)
         if variable.mask is not None:
             mask = f"basis/{variable.mask}/mask"
             agree(arrays, mask, "bool", variable.space_shape, facts.where)
@@ -147,12 +152,14 @@ def _variable(
     if len(dims) != len(shape) or not dims or name in dims:
         # A variable named like its dim would be read completely, as an index.
         raise StoreError(f"{fields.where}: dims {dims} do not fit shape {shape} or the name")
+    time_axis = fields.integer("time_axis", 0, len(dims) - 1)
+    steady = f"basis/{group}/steady"
     return StoredVariable(
         name=name,
         dims=dims,
         shape=shape,
         dtype=layout.float_dtype(fields.text("dtype"), fields.where),
-        time_axis=fields.integer("time_axis", 0, len(dims) - 1),
+        time_axis=time_axis,
         group=group,
         coding=coding,
         mask=fields.text("mask") if "mask" in fields.document else None,
@@ -160,6 +167,7 @@ def _variable(
         column=fields.integer("column", 0, limits.MAX_CODED_VALUES) if shares else None,
         step=fields.number("step") if shares else 1.0,
         gaps=gaps_of(fields, shape),
+        scaling=scaling_of(fields, dims, shape, time_axis, steady if steady in arrays else ""),
         chunks=_chunks(fields, shape),
         attrs=fields.object("attrs").document if "attrs" in fields.document else {},
         encoding=with_shared(

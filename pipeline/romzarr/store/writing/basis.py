@@ -334,6 +334,17 @@ class BasisWriter(ArrayWriter):
         native = mean.astype(mean.dtype.newbyteorder("="), copy=False)
         self.write(f"basis/{group}/mean", native, space_dims)
 
+    def write_steady(self, variable: str, space_dims: Sequence[str], values: Floats) -> None:
+        """Write what is constant at some indices of a `variable`, NaN elsewhere."""
+        with write_errors(self.target):
+            group = self._group_of(variable)
+        self.write(f"basis/{group}/steady", values, space_dims)
+
+    def drop_steady(self, variable: str) -> None:
+        """Remove what is constant of a `variable` whose values are all kept exactly after all."""
+        with write_errors(self.target):
+            sync(self._store.delete_dir(f"basis/{self._groups[variable]}/steady"))
+
     def _group_of(self, variable: str) -> str:
         return self._groups.get(variable) or self._new_group(variable)
 

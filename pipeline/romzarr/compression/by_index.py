@@ -1,0 +1,306 @@
+"""Bounds on each index of some dims, such as each level, relative to its own fluctuation.
+
+One bound over all levels lets those that fluctuate little be ruined. So values are divided by a
+factor for each index before they are coded, which evens out what all lose; then what is lost is
+measured, and where it is too much at some index everything is coded anew with better factors. In
+which way variables are coded does not matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.archive import Archive
+from romzarr.archive.vertical import vertical_dims
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles
+from romzarr.chunked.by_index import FoundErrors, MeasureErrors, ScaledSource, joined_errors
+from romzarr.chunked.slices import gathered
+from romzarr.compression.index_norms import LEAST, MOST, IndexNorms, axes_of, index_norms
+from romzarr.compression.write_store import rounded_up
+from romzarr.config import AUTO, NO_TOLERANCE, NONE, CompressionConfig
+from romzarr.contracts import ArchivedVariable, Matrix, ReadCost, Scaling
+from romzarr.errors import AccuracyError, ConfigError
+from romzarr.numerics.budget import RESERVE, ROUNDING_SHARE
+from romzarr.numerics.scaling import PARTS, exponents_of, factors_of
+from romzarr.store.limits import MAX_INDICES
+from romzarr.store.reading.draft import Draft
+from romzarr.store.reading.facts import ERRORS_BY_INDEX
+
+log = logging.getLogger(__name__)
+
+# What is aimed at, attempt by attempt, as a share of the tolerance: at first nothing is known of
+# how evenly indices lose, and few modes come in steps that are too large for a close aim.
+AIMS = (0.93, 0.97, 0.94, 0.88, 0.8, 0.6, 0.3)
+# Factors change by no more than two to this power at a time.
+MOST_CHANGE = 4
+# Indices up to which all errors are recorded.
+MOST_RECORDED = 256
+# Least share of the error allowed that coding is believed to use.
+LEAST_USED = 0.5
+
+
+@dataclass(frozen=True)
+class Aim:
+    """How a variable is coded: ``exponents`` of its factors, and the ``share`` of the tolerance
+    that all scaled values together may use."""
+
+    exponents: NDArray[np.int64]
+    share: float
+
+
+@dataclass(frozen=True)
+class IndexBounds:
+    """What is asked of the indices of an archive's variables, by name, and how it is aimed at."""
+
+    norms: Mapping[str, IndexNorms]
+    aims: Mapping[str, Aim]
+    tolerance: float
+    cost: ReadCost
+    attempt: int = 0
+
+    def scaled(self, archive: Archive) -> Archive:
+        """The archive with values scaled."""
+        variables = [
+            _scaled(each, self.norms[each.name], self.aims[each.name], self.tolerance)
+            if each.name in self.aims
+            else each
+            for each in archive.variables
+        ]
+        return replace(archive, variables=tuple(variables))
+
+
+@dataclass(frozen=True)
+class IndexErrors:
+    """The errors of each index of the ``dims`` of a variable, relative to its own fluctuation, and
+    that of all together; ``squares`` are their squared norms."""
+
+    dims: tuple[str, ...]
+    errors: Matrix
+    whole: float
+    fluctuation: float
+    squares: Matrix
+
+    @property
+    def largest(self) -> float:
+        return float(self.errors.max(initial=0.0))
+
+
+# --- what is asked ------------------------------------------------------------------------
+
+
+def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple[str, ...]]:
+    """Dims whose indices have bounds of their own, by variable, in its order.
+
+    Raises
+    ------
+    ConfigError
+        If a dim is that of time, or one that no variable has, or indices are too many.
+    """
+    if not 0 < config.tolerance < NO_TOLERANCE or config.per == NONE:
+        return {}
+    if config.per == AUTO:
+        wanted = vertical_dims(archive)
+    else:
+        wanted = tuple(config.per)
+        _check_dims(archive, wanted)
+    found = {}
+    for variable in archive.variables:
+        dims = tuple(dim for dim in variable.space_dims if dim in wanted)
+        count = math.prod(variable.shape[a] for a in axes_of(variable, dims))
+        if count > MAX_INDICES:
+            raise ConfigError(
+                f"compression.per: variable {variable.name!r} has {count} indices of "
+                f"{', '.join(dims)}, allowed are up to {MAX_INDICES} with bounds of their own"
+            )
+        if count > 1:
+            found[variable.name] = dims
+    return found
+
+
+def _check_dims(archive: Archive, wanted: Sequence[str]) -> None:
+    known = sorted({dim for variable in archive.variables for dim in variable.space_dims})
+    for dim in wanted:
+        if dim not in known:
+            time = ", which is that of time" if dim == archive.time.dim else ""
+            raise ConfigError(
+                f"compression.per: found dim {dim!r}{time}; allowed are dims of the variables that "
+                f"are compressed, without time: {', '.join(map(repr, known)) or 'there are none'}"
+            )
+
+
+def index_bounds(
+    archive: Archive,
+    dims: Mapping[str, tuple[str, ...]],
+    tolerance: float,
+    gaps: bool,
+    sampled: bool = False,
+) -> IndexBounds:
+    """Bounds on each index of some dims of some variables. Runs Dask, and reads these once.
+
+    The temporal mean of one variable is held here. Where there are `gaps`, known fill values are
+    no numbers. If it is `sampled`, a few tiles of each index are read, which are enough for an
+    estimate.
+    """
+    norms, cost = dict[str, IndexNorms](), ReadCost()
+    for variable in archive.variables:
+        if variable.name in dims:
+            each, read = index_norms(variable, dims[variable.name], gaps, sampled)
+            cost += read
+            if np.count_nonzero(each.bounded | each.constant) > 1:
+                norms[variable.name] = each
+    aims = {name: Aim(exponents_of(each.sizes), AIMS[0]) for name, each in norms.items()}
+    return IndexBounds(norms, aims, tolerance, cost)
+
+
+# --- how it is aimed at -------------------------------------------------------------------
+
+
+def _scaled(
+    variable: ArchivedVariable, norms: IndexNorms, aim: Aim, tolerance: float
+) -> ArchivedVariable:
+    """The variable with scaled values, whose tolerance is the share of it that is aimed at."""
+    if not norms.bounded.any():
+        return variable
+    factors = factors_of(aim.exponents)
+    source = ScaledSource(
+        variable.source, factors, norms.constant, _dtype(variable, norms, tolerance)
+    )
+    bounded = norms.bounded
+    counted = np.where(norms.constant, 0.0, norms.counted)
+    scaling = Scaling(
+        norms.dims,
+        aim.exponents.reshape([variable.shape[a] for a in axes_of(variable, norms.dims)]),
+        variable.source,
+        norms.steady,
+        float(np.sum(counted * norms.averages / factors) / counted.sum()),
+    )
+    square = np.sum(norms.squares / factors**2, where=bounded)
+    return replace(variable, source=source, scaling=scaling, fluctuation=aim.share**2 * square)
+
+
+def _dtype(variable: ArchivedVariable, norms: IndexNorms, tolerance: float) -> np.dtype[Any]:
+    """Float32 where its rounding is negligible at each index."""
+    single = np.dtype(np.float32)
+    size = norms.sizes
+    rounding = float(np.finfo(single).eps) * np.sqrt(norms.means + size**2)
+    fits = (rounding <= ROUNDING_SHARE * tolerance * size) | ~norms.bounded
+    return single if variable.dtype.itemsize <= 4 and fits.all() else np.dtype(np.float64)
+
+
+def index_errors(
+    draft: Draft, archive: Archive, asked: IndexBounds
+) -> tuple[dict[str, IndexErrors], ReadCost]:
+    """Errors of each index, by variable, of a store before its commit; and the cost. Runs Dask.
+
+    Reads these variables once.
+    """
+    found, cost = dict[str, IndexErrors](), ReadCost()
+    for variable in archive.variables:
+        if variable.name not in asked.norms:
+            continue
+        norms, tile = asked.norms[variable.name], aligned_tile(variable, LEAST, MOST)
+        task = MeasureErrors(
+            draft,
+            variable.name,
+            variable.time_axis,
+            variable.inner_product,
+            norms.squares.shape,
+        )
+        measured: FoundErrors = gathered(
+            lazy_tiles(variable, tile, task, joined_errors), joined_errors
+        )
+        cost += measured.cost
+        squares = np.where(norms.bounded, norms.squares, 1.0)
+        errors = np.sqrt(np.where(norms.bounded, measured.squares / squares, 0.0))
+        fluctuation = float(np.sum(norms.squares, where=norms.bounded))
+        lost = float(np.sum(measured.squares))
+        whole = (lost / fluctuation) ** 0.5 if lost else 0.0
+        found[variable.name] = IndexErrors(norms.dims, errors, whole, fluctuation, measured.squares)
+    return found, cost
+
+
+def error_facts(facts: Mapping[str, Any], found: Mapping[str, IndexErrors]) -> dict[str, Any]:
+    """The facts of a store with errors that were measured."""
+    tolerance = facts["tolerance"]
+    whole = {name: rounded_up(each.whole, tolerance) for name, each in found.items()}
+    more: dict[str, Any] = {"relative_l2_error": facts["relative_l2_error"] | whole}
+    if "fluctuation" in facts:
+        totals = {name: each.fluctuation for name, each in found.items()}
+        more["fluctuation"] = facts["fluctuation"] | totals
+    more[ERRORS_BY_INDEX] = {
+        name: {
+            "dims": list(each.dims),
+            "errors": [rounded_up(error, tolerance) for error in each.errors.ravel().tolist()],
+        }
+        for name, each in found.items()
+        if each.errors.size <= MOST_RECORDED
+    }
+    return {**facts, **more}
+
+
+def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBounds | None:
+    """What to aim at after these errors; None if all are within their bounds.
+
+    Raises
+    ------
+    AccuracyError
+        If they never are.
+    """
+    # Other machines may round decoded values in another way.
+    limit = (1 - RESERVE) * asked.tolerance
+    missed = {name for name, each in found.items() if each.largest > limit}
+    if not missed:
+        return None
+    attempt = asked.attempt + 1
+    if attempt == len(AIMS):
+        raise _missed_error(asked, found)
+    aims = {
+        name: _next(asked.norms[name], aim, found[name], asked.tolerance, AIMS[attempt])
+        for name, aim in asked.aims.items()
+        if name in found
+    }
+    log.info("coded anew for bounds on single indices of %s", ", ".join(sorted(missed)))
+    return replace(asked, aims={**asked.aims, **aims}, attempt=attempt)
+
+
+def _next(norms: IndexNorms, aim: Aim, found: IndexErrors, tolerance: float, share: float) -> Aim:
+    """Factors with which all indices should lose as much, and the share that this leaves.
+
+    What an index loses is about in proportion to its factor.
+    """
+    bounded, target = norms.bounded & (found.errors > 0), share * tolerance
+    if not bounded.any():
+        return aim
+    errors = np.where(bounded, found.errors, target)
+    change = np.rint(np.clip(np.log2(target / errors), -MOST_CHANGE, MOST_CHANGE) * PARTS)
+    exponents = aim.exponents + change.astype(np.int64)
+    used = _share(norms, factors_of(aim.exponents), found.errors, tolerance) / aim.share
+    foretold = errors * np.exp2(change / PARTS)
+    foretold *= target / foretold.max()
+    wanted = _share(norms, factors_of(exponents), foretold, tolerance)
+    return Aim(exponents, wanted / float(np.clip(used, LEAST_USED, 1.0)))
+
+
+def _share(norms: IndexNorms, factors: Matrix, errors: Matrix, tolerance: float) -> float:
+    """Error of all scaled values together, with these at each index, by the tolerance."""
+    squares = norms.squares / factors**2
+    whole = np.sum(squares, where=norms.bounded)
+    return float(np.sqrt(np.sum(errors**2 * squares, where=norms.bounded) / whole)) / tolerance
+
+
+def _missed_error(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> AccuracyError:
+    """That no attempt was within the bounds."""
+    name = max(found, key=lambda each: found[each].largest)
+    return AccuracyError(
+        f"variable {name!r}: an index of {', '.join(found[name].dims)} has an error of "
+        f"{found[name].largest:.3e} of its own fluctuation after {len(AIMS)} attempts, above "
+        f"the tolerance {asked.tolerance:g}; raise compression.tolerance, or take compression.per "
+        f"none"
+    )
