@@ -215,6 +215,21 @@ def bounds_on_single_values(path: Path) -> None:
 
 
 @case
+def bounds_on_single_levels(path: Path) -> None:
+    """By modes and by values; one level is constant, and some values are bounded one by one."""
+    sizes = np.array([1.0, 0.03, 0.0])[:, None]
+    smooth, rough = waves(20, 12).u.values[:, None], noise((20, 12)).w.values[:, None]
+    steady = np.linspace(0, 1, 12) / 3
+    variables = {
+        name: (("time", "lev", "x"), (sizes * each + steady).astype("f4"))
+        for name, each in {"u": smooth, "w": rough, "v": smooth + 1}.items()
+    }
+    source = xr.Dataset(variables, {"time": waves(20).time})
+    config = {"compression.per": ["lev"]}
+    romzarr.compress(source, path, tolerance=1e-2, max_error={"v": 1e-3}, config=config)
+
+
+@case
 def constants(path: Path) -> None:
     x = np.linspace(0, 1, 30)
     x[3] = np.nan
