@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.chunked.blocks import Lengths, Tile
+from romzarr.chunked.gaps import FilledSource, NumbersSource
 from romzarr.contracts import BlockSource, Floats, Mask, Matrix, ReadBlock, ReadCost, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.gaps import gap_codes
@@ -118,6 +120,24 @@ class ScaledSource:
         part = broadcast_part(self.factors.shape, region)
         scale = _ScaleBlock(self.factors[part], self.left_out[part], self.dtype)
         return (scale, self.source.task(region))
+
+
+def scaled_source(
+    source: BlockSource, time_axis: int, factors: Matrix, left_out: Mask, dtype: np.dtype[Any]
+) -> BlockSource:
+    """Scaled blocks. Gaps are filled after that: indices of other sizes lie beside them."""
+    if not isinstance(source, FilledSource):
+        return ScaledSource(source, factors, left_out, dtype)
+    numbers = NumbersSource(source.source, source.special)
+    mean = source.mean / np.squeeze(factors, time_axis)
+    mean[np.broadcast_to(np.squeeze(left_out, time_axis), mean.shape)] = np.nan
+    return FilledSource(
+        ScaledSource(numbers, factors, left_out, dtype),
+        time_axis,
+        np.array([np.nan], dtype),
+        f"{source.origin}-{uuid4().hex}",
+        mean.astype(dtype),
+    )
 
 
 def broadcast_part(shape: Lengths, region: Region) -> Region:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive
 from romzarr.archive.vertical import vertical_dims
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles
-from romzarr.chunked.by_index import FoundErrors, MeasureErrors, ScaledSource, joined_errors
+from romzarr.chunked.by_index import FoundErrors, MeasureErrors, joined_errors, scaled_source
 from romzarr.chunked.slices import gathered
 from romzarr.compression.index_norms import LEAST, MOST, IndexNorms, axes_of, index_norms
 from romzarr.compression.write_store import rounded_up
@@ -169,9 +169,8 @@ def _scaled(
     if not norms.bounded.any():
         return variable
     factors = factors_of(aim.exponents)
-    source = ScaledSource(
-        variable.source, factors, norms.constant, _dtype(variable, norms, tolerance)
-    )
+    dtype = _dtype(variable, norms, tolerance)
+    source = scaled_source(variable.source, variable.time_axis, factors, norms.constant, dtype)
     bounded = norms.bounded
     counted = np.where(norms.constant, 0.0, norms.counted)
     scaling = Scaling(
