@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import version
 
-from romzarr.config import AUTO, NONE, whole_place
+from romzarr.config import AUTO, NONE, Reference, whole_place
 from romzarr.contracts import Layout
 from romzarr_flows import commands
 from romzarr_flows.neural.arguments import add_neural
@@ -308,6 +308,13 @@ def add_compress(subparsers: Subparsers) -> None:
         metavar="D,E",
         help="dims of whose indices each has the bound, relative to its own fluctuation: auto are "
         "the vertical ones (default), none is one bound for each variable as a whole",
+    )
+    command.add_argument(
+        "--fluctuation",
+        choices=[each.value for each in Reference],
+        help="what fluctuations, to which the tolerance is relative, are about: the temporal mean "
+        "(default), or the climatology, which is the mean of each calendar month and, if there are "
+        "several snapshots a day, of each hour in it",
     )
     add_selection(command)
     command.add_argument(

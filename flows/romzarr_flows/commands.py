@@ -31,6 +31,7 @@ SETTINGS = {
     "tolerance": "compression.tolerance",
     "max_error": "compression.max_error",
     "per": "compression.per",
+    "fluctuation": "compression.fluctuation",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
     "exclude": "archive.exclude",

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import SequenceMatcher
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -198,6 +199,15 @@ a_kind = text(
 )
 
 
+class Reference(StrEnum):
+    """What fluctuations, by which tolerances are meant, are about."""
+
+    MEAN = "mean"
+    """The temporal mean of each point."""
+    CLIMATOLOGY = "climatology"
+    """The mean of each calendar month, or of each hour of these."""
+
+
 class Section:
     """Base class of the sections: checks every field."""
 
@@ -245,6 +255,7 @@ class CompressionConfig(Section):
     per: str | tuple[str, ...] = setting(
         AUTO, automatic | nothing | texts("a list of different names of dims", least=1)
     )
+    fluctuation: str = setting(Reference.MEAN, one_of(*Reference))
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
 
     def for_variables(self, names: Collection[str]) -> CompressionConfig:
@@ -253,6 +264,11 @@ class CompressionConfig(Section):
         if self.tolerance < NO_TOLERANCE or set(names) <= self.bounds.keys():
             return self
         return replace(self, tolerance=DEFAULT_TOLERANCE)
+
+    @property
+    def climatology(self) -> bool:
+        """Whether fluctuations are about a mean cycle."""
+        return self.fluctuation == Reference.CLIMATOLOGY
 
     @property
     def bounds(self) -> Mapping[str, float]:

@@ -229,7 +229,8 @@ class ArchivedVariable:
     blocks without them; where there is a ``scaling``, it provides scaled ones. ``fluctuation`` is
     the squared norm by which the tolerance of what it provides is meant, where that is known from
     all values: that of the numbers about their temporal mean, or of a single snapshot about its
-    mean in space.
+    mean in space, or about a mean cycle. ``share`` is its root by the norm about the temporal mean,
+    which a POD takes tolerances by until it knows better.
     """
 
     name: str
@@ -243,13 +244,14 @@ class ArchivedVariable:
     gaps: Gaps | None = None
     scaling: Scaling | None = None
     fluctuation: float | None = None
+    share: float = 1.0
 
     @property
     def unscaled(self) -> ArchivedVariable:
         """The variable with its values as they are in the archive, or filled where it has gaps."""
         if self.scaling is None:
             return self
-        return replace(self, source=self.scaling.source, scaling=None, fluctuation=None)
+        return replace(self, source=self.scaling.source, scaling=None, fluctuation=None, share=1.0)
 
     @property
     def space_dims(self) -> tuple[str, ...]:

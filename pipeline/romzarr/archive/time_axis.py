@@ -22,7 +22,7 @@ MIN_SNAPSHOTS = 5
 # What `archive.time` says of an archive that has none.
 NONE = "none"
 _NAMES = ("time", "t")
-_SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
+SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
 _NANOSECONDS = 1e9
 # Differences that are this much smaller than a time step are taken for rounding errors.
 ROUNDING_OF_STEP = 1e6
@@ -130,7 +130,7 @@ def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | Non
     if time == NONE and time not in dataset.dims:
         return None
     if time in dataset.dims:
-        return time, _coordinate_along(dataset, time)
+        return time, coordinate_along(dataset, time)
     if time in dataset.coords and dataset[time].ndim == 1:
         return str(dataset[time].dims[0]), time
     raise ArchiveError(
@@ -152,7 +152,7 @@ def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None] | None:
         dims = {str(dim) for dim in rule() if dim in dataset.dims}
         if len(dims) == 1:
             dim = dims.pop()
-            return dim, _coordinate_along(dataset, dim)
+            return dim, coordinate_along(dataset, dim)
         if dims:
             raise ArchiveError(
                 f"archive {archive!r}: time could be any of {_listed(dims)}; set archive.time"
@@ -179,7 +179,7 @@ def _is_cf_time(coordinate: xr.DataArray) -> bool:
     )
 
 
-def _coordinate_along(dataset: xr.Dataset, dim: str) -> str | None:
+def coordinate_along(dataset: xr.Dataset, dim: str) -> str | None:
     """Find the coordinate with the times of `dim`: its own, or the only candidate."""
     if dim in dataset.coords:
         return dim
@@ -236,10 +236,8 @@ def _as_numbers(times: NDArray[Any], units: str) -> tuple[NDArray[np.float64], s
         nanoseconds = (times - times[0]).astype("timedelta64[ns]").astype(np.int64)
         seconds = nanoseconds / _NANOSECONDS
     step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
-    unit = max(
-        (u for u in _SECONDS if _SECONDS[u] <= 2 * step), key=_SECONDS.__getitem__, default="s"
-    )
-    return seconds / _SECONDS[unit], unit
+    unit = max((u for u in SECONDS if SECONDS[u] <= 2 * step), key=SECONDS.__getitem__, default="s")
+    return seconds / SECONDS[unit], unit
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -18,8 +19,8 @@ from romzarr.inner_product import InnerProduct
 from romzarr.numerics.gaps import gap_codes
 from romzarr.numerics.moments import MomentsWithGaps
 
-# A place of tiles in space, and an index.
-Key = tuple[Lengths, Lengths]
+# A place of tiles in space, an index, and a group of snapshots.
+Key = tuple[Lengths, Lengths, int]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class IndexMoments:
 
     moments: MomentsWithGaps
     varies: bool
+
+    @classmethod
+    def of(cls, values: Floats, known: Mask, inner: InnerProduct) -> IndexMoments:
+        """Those of snapshots (m, n) of which some values are known."""
+        first = values[np.argmax(known, axis=0), np.arange(values.shape[1])]
+        varies = bool((known & (values != first)).any())
+        return cls(MomentsWithGaps.of(values, known, inner), varies)
 
     def joined(self, other: IndexMoments) -> IndexMoments:
         """Those of both, at the same points."""
@@ -39,7 +47,7 @@ class IndexMoments:
 
 @dataclass(frozen=True)
 class FoundMoments:
-    """Moments by part of space and index, and what reading cost."""
+    """Moments by part of space, index and group of snapshots, and what reading cost."""
 
     parts: Mapping[Key, IndexMoments] = field(default_factory=dict)
     cost: ReadCost = field(default_factory=ReadCost)
@@ -56,27 +64,31 @@ def joined_moments(several: Sequence[FoundMoments]) -> FoundMoments:
 
 @dataclass(frozen=True)
 class MeasureMoments:
-    """Task: moments of the indices of ``axes`` in a tile; what is ``special`` is no number."""
+    """Task: moments of the indices of ``axes`` in a tile; what is ``special`` is no number.
+
+    Each snapshot belongs to one of the ``groups`` (m,), which have moments of their own.
+    """
 
     time_axis: int
     axes: tuple[int, ...]
     inner: InnerProduct
     special: Floats
+    groups: NDArray[np.int64]
 
     def __call__(self, block: ReadBlock, tile: Tile) -> FoundMoments:
         values = np.moveaxis(block.values, self.time_axis, 0)
+        groups = self.groups[tile.region[self.time_axis]]
         present = gap_codes(values, self.special) == 0
         region, place = _space(tile.region, self.time_axis), _space(tile.index, self.time_axis)
         inner, axes = self.inner.on(region), [_in_space(a, self.time_axis) for a in self.axes]
         found = {}
-        for index, points in _indices(region, axes):
-            some = (slice(None), *points)
-            flat = values[some].reshape(len(values), -1)
-            known = present[some].reshape(flat.shape)
-            moments = MomentsWithGaps.of(flat, known, inner.on(points).flat)
-            first = flat[np.argmax(known, axis=0), np.arange(flat.shape[1])]
-            varies = bool((known & (flat != first)).any())
-            found[place, index] = IndexMoments(moments, varies)
+        for group in np.unique(groups).tolist():
+            times = slice(None) if (groups == group).all() else groups == group
+            for index, points in _indices(region, axes):
+                some = (times, *points)
+                flat = values[some].reshape(-1, math.prod(values[:1][(slice(None), *points)].shape))
+                known = present[some].reshape(flat.shape)
+                found[place, index, group] = IndexMoments.of(flat, known, inner.on(points).flat)
         return FoundMoments(found, block.cost)
 
 

@@ -87,8 +87,13 @@ class ComparedBlock:
     block: ReadBlock
 
     @property
-    def lossless(self) -> bool:
-        return self.opened.variables[self.variable].coding == Coding.LOSSLESS
+    def lossless(self) -> NDArray[np.bool_]:
+        """Which snapshots lie in parts that are lossless."""
+        parts = [
+            part.variables[self.variable].coding == Coding.LOSSLESS for part in self.opened.parts
+        ]
+        snapshots = np.arange(self.span.start, self.span.stop)
+        return np.array(parts)[np.searchsorted(self.opened.starts, snapshots, "right") - 1]
 
     @cached_property
     def values(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -123,11 +128,10 @@ class ComparedBlock:
     def unlike(self) -> NDArray[np.bool_]:
         """Where a missing, infinite or fill value differs, or any bit of what is lossless."""
         x, y = self.values
-        if self.lossless:
-            unlike = ~same_bits(x, y)
-        else:
-            special = ~np.isfinite(x) | ~np.isfinite(y) | np.isin(x, self._fills)
-            unlike = special & (x != y) & ~(np.isnan(x) & np.isnan(y))
+        special = ~np.isfinite(x) | ~np.isfinite(y) | np.isin(x, self._fills)
+        unlike = special & (x != y) & ~(np.isnan(x) & np.isnan(y))
+        if (exact := self.lossless).any():
+            unlike[exact] = ~same_bits(x[exact], y[exact])
         return unlike.reshape(len(self.span), -1)
 
     @cached_property

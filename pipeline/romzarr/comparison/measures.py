@@ -13,10 +13,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.archive import Archive
+from romzarr.archive.climatology import groups_asked
 from romzarr.comparison.blocks import ComparedBlock
 from romzarr.comparison.fold import Measure, Sums
 from romzarr.contracts import Coding, Matrix
 from romzarr.numerics.moments import MomentsWithGaps
+from romzarr.recorded_config import config_of
 from romzarr.store.reading.reader import CoefficientStore
 
 
@@ -88,30 +91,53 @@ class LargestError(_Largest):
 
 @dataclass(frozen=True)
 class ErrorSums:
-    """Moments of the values of one space block, and the sum of their squared errors in the same
-    inner product."""
+    """Moments of the values of one space block, by group of snapshots, and the sum of their squared
+    errors in the same inner product."""
 
-    moments: MomentsWithGaps
+    moments: Mapping[int, MomentsWithGaps]
     squared_error: float
 
 
+@dataclass(frozen=True)
 class RelativeError:
     """The L2 norm of the error by that of the fluctuation, or alone where there is none that can be
-    squared."""
+    squared.
+
+    Fluctuations are about the mean of each of the ``groups`` (m,) that snapshots belong to (None:
+    all belong to one).
+    """
+
+    groups: NDArray[np.int64] | None = None
 
     def of_block(self, block: ComparedBlock) -> ErrorSums:
         values, errors = block.counted
-        moments = MomentsWithGaps.of(values, block.present, block.inner)
+        if self.groups is None:
+            moments = {0: MomentsWithGaps.of(values, block.present, block.inner)}
+        else:
+            numbers = self.groups[block.span.start : block.span.stop]
+            moments = {
+                group: MomentsWithGaps.of(values[some], block.present[some], block.inner)
+                for group in np.unique(numbers).tolist()
+                for some in [numbers == group]
+            }
         with np.errstate(over="ignore", under="ignore"):
             return ErrorSums(moments, float(block.inner.sum(errors**2)))
 
     def add(self, parts: Sequence[ErrorSums]) -> ErrorSums:
-        moments = reduce(MomentsWithGaps.joined, (part.moments for part in parts))
+        moments: dict[int, MomentsWithGaps] = {}
+        for part in parts:
+            for group, each in part.moments.items():
+                moments[group] = moments[group].joined(each) if group in moments else each
         return ErrorSums(moments, sum(part.squared_error for part in parts))
 
     def finding(self, parts: Sequence[ErrorSums]) -> Finding:
         error = float(np.sqrt(sum(part.squared_error for part in parts)))
-        fluctuation = float(np.sqrt(_squared_fluctuation([part.moments for part in parts])))
+        moments = [each for part in parts for each in part.moments.values()]
+        if not (square := sum(each.square for each in moments)) > 0:
+            # What repeats exactly in every group is bounded about its mean.
+            whole = [reduce(MomentsWithGaps.joined, part.moments.values()) for part in parts]
+            square = _squared_fluctuation(whole)
+        fluctuation = float(np.sqrt(square))
         relative = _finite(error / fluctuation if error and 0 < fluctuation < np.inf else error)
         # Where nothing fluctuates there is nothing that an error could be measured by.
         return Finding(relative, conclusive=fluctuation > 0 or not relative > 0)
@@ -135,11 +161,18 @@ def _squared_fluctuation(parts: Sequence[MomentsWithGaps]) -> float:
         return float(weighted @ (about - weighted @ about / weighted.sum()) ** 2)
 
 
+def measures_of(archive: Archive, opened: CoefficientStore) -> dict[str, VerifyMeasure[Any]]:
+    """What is measured of a store: its errors are relative to what its tolerance is."""
+    groups = groups_asked(archive, config_of(opened).compression.climatology)
+    return {**MEASURES, RELATIVE: RelativeError(groups if groups.any() else None)}
+
+
+RELATIVE = "relative_l2_error"
 # By name, in the order in which problems are told.
 MEASURES: Mapping[str, VerifyMeasure[Any]] = {
     "unlike": Unlike(),
     "largest_pointwise_error": LargestError(),
-    "relative_l2_error": RelativeError(),
+    RELATIVE: RelativeError(),
 }
 
 

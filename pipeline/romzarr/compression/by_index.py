@@ -22,9 +22,9 @@ from romzarr.archive.vertical import vertical_dims
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles
 from romzarr.chunked.by_index import FoundErrors, MeasureErrors, joined_errors, scaled_source
 from romzarr.chunked.slices import gathered
-from romzarr.compression.index_norms import LEAST, MOST, IndexNorms, axes_of, index_norms
+from romzarr.compression.index_norms import LEAST, MOST, Groups, IndexNorms, axes_of, index_norms
 from romzarr.compression.write_store import rounded_up
-from romzarr.config import AUTO, NO_TOLERANCE, NONE, CompressionConfig
+from romzarr.config import AUTO, NO_TOLERANCE, NONE, CompressionConfig, Reference
 from romzarr.contracts import ArchivedVariable, Matrix, ReadCost, Scaling
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.budget import RESERVE, ROUNDING_SHARE
@@ -98,16 +98,19 @@ class IndexErrors:
 def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple[str, ...]]:
     """Dims whose indices have bounds of their own, by variable, in its order.
 
+    None of a variable that has a bound as a whole alone, but not about its mean.
+
     Raises
     ------
     ConfigError
         If a dim is that of time, or one that no variable has, or indices are too many.
     """
-    if not 0 < config.tolerance < NO_TOLERANCE or config.per == NONE:
+    wanted: tuple[str, ...] = ()
+    if not 0 < config.tolerance < NO_TOLERANCE:
         return {}
     if config.per == AUTO:
         wanted = vertical_dims(archive)
-    else:
+    elif config.per != NONE:
         wanted = tuple(config.per)
         _check_dims(archive, wanted)
     found = {}
@@ -119,8 +122,8 @@ def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple
                 f"compression.per: variable {variable.name!r} has {count} indices of "
                 f"{', '.join(dims)}, allowed are up to {MAX_INDICES} with bounds of their own"
             )
-        if count > 1:
-            found[variable.name] = dims
+        if count > 1 or config.fluctuation != Reference.MEAN:
+            found[variable.name] = dims if count > 1 else ()
     return found
 
 
@@ -138,22 +141,25 @@ def _check_dims(archive: Archive, wanted: Sequence[str]) -> None:
 def index_bounds(
     archive: Archive,
     dims: Mapping[str, tuple[str, ...]],
+    groups: Groups,
     tolerance: float,
     gaps: bool,
     sampled: bool = False,
 ) -> IndexBounds:
     """Bounds on each index of some dims of some variables. Runs Dask, and reads these once.
 
-    The temporal mean of one variable is held here. Where there are `gaps`, known fill values are
+    Fluctuations are about the means of `groups` (m,) of snapshots. Those of one variable are held
+    here. Where there are `gaps`, known fill values are
     no numbers. If it is `sampled`, a few tiles of each index are read, which are enough for an
     estimate.
     """
     norms, cost = dict[str, IndexNorms](), ReadCost()
     for variable in archive.variables:
         if variable.name in dims:
-            each, read = index_norms(variable, dims[variable.name], gaps, sampled)
+            each, read = index_norms(variable, dims[variable.name], groups, gaps, sampled)
             cost += read
-            if np.count_nonzero(each.bounded | each.constant) > 1:
+            least = 1 if dims[variable.name] else 0
+            if np.count_nonzero(each.bounded | each.constant) > least:
                 norms[variable.name] = each
     aims = {name: Aim(exponents_of(each.sizes), AIMS[0]) for name, each in norms.items()}
     return IndexBounds(norms, aims, tolerance, cost)
@@ -168,20 +174,29 @@ def _scaled(
     """The variable with scaled values, whose tolerance is the share of it that is aimed at."""
     if not norms.bounded.any():
         return variable
-    factors = factors_of(aim.exponents)
-    dtype = _dtype(variable, norms, tolerance)
-    source = scaled_source(variable.source, variable.time_axis, factors, norms.constant, dtype)
-    bounded = norms.bounded
-    counted = np.where(norms.constant, 0.0, norms.counted)
-    scaling = Scaling(
-        norms.dims,
-        aim.exponents.reshape([variable.shape[a] for a in axes_of(variable, norms.dims)]),
-        variable.source,
-        norms.steady,
-        float(np.sum(counted * norms.averages / factors) / counted.sum()),
+    factors = factors_of(aim.exponents) if norms.dims else np.ones_like(norms.squares)
+    square = float(np.sum(norms.squares / factors**2, where=norms.bounded))
+    about_mean = float(np.sum(norms.about_mean / factors**2, where=norms.bounded))
+    variable = replace(
+        variable,
+        fluctuation=aim.share**2 * square,
+        share=min(aim.share * (square / about_mean) ** 0.5, 1.0),
     )
-    square = np.sum(norms.squares / factors**2, where=bounded)
-    return replace(variable, source=source, scaling=scaling, fluctuation=aim.share**2 * square)
+    if not norms.dims:
+        return variable
+    dtype = _dtype(variable, norms, tolerance)
+    counted = np.where(norms.constant, 0.0, norms.counted)
+    return replace(
+        variable,
+        source=scaled_source(variable.source, variable.time_axis, factors, norms.constant, dtype),
+        scaling=Scaling(
+            norms.dims,
+            aim.exponents.reshape([variable.shape[a] for a in axes_of(variable, norms.dims)]),
+            variable.source,
+            norms.steady,
+            float(np.sum(counted * norms.averages / factors) / counted.sum()),
+        ),
+    )
 
 
 def _dtype(variable: ArchivedVariable, norms: IndexNorms, tolerance: float) -> np.dtype[Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from romzarr.chunked.blocks import Lengths, aligned_tile, lazy_tiles
-from romzarr.chunked.by_index import FoundMoments, MeasureMoments, joined_moments
+from romzarr.chunked.by_index import FoundMoments, IndexMoments, MeasureMoments, joined_moments
 from romzarr.chunked.slices import gathered
 from romzarr.chunked.spots import spread
 from romzarr.coding.tiles import grid, region_of
@@ -18,6 +19,8 @@ from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadCost
 from romzarr.numerics.gaps import special_values
 from romzarr.numerics.moments import MomentsWithGaps
 from romzarr.numerics.scaling import along
+
+Groups = NDArray[np.int64]
 
 # Values of a tile that is read at once.
 LEAST, MOST = 1 << 18, 1 << 22
@@ -33,7 +36,8 @@ SAMPLED = 3
 class IndexNorms:
     """What is known of each index of the ``dims`` of a variable, in arrays that broadcast over it.
 
-    ``squares`` are the squared fluctuations, ``counted`` the weights of all numbers, ``averages``
+    ``squares`` are the squared fluctuations, ``about_mean`` those about the temporal mean, if they
+    are about a mean cycle, ``counted`` the weights of all numbers, ``averages``
     their mean and ``means`` the mean square of their temporal means. Indices are ``bounded`` if
     they fluctuate, ``constant`` if they have numbers, which never change: the values of these are
     ``steady`` (*space), and NaN elsewhere.
@@ -41,6 +45,7 @@ class IndexNorms:
 
     dims: tuple[str, ...]
     squares: Matrix
+    about_mean: Matrix
     counted: Matrix
     averages: Matrix
     means: Matrix
@@ -56,15 +61,20 @@ class IndexNorms:
 
 
 def index_norms(
-    variable: ArchivedVariable, dims: tuple[str, ...], gaps: bool, sampled: bool
+    variable: ArchivedVariable,
+    dims: tuple[str, ...],
+    groups: Groups,
+    gaps: bool,
+    sampled: bool,
 ) -> tuple[IndexNorms, ReadCost]:
     """Norms of each index of some dims of a variable, and what reading it cost. Runs Dask.
 
-    The temporal mean of the variable is held here. Where there are `gaps`, known fill values are no
+    Fluctuations are about the mean of each of the `groups` (m,) that snapshots belong to; these
+    means are held here. Where there are `gaps`, known fill values are no
     numbers. If it is `sampled`, a few tiles of each index are read, from which those of all are
     estimated; nothing is kept of constants then.
     """
-    found = _moments(variable, dims, gaps, sampled)
+    found = _moments(variable, dims, groups, gaps, sampled)
     norms = _norms(variable, dims, found)
     return _of_all(norms, variable) if sampled else norms, found.cost
 
@@ -79,12 +89,17 @@ def _of_all(sample: IndexNorms, variable: ArchivedVariable) -> IndexNorms:
     snapshots = variable.shape[variable.time_axis]
     whole = snapshots * variable.inner_product.total(math.prod(variable.space_shape))
     ratio = whole / max(float(sample.counted.sum()), 1e-300)
-    squares, counted = ratio * sample.squares, ratio * sample.counted
-    return replace(sample, squares=squares, counted=counted, steady=None)
+    return replace(
+        sample,
+        squares=ratio * sample.squares,
+        about_mean=ratio * sample.about_mean,
+        counted=ratio * sample.counted,
+        steady=None,
+    )
 
 
 def _moments(
-    variable: ArchivedVariable, dims: Sequence[str], gaps: bool, sampled: bool
+    variable: ArchivedVariable, dims: Sequence[str], groups: Groups, gaps: bool, sampled: bool
 ) -> FoundMoments:
     special = special_values(variable.dtype)
     task = MeasureMoments(
@@ -93,6 +108,7 @@ def _moments(
         variable.inner_product,
         # Not a number, and infinities.
         special if gaps else special[:3],
+        groups,
     )
     tile = aligned_tile(variable, LEAST, MOST)
     places = _some_of_each(variable, tile, axes_of(variable, dims)) if sampled else None
@@ -116,21 +132,31 @@ def _some_of_each(variable: ArchivedVariable, tile: Lengths, axes: Sequence[int]
 
 def _norms(variable: ArchivedVariable, dims: tuple[str, ...], found: FoundMoments) -> IndexNorms:
     by_index: dict[Lengths, list[MomentsWithGaps]] = {}
-    varying = set[Lengths]()
-    for (_, index), part in found.parts.items():
+    by_whole: dict[Lengths, list[MomentsWithGaps]] = {}
+    whole: dict[tuple[Lengths, Lengths], IndexMoments] = {}
+    for (place, index, _), part in found.parts.items():
         by_index.setdefault(index, []).append(part.moments)
-        if part.varies:
-            varying.add(index)
+        before = whole.get((place, index))
+        whole[place, index] = before.joined(part) if before else part
+    for (_, index), part in whole.items():
+        by_whole.setdefault(index, []).append(part.moments)
+    varying = {index for (_, index), part in whole.items() if part.varies}
     single = variable.shape[variable.time_axis] == 1
     shape = tuple(variable.shape[a] for a in axes_of(variable, dims))
 
-    def each(of: Callable[[Sequence[MomentsWithGaps]], float]) -> Matrix:
+    def each(
+        of: Callable[[Sequence[MomentsWithGaps]], float],
+        moments: Mapping[Lengths, Sequence[MomentsWithGaps]] = by_index,
+    ) -> Matrix:
         values = np.zeros(shape)
-        for index, parts in by_index.items():
+        for index, parts in moments.items():
             values[index] = of(parts)
         return along(variable.dims, dims, values)
 
     squares = each(_square_in_space if single else _square)
+    about = each(_square_in_space if single else _square, by_whole)
+    # What repeats exactly from group to group is bounded about its mean.
+    squares = np.where(squares > SMALLEST, squares, about)
     counted, averages = each(_counted), each(_average)
     changes: Mask = np.zeros(shape, bool)
     for index in by_index if single else varying:
@@ -140,12 +166,13 @@ def _norms(variable: ArchivedVariable, dims: tuple[str, ...], found: FoundMoment
     return IndexNorms(
         dims=dims,
         squares=squares,
+        about_mean=about,
         counted=counted,
         averages=averages,
         means=each(_mean_square),
         bounded=varies & (squares > SMALLEST) & (squares < np.inf) & (counted > 0),
         constant=constant,
-        steady=_steady(variable, dims, found, constant) if constant.any() else None,
+        steady=_steady(variable, dims, whole, constant) if constant.any() else None,
     )
 
 
@@ -178,7 +205,10 @@ def _mean_square(parts: Sequence[MomentsWithGaps]) -> float:
 
 
 def _steady(
-    variable: ArchivedVariable, dims: Sequence[str], found: FoundMoments, constant: Mask
+    variable: ArchivedVariable,
+    dims: Sequence[str],
+    whole: Mapping[tuple[Lengths, Lengths], IndexMoments],
+    constant: Mask,
 ) -> Floats:
     """Values of indices that are constant in time, NaN elsewhere."""
     axis, shape = variable.time_axis, variable.space_shape
@@ -187,7 +217,7 @@ def _steady(
     axes = [a - (a > axis) for a in axes_of(variable, dims)]
     steady = np.full(shape, np.nan, variable.dtype.newbyteorder("="))
     chosen = constant.reshape([shape[a] for a in axes])
-    for (place, index), part in found.parts.items():
+    for (place, index), part in whole.items():
         if chosen[index]:
             region = list(region_of(place, shape, lengths))
             for a, i in zip(axes, index, strict=True):

@@ -324,7 +324,7 @@ def factor_for(archive: Archive, settings: Sequence[Config]) -> list[ArchivePOD 
 def _run_tree(archive: Archive, tolerance: float, scales: Mapping[int, float] | None) -> HeldPOD:
     return run_pod(
         archive.variables,
-        tolerance=tolerance,
+        tolerance=tolerance * min(variable.share for variable in archive.variables),
         scales=scales,
         refused=lambda plan, defect: _defect_error(archive, plan, defect),
     )

@@ -12,6 +12,7 @@ from operator import attrgetter
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive, places_of
+from romzarr.archive.climatology import groups_asked
 from romzarr.arguments import as_flag
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
@@ -132,6 +133,7 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
     )
     check_bounds(archive, config.compression.bounds)
     bounded_dims(archive, config.compression)
+    groups_asked(archive, config.compression.climatology)
     asked = config.compression.for_variables([variable.name for variable in archive.variables])
     return archive, replace(config, compression=asked)
 

@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of
+from romzarr.archive.climatology import groups_asked
 from romzarr.coding.residuals import residual_bits
 from romzarr.compression.by_index import bounded_dims, index_bounds
 from romzarr.compression.choose_coding import choose_coding, coded_bytes
@@ -118,7 +119,8 @@ def _scaled(archive: Archive, tolerances: Sequence[float], config: Config) -> Ar
     least = min(tolerances)
     dims = bounded_dims(archive, _at(config, least).compression)
     sampled = archive.raw_bytes >= LEAST_BYTES
-    asked = index_bounds(archive, dims, least, gaps=True, sampled=sampled)
+    groups = groups_asked(archive, config.compression.climatology)
+    asked = index_bounds(archive, dims, groups, least, gaps=True, sampled=sampled)
     return asked.scaled(archive) if dims else archive
 
 

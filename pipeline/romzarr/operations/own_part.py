@@ -10,6 +10,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive
+from romzarr.archive.climatology import are_alone, groups_of
 from romzarr.archive.later import later_part
 from romzarr.compression.write_store import source_facts
 from romzarr.config import NONE, Config, with_values
@@ -26,7 +27,8 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
 
     Reads them twice or three times. Their error is within the bound relative to their own
     fluctuation, so that of all snapshots is, too. A single one is kept to the bit, since it has no
-    fluctuation of its own.
+    fluctuation of its own, and so are those of which most are the only ones of their month, if
+    fluctuations are about a climatology.
 
     Raises
     ------
@@ -37,7 +39,8 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
     opened = open_store(store)
     part, config = later_part(archive, opened.snapshots), config_of(opened)
     changes: dict[str, object] = {}
-    if len(part.time.values) == 1:
+    climatology = config.compression.climatology
+    if len(part.time.values) == 1 or (climatology and are_alone(groups_of(part))):
         changes["compression.tolerance"] = 0.0
     if ERRORS_BY_INDEX not in opened.facts:
         changes["compression.per"] = NONE

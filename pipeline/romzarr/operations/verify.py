@@ -16,7 +16,7 @@ from romzarr.chunked.plan import plan_pod
 from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.fold import fold
-from romzarr.comparison.measures import MEASURES, Finding
+from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measures_of
 from romzarr.config import Settings, given_config
 from romzarr.contracts import ArchivedVariable, BlockSpan
 from romzarr.progress import step, working_on
@@ -122,7 +122,8 @@ def _decided(
     every = all_leaves(plan)
     used: list[tuple[BlockSpan, ...]] = [()] * len(every)
     found: dict[int, _Verdict] = {}
-    measures = [tuple(MEASURES.values())] * len(archive.variables)
+    named_measures = measures_of(archive, opened)
+    measures = [tuple(named_measures.values())] * len(archive.variables)
     while left := [n for n in range(len(archive.variables)) if n not in found]:
         leaves = some_leaves(plan, opened.last.name, most) if sample else every
         rows = [row for row in plan.rows if row.variable in left]
@@ -131,7 +132,7 @@ def _decided(
         for row in rows:
             used[row.number] = leaves[row.number] or used[row.number]
         for number in left:
-            verdict = _judged(archive, number, sums[number], opened)
+            verdict = _judged(archive, number, named_measures, sums[number], opened)
             mine = [row.number for row in rows if row.variable == number]
             if verdict.conclusive or all(used[row] == every[row] for row in mine):
                 found[number] = verdict
@@ -141,16 +142,20 @@ def _decided(
 
 
 def _judged(
-    archive: Archive, number: int, sums: Sequence[Sequence[Any]], opened: CoefficientStore
+    archive: Archive,
+    number: int,
+    measures: Mapping[str, VerifyMeasure[Any]],
+    sums: Sequence[Sequence[Any]],
+    opened: CoefficientStore,
 ) -> _Verdict:
     """Judge a variable, as far as the sums of its space blocks show it."""
     variable = archive.variables[number]
     findings = {
         name: measure.finding(parts)
-        for (name, measure), parts in zip(MEASURES.items(), sums, strict=True)
+        for (name, measure), parts in zip(measures.items(), sums, strict=True)
     }
     worst, problems = findings["largest_pointwise_error"].at, []
-    for name, measure in MEASURES.items():
+    for name, measure in measures.items():
         if words := measure.problem(findings[name].value, variable.name, opened):
             place = _place(archive, variable, findings[name].at or worst)
             problems.append(f"variable {variable.name!r}: {words} {place}")

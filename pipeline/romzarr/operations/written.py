@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from romzarr.archive import Archive
+from romzarr.archive.climatology import groups_asked
 from romzarr.compression.by_index import (
     IndexBounds,
     IndexErrors,
@@ -99,7 +100,8 @@ def _asked(archive: Archive, config: Config, gaps: bool) -> IndexBounds | None:
     if not dims:
         return None
     with step("indices") as looking:
-        found = index_bounds(archive, dims, config.compression.tolerance, gaps)
+        groups = groups_asked(archive, config.compression.climatology)
+        found = index_bounds(archive, dims, groups, config.compression.tolerance, gaps)
         looking.bytes = found.cost.bytes_read
     return found if found.norms else None
 

@@ -421,6 +421,11 @@ def _refuse_bounds_by_index(store: CoefficientStore) -> None:
 
 def _check_settings(config: Config) -> None:
     """Refuse what a stream cannot promise, before anything is read."""
+    if config.compression.climatology:
+        raise ConfigError(
+            "compression.fluctuation: a stream knows no climatology, which takes years; leave it "
+            "out, or use romzarr.compress and romzarr.append"
+        )
     if config.compression.per not in (AUTO, NONE):
         raise ConfigError(
             "compression.per: a stream bounds the error of each variable as a whole, and not of "
