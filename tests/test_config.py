@@ -118,7 +118,7 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
             "tolerance: found 1.5, allowed is 0, .*a number above 0 and below 1 or none; it bounds",
         ),
         ("compression: {tolerance: -1}", "found -1, allowed"),
-        ("compression: {max_error: 0.1}", "found 0.1, allowed is 'none' or a mapping of variables"),
+        ("compression: {max_error: 0.1}", "found 0.1, allowed is 'none' or a share"),
         ("compression: {max_error: {u: 0}}", "found {'u': 0}, allowed is"),
         ("compression: {max_error: {u: big}}", "found {'u': 'big'}, allowed is"),
         ("compression: {max_error: {u: .inf}}", "found {'u': inf}, allowed is"),

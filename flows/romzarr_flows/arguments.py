@@ -199,8 +199,11 @@ def rank(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def bounds(text: str) -> dict[str, float | str]:
-    """Parse variables and bounds; a bound that is no number is left for the settings to refuse."""
+def bounds(text: str) -> dict[str, float | str] | str:
+    """Parse variables and bounds, or one share for all; one that is no number is left to the
+    settings."""
+    if "=" not in text and "%" in text:
+        return text
     found: dict[str, float | str] = {}
     for part in text.split(","):
         name, equals, bound = part.rpartition("=")
@@ -299,8 +302,10 @@ def add_compress(subparsers: Subparsers) -> None:
         "--max-error",
         type=bounds,
         metavar="U=X,V=Y",
-        help="bounds on the absolute error of every value of these variables, in their units; "
-        "without --tolerance they are all that is asked, if all variables have one",
+        help="bounds on the error of every value of these variables: in their units, or shares "
+        "such as 1%% (of the range of the variable) and '1%% of value' (of each value; zeros are "
+        "exact); 1%% alone is that of all variables. Without --tolerance they are all that is "
+        "asked, if all variables have one",
     )
     command.add_argument(
         "--per",

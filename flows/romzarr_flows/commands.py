@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import romzarr
-from romzarr.config import ClusterConfig, Config, load_config
+from romzarr.config import NONE, ClusterConfig, Config, load_config
 from romzarr.errors import ConfigError, PipelineError
 from romzarr_flows.cluster import connect
 from romzarr_flows.clusters import Workers
@@ -107,7 +107,7 @@ def estimate(options: Namespace) -> int:
 
 def compress(options: Namespace) -> int:
     config = settings(options)
-    if config.compression.bounds:
+    if config.compression.max_error != NONE:
         # Refuse a wrong name before any worker starts. This imports Dask.
         from romzarr.operations.compress import open_checked
 

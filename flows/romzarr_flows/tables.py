@@ -72,7 +72,9 @@ def error_rows(errors: Mapping[str, float], tolerance: float) -> list[tuple[str,
     return [*continued("relative L2 error", lines), bound]
 
 
-def value_rows(errors: Mapping[str, float], bounds: Mapping[str, float]) -> list[tuple[str, str]]:
+def value_rows(
+    errors: Mapping[str, float], bounds: Mapping[str, float], title: str = "largest error"
+) -> list[tuple[str, str]]:
     """Compare the largest pointwise error with its bound, for variables that have one.
 
     >>> value_rows({"u": 0.0098, "v": 3.0}, {"u": 0.01})
@@ -85,7 +87,16 @@ def value_rows(errors: Mapping[str, float], bounds: Mapping[str, float]) -> list
         for name, bound in bounds.items()
         if name in errors
     ]
-    return continued("largest error", lines)
+    return continued(title, lines)
+
+
+def bounded_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Compare the largest errors of single values with their bounds, of either kind."""
+    relative = facts["largest_relative_error"], facts["max_relative_error"]
+    return [
+        *value_rows(facts["largest_pointwise_error"], facts["max_error"]),
+        *value_rows(*relative, "largest of value"),
+    ]
 
 
 def size_rows(facts: Facts) -> list[tuple[str, str]]:
@@ -127,7 +138,7 @@ def variable_lines(variables: Mapping[str, Facts]) -> list[str]:
 def compression_table(report: Facts, source: str, store: str) -> str:
     rows = [
         *error_rows(report["relative_l2_error"], report["tolerance"]),
-        *value_rows(report["largest_pointwise_error"], report["max_error"]),
+        *bounded_rows(report),
         *continued("variables", variable_lines(report["variables"])),
         ("rank", f"{report['rank']} POD modes"),
         ("model", f"{report['nonzero_terms']} terms"),
@@ -159,7 +170,7 @@ def verify_table(report: Facts, source: str, store: str) -> str:
     outcome = "keeps its bound" if report["ok"] else "BREAKS ITS BOUND"
     rows = [
         *error_rows(report["relative_l2_error"], report["tolerance"]),
-        *value_rows(report["largest_pointwise_error"], report["max_error"]),
+        *bounded_rows(report),
         *([("worst place", report["worst"])] if report["worst"] else []),
         *(("problem", problem) for problem in report["problems"]),
         ("compared", f"{100 * report['compared']:.3g} % of the values"),
@@ -171,7 +182,7 @@ def verify_table(report: Facts, source: str, store: str) -> str:
 def info_table(info: Facts, store: str) -> str:
     rows = [
         *error_rows(info["relative_l2_error"], info["tolerance"]),
-        *value_rows(info["largest_pointwise_error"], info["max_error"]),
+        *bounded_rows(info),
         ("error measured by", info["error_measured_by"]),
         ("rank", f"{info['rank']} POD modes"),
         ("energy by mode", energies(info["energy_by_mode"])),

@@ -179,8 +179,66 @@ a_tolerance = number(
     "it bounds the error relative to the fluctuation of a variable about its temporal mean: "
     "0.01 keeps 99.99 % of the variance",
 )
+A_SHARE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*%(?:\s+of\s+(range|value))?")
+# Shares of values above would leave neither their sign nor their order of magnitude.
+MOST_OF_VALUE = 40.0
+
+
+class BoundKind(StrEnum):
+    """What the size of a bound on single values is relative to."""
+
+    ABSOLUTE = "absolute"
+    """Nothing: it is in the units of the variable."""
+    RANGE = "range"
+    """The difference between the largest and the smallest value of the variable."""
+    VALUE = "value"
+    """Each value itself: zeros are exact."""
+
+
+@dataclass(frozen=True)
+class ValueBound:
+    """A bound on the error of every single value of a variable."""
+
+    size: float
+    kind: BoundKind = BoundKind.ABSOLUTE
+
+    @classmethod
+    def of(cls, given: float | str) -> ValueBound:
+        """Parse a number, or text such as "1%", "1% of range" and "1% of value".
+
+        Raises
+        ------
+        ValueError
+
+        >>> ValueBound.of("0.5% of value")
+        ValueBound(size=0.005, kind=<BoundKind.VALUE: 'value'>)
+        """
+        if not isinstance(given, str):
+            return cls(given)
+        found = A_SHARE.fullmatch(given.strip())
+        require(found is not None)
+        percent, kind = float(found[1]), BoundKind(found[2] or BoundKind.RANGE)  # type: ignore[index]
+        most = MOST_OF_VALUE if kind == BoundKind.VALUE else 100.0
+        require(0 < percent <= most)
+        return cls(percent / 100, kind)
+
+
+def _accept_share(value: Any) -> str:
+    require(isinstance(value, str))
+    ValueBound.of(value)
+    return str(value)
+
+
+a_share = Check(
+    f"a share such as '1%' (of the range of the variable) or '1% of value', up to "
+    f"{MOST_OF_VALUE:g}%",
+    _accept_share,
+)
 some_bounds = mapping(
-    "a mapping of variables to numbers above 0 such as {u: 0.01, v: 0.01}", positive, least=1
+    "a mapping of variables to numbers above 0, in their units, or shares such as {u: 0.01, v: 1%, "
+    "w: 1% of value}, of which that of each value is at most 40%, or one share for all",
+    positive | a_share,
+    least=1,
 )
 scalar = Check("text, a number, true or false", _accept_scalar)
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
@@ -251,7 +309,7 @@ class CompressionConfig(Section):
     """The error bounds and the rank."""
 
     tolerance: float = setting(DEFAULT_TOLERANCE, a_tolerance | Check("none", _accept_no_tolerance))
-    max_error: Literal["none"] | Mapping[str, float] = setting("none", one_of("none") | some_bounds)
+    max_error: str | Mapping[str, float | str] = setting(NONE, nothing | a_share | some_bounds)
     per: str | tuple[str, ...] = setting(
         AUTO, automatic | nothing | texts("a list of different names of dims", least=1)
     )
@@ -261,6 +319,9 @@ class CompressionConfig(Section):
     def for_variables(self, names: Collection[str]) -> CompressionConfig:
         """The same for an archive with these variables, of which a tolerance may ask nothing only
         if all have bounds on single values."""
+        given = self.max_error
+        if isinstance(given, str) and given != NONE:
+            return replace(self, max_error=dict.fromkeys(names, given))
         if self.tolerance < NO_TOLERANCE or set(names) <= self.bounds.keys():
             return self
         return replace(self, tolerance=DEFAULT_TOLERANCE)
@@ -271,9 +332,17 @@ class CompressionConfig(Section):
         return self.fluctuation == Reference.CLIMATOLOGY
 
     @property
-    def bounds(self) -> Mapping[str, float]:
-        """Bounds on the pointwise error, by variable."""
-        return {} if isinstance(self.max_error, str) else self.max_error
+    def bounds(self) -> Mapping[str, ValueBound]:
+        """Bounds on the error of single values, by variable."""
+        if isinstance(self.max_error, str):
+            return {}
+        return {name: ValueBound.of(bound) for name, bound in self.max_error.items()}
+
+    @property
+    def absolute_bounds(self) -> Mapping[str, float]:
+        """Those of the bounds that are in the units of what is coded, by variable."""
+        kind = BoundKind.ABSOLUTE
+        return {name: each.size for name, each in self.bounds.items() if each.kind == kind}
 
 
 @dataclass(frozen=True)
@@ -515,6 +584,8 @@ def section_name(section: type[Section]) -> str:
 
 
 TOLERANCE = "compression.tolerance"
+# Bounds on single values: by variable, or one share for all.
+MaxError = Mapping[str, float | str] | str
 # What functions take as settings.
 Settings = Config | Mapping[str, object] | str | os.PathLike[str]
 
@@ -571,7 +642,8 @@ def load_config(
 
 def _bounds_alone(config: Config) -> Config:
     """Without a tolerance that was asked for, bounds on single values are all that is asked."""
-    if not config.compression.bounds or config.compression.tolerance != DEFAULT_TOLERANCE:
+    compression = config.compression
+    if compression.max_error == NONE or compression.tolerance != DEFAULT_TOLERANCE:
         return config
     return with_values(config, {TOLERANCE: NONE})
 
@@ -714,7 +786,7 @@ def entries(
 def settled(
     config: Config,
     tolerance: float | None,
-    max_error: Mapping[str, float] | None,
+    max_error: MaxError | None,
     variables: Sequence[str] | None,
     weights: str | None,
 ) -> Config:

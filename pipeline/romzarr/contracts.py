@@ -210,14 +210,24 @@ class Scaling:
     The factor of an index of ``dims`` is ``2 ** (exponent / 8)``; ``exponents`` have the lengths of
     these dims, in the order of the variable. ``source`` provides blocks as they are. ``steady``
     are the values (*space) of indices that are constant in time, which are not coded; NaN
-    elsewhere. None: no index is constant. The values that are coded have this ``average``.
+    elsewhere. None: no index is constant.
     """
 
     dims: tuple[str, ...]
     exponents: NDArray[np.int64]
     source: BlockSource
     steady: Floats | None = None
-    average: float = 0.0
+
+
+@dataclass(frozen=True)
+class Logarithm:
+    """Numbers are coded as `romzarr.numerics.logarithm`, in this ``unit``.
+
+    ``source`` provides blocks as they are.
+    """
+
+    unit: float
+    source: BlockSource
 
 
 @dataclass(frozen=True)
@@ -226,7 +236,8 @@ class ArchivedVariable:
 
     ``chunks`` has the chunk lengths per dim, as in dask.array. ``inner_product`` is that of the
     points, in the shape of the variable without time. Where ``gaps`` are known, the source provides
-    blocks without them; where there is a ``scaling``, it provides scaled ones. ``fluctuation`` is
+    blocks without them; where there is a ``scaling`` or a ``logarithm``, it provides values as they
+    are coded, which have this ``average``, if it is known. ``fluctuation`` is
     the squared norm by which the tolerance of what it provides is meant, where that is known from
     all values: that of the numbers about their temporal mean, or of a single snapshot about its
     mean in space, or about a mean cycle. ``share`` is its root by the norm about the temporal mean,
@@ -243,6 +254,8 @@ class ArchivedVariable:
     inner_product: InnerProduct = field(default_factory=InnerProduct)
     gaps: Gaps | None = None
     scaling: Scaling | None = None
+    logarithm: Logarithm | None = None
+    average: float | None = None
     fluctuation: float | None = None
     share: float = 1.0
 
@@ -252,6 +265,15 @@ class ArchivedVariable:
         if self.scaling is None:
             return self
         return replace(self, source=self.scaling.source, scaling=None, fluctuation=None, share=1.0)
+
+    @property
+    def as_archived(self) -> ArchivedVariable:
+        """The variable with its values as they are in the archive, gaps and all."""
+        changed = self.logarithm or self.scaling
+        source = self.source if changed is None else changed.source
+        if self.gaps is not None:
+            source = self.gaps.source
+        return replace(self, source=source, scaling=None, logarithm=None, gaps=None)
 
     @property
     def space_dims(self) -> tuple[str, ...]:

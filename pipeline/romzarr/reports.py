@@ -67,10 +67,11 @@ class CompressionReport(Report):
 
     ``relative_l2_error`` maps each variable to its error relative to the fluctuation.
     ``largest_pointwise_error`` maps each variable with a bound in ``max_error`` to the largest
-    measured error of a value. ``variables`` has a line for each data variable. ``raw_bytes``
-    counts all that is stored, with coordinates; ``bytes_read`` bytes fetched from storage, and
-    ``chunks_read`` the chunks of the archive that were read. ``cpu_seconds`` covers this process
-    alone.
+    measured error of a value, ``largest_relative_error`` each with one in ``max_relative_error`` to
+    the largest error of a value relative to itself. ``variables`` has a line for each data
+    variable. ``raw_bytes`` counts all that is stored, with coordinates; ``bytes_read`` bytes
+    fetched from storage, and ``chunks_read`` the chunks of the archive that were read.
+    ``cpu_seconds`` covers this process alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -89,6 +90,8 @@ class CompressionReport(Report):
     advice: str
     largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
     max_error: Mapping[str, float] = field(default_factory=dict)
+    largest_relative_error: Mapping[str, float] = field(default_factory=dict)
+    max_relative_error: Mapping[str, float] = field(default_factory=dict)
     variables: Mapping[str, StoredVariableReport] = field(default_factory=dict)
 
 
@@ -129,6 +132,8 @@ class VerifyReport(Report):
     problems: tuple[str, ...]
     seconds: float
     max_error: Mapping[str, float] = field(default_factory=dict)
+    largest_relative_error: Mapping[str, float] = field(default_factory=dict)
+    max_relative_error: Mapping[str, float] = field(default_factory=dict)
     compared: float = 1.0
 
 
@@ -164,6 +169,8 @@ class StoreInfo(Report):
     advice: str
     max_error: Mapping[str, float] = field(default_factory=dict)
     largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
+    max_relative_error: Mapping[str, float] = field(default_factory=dict)
+    largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     prediction: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -230,6 +230,14 @@ def bounds_on_single_levels(path: Path) -> None:
 
 
 @case
+def bounds_relative_to_each_value(path: Path) -> None:
+    values = np.exp(3 * waves(20, 12).u.values) * np.sign(noise((20, 12)).w.values)
+    values[3:5, 4:6] = 0
+    source = xr.Dataset({"q": (("time", "x"), values.astype("f4"))}, {"time": waves(20).time})
+    romzarr.compress(source, path, max_error="1% of value")
+
+
+@case
 def constants(path: Path) -> None:
     x = np.linspace(0, 1, 30)
     x[3] = np.nan

@@ -70,6 +70,7 @@ def features(store: CoefficientStore) -> set[str]:
         found |= {"open stream"} if "stream" in part.facts else set()
         found |= {"differences"} if any(part.latent.orders) else set()
         found |= {"scaling"} if any(v.scaling for v in part.variables.values()) else set()
+        found |= {"logarithm"} if any(v.unit for v in part.variables.values()) else set()
         if part.rank and (part.latent.block_model >= 0).any():
             found.add("model")
         for path in part.arrays.layouts:
@@ -87,6 +88,6 @@ def test_there_is_a_golden_store_for_all_that_the_format_has(unpacked):
     types |= {f"pod {dtype}" for dtype in ("<f2", "<f4", ">f4", "<f8", ">f8")}
     types |= {f"direct {dtype}" for dtype in ("<f2", "<f4", "<f8")}
     types |= {f"constant {dtype}" for dtype in ("<f2", ">f4", "<f8")}
-    ways = {"parts", "extends", "open stream", "differences", "model", "levels", "scaling"}
+    ways = {"parts", "extends", "open stream", "differences", "model", "levels", "scaling", "logarithm"}
     assert found >= arrays | types | ways
     assert sum(each.stat().st_size for each in STORES.iterdir()) <= MOST_BYTES

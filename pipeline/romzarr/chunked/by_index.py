@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,13 +142,7 @@ def scaled_source(
     numbers = NumbersSource(source.source, source.special)
     mean = source.mean / np.squeeze(factors, time_axis)
     mean[np.broadcast_to(np.squeeze(left_out, time_axis), mean.shape)] = np.nan
-    return FilledSource(
-        ScaledSource(numbers, factors, left_out, dtype),
-        time_axis,
-        np.array([np.nan], dtype),
-        f"{source.origin}-{uuid4().hex}",
-        mean.astype(dtype),
-    )
+    return source.again(ScaledSource(numbers, factors, left_out, dtype), mean.astype(dtype))
 
 
 def broadcast_part(shape: Lengths, region: Region) -> Region:

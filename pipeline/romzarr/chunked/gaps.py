@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import xor
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +148,11 @@ class FilledSource:
 
     def graph(self) -> Mapping[Any, Any]:
         return {**self.source.graph(), self.origin: self.mean}
+
+    def again(self, source: BlockSource, mean: Floats) -> FilledSource:
+        """Blocks of another source, which has NaN in the same gaps, filled in the same way."""
+        special = np.array([np.nan], mean.dtype)
+        return FilledSource(source, self.time_axis, special, f"{self.origin}-{uuid4().hex}", mean)
 
     def task(self, region: Region) -> tuple[Any, ...]:
         read = self.source.task(region)

@@ -89,6 +89,21 @@ class LargestError(_Largest):
         return "" if value <= bound else words
 
 
+class LargestRelativeError(_Largest):
+    """The largest error of a single value relative to itself; infinite where a zero differs."""
+
+    def sizes(self, block: ComparedBlock) -> Matrix:
+        values, errors = block.counted
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            sizes: Matrix = np.abs(errors) / np.abs(values)
+        return np.where(errors == 0, 0.0, sizes)
+
+    def problem(self, value: float, variable: str, opened: CoefficientStore) -> str:
+        bound = float(opened.facts.get("max_relative_error", {}).get(variable, np.inf))
+        words = f"error {value:.6g} of a single value, relative to it, is above {bound:g}, at"
+        return "" if value <= bound else words
+
+
 @dataclass(frozen=True)
 class ErrorSums:
     """Moments of the values of one space block, by group of snapshots, and the sum of their squared
@@ -172,6 +187,7 @@ RELATIVE = "relative_l2_error"
 MEASURES: Mapping[str, VerifyMeasure[Any]] = {
     "unlike": Unlike(),
     "largest_pointwise_error": LargestError(),
+    "largest_relative_error": LargestRelativeError(),
     RELATIVE: RelativeError(),
 }
 

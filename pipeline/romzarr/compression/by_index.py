@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from romzarr.chunked.by_index import FoundErrors, MeasureErrors, joined_errors, 
 from romzarr.chunked.slices import gathered
 from romzarr.compression.index_norms import LEAST, MOST, Groups, IndexNorms, axes_of, index_norms
 from romzarr.compression.write_store import rounded_up
-from romzarr.config import AUTO, NO_TOLERANCE, NONE, CompressionConfig, Reference
+from romzarr.config import AUTO, NO_TOLERANCE, NONE, BoundKind, CompressionConfig
 from romzarr.contracts import ArchivedVariable, Matrix, ReadCost, Scaling
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.budget import RESERVE, ROUNDING_SHARE
@@ -122,7 +122,10 @@ def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple
                 f"compression.per: variable {variable.name!r} has {count} indices of "
                 f"{', '.join(dims)}, allowed are up to {MAX_INDICES} with bounds of their own"
             )
-        if count > 1 or config.fluctuation != Reference.MEAN:
+        bound = config.bounds.get(variable.name)
+        if bound is not None and bound.kind == BoundKind.VALUE:
+            continue
+        if count > 1 or config.climatology:
             found[variable.name] = dims if count > 1 else ()
     return found
 
@@ -194,8 +197,8 @@ def _scaled(
             aim.exponents.reshape([variable.shape[a] for a in axes_of(variable, norms.dims)]),
             variable.source,
             norms.steady,
-            float(np.sum(counted * norms.averages / factors) / counted.sum()),
         ),
+        average=float(np.sum(counted * norms.averages / factors) / counted.sum()),
     )
 
 
@@ -209,7 +212,7 @@ def _dtype(variable: ArchivedVariable, norms: IndexNorms, tolerance: float) -> n
 
 
 def index_errors(
-    draft: Draft, archive: Archive, asked: IndexBounds
+    draft: Draft, archive: Archive, known: Mapping[str, IndexNorms]
 ) -> tuple[dict[str, IndexErrors], ReadCost]:
     """Errors of each index, by variable, of a store before its commit; and the cost. Runs Dask.
 
@@ -217,9 +220,9 @@ def index_errors(
     """
     found, cost = dict[str, IndexErrors](), ReadCost()
     for variable in archive.variables:
-        if variable.name not in asked.norms:
+        if variable.name not in known:
             continue
-        norms, tile = asked.norms[variable.name], aligned_tile(variable, LEAST, MOST)
+        norms, tile = known[variable.name], aligned_tile(variable, LEAST, MOST)
         task = MeasureErrors(
             draft,
             variable.name,
@@ -240,22 +243,25 @@ def index_errors(
     return found, cost
 
 
-def error_facts(facts: Mapping[str, Any], found: Mapping[str, IndexErrors]) -> dict[str, Any]:
-    """The facts of a store with errors that were measured."""
+def error_facts(
+    facts: Mapping[str, Any], found: Mapping[str, IndexErrors], bounded: Collection[str]
+) -> dict[str, Any]:
+    """The facts of a store with errors that were measured, of which some are `bounded` by index."""
     tolerance = facts["tolerance"]
     whole = {name: rounded_up(each.whole, tolerance) for name, each in found.items()}
     more: dict[str, Any] = {"relative_l2_error": facts["relative_l2_error"] | whole}
     if "fluctuation" in facts:
         totals = {name: each.fluctuation for name, each in found.items()}
         more["fluctuation"] = facts["fluctuation"] | totals
-    more[ERRORS_BY_INDEX] = {
-        name: {
-            "dims": list(each.dims),
-            "errors": [rounded_up(error, tolerance) for error in each.errors.ravel().tolist()],
+    if bounded:
+        more[ERRORS_BY_INDEX] = {
+            name: {
+                "dims": list(each.dims),
+                "errors": [rounded_up(error, tolerance) for error in each.errors.ravel().tolist()],
+            }
+            for name, each in found.items()
+            if name in bounded and each.errors.size <= MOST_RECORDED
         }
-        for name, each in found.items()
-        if each.errors.size <= MOST_RECORDED
-    }
     return {**facts, **more}
 
 
@@ -269,7 +275,7 @@ def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBo
     """
     # Other machines may round decoded values in another way.
     limit = (1 - RESERVE) * asked.tolerance
-    missed = {name for name, each in found.items() if each.largest > limit}
+    missed = {name for name in asked.norms if found[name].largest > limit}
     if not missed:
         return None
     attempt = asked.attempt + 1

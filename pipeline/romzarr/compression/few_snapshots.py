@@ -66,10 +66,10 @@ def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
             writer.write_constant(name, variable.space_dims, steady)
             coding = Coding.CONSTANT
         elif _can_be_squared(variable):
-            average = variable.scaling.average if variable.scaling else known.averages[number]
+            average = known.averages[number] if variable.average is None else variable.average
             plan = _planned(variable, number, average, tolerance)
-            if name in config.compression.bounds:
-                aim = AIM * config.compression.bounds[name] / plan.variance**0.5
+            if name in config.compression.absolute_bounds:
+                aim = AIM * config.compression.absolute_bounds[name] / plan.variance**0.5
                 plan = replace(plan, tolerance=min(tolerance, aim))
             try:
                 (found,) = write_values(writer, archive, [plan]).values()
@@ -111,10 +111,7 @@ def few_bytes(known: Known, tolerance: float) -> dict[str, int]:
 
 def _with_all_bits(archive: Archive, variable: ArchivedVariable) -> Archive:
     """An archive of one variable as it is, gaps and all."""
-    variable = variable.unscaled
-    if variable.gaps is not None:
-        variable = replace(variable, source=variable.gaps.source, gaps=None)
-    return replace(archive, variables=(variable,))
+    return replace(archive, variables=(variable.as_archived,))
 
 
 def _planned(

@@ -10,7 +10,7 @@ bound holds with them as without.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from romzarr.archive import Archive
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
 from romzarr.chunked.gaps import NumbersSource
+from romzarr.chunked.ranges import logarithm_source
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
 from romzarr.chunked.slices import added, gathered
 from romzarr.compression.pod import Sharpened
@@ -47,7 +48,7 @@ DRIFT = 8.0
 MOST_SLACK = 0.5
 
 
-def check_bounds(archive: Archive, bounds: Mapping[str, float]) -> None:
+def check_bounds(archive: Archive, bounds: Collection[str]) -> None:
     """Refuse bounds of variables that are not compressed.
 
     Raises
@@ -150,11 +151,15 @@ def _written(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, boun
 
 def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: float) -> Found:
     """Residuals with one step, in the store."""
-    variable = variable.unscaled
+    archived = variable.as_archived
+    source = archived.source
     if variable.gaps is not None:
         # There is nothing to be corrected in gaps.
         special = np.array(list(variable.gaps.special.values()), variable.dtype)
-        variable = replace(variable, source=NumbersSource(variable.gaps.source, special))
+        source = NumbersSource(source, special)
+    if variable.logarithm is not None:
+        source = logarithm_source(source, variable.logarithm.unit)
+    variable = replace(archived, source=source)
     name, tile = variable.name, aligned_tile(variable, LEAST, MOST)
     writer.create_residuals(name, variable.dims, variable.shape, tile, step)
     task = WriteResiduals(draft, writer.residuals, name, variable.time_axis, step)
@@ -170,9 +175,11 @@ def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: 
 
 def _rounding(variable: ArchivedVariable, found: Found, bound: float) -> float:
     """How far a value may be off, here or on another machine, besides half a step."""
-    last = float(np.finfo(variable.dtype).eps) / 2 * (found.largest + bound)
+    # Logarithms are rounded when they are numbers again, of which their bounds know.
+    dtype = variable.dtype if variable.logarithm is None else np.dtype(np.float64)
+    last = float(np.finfo(dtype).eps) / 2 * (found.largest + bound)
     # Values below the normal ones of their dtype lie this far apart.
-    smallest = float(np.finfo(variable.dtype).smallest_subnormal)
+    smallest = float(np.finfo(dtype).smallest_subnormal)
     return last + smallest + DECODING * (found.largest + bound) + DRIFT * found.drift
 
 

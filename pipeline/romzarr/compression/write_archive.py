@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from romzarr.archive import Archive
-from romzarr.compression.by_index import IndexBounds
 from romzarr.compression.few_snapshots import are_few, write_few
 from romzarr.compression.gaps import shown, with_gaps
 from romzarr.compression.lossless import write_lossless
@@ -25,18 +24,22 @@ NO_CODINGS = Codings((), 0, "float64")
 ERRORS = "relative_l2_error"
 
 
+def _as_it_is(archive: Archive) -> Archive:
+    return archive
+
+
 def write_archive(
     writer: StoreWriter,
     archive: Archive,
     config: Config,
     gaps: bool = False,
-    by_index: IndexBounds | None = None,
+    prepared: Callable[[Archive], Archive] = _as_it_is,
 ) -> Result:
     """Put an archive into a store, within the tolerance and bounds on single values.
 
     Reads every chunk once, again where values are coded after a POD, and again where single values
     are bounded. With `gaps`, or of few snapshots, everything is read once more before. Runs Dask.
-    Values are scaled as bounds on single indices suggest, whether that is enough or not.
+    Values are coded as they are `prepared`: scaled, or as logarithms.
 
     Raises
     ------
@@ -48,13 +51,13 @@ def write_archive(
     if not archive.variables:
         return _nothing_but_carried(writer, archive, config)
     if not gaps and not are_few(archive):
-        return _write_lossy(writer, _scaled(writer, archive, by_index), config)
+        return _write_lossy(writer, _prepared(writer, archive, prepared), config)
     with step("gaps") as looking:
         known = with_gaps(archive, writer)
         looking.bytes = known.cost.bytes_read
-    known = known._replace(archive=_scaled(writer, known.archive, by_index))
+    known = known._replace(archive=_prepared(writer, known.archive, prepared))
     if are_few(archive):
-        result, bounds = write_few(writer, known, config), config.compression.bounds
+        result, bounds = write_few(writer, known, config), config.compression.absolute_bounds
         result = _corrected(writer, known.archive, result, bounds) if bounds else result
     else:
         result = _write_lossy(writer, known.archive, config)
@@ -63,15 +66,15 @@ def write_archive(
     return replace(result, gaps=words)
 
 
-def _scaled(writer: StoreWriter, archive: Archive, by_index: IndexBounds | None) -> Archive:
-    """The archive with scaled values, and what is constant at some indices in the store."""
-    if by_index is None:
-        return archive
-    scaled = by_index.scaled(archive)
-    for variable in scaled.variables:
+def _prepared(
+    writer: StoreWriter, archive: Archive, prepared: Callable[[Archive], Archive]
+) -> Archive:
+    """The archive with values as they are coded, and what is constant at some indices stored."""
+    archive = prepared(archive)
+    for variable in archive.variables:
         if variable.scaling is not None and variable.scaling.steady is not None:
             writer.write_steady(variable.name, variable.space_dims, variable.scaling.steady)
-    return scaled
+    return archive
 
 
 def _nothing_but_carried(writer: StoreWriter, archive: Archive, config: Config) -> Result:
@@ -107,7 +110,7 @@ def _without_pod(archive: Archive, config: Config) -> list[ValuesPlan]:
     """
     if archive.raw_bytes < LEAST_BYTES or config.compression.max_rank != "auto":
         return []
-    bounds = config.compression.bounds
+    bounds = config.compression.absolute_bounds
     numbers = [n for n, v in enumerate(archive.variables) if v.name not in bounds]
     with step("survey"):
         found = survey(archive, [config.compression.tolerance], numbers)
@@ -141,7 +144,7 @@ def _with_values(
 
 def _write_by_pod(writer: StoreWriter, archive: Archive, config: Config) -> Result:
     """Put variables into the store by their POD, or as values where it does not pay."""
-    tolerance, bounds = config.compression.tolerance, config.compression.bounds
+    tolerance, bounds = config.compression.tolerance, config.compression.absolute_bounds
     sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
     with step("read") as reading:
         pod = factor_archive(archive, config, sharpened)

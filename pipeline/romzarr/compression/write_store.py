@@ -139,7 +139,7 @@ def facts(
         "relative_l2_error": {
             name: rounded_up(error, config.compression.tolerance) for name, error in errors.items()
         },
-        "max_error": dict(config.compression.bounds),
+        "max_error": dict(config.compression.absolute_bounds),
         "rank": codings.rank,
         "nonzero_terms": 0,
         "raw_bytes": archive.total_bytes,
@@ -155,7 +155,7 @@ def facts(
                 "attrs": archive.variable_attrs[variable.name],
                 "encoding": archive.variable_encoding[variable.name],
                 **({"gaps": _gap_facts(variable.gaps)} if variable.gaps else {}),
-                **_scaling_facts(variable, codings.of[number]),
+                **_unit_facts(variable, codings.of[number]),
             }
             for number, variable in enumerate(archive.variables)
         },
@@ -164,15 +164,19 @@ def facts(
         "encoding": archive.encoding,
         "model": {},
         **({} if rough is None else {"episodes": [[s.start, s.stop] for s in rough.spans]}),
-        "config": _changed(config),
+        "config": changed_settings(config),
         "source": source_facts(archive, config, len(archive.time.values)),
         "versions": {name: version(name) for name in PACKAGES},
         **(model_facts(model) if model else {}),
     }
 
 
-def _scaling_facts(variable: ArchivedVariable, coding: Coding) -> dict[str, Any]:
-    if variable.scaling is None or coding in EXACT:
+def _unit_facts(variable: ArchivedVariable, coding: Coding) -> dict[str, Any]:
+    if coding in EXACT:
+        return {}
+    if variable.logarithm is not None:
+        return {"logarithm": variable.logarithm.unit}
+    if variable.scaling is None:
         return {}
     dims, exponents = variable.scaling.dims, variable.scaling.exponents
     return {"scaling": {"dims": list(dims), "exponents": exponents.ravel().tolist()}}
@@ -217,7 +221,7 @@ def source_facts(archive: Archive, config: Config, snapshots: int) -> dict[str, 
     return archive.source_facts(snapshots) | path
 
 
-def _changed(config: Config) -> dict[str, Any]:
+def changed_settings(config: Config) -> dict[str, Any]:
     """Settings that differ from the defaults, of the sections that say how values are coded."""
     if not config.archive.record_path:
         weights = os.path.basename(config.library.weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -17,7 +17,7 @@ from romzarr.arguments import as_flag
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
-from romzarr.config import Config, Settings, given_config, settled
+from romzarr.config import Config, MaxError, Settings, given_config, settled
 from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
@@ -30,7 +30,7 @@ def compress(
     store: str | os.PathLike[str],
     *,
     tolerance: float | None = None,
-    max_error: Mapping[str, float] | None = None,
+    max_error: MaxError | None = None,
     variables: Sequence[str] | None = None,
     weights: str | None = None,
     config: Settings | None = None,
@@ -56,10 +56,12 @@ def compress(
     tolerance : float in [0, 1), optional
         Bound on ``||x - xhat|| / ||x - mean||`` of every variable, 1e-2 if nothing is asked. 0 is
         lossless: every bit of the decoded archive comes back, whatever it stands for.
-    max_error : mapping of str to float, optional
-        Bounds on ``|x - xhat|`` of every single value of these variables, in their units. They
-        hold with the rounding of what is read, on any machine. Without a tolerance they are all
-        that is asked, if all variables have one.
+    max_error : mapping of str to float or str, or str, optional
+        Bounds on ``|x - xhat|`` of every single value of these variables, in their units; or a
+        share: ``"1%"`` of the range of the variable, ``"1% of value"`` of each value, in which
+        zeros and signs are exact. One share alone is that of all variables. They hold with the
+        rounding of what is read, on any machine. Without a tolerance they are all that is asked,
+        if all variables have one. Variables with others than absolute ones are read once more.
     variables : sequence of str, optional
         Compress these only.
     weights : str, optional
@@ -131,10 +133,10 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
         weights=config.archive.weights,
         missing_chunks=config.archive.missing_chunks,
     )
-    check_bounds(archive, config.compression.bounds)
-    bounded_dims(archive, config.compression)
-    groups_asked(archive, config.compression.climatology)
     asked = config.compression.for_variables([variable.name for variable in archive.variables])
+    check_bounds(archive, asked.bounds)
+    bounded_dims(archive, asked)
+    groups_asked(archive, asked.climatology)
     return archive, replace(config, compression=asked)
 
 
@@ -148,6 +150,8 @@ def _report(
         tolerance=config.compression.tolerance,
         largest_pointwise_error=result.facts.get("largest_pointwise_error", {}),
         max_error=result.facts["max_error"],
+        largest_relative_error=result.facts.get("largest_relative_error", {}),
+        max_relative_error=result.facts.get("max_relative_error", {}),
         rank=codings.rank,
         nonzero_terms=result.facts["nonzero_terms"],
         kept_samples=model.latent.format.kept if model and model.pays else 0,

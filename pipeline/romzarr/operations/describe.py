@@ -79,6 +79,8 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         ),
         max_error=facts.get("max_error", {}),
         largest_pointwise_error=facts.get("largest_pointwise_error", {}),
+        max_relative_error=facts.get("max_relative_error", {}),
+        largest_relative_error=facts.get("largest_relative_error", {}),
     )
 
 

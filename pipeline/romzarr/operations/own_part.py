@@ -21,6 +21,14 @@ from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.compressor import StreamCompressor
 
+# Bounds on single values, and the largest errors: the larger ones are those of all parts.
+LARGER = (
+    "max_error",
+    "largest_pointwise_error",
+    "max_relative_error",
+    "largest_relative_error",
+)
+
 
 def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
     """Append all snapshots of an archive that its store does not have. Runs Dask.
@@ -74,6 +82,12 @@ def _by_index(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return {ERRORS_BY_INDEX: found | both}
 
 
+def _larger(earlier: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
+    """The larger of two numbers for each name."""
+    names = {*earlier, *own}
+    return {name: max(earlier.get(name, 0.0), own.get(name, 0.0)) for name in sorted(names)}
+
+
 def _of_all(
     opened: CoefficientStore, archive: Archive, facts: Mapping[str, Any], config: Config
 ) -> dict[str, Any]:
@@ -93,6 +107,7 @@ def _of_all(
         },
         "fluctuation": fluctuation,
         **_by_index(opened.facts, facts),
+        **{key: _larger(opened.facts.get(key, {}), facts.get(key, {})) for key in LARGER},
         "raw_bytes": archive.total_bytes,
         "config": opened.facts["config"],
         "source": source_facts(archive, config, len(archive.time.values)),

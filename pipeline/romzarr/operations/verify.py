@@ -84,6 +84,8 @@ def verify(
         for measure in MEASURES
         if measure != "unlike"  # which is a problem, or nothing to report
     }
+    relative = opened.facts.get("max_relative_error", {})
+    found_relative = values.pop("largest_relative_error")
     errors, largest = values["relative_l2_error"], values["largest_pointwise_error"]
     worst = max(errors, key=lambda name: errors[name], default="")
     return VerifyReport(
@@ -91,6 +93,8 @@ def verify(
         **values,
         tolerance=float(opened.facts["tolerance"]),
         max_error=dict(opened.facts.get("max_error", {})),
+        largest_relative_error={name: found_relative[name] for name in relative},
+        max_relative_error=dict(relative),
         worst=f"{worst}: {largest[worst]:.4g} at {found[worst].place}" if worst else "",
         problems=problems,
         seconds=time.perf_counter() - began,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from romzarr.archive import Archive
@@ -18,9 +18,17 @@ from romzarr.compression.by_index import (
     index_errors,
     next_bounds,
 )
+from romzarr.compression.value_bounds import (
+    ResolvedBounds,
+    relative_facts,
+    resolve_bounds,
+    tightened,
+)
 from romzarr.compression.write_archive import write_archive
 from romzarr.compression.write_pod import Result
+from romzarr.compression.write_store import changed_settings
 from romzarr.config import Config
+from romzarr.contracts import ReadCost
 from romzarr.errors import GapsError
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
@@ -66,54 +74,85 @@ def write_within_bounds(
     ------
     ArchiveError, AccuracyError, StoreError
     """
+    task = _Task(open_writer, archive, config, facts_of, _resolved(archive, config))
+    # Fill values that nobody declared cannot be told among logarithms.
+    gaps = gaps or bool(task.resolved.logarithms.units)
     try:
-        return _written(open_writer, archive, config, facts_of, gaps)
+        return task.written(gaps)
     except GapsError as found:
         log.info("everything is read once more for its gaps: %s", found)
-        return _written(open_writer, archive, config, facts_of, gaps=True)
+        return task.written(gaps=True)
 
 
-def _written(
-    open_writer: Callable[[], StoreWriter],
-    archive: Archive,
-    config: Config,
-    facts_of: Callable[[Result], Mapping[str, Any]],
-    gaps: bool,
-) -> Written:
-    asked = _asked(archive, config, gaps)
-    while True:
-        with open_writer() as writer:
-            with archive.unchanging():
-                result = write_archive(writer, archive, config, gaps, asked)
-                result, found = _with_errors(writer, archive, result, asked)
-            following = next_bounds(asked, found) if asked and found else None
-            if following is None:
-                with step("commit"):
-                    nbytes = writer.commit(facts_of(result))
-                return Written(result, nbytes, writer.bytes_by_variable, found)
-            asked = replace(following, cost=result.cost)
-
-
-def _asked(archive: Archive, config: Config, gaps: bool) -> IndexBounds | None:
-    """Bounds on single indices, after a look at these; None if there are none."""
-    dims = bounded_dims(archive, config.compression)
-    if not dims:
-        return None
-    with step("indices") as looking:
-        groups = groups_asked(archive, config.compression.climatology)
-        found = index_bounds(archive, dims, groups, config.compression.tolerance, gaps)
+def _resolved(archive: Archive, config: Config) -> ResolvedBounds:
+    with step("ranges") as looking:
+        found = resolve_bounds(archive, config)
         looking.bytes = found.cost.bytes_read
-    return found if found.norms else None
+    return found
 
 
-def _with_errors(
-    writer: StoreWriter, archive: Archive, result: Result, asked: IndexBounds | None
-) -> tuple[Result, Mapping[str, IndexErrors]]:
-    """The same with the errors of single indices, which are measured."""
-    if asked is None:
-        return result, {}
-    with step("measure") as measuring:
-        found, cost = index_errors(Draft(*writer.draft(result.facts)), archive, asked)
-        measuring.bytes = cost.bytes_read
-    facts = error_facts(result.facts, found)
-    return replace(result, facts=facts, cost=result.cost + asked.cost + cost), found
+@dataclass(frozen=True)
+class _Task:
+    """What is to be written, with bounds on single values ``resolved``."""
+
+    open_writer: Callable[[], StoreWriter]
+    archive: Archive
+    config: Config
+    facts_of: Callable[[Result], Mapping[str, Any]]
+    resolved: ResolvedBounds
+
+    def written(self, gaps: bool) -> Written:
+        """Write attempts until one is within all bounds, and commit it."""
+        asked, resolved = self._asked(gaps), self.resolved
+        cost, tolerance = asked.cost + resolved.cost, self.config.compression.tolerance
+        while True:
+            with self.open_writer() as writer:
+                with self.archive.unchanging():
+                    result, found = self._attempt(writer, asked, resolved, gaps)
+                cost += result.cost
+                following = next_bounds(asked, found)
+                tighter = tightened(resolved, found, tolerance)
+                if following is None and tighter is None:
+                    with step("commit"):
+                        nbytes = writer.commit(self.facts_of(result))
+                    by_index = {name: found[name] for name in asked.norms}
+                    result = replace(result, cost=cost)
+                    return Written(result, nbytes, writer.bytes_by_variable, by_index)
+            asked, resolved = following or asked, tighter or resolved
+
+    def _asked(self, gaps: bool) -> IndexBounds:
+        """Bounds on single indices, after a look at these."""
+        compression = self.config.compression
+        dims = bounded_dims(self.archive, compression)
+        if not dims:
+            return IndexBounds({}, {}, compression.tolerance, ReadCost())
+        groups = groups_asked(self.archive, compression.climatology)
+        with step("indices") as looking:
+            found = index_bounds(self.archive, dims, groups, compression.tolerance, gaps)
+            looking.bytes = found.cost.bytes_read
+        return found
+
+    def _attempt(
+        self, writer: StoreWriter, asked: IndexBounds, resolved: ResolvedBounds, gaps: bool
+    ) -> tuple[Result, Mapping[str, IndexErrors]]:
+        """What was written, and the errors of single indices."""
+        logarithms = resolved.logarithms
+
+        def prepared(archive: Archive) -> Archive:
+            return asked.scaled(logarithms.taken(archive))
+
+        result = write_archive(writer, self.archive, resolved.config, gaps, prepared)
+        # Bounds as they were asked for.
+        said = {**result.facts, "config": changed_settings(self.config)}
+        result = replace(result, facts=said)
+        norms = {**asked.norms, **logarithms.norms}
+        if not norms:
+            return result, {}
+        with step("measure") as measuring:
+            draft = Draft(*writer.draft(result.facts))
+            found, cost = index_errors(draft, self.archive, norms)
+            measuring.bytes = cost.bytes_read
+        facts = error_facts(result.facts, found, asked.norms)
+        facts = relative_facts(facts, self.config, logarithms)
+        result = replace(result, facts=facts, cost=result.cost + cost)
+        return result, found

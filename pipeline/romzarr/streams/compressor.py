@@ -437,7 +437,7 @@ def _check_settings(config: Config) -> None:
             "compression.tolerance: found 0, allowed are numbers above 0: a stream is never "
             "lossless; use romzarr.compress"
         )
-    if config.compression.bounds:
+    if config.compression.max_error != NONE:
         raise ConfigError(
             "compression.max_error: a stream bounds the error of each variable, and not of single "
             "values; leave it out, or use romzarr.compress"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from romzarr.coding.tiles import region_of
 from romzarr.contracts import Coding, Floats
+from romzarr.numerics.logarithm import numbers
 from romzarr.numerics.rounding import rounded
 from romzarr.store.reading.fields import AlignedRows
 from romzarr.store.reading.gaps import put_gaps
@@ -30,6 +31,9 @@ from romzarr.store.reading.values import (
     write_sums,
 )
 from romzarr.store.reading.variables import StoredVariable
+
+# Snapshots of a tile of values, about, which are decoded together for a mean.
+MEAN_SNAPSHOTS = 64
 
 
 @dataclass(frozen=True)
@@ -214,12 +218,8 @@ def decode(
     stored = decoder.stored
     rows, back = positions(time_indexer, stored.shape[stored.time_axis])
     wanted, backs = _places(stored, space_indexers)
-    corrected = f"basis/{stored.group}/residuals" in home.arrays
-    if corrected or stored.scaling is not None:
-        wide = _in_units(decoder, rows, wanted)
-        if corrected:
-            Residuals(home.arrays, stored).add_to(wide, rows, wanted)
-        values = rounded(wide, stored.dtype)
+    if _is_corrected(decoder) or stored.scaling is not None or stored.unit is not None:
+        values = rounded(_corrected(decoder, rows, wanted), stored.dtype)
     else:
         values = decoder.values(rows, wanted, stored.dtype)
     if stored.gaps is not None:
@@ -228,6 +228,18 @@ def decode(
     indexers = list(space_indexers)
     indexers.insert(stored.time_axis, time_indexer)
     return as_asked(values, backs, indexers)
+
+
+def _is_corrected(decoder: Decoder) -> bool:
+    return f"basis/{decoder.stored.group}/residuals" in decoder.home.arrays
+
+
+def _corrected(decoder: Decoder, rows: Positions, wanted: Wanted) -> NDArray[np.float64]:
+    """Values in float64, before they are rounded."""
+    wide, unit = _in_units(decoder, rows, wanted), decoder.stored.unit
+    if _is_corrected(decoder):
+        Residuals(decoder.home.arrays, decoder.stored).add_to(wide, rows, wanted)
+    return wide if unit is None else numbers(wide, unit)
 
 
 def predict(
@@ -249,7 +261,7 @@ def predict(
 
 
 def _in_units(decoder: Decoder, rows: Positions, wanted: Wanted) -> NDArray[np.float64]:
-    """Values without residuals in the variable's units, in float64."""
+    """Values without residuals in the variable's units, or as logarithms, in float64."""
     values, stored = decoder.values(rows, wanted, np.dtype(np.float64)), decoder.stored
     if stored.scaling is not None:
         stored.scaling.apply(values, decoder.home.arrays, wanted, stored.time_axis)
@@ -261,15 +273,29 @@ def mean(
 ) -> Floats:
     """Compute the temporal mean of `variable`, everywhere or as in `decode`; NaN if masked.
 
-    With POD it is the stored mean, otherwise the mean of decoded values.
+    With POD it is the stored mean, otherwise the mean of decoded values; where these are coded as
+    logarithms that of the numbers.
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
     wanted, backs = _places(decoder.stored, indexers)
+    if decoder.stored.unit is not None:
+        return as_asked(_mean_of_numbers(decoder, wanted), backs, indexers)
     found, scaling = decoder.mean(wanted), decoder.stored.scaling
     if scaling is not None:
         scaling.apply(found, decoder.home.arrays, wanted)
     return as_asked(found, backs, indexers)
+
+
+def _mean_of_numbers(decoder: Decoder, wanted: Wanted) -> Floats:
+    """Temporal mean of values that are coded as logarithms; a few snapshots are held at a time."""
+    stored = decoder.stored
+    snapshots = stored.shape[stored.time_axis]
+    total = np.zeros([len(places) for places in wanted])
+    for start in range(0, snapshots, MEAN_SNAPSHOTS):
+        rows = np.arange(start, min(start + MEAN_SNAPSHOTS, snapshots))
+        total += _corrected(decoder, rows, wanted).sum(axis=stored.time_axis)
+    return total / snapshots
 
 
 def modes(
@@ -281,7 +307,7 @@ def modes(
     """Decode POD modes phi_k in the variable's units, (r, *space); 0 at masked points.
 
     Returns all modes or the `leading` ones, everywhere or as in `decode`. They are zero for
-    variables without POD.
+    variables without POD; of one that is coded as logarithms they are modes of these.
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)

@@ -83,6 +83,8 @@ _CHECKS: dict[str, tuple[Check, str]] = {
     "tolerance": (_error, "a number of at least 0"),
     "relative_l2_error": (_named(_error), "numbers of at least 0 by name"),
     "max_error": (_named(_positive), "positive numbers by name"),
+    "max_relative_error": (_named(_positive), "positive numbers by name"),
+    "largest_relative_error": (_named(_error), "numbers of at least 0 by name"),
     "largest_pointwise_error": (_named(_error), "numbers of at least 0 by name"),
     "fluctuation": (_named(_error), "numbers of at least 0 by name"),
     ERRORS_BY_INDEX: (
@@ -141,7 +143,7 @@ def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: 
     known = {*variables, _LARGEST}
     errors = facts.get("relative_l2_error")
     named = ("relative_l2_error", "max_error", "largest_pointwise_error", "fluctuation")
-    for name in (*named, ERRORS_BY_INDEX):
+    for name in (*named, "max_relative_error", "largest_relative_error", ERRORS_BY_INDEX):
         if not set(facts.get(name, {})) <= known:
             raise StoreError(f"{where}: {name!r} names an unknown variable")
     if errors is not None and not set(variables) <= set(errors):

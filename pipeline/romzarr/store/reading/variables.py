@@ -25,7 +25,8 @@ class StoredVariable:
 
     ``offset`` is subtracted from values, and ``mask`` is the group with the mask, if there is one.
     ``column`` is its first one in the shared fields, if it has them there, and ``step`` the factor.
-    ``gaps`` are values that are kept apart. Others are multiplied by factors of ``scaling``.
+    ``gaps`` are values that are kept apart. Others are multiplied by factors of ``scaling``, or
+    they are logarithms in a ``unit``.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StoredVariable:
     step: float
     gaps: StoredGaps | None
     scaling: StoredScaling | None
+    unit: float | None
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
@@ -167,6 +169,7 @@ def _variable(
         column=fields.integer("column", 0, limits.MAX_CODED_VALUES) if shares else None,
         step=fields.number("step") if shares else 1.0,
         gaps=gaps_of(fields, shape),
+        unit=_unit(fields),
         scaling=scaling_of(fields, dims, shape, time_axis, steady if steady in arrays else ""),
         chunks=_chunks(fields, shape),
         attrs=fields.object("attrs").document if "attrs" in fields.document else {},
@@ -174,6 +177,16 @@ def _variable(
             fields.object("encoding").document if "encoding" in fields.document else {}, shared
         ),
     )
+
+
+def _unit(fields: JsonObject) -> float | None:
+    """Parse the unit of logarithms; None if the values are none."""
+    if "logarithm" not in fields.document:
+        return None
+    unit = fields.number("logarithm")
+    if not unit > 0:
+        raise StoreError(f"{fields.where}: 'logarithm' must be a positive unit")
+    return unit
 
 
 def _episodes(facts: JsonObject, snapshots: int) -> int:
