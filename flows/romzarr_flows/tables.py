@@ -179,9 +179,26 @@ def verify_table(report: Facts, source: str, store: str) -> str:
     return table(f"{store} {outcome} against {source}", rows)
 
 
+def index_rows(found: Mapping[str, Facts]) -> list[tuple[str, str]]:
+    """The largest error of single indices of each variable that has bounds on them.
+
+    >>> index_rows({"u": {"dims": ["lev"], "errors": [0.008, 0.0095]}})
+    [('largest by index', 'u  9.500e-03 of its own fluctuation, at any lev')]
+    """
+    width = max(map(len, found), default=0)
+    lines = [
+        f"{name:<{width}}  {max(each['errors']):.3e} of its own fluctuation, at any "
+        + " and ".join(each["dims"])
+        for name, each in found.items()
+        if each["dims"] and each["errors"]
+    ]
+    return continued("largest by index", lines)
+
+
 def info_table(info: Facts, store: str) -> str:
     rows = [
         *error_rows(info["relative_l2_error"], info["tolerance"]),
+        *index_rows(info["errors_by_index"]),
         *bounded_rows(info),
         ("error measured by", info["error_measured_by"]),
         ("rank", f"{info['rank']} POD modes"),

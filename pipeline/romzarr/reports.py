@@ -144,7 +144,8 @@ class StoreInfo(Report):
     ``prediction`` has the number of ``blocks`` of time, how many of them the model predicts
     (``modelled_blocks``), and the ``polynomial_orders`` of the leading modes: polynomials of one
     degree less extrapolate the coefficients or the errors of the model. Wavelets along time code
-    the modes of order 0 and all others.
+    the modes of order 0 and all others. ``errors_by_index`` has the ``dims`` of each variable with
+    a bound for each of their indices, and the ``errors`` of these.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -172,6 +173,7 @@ class StoreInfo(Report):
     max_relative_error: Mapping[str, float] = field(default_factory=dict)
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     prediction: Mapping[str, Any] = field(default_factory=dict)
+    errors_by_index: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

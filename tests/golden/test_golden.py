@@ -88,6 +88,15 @@ def test_there_is_a_golden_store_for_all_that_the_format_has(unpacked):
     types |= {f"pod {dtype}" for dtype in ("<f2", "<f4", ">f4", "<f8", ">f8")}
     types |= {f"direct {dtype}" for dtype in ("<f2", "<f4", "<f8")}
     types |= {f"constant {dtype}" for dtype in ("<f2", ">f4", "<f8")}
-    ways = {"parts", "extends", "open stream", "differences", "model", "levels", "scaling", "logarithm"}
+    ways = {
+        "parts",
+        "extends",
+        "open stream",
+        "differences",
+        "model",
+        "levels",
+        "scaling",
+        "logarithm",
+    }
     assert found >= arrays | types | ways
     assert sum(each.stat().st_size for each in STORES.iterdir()) <= MOST_BYTES

@@ -17,7 +17,7 @@ from romzarr.reports import StoreInfo, advice
 from romzarr.store import layout
 from romzarr.store.layout import FACTS, JsonObject, compact_json
 from romzarr.store.models import UNEXPLAINED, StoredModels, models_from_facts
-from romzarr.store.reading.facts import errors_of
+from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -79,6 +79,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         ),
         max_error=facts.get("max_error", {}),
         largest_pointwise_error=facts.get("largest_pointwise_error", {}),
+        errors_by_index=facts.get(ERRORS_BY_INDEX, {}),
         max_relative_error=facts.get("max_relative_error", {}),
         largest_relative_error=facts.get("largest_relative_error", {}),
     )
