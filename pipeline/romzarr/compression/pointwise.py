@@ -31,10 +31,11 @@ from romzarr.store.writing.writer import StoreWriter
 
 log = logging.getLogger(__name__)
 
-# Root of the mean squared error that a POD aims at, as a share of the bound on single values:
-# modes are so cheap that hardly any value should need a residual. And the sharpest relative
+# Roots of the mean squared error that a POD may aim at, as a share of the bound on single values,
+# in steps of half a bit: which takes fewest bytes depends on how few values need residuals, and how
+# cheap modes are. With the usual one hardly any value needs one. And the sharpest relative
 # tolerance that a POD is worth.
-AIM, SHARPEST = 0.18, 1e-5
+AIMS, AIM, SHARPEST = (0.09, 0.13, 0.18, 0.25, 0.35), 0.18, 1e-5
 # Values of a tile of residuals.
 LEAST, MOST = 1 << 18, 1 << 21
 # Share of the bound that is left for rounding at first; where it is not enough, as much as is.
@@ -64,20 +65,22 @@ def check_bounds(archive: Archive, bounds: Collection[str]) -> None:
             )
 
 
-def sharpened_by(archive: Archive, bounds: Mapping[str, float], tolerance: float) -> Sharpened:
-    """The POD with which bounds on single values should cost least. Runs Dask.
+def sharpened_by(
+    archive: Archive, bounds: Mapping[str, float], tolerance: float, aim: float
+) -> Sharpened:
+    """The POD whose error is such a share, the `aim`, of bounds on single values. Runs Dask.
 
     Reads a few chunks of each variable that has a bound, for the size of its fluctuation; a
     rough one will do.
     """
     given = np.array([_scaled(bounds, variable) for variable in archive.variables])
     ratios = [
-        AIM * bound / size
+        aim * bound / size
         for variable, bound in zip(archive.variables, given, strict=True)
         if np.isfinite(bound) and (size := _fluctuation(variable)) > 0
     ]
     sharpest = min(tolerance, max(SHARPEST, min(ratios, default=1.0)))
-    return Sharpened(given, AIM * given, sharpest)
+    return Sharpened(given, aim * given, sharpest)
 
 
 def _scaled(bounds: Mapping[str, float], variable: ArchivedVariable) -> float:

@@ -62,6 +62,11 @@ class ResolvedBounds:
     logarithms: Logarithms
     cost: ReadCost
 
+    @property
+    def is_bounding(self) -> bool:
+        """Whether single values have any bounds."""
+        return bool(self.config.compression.absolute_bounds)
+
 
 def resolve_bounds(archive: Archive, config: Config) -> ResolvedBounds:
     """Make all bounds on single values absolute. Runs Dask, and reads variables with others.

@@ -10,7 +10,7 @@ from romzarr.compression.few_snapshots import are_few, write_few
 from romzarr.compression.gaps import shown, with_gaps
 from romzarr.compression.lossless import write_lossless
 from romzarr.compression.pod import factor_archive
-from romzarr.compression.pointwise import sharpened_by, write_residuals
+from romzarr.compression.pointwise import AIM, sharpened_by, write_residuals
 from romzarr.compression.survey import LEAST_BYTES, survey
 from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
 from romzarr.compression.write_pod import Result, check_bound, write_factored
@@ -34,12 +34,14 @@ def write_archive(
     config: Config,
     gaps: bool = False,
     prepared: Callable[[Archive], Archive] = _as_it_is,
+    aim: float = AIM,
 ) -> Result:
     """Put an archive into a store, within the tolerance and bounds on single values.
 
     Reads every chunk once, again where values are coded after a POD, and again where single values
     are bounded. With `gaps`, or of few snapshots, everything is read once more before. Runs Dask.
-    Values are coded as they are `prepared`: scaled, or as logarithms.
+    Values are coded as they are `prepared`: scaled, or as logarithms. Modes `aim` at such a share
+    of bounds on single values.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def write_archive(
     if not archive.variables:
         return _nothing_but_carried(writer, archive, config)
     if not gaps and not are_few(archive):
-        return _write_lossy(writer, _prepared(writer, archive, prepared), config)
+        return _write_lossy(writer, _prepared(writer, archive, prepared), config, aim)
     with step("gaps") as looking:
         known = with_gaps(archive, writer)
         looking.bytes = known.cost.bytes_read
@@ -60,7 +62,7 @@ def write_archive(
         result, bounds = write_few(writer, known, config), config.compression.absolute_bounds
         result = _corrected(writer, known.archive, result, bounds) if bounds else result
     else:
-        result = _write_lossy(writer, known.archive, config)
+        result = _write_lossy(writer, known.archive, config, aim)
         result = replace(result, cost=result.cost + known.cost)
     words = {v.name: shown(v.gaps) for v in known.archive.variables if v.gaps is not None}
     return replace(result, gaps=words)
@@ -84,18 +86,18 @@ def _nothing_but_carried(writer: StoreWriter, archive: Archive, config: Config) 
     return Result(said, NO_CODINGS, None, ReadCost())
 
 
-def _write_lossy(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+def _write_lossy(writer: StoreWriter, archive: Archive, config: Config, aim: float) -> Result:
     """Put everything into the store with errors."""
     plans = _without_pod(archive, config)
     if not plans:
-        return _write_by_pod(writer, archive, config)
+        return _write_by_pod(writer, archive, config, aim)
     with step("write") as writing:
         written = write_values(writer, archive, plans)
         cost = sum((each.cost for each in written.values()), ReadCost())
         writing.bytes = cost.bytes_read
     rest = archive.of({variable.name for variable in archive.variables} - set(written))
     if rest.variables:
-        result = _write_by_pod(writer, rest, config)
+        result = _write_by_pod(writer, rest, config, aim)
     else:
         write_latent(writer, archive, None)
         result = Result(facts(rest, NO_CODINGS, None, {}, config), NO_CODINGS, None, ReadCost())
@@ -142,10 +144,10 @@ def _with_values(
     )
 
 
-def _write_by_pod(writer: StoreWriter, archive: Archive, config: Config) -> Result:
+def _write_by_pod(writer: StoreWriter, archive: Archive, config: Config, aim: float) -> Result:
     """Put variables into the store by their POD, or as values where it does not pay."""
     tolerance, bounds = config.compression.tolerance, config.compression.absolute_bounds
-    sharpened = sharpened_by(archive, bounds, tolerance) if bounds else None
+    sharpened = sharpened_by(archive, bounds, tolerance, aim) if bounds else None
     with step("read") as reading:
         pod = factor_archive(archive, config, sharpened)
         reading.bytes = pod.cost.bytes_read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from romzarr.compression.by_index import (
     index_errors,
     next_bounds,
 )
+from romzarr.compression.few_snapshots import are_few
+from romzarr.compression.pointwise import AIM, AIMS
 from romzarr.compression.value_bounds import (
     ResolvedBounds,
     relative_facts,
@@ -35,6 +38,9 @@ from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
 
 log = logging.getLogger(__name__)
+
+# Archives up to here are coded several times, if single values are bounded, to find what is best.
+SEARCHED_BYTES = 16 << 20
 
 
 class Written(NamedTuple):
@@ -104,11 +110,12 @@ class _Task:
     def written(self, gaps: bool) -> Written:
         """Write attempts until one is within all bounds, and commit it."""
         asked, resolved = self._asked(gaps), self.resolved
+        aim = self._best_aim(asked, gaps)
         cost, tolerance = asked.cost + resolved.cost, self.config.compression.tolerance
         while True:
             with self.open_writer() as writer:
                 with self.archive.unchanging():
-                    result, found = self._attempt(writer, asked, resolved, gaps)
+                    result, found = self._attempt(writer, asked, resolved, gaps, aim)
                 cost += result.cost
                 following = next_bounds(asked, found)
                 tighter = tightened(resolved, found, tolerance)
@@ -132,8 +139,38 @@ class _Task:
             looking.bytes = found.cost.bytes_read
         return found
 
+    def _best_aim(self, asked: IndexBounds, gaps: bool) -> float:
+        """The share of bounds on single values at which modes aim for the smallest store.
+
+        It is looked for from the usual one on, where that takes seconds.
+        """
+        searched = self.archive.raw_bytes <= SEARCHED_BYTES and not are_few(self.archive)
+        if not (self.resolved.is_bounding and searched):
+            return AIM
+        sizes = dict[float, int]()
+
+        def size(place: int) -> int:
+            if place not in range(len(AIMS)):
+                return sys.maxsize
+            if (aim := AIMS[place]) not in sizes:
+                with self.open_writer() as writer:
+                    self._attempt(writer, asked, self.resolved, gaps, aim)
+                    sizes[aim] = writer.drafted_bytes
+            return sizes[aim]
+
+        best = AIMS.index(AIM)
+        for direction in (1, -1):
+            while size(best + direction) < size(best):
+                best += direction
+        return AIMS[best]
+
     def _attempt(
-        self, writer: StoreWriter, asked: IndexBounds, resolved: ResolvedBounds, gaps: bool
+        self,
+        writer: StoreWriter,
+        asked: IndexBounds,
+        resolved: ResolvedBounds,
+        gaps: bool,
+        aim: float,
     ) -> tuple[Result, Mapping[str, IndexErrors]]:
         """What was written, and the errors of single indices."""
         logarithms = resolved.logarithms
@@ -141,15 +178,15 @@ class _Task:
         def prepared(archive: Archive) -> Archive:
             return asked.scaled(logarithms.taken(archive))
 
-        result = write_archive(writer, self.archive, resolved.config, gaps, prepared)
+        result = write_archive(writer, self.archive, resolved.config, gaps, prepared, aim)
         # Bounds as they were asked for.
         said = {**result.facts, "config": changed_settings(self.config)}
         result = replace(result, facts=said)
         norms = {**asked.norms, **logarithms.norms}
-        if not norms:
+        draft = Draft(*writer.draft(result.facts)) if norms or resolved.is_bounding else None
+        if draft is None or not norms:
             return result, {}
         with step("measure") as measuring:
-            draft = Draft(*writer.draft(result.facts))
             found, cost = index_errors(draft, self.archive, norms)
             measuring.bytes = cost.bytes_read
         facts = error_facts(result.facts, found, asked.norms)

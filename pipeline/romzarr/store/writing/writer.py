@@ -224,6 +224,11 @@ class StoreWriter(BasisWriter):
                 found[owner] += size
         return found
 
+    @property
+    def drafted_bytes(self) -> int:
+        """Bytes of all files of the last draft."""
+        return sum(self._sizes.values())
+
     def draft(self, facts: Mapping[str, Any]) -> tuple[str, Part]:
         """Finish the generation with `facts` as in `commit`, without making it current.
 
@@ -232,6 +237,7 @@ class StoreWriter(BasisWriter):
         """
         with write_errors(self.target):
             finished = finish(self.url, self._store, self._packed(self._merged(facts)))
+        self._sizes = finished.sizes
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
         return place, Part(self._commit.generation, finished.checksum)
 
