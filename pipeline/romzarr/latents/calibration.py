@@ -199,7 +199,7 @@ def tables_of(coordinates: Values, step: float) -> Tables:
     # The dead zone is of no use where values are many steps wide, and does no harm for so few.
     rounding = np.where(sizes < 2, ROUNDING, 0.5).astype(np.float32)
     scaled = np.abs(coordinates) / np.float32(step)
-    whole: Values = np.trunc(scaled + rounding)
+    whole = np.trunc(scaled + rounding)
     offsets = _offsets(scaled, whole)
     integers = np.copysign(whole, coordinates).astype(np.int64) >> shifts
     symbols = np.where(np.abs(integers) <= CENTRE, integers + CENTRE, SYMBOLS - 1)
@@ -222,7 +222,7 @@ def _prior(size: float) -> NDArray[np.float64]:
     return PRIOR * np.append(chances / chances.sum(), 0.0)
 
 
-def _offsets(sizes: Values, integers: Values) -> Values:
+def _offsets(sizes: NDArray[Any], integers: NDArray[Any]) -> Values:
     """How far the centroids of all intervals but that of zero are from their integers."""
     some = integers > 0
     beyond = np.sum((sizes - integers) * some, axis=0)

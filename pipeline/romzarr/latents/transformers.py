@@ -2,7 +2,7 @@
 
 >>> from romzarr.latents.transformers import CodedCache, calibrate_model  # doctest: +SKIP
 >>> codec = calibrate_model(model, tokens, bits=1.5)  # doctest: +SKIP
->>> model.generate(**inputs, past_key_values=CodedCache(codec))  # doctest: +SKIP
+>>> model.generate(**inputs, cache=CodedCache(codec))  # doctest: +SKIP
 
 Needs the extra ``romzarr[transformers]``. Decoders whose layers all attend to all tokens are
 served; windows that slide and states of linear attention are not.
@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ GRADIENTS = 2
 
 
 class CodedCache(Cache):  # type: ignore[misc]
-    """Pass one as ``past_key_values=`` to a model or to ``generate()``.
+    """Pass one as ``cache=``, in older code ``past_key_values=``, to a model or ``generate()``.
 
     The prompt is attended to as it is, and coded for the tokens after it.
 
@@ -267,7 +268,7 @@ def _read(model: Any, text: Any) -> tuple[Any, Any]:
     """Keys and values (layers, heads, tokens, dim) of a text."""
     recorder = _Recorder()
     with torch.no_grad():
-        model(input_ids=text[None], past_key_values=recorder, use_cache=True, logits_to_keep=1)
+        model(input_ids=text[None], use_cache=True, logits_to_keep=1, **_named(model, recorder))
     return _stacked([[each[0] for each in pair] for pair in recorder.given])
 
 
@@ -280,7 +281,7 @@ def _squared_gradients(model: Any, text: Any, rotary: Rotary | None) -> tuple[An
     recorder = _Recorder()
     with _only_inputs(model), torch.enable_grad():
         embedded = model.get_input_embeddings()(text[None]).detach().requires_grad_()
-        logits = model(inputs_embeds=embedded, past_key_values=recorder, use_cache=True).logits[0]
+        logits = model(inputs_embeds=embedded, use_cache=True, **_named(model, recorder)).logits[0]
         with torch.no_grad():
             drawn = torch.multinomial(torch.softmax(logits.float(), -1), 1)[:, 0]
         torch.nn.functional.cross_entropy(logits.float(), drawn, reduction="sum").backward()
@@ -288,6 +289,12 @@ def _squared_gradients(model: Any, text: Any, rotary: Rotary | None) -> tuple[An
     keys = found[0] if rotary is None else rotary.undo(found[0], 0)
     squares = [np.mean(each[:, :, SINKS:] ** 2, axis=2) for each in (keys, found[1])]
     return squares[0].reshape(len(keys), -1), squares[1].reshape(len(keys), -1)
+
+
+def _named(model: Any, cache: Cache) -> dict[str, Cache]:
+    """The cache by the name that the model has for it, which transformers is changing."""
+    is_new = "cache" in signature(model.forward).parameters
+    return {"cache" if is_new else "past_key_values": cache}
 
 
 def _stacked(pairs: Sequence[Sequence[Any]]) -> tuple[Any, Any]:

@@ -115,7 +115,7 @@ class Serving:
         ids = torch.tensor(np.asarray(tokens))[None]
         cache = DynamicCache()
         with torch.no_grad():
-            model(input_ids=ids[:, :context], past_key_values=cache, logits_to_keep=1)
+            model(input_ids=ids[:, :context], cache=cache, logits_to_keep=1)
         keys, values = (
             np.stack([getattr(layer, name).numpy() for layer in cache.layers])
             for name in ("keys", "values")
@@ -160,7 +160,7 @@ def rotary_of(model: Any) -> Rotary:
 
 def _following(model: Any, ids: Any, context: int, cache: Any) -> Any:
     with torch.no_grad():
-        found = model(input_ids=ids[:, context:-1], past_key_values=cache).logits[0]
+        found = model(input_ids=ids[:, context:-1], cache=cache).logits[0]
     return log_probabilities(found)
 
 
