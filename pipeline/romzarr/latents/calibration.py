@@ -177,7 +177,7 @@ def step_for(
         square = total = 0.0
         for each, x in zip(found, chosen, strict=True):
             codec = each.codec(step, "")
-            decoded = codec.decode_values(codec.encode_values(x))
+            decoded = codec.decode_values([codec.encode_values(x)])
             square += float(np.sum((decoded - x) ** 2, dtype=np.float64))
             total += float(np.sum((x - codec.mean) ** 2, dtype=np.float64))
         return (square / total) ** 0.5 if total else 0.0

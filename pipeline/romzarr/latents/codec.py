@@ -12,7 +12,7 @@ References
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Codec:
         like : array, optional
             The result is of its framework, type and device.
         """
-        values = self.decode_values(codes)
+        values = self.decode_values([codes])
         return values if like is None else _like(values, like)
 
     def encode_values(self, values: Values, finer: int = 0) -> Codes:
@@ -131,14 +131,33 @@ class Codec:
         found = self.forward @ (values - self.mean).T
         return Codes(coordinates.encode(found, self.tables, finer), len(values), finer)
 
-    def decode_values(self, codes: Codes, features: slice = slice(None)) -> Values:
-        """Decode some features of all tokens."""
-        if codes.finer < 0:
-            stored = codes.payload.view(np.float32).reshape(codes.tokens, self.features)
-            return stored[:, features]
-        found = coordinates.decode(codes.payload, codes.tokens, self.tables, codes.finer)
-        # In place: a sum of its own would be as long as the product for few directions.
-        decoded = found.T @ self.inverse[:, features]
+    def decode_values(self, codes: Sequence[Codes], features: slice = slice(None)) -> Values:
+        """Decode some features of all tokens of several codes, one after the other.
+
+        One product for all of them: of short ones, most of the time would go to reading the
+        directions again.
+        """
+        kept = [k for k, each in enumerate(codes) if each.finer >= 0]
+        decoded = self._products([codes[k] for k in kept], features)
+        if len(kept) == len(codes):
+            return decoded
+        ends = np.cumsum([codes[k].tokens for k in kept])
+        parts = dict(zip(kept, np.split(decoded, ends[:-1]) if kept else [], strict=True))
+        return np.concatenate(
+            [
+                parts[k]
+                if k in parts
+                else each.payload.view(np.float32).reshape(each.tokens, -1)[:, features]
+                for k, each in enumerate(codes)
+            ]
+        )
+
+    def _products(self, codes: Sequence[Codes], features: slice) -> Values:
+        if not codes:
+            return np.empty((0, len(self.mean[features])), np.float32)
+        found = [coordinates.decode(c.payload, c.tokens, self.tables, c.finer) for c in codes]
+        decoded: Values = np.concatenate(found, axis=1).T @ self.inverse[:, features]
+        # In place: a sum of its own would take a second array.
         decoded += self.mean[features]
         return decoded
 
@@ -149,7 +168,7 @@ class Codec:
         allowed = bound * size - rounding * float(np.linalg.norm(values)) * (1 + bound)
         for finer in range(self.tables.finest + 1):
             codes = self.encode_values(values, finer)
-            if float(np.linalg.norm(self.decode_values(codes) - values)) <= allowed:
+            if float(np.linalg.norm(self.decode_values([codes]) - values)) <= allowed:
                 return codes
             if codes.nbytes >= values.nbytes:
                 break

@@ -31,9 +31,9 @@ Values = NDArray[np.float32]
 
 # Tokens that stay as they came: the setting of arXiv:2511.01815.
 WINDOW = 128
-# Tokens of a block. A payload has 16 bytes of its own, half a percent of one of 64 tokens of five
-# layers at a bit a value; a longer block makes its token wait longer.
-BLOCK = 64
+# Fewest tokens of a block: a payload has 16 bytes of its own, two percent of one of 8 tokens of
+# five layers at a bit a value.
+LEAST_BLOCK = 8
 
 # Keys and values.
 _SIDES = 2
@@ -78,8 +78,9 @@ class KVCache:
         First tokens that stay as they came.
     window : int, default 128
         Last tokens that do; up to two blocks more wait to be coded.
-    block : int, default 64
-        Tokens that are coded together.
+    block : int, optional
+        Tokens that are coded together. By default the least power of two that gives each group of
+        layers a token of its own to code at, and 8 or more: then all tokens wait about equally.
     bound : float, optional
         Largest L2 error of the keys, and of the values, of each block of each sequence in a group
         of layers, relative to their distance from the mean of the calibration. A block that the
@@ -111,7 +112,7 @@ class KVCache:
         *,
         sinks: int = SINKS,
         window: int = WINDOW,
-        block: int = BLOCK,
+        block: int | None = None,
         bound: float | None = None,
         model: str | None = None,
     ) -> None:
@@ -123,7 +124,7 @@ class KVCache:
         self.codec = codec
         self.sinks = as_whole(sinks, "sinks", 0)
         self.window = as_whole(window, "window", 0)
-        self.block = as_whole(block, "block", 1)
+        self.block = _block_for(len(codec.keys)) if block is None else as_whole(block, "block", 1)
         self.bound = None if bound is None else as_bound(bound)
         self._layers = [_Layer() for _ in range(codec.layers)]
         self._blocks: list[list[_Block]] = [[] for _ in codec.keys]
@@ -301,15 +302,12 @@ class KVCache:
         blocks = range(start // self.block, -(-stop // self.block))
         some = self._blocks[layer // self.codec.group][blocks.start : blocks.stop]
         batch = len(some[0][side])
-        found = np.empty(
-            (batch, self.codec.heads, len(some) * self.block, self.codec.dim), np.float32
-        )
-        for number, block in enumerate(some):
-            span = slice(number * self.block, (number + 1) * self.block)
-            for row, codes in enumerate(block[side]):
-                tokens = codec.decode_values(codes, features)
-                shape = (self.block, self.codec.heads, self.codec.dim)
-                found[row, :, span] = tokens.reshape(shape).transpose(1, 0, 2)
+        shape = (len(some) * self.block, self.codec.heads, self.codec.dim)
+        rows = [
+            codec.decode_values([block[side][row] for block in some], features).reshape(shape)
+            for row in range(batch)
+        ]
+        found = np.stack(rows).swapaxes(1, 2)
         rotary = self.codec.rotary if side == 0 else None
         if rotary is not None:
             found = rotary.turn(found, self.sinks + blocks.start * self.block)
@@ -411,6 +409,10 @@ class KVCache:
             for array in (*state.sinks[:1], *state.recent[0][:1]):
                 return int(array.shape[0])
         return None
+
+
+def _block_for(groups: int) -> int:
+    return max(LEAST_BLOCK, 2 ** (groups - 1).bit_length())
 
 
 def _drop(state: _Layer, tokens: int) -> None:
