@@ -64,6 +64,19 @@ class _Layer:
 _Block = tuple[tuple[Codes, ...], tuple[Codes, ...]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """All that a cache holds of a layer, for who moves it: arrays of keys and of values, or None.
+
+    `blocks` are those of the group of the layer; `is_first` tells the first layer of a group.
+    """
+
+    sinks: list[Any]
+    recent: list[Any]
+    blocks: list[_Block]
+    is_first: bool
+
+
 class KVCache:
     """Keys and values of all layers of a decoder, coded.
 
@@ -379,6 +392,28 @@ class KVCache:
                 state.tokens = tokens
 
     # --- parts ----------------------------------------------------------------------------
+
+    def parts(self) -> list[Part]:
+        """What the cache holds, layer by layer; nothing is copied."""
+        return [
+            Part(
+                state.sinks or [None, None],
+                [state.joined(side) for side in range(_SIDES)],
+                self._blocks[layer // self.codec.group],
+                layer % self.codec.group == 0,
+            )
+            for layer, state in enumerate(self._layers)
+        ]
+
+    def restore(self, parts: Sequence[Part]) -> None:
+        """Hold what `parts` of a cache with the same calibration told."""
+        for layer, part in enumerate(parts):
+            sinks = [each for each in part.sinks if each is not None]
+            recent = [[] if each is None else [each] for each in part.recent]
+            tokens = recent[0][0].shape[_TOKENS] if recent[0] else 0
+            self._layers[layer] = _Layer(sinks, recent, int(tokens))
+            if layer % self.codec.group == 0:
+                self._blocks[layer // self.codec.group] = list(part.blocks)
 
     def _with(self, layers: list[_Layer], blocks: list[list[_Block]]) -> KVCache:
         found = KVCache(
