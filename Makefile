@@ -181,6 +181,7 @@ bench-neural: $(NEURAL_STAMP)
 
 bench-activations: $(ACTIVATIONS_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_activations
+	$(BIN)/python -m tests.benchmarks.bench_latents
 	$(BIN)/python -m tests.benchmarks.bench_latency
 
 bench-stream-peers: $(BENCH_STAMP)

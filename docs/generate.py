@@ -31,6 +31,7 @@ COPIED = {
     "tests/benchmarks/NIGHTLY.md": "generated/benchmarks/nightly.md",
     "tests/benchmarks/SCALE.md": "generated/benchmarks/scale.md",
     "tests/benchmarks/NEURAL.md": "generated/benchmarks/neural.md",
+    "tests/benchmarks/LATENTS.md": "generated/benchmarks/latents.md",
     "tests/benchmarks/ACTIVATIONS.md": "generated/benchmarks/activations.md",
     "tests/torture/RESULTS.md": "generated/benchmarks/torture.md",
 }

@@ -31,6 +31,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "romzarr.chunked": (*BELOW, "romzarr.numerics", "romzarr.coding"),
     "romzarr.archive": (*BELOW, "romzarr.objects", "romzarr.encoding"),
     "romzarr.neural": (*BELOW, "romzarr.numerics"),
+    "romzarr.latents": (*BELOW, "romzarr.coding"),
+    "romzarr.latents.transformers": (*BELOW, "romzarr.latents"),
     "romzarr.store": (*BELOW, *STORE),
     "romzarr.store.reading": (*BELOW, *STORE, "romzarr.store"),
     "romzarr.store.writing": (*BELOW, *STORE, "romzarr.store"),
@@ -59,6 +61,7 @@ APART = {
     "romzarr.numerics": ("romzarr.numerics.dynamics", "romzarr.numerics.pod"),
     "romzarr.numerics.dynamics": ("romzarr.numerics.pod",),
     "romzarr.numerics.pod": ("romzarr.numerics.dynamics",),
+    "romzarr.latents": ("romzarr.latents.transformers",),
     "romzarr.store": ("romzarr.store.reading", "romzarr.store.writing"),
     "romzarr.store.reading": ("romzarr.store.writing",),
     "romzarr.store.writing": ("romzarr.store.reading",),
@@ -67,11 +70,13 @@ APART = {
 FOREIGN = {
     "romzarr.numerics": ("dask", "distributed", "xarray", "zarr", "fsspec", "yaml"),
     "romzarr.coding": ("dask", "distributed", "xarray", "zarr", "fsspec", "yaml"),
+    "romzarr.latents": ("dask", "distributed", "xarray", "fsspec", "yaml"),
     "romzarr": ("matplotlib", "argparse"),
 }
 SOURCES = ("pipeline", "flows")
 # What reads a store does without them.
-FRAMEWORKS = ("jax", "optax", "safetensors", "equinox", "torch")
+FRAMEWORKS = ("jax", "optax", "safetensors", "equinox", "torch", "transformers")
+TRAINED = ("romzarr.neural", "romzarr.latents.transformers")
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -119,7 +124,7 @@ def violations(root: Path) -> list[str]:
     for path in sorted(path for source in SOURCES for path in (root / source).rglob("*.py")):
         part = part_of(module_name(path, root))
         forbidden = [name for key, names in FOREIGN.items() if within(part, key) for name in names]
-        forbidden += [name for name in FRAMEWORKS if part != "romzarr.neural"]
+        forbidden += [name for name in FRAMEWORKS if part not in TRAINED]
         for line, name in imported(path, root):
             ours = name.split(".")[0] in ("romzarr", "romzarr_flows")
             wrong = any(within(name, each) for each in forbidden) or (
@@ -178,6 +183,8 @@ def known(found: str, modules: dict[str, Path]) -> list[str]:
         ("numerics/dynamics/networks.py", "import jax.numpy as jnp"),
         ("neural/router.py", "from romzarr.config import Config"),
         ("store/reading/reader.py", "from romzarr.neural.selection import select"),
+        ("latents/arrays.py", "def f():\n    import torch"),
+        ("latents/codec.py", "from romzarr.latents.transformers import CodedCache"),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path, path, statement):

@@ -94,3 +94,14 @@ def test_peers_find_the_directions(method):
     assert found["rank"] == found["best_rank"] == 16
     assert found["error"] <= bench_stream_peers.TOLERANCE
     assert found["angles"] < 1e-8
+
+
+def test_latents(capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tests.benchmarks import bench_latents
+
+    bench_latents.main(["--smallest"])
+    page = capsys.readouterr().out
+    assert page.count("| romzarr, 2 layers a group |") == 1
+    assert page.count(": romzarr |") == 2

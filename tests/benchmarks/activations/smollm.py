@@ -28,11 +28,11 @@ def weights() -> Path:
 def load() -> tuple[Decoder, list[int]]:
     """The decoder, and the tokens of the text."""
     text = "\n".join(topics[chapter] for chapter in CHAPTERS)
-    return Decoder.from_gguf(weights()), _tokens(text)
+    return Decoder.from_gguf(weights()), tokens(text)
 
 
-def _tokens(text: str) -> list[int]:
-    """Byte-pair encoding with single digits, as llama.cpp's "smollm" does it."""
+def tokens(text: str) -> list[int]:
+    """Tokens of a text: byte-pair encoding with single digits, as llama.cpp's "smollm" does it."""
     import gguf
     from tokenizers import Tokenizer, models, pre_tokenizers
 

@@ -1,4 +1,5 @@
-"""Compiled loops of the coding: `wavelet.c`, `quantise.c`, `entropy.c`.
+"""Compiled loops of the coding: `wavelet.c`, `quantise.c`, `entropy.c`,
+`coordinates.c`.
 
 The C sources beside this file become one shared library when the package is built (`setup.py`).
 It depends on nothing, not even on Python, is loaded when it is first needed, and runs without
@@ -52,5 +53,6 @@ def _loaded() -> ctypes.CDLL:
         )
     loaded = ctypes.CDLL(str(path))
     loaded.encode.restype = loaded.decode.restype = ctypes.c_int64
+    loaded.encode_coordinates.restype = ctypes.c_int64
     loaded.make_tables()
     return loaded

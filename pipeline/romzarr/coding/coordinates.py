@@ -1,0 +1,166 @@
+"""Entropy coding of coordinates whose distributions are known beforehand.
+
+Each direction is rounded with a step of its own and coded with the static table of its class, by
+four interleaved rANS coders (`kernels/coordinates.c`). Nothing adapts, so blocks are independent
+of one another, and short ones cost little: a payload has 16 bytes besides what it says.
+"""
+
+from __future__ import annotations
+
+from ctypes import POINTER, Structure, byref, c_float, c_int64, c_uint8, c_uint16, c_uint32
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.coding.kernels import address, library
+
+Values = NDArray[np.float32]
+Payload = NDArray[np.uint8]
+
+# As in the kernel: symbols are integers from -CENTRE to CENTRE, and one for all others.
+CENTRE = 31
+SYMBOLS = 2 * CENTRE + 2
+FREQUENCY_BITS = 12
+# What a payload has besides its symbols; and the most that one integer takes: three pieces of
+# 11 bits and a symbol of 12, of which the states hold back some.
+_HEAD_BYTES, _MOST_BYTES = 16, 6
+# Shifts of a table and of one payload together are those of one piece of plain bits.
+MOST_SHIFT = FREQUENCY_BITS
+
+
+class _Tables(Structure):
+    _fields_ = (
+        ("directions", c_int64),
+        ("steps", POINTER(c_float)),
+        ("rounding", POINTER(c_float)),
+        ("offsets", POINTER(c_float)),
+        ("classes", POINTER(c_uint8)),
+        ("shifts", POINTER(c_uint8)),
+        ("starts", POINTER(c_uint16)),
+        ("slots", POINTER(c_uint32)),
+    )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """How the coordinates of each direction are rounded and coded.
+
+    Attributes
+    ----------
+    steps, rounding, offsets : ndarray of float32 (directions,)
+        Width of an interval; what is added to a size before its fraction is cut, 1/2 without a
+        dead zone; how much farther from zero than its integer a value is decoded, in steps.
+    classes, shifts : ndarray of uint8 (directions,)
+        Table of a direction; how many of the last bits are kept as they are.
+    frequencies : ndarray of uint16 (classes, SYMBOLS)
+        Positive, with a sum of 2**FREQUENCY_BITS in each class.
+    """
+
+    steps: Values
+    rounding: Values
+    offsets: Values
+    classes: NDArray[np.uint8]
+    shifts: NDArray[np.uint8]
+    frequencies: NDArray[np.uint16]
+
+    @property
+    def directions(self) -> int:
+        return len(self.steps)
+
+    @property
+    def finest(self) -> int:
+        """How often all steps may be halved for one payload."""
+        return MOST_SHIFT - int(self.shifts.max(initial=0))
+
+    def are_sound(self, directions: int) -> bool:
+        """Whether arrays that were read from somewhere are such as the kernel may be given."""
+        sizes: tuple[NDArray[Any], ...] = (
+            self.steps,
+            self.rounding,
+            self.offsets,
+            self.classes,
+            self.shifts,
+        )
+        kinds = (np.float32, np.float32, np.float32, np.uint8, np.uint8)
+        return bool(
+            all(
+                a.shape == (directions,) and a.dtype == k for a, k in zip(sizes, kinds, strict=True)
+            )
+            and self.frequencies.dtype == np.uint16
+            and self.frequencies.shape[1:] == (SYMBOLS,)
+            and self.frequencies.all()
+            and (self.frequencies.sum(axis=1, dtype=np.int64) == 2**FREQUENCY_BITS).all()
+            and self.classes.max(initial=0) < len(self.frequencies)
+            and self.finest >= 0
+            and (self.steps > 0).all()
+        )
+
+    @cached_property
+    def _starts(self) -> NDArray[np.uint16]:
+        ends = np.cumsum(self.frequencies, axis=1, dtype=np.int64)
+        return np.pad(ends, ((0, 0), (1, 0))).astype(np.uint16)
+
+    @cached_property
+    def _slots(self) -> NDArray[np.uint32]:
+        counts = self.frequencies.astype(np.uint32)
+        rows = []
+        for starts, count in zip(self._starts, counts, strict=True):
+            symbols = np.repeat(np.arange(SYMBOLS, dtype=np.uint32), count)
+            within = np.arange(len(symbols), dtype=np.uint32) - starts[symbols]
+            rows.append(symbols << 24 | within << FREQUENCY_BITS | count[symbols])
+        return np.array(rows, np.uint32).reshape(len(rows), -1)
+
+    @cached_property
+    def _structure(self) -> _Tables:
+        arrays: tuple[NDArray[Any], ...] = (self.steps, self.rounding, self.offsets)
+        arrays = (*arrays, self.classes, self.shifts, self._starts, self._slots)
+        pointers = (kind for _, kind in _Tables._fields_[1:])
+        fields = [a.ctypes.data_as(p) for a, p in zip(arrays, pointers, strict=True)]
+        return _Tables(self.directions, *fields)
+
+
+def encode(coordinates: Values, tables: Tables, finer: int = 0) -> Payload:
+    """Payload of coordinates (directions, tokens), with steps of 2**-finer times the tables'."""
+    values = np.ascontiguousarray(coordinates, np.float32)
+    buffer = np.empty((_HEAD_BYTES + _MOST_BYTES * values.size) // 2 * 2, np.uint8)
+    length: int = library().encode_coordinates(
+        address(values),
+        c_int64(values.shape[1]),
+        byref(tables._structure),
+        finer,
+        address(buffer),
+        c_int64(len(buffer)),
+    )
+    # A copy: the buffer is much longer.
+    return buffer[len(buffer) - length :].copy()
+
+
+def decode(payload: Payload, tokens: int, tables: Tables, finer: int = 0) -> Values:
+    """Coordinates (directions, tokens) from what `encode` made; of other bytes, some values."""
+    values = np.empty((tables.directions, tokens), np.float32)
+    library().decode_coordinates(
+        address(values),
+        c_int64(tokens),
+        byref(tables._structure),
+        finer,
+        address(payload),
+        c_int64(len(payload)),
+    )
+    return values
+
+
+def frequencies_of(counts: NDArray[Any]) -> NDArray[np.uint16]:
+    """Frequencies (classes, SYMBOLS) of a table from how often each symbol was met.
+
+    All are positive, so that whatever comes can be coded.
+    """
+    total = 2**FREQUENCY_BITS
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    found = 1 + np.floor(share * (total - SYMBOLS)).astype(np.int64)
+    # The most frequent symbol takes what rounding has left.
+    rows = np.arange(len(found))
+    found[rows, found.argmax(axis=1)] += total - found.sum(axis=1)
+    return found.astype(np.uint16)

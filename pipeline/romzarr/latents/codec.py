@@ -1,0 +1,250 @@
+"""A codec of activations: a product, rounding with steps that were chosen before, and a table.
+
+It is calibrated once (`romzarr.latents.calibration`). Running it searches for nothing and keeps
+nothing: equal tokens in equal blocks give equal bytes.
+
+References
+----------
+.. [1] K. Staniszewski, A. Lancucki, "KV cache transform coding for compact storage in LLM
+   inference", arXiv:2511.01815: principal directions, bits by importance, entropy coding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.arguments import shown
+from romzarr.coding import coordinates
+from romzarr.coding.coordinates import Tables
+from romzarr.errors import ConfigError, StoreError
+from romzarr.latents import files
+from romzarr.latents.arrays import as_values, dtype_name, like, rounding_of
+
+Values = NDArray[np.float32]
+
+_TABLES = ("steps", "rounding", "offsets", "classes", "shifts", "frequencies")
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """What `Codec.encode` made of tokens.
+
+    Attributes
+    ----------
+    payload : ndarray of uint8
+    tokens : int
+    finer : int
+        How often the steps were halved to keep a bound; -1 if the payload is the values
+        themselves, in float32.
+    """
+
+    payload: NDArray[np.uint8]
+    tokens: int
+    finer: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the payload, and two that say how it was made."""
+        return len(self.payload) + 2
+
+
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """Tokens of `features` values to bytes and back.
+
+    `romzarr.latents.calibrate` makes one. A codec may be used by several threads.
+
+    Attributes
+    ----------
+    mean : ndarray of float32 (features,)
+    forward, inverse : ndarray of float32 (directions, features)
+        Coordinates are ``(x - mean) @ forward.T``, and tokens ``mean + coordinates @ inverse``.
+        Directions are orthonormal in the metric of the calibration; without one, these are equal.
+    tables : Tables
+    model : str
+        Fingerprint of the model whose activations it was calibrated with.
+    """
+
+    mean: Values
+    forward: Values
+    inverse: Values
+    tables: Tables
+    model: str = ""
+
+    @property
+    def features(self) -> int:
+        return len(self.mean)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the calibration in memory."""
+        arrays = (self.mean, self.forward, self.inverse, *vars(self.tables).values())
+        distinct = {id(a): a.nbytes for a in arrays if isinstance(a, np.ndarray)}
+        return sum(distinct.values())
+
+    def encode(self, x: Any, *, bound: float | None = None) -> Codes:
+        """Code tokens.
+
+        Parameters
+        ----------
+        x : array (tokens, features)
+            Of NumPy, JAX or torch; float16, bfloat16 or float32.
+        bound : float, optional
+            Largest L2 error of all tokens together, relative to their distance from the mean of
+            the calibration, after rounding to the type of `x`. Steps are halved until it is kept,
+            and where no step keeps it the values are stored as they are.
+
+        Raises
+        ------
+        ConfigError
+            If `x` has another number of features, or `bound` is not positive.
+        GapsError
+            If a value is not finite.
+        """
+        values = as_values(x, "x", (None, self.features))
+        if bound is None:
+            return self.encode_values(values)
+        return self.encode_within(values, as_bound(bound), rounding_of(dtype_name(x)))
+
+    def decode(self, codes: Codes, *, like: Any = None) -> Any:
+        """Decode tokens (codes.tokens, features), in float32 of NumPy.
+
+        Parameters
+        ----------
+        codes : Codes
+            Made by this codec, or by one that was loaded from the same file.
+        like : array, optional
+            The result is of its framework, type and device.
+        """
+        values = self.decode_values([codes])
+        return values if like is None else _like(values, like)
+
+    def encode_values(self, values: Values, finer: int = 0) -> Codes:
+        """Code tokens that are known to be finite float32 numbers of the right shape."""
+        found = self.forward @ (values - self.mean).T
+        return Codes(coordinates.encode(found, self.tables, finer), len(values), finer)
+
+    def decode_values(self, codes: Sequence[Codes], features: slice = slice(None)) -> Values:
+        """Decode some features of all tokens of several codes, one after the other.
+
+        One product for all of them: of short ones, most of the time would go to reading the
+        directions again.
+        """
+        kept = [k for k, each in enumerate(codes) if each.finer >= 0]
+        decoded = self._products([codes[k] for k in kept], features)
+        if len(kept) == len(codes):
+            return decoded
+        ends = np.cumsum([codes[k].tokens for k in kept])
+        parts = dict(zip(kept, np.split(decoded, ends[:-1]) if kept else [], strict=True))
+        return np.concatenate(
+            [
+                parts[k]
+                if k in parts
+                else each.payload.view(np.float32).reshape(each.tokens, -1)[:, features]
+                for k, each in enumerate(codes)
+            ]
+        )
+
+    def _products(self, codes: Sequence[Codes], features: slice) -> Values:
+        if not codes:
+            return np.empty((0, len(self.mean[features])), np.float32)
+        found = [coordinates.decode(c.payload, c.tokens, self.tables, c.finer) for c in codes]
+        decoded: Values = np.concatenate(found, axis=1).T @ self.inverse[:, features]
+        # In place: a sum of its own would take a second array.
+        decoded += self.mean[features]
+        return decoded
+
+    def encode_within(self, values: Values, bound: float, rounding: float) -> Codes:
+        """Code such tokens within a bound; `rounding` is the relative one of their own type."""
+        size = float(np.linalg.norm(values - self.mean))
+        # Rounding to the type of the input comes last, and adds to the error.
+        allowed = bound * size - rounding * float(np.linalg.norm(values)) * (1 + bound)
+        for finer in range(self.tables.finest + 1):
+            codes = self.encode_values(values, finer)
+            if float(np.linalg.norm(self.decode_values([codes]) - values)) <= allowed:
+                return codes
+            if codes.nbytes >= values.nbytes:
+                break
+        return Codes(np.ascontiguousarray(values).view(np.uint8).ravel().copy(), len(values), -1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, which any reader of this format opens."""
+        files.write(Path(path), self.arrays(), {"kind": "codec", "model": self.model})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, model: str | None = None) -> Codec:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+        model : str, optional
+            Fingerprint that the file has to have.
+
+        Raises
+        ------
+        StoreError
+            If the file is damaged or holds something else.
+        ConfigError
+            If it is of another model.
+        """
+        arrays, facts = files.read(Path(path), "codec", model)
+        return cls.of_arrays(arrays, "", str(facts["model"]))
+
+    def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """All that has to be kept, by names with a prefix."""
+        found = {"mean": self.mean, "forward": self.forward}
+        found |= {name: getattr(self.tables, name) for name in _TABLES}
+        if self.inverse is not self.forward:
+            found["inverse"] = self.inverse
+        return {prefix + name: array for name, array in found.items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str, model: str) -> Codec:
+        """The codec of `arrays`, after checks of all that the kernels rely on.
+
+        Raises
+        ------
+        StoreError
+            If something is missing or arrays disagree.
+        """
+        try:
+            mean, forward = arrays[prefix + "mean"], arrays[prefix + "forward"]
+            tables = Tables(*(arrays[prefix + name] for name in _TABLES))
+            inverse = arrays.get(prefix + "inverse", forward)
+            sound = _fit(mean, forward, inverse) and tables.are_sound(len(forward))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{prefix}*: the calibration lacks {shown(error)}; calibrate anew"
+            ) from error
+        if not sound:
+            raise StoreError(f"{prefix}*: the tables of the calibration disagree; calibrate anew")
+        return cls(mean, forward, inverse, tables, model)
+
+
+_like = like
+
+
+def _fit(mean: Values, forward: Values, inverse: Values) -> bool:
+    directions, features = forward.shape
+    return (
+        mean.shape == (features,)
+        and inverse.shape == (directions, features)
+        and all(a.dtype == np.float32 and np.isfinite(a).all() for a in (mean, forward, inverse))
+    )
+
+
+def as_bound(bound: float) -> float:
+    """Check a bound on a relative error."""
+    if not isinstance(bound, int | float) or not 0 < bound < 1:
+        raise ConfigError(
+            f"bound: found {shown(bound)}, allowed is a number between 0 and 1, such as 0.1"
+        )
+    return float(bound)

@@ -1,0 +1,73 @@
+"""Rotary positions of keys, undone before coding: turned keys of a channel are waves.
+
+References
+----------
+.. [1] J. Su, Y. Lu, S. Pan, B. Wen, Y. Liu, "RoFormer: enhanced transformer with rotary position
+   embedding", arXiv:2104.09864.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from romzarr.arguments import shown
+from romzarr.errors import ConfigError
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Rotary:
+    """Pairs of features of a head, turned by an angle that is proportional to the position.
+
+    Parameters
+    ----------
+    frequencies : ndarray (pairs,)
+        Radians a position. A head may have more features than pairs, which are not turned.
+    interleaved : bool
+        Whether a pair is features 2k and 2k + 1 (GPT-J, GGUF) rather than k and pairs + k
+        (GPT-NeoX, Llama in transformers).
+    """
+
+    frequencies: NDArray[np.float64]
+    interleaved: bool = False
+
+    @classmethod
+    def of_base(cls, dim: int, base: float = 1e4, *, interleaved: bool = False) -> Rotary:
+        """The frequencies base**(-2k/dim) of the original paper, for heads of `dim` features.
+
+        Raises
+        ------
+        ConfigError
+            If `dim` is odd.
+        """
+        if dim % 2:
+            raise ConfigError(f"dim: found {shown(dim)}, allowed are even numbers")
+        return cls(base ** (-np.arange(0, dim, 2) / dim), interleaved)
+
+    def turn(self, keys: Values, first: int) -> Values:
+        """Keys (..., tokens, dim) turned by the positions `first`, `first` + 1, ..."""
+        return self._turned(keys, first, 1.0)
+
+    def undo(self, keys: Values, first: int) -> Values:
+        """What `turn` was given."""
+        return self._turned(keys, first, -1.0)
+
+    def _turned(self, keys: Values, first: int, sign: float) -> Values:
+        angles = np.multiply.outer(first + np.arange(keys.shape[-2]), self.frequencies)
+        cos = np.cos(angles).astype(np.float32)
+        sin = (sign * np.sin(angles)).astype(np.float32)
+        left, right = self._pairs()
+        found = keys.copy()
+        found[..., left] = keys[..., left] * cos - keys[..., right] * sin
+        found[..., right] = keys[..., left] * sin + keys[..., right] * cos
+        return found
+
+    def _pairs(self) -> tuple[slice, slice]:
+        count = len(self.frequencies)
+        if self.interleaved:
+            return slice(0, 2 * count, 2), slice(1, 2 * count, 2)
+        return slice(0, count), slice(count, 2 * count)
