@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import xarray as xr
 from numpy.testing import assert_allclose
 
 import romzarr
+from romzarr.chunked.plan import plan_pod
 from romzarr.comparison import maps as maps_module
 from romzarr.comparison.maps import maps_of
 from romzarr.contracts import ArchivedVariable, FurtherMeasure
@@ -67,11 +70,18 @@ def errors_on(x: xr.DataArray, y: xr.DataArray, dim: str) -> np.ndarray:
     return np.sqrt(((y - x) ** 2).sum(others) / fluctuation).values
 
 
+@pytest.fixture
+def small_leaves(monkeypatch):
+    """Every chunk is a block of its own, so that sums of many are added up."""
+    module = import_module("romzarr.operations.verify")
+    monkeypatch.setattr(module, "plan_pod", partial(plan_pod, leaf_bytes=1))
+
+
 # --- by index -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunks", [None, {"time": 7, "lev": 3, "lon": 10}, {"time": 1}])
-def test_each_index_is_judged_by_its_own_fluctuation(archive, store, decoded, chunks):
+def test_each_index_is_judged_by_its_own_fluctuation(archive, store, decoded, chunks, small_leaves):
     source = archive if chunks is None else archive.chunk(chunks)
     found = romzarr.verify(store, source, per=["lon"]).by_index
     assert set(found) == {"temp", "salt", "land"}
@@ -203,7 +213,7 @@ def test_spectra_are_means_over_maps(archive, decoded, report):
     assert found["resolved_wavelength"] == 2.0
 
 
-def test_what_is_measured_does_not_depend_on_chunks(archive, store, report):
+def test_what_is_measured_does_not_depend_on_chunks(archive, store, report, small_leaves):
     chunked = archive.chunk({"time": 9, "lev": 2, "lat": 7, "lon": 10})
     found = romzarr.verify(store, chunked, measures=list(FurtherMeasure)).measures
 
