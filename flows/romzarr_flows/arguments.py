@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 
 from romzarr.config import AUTO, NONE, Reference, whole_place
-from romzarr.contracts import Layout
+from romzarr.contracts import FurtherMeasure, Layout
 from romzarr_flows import commands
 from romzarr_flows.neural.arguments import add_neural
 from romzarr_flows.nightly.arguments import add_nightly, add_status
@@ -18,6 +18,9 @@ from romzarr_flows.parsing import (
     add_json,
     add_where,
 )
+
+# The word for all variables, or all measures.
+ALL = "all"
 
 SOURCES = """\
 SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file of series
@@ -76,8 +79,25 @@ The exit status is 1 if the error of a variable exceeds the tolerance of the sto
 exceeds its bound, any bit of a lossless store differs, or a file of the store is damaged. The
 message names the variable, time, place, error and bound, or the damaged file.
 
+One bound over all levels may hide single ones that are ruined. So the error of each index of a
+vertical dim (depth, height, pressure, model levels), of dims whose indices have bounds of their
+own, and of those of --per, is shown relative to the fluctuation on that index alone, with a warning
+where one is ten times that of the whole variable. Warnings do not change the exit status.
+
+Measures of --measures say more than the bound does; they judge nothing:
+  bias         mean of decoded less original values
+  correlation  of all values, and of anomalies about the temporal mean of each place
+  extremes     smallest and largest values and quantiles of both; reads the archive again
+  gradient     relative error of differences between neighbours along each dim of maps
+  spectrum     power of original, decoded and error by wavenumber, and the resolved wavelength
+  ssim         structural similarity of maps, 1 where they are equal
+The last three look at whole maps: all of them, or an even sample if these would be many. Where a
+measure does not apply, such as a spectrum beside land, it says so.
+
 examples:
   romzarr verify run.romzarr run.zarr
+  romzarr verify run.romzarr run.zarr --per member --measures bias,ssim
+  romzarr verify run.romzarr run.zarr --measures all --json > measured.json
   romzarr verify run.romzarr run.zarr --json --cluster local
 """
 
@@ -145,12 +165,15 @@ examples:
 
 REPORT = """\
 The page opens offline in any browser. --source measures the error and plots it over time and as a
-map; it reads the whole archive, or 2 GiB of a larger one. The page of the catalogue links to pages
-named STORE.html that lie beside their stores.
+map and by level; it reads the whole archive, or 2 GiB of a larger one. With --measures, which needs
+--source, the archive is verified as well, all of it, and its measures are plotted: see
+`romzarr verify --help`. The page of the catalogue links to pages named STORE.html that lie beside
+their stores.
 
 examples:
   romzarr report run.romzarr -o run.romzarr.html
   romzarr report run.romzarr -o run.romzarr.html --source run.zarr
+  romzarr report run.romzarr -o run.romzarr.html --source run.zarr --measures all
   romzarr report --catalogue /stores -o /stores/index.html
 """
 
@@ -220,7 +243,17 @@ def bounds(text: str) -> dict[str, float | str] | str:
 
 
 def names(text: str) -> list[str] | str:
-    return text if text == "all" else [name.strip() for name in text.split(",")]
+    return text if text == ALL else [name.strip() for name in text.split(",")]
+
+
+def measures(text: str) -> list[str] | str:
+    found = names(text)
+    unknown = sorted({*found} - {*FurtherMeasure, ALL}) if found != ALL else []
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"found {unknown[0]!r}, allowed are {', '.join(FurtherMeasure)} and {ALL}"
+        )
+    return found
 
 
 def dims(text: str) -> list[str] | str:
@@ -371,8 +404,27 @@ def add_verify(subparsers: Subparsers) -> None:
         action="store_true",
         help="compare a few blocks of each variable, and more only where these look wrong",
     )
+    command.add_argument(
+        "--per",
+        dest="shown_per",  # no setting: stores stay as they were made
+        type=names,
+        metavar="DIM,DIM",
+        default=(),
+        help="show the error on each index of these dims as well as of vertical ones",
+    )
+    add_measures(command)
     add_json(command)
     add_where(command)
+
+
+def add_measures(command: Parser) -> None:
+    command.add_argument(
+        "--measures",
+        type=measures,
+        metavar="NAME,NAME",
+        default=(),
+        help=f"further measures: {', '.join(FurtherMeasure)}, or all (default none)",
+    )
 
 
 def add_reconstruct(subparsers: Subparsers) -> None:
@@ -507,6 +559,7 @@ def add_report(subparsers: Subparsers) -> None:
     command.add_argument("store", metavar="STORE", nargs="?")
     command.add_argument("-o", "--output", metavar="PAGE.html", required=True, help="page to write")
     command.add_argument("--source", metavar="SOURCE", help="measure the error against the archive")
+    add_measures(command)
     command.add_argument(
         "--catalogue",
         metavar="STORES",

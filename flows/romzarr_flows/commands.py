@@ -136,7 +136,14 @@ def info(options: Namespace) -> int:
 def verify(options: Namespace) -> int:
     config = settings(options)
     with working(config):
-        report = romzarr.verify(options.store, options.source, config=config, sample=options.sample)
+        report = romzarr.verify(
+            options.store,
+            options.source,
+            config=config,
+            sample=options.sample,
+            per=options.shown_per,
+            measures=options.measures,
+        )
     show_result(options, report.to_dict(), verify_table, options.source, options.store)
     return 0 if report.ok else 1
 
@@ -234,6 +241,8 @@ def report(options: Namespace) -> int:
             "report --catalogue STORES: found STORE or --source as well; give either one store or "
             "the folder of all stores"
         )
+    if options.measures and not options.source:
+        raise ConfigError("report --measures: found no --source SOURCE to measure against; give it")
     if not (options.catalogue or options.store):
         raise ConfigError("report: found neither STORE nor --catalogue STORES; give one of them")
     from romzarr_flows.report.run import write_page
@@ -258,7 +267,7 @@ def _store_page(options: Namespace) -> str:
     if not options.source:
         return store_page(options.store, None, config)
     with working(config):
-        return store_page(options.store, options.source, config)
+        return store_page(options.store, options.source, config, options.measures)
 
 
 def demo(options: Namespace) -> int:

@@ -9,6 +9,7 @@ from romzarr.config import NO_TOLERANCE
 from romzarr.contracts import Coding
 from romzarr.progress import size as size
 from romzarr.reports import CARRIED
+from romzarr_flows.measured import index_lines, measure_lines
 from romzarr_flows.terminal import escaped
 
 Facts = Mapping[str, Any]
@@ -173,6 +174,13 @@ def verify_table(report: Facts, source: str, store: str) -> str:
         *bounded_rows(report),
         *([("worst place", report["worst"])] if report["worst"] else []),
         *(("problem", problem) for problem in report["problems"]),
+        *continued("error by index", limited(index_lines(report["by_index"]))),
+        *(("warning", warning) for warning in limited(report["warnings"])),
+        *(
+            row
+            for title, lines in measure_lines(report["measures"]).items()
+            for row in continued(title, limited(lines))
+        ),
         ("compared", f"{100 * report['compared']:.3g} % of the values"),
         ("time", f"{report['seconds']:.1f} s"),
     ]
@@ -193,6 +201,12 @@ def index_rows(found: Mapping[str, Facts]) -> list[tuple[str, str]]:
         if each["dims"] and each["errors"]
     ]
     return continued("largest by index", lines)
+
+
+def limited(lines: Sequence[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    more = len(lines) - LISTED
+    return [*lines[:LISTED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def info_table(info: Facts, store: str) -> str:

@@ -60,6 +60,17 @@ class Layout(StrEnum):
     TIMES = "times"
 
 
+class FurtherMeasure(StrEnum):
+    """What `romzarr.verify` measures besides the bounds, where it is asked to."""
+
+    BIAS = "bias"
+    CORRELATION = "correlation"
+    EXTREMES = "extremes"
+    GRADIENT = "gradient"
+    SPECTRUM = "spectrum"
+    SSIM = "ssim"
+
+
 @dataclass(frozen=True)
 class BlockSpan:
     """Half-open range of snapshots ``[start, stop)``."""

@@ -116,12 +116,33 @@ class AppendReport(Report):
 
 
 @dataclass(frozen=True)
+class ErrorsByIndex:
+    """Errors of a variable on each index of one dim, such as a level.
+
+    ``relative_l2_error`` is relative to the fluctuation on that index alone, ``rms_error`` in the
+    units of the variable; None where nothing was compared, and a relative error also where nothing
+    fluctuates but something is off. ``labels`` name the indices by their coordinate. ``worst`` is
+    the index with the largest relative error. ``warnings`` tell of an index whose error is ten
+    times that of the whole variable or more, and of errors where nothing fluctuates.
+    """
+
+    relative_l2_error: tuple[float | None, ...]
+    rms_error: tuple[float | None, ...]
+    labels: tuple[str, ...]
+    worst: int | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class VerifyReport(Report):
     """Errors measured against the source, and their bounds.
 
     ``worst`` locates the largest pointwise error of the variable with the largest relative error.
     ``problems`` names everything lost or violated, and is empty if ``ok``. ``compared`` is the
     share of the archive's values that were compared; below 1 the errors are those of a sample.
+    ``by_index`` has the errors on each index by variable and dim, and ``warnings`` all that is said
+    there; they break no bound. ``measures`` are further ones by variable and name, if any were
+    asked for.
     """
 
     ok: bool
@@ -135,6 +156,9 @@ class VerifyReport(Report):
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     max_relative_error: Mapping[str, float] = field(default_factory=dict)
     compared: float = 1.0
+    by_index: Mapping[str, Mapping[str, ErrorsByIndex]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    measures: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

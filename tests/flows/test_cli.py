@@ -5,10 +5,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+import xarray as xr
 
 import romzarr
 from romzarr.config import Config, load_config
+from romzarr.contracts import FurtherMeasure
 from romzarr.errors import ChunkError, StoreExistsError
 from romzarr.reports import CompressionReport, VerifyReport
 from romzarr_flows.cli import main
@@ -124,6 +127,48 @@ def test_a_broken_bound_is_a_status_and_is_said(operations, capsys, ok, status, 
     assert main(["verify", "b.romzarr", "a.zarr", *flags]) == status
     out = capsys.readouterr().out
     assert json.loads(out)["ok"] is ok if flags else ("BREAKS ITS BOUND" in out) is not ok
+
+
+def test_verify_shows_levels_warnings_and_measures(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((30, 2, 20, 20)) * np.array([1.0, 1e-3])[:, None, None]
+    made = xr.Dataset({"u": (("time", "lev", "y", "x"), u)}, {"lev": [5.0, 900.0]})
+    made.to_zarr(tmp_path / "a.zarr", consolidated=False)
+    whole = {"compression.per": "none"}
+    romzarr.compress(made, tmp_path / "s", tolerance=0.05, config=whole)
+    command = ["verify", str(tmp_path / "s"), str(tmp_path / "a.zarr")]
+    assert main([*command, "--measures", "bias,ssim", "--per", "y"]) == 0
+    out = capsys.readouterr().out
+    assert "of the fluctuation on each lev, most at lev=1 (900.0)" in out
+    assert "of the fluctuation on each y, most at y=" in out
+    assert "warning            variable 'u': the error at lev=1 (900.0) is" in out
+    assert "on average, at least" in out
+    assert "gradient" not in out
+    assert main(command) == 0
+    plain = capsys.readouterr().out
+    assert "error by index     u: " in plain
+    assert "bias" not in plain
+    assert main([*command, "--measures", "all", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts["measures"]["u"]) == set(FurtherMeasure)
+    assert facts["by_index"]["u"]["lev"]["worst"] == 1
+    assert facts["warnings"] == facts["by_index"]["u"]["lev"]["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["verify", "s", "a", "--measures", "bais"], "found 'bais', allowed are bias, correlation"),
+        (["report", "s", "-o", "p.html", "--measures", "all"], "found no --source SOURCE"),
+    ],
+)
+def test_wrong_measures_are_told_before_anything_is_computed(capsys, flags, words):
+    try:
+        status = main(flags)
+    except SystemExit as exit_:
+        status = exit_.code
+    assert status == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_every_kind_of_store_has_a_page_that_fetches_nothing(tmp_path, kind):
     ds, how = dataset(kind)
     ds.to_zarr(tmp_path / "run.zarr", consolidated=False)
     romzarr.compress(tmp_path / "run.zarr", tmp_path / "run", **how)
-    source = ["--source", str(tmp_path / "run.zarr")]
+    source = ["--source", str(tmp_path / "run.zarr"), "--measures", "all"]
     out = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "run"), "-o", str(out), *source]) == 0
     page = checked(out)

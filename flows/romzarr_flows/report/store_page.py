@@ -22,8 +22,10 @@ from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.views.error_maps import Deviation, deviation
 from romzarr.views.excerpts import Coefficients, Spectrum, coefficients, spectrum, with_time
 from romzarr.views.sections import Axis, label, section_of
+from romzarr_flows.measured import measure_lines
 from romzarr_flows.report.fields import error_maps, loadings, modes, patterns, snapshots
 from romzarr_flows.report.figures import coefficients_figure, error_figure, spectrum_figure
+from romzarr_flows.report.further import further, profiles
 from romzarr_flows.report.mathml import EQUATIONS, typeset
 from romzarr_flows.report.page import Picture, rendered
 from romzarr_flows.report.svg import inline, styled, subscript
@@ -43,10 +45,13 @@ PARTS = {
 }
 
 
-def store_page(store: str, source: str | None, config: Config) -> str:
+def store_page(
+    store: str, source: str | None, config: Config, measures: str | Sequence[str] = ()
+) -> str:
     """Make the HTML report of a store. With a source it measures the error, which runs Dask.
 
-    The amount of data that is read and decoded is bounded.
+    The amount of data that is read and decoded is bounded, unless there are further `measures`:
+    these verify all of it.
     """
     opened, info, equations = open_store(store), romzarr.info(store), romzarr.equations(store)
     series = series_model(store)
@@ -57,6 +62,11 @@ def store_page(store: str, source: str | None, config: Config) -> str:
     sections = [section_of(dataset, name, dim) for name in moving[:VARIABLES]]
     deviations = deviation(store, source, sections, config=config) if source and sections else ()
     measured = {found.variable: found for found in deviations}
+    by_index = {found.variable: found.by_index for found in deviations}
+    verified = None
+    if source and measures:
+        verified = romzarr.verify(store, source, config=config, measures=measures)
+        by_index |= verified.by_index
     errors = info.relative_l2_error
     with styled():
         return rendered(
@@ -69,6 +79,12 @@ def store_page(store: str, source: str | None, config: Config) -> str:
             measured=measured,
             errors=_errors(deviations, info.tolerance, time),
             error_maps=error_maps(sections, deviations),
+            by_index=profiles(by_index, dataset, info),
+            warnings=[
+                w for dims in by_index.values() for each in dims.values() for w in each.warnings
+            ],
+            further=further(verified) if verified else [],
+            in_words=measure_lines(verified.measures) if verified else {},
             spectrum=spectrum(opened),
             spectra=_spectra(spectrum(opened)),
             codings=sorted({CODINGS[v["coding"]] for v in info.variables.values()}),

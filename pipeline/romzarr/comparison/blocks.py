@@ -70,6 +70,14 @@ def _sizes(dims: Sequence[str], shape: Sequence[int]) -> str:
     return " x ".join(f"{dim} {size}" for dim, size in zip(dims, shape, strict=True))
 
 
+def fill_values(opened: CoefficientStore, variable: str) -> NDArray[Any]:
+    """Fill values of a variable that the store keeps exactly, of any of its parts."""
+    stored = [part.variables[variable] for part in opened.parts]
+    found = {v for each in stored if each.gaps for v in each.gaps.special.values()}
+    finite = [value for value in sorted(found, key=str) if np.isfinite(value)]
+    return np.array(finite, stored[0].dtype)
+
+
 @dataclass(frozen=True)
 class ComparedBlock:
     """A ``block`` of the archive, and what the store decodes there.
@@ -136,11 +144,7 @@ class ComparedBlock:
 
     @cached_property
     def _fills(self) -> NDArray[Any]:
-        """Fill values that the store keeps exactly, of any of its parts."""
-        stored = [part.variables[self.variable] for part in self.opened.parts]
-        found = {v for each in stored if each.gaps for v in each.gaps.special.values()}
-        finite = [value for value in sorted(found, key=str) if np.isfinite(value)]
-        return np.array(finite, stored[0].dtype)
+        return fill_values(self.opened, self.variable)
 
     def index(self, number: int) -> tuple[int, ...]:
         """Return the snapshot and the place in each space dim of a value, by its flat number."""

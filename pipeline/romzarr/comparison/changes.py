@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.comparison.blocks import ComparedBlock
-from romzarr.comparison.fold import Block, added_fields, fold
+from romzarr.comparison.fold import Block, Measure, added_fields, fold
 from romzarr.contracts import ArchivedVariable, Vector
 from romzarr.store.reading.reader import CoefficientStore
 
@@ -56,7 +56,7 @@ def snapshot_errors(
 
 
 @dataclass(frozen=True)
-class _BySnapshot:
+class _BySnapshot(Measure[SnapshotErrors]):
     """Errors of each snapshot, which add up over space."""
 
     mean_weight: float

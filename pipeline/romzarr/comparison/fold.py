@@ -28,12 +28,21 @@ Sums = TypeVar("Sums")
 Fields = TypeVar("Fields", bound="DataclassInstance")
 
 
+# Blocks that are added at a time: a task holds the sums of so many.
+TOGETHER = 8
+
+
 class Measure(Protocol[Sums]):
-    """What is computed of one block, and how the blocks of a group add up. It is pickled."""
+    """What is computed of one block, and how the blocks of a group add up, in any number of steps.
+    It is pickled."""
 
     def of_block(self, block: ComparedBlock) -> Sums: ...
 
     def add(self, parts: Sequence[Sums]) -> Sums: ...
+
+    def kept(self, sums: Sums) -> Any:
+        """Return what leaves the workers of the sums of a group."""
+        return sums
 
 
 def fold(
@@ -48,9 +57,9 @@ def fold(
 
     Added up are the blocks `along` time that are at the same place, or those along space that
     begin at the same time. Each block is read by one task, whose key begins with `purpose`,
-    compared by another, and a third adds up the group; a worker holds one block at a time. What
-    lies beyond the end of the store is left out. Return the sums of all groups, in order, for
-    each variable and measure.
+    compared by another, and a tree of others adds up the group; a worker holds one block at a time,
+    and the sums of a few. What lies beyond the end of the store is left out. Return what is kept of
+    all groups, in order, for each variable and measure.
     """
 
     def group(block: Block) -> tuple[int, int]:
@@ -61,7 +70,10 @@ def fold(
     stored = [block for block in blocks if block[1].start < opened.snapshots]
     for (number, _), same in groupby(sorted(stored, key=group), key=group):
         parts = [_leaf(archive, opened, measures[number], *block, purpose) for block in same]
-        tasks[number].append(delayed(_added, pure=False)(measures[number], parts))
+        while len(parts) > TOGETHER:
+            some = (parts[i : i + TOGETHER] for i in range(0, len(parts), TOGETHER))
+            parts = [delayed(_added, pure=False)(measures[number], each) for each in some]
+        tasks[number].append(delayed(_kept, pure=False)(measures[number], parts))
     with threadpool_limits(1, user_api="blas"):
         return [list(zip(*sums, strict=True)) for sums in dask.compute(*tasks)]
 
@@ -110,7 +122,14 @@ def _measured(
 
 
 def _added(measures: Sequence[Measure[Any]], parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Task: what is measured of a group of blocks."""
+    """Task: what is measured of some blocks of a group."""
     by_measure = zip(measures, zip(*parts, strict=True), strict=True)
     with np.errstate(over="ignore", invalid="ignore"):
         return tuple(measure.add(sums) for measure, sums in by_measure)
+
+
+def _kept(measures: Sequence[Measure[Any]], parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Task: what is kept of a group of blocks."""
+    sums = zip(measures, _added(measures, parts), strict=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return tuple(measure.kept(each) for measure, each in sums)

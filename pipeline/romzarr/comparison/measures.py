@@ -44,7 +44,7 @@ class VerifyMeasure(Measure[Sums], Protocol[Sums]):
         ...
 
 
-class _Largest:
+class _Largest(Measure[Finding]):
     """The largest of what every value of a block has."""
 
     def sizes(self, block: ComparedBlock) -> NDArray[Any]:
@@ -114,7 +114,7 @@ class ErrorSums:
 
 
 @dataclass(frozen=True)
-class RelativeError:
+class RelativeError(Measure[ErrorSums]):
     """The L2 norm of the error by that of the fluctuation, or alone where there is none that can be
     squared.
 

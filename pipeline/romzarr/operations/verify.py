@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import xarray as xr
@@ -15,12 +16,16 @@ from romzarr.arguments import as_flag
 from romzarr.chunked.plan import plan_pod
 from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
-from romzarr.comparison.fold import fold
+from romzarr.comparison.by_index import dims_by_index, errors_by_index
+from romzarr.comparison.fold import Block, fold
+from romzarr.comparison.joint import WHOLE, GroupMoments, Joint, moments_along
 from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measures_of
 from romzarr.config import Settings, given_config
-from romzarr.contracts import ArchivedVariable, BlockSpan
+from romzarr.contracts import ArchivedVariable, BlockSpan, FurtherMeasure
+from romzarr.operations.further import as_measures, further_measures
 from romzarr.progress import step, working_on
-from romzarr.reports import VerifyReport
+from romzarr.recorded_config import config_of
+from romzarr.reports import ErrorsByIndex, VerifyReport
 from romzarr.store.reading.reader import CoefficientStore, open_store
 
 # Leaves of each variable in a sample, and how many times as many where these do not suffice.
@@ -33,6 +38,8 @@ def verify(
     *,
     config: Settings | None = None,
     sample: bool = False,
+    per: str | Iterable[str] = (),
+    measures: str | Iterable[str] = (),
 ) -> VerifyReport:
     """Check every file of a store, decode it and measure its error against the source.
 
@@ -52,6 +59,14 @@ def verify(
         Compare a few blocks of each variable, which other ones for each store; more of them
         while these do not keep the bound, since relative to the fluctuation of a few blocks an
         error is an estimate. Only the whole decides that a bound is broken.
+    per : str or iterable of str
+        Dims whose indices are told apart, besides the vertical ones and those whose indices have
+        bounds of their own. The error on each is relative to the fluctuation there, and one of ten
+        times that of the whole variable is warned of.
+    measures : str or iterable of str
+        Further measures (`romzarr.contracts.FurtherMeasure`), "all" for all. Bias, correlation and
+        extremes are of all values that are compared, extremes in a second pass; gradient, spectrum
+        and SSIM of whole maps, at even distances where all would be more than some 10^8 values.
 
     Returns
     -------
@@ -64,21 +79,27 @@ def verify(
         If either side cannot be read. A file of the store that is damaged is named.
     ArchiveError
         If the archive is not as in the store, and was written to while it was read.
+    ConfigError
+        If a measure or a dim is not known.
     """
     began, sample = time.perf_counter(), as_flag(sample, "sample")
-    config = given_config(config)
+    config, asked = given_config(config), as_measures(measures)
+    per = (per,) if isinstance(per, str) else tuple(per)
     with working_on(name_of(source)), step("verify") as verifying:
         opened = open_store(store)
         opened.check_files()
         archive = as_stored(opened, source, config)
         refuse_other_archive(opened, archive)
         lost = _missing(archive, os.fspath(store))
-        found, share = _decided(archive, opened, sample)
+        dims = dims_by_index(archive, per, config_of(opened).compression.per)
+        compared = _decided(archive, opened, sample, dims, bool(asked))
+        found = compared.found
+        further = compared.further(archive, opened, asked) if asked else {}
         problems = (*lost, *(words for each in found.values() for words in each.problems))
         if problems:
             with archive.unchanging():
                 pass
-        verifying.bytes = round(share * archive.raw_bytes)
+        verifying.bytes = round(compared.share * archive.raw_bytes)
     values = {
         measure: {name: each.findings[measure].value for name, each in found.items()}
         for measure in MEASURES
@@ -98,36 +119,69 @@ def verify(
         worst=f"{worst}: {largest[worst]:.4g} at {found[worst].place}" if worst else "",
         problems=problems,
         seconds=time.perf_counter() - began,
-        compared=share,
+        compared=compared.share,
+        by_index={name: each.by_index for name, each in found.items() if each.by_index},
+        warnings=tuple(
+            words
+            for each in found.values()
+            for errors in each.by_index.values()
+            for words in errors.warnings
+        ),
+        measures=further,
     )
 
 
 class _Verdict(NamedTuple):
     """What each measure finds in a variable, where its largest error is, and what is wrong; not
-    ``conclusive`` if more blocks may show something else."""
+    ``conclusive`` if more blocks may show something else. Errors are also by dim and index, and
+    ``moments`` those of all values, if they are known."""
 
     findings: Mapping[str, Finding]
     place: str
     problems: tuple[str, ...]
     conclusive: bool
+    by_index: Mapping[str, ErrorsByIndex]
+    moments: GroupMoments | None
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Verdicts by variable, the blocks that they rest on, and their share of all values."""
+
+    found: Mapping[str, _Verdict]
+    blocks: Sequence[Block]
+    share: float
+
+    def further(
+        self, archive: Archive, opened: CoefficientStore, asked: Sequence[FurtherMeasure]
+    ) -> dict[str, dict[str, Any]]:
+        """Take further measures. Runs Dask."""
+        known = {name: each.moments for name, each in self.found.items()}
+        moments = {name: each for name, each in known.items() if each is not None}
+        return further_measures(archive, opened, moments, self.blocks, asked)
 
 
 def _decided(
-    archive: Archive, opened: CoefficientStore, sample: bool
-) -> tuple[dict[str, _Verdict], float]:
-    """Judge each variable, and tell the share of all values that was compared. Runs Dask.
+    archive: Archive,
+    opened: CoefficientStore,
+    sample: bool,
+    dims: Mapping[str, Sequence[str]],
+    whole: bool,
+) -> _Compared:
+    """Judge each variable, also by index of `dims`, with moments of the `whole`. Runs Dask.
 
     A few leaves of a store that just keeps its bound look somewhat worse or better than the
     whole. So a sample grows until it keeps the bound, or is the whole.
     """
     if not archive.variables:
-        return {}, 1.0
+        return _Compared({}, (), 1.0)
     plan, most = plan_pod(archive.variables), FIRST_LEAVES
     every = all_leaves(plan)
     used: list[tuple[BlockSpan, ...]] = [()] * len(every)
     found: dict[int, _Verdict] = {}
-    named_measures = measures_of(archive, opened)
-    measures = [tuple(named_measures.values())] * len(archive.variables)
+    judging = measures_of(archive, opened)
+    joint = [_joint(variable, dims[variable.name], whole) for variable in archive.variables]
+    measures = [(*judging.values(), *each) for each in joint]
     while left := [n for n in range(len(archive.variables)) if n not in found]:
         leaves = some_leaves(plan, opened.last.name, most) if sample else every
         rows = [row for row in plan.rows if row.variable in left]
@@ -136,13 +190,20 @@ def _decided(
         for row in rows:
             used[row.number] = leaves[row.number] or used[row.number]
         for number in left:
-            verdict = _judged(archive, number, named_measures, sums[number], opened)
+            verdict = _judged(archive, number, judging, sums[number], opened, joint[number])
             mine = [row.number for row in rows if row.variable == number]
             if verdict.conclusive or all(used[row] == every[row] for row in mine):
                 found[number] = verdict
         most *= GROWTH
     named = {archive.variables[number].name: found[number] for number in sorted(found)}
-    return named, share_of(plan, tuple(used))
+    compared = [(row, span) for row in plan.rows for span in used[row.number]]
+    return _Compared(named, compared, share_of(plan, tuple(used)))
+
+
+def _joint(variable: ArchivedVariable, dims: Sequence[str], whole: bool) -> tuple[Joint, ...]:
+    """Moments of a variable by index of `dims`, and of the `whole`, where these are asked for."""
+    axes = tuple(variable.space_dims.index(dim) for dim in dims) + ((WHOLE,) if whole else ())
+    return (Joint(axes),) if axes else ()
 
 
 def _judged(
@@ -151,12 +212,13 @@ def _judged(
     measures: Mapping[str, VerifyMeasure[Any]],
     sums: Sequence[Sequence[Any]],
     opened: CoefficientStore,
+    joint: Sequence[Joint],
 ) -> _Verdict:
     """Judge a variable, as far as the sums of its space blocks show it."""
     variable = archive.variables[number]
     findings = {
         name: measure.finding(parts)
-        for (name, measure), parts in zip(measures.items(), sums, strict=True)
+        for (name, measure), parts in zip(measures.items(), sums, strict=False)
     }
     worst, problems = findings["largest_pointwise_error"].at, []
     for name, measure in measures.items():
@@ -164,7 +226,22 @@ def _judged(
             place = _place(archive, variable, findings[name].at or worst)
             problems.append(f"variable {variable.name!r}: {words} {place}")
     conclusive = not problems and all(each.conclusive for each in findings.values())
-    return _Verdict(findings, _place(archive, variable, worst), tuple(problems), conclusive)
+    sizes = {WHOLE: 1} | dict(enumerate(variable.space_shape))
+    along = {
+        axis: moments_along(sums[-1], axis, sizes[axis]) for each in joint for axis in each.axes
+    }
+    return _Verdict(
+        findings,
+        _place(archive, variable, worst),
+        tuple(problems),
+        conclusive,
+        {
+            (dim := variable.space_dims[axis]): errors_by_index(each, dim, archive, variable)
+            for axis, each in along.items()
+            if axis != WHOLE
+        },
+        along.get(WHOLE),
+    )
 
 
 def _missing(archive: Archive, store: str) -> list[str]:

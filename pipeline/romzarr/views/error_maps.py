@@ -7,7 +7,7 @@ blocks only, and adds errors up in the few bins of a picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
@@ -19,10 +19,14 @@ from romzarr.archive import Archive, Source
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
 from romzarr.comparison.blocks import ComparedBlock, as_stored
-from romzarr.comparison.fold import Block, added_fields, fold
+from romzarr.comparison.by_index import dims_by_index, errors_by_index
+from romzarr.comparison.fold import Block, Measure, added_fields, fold
+from romzarr.comparison.joint import Joint, moments_along
 from romzarr.config import Settings, given_config
 from romzarr.contracts import ArchivedVariable, Matrix, Region
 from romzarr.numerics.moments import MomentsWithGaps
+from romzarr.recorded_config import config_of
+from romzarr.reports import ErrorsByIndex
 from romzarr.store.reading.reader import open_store
 from romzarr.views.sections import Section
 
@@ -41,7 +45,8 @@ class Deviation:
     each by that of a usual fluctuation, so that its mean square is that of the relative error.
     ``map`` (*section) is the root of the mean squared error from each point of the section up to
     the next, over time and all dims not shown, in the variable's units; NaN where nothing was
-    looked at. ``share`` is how much of all values was.
+    looked at. ``share`` is how much of all values was. ``by_index`` has the errors on each index of
+    vertical dims.
     """
 
     variable: str
@@ -49,6 +54,7 @@ class Deviation:
     relative: Matrix
     map: Matrix
     share: float
+    by_index: Mapping[str, ErrorsByIndex]
 
     @property
     def relative_l2_error(self) -> float:
@@ -81,13 +87,36 @@ def deviation(
     whole = sum(variable.nbytes for variable in archive.variables) <= most_bytes
     # What is looked at lies apart: the smaller the blocks, the more of them.
     plan = plan_pod(archive.variables) if whole else plan_pod(archive.variables, leaf_bytes=1)
-    measures = [(_ByBin(section.indexers),) for section in sections]
+    dims = dims_by_index(archive, (), config_of(opened).compression.per)
+    axes = [tuple(v.space_dims.index(dim) for dim in dims[v.name]) for v in archive.variables]
+    measures: list[tuple[Measure[Any], ...]] = [
+        (_ByBin(section.indexers), *((Joint(along),) if along else ()))
+        for section, along in zip(sections, axes, strict=True)
+    ]
     blocks = _chosen(archive, plan, most_bytes)
     found = fold(archive, opened, blocks, measures, "time", "deviation")
-    return tuple(
-        _deviation(variable, section, parts)
-        for variable, section, (parts,) in zip(archive.variables, sections, found, strict=True)
-    )
+    deviations = []
+    for number, (variable, section) in enumerate(zip(archive.variables, sections, strict=True)):
+        parts = found[number]
+        each = _deviation(variable, section, parts[0])
+        by_index = _by_index(archive, variable, axes[number], parts[-1])
+        deviations.append(replace(each, by_index=by_index))
+    return tuple(deviations)
+
+
+def _by_index(
+    archive: Archive,
+    variable: ArchivedVariable,
+    axes: Sequence[int],
+    parts: Sequence[Any],
+) -> dict[str, ErrorsByIndex]:
+    """Errors on each index along some axes, from what `Joint` keeps of all space blocks."""
+    found = {}
+    for axis in axes:
+        moments = moments_along(parts, axis, variable.space_shape[axis])
+        dim = variable.space_dims[axis]
+        found[dim] = errors_by_index(moments, dim, archive, variable)
+    return found
 
 
 def _chosen(archive: Archive, plan: PODPlan, most_bytes: int) -> list[Block]:
@@ -123,7 +152,7 @@ class _Sums:
 
 
 @dataclass(frozen=True)
-class _ByBin:
+class _ByBin(Measure[_Sums]):
     """Errors of each snapshot, and of each bin between the ``places`` of a section."""
 
     places: Places
@@ -196,4 +225,5 @@ def _deviation(variable: ArchivedVariable, section: Section, parts: Sequence[_Su
         relative=np.sqrt(errors),
         map=section.arranged(np.where(counted > 0, means, np.nan)),
         share=looked_at / math.prod(variable.shape),
+        by_index={},
     )

@@ -157,6 +157,12 @@ def _places(shown: _Shown, sizes: dict[Hashable, int]) -> dict[Hashable, NDArray
     return places
 
 
+def axis_along(dataset: xr.Dataset, dim: str, count: int) -> Axis:
+    """The axis of a picture along the whole of a dim of so many indices."""
+    coords = {name: dataset.variables[name] for name in dataset.coords}
+    return _axis(dim, coords.get(dim), np.arange(count))
+
+
 def _axis(dim: Hashable, coordinate: xr.Variable | None, at: NDArray[np.int64]) -> Axis:
     """Positions in the coordinate of a dim, or numbers where it has none that increases."""
     if coordinate is not None and coordinate.dims == (dim,) and coordinate.dtype.kind in "fiu":
