@@ -1,7 +1,7 @@
 """The codec of numcodecs, for Zarr v2 and all who call its codecs: `romzarr.NumcodecsCodec`.
 
 Its bytes say dtype, order and shape before those of the chunk: two letters, the kind and itemsize
-of the dtype, flags, the number of axes, and their lengths, eight bytes each.
+of the dtype, flags, the number of axes, and their lengths, four bytes each.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class NumcodecsCodec(Codec):  # type: ignore[misc]
         if values.dtype.kind in "mM":
             # Whoever asked for times views them as such again.
             values = values.view(f"{values.dtype.str[0]}i8")
-        if values.nbytes > _MOST_BYTES:
+        if _most_bytes(values.shape, values.dtype) > _MOST_BYTES:
             raise CodecError(
                 f"romzarr: a chunk has {values.nbytes} bytes, at most {_MOST_BYTES} are allowed; "
                 "take smaller chunks"
@@ -76,7 +76,7 @@ class NumcodecsCodec(Codec):  # type: ignore[misc]
         dtype, fortran = values.dtype, values.flags.f_contiguous and not values.flags.c_contiguous
         flags = _BIG_ENDIAN * (dtype.str[0] == ">") + _FORTRAN * fortran
         head = _HEAD.pack(_SIGNATURE, dtype.kind.encode(), dtype.itemsize, flags, values.ndim)
-        lengths = struct.pack(f"<{values.ndim}Q", *values.shape)
+        lengths = struct.pack(f"<{values.ndim}I", *values.shape)
         return head + lengths + encode_chunk(values, self._bounds)
 
     def decode(self, buf: Any, out: Any = None) -> NDArray[Any]:
@@ -93,7 +93,7 @@ class NumcodecsCodec(Codec):  # type: ignore[misc]
             raise CodecError(
                 f"romzarr: a chunk of {shape} {dtype} does not fit {np.asarray(out).nbytes} bytes"
             )
-        start = _HEAD.size + 8 * len(shape)
+        start = _HEAD.size + 4 * len(shape)
         values = decode_chunk(content[start:], shape, dtype)
         if fortran:
             values = np.asfortranarray(values)
@@ -102,6 +102,11 @@ class NumcodecsCodec(Codec):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """What numcodecs makes the same codec of again."""
         return {"id": self.codec_id, **self._bounds.given()}
+
+
+def _most_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes of an array, or of one of no length with one index there."""
+    return math.prod(max(n, 1) for n in shape) * dtype.itemsize
 
 
 def _read_head(content: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
@@ -114,16 +119,15 @@ def _read_head(content: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     if len(content) < _HEAD.size or content[:2] != _SIGNATURE:
         raise CodecError(f"romzarr: a chunk begins with {content[:6]!r}; it is of another codec")
     _, kind, itemsize, flags, axes = _HEAD.unpack_from(content)
-    if axes > _MOST_AXES or len(content) < _HEAD.size + 8 * axes:
+    if axes > _MOST_AXES or len(content) < _HEAD.size + 4 * axes:
         raise CodecError(f"romzarr: a chunk says that it has {axes} axes; it is damaged")
-    shape = struct.unpack_from(f"<{axes}Q", content, _HEAD.size)
+    shape = struct.unpack_from(f"<{axes}I", content, _HEAD.size)
     try:
         dtype = np.dtype(f"{'>' if flags & _BIG_ENDIAN else '<'}{kind.decode()}{itemsize}")
     except (TypeError, ValueError) as error:
         raise CodecError(f"romzarr: a chunk has dtype {kind!r}{itemsize}; it is damaged") from error
     check_dtype(dtype)
-    # Axes of no length allow others of any.
-    if math.prod(max(n, 1) for n in shape) * dtype.itemsize > _MOST_BYTES:
+    if _most_bytes(shape, dtype) > _MOST_BYTES:
         raise CodecError(f"romzarr: a chunk has the shape {shape} of {dtype}; it is damaged")
     return dtype, shape, bool(flags & _FORTRAN)
 

@@ -10,17 +10,19 @@ import numpy as np
 from numcodecs.blosc import Blosc
 
 from romzarr.coding.exact import QUICK_LEVEL, ExactCoding, Numbers, encode_exact, from_integers
-from romzarr.coding.tiles import tile_shape
+from romzarr.coding.tiles import cube
 from romzarr.contracts import Region
 from romzarr.errors import CodecError
 
 # Blosc compresses no more bytes at once, and its head takes so many.
 MOST_BYTES, _HEAD = (1 << 31) - 17, 16
+# Values on which ways of coding are tried.
+_TRIED = 1 << 18
 
 
 def middle_of(shape: Sequence[int]) -> Region:
     """A region about the middle of a chunk, small enough to try on it what the chunk needs."""
-    part = tile_shape(shape, 0)
+    part = cube(shape, _TRIED)
     return tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(shape, part, strict=True))
 
 
