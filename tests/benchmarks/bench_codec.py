@@ -11,9 +11,10 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,18 @@ def _where(results: Sequence[Result], **wanted: Any) -> list[Result]:
     ]  # fmt: skip
 
 
+CONDITIONS = """\
+Chunks are the last snapshot, and the last 64, of two variables of each archive, in their own dtype.
+Of several modes of a codec the smallest counts. Bytes of romzarr include gaps, shape and dtype; the
+others know no gaps, which are filled by the mean for them, and all but SZ3 and ZFP are not charged
+for the shape. An error beyond the bound is told, and does not count in comparisons; an empty cell
+is a codec that fails or does not take such chunks. No peer has a bound on the L2 error: the
+absolute setting that meets it was searched for, and that search is not in their seconds. pcodec
+gets whole multiples of twice the bound, or bit-rounded values; bit rounding is followed by zstd.
+dSSIM is the least of all slices (Baker et al. 2024), and the spectral error the mean of
+|P' - P| / P over all wave numbers (`tests/benchmarks/codec_measures.py`). Times are CPU seconds of
+one run."""
+
 TITLES = {
     "range": "a bound on every value, relative to the range",
     "L2": "a bound on the L2 error, relative to the fluctuation about the mean of the chunk",
@@ -192,7 +205,8 @@ def summary(results: Sequence[Result]) -> str:
     for kind in TITLES:
         for size in SNAPSHOTS:
             some = [_where(results, kind=kind, size=size, bound=bound) for bound in BOUNDS]
-            means = [geometric(advantage(each)) for each in [*some, sum(some, [])]]
+            every = _where(results, kind=kind, size=size)
+            means = [geometric(advantage(each)) for each in [*some, every]]
             rows.append((kind, size, *means))
     return table(header, rows)
 
@@ -244,16 +258,19 @@ def _quality(some: Sequence[Result]) -> tuple[Any, ...]:
     )
 
 
+def installed() -> list[str]:
+    """Packages of the peers that are here, with their versions."""
+    found = []
+    for package in sorted({each.package for each in CODECS.values() if each.package}):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return found
+
+
 def report(results: Sequence[Result], where: str) -> str:
-    versions = ", ".join(f"{c.package} {version(c.package)}" for c in CODECS.values() if c.package)
     parts = [
         "# Codecs of chunks, as measured",
-        f"`make bench-codec` measures this again. {where}; {versions}. Chunks are the last snapshot "
-        "and the last 64 of two variables of each archive, in their own dtype. Of several modes of "
-        "a codec the smallest counts; bytes of romzarr include gaps, shape and dtype, those of others "
-        "do not (SZ3: shape). An error beyond the bound is told; an empty cell is a codec that fails, "
-        "or does not take such chunks. ZFP and SPERR have no bound on the L2 error, nor do the "
-        "others: their absolute setting was searched for it, and that search is not in their time.",
+        f"`make bench-codec` measures this again. {where}; {', '.join(installed())}.\n{CONDITIONS}",
         "## Bytes of the best peer over those of romzarr, geometric means",
         summary(results),
     ]

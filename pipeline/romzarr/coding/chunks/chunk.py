@@ -1,7 +1,7 @@
 """A chunk as bytes, within bounds of its own, and back: what `romzarr.Codec` writes.
 
 The first byte says the version, in its upper half, and how the chunk is kept, in the lower; what
-follows is in the format's page (`store/FORMAT.md`).
+follows is in the format's page (`codecs/FORMAT.md`).
 """
 
 from __future__ import annotations
