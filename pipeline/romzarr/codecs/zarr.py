@@ -31,8 +31,8 @@ class Codec(ArrayBytesCodec):
     and fill values like 9.96921e36 that stand out of all others: these are kept to the bit. Several
     bounds are all kept. Without any, with 0, or where a bound is finer than the dtype, chunks are
     kept to the bit; so are integers, booleans, times and complex numbers whatever the bounds are.
-    A chunk takes one byte more than its values at most. Encoding takes about eight times the memory
-    of a chunk in float64, decoding about three times.
+    A chunk takes one byte more than its values at most. Encoding takes up to eight times the memory
+    of a chunk in float64, decoding up to four times.
 
     Parameters
     ----------
