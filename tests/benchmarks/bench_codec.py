@@ -31,8 +31,10 @@ from tests.benchmarks.measure import MB, machine, table
 Array = NDArray[Any]
 
 BOUNDS = (1e-2, 1e-3, 1e-4)
-# Variables of an archive, the last of its snapshots; of a long chunk all, of one a single one.
-VARIABLES, SNAPSHOTS = 2, {"snapshot": 1, "64 snapshots": 64}
+# Variables of an archive, and the last of its snapshots.
+VARIABLES, SNAPSHOTS = 2, 64
+# Names of the chunks of one snapshot, and of many.
+SINGLE, MANY = "one snapshot", "many snapshots"
 # Mean error of a uniform quantiser whose largest is 1: where the search of settings begins.
 FIRST = 3**0.5
 
@@ -79,14 +81,14 @@ class Result:
     spectrum: float
 
 
-def chunks(folder: Path) -> Iterator[Chunk]:
+def chunks(folder: Path, variables: int, snapshots: int) -> Iterator[Chunk]:
     for path in sorted(folder.glob("*.zarr")):
         with xr.open_zarr(path, consolidated=False) as dataset:
             floats = [
                 v for v in dataset.data_vars.values() if v.dtype.kind == "f" and "time" in v.dims
             ]
-            for variable in floats[:VARIABLES]:
-                for size, count in SNAPSHOTS.items():
+            for variable in floats[:variables]:
+                for size, count in ((SINGLE, 1), (MANY, snapshots)):
                     values = variable.transpose("time", ...)[-count:].values
                     original = np.ascontiguousarray(values[0] if count == 1 else values)
                     gaps = ~np.isfinite(original)
@@ -181,8 +183,8 @@ def _where(results: Sequence[Result], **wanted: Any) -> list[Result]:
 
 
 CONDITIONS = """\
-Chunks are the last snapshot, and the last 64, of two variables of each archive, in their own dtype.
-Of several modes of a codec the smallest counts. Bytes of romzarr include gaps, shape and dtype; the
+Chunks are the last snapshot, and the last {snapshots}, of {variables} variables of each archive,
+in their own dtype. Of several modes of a codec the smallest counts. Bytes of romzarr include gaps, shape and dtype; the
 others know no gaps, which are filled by the mean for them, and all but SZ3 and ZFP are not charged
 for the shape. An error beyond the bound is told, and does not count in comparisons; an empty cell
 is a codec that fails or does not take such chunks. No peer has a bound on the L2 error: the
@@ -203,7 +205,7 @@ def summary(results: Sequence[Result]) -> str:
     header = ("bound", "chunk", *(f"{bound:g}" for bound in BOUNDS), "all")
     rows = []
     for kind in TITLES:
-        for size in SNAPSHOTS:
+        for size in (SINGLE, MANY):
             some = [_where(results, kind=kind, size=size, bound=bound) for bound in BOUNDS]
             every = _where(results, kind=kind, size=size)
             means = [geometric(advantage(each)) for each in [*some, every]]
@@ -231,7 +233,7 @@ def _ratio(result: Result | None) -> str | None:
 
 
 def qualities(results: Sequence[Result], kind: str) -> str:
-    """What each codec costs and does, over all chunks of 64 snapshots."""
+    """What each codec costs and does, over all chunks of many snapshots."""
     header = (
         "codec", "bound", "ratio (geometric mean)", "encode MB / CPU s", "decode MB / CPU s",
         "worst error / bound", "dSSIM (mean)", "spectral error (mean)",
@@ -239,7 +241,7 @@ def qualities(results: Sequence[Result], kind: str) -> str:
     rows = []
     for codec in CODECS:
         for bound in BOUNDS:
-            some = _where(results, kind=kind, size="64 snapshots", bound=bound, codec=codec)
+            some = _where(results, kind=kind, size=MANY, bound=bound, codec=codec)
             if some:
                 rows.append((codec, f"{bound:g}", *_quality(some)))
     return table(header, rows)
@@ -267,16 +269,17 @@ def installed() -> list[str]:
     return found
 
 
-def report(results: Sequence[Result], where: str) -> str:
+def report(results: Sequence[Result], where: str, variables: int, snapshots: int) -> str:
     parts = [
         "# Codecs of chunks, as measured",
-        f"`make bench-codec` measures this again. {where}; {', '.join(installed())}.\n{CONDITIONS}",
+        f"`make bench-codec` measures this again. {where}; {', '.join(installed())}.\n"
+        + CONDITIONS.format(variables=variables, snapshots=snapshots),
         "## Bytes of the best peer over those of romzarr, geometric means",
         summary(results),
     ]
     for kind, title in TITLES.items():
         parts += [f"## With {title}", qualities(results, kind)]
-        for size in SNAPSHOTS:
+        for size in (SINGLE, MANY):
             parts += [f"### Ratios: {size}, {kind}", ratios(results, kind, size)]
     return "\n\n".join(parts)
 
@@ -284,8 +287,10 @@ def report(results: Sequence[Result], where: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, nargs="?", default=DATA, help="folder of archives")
+    parser.add_argument("--variables", type=int, default=VARIABLES, help="of each archive")
+    parser.add_argument("--snapshots", type=int, default=SNAPSHOTS, help="of the larger chunks")
     given = parser.parse_args(arguments)
-    where, every = machine(), list(chunks(given.source))
+    where, every = machine(), list(chunks(given.source, given.variables, given.snapshots))
     if not every:
         print(f"skipped: no *.zarr in {given.source}")
         return
@@ -297,7 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
         for codec in CODECS
         if (found := measured(codec, chunk, kind, bound)) is not None
     ]
-    print(report(results, where))
+    print(report(results, where, given.variables, given.snapshots))
 
 
 if __name__ == "__main__":
