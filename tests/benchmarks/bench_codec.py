@@ -185,7 +185,8 @@ def _where(results: Sequence[Result], **wanted: Any) -> list[Result]:
 CONDITIONS = """\
 Chunks are the last snapshot, and the last {snapshots}, of {variables} variables of each archive,
 in their own dtype. Of several modes of a codec the smallest counts.
-Bytes of romzarr include gaps, shape and dtype; the others know no gaps, which are filled by the mean for them, and all but SZ3 and ZFP are not charged
+Bytes of romzarr include gaps, shape and dtype; the others know no gaps, which are filled by the
+mean for them, and all but SZ3 and ZFP are not charged
 for the shape. An error beyond the bound is told, and does not count in comparisons; an empty cell
 is a codec that fails or does not take such chunks. No peer has a bound on the L2 error: the
 absolute setting that meets it was searched for, and that search is not in their seconds. pcodec
