@@ -36,7 +36,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo docs coverage dist test test-oldest test-newest golden bench bench-compression bench-rough bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale torture lint format types check clean
+.PHONY: help demo docs coverage dist test test-oldest test-newest golden bench bench-compression bench-codec bench-rough bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale torture lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
@@ -44,6 +44,7 @@ help:
 	@echo "make test    run the tests;  make coverage  with the share of lines that they run"
 	@echo "make test-oldest  those that are not slow, with the oldest dependencies that are promised;  make test-newest"
 	@echo "make bench   run the benchmarks against the peers;  make bench-compression  that of compression"
+	@echo "make bench-codec  the codec of chunks beside SZ3, SPERR, ZFP, pcodec and bit rounding"
 	@echo "make bench-rough  speed and memory of whole commands where POD cannot pay, beside the peers"
 	@echo "make bench-stream  streams beside batch, and their memory;  DATA=... for archives of yours"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
@@ -166,6 +167,9 @@ bench: $(BENCH_STAMP)
 
 bench-compression: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_compression --verbose
+
+bench-codec: $(BENCH_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_codec > tests/benchmarks/CODEC.md
 
 bench-rough: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_rough | tee tests/benchmarks/ROUGH.md

@@ -23,6 +23,8 @@ COPIED = {
     "CONTRIBUTING.md": "generated/contributing.md",
     "CHANGELOG.md": "generated/changelog.md",
     "tests/benchmarks/COMPRESSION.md": "generated/benchmarks/compression.md",
+    "tests/benchmarks/CODEC.md": "generated/benchmarks/codec.md",
+    "pipeline/romzarr/codecs/FORMAT.md": "generated/codec_format.md",
     "tests/benchmarks/ROUGH.md": "generated/benchmarks/rough.md",
     "tests/benchmarks/RESULTS.md": "generated/benchmarks/results.md",
     "tests/benchmarks/IDENTIFICATION.md": "generated/benchmarks/identification.md",

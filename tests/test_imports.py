@@ -28,6 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "romzarr.numerics.dynamics": (*BELOW, "romzarr.numerics"),
     "romzarr.numerics.pod": (*BELOW, "romzarr.numerics"),
     "romzarr.coding": (*BELOW, "romzarr.numerics"),
+    "romzarr.codecs": (*BELOW, "romzarr.numerics", "romzarr.coding"),
     "romzarr.chunked": (*BELOW, "romzarr.numerics", "romzarr.coding"),
     "romzarr.archive": (*BELOW, "romzarr.objects", "romzarr.encoding"),
     "romzarr.neural": (*BELOW, "romzarr.numerics"),

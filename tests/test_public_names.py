@@ -6,6 +6,8 @@ import sys
 import pytest
 
 OPERATIONS = (
+    "Codec",
+    "NumcodecsCodec",
     "StreamCompressor",
     "append",
     "compress",

@@ -2,7 +2,7 @@
 
 The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
 `equations`, `field_model`, `forecast`; of states without a store `identify`, `right_hand_side`,
-`integrate`.
+`integrate`. `Codec` and `NumcodecsCodec` code chunks for other writers.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from romzarr.codecs.v2 import NumcodecsCodec
+    from romzarr.codecs.zarr import Codec
     from romzarr.config import Config, load_config
     from romzarr.operations.append import append
     from romzarr.operations.compress import compress
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Codec": "romzarr.codecs.zarr",
     "Config": "romzarr.config",
+    "NumcodecsCodec": "romzarr.codecs.v2",
     "StreamCompressor": "romzarr.streams.compressor",
     "append": "romzarr.operations.append",
     "compress": "romzarr.operations.compress",
@@ -45,7 +49,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "Codec",
     "Config",
+    "NumcodecsCodec",
     "StreamCompressor",
     "__version__",
     "append",

@@ -7,6 +7,7 @@
     |-- ArchiveError     (ValueError)   an archive that cannot be compressed as it is
     |   |-- ChunkError                  a chunk that is missing or cannot be decoded
     |   `-- GapsError                   values that are no numbers, where none are expected
+    |-- CodecError       (ValueError)   a chunk that cannot be coded, or is damaged
     |-- LibraryError     (ValueError)   a feature or test function that is not allowed
     |-- StorageError     (OSError)      storage at a URL that does not answer or refuses access
     |-- AccuracyError                   a bound that cannot be kept or is violated
@@ -38,6 +39,10 @@ class ChunkError(ArchiveError):
 
 class GapsError(ArchiveError):
     """Values are missing at some times, infinite, or look like undeclared fill values."""
+
+
+class CodecError(PipelineError, ValueError):
+    """A codec has a setting that is not allowed, or a chunk that cannot be coded or is damaged."""
 
 
 class LibraryError(PipelineError, ValueError):

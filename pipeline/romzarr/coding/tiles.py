@@ -46,7 +46,7 @@ def tile_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
         As long in all directions where `shape` allows it, which wavelets like best; every
         axis is cut evenly, so that the last tile sticks out by less than one value per tile.
     """
-    return _cube(shape, min(max(1, FIELD_VALUES // (rank + 1)), MOST_POINTS))
+    return cube(shape, min(max(1, FIELD_VALUES // (rank + 1)), MOST_POINTS))
 
 
 def usual_snapshots(points: int) -> int:
@@ -57,10 +57,10 @@ def usual_snapshots(points: int) -> int:
 def value_tile(shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of the tiles in time and space of values coded as they are, time first."""
     time = even_length(shape[0], usual_snapshots(math.prod(shape[1:])))
-    return (time, *_cube(shape[1:], max(1, VALUES // time)))
+    return (time, *cube(shape[1:], max(1, VALUES // time)))
 
 
-def _cube(shape: Sequence[int], points: int) -> tuple[int, ...]:
+def cube(shape: Sequence[int], points: int) -> tuple[int, ...]:
     """Lengths of tiles of at most so many points, alike where `shape` allows it."""
     if math.prod(shape) <= points:
         return tuple(shape)
