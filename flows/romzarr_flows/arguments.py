@@ -63,6 +63,9 @@ examples:
 """
 
 COMPRESS = """\
+Points of a mesh, which have two or three coordinates over one dim, are stored along a Hilbert
+curve if a sample takes fewer bytes so; the result says it. Readers see the order of the archive.
+
 examples:
   romzarr compress run.zarr run.romzarr --tolerance 1e-3
   romzarr compress run.zarr run.romzarr --max-error u=0.01,v=0.01

@@ -141,6 +141,7 @@ def compression_table(report: Facts, source: str, store: str) -> str:
         *error_rows(report["relative_l2_error"], report["tolerance"]),
         *bounded_rows(report),
         *continued("variables", variable_lines(report["variables"])),
+        *continued("order", order_lines(report["orders"])),
         ("rank", f"{report['rank']} POD modes"),
         ("model", f"{report['nonzero_terms']} terms"),
         ("kept samples", f"{report['kept_samples']} of {report['snapshots']} snapshots"),
@@ -224,6 +225,7 @@ def info_table(info: Facts, store: str) -> str:
         *size_rows(info),
         *continued("bytes of", [f"{k}: {size(v)}" for k, v in info["bytes_by_part"].items()]),
         *continued("variable", [f"{k}: {shape(v)}" for k, v in info["variables"].items()]),
+        *continued("order", order_lines(info["orders"])),
         *continued("without POD", [f"snapshots {a} to {b - 1}" for a, b in info["episodes"]]),
         *continued("time", [plain(info["time"])]),
         *continued("source", [f"{k}: {plain(v)}" for k, v in info["source"].items()]),
@@ -231,6 +233,18 @@ def info_table(info: Facts, store: str) -> str:
         ("format", str(info["format"])),
     ]
     return with_advice(table(store, rows), info)
+
+
+def order_lines(orders: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say how points of meshes are ordered in a store.
+
+    >>> order_lines({"cell": ["lon", "lat"]})
+    ['points of cell ordered along a Hilbert curve through lon, lat']
+    """
+    return [
+        f"points of {dim} ordered along a Hilbert curve through {', '.join(names)}"
+        for dim, names in orders.items()
+    ]
 
 
 def shape(variable: Facts) -> str:

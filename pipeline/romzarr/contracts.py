@@ -51,6 +51,19 @@ class Coding(StrEnum):
 EXACT = (Coding.CONSTANT, Coding.LOSSLESS)
 
 
+class Curve(StrEnum):
+    """The curve along which the points of a mesh are ordered, by what their coordinates are."""
+
+    PLANE = "plane"
+    """Hilbert's, through x and y in the same units."""
+    SPACE = "space"
+    """Hilbert's, through x, y and z in the same units."""
+    DEGREES = "sphere, degrees"
+    """Hilbert's, over the faces of a cube around a sphere, by longitude and latitude."""
+    RADIANS = "sphere, radians"
+    """The same by angles in radians."""
+
+
 class Layout(StrEnum):
     """What the columns of a table are."""
 
@@ -239,6 +252,22 @@ class Logarithm:
 
     unit: float
     source: BlockSource
+
+
+@dataclass(frozen=True)
+class PointOrder:
+    """The order in which a store has the points of a mesh, which one dim numbers.
+
+    ``coordinates`` name what the ``curve`` goes through. Only points of the same piece change
+    places: ``pieces`` are the lengths of consecutive parts of the dim, each in one chunk of the
+    archive. ``positions`` (n,) are those of the stored points in the archive.
+    """
+
+    dim: str
+    curve: Curve
+    coordinates: tuple[str, ...]
+    pieces: tuple[int, ...]
+    positions: NDArray[np.int64]
 
 
 @dataclass(frozen=True)

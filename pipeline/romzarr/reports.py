@@ -69,9 +69,10 @@ class CompressionReport(Report):
     ``largest_pointwise_error`` maps each variable with a bound in ``max_error`` to the largest
     measured error of a value, ``largest_relative_error`` each with one in ``max_relative_error`` to
     the largest error of a value relative to itself. ``variables`` has a line for each data
-    variable. ``raw_bytes`` counts all that is stored, with coordinates; ``bytes_read`` bytes
-    fetched from storage, and ``chunks_read`` the chunks of the archive that were read.
-    ``cpu_seconds`` covers this process alone.
+    variable. ``raw_bytes`` counts all that is stored, with coordinates; ``orders`` has, for
+    each dim whose points are stored along a Hilbert curve, the coordinates that it goes through;
+    ``bytes_read`` bytes fetched from storage, and ``chunks_read`` the chunks of the archive that
+    were read. ``cpu_seconds`` covers this process alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -93,6 +94,7 @@ class CompressionReport(Report):
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     max_relative_error: Mapping[str, float] = field(default_factory=dict)
     variables: Mapping[str, StoredVariableReport] = field(default_factory=dict)
+    orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ class StoreInfo(Report):
     (``modelled_blocks``), and the ``polynomial_orders`` of the leading modes: polynomials of one
     degree less extrapolate the coefficients or the errors of the model. Wavelets along time code
     the modes of order 0 and all others. ``errors_by_index`` has the ``dims`` of each variable with
-    a bound for each of their indices, and the ``errors`` of these.
+    a bound for each of their indices, and the ``errors`` of these. ``orders`` is as in
+    `CompressionReport`.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -198,6 +201,7 @@ class StoreInfo(Report):
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     prediction: Mapping[str, Any] = field(default_factory=dict)
     errors_by_index: Mapping[str, Any] = field(default_factory=dict)
+    orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

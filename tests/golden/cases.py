@@ -269,6 +269,19 @@ def appended(path: Path) -> None:
 
 
 @case
+def points_along_a_curve(path: Path) -> None:
+    rng = np.random.default_rng(6)
+    longitude, latitude = rng.uniform(-180, 180, 150), rng.uniform(-90, 90, 150)
+    t = 0.1 * np.arange(40)[:, None]
+    u = sum(
+        np.cos(t * k + np.radians(latitude) * k) * np.sin(np.radians(longitude) + k) for k in (1, 2)
+    )
+    points = {"lon": ("cell", longitude), "lat": ("cell", latitude)}
+    source = xr.Dataset({"u": (("time", "cell"), u.astype("f4"))}, {"time": t[:, 0], **points})
+    romzarr.compress(source, path, tolerance=1e-1)
+
+
+@case
 def stream_closed(path: Path) -> None:
     source = waves(120)
     with romzarr.StreamCompressor(path, tolerance=1e-2, commit_steps=40) as stream:

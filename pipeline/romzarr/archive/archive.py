@@ -17,7 +17,7 @@ from romzarr.archive.single_source import SingleSnapshot
 from romzarr.archive.stamp import unchanging
 from romzarr.archive.time_axis import time_axis
 from romzarr.archive.weights import weights_of
-from romzarr.contracts import NO_TIME, ArchivedVariable, TimeAxis
+from romzarr.contracts import NO_TIME, ArchivedVariable, PointOrder, TimeAxis
 from romzarr.encoding import attributes_to_json, encoding_to_json
 from romzarr.inner_product import InnerProduct
 
@@ -37,7 +37,8 @@ class Archive:
     With ``gaps_known`` all values were looked at for gaps, and variables that have some say so.
     ``locations`` are the paths or URLs that were opened, and ``stamp`` changes if any of their
     files is written. Both are empty for open datasets; the stamp is also empty where files cannot
-    be listed (http).
+    be listed (http). ``orders`` are those in which variables have the points of meshes, while
+    coordinates and all else keep that of the source.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Archive:
     gaps_known: bool = False
     locations: tuple[str, ...] = ()
     stamp: str = ""
+    orders: tuple[PointOrder, ...] = ()
 
     def of(self, names: Collection[str]) -> Archive:
         """The same archive with only some of the variables to be compressed."""

@@ -16,9 +16,11 @@ def defect_error(archive: Archive, number: int, region: Region, defect: Defect) 
     variable = archive.variables[number]
     shape = tuple(part.stop - part.start for part in region)
     within = np.unravel_index(defect.point, shape) if shape else ()
+    orders = {order.dim: order.positions for order in archive.orders}
+    numbers = [int(i) + part.start for i, part in zip(within, region, strict=True)]
     place = ", ".join(
-        f"{dim}={int(i) + part.start}"
-        for dim, i, part in zip(variable.space_dims, within, region, strict=True)
+        f"{dim}={orders[dim][i] if dim in orders else i}"
+        for dim, i in zip(variable.space_dims, numbers, strict=True)
     )
     where = f"{archive.name}: variable {variable.name!r} at {_when(archive, defect.time)}"
     where += f", {place}" if place else ""

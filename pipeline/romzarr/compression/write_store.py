@@ -24,7 +24,7 @@ from romzarr.compression.model import LatentModel
 from romzarr.compression.model_facts import model_facts
 from romzarr.compression.pod import ArchivePOD
 from romzarr.config import Config
-from romzarr.contracts import EXACT, ArchivedVariable, CodedLatent, Coding, Floats, Gaps
+from romzarr.contracts import EXACT, ArchivedVariable, CodedLatent, Coding, Floats, Gaps, PointOrder
 from romzarr.store import layout
 from romzarr.store.writing.writer import StoreWriter
 
@@ -163,6 +163,7 @@ def facts(
         "attrs": archive.attrs,
         "encoding": archive.encoding,
         "model": {},
+        **({"orders": _order_facts(archive.orders)} if archive.orders else {}),
         **({} if rough is None else {"episodes": [[s.start, s.stop] for s in rough.spans]}),
         "config": changed_settings(config),
         "source": source_facts(archive, config, len(archive.time.values)),
@@ -180,6 +181,18 @@ def _unit_facts(variable: ArchivedVariable, coding: Coding) -> dict[str, Any]:
         return {}
     dims, exponents = variable.scaling.dims, variable.scaling.exponents
     return {"scaling": {"dims": list(dims), "exponents": exponents.ravel().tolist()}}
+
+
+def _order_facts(orders: Sequence[PointOrder]) -> dict[str, Any]:
+    return {
+        order.dim: {
+            "curve": order.curve,
+            "coordinates": list(order.coordinates),
+            "pieces": _compact_chunks([order.pieces])[0],
+            "checksum": layout.order_checksum(order.positions),
+        }
+        for order in orders
+    }
 
 
 def _gap_facts(gaps: Gaps) -> dict[str, Any]:

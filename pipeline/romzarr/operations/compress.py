@@ -16,6 +16,7 @@ from romzarr.archive.climatology import groups_asked
 from romzarr.arguments import as_flag
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
+from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
 from romzarr.config import Config, MaxError, Settings, given_config, settled
 from romzarr.operations.written import Written, write_within_bounds
@@ -44,8 +45,9 @@ def compress(
     them. Runs on the current Dask scheduler or cluster and reads each chunk once. Chunks of values
     that are coded after a POD, and of variables with a bound on single values, are read once more,
     and up to 32 blocks in time of an archive above 64 MB beforehand, to see whether POD can pay
-    (`romzarr.estimate`). What is coded without POD takes no more memory than a
-    block of chunks and some tiles for each thread; a POD grows with its rank.
+    (`romzarr.estimate`); and one block for each dim whose points have coordinates, to see whether
+    they are better stored along a Hilbert curve. What is coded without POD takes no more memory
+    than a block of chunks and some tiles for each thread; a POD grows with its rank.
 
     Parameters
     ----------
@@ -110,6 +112,7 @@ def compress(
         forbidden = places_of(source)
         # Tasks run side by side already; BLAS threads on top would fight for the cores.
         with threadpool_limits(1, user_api="blas"):
+            archive = in_best_order(archive, config.compression)
             open_writer = partial(StoreWriter, store, overwrite, forbid=forbidden)
             stored = write_within_bounds(open_writer, archive, config, attrgetter("facts"))
     return _report(archive, stored, config, began, cpu)
@@ -165,6 +168,7 @@ def _report(
         chunks_read=result.cost.chunks_read,
         advice=advice(ratio, codings.rank, len(archive.time.values), codings.of),
         variables=_variables(archive, stored),
+        orders={order.dim: order.coordinates for order in archive.orders},
     )
 
 

@@ -82,6 +82,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         errors_by_index=facts.get(ERRORS_BY_INDEX, {}),
         max_relative_error=facts.get("max_relative_error", {}),
         largest_relative_error=facts.get("largest_relative_error", {}),
+        orders={dim: order.coordinates for dim, order in last.orders.items()},
     )
 
 

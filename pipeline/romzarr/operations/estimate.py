@@ -20,6 +20,7 @@ from romzarr.compression.by_index import bounded_dims, index_bounds
 from romzarr.compression.choose_coding import choose_coding, coded_bytes
 from romzarr.compression.few_snapshots import are_few, few_bytes
 from romzarr.compression.gaps import Known, with_gaps
+from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pod import factor_for
 from romzarr.compression.survey import LEAST_BYTES, Surveyed, survey
 from romzarr.compression.write_store import Codings, facts
@@ -97,6 +98,8 @@ def estimate(
             raise ConfigError(f"tolerances: found {tolerance!r}, allowed are 0 < tolerance < 1")
     with working_on(name_of(source)), threadpool_limits(1, user_api="blas"):
         archive, config = open_checked(source, config)
+        least = _at(config, min(tolerances, default=config.compression.tolerance))
+        archive = in_best_order(archive, least.compression)
         with step("estimate"):
             try:
                 found = _estimates(_scaled(archive, tolerances, config), tolerances, config)

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from romzarr.archive import Archive
 from romzarr.archive.climatology import are_alone, groups_of
 from romzarr.archive.later import later_part
+from romzarr.compression.order_points import in_order_of
 from romzarr.compression.write_store import source_facts
 from romzarr.config import NONE, Config, with_values
 from romzarr.operations.written import write_within_bounds
@@ -45,7 +46,7 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
     if "stream" in open_store(store).facts:
         StreamCompressor(store).close()
     opened = open_store(store)
-    part, config = later_part(archive, opened.snapshots), config_of(opened)
+    part, config, last = later_part(archive, opened.snapshots), config_of(opened), opened.last
     changes: dict[str, object] = {}
     climatology = config.compression.climatology
     if len(part.time.values) == 1 or (climatology and are_alone(groups_of(part))):
@@ -53,11 +54,11 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
     if ERRORS_BY_INDEX not in opened.facts:
         changes["compression.per"] = NONE
     asked = with_values(config, changes)
-    root = opened.root
+    orders, root = [each.complete(last.arrays) for each in last.orders.values()], opened.root
     with threadpool_limits(1, user_api="blas"):
         write_within_bounds(
             partial(StoreWriter, store, onto=root, keep=len(root.parts)),
-            part,
+            in_order_of(part, orders),
             asked,
             lambda result: _of_all(opened, archive, result.facts, config),
             gaps=True,

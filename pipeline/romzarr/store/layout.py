@@ -298,6 +298,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def order_checksum(positions: NDArray[np.int64]) -> str:
+    """Compute the checksum of an order of points."""
+    return checksums.checksum("order", positions.astype("<i8").tobytes())
+
+
 def root_document(root: Root) -> bytes:
     """Write root metadata, with a checksum of everything else."""
     facts: dict[str, Any] = {"format": FORMAT, "parts": [list(part) for part in root.parts]}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -14,14 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from romzarr.archive.archive import Archive, archive_from
 from romzarr.archive.memory_source import memory_archive
 from romzarr.archive.open import dataset_of
+from romzarr.archive.ordered import ordered
 from romzarr.archive.time_axis import shown_time, time_axis
 from romzarr.arguments import shown
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Matrix
+from romzarr.contracts import ArchivedVariable, Matrix, PointOrder
 from romzarr.errors import ArchiveError
 from romzarr.inner_product import InnerProducts
 from romzarr.streams.series import Series
 
+F = TypeVar("F", bound=np.floating[Any])
 Block = xr.Dataset | xr.DataArray | ArrayLike
 Variables = Mapping[Hashable, xr.Variable]
 
@@ -44,8 +46,9 @@ class Frame:
     time_chunk: int
 
     @classmethod
-    def of(cls, block: xr.Dataset, config: Config) -> Frame:
-        """The frame of a stream that begins with `block`.
+    def of(cls, block: xr.Dataset, config: Config, orders: Sequence[PointOrder] = ()) -> Frame:
+        """The frame of a stream that begins with `block`, or goes on with a store whose points
+        have `orders`.
 
         Raises
         ------
@@ -65,7 +68,7 @@ class Frame:
         variable = archive.variables[0]
         chunks = block.variables[variable.name].encoding.get("preferred_chunks", {})
         length = chunks.get(archive.time.dim, CHUNK)
-        return cls(archive, length if isinstance(length, int) else CHUNK)
+        return cls(ordered(archive, orders), length if isinstance(length, int) else CHUNK)
 
     @property
     def dim(self) -> str:
@@ -131,8 +134,17 @@ class Frame:
                     f"the sizes of the first block but for {self.dim!r}: "
                     f"{dict(zip(variable.space_dims, variable.space_shape, strict=True))}"
                 )
-            parts.append(np.asarray(found.values, np.float64).reshape(found.shape[0], -1))
+            values = np.asarray(found.values, np.float64)
+            parts.append(self.as_stored(variable, values).reshape(len(values), -1))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def as_stored(self, variable: ArchivedVariable, values: NDArray[F]) -> NDArray[F]:
+        """Values (..., *space) of a variable with points in the order of the store."""
+        for order in self.archive.orders:
+            if order.dim in variable.space_dims:
+                axis = variable.space_dims.index(order.dim) - len(variable.space_dims)
+                values = np.take(values, order.positions, axis=axis)
+        return values
 
     def changing(self, block: Variables) -> dict[str, xr.Variable]:
         """What is carried over of a block and changes in time, its times among it.

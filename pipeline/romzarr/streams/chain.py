@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, Coding, Matrix
+from romzarr.contracts import ArchivedVariable, BlockSpan, Coding, Matrix, Vector
 from romzarr.store.reading import decoding
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import CoefficientStore
@@ -72,8 +73,8 @@ def chain_of(store: CoefficientStore, frame: Frame, opened: int) -> Chain | None
         or any(len(p.episodes) for p in parts)
     ):
         return None
-    modes = [decoding.modes(last, name).reshape(last.rank, -1).astype(np.float64) for name in names]
-    origin = [np.ravel(decoding.mean(last, name)).astype(np.float64) for name in names]
+    modes = [modes_of(last, frame, v) for v in frame.variables]
+    origin = [mean_of(last, frame, v) for v in frame.variables]
     sizes = {path: size for path, size in store.sizes().items() if path.startswith(last.name)}
     coded = sum(size for path, size in sizes.items() if _is_coded(path))
     tail = _tail(store, number, frame, coded) if _can_be_joined(last) else None
@@ -87,6 +88,18 @@ def chain_of(store: CoefficientStore, frame: Frame, opened: int) -> Chain | None
         fixed_bytes=sum(sizes.values()) - coded,
         tail=tail,
     )
+
+
+def modes_of(part: Generation, frame: Frame, variable: ArchivedVariable) -> Matrix:
+    """Modes (r, n) of a variable as they decode, with its points as they are stored."""
+    modes = frame.as_stored(variable, decoding.modes(part, variable.name))
+    return modes.reshape(part.rank, math.prod(variable.space_shape)).astype(np.float64)
+
+
+def mean_of(part: Generation, frame: Frame, variable: ArchivedVariable) -> Vector:
+    """Its mean (n,)."""
+    mean = frame.as_stored(variable, decoding.mean(part, variable.name))
+    return np.ravel(mean).astype(np.float64)
 
 
 def _is_coded(path: str) -> bool:

@@ -145,7 +145,9 @@ class StreamCompressor:
                 f"single snapshot; compress the archive anew"
             )
         dataset = xr.open_dataset(self._target, engine="romzarr")
-        frame = Frame.of(dataset, self._config)
+        last_part = store.last
+        orders = [order.complete(last_part.arrays) for order in last_part.orders.values()]
+        frame = Frame.of(dataset, self._config, orders)
         if self._opened:
             self._segment = resumed(store, frame, self._config, self._opened, self._forgetting)
         else:

@@ -17,11 +17,10 @@ from romzarr.contracts import BlockSpan, Matrix, Vector
 from romzarr.errors import AccuracyError, ArchiveError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r
-from romzarr.store.reading import decoding
 from romzarr.store.reading.reader import CoefficientStore
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Frame, Variables, check_follows, elapsed
-from romzarr.streams.chain import chain_of
+from romzarr.streams.chain import chain_of, mean_of, modes_of
 from romzarr.streams.continued import Continued, continuations
 from romzarr.streams.parts import (
     LiveModel,
@@ -300,16 +299,9 @@ def resumed(
     if frame.dim in decoded.coords:
         stamps = decoded[frame.dim].values
         times, segment._last_time = elapsed(stamps, stamps[0]), stamps[-1]
-    sized = zip(names, frame.sizes, strict=True)
-    modes = [
-        decoding.modes(last, name).reshape(last.rank, size).astype(np.float64)
-        for name, size in sized
-    ]
     pod_state = PODState(
-        origin=np.concatenate(
-            [np.ravel(decoding.mean(last, name)).astype(np.float64) for name in names]
-        ),
-        modes=np.concatenate(modes, axis=1),
+        origin=np.concatenate([mean_of(last, frame, v) for v in frame.variables]),
+        modes=np.concatenate([modes_of(last, frame, v) for v in frame.variables], axis=1),
         triangle=square_r(np.concatenate([np.ones((len(a), 1)), a], axis=1)),
         fluctuation=np.array([store.facts["fluctuation"][name] for name in names]),
         lost=np.array(state["lost"], np.float64),

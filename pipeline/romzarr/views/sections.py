@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from romzarr.archive.points import points_of
 from romzarr.contracts import Matrix
 
 Indexer = int | NDArray[np.int64]
@@ -76,7 +77,8 @@ def section_of(dataset: xr.Dataset, variable: str, time: str) -> Section:
     data = dataset.variables[variable]
     sizes = {dim: size for dim, size in zip(data.dims, data.shape, strict=True) if dim != time}
     coords = {name: dataset.variables[name] for name in dataset.coords}
-    shown = _shown(sizes, coords)
+    fixed_in_time = [name for name, each in dataset.variables.items() if time not in each.dims]
+    shown = _shown(sizes, coords, dataset[fixed_in_time])
     places = _places(shown, sizes)
     axes = [_axis(dim, coords.get(dim), places[dim]) for dim in shown.dims]
     if shown.kind == "scatter":
@@ -98,14 +100,16 @@ def section_of(dataset: xr.Dataset, variable: str, time: str) -> Section:
     )
 
 
-def _shown(sizes: dict[Hashable, int], coords: dict[Hashable, xr.Variable]) -> _Shown:
+def _shown(
+    sizes: dict[Hashable, int], coords: dict[Hashable, xr.Variable], carried: xr.Dataset
+) -> _Shown:
     long = [dim for dim, size in sizes.items() if size > 1]
     right = [dim for dim in long if _runs(dim, coords.get(dim), HORIZONTAL)]
     up = [dim for dim in long if _runs(dim, coords.get(dim), VERTICAL)]
     if right and up:
         return _Shown("map", (right[0], up[0]))
     for dim in long:
-        plane = _plane(dim, coords)
+        plane = _plane(dim, coords) or _plane_of_mesh(str(dim), carried)
         if plane is not None:
             return _Shown("scatter", (dim,), plane)
     if len(long) >= 2:
@@ -135,6 +139,15 @@ def _plane(
         ]
         found += along[:1]
     return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _plane_of_mesh(dim: str, carried: xr.Dataset) -> tuple[xr.Variable, xr.Variable] | None:
+    """The first two coordinates of a mesh whose names or attributes are those of its model."""
+    if (points := points_of(carried, dim)) is None:
+        return None
+    across, up = (carried.variables[name].copy() for name in points.names[:2])
+    across.attrs["name"], up.attrs["name"] = points.names[:2]
+    return across, up
 
 
 def _stem(name: Hashable) -> str:

@@ -217,7 +217,7 @@ def decode(
     decoder = decoder_of(home, variable)
     stored = decoder.stored
     rows, back = positions(time_indexer, stored.shape[stored.time_axis])
-    wanted, backs = _places(stored, space_indexers)
+    wanted, backs = _places(home, stored, space_indexers)
     if _is_corrected(decoder) or stored.scaling is not None or stored.unit is not None:
         values = rounded(_corrected(decoder, rows, wanted), stored.dtype)
     else:
@@ -254,7 +254,7 @@ def predict(
     decoder = decoder_of(home, variable)
     stored = decoder.stored
     rows, _ = positions(time_indexer, stored.shape[stored.time_axis])
-    wanted = _places(stored, space_indexers)[0]
+    wanted = _places(home, stored, space_indexers)[0]
     if as_coded:
         return decoder.values(rows, wanted, np.dtype(np.float64))
     return _in_units(decoder, rows, wanted)
@@ -278,7 +278,7 @@ def mean(
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
-    wanted, backs = _places(decoder.stored, indexers)
+    wanted, backs = _places(home, decoder.stored, indexers)
     if decoder.stored.unit is not None:
         return as_asked(_mean_of_numbers(decoder, wanted), backs, indexers)
     found, scaling = decoder.mean(wanted), decoder.stored.scaling
@@ -311,7 +311,7 @@ def modes(
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
-    wanted, backs = _places(decoder.stored, indexers)
+    wanted, backs = _places(home, decoder.stored, indexers)
     count = home.rank if leading is None else min(leading, home.rank)
     values = np.empty((count, *map(len, wanted)), decoder.arithmetic)
     decoder.modes(wanted, values)
@@ -321,8 +321,14 @@ def modes(
 
 
 def _places(
-    stored: StoredVariable, space_indexers: Sequence[Indexer]
+    home: Generation, stored: StoredVariable, space_indexers: Sequence[Indexer]
 ) -> tuple[list[Positions], list[Positions]]:
-    """Return increasing positions per space dim, and the indices that restore the order."""
-    found = [positions(i, n) for i, n in zip(space_indexers, stored.space_shape, strict=True)]
+    """Return increasing stored positions per space dim, and the indices that restore the order."""
+    found = []
+    for dim, indexer, n in zip(stored.space_dims, space_indexers, stored.space_shape, strict=True):
+        wanted, back = positions(indexer, n)
+        if dim in home.orders:
+            wanted, there = np.unique(home.places[dim][wanted], return_inverse=True)
+            back = there[back]
+        found.append((wanted, back))
     return [wanted for wanted, _ in found], [back for _, back in found]

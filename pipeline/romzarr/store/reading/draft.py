@@ -1,4 +1,4 @@
-"""A store before its commit, as readers will see it."""
+"""A store before its commit, as readers will see it, but for the order of points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ PERTURBATION = 1e-12
 
 @dataclass(frozen=True)
 class Draft:
-    """A generation from `romzarr.store.writing.writer.StoreWriter.draft`; works in any process."""
+    """A generation from `romzarr.store.writing.writer.StoreWriter.draft`; works in any process.
+
+    Its points are where the store has them, as in the archive while it is written.
+    """
 
     url: str
     part: Part
@@ -53,7 +56,7 @@ class Draft:
 
 @lru_cache(maxsize=2)
 def _opened(draft: Draft, perturbation: float = 0.0) -> Generation:
-    store = open_draft(draft.url, draft.part)
+    store = replace(open_draft(draft.url, draft.part), orders={})
     return (
         replace(store, latent=replace(store.latent, perturbation=perturbation))
         if perturbation

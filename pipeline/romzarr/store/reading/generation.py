@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from romzarr.errors import StoreError
 from romzarr.store.reading.arrays import StoredArrays
 from romzarr.store.reading.latent import StoredLatent
+from romzarr.store.reading.points import StoredOrder
 from romzarr.store.reading.variables import StoredVariable
 
 
@@ -33,6 +34,8 @@ class Generation:
         Coefficients of all modes.
     before : tuple of Generation
         Those that it extends, oldest first.
+    orders : mapping of str to StoredOrder
+        Orders of points by dim, which these share.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Generation:
     arrays: StoredArrays = field(repr=False)
     latent: StoredLatent = field(repr=False)
     before: tuple[Generation, ...] = field(default=(), repr=False)
+    orders: Mapping[str, StoredOrder] = field(default_factory=dict, repr=False)
 
     @property
     def rank(self) -> int:
@@ -56,6 +60,11 @@ class Generation:
         """Numbers of the snapshots that are coded without POD."""
         spans = self.facts.get("episodes", [])
         return np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in spans)])
+
+    @cached_property
+    def places(self) -> Mapping[str, NDArray[np.int64]]:
+        """Where the points of the archive are in its arrays, by dims with an order."""
+        return {dim: np.argsort(order.positions(self.arrays)) for dim, order in self.orders.items()}
 
     @cached_property
     def singular_values(self) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from romzarr.store.reading.checks import check_latent, shape_of
 from romzarr.store.reading.facts import check_errors, checked_facts
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
+from romzarr.store.reading.points import orders_of
 from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable, variables_of
 
@@ -66,8 +67,9 @@ def open_generation(
     arrays = StoredArrays(url, name, layouts, group, tiles)
     checked = checked_facts(facts)
     check_errors(checked, variables, facts.where)
+    orders = orders_of(facts, variables, layouts)
     latent = StoredLatent(arrays, checked, known + own, snapshots)
-    return Generation(name, checked, variables, own, arrays, latent, before)
+    return Generation(name, checked, variables, own, arrays, latent, before, orders)
 
 
 def _opened(place: str, parsed: Mapping[str, tuple[Any, ArrayLayout]]) -> zarr.Group:
@@ -137,6 +139,8 @@ def _check_extended(
     for each in before:
         if each.facts["arithmetic"] != facts.text("arithmetic"):
             raise StoreError(f"{facts.where}: extends {each.name} with another arithmetic")
+        if each.facts.get("orders") != facts.document.get("orders"):
+            raise StoreError(f"{facts.where}: extends {each.name} with another order of points")
         for name, variable in variables.items():
             old = each.variables.get(name)
             if old is None or old.coding.has_modes != variable.coding.has_modes:
