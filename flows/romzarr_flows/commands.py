@@ -36,6 +36,7 @@ SETTINGS = {
     "variables": "archive.variables",
     "exclude": "archive.exclude",
     "columns": "archive.columns",
+    "engine": "archive.engine",
     "weights": "archive.weights",
     "time": "archive.time",
     "degree": "library.degree",
@@ -216,7 +217,9 @@ def identify(options: Namespace) -> int:
     from romzarr.operations.identified import equations_text, model_facts
 
     config = settings(options)
-    series = read_series(options.source, options.columns, config.archive.time)
+    series = read_series(
+        options.source, options.columns, config.archive.time, config.archive.engine
+    )
     times = series.times if options.dt is None else options.dt * series.times
     names = series.names if options.names is None else options.names
     model = romzarr.identify(series.states, times, names=names, config=config)

@@ -33,6 +33,7 @@ def compress(
     max_error: MaxError | None = None,
     variables: Sequence[str] | None = None,
     weights: str | None = None,
+    engine: str | None = None,
     config: Settings | None = None,
     overwrite: bool = False,
 ) -> CompressionReport:
@@ -50,7 +51,8 @@ def compress(
     Parameters
     ----------
     source : path, URL, Dataset or DataArray
-        Zarr, NetCDF, CSV, or what xarray holds, in memory or lazily.
+        Zarr, NetCDF, GRIB, CSV, or what xarray holds, in memory or lazily; with `engine` whatever
+        xarray opens.
     store : path or URL
         Where the coefficient store appears, complete or not at all.
     tolerance : float in [0, 1), optional
@@ -66,6 +68,8 @@ def compress(
         Compress these only.
     weights : str, optional
         "none", "cos(latitude)" or a variable's name: weights of the squared errors.
+    engine : str, optional
+        Name of the xarray engine that opens `source`, such as "cfgrib"; the store remembers it.
     config : Config, mapping or path, optional
         All settings; the keywords above win over it. A mapping has sections, or dotted keys such as
         ``{"compression.tolerance": 1e-3}``.
@@ -101,7 +105,7 @@ def compress(
     (500,)
     """
     began, cpu = time.perf_counter(), time.process_time()
-    config = settled(given_config(config), tolerance, max_error, variables, weights)
+    config = settled(given_config(config), tolerance, max_error, variables, weights, engine)
     overwrite = as_flag(overwrite, "overwrite")
     with working_on(name_of(source)):
         with step("open") as opening:
@@ -130,6 +134,7 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
         variables=config.archive.variables,
         exclude=config.archive.exclude,
         columns=config.archive.columns,
+        engine=config.archive.engine,
         weights=config.archive.weights,
         missing_chunks=config.archive.missing_chunks,
     )

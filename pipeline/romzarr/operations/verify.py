@@ -17,7 +17,7 @@ from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.fold import fold
 from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measures_of
-from romzarr.config import Settings, given_config
+from romzarr.config import Settings, given_config, with_engine
 from romzarr.contracts import ArchivedVariable, BlockSpan
 from romzarr.progress import step, working_on
 from romzarr.reports import VerifyReport
@@ -31,6 +31,7 @@ def verify(
     store: str | os.PathLike[str],
     source: Source,
     *,
+    engine: str | None = None,
     config: Settings | None = None,
     sample: bool = False,
 ) -> VerifyReport:
@@ -46,8 +47,10 @@ def verify(
     store : path or URL
     source : path, URL, Dataset or DataArray
         What the store was made from.
+    engine : str, optional
+        Name of the xarray engine that opens `source`. Default: that of the store.
     config : Config, optional
-        Only ``archive.missing_chunks`` of it is used.
+        Only ``archive.missing_chunks`` and ``archive.engine`` of it are used.
     sample : bool
         Compare a few blocks of each variable, which other ones for each store; more of them
         while these do not keep the bound, since relative to the fluctuation of a few blocks an
@@ -66,7 +69,7 @@ def verify(
         If the archive is not as in the store, and was written to while it was read.
     """
     began, sample = time.perf_counter(), as_flag(sample, "sample")
-    config = given_config(config)
+    config = with_engine(given_config(config), engine)
     with working_on(name_of(source)), step("verify") as verifying:
         opened = open_store(store)
         opened.check_files()
