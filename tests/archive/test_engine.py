@@ -35,7 +35,7 @@ def record(m: int = 40) -> xr.Dataset:
 def test_a_store_remembers_the_engine(tmp_path, engine, suffix):
     ds, source, store = record(), tmp_path / f"a.{suffix}", tmp_path / "s"
     if engine == "zarr":
-        ds.to_zarr(source, consolidated=False)
+        ds.to_zarr(source, zarr_format=2)
     else:
         ds.to_netcdf(source, engine=engine)
     romzarr.compress(source, store, tolerance=1e-3, engine=engine)

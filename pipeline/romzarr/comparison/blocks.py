@@ -31,11 +31,13 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     StoreError
         If it lacks the weights because it is another archive.
     """
-    made = config_of(opened).archive
+    made, dim = config_of(opened).archive, opened.facts["time"]["dim"]
+    # What was found then: another dim may hold most values since.
+    found = dim if made.time == ArchiveConfig().time else made.time
     opening = partial(
         open_archive,
         source,
-        time=NONE if opened.facts["time"]["dim"] == NO_TIME else made.time,
+        time=NONE if dim == NO_TIME else found,
         variables=made.variables,
         exclude=made.exclude,
         columns=made.columns,

@@ -18,6 +18,7 @@ from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
 from romzarr.config import Config, MaxError, Settings, given_config, settled
+from romzarr.contracts import NO_TIME
 from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
@@ -190,5 +191,14 @@ def _variables(archive: Archive, stored: Written) -> dict[str, StoredVariableRep
             gaps=stored.result.gaps.get(name, ""),
             bounded_by=by_index[name].dims if name in by_index else (),
             largest_by_index=by_index[name].largest if name in by_index else 0.0,
+            why="" if variable else _why_carried(archive, name),
         )
     return found
+
+
+def _why_carried(archive: Archive, name: str) -> str:
+    """Why a variable of numbers, which is carried, is not coded."""
+    variable, dim = archive.carried[name], archive.time.dim
+    if variable.dtype.kind != "f" or not variable.ndim or dim in (NO_TIME, *variable.dims):
+        return ""
+    return f"it has no dim {dim!r}"
