@@ -110,9 +110,9 @@ def compress(options: Namespace) -> int:
     config = settings(options)
     if config.compression.max_error != NONE:
         # Refuse a wrong name before any worker starts. This imports Dask.
-        from romzarr.operations.compress import open_checked
+        from romzarr.operations.compress import check_early
 
-        open_checked(options.source, config)
+        check_early(options.source, config)
     with working(config):
         report = romzarr.compress(
             options.source, options.store, config=config, overwrite=options.overwrite

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from typing import cast
 
+import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive, places_of
 from romzarr.archive.climatology import groups_asked
+from romzarr.archive.groups import Groups, groups_of
 from romzarr.arguments import as_flag
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pointwise import check_bounds
-from romzarr.config import Config, MaxError, Settings, given_config, settled
+from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
 from romzarr.contracts import NO_TIME
+from romzarr.operations.trees import check_tree, compress_tree
 from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
@@ -27,7 +31,7 @@ from romzarr.store.writing.writer import StoreWriter
 
 
 def compress(
-    source: Source,
+    source: Source | xr.DataTree,
     store: str | os.PathLike[str],
     *,
     tolerance: float | None = None,
@@ -51,9 +55,10 @@ def compress(
 
     Parameters
     ----------
-    source : path, URL, Dataset or DataArray
+    source : path, URL, Dataset, DataArray or DataTree
         Zarr, NetCDF, GRIB, CSV, or what xarray holds, in memory or lazily; with `engine` whatever
-        xarray opens.
+        xarray opens. Groups of a DataTree, of Zarr, and of a local NetCDF file become a tree of
+        stores, one for each; all appear together.
     store : path or URL
         Where the coefficient store appears, complete or not at all.
     tolerance : float in [0, 1), optional
@@ -105,9 +110,39 @@ def compress(
     >>> xr.open_dataset(tmp / "wave.romzarr", engine="romzarr").u.isel(time=3).shape
     (500,)
     """
-    began, cpu = time.perf_counter(), time.process_time()
     config = settled(given_config(config), tolerance, max_error, variables, weights, engine)
     overwrite = as_flag(overwrite, "overwrite")
+    groups = _tree(source, config)
+    if groups is not None:
+        return compress_tree(groups, store, config, overwrite, _of_one)
+    return _of_one(cast(Source, source), store, config, overwrite)
+
+
+def _tree(source: Source | xr.DataTree, config: Config) -> Groups | None:
+    """The groups of a source; None for a single dataset, which is all that an engine opens."""
+    if config.archive.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
+        return groups_of(source, config.archive.missing_chunks)
+    return None
+
+
+def check_early(source: Source | xr.DataTree, config: Config) -> None:
+    """Check what can be checked before anything is read, and before any worker starts.
+
+    Raises
+    ------
+    ArchiveError, ConfigError, LibraryError
+    """
+    groups = _tree(source, config)
+    if groups is None:
+        open_checked(cast(Source, source), config)
+    else:
+        check_tree(groups, config)
+
+
+def _of_one(
+    source: Source, store: str | os.PathLike[str], config: Config, overwrite: bool = False
+) -> CompressionReport:
+    began, cpu = time.perf_counter(), time.process_time()
     with working_on(name_of(source)):
         with step("open") as opening:
             archive, config = open_checked(source, config)

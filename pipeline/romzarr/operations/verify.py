@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import xarray as xr
 
 from romzarr.archive import Archive, Source, name_of
+from romzarr.archive.groups import groups_of
 from romzarr.archive.time_axis import shown_time
 from romzarr.arguments import as_flag
 from romzarr.chunked.plan import plan_pod
@@ -17,11 +18,14 @@ from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.fold import fold
 from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measures_of
-from romzarr.config import Settings, given_config, with_engine
+from romzarr.config import Config, Settings, given_config, with_engine
 from romzarr.contracts import ArchivedVariable, BlockSpan
+from romzarr.operations.trees import verify_tree
 from romzarr.progress import step, working_on
 from romzarr.reports import VerifyReport
+from romzarr.store import layout
 from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.trees import read_tree
 
 # Leaves of each variable in a sample, and how many times as many where these do not suffice.
 FIRST_LEAVES, GROWTH = 4, 4
@@ -29,7 +33,7 @@ FIRST_LEAVES, GROWTH = 4, 4
 
 def verify(
     store: str | os.PathLike[str],
-    source: Source,
+    source: Source | xr.DataTree,
     *,
     engine: str | None = None,
     config: Settings | None = None,
@@ -45,7 +49,7 @@ def verify(
     Parameters
     ----------
     store : path or URL
-    source : path, URL, Dataset or DataArray
+    source : path, URL, Dataset, DataArray or DataTree
         What the store was made from.
     engine : str, optional
         Name of the xarray engine that opens `source`. Default: that of the store.
@@ -68,8 +72,18 @@ def verify(
     ArchiveError
         If the archive is not as in the store, and was written to while it was read.
     """
-    began, sample = time.perf_counter(), as_flag(sample, "sample")
-    config = with_engine(given_config(config), engine)
+    sample, config = as_flag(sample, "sample"), with_engine(given_config(config), engine)
+    tree = read_tree(layout.normalised(store))
+    if tree is None:
+        return _of_one(store, cast(Source, source), config, sample)
+    groups = groups_of(source, config.archive.missing_chunks)
+    return verify_tree(groups, store, tree, lambda at, group: _of_one(at, group, config, sample))
+
+
+def _of_one(
+    store: str | os.PathLike[str], source: Source, config: Config, sample: bool
+) -> VerifyReport:
+    began = time.perf_counter()
     with working_on(name_of(source)), step("verify") as verifying:
         opened = open_store(store)
         opened.check_files()
