@@ -134,7 +134,7 @@ def refuse_selection(variables: object, exclude: object) -> None:
     ------
     ConfigError
     """
-    if variables != "all" or exclude != "none":
+    if (variables, exclude) != ("all", "none"):
         raise ConfigError(
             "archive.variables, archive.exclude: cannot select variables of a tree of groups; give "
             "one group, or in Python a DataTree without the others"
