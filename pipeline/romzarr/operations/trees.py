@@ -7,7 +7,7 @@ import posixpath
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from romzarr import objects
 from romzarr.archive import Source
 from romzarr.archive.groups import Groups, refuse_selection, time_of
 from romzarr.archive.stamp import unchanging
-from romzarr.config import Config, with_values
+from romzarr.config import NONE, Config, with_values
 from romzarr.errors import ArchiveError, ConfigError, StoreError, StoreExistsError
 from romzarr.reports import CompressionReport, VerifyReport
 from romzarr.store import layout
@@ -110,10 +110,8 @@ def verify_tree(
     worst = max(found, key=lambda path: max(found[path].relative_l2_error.values(), default=0.0))
     return replace(
         found[worst],
+        **_by_variable(found),
         ok=not problems,
-        relative_l2_error=_named(found, "relative_l2_error"),
-        largest_pointwise_error=_named(found, "largest_pointwise_error"),
-        max_error=_named(found, "max_error"),
         worst=f"{worst} {found[worst].worst}" if found[worst].worst else "",
         problems=tuple(problems),
         seconds=time.perf_counter() - began,
@@ -124,10 +122,10 @@ def verify_tree(
 def _settings_of(groups: Groups, path: str, config: Config) -> Config:
     """The settings for a group: its own time dim, and the bounds of its variables."""
     time_dim = time_of(groups, path, config.archive.time)
-    own = groups.datasets[path].data_vars
-    bounds = {name: bound for name, bound in config.compression.bounds.items() if name in own}
-    asked = {"archive.time": time_dim, "compression.max_error": bounds or "none"}
-    return with_values(config, asked)
+    own, bounds = groups.datasets[path].data_vars, config.compression.max_error
+    if not isinstance(bounds, str):
+        bounds = {name: bound for name, bound in bounds.items() if name in own} or NONE
+    return with_values(config, {"archive.time": time_dim, "compression.max_error": bounds})
 
 
 def check_tree(groups: Groups, config: Config) -> None:
@@ -181,26 +179,31 @@ def _remove(url: str, name: str) -> None:
         Path(url).rmdir()
 
 
-def _named(reports: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """The values of a field by variable, named by their paths."""
+def _by_variable(reports: Mapping[str, CompressionReport | VerifyReport]) -> dict[str, Any]:
+    """All that reports say of single variables, which are named by their paths."""
+    first = next(iter(reports.values()))
     return {
-        posixpath.join(path, name): value
-        for path, report in reports.items()
-        for name, value in getattr(report, field).items()
+        each.name: {
+            posixpath.join(path, name): value
+            for path, report in reports.items()
+            for name, value in getattr(report, each.name).items()
+        }
+        for each in fields(first)
+        if isinstance(getattr(first, each.name), Mapping)
     }
 
 
 def _merged(reports: Mapping[str, CompressionReport]) -> CompressionReport:
     every: Sequence[CompressionReport] = list(reports.values())
     raw, stored = sum(r.raw_bytes for r in every), sum(r.stored_bytes for r in every)
+    named = _by_variable(reports)
     variables = {
-        posixpath.join(path, name): replace(line, share=line.stored_bytes / stored)
-        for path, report in reports.items()
-        for name, line in report.variables.items()
+        name: replace(line, share=line.stored_bytes / stored)
+        for name, line in named["variables"].items()
     }
     return replace(
         every[0],
-        relative_l2_error=_named(reports, "relative_l2_error"),
+        **named | {"variables": variables},
         tolerance=max(r.tolerance for r in every),
         rank=sum(r.rank for r in every),
         nonzero_terms=sum(r.nonzero_terms for r in every),
@@ -213,7 +216,4 @@ def _merged(reports: Mapping[str, CompressionReport]) -> CompressionReport:
         bytes_read=sum(r.bytes_read for r in every),
         chunks_read=sum(r.chunks_read for r in every),
         advice="",
-        largest_pointwise_error=_named(reports, "largest_pointwise_error"),
-        max_error=_named(reports, "max_error"),
-        variables=variables,
     )
