@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("pipeline/romzarr", "flows/romzarr_flows")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What `romzarr[all of them]` brings; the other extras are tools of who works on romzarr.
-EXTRAS = ("plot", "neural", "transformers", "s3", "slurm", "kubernetes", "gateway")
+EXTRAS = ("plot", "neural", "transformers", "s3", "slurm", "kubernetes", "gateway", "grib")
 
 
 def extras() -> list[str]:

@@ -23,9 +23,9 @@ from romzarr_flows.parsing import (
 ALL = "all"
 
 SOURCES = """\
-SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF file, or a CSV file of series
-in columns or rows; of a run in many files a quoted glob such as
-'out/*.nc', or their folder. STORE is the folder to write. Open it in Python
+SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF or GRIB file, or a CSV file of
+series in columns or rows; with --engine whatever xarray opens. Of a run in many files it is a glob
+in quotes such as 'out/*.nc', or their folder. STORE is the folder to write. Open it in Python
 with xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
 
 TOP = """\
@@ -71,6 +71,7 @@ examples:
   romzarr compress run.zarr run.romzarr --max-error u=0.01,v=0.01
   romzarr compress run.zarr run.romzarr --tolerance 0      (lossless)
   romzarr compress run.nc run.romzarr --variables u,v --weights "cos(latitude)"
+  romzarr compress run.grib run.romzarr --engine cfgrib
   romzarr compress s3://bucket/run.zarr run.romzarr --cluster tcp://10.0.0.1:8786
   romzarr compress run.zarr run.romzarr --config config.yaml --json > report.json
 
@@ -286,6 +287,16 @@ def add_selection(command: Parser) -> None:
         help="what the columns of a CSV file are: series, or times (default auto: series if the "
         "first row names them, or if there are more rows than columns)",
     )
+    add_engine(command, "auto: romzarr's own readers, and cfgrib for GRIB")
+
+
+def add_engine(command: Parser, default: str = "auto") -> None:
+    command.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="engine with which xarray opens SOURCE: cfgrib, h5netcdf, scipy, or any other that is "
+        f"installed (default {default})",
+    )
 
 
 def add_estimate(subparsers: Subparsers) -> None:
@@ -383,6 +394,7 @@ def add_append(subparsers: Subparsers) -> None:
         more="Only new and rewritten snapshots are read. Running it twice is harmless.",
         epilog=APPEND,
     )
+    add_engine(command, "that of the store")
     add_json(command)
     add_where(command)
 
@@ -402,6 +414,7 @@ def add_verify(subparsers: Subparsers) -> None:
         "source",
         epilog=VERIFY,
     )
+    add_engine(command, "that of the store")
     command.add_argument(
         "--sample",
         action="store_true",

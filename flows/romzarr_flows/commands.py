@@ -36,6 +36,7 @@ SETTINGS = {
     "variables": "archive.variables",
     "exclude": "archive.exclude",
     "columns": "archive.columns",
+    "engine": "archive.engine",
     "weights": "archive.weights",
     "time": "archive.time",
     "degree": "library.degree",
@@ -109,9 +110,9 @@ def compress(options: Namespace) -> int:
     config = settings(options)
     if config.compression.max_error != NONE:
         # Refuse a wrong name before any worker starts. This imports Dask.
-        from romzarr.operations.compress import open_checked
+        from romzarr.operations.compress import check_early
 
-        open_checked(options.source, config)
+        check_early(options.source, config)
     with working(config):
         report = romzarr.compress(
             options.source, options.store, config=config, overwrite=options.overwrite
@@ -223,7 +224,9 @@ def identify(options: Namespace) -> int:
     from romzarr.operations.identified import equations_text, model_facts
 
     config = settings(options)
-    series = read_series(options.source, options.columns, config.archive.time)
+    series = read_series(
+        options.source, options.columns, config.archive.time, config.archive.engine
+    )
     times = series.times if options.dt is None else options.dt * series.times
     names = series.names if options.names is None else options.names
     model = romzarr.identify(series.states, times, names=names, config=config)

@@ -126,7 +126,8 @@ def variable_lines(variables: Mapping[str, Facts]) -> list[str]:
     for name, found in shown.items():
         sizes = f"{size(found['raw_bytes'])} -> {size(found['stored_bytes'])}"
         line = f"{name:<{width}}  {sizes}, {100 * found['share']:.2g} % of the store"
-        lines.append(f"{line}; {CODINGS[found['coding']]}")
+        why = f": {found['why']}" if found.get("why") else ""
+        lines.append(f"{line}; {CODINGS[found['coding']]}{why}")
         lines += [f"{'':<{width}}  {found['gaps']}"] if found["gaps"] else []
         if found.get("bounded_by"):
             dims = " and ".join(found["bounded_by"])

@@ -300,6 +300,7 @@ class ArchiveConfig(Section):
         "none", one_of("none", "cos(latitude)") | text("the name of a variable that holds weights")
     )
     columns: str = setting("auto", one_of("auto", "series", "times"))
+    engine: str = setting("auto", text("'auto', or the name of an engine of xarray"))
     missing_chunks: Literal["error", "fill"] = setting("error", one_of("error", "fill"))
     record_path: bool = setting(False, flag)
 
@@ -670,6 +671,11 @@ def _by_dotted_key(settings: Mapping[str, object]) -> Iterator[tuple[str, object
             yield key, value
 
 
+def with_engine(config: Config, engine: str | None) -> Config:
+    """The settings with the engine of a call, if one is given."""
+    return config if engine is None else with_values(config, {"archive.engine": engine})
+
+
 def with_values(config: Config, values: Mapping[str, object]) -> Config:
     """Replace some values of `config`, given by dotted key."""
     changes: dict[str, dict[str, Any]] = {}
@@ -789,6 +795,7 @@ def settled(
     max_error: MaxError | None,
     variables: Sequence[str] | None,
     weights: str | None,
+    engine: str | None = None,
 ) -> Config:
     """Apply the keyword arguments of a call to the configuration.
 
@@ -799,6 +806,7 @@ def settled(
         "compression.max_error": max_error,
         "archive.variables": _listed(variables),
         "archive.weights": weights,
+        "archive.engine": engine,
     }
     config = with_values(config, {key: value for key, value in given.items() if value is not None})
     return _bounds_alone(config) if tolerance is None and max_error is not None else config

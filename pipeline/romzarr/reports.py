@@ -48,7 +48,8 @@ class StoredVariableReport:
     ``stored_bytes`` are those of its own arrays, and their ``share`` in those of the store. Modes
     of several small variables and coefficients belong to none. ``gaps`` says what is kept apart.
     ``bounded_by`` are the dims of whose indices each has a bound of its own, ``largest_by_index``
-    the largest of their errors, relative to the fluctuation of that index.
+    the largest of their errors, relative to the fluctuation of that index. ``why`` says why
+    a variable is carried that might have been coded.
     """
 
     coding: str
@@ -59,6 +60,7 @@ class StoredVariableReport:
     gaps: str = ""
     bounded_by: tuple[str, ...] = ()
     largest_by_index: float = 0.0
+    why: str = ""
 
 
 @dataclass(frozen=True)

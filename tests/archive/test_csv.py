@@ -2,15 +2,17 @@
 
 import gzip
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
-from romzarr.archive import open_archive
-from romzarr.archive.csv_table import read_csv
+from romzarr.archive import csv_cells, open_archive
+from romzarr.archive.csv_table import read_csv, read_table
+from romzarr.contracts import Layout
 from romzarr.errors import ArchiveError
 
 VALUES = np.random.default_rng(0).standard_normal((3, 6))
@@ -161,3 +163,42 @@ def test_series_are_in_columns_or_rows_and_it_is_told(tmp_path, caplog, text, wh
         assert archive.variables[0].shape == (2, 4)
         other = {"columns": "times", "rows": "series"}[where]
         assert open_archive(saved(tmp_path, text), columns=other).variables[0].shape == (4, 2)
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_a_table_takes_little_more_memory_than_its_numbers(tmp_path, layout):
+    """Cells are Python objects of 60 bytes each, and must not be there all at once."""
+    values = np.random.default_rng(0).standard_normal((1000, 700))
+    np.savetxt(tmp_path / "a.csv", values, "%.7g", delimiter=",")
+    tracemalloc.start()
+    dataset = read_table(str(tmp_path / "a.csv"), layout)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 3 * values.nbytes
+    found = dataset.x.values
+    assert_allclose(found if found.shape == values.shape else found.T, values, rtol=1e-6)
+
+
+@given(
+    values=st.lists(
+        st.lists(st.floats(allow_infinity=False) | st.none(), min_size=3, max_size=3),
+        min_size=2,
+        max_size=30,
+    ),
+    first=st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=40)
+def test_rows_of_any_block_are_where_they_belong(tmp_path_factory, values, first):
+    """Blocks hold a few cells here, so that each table has several."""
+    rows = ["date,u,v,w"] + [
+        ",".join([f"2001-01-{k + 1:02d}", *("" if v is None else repr(v) for v in row)])
+        for k, row in enumerate(values)
+    ]
+    path = saved(tmp_path_factory.mktemp("csv"), "\n" * first + "\n".join(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_cells, "_BLOCK_CELLS", 7)
+        dataset = read_table(path, Layout.SERIES)
+    expected = np.array(values, float).T
+    assert_array_equal(np.stack([dataset[name].values for name in "uvw"]), expected)
+    days = np.datetime64("2001-01-01", "ns") + np.arange(len(values)) * np.timedelta64(1, "D")
+    assert_array_equal(dataset.time.values, days)

@@ -142,10 +142,6 @@ MISSING[2] = np.nan
         (along("time", np.arange(9, dtype="u8")[::-1]), r"time\[1\] = 7 is before time\[0\] = 8"),
         (along("time", list("abcdef")), "allowed are calendar times and numbers"),
         (along("time", size=0), "no snapshots along 'time'"),
-        (
-            along("time").assign_coords(t=np.arange(3)),
-            "time could be any of 't', 'time'; set archive.time",
-        ),
     ],
 )
 def test_times_that_cannot_be_used_are_refused(dataset, message):

@@ -67,9 +67,11 @@ def select(
             carried.append(name)
         else:
             (compressed if name in wanted else left_out).append(name)
-    # Where all are wanted, what changes in time may all be of other kinds.
+    # Where all are wanted, what changes in time may all be of other kinds, and without time there
+    # may be nothing that changes.
     changing = [name for name in carried if _changes(dataset.variables[name], time_dim)]
-    if not compressed and (variables != "all" or not changing):
+    whole = time_dim == NO_TIME or bool(changing)
+    if not compressed and (variables != "all" or not whole):
         raise ArchiveError(
             f"archive {archive!r}: no floating-point variable has dim {time_dim!r} "
             f"(among {', '.join(map(repr, wanted)) or 'no variables'}); name one in "

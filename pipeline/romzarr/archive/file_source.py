@@ -151,7 +151,8 @@ def _engine(file: io.RawIOBase, location: str) -> Literal["h5netcdf", "scipy"]:
         return "scipy"
     raise ArchiveError(
         f"archive {redacted(location)!r} is neither netCDF4/HDF5 nor netCDF3 (it starts with "
-        f"{start!r}); give a NetCDF or CSV file, or the folder of a Zarr group"
+        f"{start!r}); give a NetCDF or CSV file, the folder of a Zarr group, or the engine with "
+        "which xarray opens it (--engine, archive.engine)"
     )
 
 
@@ -210,12 +211,16 @@ class FileArchive:
 
     @cached_property
     def _digest(self) -> str:
-        """Digest of the file's size and a few pieces of it, which is cheap for remote files too."""
-        system, path = file_system_of(self.location)
-        size = system.size(path)
-        starts = [size * i // _SAMPLES for i in range(_SAMPLES)]
-        pieces = (system.cat_file(path, start=start, end=start + _SAMPLE_BYTES) for start in starts)
-        return digest_of([str(size), *pieces])
+        return digest_of_file(self.location)
+
+
+def digest_of_file(location: str) -> str:
+    """Digest of a file's size and a few pieces of it, which is cheap for remote files too."""
+    system, path = file_system_of(location)
+    size = system.size(path)
+    starts = [size * i // _SAMPLES for i in range(_SAMPLES)]
+    pieces = (system.cat_file(path, start=start, end=start + _SAMPLE_BYTES) for start in starts)
+    return digest_of([str(size), *pieces])
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from romzarr.archive.archive import Archive, archive_from
 from romzarr.archive.csv_table import read_table
+from romzarr.archive.engine_source import AUTO, CFGRIB, GRIB, EngineArchive
 from romzarr.archive.file_source import FileArchive
 from romzarr.archive.location import is_url, normalised, redacted, suffix
 from romzarr.archive.memory_source import MemoryArchive, memory_archive, memory_name
@@ -46,6 +47,7 @@ def open_archive(
     missing_chunks: MissingChunks = "error",
     exclude: Literal["none"] | Sequence[str] = "none",
     columns: str = Layout.AUTO,
+    engine: str = AUTO,
 ) -> Archive:
     """Open an archive and check everything that can be checked without reading values.
 
@@ -71,6 +73,10 @@ def open_archive(
         Names and patterns of data variables to leave out, whatever they are.
     columns : {"auto", "series", "times"}
         What the columns of a CSV file are; see `romzarr.contracts.Layout`.
+    engine : str, default "auto"
+        Name of the xarray engine that opens a path or URL, or each of several. "auto": romzarr's
+        own readers of Zarr, NetCDF and CSV, and cfgrib for GRIB. That a URL is written to
+        meanwhile goes unnoticed with an engine. Sources in memory are open already.
 
     Returns
     -------
@@ -82,12 +88,14 @@ def open_archive(
         If the archive cannot be opened, or contains something that cannot be compressed.
     ChunkError
         If a chunk is missing.
+    ConfigError
+        If xarray does not know the engine.
     """
     name_of(source)  # refuses what is none
     locations = () if isinstance(source, IN_MEMORY) else _watched(source)
     # Before anything is read, so that later writes are noticed, and pipes refused.
-    stamp = stamp_of_all(locations) if locations else ""
-    provider = _provider(source, missing_chunks, time, Layout(columns))
+    stamp = stamp_of_all(locations) if locations and _listable(locations, engine) else ""
+    provider = _provider(source, missing_chunks, time, Layout(columns), engine)
     opened = archive_from(provider, time, variables, weights, exclude=exclude)
     return replace(opened, locations=locations, stamp=stamp)
 
@@ -97,9 +105,15 @@ def lazy_dataset(
     missing_chunks: MissingChunks,
     time: str = "auto",
     columns: str = Layout.AUTO,
+    engine: str = AUTO,
 ) -> xr.Dataset:
     """Open the lazy dataset of a source."""
-    return _provider(source, missing_chunks, time, Layout(columns)).dataset
+    return _provider(source, missing_chunks, time, Layout(columns), engine).dataset
+
+
+def _listable(locations: Sequence[str], engine: str) -> bool:
+    """Whether files can be listed; of a URL an engine may make what it likes."""
+    return engine == AUTO or not any(map(is_url, locations))
 
 
 def name_of(source: Source) -> str:
@@ -143,7 +157,7 @@ def places_of(source: Source) -> list[Place]:
         return []
     if not isinstance(source, str | os.PathLike):
         return list(source)
-    several = files_of_pattern(as_place(source, "source"), sorted(NETCDF))
+    several = files_of_pattern(as_place(source, "source"), sorted(NETCDF | GRIB))
     return [source] if several is None else [*several]
 
 
@@ -158,7 +172,9 @@ def _watched(source: Place | Sequence[Place]) -> tuple[str, ...]:
     return _locations(source)
 
 
-def _provider(source: Source, missing_chunks: MissingChunks, time: str, layout: Layout) -> Provider:
+def _provider(
+    source: Source, missing_chunks: MissingChunks, time: str, layout: Layout, engine: str
+) -> Provider:
     if isinstance(source, np.ndarray | da.Array):
         source = _with_dims(source)
     if isinstance(source, xr.DataArray):
@@ -167,18 +183,22 @@ def _provider(source: Source, missing_chunks: MissingChunks, time: str, layout: 
         return memory_archive(source)
     locations = _locations(source)
     if len(locations) == 1:
-        return _single(locations[0], missing_chunks, layout)
+        return _single(locations[0], missing_chunks, layout, engine)
     return several_archive(
-        name_of(source), locations, time, lambda each: _single(each, missing_chunks, layout)
+        name_of(source), locations, time, lambda each: _single(each, missing_chunks, layout, engine)
     )
 
 
-def _single(location: str, missing_chunks: MissingChunks, layout: Layout) -> Provider:
+def _single(location: str, missing_chunks: MissingChunks, layout: Layout, engine: str) -> Provider:
+    if engine != AUTO:
+        return EngineArchive(location, engine)
     kind = suffix(location)
     if os.path.isdir(location) or kind in _ZARR:
         return ZarrArchive.open(location, missing_chunks)
     if suffix(location.removesuffix(".gz")) in CSV:
         return MemoryArchive(redacted(location), read_table(location, layout))
+    if kind in GRIB:
+        return EngineArchive(location, CFGRIB)
     # A local file with another suffix must be NetCDF, which its first bytes will show.
     if kind in NETCDF or not is_url(location):
         return FileArchive(location)

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from romzarr.archive.csv_table import read_table
+from romzarr.archive.engine_source import AUTO
 from romzarr.archive.location import normalised, redacted, suffix
 from romzarr.archive.open import CSV, lazy_dataset
 from romzarr.archive.time_axis import time_axis
@@ -71,8 +72,10 @@ def as_series(
     return found
 
 
-def read_series(location: str, layout: Layout = Layout.AUTO, time: str = "auto") -> Series:
-    """The series of a CSV file, a NetCDF file or a Zarr group.
+def read_series(
+    location: str, layout: Layout = Layout.AUTO, time: str = "auto", engine: str = AUTO
+) -> Series:
+    """The series of a CSV file, a NetCDF file or a Zarr group, or of what an engine opens.
 
     Raises
     ------
@@ -80,10 +83,10 @@ def read_series(location: str, layout: Layout = Layout.AUTO, time: str = "auto")
         If the file cannot be read, or as for `as_series`.
     """
     name = redacted(location)
-    if suffix(normalised(location)) in CSV:
+    if engine == AUTO and suffix(normalised(location)) in CSV:
         dataset = read_table(location, layout)
     else:
-        dataset = lazy_dataset(location, "error")
+        dataset = lazy_dataset(location, "error", engine=engine)
     return as_series(dataset, None, None, time, name)
 
 

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # A step between files that is so many times the usual one is told.
 GAP = 1.5
+# Fields without time are compared from file to file up to this size, since every file is read for
+# it whenever the run is opened; grids of models are larger, and alike.
+COMPARED_BYTES = 1 << 18
 _PATTERN = re.compile(r"[*?\[]")
 # What marks a folder as a single dataset.
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
@@ -100,6 +103,7 @@ def several_archive(
         parts.sort(key=lambda part: part.times[0])  # type: ignore[index]
         _check_times(parts)
     _check_alike(parts)
+    _check_constants(parts)
     return SeveralArchive(name, tuple(part.provider for part in parts), parts[0].dim)
 
 
@@ -146,6 +150,32 @@ def _check_alike(parts: Sequence[_Part]) -> None:
                 f"and {_shown(known.get(name))} in {first.provider.name!r}; files of one run must "
                 "have the same variables: leave it out (archive.exclude), or compress them apart"
             )
+
+
+def _check_constants(parts: Sequence[_Part]) -> None:
+    """Refuse what has no time dim, and yet other values in other files.
+
+    Raises
+    ------
+    ArchiveError
+        Only the first values would be kept.
+    """
+    first = parts[0].provider
+    for name, variable in first.dataset.variables.items():
+        if parts[0].dim in variable.dims or not _is_compared(variable):
+            continue
+        known = variable.load()
+        for part in parts[1:]:
+            if not known.equals(part.provider.dataset.variables[name]):
+                raise ArchiveError(
+                    f"archive {part.provider.name!r}: variable {str(name)!r} has no dim "
+                    f"{parts[0].dim!r}, but other values than in {first.name!r}; leave it out "
+                    "(archive.exclude), name its time (archive.time), or compress the files apart"
+                )
+
+
+def _is_compared(variable: xr.Variable) -> bool:
+    return variable.ndim <= 1 or variable.nbytes <= COMPARED_BYTES
 
 
 Outline = tuple[tuple[str, ...], tuple[int, ...], str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cftime
@@ -36,9 +36,10 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
     dataset : xarray.Dataset
     time : str
         Name of a dim or of a one-dimensional coordinate; "none" for an archive without time; or
-        "auto": the dim called time or t, else the dim of a coordinate with CF axis "T" or
-        standard_name "time", else the dim of a datetime or cftime coordinate, else that of a
-        timedelta, else the unlimited dim, else none.
+        "auto": the dim called time or t, that of a coordinate with CF axis "T" or standard_name
+        "time", or that of a datetime or cftime coordinate; else that of a timedelta, else the
+        unlimited dim, else none. Where several dims are, that along which most floating-point
+        values lie, and of equal ones the first in this order.
     archive : str
         Name of the archive in messages.
 
@@ -51,8 +52,8 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
     Raises
     ------
     ArchiveError
-        If the time dim is ambiguous, named but missing, or of length zero, or times are missing,
-        unsorted or duplicate.
+        If the time dim is named but missing, or of length zero, or times are missing, unsorted or
+        duplicate.
     """
     found = _found(dataset, archive) if time == "auto" else _named(dataset, time, archive)
     if found is None:
@@ -141,22 +142,15 @@ def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | Non
 
 def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None] | None:
     lines = [name for name, coord in dataset.coords.items() if coord.ndim == 1]
-    rules: tuple[Callable[[], Iterable[Any]], ...] = (
-        lambda: [dim for dim in dataset.dims if str(dim).casefold() in _NAMES],
-        lambda: [dataset[name].dims[0] for name in lines if _is_cf_time(dataset[name])],
-        lambda: [dataset[n].dims[0] for n in lines if _is_date(dataset[n].variable)],
-        lambda: [dataset[n].dims[0] for n in lines if is_calendar(dataset[n].variable)],
-        lambda: dataset.encoding.get("unlimited_dims", ()),
-    )
-    for rule in rules:
-        dims = {str(dim) for dim in rule() if dim in dataset.dims}
-        if len(dims) == 1:
-            dim = dims.pop()
+    named = [dim for dim in dataset.dims if str(dim).casefold() in _NAMES]
+    marked = [dataset[name].dims[0] for name in lines if _is_cf_time(dataset[name])]
+    dated = [dataset[name].dims[0] for name in lines if _is_date(dataset[name].variable)]
+    spans = [dataset[name].dims[0] for name in lines if is_calendar(dataset[name].variable)]
+    unlimited = [dim for dim in dataset.encoding.get("unlimited_dims", ()) if dim in dataset.dims]
+    for found in ([*named, *marked, *dated], spans, unlimited):
+        if found:
+            dim = _main(dataset, list(dict.fromkeys(map(str, found))), archive)
             return dim, coordinate_along(dataset, dim)
-        if dims:
-            raise ArchiveError(
-                f"archive {archive!r}: time could be any of {_listed(dims)}; set archive.time"
-            )
     if dataset.sizes:
         logger.warning(
             "archive %r: no dim looks like time (called time or t, CF axis T, datetimes, or "
@@ -166,6 +160,22 @@ def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None] | None:
             _listed(dataset.sizes),
         )
     return None
+
+
+def _main(dataset: xr.Dataset, dims: Sequence[str], archive: str) -> str:
+    """The dim of most floating-point values among several that may be time, the first of equals."""
+    floats = [v for v in dataset.data_vars.values() if v.dtype.kind == "f"]
+    main = max(dims, key=lambda dim: sum(v.size for v in floats if dim in v.dims))
+    others = {dim for dim in dims if dim != main}
+    if any(others.intersection(v.dims) and main not in v.dims for v in floats):
+        logger.warning(
+            "archive %r: time is %r, along which most values lie, and not %s; variables without "
+            "it are copied losslessly; for another set archive.time (--time)",
+            archive,
+            main,
+            _listed(others),
+        )
+    return main
 
 
 def _is_date(variable: xr.Variable) -> bool:

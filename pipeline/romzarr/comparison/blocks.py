@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive, Source, open_archive
 from romzarr.archive.time_axis import NONE
 from romzarr.coding.exact import same_bits
-from romzarr.config import Config
+from romzarr.config import ArchiveConfig, Config
 from romzarr.contracts import NO_TIME, BlockSpan, Coding, Matrix, ReadBlock, Region
 from romzarr.errors import ArchiveError, StoreError
 from romzarr.inner_product import InnerProduct
@@ -31,14 +31,17 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     StoreError
         If it lacks the weights because it is another archive.
     """
-    made = config_of(opened).archive
+    made, dim = config_of(opened).archive, opened.facts["time"]["dim"]
+    # What was found then: another dim may hold most values since.
+    found = dim if made.time == ArchiveConfig().time else made.time
     opening = partial(
         open_archive,
         source,
-        time=NONE if opened.facts["time"]["dim"] == NO_TIME else made.time,
+        time=NONE if dim == NO_TIME else found,
         variables=made.variables,
         exclude=made.exclude,
         columns=made.columns,
+        engine=engine_of(made, config),
         missing_chunks=config.archive.missing_chunks,
     )
     try:
@@ -46,6 +49,13 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
     except ArchiveError:
         refuse_other_archive(opened, opening(weights="none"))
         raise
+
+
+def engine_of(made: ArchiveConfig, config: Config) -> str:
+    """The engine that opens the source of a store: one that is asked for, or that it was made
+    with."""
+    asked = config.archive.engine
+    return made.engine if asked == ArchiveConfig().engine else asked
 
 
 def refuse_other_archive(opened: CoefficientStore, archive: Archive) -> None:

@@ -14,14 +14,14 @@ from romzarr.archive import Archive, Source, lazy_dataset
 from romzarr.archive.time_axis import NONE
 from romzarr.arguments import as_whole
 from romzarr.chunked.plan import LEAF_BYTES
-from romzarr.comparison.blocks import as_stored
+from romzarr.comparison.blocks import as_stored, engine_of
 from romzarr.comparison.source_changes import (
     refuse_other_times,
     refuse_other_values,
     refuse_other_variables,
 )
 from romzarr.compression.write_store import source_facts
-from romzarr.config import Config, Settings, given_config
+from romzarr.config import Config, Settings, given_config, with_engine
 from romzarr.contracts import BlockSpan
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.operations.own_part import append_own_part
@@ -42,6 +42,7 @@ def append(
     store: str | os.PathLike[str],
     source: Source,
     *,
+    engine: str | None = None,
     config: Settings | None = None,
     commit_steps: int = COMMIT_STEPS,
 ) -> AppendReport:
@@ -63,8 +64,10 @@ def append(
         Written by `romzarr.compress`, a stream, or this; its settings are used.
     source : path, URL, Dataset or DataArray
         What the store was made from, and more.
+    engine : str, optional
+        Name of the xarray engine that opens `source`. Default: that of the store.
     config : Config, optional
-        Only ``archive.missing_chunks`` of it is used.
+        Only ``archive.missing_chunks`` and ``archive.engine`` of it are used.
     commit_steps : int
         Snapshots between commits.
 
@@ -83,7 +86,7 @@ def append(
     """
     began = time.perf_counter()
     commit_steps = as_whole(commit_steps, "commit_steps", least=1)
-    opened, config = open_store(store), given_config(config)
+    opened, config = open_store(store), with_engine(given_config(config), engine)
     archive, before = as_stored(opened, source, config), opened.snapshots
     refuse_other_variables(opened, archive)
     refuse_other_times(opened, archive)
@@ -118,7 +121,7 @@ def _stream(
 ) -> None:
     made = config_of(open_store(store)).archive
     time_dim, missing = archive.time.dim or NONE, config.archive.missing_chunks
-    dataset = lazy_dataset(source, missing, time_dim, made.columns)
+    dataset = lazy_dataset(source, missing, time_dim, made.columns, engine_of(made, config))
     with archive.unchanging():
         for span in _new_spans(archive, before, commit_steps):
             stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))

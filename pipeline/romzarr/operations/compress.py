@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from typing import cast
 
+import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive, places_of
 from romzarr.archive.climatology import groups_asked
+from romzarr.archive.groups import Groups, groups_of
 from romzarr.arguments import as_flag
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
-from romzarr.config import Config, MaxError, Settings, given_config, settled
+from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
+from romzarr.contracts import NO_TIME
+from romzarr.operations.trees import check_tree, compress_tree
 from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
@@ -27,13 +32,14 @@ from romzarr.store.writing.writer import StoreWriter
 
 
 def compress(
-    source: Source,
+    source: Source | xr.DataTree,
     store: str | os.PathLike[str],
     *,
     tolerance: float | None = None,
     max_error: MaxError | None = None,
     variables: Sequence[str] | None = None,
     weights: str | None = None,
+    engine: str | None = None,
     config: Settings | None = None,
     overwrite: bool = False,
 ) -> CompressionReport:
@@ -51,8 +57,10 @@ def compress(
 
     Parameters
     ----------
-    source : path, URL, Dataset or DataArray
-        Zarr, NetCDF, CSV, or what xarray holds, in memory or lazily.
+    source : path, URL, Dataset, DataArray or DataTree
+        Zarr, NetCDF, GRIB, CSV, or what xarray holds, in memory or lazily; with `engine` whatever
+        xarray opens. Groups of a DataTree, of Zarr, and of a local NetCDF file become a tree of
+        stores, one for each; all appear together.
     store : path or URL
         Where the coefficient store appears, complete or not at all.
     tolerance : float in [0, 1), optional
@@ -68,6 +76,8 @@ def compress(
         Compress these only.
     weights : str, optional
         "none", "cos(latitude)" or a variable's name: weights of the squared errors.
+    engine : str, optional
+        Name of the xarray engine that opens `source`, such as "cfgrib"; the store remembers it.
     config : Config, mapping or path, optional
         All settings; the keywords above win over it. A mapping has sections, or dotted keys such as
         ``{"compression.tolerance": 1e-3}``.
@@ -102,9 +112,39 @@ def compress(
     >>> xr.open_dataset(tmp / "wave.romzarr", engine="romzarr").u.isel(time=3).shape
     (500,)
     """
-    began, cpu = time.perf_counter(), time.process_time()
-    config = settled(given_config(config), tolerance, max_error, variables, weights)
+    config = settled(given_config(config), tolerance, max_error, variables, weights, engine)
     overwrite = as_flag(overwrite, "overwrite")
+    groups = _tree(source, config)
+    if groups is not None:
+        return compress_tree(groups, store, config, overwrite, _of_one)
+    return _of_one(cast(Source, source), store, config, overwrite)
+
+
+def _tree(source: Source | xr.DataTree, config: Config) -> Groups | None:
+    """The groups of a source; None for a single dataset, which is all that an engine opens."""
+    if config.archive.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
+        return groups_of(source, config.archive.missing_chunks)
+    return None
+
+
+def check_early(source: Source | xr.DataTree, config: Config) -> None:
+    """Check what can be checked before anything is read, and before any worker starts.
+
+    Raises
+    ------
+    ArchiveError, ConfigError, LibraryError
+    """
+    groups = _tree(source, config)
+    if groups is None:
+        open_checked(cast(Source, source), config)
+    else:
+        check_tree(groups, config)
+
+
+def _of_one(
+    source: Source, store: str | os.PathLike[str], config: Config, overwrite: bool = False
+) -> CompressionReport:
+    began, cpu = time.perf_counter(), time.process_time()
     with working_on(name_of(source)):
         with step("open") as opening:
             archive, config = open_checked(source, config)
@@ -133,6 +173,7 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
         variables=config.archive.variables,
         exclude=config.archive.exclude,
         columns=config.archive.columns,
+        engine=config.archive.engine,
         weights=config.archive.weights,
         missing_chunks=config.archive.missing_chunks,
     )
@@ -189,5 +230,14 @@ def _variables(archive: Archive, stored: Written) -> dict[str, StoredVariableRep
             gaps=stored.result.gaps.get(name, ""),
             bounded_by=by_index[name].dims if name in by_index else (),
             largest_by_index=by_index[name].largest if name in by_index else 0.0,
+            why="" if variable else _why_carried(archive, name),
         )
     return found
+
+
+def _why_carried(archive: Archive, name: str) -> str:
+    """Why a variable of numbers, which is carried, is not coded."""
+    variable, dim = archive.carried[name], archive.time.dim
+    if variable.dtype.kind != "f" or not variable.ndim or dim in (NO_TIME, *variable.dims):
+        return ""
+    return f"it has no dim {dim!r}"

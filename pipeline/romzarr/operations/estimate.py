@@ -51,6 +51,7 @@ def estimate(
     tolerances: Sequence[float] = TOLERANCES,
     variables: Sequence[str] | None = None,
     weights: str | None = None,
+    engine: str | None = None,
     config: Settings | None = None,
 ) -> EstimateReport:
     """Say what `romzarr.compress` would give for each of several tolerances, in seconds.
@@ -65,7 +66,7 @@ def estimate(
         As for `romzarr.compress`.
     tolerances : sequence of float
         Above 0 and below 1.
-    variables, weights, config
+    variables, weights, engine, config
         As for `romzarr.compress`.
 
     Returns
@@ -92,7 +93,7 @@ def estimate(
     True
     """
     began = time.perf_counter()
-    config = settled(given_config(config), None, None, variables, weights)
+    config = settled(given_config(config), None, None, variables, weights, engine)
     for tolerance in tolerances:
         if not 0 < tolerance < 1:
             raise ConfigError(f"tolerances: found {tolerance!r}, allowed are 0 < tolerance < 1")

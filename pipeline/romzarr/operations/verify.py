@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import xarray as xr
 
 from romzarr.archive import Archive, Source, name_of
+from romzarr.archive.groups import groups_of
 from romzarr.archive.time_axis import shown_time
 from romzarr.arguments import as_flag
 from romzarr.chunked.plan import plan_pod
@@ -20,13 +21,16 @@ from romzarr.comparison.by_index import dims_by_index, errors_by_index
 from romzarr.comparison.fold import Block, fold
 from romzarr.comparison.joint import WHOLE, GroupMoments, Joint, moments_along
 from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measures_of
-from romzarr.config import Settings, given_config
+from romzarr.config import Config, Settings, given_config, with_engine
 from romzarr.contracts import ArchivedVariable, BlockSpan, FurtherMeasure
 from romzarr.operations.further import as_measures, further_measures
+from romzarr.operations.trees import verify_tree
 from romzarr.progress import step, working_on
 from romzarr.recorded_config import config_of
 from romzarr.reports import ErrorsByIndex, VerifyReport
+from romzarr.store import layout
 from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.trees import read_tree
 
 # Leaves of each variable in a sample, and how many times as many where these do not suffice.
 FIRST_LEAVES, GROWTH = 4, 4
@@ -34,8 +38,9 @@ FIRST_LEAVES, GROWTH = 4, 4
 
 def verify(
     store: str | os.PathLike[str],
-    source: Source,
+    source: Source | xr.DataTree,
     *,
+    engine: str | None = None,
     config: Settings | None = None,
     sample: bool = False,
     per: str | Iterable[str] = (),
@@ -51,10 +56,12 @@ def verify(
     Parameters
     ----------
     store : path or URL
-    source : path, URL, Dataset or DataArray
+    source : path, URL, Dataset, DataArray or DataTree
         What the store was made from.
+    engine : str, optional
+        Name of the xarray engine that opens `source`. Default: that of the store.
     config : Config, optional
-        Only ``archive.missing_chunks`` of it is used.
+        Only ``archive.missing_chunks`` and ``archive.engine`` of it are used.
     sample : bool
         Compare a few blocks of each variable, which other ones for each store; more of them
         while these do not keep the bound, since relative to the fluctuation of a few blocks an
@@ -82,9 +89,31 @@ def verify(
     ConfigError
         If a measure or a dim is not known.
     """
-    began, sample = time.perf_counter(), as_flag(sample, "sample")
-    config, asked = given_config(config), as_measures(measures)
+    sample, config = as_flag(sample, "sample"), with_engine(given_config(config), engine)
+    asked = as_measures(measures)
     per = (per,) if isinstance(per, str) else tuple(per)
+    tree = read_tree(layout.normalised(store))
+    if tree is None:
+        return _of_one(store, cast(Source, source), config, sample, per, asked)
+    groups = groups_of(source, config.archive.missing_chunks)
+    return verify_tree(
+        groups,
+        store,
+        tree,
+        lambda at, group: _of_one(at, group, config, sample, per, asked),
+    )
+
+
+def _of_one(
+    store: str | os.PathLike[str],
+    source: Source,
+    config: Config,
+    sample: bool,
+    per: Sequence[str],
+    asked: Sequence[FurtherMeasure],
+) -> VerifyReport:
+    """Verify a store of one group."""
+    began = time.perf_counter()
     with working_on(name_of(source)), step("verify") as verifying:
         opened = open_store(store)
         opened.check_files()

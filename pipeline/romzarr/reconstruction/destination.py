@@ -151,6 +151,7 @@ def made_from(store: CoefficientStore, place: Path) -> bool:
             variables=made.get("variables", "all"),
             weights=made.get("weights", "none"),
             missing_chunks="fill",
+            engine=made.get("engine", "auto"),
         )
     # Whatever cannot be opened is no archive that a store could have been made from.
     except (PipelineError, OSError):

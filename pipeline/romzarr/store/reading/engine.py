@@ -19,6 +19,7 @@ from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.coordinates import carried, restored
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
+from romzarr.store.trees import read_tree, store_of
 
 
 class DecodedArray(BackendArray):
@@ -51,12 +52,15 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
 
     description = "Open coefficient stores of romzarr (POD basis and sparse dynamics)"
     url = "https://github.com/romzarr/romzarr"
+    supports_groups = True
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         try:
             url = layout.normalised(filename_or_obj)
+            if read_tree(url) is not None:
+                return True
             layout.parse_root(layout.read_bytes(layout.joined(url, layout.ROOT)), url)
         except layout.OtherFormatError:
             # Opening it will say which version is needed.
@@ -106,6 +110,26 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         dataset.attrs = restored(store.facts, "attrs")
         dataset.encoding = restored(store.facts, "encoding") | {"source": store.url}
         return dataset
+
+    def open_groups_as_dict(self, filename_or_obj: Any, **options: Any) -> dict[str, xr.Dataset]:
+        """Open every group of a tree of stores, or the only one of a store.
+
+        `options` are those of `open_dataset`.
+        """
+        url = layout.normalised(filename_or_obj)
+        tree = read_tree(url)
+        if tree is None:
+            return {"/": self.open_dataset(filename_or_obj, **options)}
+        return {
+            each.path: self.open_dataset(store_of(url, each), **options)
+            if each.store
+            else xr.Dataset(attrs=each.attrs)
+            for each in tree.branches
+        }
+
+    def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:
+        """Open a tree of stores as it was compressed; a single store is its root."""
+        return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
 
 
 def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:

@@ -25,6 +25,7 @@ from romzarr.store.reading.indexing import Indexer, Positions, across
 from romzarr.store.reading.opening import checked_metadata, open_generation
 from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable
+from romzarr.store.trees import refuse_tree
 
 # Decoding a tile takes as long as using it some hundred times, and reading a variable by blocks of
 # time needs each tile for every block. A tile takes up to 64 MiB.
@@ -205,7 +206,11 @@ def open_store(target: str | os.PathLike[str], root: Root | None = None) -> Coef
 
 
 def _opened_now(url: str) -> CoefficientStore:
-    root = layout.current_root(url)
+    try:
+        root = layout.current_root(url)
+    except StoreError:
+        refuse_tree(url)
+        raise
     return replace(_opened(url, root.parts), root=root)
 
 

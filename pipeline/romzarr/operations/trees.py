@@ -1,0 +1,219 @@
+"""Trees of groups: a store for each group, committed together."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from romzarr import objects
+from romzarr.archive import Source
+from romzarr.archive.groups import Groups, refuse_selection, time_of
+from romzarr.archive.stamp import unchanging
+from romzarr.config import NONE, Config, with_values
+from romzarr.errors import ArchiveError, ConfigError, StoreError, StoreExistsError
+from romzarr.reports import CompressionReport, VerifyReport
+from romzarr.store import layout
+from romzarr.store.staging import new_token
+from romzarr.store.trees import MARKER, Branch, Tree, ordered, read_tree, store_of, write_tree
+
+# Longer than any writer takes.
+ABANDONED = timedelta(days=7)
+
+CompressOne = Callable[[Source, str, Config], CompressionReport]
+VerifyOne = Callable[[str, Source], VerifyReport]
+
+
+def compress_tree(
+    groups: Groups,
+    store: str | os.PathLike[str],
+    config: Config,
+    overwrite: bool,
+    one: CompressOne,
+) -> CompressionReport:
+    """Compress every group that has variables into a store of its own; all appear together.
+
+    Parameters
+    ----------
+    groups : Groups
+    store : path or URL
+    config : Config
+        For all groups. Bounds on single values count in each group that has the variable.
+    overwrite : bool
+        Replace a tree at `store`.
+    one : callable
+        Compresses one group.
+
+    Returns
+    -------
+    CompressionReport
+        Of all groups: variables are named by their paths.
+    """
+    url = layout.normalised(store)
+    check_tree(groups, config)
+    before, began = _replaced(url, overwrite), time.perf_counter()
+    token, reports, branches = new_token(), dict[str, CompressionReport](), list[Branch]()
+    try:
+        with unchanging(groups.locations, groups.stamp):
+            for number, path in enumerate(ordered(list(groups.datasets))):
+                dataset = groups.datasets[path]
+                if not dataset.variables:
+                    branches.append(Branch(path, "", "", dataset.attrs))
+                    continue
+                inside = f"{token}/{number}"
+                place = layout.joined(url, inside)
+                asked = _settings_of(groups, path, config)
+                reports[path] = one(groups.sources[path], place, asked)
+                generation = layout.current_root(place).parts[-1].generation
+                branches.append(Branch(path, inside, generation, {}))
+        if not reports:
+            raise ArchiveError(f"archive {groups.name!r}: no group has variables")
+        write_tree(url, Tree(tuple(branches), tuple(before.folders) if before else ()))
+    except BaseException:
+        _remove(url, token)
+        raise
+    _sweep(url, before, token)
+    return replace(_merged(reports), seconds=time.perf_counter() - began)
+
+
+def verify_tree(
+    groups: Groups | None, store: str | os.PathLike[str], tree: Tree, one: VerifyOne
+) -> VerifyReport:
+    """Verify the store of every group against its source.
+
+    Raises
+    ------
+    StoreError
+        If the source is no tree.
+    """
+    url, began = layout.normalised(store), time.perf_counter()
+    if groups is None:
+        raise StoreError(f"{url}: was made from a tree of groups, but the source is none")
+    problems = [
+        f"group {path!r} is not in the {where}"
+        for path in sorted({each.path for each in tree.branches} ^ groups.datasets.keys())
+        for where in ["store" if path in groups.datasets else "source"]
+    ]
+    found = {
+        each.path: one(store_of(url, each), groups.sources[each.path])
+        for each in tree.branches
+        if each.store and each.path in groups.datasets
+    }
+    reports = list(found.values())
+    problems += [f"group {p!r}: {each}" for p, r in found.items() for each in r.problems]
+    worst = max(found, key=lambda path: max(found[path].relative_l2_error.values(), default=0.0))
+    return replace(
+        found[worst],
+        **_by_variable(found),
+        ok=not problems,
+        worst=f"{worst} {found[worst].worst}" if found[worst].worst else "",
+        problems=tuple(problems),
+        seconds=time.perf_counter() - began,
+        compared=sum(each.compared for each in reports) / len(reports),
+    )
+
+
+def _settings_of(groups: Groups, path: str, config: Config) -> Config:
+    """The settings for a group: its own time dim, and the bounds of its variables."""
+    time_dim = time_of(groups, path, config.archive.time)
+    own, bounds = groups.datasets[path].data_vars, config.compression.max_error
+    if not isinstance(bounds, str):
+        bounds = {name: bound for name, bound in bounds.items() if name in own} or NONE
+    return with_values(config, {"archive.time": time_dim, "compression.max_error": bounds})
+
+
+def check_tree(groups: Groups, config: Config) -> None:
+    """Refuse settings that name variables wrongly.
+
+    Raises
+    ------
+    ConfigError
+    """
+    refuse_selection(config.archive.variables, config.archive.exclude)
+    known = {str(name) for dataset in groups.datasets.values() for name in dataset.data_vars}
+    if unknown := config.compression.bounds.keys() - known:
+        raise ConfigError(
+            f"compression.max_error: no group has a variable {min(unknown)!r}; allowed are "
+            f"{', '.join(map(repr, sorted(known)))}"
+        )
+
+
+def _replaced(url: str, overwrite: bool) -> Tree | None:
+    """The tree at `url` that is to be replaced, if there is one."""
+    before = read_tree(url)
+    if before is not None and not overwrite:
+        raise StoreExistsError(f"{url}: already exists; pass overwrite=True to replace the tree")
+    if before is None:
+        names = objects.folder(url).names()
+        if others := {n for n in names if not layout.GENERATION.fullmatch(n) and MARKER not in n}:
+            raise StoreExistsError(
+                f"{url}: exists and is not a tree of romzarr (it holds {min(others)!r}); remove "
+                "it yourself, or choose another destination"
+            )
+    return before
+
+
+def _sweep(url: str, before: Tree | None, token: str) -> None:
+    """Remove what the tree that was replaced had replaced, and leftovers of killed writers."""
+    oldest = f"{datetime.now(UTC) - ABANDONED:%Y%m%dT%H%M%S}"
+    kept = {token, *(before.folders if before else ())}
+    for name in objects.folder(url).names() - kept:
+        if layout.GENERATION.fullmatch(name) and (
+            name < oldest or (before is not None and name in before.before)
+        ):
+            _remove(url, name)
+
+
+def _remove(url: str, name: str) -> None:
+    if not layout.is_local(url):
+        objects.folder(url).remove(name)
+        return
+    shutil.rmtree(Path(url) / name, ignore_errors=True)
+    if Path(url).is_dir() and not any(Path(url).iterdir()):
+        Path(url).rmdir()
+
+
+def _by_variable(reports: Mapping[str, CompressionReport | VerifyReport]) -> dict[str, Any]:
+    """All that reports say of single variables, which are named by their paths."""
+    first = next(iter(reports.values()))
+    return {
+        each.name: {
+            posixpath.join(path, name): value
+            for path, report in reports.items()
+            for name, value in getattr(report, each.name).items()
+        }
+        for each in fields(first)
+        if isinstance(getattr(first, each.name), Mapping)
+    }
+
+
+def _merged(reports: Mapping[str, CompressionReport]) -> CompressionReport:
+    every: Sequence[CompressionReport] = list(reports.values())
+    raw, stored = sum(r.raw_bytes for r in every), sum(r.stored_bytes for r in every)
+    named = _by_variable(reports)
+    variables = {
+        name: replace(line, share=line.stored_bytes / stored)
+        for name, line in named["variables"].items()
+    }
+    return replace(
+        every[0],
+        **named | {"variables": variables},
+        tolerance=max(r.tolerance for r in every),
+        rank=sum(r.rank for r in every),
+        nonzero_terms=sum(r.nonzero_terms for r in every),
+        kept_samples=sum(r.kept_samples for r in every),
+        snapshots=max(r.snapshots for r in every),
+        raw_bytes=raw,
+        stored_bytes=stored,
+        compression_ratio=raw / stored,
+        cpu_seconds=sum(r.cpu_seconds for r in every),
+        bytes_read=sum(r.bytes_read for r in every),
+        chunks_read=sum(r.chunks_read for r in every),
+        advice="",
+    )
