@@ -18,6 +18,7 @@ OPERATIONS = (
     "identify",
     "right_hand_side",
     "integrate",
+    "open",
 )
 
 

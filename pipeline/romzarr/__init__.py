@@ -1,8 +1,8 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
 The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
-`equations`, `field_model`, `forecast`; of states without a store `identify`, `right_hand_side`,
-`integrate`.
+`equations`, `field_model`, `forecast`; `open` asks a store for statistics with bounds; of states
+without a store `identify`, `right_hand_side`, `integrate`.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from romzarr.answers.accessor import open
     from romzarr.config import Config, load_config
     from romzarr.operations.append import append
     from romzarr.operations.compress import compress
@@ -39,6 +40,7 @@ _HOMES = {
     "info": "romzarr.operations.describe",
     "integrate": "romzarr.operations.identify",
     "load_config": "romzarr.config",
+    "open": "romzarr.answers.accessor",
     "reconstruct": "romzarr.operations.reconstruct",
     "right_hand_side": "romzarr.operations.identify",
     "verify": "romzarr.operations.verify",
@@ -58,6 +60,7 @@ __all__ = [
     "info",
     "integrate",
     "load_config",
+    "open",
     "reconstruct",
     "right_hand_side",
     "verify",
