@@ -27,7 +27,8 @@ def recorded_error(selected: Selection) -> float:
         return 0.0
     facts, name = selected.store.facts, selected.stored.name
     square = facts.get("fluctuation", {}).get(name, 0.0)
-    if not 0 < square < np.inf:
+    # There, what the recorded error is relative to has not been shown to be in units of values.
+    if selected.transformed or not 0 < square < np.inf:
         return np.inf
     return float(errors_of(facts, [name])[name]) * float(square) ** 0.5 * _DIGITS
 

@@ -43,6 +43,13 @@ class Selection:
     space_dims: tuple[str, ...]
 
     @property
+    def transformed(self) -> bool:
+        """Whether decoded fields are not the values themselves."""
+        stored = self.stored
+        steady = f"basis/{stored.group}/steady" in self.store.last.arrays
+        return bool(steady or stored.scaling or stored.logarithm)
+
+    @property
     def factored(self) -> bool:
         """Whether mean, modes and coefficients of one generation are all there is to it."""
         last, stored = self.store.last, self.stored
@@ -50,7 +57,7 @@ class Selection:
         return (
             stored.coding == Coding.POD
             and len(self.store.parts) == 1
-            and not (corrected or len(last.episodes) or stored.gaps)
+            and not (corrected or self.transformed or len(last.episodes) or stored.gaps)
         )
 
     @cached_property
