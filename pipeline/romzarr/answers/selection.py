@@ -47,7 +47,7 @@ class Selection:
         """Whether decoded fields are not the values themselves."""
         stored = self.stored
         steady = f"basis/{stored.group}/steady" in self.store.last.arrays
-        return bool(steady or stored.scaling or stored.logarithm)
+        return steady or stored.scaling is not None or stored.unit is not None
 
     @property
     def factored(self) -> bool:
