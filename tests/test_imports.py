@@ -52,7 +52,8 @@ HIGHER: dict[str, tuple[str, ...]] = {
         "romzarr.reconstruction",
         "romzarr.streams",
     ),
-    "romzarr": ("romzarr.config", "romzarr.operations", "romzarr.streams"),
+    "romzarr.answers": ("romzarr.operations",),
+    "romzarr": ("romzarr.answers", "romzarr.config", "romzarr.operations", "romzarr.streams"),
     "romzarr_flows": ("romzarr",),
 }
 LOWER = tuple(ALLOWED)

@@ -20,6 +20,7 @@ OPERATIONS = (
     "identify",
     "right_hand_side",
     "integrate",
+    "open",
 )
 
 

@@ -1,8 +1,9 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
 The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
-`equations`, `field_model`, `forecast`; of states without a store `identify`, `right_hand_side`,
-`integrate`. `Codec` and `NumcodecsCodec` code chunks for other writers.
+`equations`, `field_model`, `forecast`; `open` asks a store for statistics with bounds; of states
+without a store `identify`, `right_hand_side`, `integrate`. `Codec` and `NumcodecsCodec` code chunks
+for other writers.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from romzarr.answers.accessor import open
     from romzarr.codecs.v2 import NumcodecsCodec
     from romzarr.codecs.zarr import Codec
     from romzarr.config import Config, load_config
@@ -43,6 +45,7 @@ _HOMES = {
     "info": "romzarr.operations.describe",
     "integrate": "romzarr.operations.identify",
     "load_config": "romzarr.config",
+    "open": "romzarr.answers.accessor",
     "reconstruct": "romzarr.operations.reconstruct",
     "right_hand_side": "romzarr.operations.identify",
     "verify": "romzarr.operations.verify",
@@ -64,6 +67,7 @@ __all__ = [
     "info",
     "integrate",
     "load_config",
+    "open",
     "reconstruct",
     "right_hand_side",
     "verify",

@@ -12,6 +12,7 @@
     |-- StorageError     (OSError)      storage at a URL that does not answer or refuses access
     |-- AccuracyError                   a bound that cannot be kept or is violated
     |   `-- TooFineError (ValueError)   a quantisation step that is too small for the values
+    |-- AnswerError      (ValueError)   a question that a store does not answer
     |-- ResourceError    (RuntimeError) threads that the system refuses to start
     `-- StoreError                      a coefficient store that cannot be written or read
         |-- StoreExistsError (FileExistsError)
@@ -55,6 +56,10 @@ class StorageError(PipelineError, OSError):
 
 class AccuracyError(PipelineError):
     """An error bound cannot be kept, or was measured to be violated."""
+
+
+class AnswerError(PipelineError, ValueError):
+    """A question is not about a selection of a store, or cannot be answered with a bound."""
 
 
 class ResourceError(PipelineError, RuntimeError):

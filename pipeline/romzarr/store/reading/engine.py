@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 import xarray as xr
-from numpy.typing import NDArray
-from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.backends import BackendEntrypoint
 from xarray.core import indexing
 
 from romzarr.contracts import NO_TIME
@@ -17,34 +17,19 @@ from romzarr.store import layout
 from romzarr.store.layout import JsonObject, Root
 from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.coordinates import carried, restored
+from romzarr.store.reading.lazy import DecodedArray
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
 from romzarr.store.trees import read_tree, store_of
 
 
-class DecodedArray(BackendArray):
-    """A lazily decoded variable of a store.
+def _answers(dataset: xr.Dataset) -> Any:
+    """The accessor `romzarr.answers.accessor.Answers`, imported on first use: reading needs none
+    of it."""
+    return import_module("romzarr.answers.accessor").Answers(dataset)
 
-    Pickles contain the URL and the root metadata: every process opens the store itself.
-    """
 
-    def __init__(self, url: str, root: Root, variable: StoredVariable) -> None:
-        self.url, self.root, self.variable = url, root, variable
-        self.shape = variable.space_shape if variable.is_timeless else variable.shape
-        self.dtype = variable.dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
-            # The adapter would only split negative steps, and fails on empty indexers.
-            return self._decode(key.tuple)
-        support = indexing.IndexingSupport.OUTER
-        return indexing.explicit_indexing_adapter(key, self.shape, support, self._decode)
-
-    def _decode(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        axis, store = self.variable.time_axis, open_store(self.url, self.root)
-        if self.variable.is_timeless:
-            return store.decode(self.variable.name, 0, key)
-        return store.decode(self.variable.name, key[axis], key[:axis] + key[axis + 1 :])
+xr.register_dataset_accessor("romzarr")(_answers)
 
 
 class RomzarrBackendEntrypoint(BackendEntrypoint):
