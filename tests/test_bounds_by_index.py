@@ -178,6 +178,20 @@ def test_appended_snapshots_keep_the_bound(tmp_path):
         romzarr.StreamCompressor(tmp_path / "s")
 
 
+@pytest.mark.parametrize("sample", [False, True])
+def test_verify_finds_a_single_level_that_is_off(sample, tmp_path):
+    values = levels(np.random.default_rng(10), 60, np.array([1.0, 1e-4, 0.0]))
+    u = xr.DataArray(values, dims=("time", "lev", "x"), name="u")
+    romzarr.compress(u, tmp_path / "s", config=PER_LEVEL)
+    assert romzarr.verify(tmp_path / "s", u, sample=sample).ok
+    for level, size, words in ((1, 2e-5, "at lev=1 is above"), (2, 1e-9, "nothing fluctuates")):
+        other = u.copy()
+        other[:, level] += size
+        found = romzarr.verify(tmp_path / "s", other, sample=sample)
+        assert not found.ok
+        assert any(words in problem for problem in found.problems)
+
+
 def test_values_have_the_same_bits_in_every_selection(tmp_path):
     values = levels(np.random.default_rng(6), 40, np.array([1.0, 1e-4, 3.0])).astype("f4")
     values[:, 2] = values[0, 2]

@@ -87,6 +87,18 @@ def errors_by_index(
     )
 
 
+def broken_bound(errors: ErrorsByIndex, tolerance: float) -> str:
+    """Say which index breaks a bound on each of them, in words that the variable precedes; nothing
+    if none does."""
+    both = zip(errors.relative_l2_error, errors.rms_error, errors.labels, strict=True)
+    for relative, rms, label in both:
+        if relative is None and rms:
+            return f"nothing fluctuates at {label}, where the RMS error is {rms:.3g}"
+        if relative is not None and relative > tolerance:
+            return f"error {relative:.4e} at {label} is above the tolerance {tolerance:g}"
+    return ""
+
+
 def _relative(moments: GroupMoments) -> Vector:
     """Error by fluctuation, 0 where there is no error, NaN where only the fluctuation is zero or
     nothing was compared."""

@@ -17,7 +17,7 @@ from romzarr.arguments import as_flag
 from romzarr.chunked.plan import plan_pod
 from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
-from romzarr.comparison.by_index import dims_by_index, errors_by_index
+from romzarr.comparison.by_index import broken_bound, dims_by_index, errors_by_index
 from romzarr.comparison.fold import Block, fold
 from romzarr.comparison.joint import WHOLE, GroupMoments, Joint, moments_along
 from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measures_of
@@ -29,6 +29,7 @@ from romzarr.progress import step, working_on
 from romzarr.recorded_config import config_of
 from romzarr.reports import ErrorsByIndex, VerifyReport
 from romzarr.store import layout
+from romzarr.store.reading.facts import ERRORS_BY_INDEX
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.trees import read_tree
 
@@ -254,23 +255,24 @@ def _judged(
         if words := measure.problem(findings[name].value, variable.name, opened):
             place = _place(archive, variable, findings[name].at or worst)
             problems.append(f"variable {variable.name!r}: {words} {place}")
-    conclusive = not problems and all(each.conclusive for each in findings.values())
     sizes = {WHOLE: 1} | dict(enumerate(variable.space_shape))
     along = {
         axis: moments_along(sums[-1], axis, sizes[axis]) for each in joint for axis in each.axes
     }
-    return _Verdict(
-        findings,
-        _place(archive, variable, worst),
-        tuple(problems),
-        conclusive,
-        {
-            (dim := variable.space_dims[axis]): errors_by_index(each, dim, archive, variable)
-            for axis, each in along.items()
-            if axis != WHOLE
-        },
-        along.get(WHOLE),
-    )
+    by_index = {
+        (dim := variable.space_dims[axis]): errors_by_index(each, dim, archive, variable)
+        for axis, each in along.items()
+        if axis != WHOLE
+    }
+    bounded = opened.facts.get(ERRORS_BY_INDEX, {}).get(variable.name, {}).get("dims", ())
+    # Of several dims each combination is bounded, and so is each index of any of them.
+    for dim in bounded:
+        errors, tolerance = by_index.get(dim), float(opened.facts["tolerance"])
+        if errors is not None and (words := broken_bound(errors, tolerance)):
+            problems.append(f"variable {variable.name!r}: {words}")
+    conclusive = not problems and all(each.conclusive for each in findings.values())
+    place = _place(archive, variable, worst)
+    return _Verdict(findings, place, tuple(problems), conclusive, by_index, along.get(WHOLE))
 
 
 def _missing(archive: Archive, store: str) -> list[str]:
