@@ -196,3 +196,19 @@ def test_stores_of_groups_cannot_change_places(tmp_path):
     shutil.move(tmp_path / "aside", other)
     with pytest.raises(StoreError, match="is not the store of the group"):
         xr.open_datatree(tmp_path / "s", engine="romzarr")
+
+
+def test_dims_with_bounds_of_their_own_may_be_in_some_groups_only(tmp_path):
+    levels = np.stack([wave(30), 1e-3 * wave(30, 1)], axis=1)
+    tree = xr.DataTree.from_dict(
+        {
+            "/deep": xr.Dataset({"u": (("time", "member", "x"), levels)}),
+            "/flat": xr.Dataset({"v": (("time", "x"), wave(30))}),
+        }
+    )
+    per = {"compression.per": ["member"]}
+    report = romzarr.compress(tree, tmp_path / "s", tolerance=TOLERANCE, config=per)
+    assert report.variables["/deep/u"].bounded_by == ("member",)
+    assert report.variables["/flat/v"].bounded_by == ()
+    with pytest.raises(ConfigError, match="no group has a dim 'level'"):
+        romzarr.compress(tree, tmp_path / "t", config={"compression.per": ["level"]})

@@ -120,12 +120,19 @@ def verify_tree(
 
 
 def _settings_of(groups: Groups, path: str, config: Config) -> Config:
-    """The settings for a group: its own time dim, and the bounds of its variables."""
-    time_dim = time_of(groups, path, config.archive.time)
-    own, bounds = groups.datasets[path].data_vars, config.compression.max_error
+    """The settings for a group: its own time dim, and the bounds of its variables and dims."""
+    dataset, compression = groups.datasets[path], config.compression
+    bounds, per = compression.max_error, compression.per
     if not isinstance(bounds, str):
-        bounds = {name: bound for name, bound in bounds.items() if name in own} or NONE
-    return with_values(config, {"archive.time": time_dim, "compression.max_error": bounds})
+        bounds = {n: bound for n, bound in bounds.items() if n in dataset.data_vars} or NONE
+    if not isinstance(per, str):
+        per = tuple(dim for dim in per if dim in dataset.dims) or NONE
+    changed: dict[str, object] = {
+        "archive.time": time_of(groups, path, config.archive.time),
+        "compression.max_error": bounds,
+        "compression.per": per,
+    }
+    return with_values(config, changed)
 
 
 def check_tree(groups: Groups, config: Config) -> None:
@@ -141,6 +148,12 @@ def check_tree(groups: Groups, config: Config) -> None:
         raise ConfigError(
             f"compression.max_error: no group has a variable {min(unknown)!r}; allowed are "
             f"{', '.join(map(repr, sorted(known)))}"
+        )
+    per, dims = config.compression.per, {str(d) for ds in groups.datasets.values() for d in ds.dims}
+    if not isinstance(per, str) and (unknown := set(per) - dims):
+        raise ConfigError(
+            f"compression.per: no group has a dim {min(unknown)!r}; allowed are "
+            f"{', '.join(map(repr, sorted(dims)))}"
         )
 
 
