@@ -368,6 +368,13 @@ def add_compress(subparsers: Subparsers) -> None:
         "(default), or the climatology, which is the mean of each calendar month and, if there are "
         "several snapshots a day, of each hour in it",
     )
+    command.add_argument(
+        "--sums",
+        type=dims,
+        metavar="A,B",
+        help="variables of the archive that hold weights, such as cell areas: sums over their dims "
+        "with these weights are exact at every snapshot but for rounding (default none)",
+    )
     add_selection(command)
     command.add_argument(
         "--max-rank", type=rank, metavar="N", help="maximum number of POD modes (default auto)"

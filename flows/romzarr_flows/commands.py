@@ -32,6 +32,7 @@ SETTINGS = {
     "max_error": "compression.max_error",
     "per": "compression.per",
     "fluctuation": "compression.fluctuation",
+    "sums": "compression.sums",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
     "exclude": "archive.exclude",

@@ -315,6 +315,9 @@ class CompressionConfig(Section):
         AUTO, automatic | nothing | texts("a list of different names of dims", least=1)
     )
     fluctuation: str = setting(Reference.MEAN, one_of(*Reference))
+    sums: str | tuple[str, ...] = setting(
+        NONE, nothing | texts("a list of different names of variables that hold weights", least=1)
+    )
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
 
     def for_variables(self, names: Collection[str]) -> CompressionConfig:
@@ -326,6 +329,11 @@ class CompressionConfig(Section):
         if self.tolerance < NO_TOLERANCE or set(names) <= self.bounds.keys():
             return self
         return replace(self, tolerance=DEFAULT_TOLERANCE)
+
+    @property
+    def sum_weights(self) -> tuple[str, ...]:
+        """Names of the weights of sums that are kept exactly."""
+        return () if isinstance(self.sums, str) else self.sums
 
     @property
     def climatology(self) -> bool:

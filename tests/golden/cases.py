@@ -238,6 +238,16 @@ def bounds_relative_to_each_value(path: Path) -> None:
 
 
 @case
+def exact_sums(path: Path) -> None:
+    """Of two weights, at each level, with time in the middle."""
+    smooth = waves(20, 12).u.values[:, None] * np.array([1.0, 0.1])[:, None]
+    variables = {"u": (("lev", "time", "x"), smooth.swapaxes(0, 1).astype("f4"))}
+    weights = {"area": ("x", np.linspace(1, 2, 12)), "flux": ("x", noise((1, 12)).w.values[0])}
+    source = xr.Dataset({**variables, **weights}, {"time": waves(20).time})
+    romzarr.compress(source, path, tolerance=1e-2, config={"compression.sums": ["area", "flux"]})
+
+
+@case
 def constants(path: Path) -> None:
     x = np.linspace(0, 1, 30)
     x[3] = np.nan

@@ -83,7 +83,15 @@ def features(store: CoefficientStore) -> set[str]:
 def test_there_is_a_golden_store_for_all_that_the_format_has(unpacked):
     found = set().union(*(features(open_store(each / "store")) for each in unpacked.values()))
     arrays = {"fields", "values", "episodes", "residuals", "exact", "mask", "mean", "times"}
-    arrays |= {"singular_values", "steps", "samples", "corrections", "block_model", "steady"}
+    arrays |= {
+        "singular_values",
+        "steps",
+        "samples",
+        "corrections",
+        "block_model",
+        "steady",
+        "sums",
+    }
     types = {f"lossless {order}f{size}" for order in "<>" for size in (2, 4, 8)}
     types |= {f"pod {dtype}" for dtype in ("<f2", "<f4", ">f4", "<f8", ">f8")}
     types |= {f"direct {dtype}" for dtype in ("<f2", "<f4", "<f8")}

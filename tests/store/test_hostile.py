@@ -42,6 +42,8 @@ def changed(path, keys, value):
 
 FACTS = ("attributes", "romzarr")
 NODE = "node"
+SCALING = (*FACTS, "variables", "u", "scaling")
+SUMS = (*FACTS, "variables", "u", "sums")
 STEP = (NODE, "basis/u/fields", "codecs", 0, "configuration")
 CORRECTIONS = (NODE, "latent/corrections", "codecs", 0, "configuration")
 BLOSC = [{"name": "bytes"}, {"name": "blosc"}, {"name": "romzarr.crc32c"}]
@@ -66,6 +68,20 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((*FACTS, "variables", "u", "time_axis"), True, "'time_axis' must be"),
         ((*FACTS, "variables", "u", "chunks"), [0, 1, 1], "'chunks' do not fit"),
         ((*FACTS, "variables", "u", "mask"), "../../etc", "mask is missing"),
+        ((*FACTS, "variables", "u", "logarithm"), 0.0, "must be a positive unit"),
+        ((*FACTS, "variables", "u", "logarithm"), "1", "must be"),
+        (SCALING, {"dims": ["time"], "exponents": [1] * 20}, "must be dims of the variable"),
+        (SCALING, {"dims": ["x", "y"], "exponents": [1] * 48}, "must be dims of the variable"),
+        (SCALING, {"dims": ["y"], "exponents": [1] * 7}, "must be 6 integers"),
+        (SCALING, {"dims": ["y"], "exponents": [1.0] * 6}, "must be 6 integers"),
+        (SCALING, {"dims": ["y"], "exponents": [10**9] * 6}, "must be 6 integers"),
+        (SCALING, {"dims": ["y"], "exponents": "111111"}, "must be 6 integers"),
+        (SUMS, {"names": ["a"], "dims": ["time"]}, "'dims' some of those"),
+        (SUMS, {"names": [], "dims": ["x"]}, "'names' must be"),
+        (SUMS, {"names": [f"a{k}" for k in range(17)], "dims": ["x"]}, "'names' must be up to 16"),
+        (SUMS, {"names": ["a"], "dims": ["x"]}, "basis/u/sum_fields is missing"),
+        ((*FACTS, "errors_by_index"), {"u": {"dims": ["y"], "errors": [-1]}}, "errors_by_index"),
+        ((*FACTS, "errors_by_index"), {"nobody": {}}, "unknown variable"),
         ((*FACTS, "time"), {"dim": "time", "scale": -1.0}, "'scale' must be positive"),
         ((*FACTS, "variables", "u"), 7, "must be a JSON object"),
         ((*FACTS, "variables"), None, "'variables' is missing"),

@@ -23,6 +23,7 @@ from romzarr.chunked.blocks import aligned_tile, lazy_tiles
 from romzarr.chunked.by_index import FoundErrors, MeasureErrors, joined_errors, scaled_source
 from romzarr.chunked.slices import gathered
 from romzarr.compression.index_norms import LEAST, MOST, Groups, IndexNorms, axes_of, index_norms
+from romzarr.compression.sums import sums_asked
 from romzarr.compression.write_store import rounded_up
 from romzarr.config import AUTO, NO_TOLERANCE, NONE, BoundKind, CompressionConfig
 from romzarr.contracts import ArchivedVariable, Matrix, ReadCost, Scaling
@@ -113,7 +114,7 @@ def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple
     elif config.per != NONE:
         wanted = tuple(config.per)
         _check_dims(archive, wanted)
-    found = {}
+    found, summed = {}, sums_asked(archive, config)
     for variable in archive.variables:
         dims = tuple(dim for dim in variable.space_dims if dim in wanted)
         count = math.prod(variable.shape[a] for a in axes_of(variable, dims))
@@ -125,7 +126,8 @@ def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple
         bound = config.bounds.get(variable.name)
         if bound is not None and bound.kind == BoundKind.VALUE:
             continue
-        if count > 1 or config.climatology:
+        # What sums add to the error is measured too.
+        if count > 1 or config.climatology or variable.name in summed:
             found[variable.name] = dims if count > 1 else ()
     return found
 

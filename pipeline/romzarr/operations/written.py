@@ -21,6 +21,7 @@ from romzarr.compression.by_index import (
 )
 from romzarr.compression.few_snapshots import are_few
 from romzarr.compression.pointwise import AIM, AIMS
+from romzarr.compression.sums import sum_facts, sums_asked, write_sums
 from romzarr.compression.value_bounds import (
     ResolvedBounds,
     relative_facts,
@@ -31,7 +32,7 @@ from romzarr.compression.write_archive import write_archive
 from romzarr.compression.write_pod import Result
 from romzarr.compression.write_store import changed_settings
 from romzarr.config import Config
-from romzarr.contracts import ReadCost
+from romzarr.contracts import EXACT, ReadCost
 from romzarr.errors import GapsError
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
@@ -127,6 +128,21 @@ class _Task:
                     return Written(result, nbytes, writer.bytes_by_variable, by_index)
             asked, resolved = following or asked, tighter or resolved
 
+    def _with_sums(self, writer: StoreWriter, result: Result) -> Result:
+        """The same with weighted sums exact, where they are asked for."""
+        variables = result.facts["variables"]
+        asked = {
+            name: sums
+            for name, sums in sums_asked(self.archive, self.config.compression).items()
+            if variables[name]["coding"] not in EXACT
+        }
+        if not asked:
+            return result
+        with step("sums") as summing:
+            cost = write_sums(writer, self.archive, Draft(*writer.draft(result.facts)), asked)
+            summing.bytes = cost.bytes_read
+        return replace(result, facts=sum_facts(result.facts, asked), cost=result.cost + cost)
+
     def _asked(self, gaps: bool) -> IndexBounds:
         """Bounds on single indices, after a look at these."""
         compression = self.config.compression
@@ -182,6 +198,7 @@ class _Task:
         # Bounds as they were asked for.
         said = {**result.facts, "config": changed_settings(self.config)}
         result = replace(result, facts=said)
+        result = self._with_sums(writer, result)
         norms = {**asked.norms, **logarithms.norms}
         draft = Draft(*writer.draft(result.facts)) if norms or resolved.is_bounding else None
         if draft is None or not norms:

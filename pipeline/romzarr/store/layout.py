@@ -52,7 +52,10 @@ CHUNK_BYTES = 1 << 20
 STAMP = re.compile(r"\d{8}T\d{6}")
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # Arrays that a variable may have below basis/.
-_BASIS = ("episodes", "exact", "fields", "gaps", "mask", "mean", "residuals", "steady", "values")
+_BASIS = (
+    *("episodes", "exact", "fields", "gaps", "mask", "mean", "residuals", "steady"),
+    *("sum_fields", "sums", "values"),
+)
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 _COMPRESSORS = (["blosc", checksums.NAME], [checksums.NAME])

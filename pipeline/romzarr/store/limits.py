@@ -34,6 +34,10 @@ MAX_KEPT, MAX_EPISODES = 1 << 22, 1 << 22
 MAX_RUNS = 1 << 18
 # Indices that have factors of their own, in JSON as well.
 MAX_INDICES = 1 << 16
+# Weighted sums that are kept exactly.
+MAX_SUMS = 16
+# Values of sums of one variable, which are read completely.
+MAX_SUM_VALUES = 1 << 25
 # A trajectory is integrated from the first snapshot of its block (`CODE_BLOCK`), with at most the
 # substeps of `romzarr.numerics.dynamics.sampling.choose_substeps`.
 MAX_BLOCK_STEPS, MAX_SUBSTEPS = 256, 8

@@ -423,6 +423,11 @@ def _refuse_bounds_by_index(store: CoefficientStore) -> None:
 
 def _check_settings(config: Config) -> None:
     """Refuse what a stream cannot promise, before anything is read."""
+    if config.compression.sum_weights:
+        raise ConfigError(
+            "compression.sums: a stream keeps no sums exactly; leave it out, or use "
+            "romzarr.compress and romzarr.append"
+        )
     if config.compression.climatology:
         raise ConfigError(
             "compression.fluctuation: a stream knows no climatology, which takes years; leave it "

@@ -218,7 +218,7 @@ def decode(
     stored = decoder.stored
     rows, back = positions(time_indexer, stored.shape[stored.time_axis])
     wanted, backs = _places(home, stored, space_indexers)
-    if _is_corrected(decoder) or stored.scaling is not None or stored.unit is not None:
+    if _is_corrected(decoder):
         values = rounded(_corrected(decoder, rows, wanted), stored.dtype)
     else:
         values = decoder.values(rows, wanted, stored.dtype)
@@ -231,14 +231,23 @@ def decode(
 
 
 def _is_corrected(decoder: Decoder) -> bool:
+    """Whether decoded values become those of the variable by more than rounding."""
+    stored = decoder.stored
+    changed = (stored.scaling, stored.unit, stored.sums)
+    return _has_residuals(decoder) or any(each is not None for each in changed)
+
+
+def _has_residuals(decoder: Decoder) -> bool:
     return f"basis/{decoder.stored.group}/residuals" in decoder.home.arrays
 
 
 def _corrected(decoder: Decoder, rows: Positions, wanted: Wanted) -> NDArray[np.float64]:
     """Values in float64, before they are rounded."""
     wide, unit = _in_units(decoder, rows, wanted), decoder.stored.unit
-    if _is_corrected(decoder):
+    if _has_residuals(decoder):
         Residuals(decoder.home.arrays, decoder.stored).add_to(wide, rows, wanted)
+    if (sums := decoder.stored.sums) is not None:
+        sums.add_to(wide, decoder.home.arrays, decoder.stored.time_axis, rows, wanted)
     return wide if unit is None else numbers(wide, unit)
 
 

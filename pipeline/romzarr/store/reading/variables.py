@@ -17,6 +17,7 @@ from romzarr.store.layout import ArrayLayout, JsonObject
 from romzarr.store.reading.checks import agree, shape_of
 from romzarr.store.reading.gaps import StoredGaps, gaps_of
 from romzarr.store.reading.scaling import StoredScaling, scaling_of
+from romzarr.store.reading.sums import StoredSums, sums_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class StoredVariable:
     ``offset`` is subtracted from values, and ``mask`` is the group with the mask, if there is one.
     ``column`` is its first one in the shared fields, if it has them there, and ``step`` the factor.
     ``gaps`` are values that are kept apart. Others are multiplied by factors of ``scaling``, or
-    they are logarithms in a ``unit``.
+    they are logarithms in a ``unit``. What ``sums`` lack is added.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StoredVariable:
     gaps: StoredGaps | None
     scaling: StoredScaling | None
     unit: float | None
+    sums: StoredSums | None
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
@@ -92,6 +94,8 @@ def variables_of(
         if variable.scaling is not None and variable.scaling.steady:
             steady, name = variable.scaling.steady, variable.dtype.name
             agree(arrays, steady, name, variable.space_shape, facts.where)
+        if variable.sums is not None:
+            variable.sums.check(arrays, snapshots, variable.space_shape, facts.where)
         if variable.mask is not None:
             mask = f"basis/{variable.mask}/mask"
             agree(arrays, mask, "bool", variable.space_shape, facts.where)
@@ -170,6 +174,7 @@ def _variable(
         step=fields.number("step") if shares else 1.0,
         gaps=gaps_of(fields, shape),
         unit=_unit(fields),
+        sums=sums_of(fields, dims, time_axis, group),
         scaling=scaling_of(fields, dims, shape, time_axis, steady if steady in arrays else ""),
         chunks=_chunks(fields, shape),
         attrs=fields.object("attrs").document if "attrs" in fields.document else {},

@@ -340,6 +340,19 @@ class BasisWriter(ArrayWriter):
             group = self._group_of(variable)
         self.write(f"basis/{group}/steady", values, space_dims)
 
+    def write_sums(
+        self, variable: str, fields: NDArray[np.int8], multiples: NDArray[np.floating[Any]]
+    ) -> None:
+        """Write what is added to decoded values of a `variable`, so that weighted sums are exact.
+
+        These are ``fields`` (J, *space), which broadcast over space, times ``multiples`` (J, m,
+        *rest), with the dims over which fields have the length 1, but for those summed over.
+        """
+        names = [f"dim{a}" for a in range(1, max(fields.ndim, multiples.ndim))]
+        path = f"basis/{self._groups[variable]}"
+        self.write(f"{path}/sum_fields", fields, ("sum", *names[: fields.ndim - 1]))
+        self.write(f"{path}/sums", multiples, ("sum", *names[: multiples.ndim - 1]))
+
     def drop_steady(self, variable: str) -> None:
         """Remove what is constant of a `variable` whose values are all kept exactly after all."""
         with write_errors(self.target):
