@@ -72,7 +72,7 @@ class Answers:
 
     @property
     def modes(self) -> xr.Dataset:
-        """POD modes (mode, *space) of the selected points, in units of the variables.
+        """POD modes ``(mode, *space)`` of the selected points, in units of the variables.
 
         Variables without modes have zeros; stores of one part only.
         """
