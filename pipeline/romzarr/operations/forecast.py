@@ -101,6 +101,8 @@ def forecast(
 ) -> xr.Dataset:
     """Continue the fields of a store beyond its record by its equations.
 
+    Variables that are coded as logarithms are left out.
+
     Parameters
     ----------
     store : str or path
@@ -300,7 +302,8 @@ def _fields(
     coefficients = inverse(found.fit.frame)(found.ensemble.mean)
     roots = back @ _roots(found.ensemble.covariance)
     for name, stored in opened.variables.items():
-        if not stored.coding.has_modes:
+        # Of what is coded as logarithms the mean of numbers is no mean of logarithms.
+        if not stored.coding.has_modes or stored.unit is not None:
             continue
         modes = decoding.modes(opened.last, name, None, MOST_MODES).astype(np.float64)
         rest = _rest(opened.last, modes, len(shift))
