@@ -9,7 +9,11 @@ from _pytest.doctest import DoctestItem
 OPTIONAL = {
     "jax": [f"pipeline/romzarr/neural/{name}.py" for name in ("mlp", "router", "training")],
     "safetensors": ["pipeline/romzarr/neural/files.py"],
-    "transformers": ["pipeline/romzarr/latents/transformers.py"],
+    "transformers": [
+        "pipeline/romzarr/latents/transformers.py",
+        "tests/benchmarks/activations/serving.py",
+        "tests/benchmarks/bench_latents.py",
+    ],
     "dask_kubernetes": ["flows/romzarr_flows/clusters/kubernetes.py"],
 }
 collect_ignore = [

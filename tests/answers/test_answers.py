@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 import romzarr
 from romzarr.errors import AnswerError
 
+# Of points without values, with the oldest xarray.
+pytestmark = pytest.mark.filterwarnings("ignore:Degrees of freedom:RuntimeWarning")
+
 FACTORS = {"few modes": 0.0, "modes": 0.01, "noise": 1.0}
 
 

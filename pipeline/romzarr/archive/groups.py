@@ -18,6 +18,8 @@ from romzarr.archive.time_axis import NONE, time_axis
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
 from romzarr.errors import ConfigError
 
+# What says what a Zarr folder is.
+DOCUMENTS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 # Written by romzarr: the groups of a store are none of an archive.
 _OURS = "romzarr"
 
@@ -36,8 +38,10 @@ class Groups:
     stamp: str = ""
 
 
-def groups_of(source: object, missing_chunks: MissingChunks) -> Groups | None:
+def groups_of(source: object, missing_chunks: MissingChunks, remote: bool = True) -> Groups | None:
     """The groups of a DataTree, a Zarr group or a local NetCDF file; None for a single dataset.
+
+    Zarr groups at a URL are only looked for if `remote`, since each takes requests.
 
     Raises
     ------
@@ -53,6 +57,8 @@ def groups_of(source: object, missing_chunks: MissingChunks) -> Groups | None:
     what = f"archive {redacted(location)!r}: its groups cannot be opened"
     with unreadable(what):
         if _may_be_zarr(location):
+            if is_url(location) and not remote:
+                return None
             return _zarr_groups(location, missing_chunks)
         return _file_groups(location) if _has_file_groups(location) else None
 
@@ -63,6 +69,8 @@ def _may_be_zarr(location: str) -> bool:
 
 
 def _zarr_groups(location: str, missing_chunks: MissingChunks) -> Groups | None:
+    if not _is_plain(location):
+        return None
     try:
         root = zarr.open_group(open_store(location), mode="r")
     # No group: whoever opens it as an archive says so.
@@ -82,6 +90,16 @@ def _zarr_groups(location: str, missing_chunks: MissingChunks) -> Groups | None:
             datasets[f"/{name}"] = ZarrArchive.open(place, missing_chunks).dataset
         sources[f"/{name}"] = place
     return Groups(redacted(location), datasets, sources, (location,), stamp)
+
+
+def _is_plain(location: str) -> bool:
+    """Whether documents that say what is in a folder are files, and no pipes or devices: whoever
+    opens it as an archive refuses those."""
+    if is_url(location) or not os.path.isdir(location):
+        return True
+    folders = [location, *(entry.path for entry in os.scandir(location) if entry.is_dir())]
+    places = (os.path.join(folder, name) for folder in folders for name in DOCUMENTS)
+    return all(os.path.isfile(place) or not os.path.lexists(place) for place in places)
 
 
 def _has_file_groups(location: str) -> bool:

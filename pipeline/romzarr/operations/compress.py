@@ -23,6 +23,7 @@ from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
 from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
 from romzarr.contracts import NO_TIME
+from romzarr.errors import ArchiveError
 from romzarr.operations.trees import check_tree, compress_tree
 from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
@@ -114,16 +115,23 @@ def compress(
     """
     config = settled(given_config(config), tolerance, max_error, variables, weights, engine)
     overwrite = as_flag(overwrite, "overwrite")
+    check_expressions(config)
     groups = _tree(source, config)
     if groups is not None:
         return compress_tree(groups, store, config, overwrite, _of_one)
-    return _of_one(cast(Source, source), store, config, overwrite)
+    try:
+        return _of_one(cast(Source, source), store, config, overwrite)
+    except ArchiveError:
+        # At a URL what has no arrays may have groups, which to look for takes requests.
+        if (groups := _tree(source, config, remote=True)) is None:
+            raise
+        return compress_tree(groups, store, config, overwrite, _of_one)
 
 
-def _tree(source: Source | xr.DataTree, config: Config) -> Groups | None:
+def _tree(source: Source | xr.DataTree, config: Config, remote: bool = False) -> Groups | None:
     """The groups of a source; None for a single dataset, which is all that an engine opens."""
     if config.archive.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
-        return groups_of(source, config.archive.missing_chunks)
+        return groups_of(source, config.archive.missing_chunks, remote)
     return None
 
 

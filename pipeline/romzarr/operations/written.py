@@ -92,6 +92,8 @@ def write_within_bounds(
 
 
 def _resolved(archive: Archive, config: Config) -> ResolvedBounds:
+    if config.compression.bounds.keys() <= config.compression.absolute_bounds.keys():
+        return resolve_bounds(archive, config)
     with step("ranges") as looking:
         found = resolve_bounds(archive, config)
         looking.bytes = found.cost.bytes_read
