@@ -24,8 +24,8 @@ Groups = NDArray[np.int64]
 
 # Values of a tile that is read at once.
 LEAST, MOST = 1 << 18, 1 << 22
-# Results that are put together at a time: each has the mean of a part of space.
-SUMMANDS = 4
+# Results that are put together at a time: each has the counts and the mean of a part of space.
+SUMMANDS = 2
 # Squared fluctuations below lose digits: such an index has no bound of its own.
 SMALLEST = 1e-280
 # Tiles of each index in a sample.
