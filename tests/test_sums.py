@@ -119,6 +119,24 @@ def test_they_are_exact_on_a_mesh(tmp_path):
     assert float(error.max()) <= 1e-12 * float((abs(source.u) * source.area).sum("cell").max())
 
 
+def test_constant_levels_and_fill_values_stay_as_they_are(tmp_path):
+    source = archive(np.random.default_rng(5), 20)
+    source["u"][:, 1], source["v"][2, 7, 3] = source["u"][0, 1].values, -9999.0
+    volume = np.stack([source.area.values, 2 * source.area.values])
+    source["volume"] = ("lev", "y", "x"), volume
+    config = {"compression.sums": ["volume"]}
+    romzarr.compress(source[["u", "volume"]], tmp_path / "s", config=config)
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr").u
+    np.testing.assert_array_equal(decoded[:, 1], source.u[:, 1])
+    error = abs(((decoded - source.u) * source.volume).sum(("lev", "y", "x")))
+    assert float(error.max()) <= 1e-12
+    assert romzarr.verify(tmp_path / "s", source[["u", "volume"]]).ok
+    romzarr.compress(source[["v", "area"]], tmp_path / "t", config={"compression.sums": ["area"]})
+    decoded = xr.open_dataset(tmp_path / "t", engine="romzarr").v
+    assert float(decoded[2, 7, 3]) == -9999.0
+    assert float(abs(((decoded - source.v) * source.area).sum(("y", "x"))).max()) <= 1e-12
+
+
 def test_values_have_the_same_bits_in_every_selection(tmp_path):
     source = archive(np.random.default_rng(3), 20, "f4")
     romzarr.compress(source, tmp_path / "s", config={"compression.sums": ["area", "flux"]})

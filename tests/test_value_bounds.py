@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import romzarr
+from romzarr.compression.pointwise import AIM
 from romzarr.config import Config, load_config
 from romzarr.errors import AccuracyError, ConfigError
+from romzarr.operations import written
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.cli import main
 from tests.oracles import relative_error
@@ -95,6 +97,41 @@ def test_a_share_of_the_range_bounds_every_value(bound, tmp_path):
         assert 0.5 * allowed[name] < error <= allowed[name]
         assert report.max_error[name] <= allowed[name] * (1 + 1e-12)
     assert romzarr.verify(tmp_path / "s", source).ok
+
+
+def test_a_share_that_modes_cannot_aim_at_is_left_out(monkeypatch, tmp_path):
+    real = written.write_archive
+
+    def only_the_usual(*args):
+        if args[-1] != AIM:
+            raise AccuracyError("too fine")
+        return real(*args)
+
+    monkeypatch.setattr(written, "write_archive", only_the_usual)
+    source = xr.Dataset({"u": (("time", "x"), np.random.default_rng(6).random((20, 30)))})
+    report = romzarr.compress(source, tmp_path / "s", max_error="1%")
+    assert report.largest_pointwise_error["u"] <= report.max_error["u"]
+
+
+def test_tolerances_of_logarithms_may_be_about_a_climatology(tmp_path):
+    times = np.arange("2001-01", "2006-01", dtype="M8[M]").astype("M8[ns]")
+    season = np.sin(np.arange(60) * np.pi / 6)[:, None] + np.zeros(20)
+    anomalies = 0.1 * np.random.default_rng(7).standard_normal((60, 20))
+    source = xr.Dataset({"q": (("time", "x"), np.exp(season + anomalies))}, {"time": times})
+    config = {"compression.fluctuation": "climatology"}
+    bound = {"q": "20% of value"}
+    romzarr.compress(source, tmp_path / "s", tolerance=1e-2, max_error=bound, config=config)
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr").q
+    by_month = source.q.groupby("time.month")
+    about = by_month - by_month.mean()
+    assert float(((decoded - source.q) ** 2).sum()) <= 1e-4 * float((about**2).sum())
+    assert romzarr.verify(tmp_path / "s", source).ok
+
+
+def test_lossless_stores_need_no_share(tmp_path):
+    source = xr.Dataset({"u": (("time", "x"), np.random.default_rng(8).random((9, 5), "f4"))})
+    romzarr.compress(source, tmp_path / "s", tolerance=0, max_error="1e-6% of value")
+    xr.testing.assert_equal(xr.open_dataset(tmp_path / "s", engine="romzarr").load(), source)
 
 
 def test_what_never_changes_is_exact(tmp_path):

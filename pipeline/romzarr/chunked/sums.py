@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from romzarr.chunked.blocks import Lengths, Tile
-from romzarr.chunked.by_index import Decoder
-from romzarr.contracts import Floats, Matrix, ReadBlock, ReadCost, Region
+from romzarr.chunked.by_index import Decoder, broadcast_part
+from romzarr.contracts import Floats, Mask, Matrix, ReadBlock, ReadCost, Region
 from romzarr.numerics.gaps import gap_codes
 
 
@@ -41,8 +41,9 @@ class MeasureSums:
     """Task: what decoded values of a tile lack of weighted sums.
 
     ``weights`` (J, *space) and ``fields`` (J, *space), of which multiples may be added, broadcast
-    over the variable without time; what is ``special`` is no number. Dims of ``rest``, among those
-    of the variable, are not summed over.
+    over the variable without time; what is ``special`` is no number. Axes of ``rest``, among those
+    of the variable, are not summed over. Nothing is added to what is ``left_out``, which broadcasts
+    over the variable.
     """
 
     decoder: Decoder
@@ -52,6 +53,7 @@ class MeasureSums:
     fields: Matrix
     rest: tuple[int, ...]
     special: Floats
+    left_out: Mask
 
     def __call__(self, block: ReadBlock, tile: Tile) -> FoundSums:
         axis = self.time_axis
@@ -63,7 +65,8 @@ class MeasureSums:
         kept, every = (axis, *self.rest), "abcdefghijklmnopqrstuvw"[: errors.ndim]
         left = "".join(every[a] for a in kept)
         missing = np.einsum(f"x{every},{every}->x{left}", weights, errors)
-        counted = present.astype(np.float64)
+        left_out = self.left_out[broadcast_part(self.left_out.shape, tile.region)]
+        counted = (present & ~left_out).astype(np.float64)
         products = np.einsum(f"x{every},y{every},{every}->xy{left}", weights, fields, counted)
         place = tuple(tile.index[a] for a in kept)
         return FoundSums({place: missing}, {place: products}, block.cost)

@@ -20,7 +20,7 @@ from romzarr.chunked.sums import FoundSums, MeasureSums, joined_sums
 from romzarr.coding.tiles import region_of
 from romzarr.compression.index_norms import LEAST, MOST
 from romzarr.config import CompressionConfig
-from romzarr.contracts import ArchivedVariable, Matrix, ReadCost
+from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadCost
 from romzarr.errors import ConfigError
 from romzarr.numerics.gaps import special_values
 from romzarr.store.limits import MAX_SUM_VALUES, MAX_SUMS
@@ -158,30 +158,41 @@ def _refuse_long(
 
 
 def write_sums(
-    writer: StoreWriter, archive: Archive, draft: Draft, asked: Mapping[str, Sums]
+    writer: StoreWriter,
+    archive: Archive,
+    facts: Mapping[str, Any],
+    asked: Mapping[str, Sums],
+    constant: Mapping[str, Mask],
 ) -> ReadCost:
     """Put what sums of decoded values lack into a store that is complete but for that. Runs Dask.
 
-    Reads these variables once. The numbers of all snapshots of one variable are held here.
+    Nothing is added where indices are ``constant``, which broadcasts over the variable, nor in its
+    gaps. Reads these variables once. The numbers of all snapshots of one variable are held here.
 
     Raises
     ------
     ConfigError
         If some of the sums follow from others.
     """
-    cost = ReadCost()
+    cost, draft = ReadCost(), Draft(*writer.draft(facts))
     for variable in archive.variables:
-        if variable.name not in asked:
+        if (name := variable.name) not in asked:
             continue
-        sums = asked[variable.name]
-        found, tile = _measured(draft, variable, sums)
+        sums, special = asked[name], special_values(variable.dtype)
+        if "gaps" not in facts["variables"][name]:
+            # Not a number, and infinities.
+            special = special[:3]
+        left_out = constant.get(name, np.zeros((1,) * len(variable.dims), bool))
+        found, tile = _measured(draft, variable, sums, special, left_out)
         cost += found.cost
         multiples = _multiples(variable, sums, found, tile)
         writer.write_sums(variable.name, sums.fields.astype(np.int8), multiples)
     return cost
 
 
-def _measured(draft: Draft, variable: ArchivedVariable, sums: Sums) -> tuple[FoundSums, Lengths]:
+def _measured(
+    draft: Draft, variable: ArchivedVariable, sums: Sums, special: Floats, left_out: Mask
+) -> tuple[FoundSums, Lengths]:
     tile = aligned_tile(variable, LEAST, MOST)
     task = MeasureSums(
         draft,
@@ -190,7 +201,8 @@ def _measured(draft: Draft, variable: ArchivedVariable, sums: Sums) -> tuple[Fou
         sums.weights,
         sums.fields,
         tuple(variable.dims.index(dim) for dim in sums.rest),
-        special_values(variable.dtype) if variable.gaps else special_values(variable.dtype)[:3],
+        special,
+        left_out,
     )
     found: FoundSums = gathered(lazy_tiles(variable, tile, task, joined_sums), joined_sums)
     return found, tile

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
+from romzarr.archive.climatology import groups_asked
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles
 from romzarr.chunked.ranges import FoundRange, MeasureRange, joined_ranges, logarithm_source
 from romzarr.chunked.slices import gathered
@@ -89,7 +90,7 @@ def resolve_bounds(archive: Archive, config: Config) -> ResolvedBounds:
             # Of what has one value none may be lost, or any bound will do.
             absolute[name] = asked[name].size * (found.largest - found.smallest) or math.inf
             continue
-        groups = np.zeros(len(archive.time.values), np.int64)
+        groups = groups_asked(archive, config.compression.climatology)
         norms[name], read = index_norms(variable, (), groups, gaps=True, sampled=False)
         cost += read
         if not norms[name].bounded.any() or not np.isfinite(found.least):

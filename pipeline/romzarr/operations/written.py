@@ -23,6 +23,7 @@ from romzarr.compression.few_snapshots import are_few
 from romzarr.compression.pointwise import AIM, AIMS
 from romzarr.compression.sums import sum_facts, sums_asked, write_sums
 from romzarr.compression.value_bounds import (
+    Logarithms,
     ResolvedBounds,
     relative_facts,
     resolve_bounds,
@@ -33,7 +34,7 @@ from romzarr.compression.write_pod import Result
 from romzarr.compression.write_store import changed_settings
 from romzarr.config import Config
 from romzarr.contracts import EXACT, ReadCost
-from romzarr.errors import GapsError
+from romzarr.errors import AccuracyError, GapsError
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -92,7 +93,11 @@ def write_within_bounds(
 
 
 def _resolved(archive: Archive, config: Config) -> ResolvedBounds:
-    if config.compression.bounds.keys() <= config.compression.absolute_bounds.keys():
+    compression = config.compression
+    if compression.tolerance == 0:
+        # Nothing is lost that a bound could be about.
+        return ResolvedBounds(config, Logarithms({}, {}, {}), ReadCost())
+    if compression.bounds.keys() <= compression.absolute_bounds.keys():
         return resolve_bounds(archive, config)
     with step("ranges") as looking:
         found = resolve_bounds(archive, config)
@@ -130,7 +135,7 @@ class _Task:
                     return Written(result, nbytes, writer.bytes_by_variable, by_index)
             asked, resolved = following or asked, tighter or resolved
 
-    def _with_sums(self, writer: StoreWriter, result: Result) -> Result:
+    def _with_sums(self, writer: StoreWriter, result: Result, bounds: IndexBounds) -> Result:
         """The same with weighted sums exact, where they are asked for."""
         variables = result.facts["variables"]
         asked = {
@@ -141,7 +146,8 @@ class _Task:
         if not asked:
             return result
         with step("sums") as summing:
-            cost = write_sums(writer, self.archive, Draft(*writer.draft(result.facts)), asked)
+            constant = {name: each.constant for name, each in bounds.norms.items()}
+            cost = write_sums(writer, self.archive, result.facts, asked, constant)
             summing.bytes = cost.bytes_read
         return replace(result, facts=sum_facts(result.facts, asked), cost=result.cost + cost)
 
@@ -162,7 +168,10 @@ class _Task:
 
         It is looked for from the usual one on, where that takes seconds.
         """
-        searched = self.archive.raw_bytes <= SEARCHED_BYTES and not are_few(self.archive)
+        lossless = self.config.compression.tolerance == 0
+        searched = (
+            not lossless and self.archive.raw_bytes <= SEARCHED_BYTES and not are_few(self.archive)
+        )
         if not (self.resolved.is_bounding and searched):
             return AIM
         sizes = dict[float, int]()
@@ -172,8 +181,7 @@ class _Task:
                 return sys.maxsize
             if (aim := AIMS[place]) not in sizes:
                 with self.open_writer() as writer:
-                    self._attempt(writer, asked, self.resolved, gaps, aim)
-                    sizes[aim] = writer.drafted_bytes
+                    sizes[aim] = self._size(writer, asked, gaps, aim)
             return sizes[aim]
 
         best = AIMS.index(AIM)
@@ -181,6 +189,15 @@ class _Task:
             while size(best + direction) < size(best):
                 best += direction
         return AIMS[best]
+
+    def _size(self, writer: StoreWriter, asked: IndexBounds, gaps: bool, aim: float) -> int:
+        """Bytes of a store with modes that aim at this share; no number where they cannot."""
+        try:
+            self._attempt(writer, asked, self.resolved, gaps, aim)
+        except AccuracyError as error:
+            log.info("modes cannot aim at %g of bounds on single values: %s", aim, error)
+            return sys.maxsize
+        return writer.drafted_bytes
 
     def _attempt(
         self,
@@ -200,7 +217,7 @@ class _Task:
         # Bounds as they were asked for.
         said = {**result.facts, "config": changed_settings(self.config)}
         result = replace(result, facts=said)
-        result = self._with_sums(writer, result)
+        result = self._with_sums(writer, result, asked)
         norms = {**asked.norms, **logarithms.norms}
         draft = Draft(*writer.draft(result.facts)) if norms or resolved.is_bounding else None
         if draft is None or not norms:

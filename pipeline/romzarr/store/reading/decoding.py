@@ -247,7 +247,10 @@ def _corrected(decoder: Decoder, rows: Positions, wanted: Wanted) -> NDArray[np.
     if _has_residuals(decoder):
         Residuals(decoder.home.arrays, decoder.stored).add_to(wide, rows, wanted)
     if (sums := decoder.stored.sums) is not None:
-        sums.add_to(wide, decoder.home.arrays, decoder.stored.time_axis, rows, wanted)
+        arrays, axis = decoder.home.arrays, decoder.stored.time_axis
+        sums.add_to(wide, arrays, axis, rows, wanted)
+        if decoder.stored.scaling is not None:
+            decoder.stored.scaling.put_steady(wide, arrays, wanted, axis)
     return wide if unit is None else numbers(wide, unit)
 
 

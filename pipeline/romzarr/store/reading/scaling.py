@@ -48,6 +48,17 @@ class StoredScaling:
         # Only malicious stores have products that overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             values *= np.expand_dims(self.at(wanted), added).astype(values.dtype)
+        self.put_steady(values, arrays, wanted, time_axis)
+
+    def put_steady(
+        self,
+        values: Floats,
+        arrays: StoredArrays,
+        wanted: Sequence[Positions],
+        time_axis: int | None = None,
+    ) -> None:
+        """Put what is constant at some indices into decoded values, as in `apply`."""
+        added = () if time_axis is None else time_axis
         if self.steady:
             steady = np.expand_dims(self._steady(arrays, wanted), added)
             np.copyto(values, steady, where=~np.isnan(steady), casting="same_kind")
