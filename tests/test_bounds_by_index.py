@@ -178,6 +178,14 @@ def test_appended_snapshots_keep_the_bound(tmp_path):
         romzarr.StreamCompressor(tmp_path / "s")
 
 
+def test_gaps_are_not_filled_from_levels_of_other_sizes(tmp_path):
+    values = levels(np.random.default_rng(0), 9, np.array([1.0, 1e4, 1.0]), noise=3.0).astype("f4")
+    values[4, 0, 5] = np.nan
+    u = xr.DataArray(values, dims=("time", "lev", "x"), name="u")
+    romzarr.compress(u, tmp_path / "s", tolerance=0.2, config=PER_LEVEL)
+    assert romzarr.verify(tmp_path / "s", u).ok
+
+
 @pytest.mark.parametrize("sample", [False, True])
 def test_verify_finds_a_single_level_that_is_off(sample, tmp_path):
     values = levels(np.random.default_rng(10), 60, np.array([1.0, 1e-4, 0.0]))

@@ -13,6 +13,7 @@ import romzarr
 from romzarr.compression.pointwise import AIM
 from romzarr.config import Config, load_config
 from romzarr.errors import AccuracyError, ConfigError
+from romzarr.numerics.logarithm import allowed_error
 from romzarr.operations import written
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.cli import main
@@ -126,6 +127,18 @@ def test_tolerances_of_logarithms_may_be_about_a_climatology(tmp_path):
     about = by_month - by_month.mean()
     assert float(((decoded - source.q) ** 2).sum()) <= 1e-4 * float((about**2).sum())
     assert romzarr.verify(tmp_path / "s", source).ok
+
+
+def test_a_bound_below_normal_numbers_leaves_room_for_rounding():
+    # An error of nearly 40 % of 4 units is rounded to 2 of them, which is half.
+    dtype = np.dtype(np.float16)
+    unit = float(np.finfo(dtype).smallest_subnormal)
+    for relative in (0.01, 0.1, 0.4):
+        allowed = allowed_error(relative, unit, dtype)
+        true = unit * np.arange(1, 200)
+        for sign in (-1, 1):
+            found = (true * 2 ** (sign * allowed)).astype(dtype).astype("f8")
+            assert (abs(found - true) <= relative * true * (1 + 1e-9)).all()
 
 
 def test_lossless_stores_need_no_share(tmp_path):
