@@ -186,6 +186,27 @@ def test_gaps_are_not_filled_from_levels_of_other_sizes(tmp_path):
     assert romzarr.verify(tmp_path / "s", u).ok
 
 
+def test_what_a_first_attempt_misses_is_coded_anew(caplog, tmp_path):
+    """Levels whose modes are few lose unevenly: the first factors are not good enough."""
+    sizes = 10.0 ** -np.arange(6.0)
+    rng, t, x = np.random.default_rng(0), 0.1 * np.arange(60), np.linspace(0, 1, 40)
+    values = [
+        size
+        * (
+            np.outer(np.sin(t * (1 + k)), np.sin(3 * x))
+            + np.outer(np.cos(t * (1 + k)), np.cos(5 * x + k))
+            + 0.1 * rng.standard_normal((60, 40))
+        )
+        + 3 * k
+        for k, size in enumerate(sizes)
+    ]
+    u = xr.DataArray(np.stack(values, 1).astype("f4"), dims=("time", "lev", "x"), name="u")
+    caplog.set_level("INFO")
+    romzarr.compress(u, tmp_path / "s", config=PER_LEVEL)
+    assert "coded anew for bounds on single indices" in caplog.text
+    assert max(errors_of(u, xr.open_dataset(tmp_path / "s", engine="romzarr").u)) <= 1e-2
+
+
 @pytest.mark.parametrize("sample", [False, True])
 def test_verify_finds_a_single_level_that_is_off(sample, tmp_path):
     values = levels(np.random.default_rng(10), 60, np.array([1.0, 1e-4, 0.0]))
