@@ -18,6 +18,7 @@ from dask.system import CPU_COUNT
 
 from romzarr.config import Config
 from romzarr.progress import working_on
+from romzarr.store.staging import remove_all_of_this_process
 from romzarr_flows.cluster import connect
 from romzarr_flows.logs import Format, logging_to_stderr
 from romzarr_flows.nightly.catalogue import Entry
@@ -155,7 +156,7 @@ def work(connection: Connection, lives: Connection, config: Config, log_format: 
     threading.Thread(target=end_with, args=(lives,), daemon=True).start()
     with (
         contextlib.suppress(KeyboardInterrupt, EOFError),
-        EndingOnSignals(),
+        EndingOnSignals() as ending,
         logging_to_stderr(log_format),
         connect(config.cluster),
     ):
@@ -164,6 +165,11 @@ def work(connection: Connection, lives: Connection, config: Config, log_format: 
             with working_on(job.dataset.name):
                 entry = run_job(job, config)
             connection.send(entry)
+    if ending.number:
+        # An ordinary exit would wait for threads that still work, and for ever for one that a pool
+        # was just starting when the signal came.
+        remove_all_of_this_process()
+        os._exit(ending.status)
 
 
 def end_with(lives: Connection) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import psutil
@@ -87,6 +89,33 @@ def test_the_processes_end_with_the_run_and_the_next_goes_on(many, number):
     assert many.nightly() == 0
     assert many.holds("a", 0, 4000)
     assert many.holds("e", 4)
+
+
+STARTING_A_THREAD = """
+import os, signal, time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
+from types import SimpleNamespace
+from romzarr.config import Config
+from romzarr_flows.nightly import crew
+class Threads(set):
+    def add(self, thread):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        super().add(thread)
+pool = ThreadPoolExecutor(1)
+pool._threads = Threads()
+crew.run_job = lambda job, config: pool.submit(int)
+(ours, theirs), (lives, life) = Pipe(), Pipe(duplex=False)
+ours.send(SimpleNamespace(dataset=SimpleNamespace(name="a.zarr")))
+crew.work(theirs, lives, Config(), "text")
+"""
+
+
+def test_a_process_ends_even_while_a_pool_starts_a_thread():
+    """The pool has not noted it, so the exit of the interpreter would wait for it for ever."""
+    done = subprocess.run([sys.executable, "-c", STARTING_A_THREAD], timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM
 
 
 def test_time_that_is_up_lets_finish_what_is_begun(many):
