@@ -23,7 +23,7 @@ import xarray as xr
 import romzarr
 from romzarr.errors import ResourceError, StoreError
 from romzarr.store.reading.reader import open_store
-from tests.forgery import sign_metadata
+from tests.forgery import metadata_of, put_metadata, sign_metadata
 
 # What reading a forged store may take, and the values that are asked for at most.
 SECONDS, MOST_VALUES = 10.0, 1 << 20
@@ -104,20 +104,17 @@ def mutate(document: Any, chance: random.Random) -> None:
 def forge(store: Path, chance: random.Random) -> None:
     """Change the metadata of a store in one to three places, and sign them."""
     (generation,) = store.glob("2*")
-    files = [generation / "zarr.json"] * 6 + list(generation.glob("*/**/zarr.json"))
+    document = metadata_of(generation)
     for _ in range(chance.choice((1, 1, 2, 3))):
-        file = chance.choice(files)
-        document = json.loads(file.read_text())
         # Attributes that were forged before may be anything.
         attributes = document.get("attributes")
         facts = attributes.get("romzarr") if isinstance(attributes, dict) else None
         facts = facts if isinstance(facts, dict) else document
-        # Of signatures that are wrong nothing is learned.
-        signatures = facts.pop("arrays", None)
-        mutate(facts if facts else document, chance)
-        if signatures is not None:
-            facts["arrays"] = signatures
-        file.write_text(json.dumps(document))
+        arrays = document.get("arrays")
+        nodes = list(arrays.values()) if isinstance(arrays, dict) else []
+        node = chance.choice([facts] * 6 + nodes)
+        mutate(node if isinstance(node, dict) and node else document, chance)
+    put_metadata(generation, document)
     sign_metadata(store)
 
 

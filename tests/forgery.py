@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 
@@ -35,16 +38,27 @@ def sign(store: Path) -> None:
 def sign_metadata(store: Path) -> None:
     """The same of metadata alone."""
     (generation,) = store.glob("2*")
-    facts = generation / layout.ROOT
-    document = json.loads(facts.read_text())
-    arrays = document["attributes"]["romzarr"].get("arrays", {})
-    for name in [name for name, checksum in arrays.items() if type(checksum) is str]:
-        node = generation / name / layout.ROOT
-        if node.exists():
-            arrays[name] = bound_crc(node, node.read_bytes()).hex()
-        else:
-            del arrays[name]
-    facts.write_text(json.dumps(document))
-    part = layout.Part(generation.name, bound_crc(facts, facts.read_bytes()).hex())
+    file = generation / layout.ROOT
+    part = layout.Part(generation.name, bound_crc(file, file.read_bytes()).hex())
     (store / layout.ROOT).write_bytes(layout.root_document(layout.Root((part,))))
     _opened.cache_clear()
+
+
+def metadata_of(generation: Path) -> dict[str, Any]:
+    """The metadata of a generation, with all its facts, and ``arrays`` by path."""
+    document = json.loads((generation / layout.ROOT).read_text())
+    facts = document["attributes"]["romzarr"]
+    facts |= json.loads(zlib.decompress(base64.b85decode(facts.pop("facts"))))
+    document["arrays"] = document.pop("consolidated_metadata")["metadata"]
+    return document
+
+
+def put_metadata(generation: Path, document: dict[str, Any]) -> None:
+    """Write what `metadata_of` has read and somebody has changed, all facts compressed."""
+    document = json.loads(json.dumps(document))
+    document["consolidated_metadata"] = {"metadata": document.pop("arrays", None)}
+    attributes = document.get("attributes")
+    if isinstance(attributes, dict) and "romzarr" in attributes:
+        packed = base64.b85encode(zlib.compress(json.dumps(attributes["romzarr"]).encode()))
+        attributes["romzarr"] = {"facts": packed.decode()}
+    (generation / layout.ROOT).write_text(json.dumps(document))

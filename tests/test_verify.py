@@ -76,7 +76,7 @@ def test_errors_are_weighted_as_the_store_was_made(source, tmp_path):
 @pytest.mark.parametrize("variable", ["u", "v"])
 def test_a_tampered_coefficient_is_found_with_variable_time_and_place(source, store, variable):
     """Every checksum of the store is made right again."""
-    group = zarr.open_group(next(store.glob("2*")), mode="r+", use_consolidated=False)
+    group = zarr.open_group(next(store.glob("2*")), mode="r+")
     corrections, at = group["latent/corrections"], 45
     row = corrections[at]
     row[0] += 3 * group["basis/singular_values"][0]
@@ -93,7 +93,7 @@ def test_a_tampered_coefficient_is_found_with_variable_time_and_place(source, st
 
 
 def test_a_tampered_mode_is_found_where_it_is(source, store):
-    group = zarr.open_group(next(store.glob("2*")), mode="r+", use_consolidated=False)
+    group = zarr.open_group(next(store.glob("2*")), mode="r+")
     fields = group["basis/u/fields"]
     fields[1, 7, 11] = fields[1, 7, 11] + 50 * np.abs(fields[1]).max()
     sign(store)

@@ -130,7 +130,7 @@ def test_misplaced_files_are_found_and_named(kind, source, tmp_path):
     files = sorted(Path(name) for name in files_below(store))
     contents = {file: file.read_bytes() for file in files}
     pairs = [pair for pair in combinations(files, 2) if len({contents[f] for f in pair}) == 2]
-    for one, two in random.Random(0).sample(pairs, 40):
+    for one, two in random.Random(0).sample(pairs, min(40, len(pairs))):
         one.write_bytes(contents[two])
         two.write_bytes(contents[one])
         assert_found(store, [one, two], before)
@@ -140,15 +140,10 @@ def test_misplaced_files_are_found_and_named(kind, source, tmp_path):
     for file in files:
         # Whatever lies at the same place of another store, which may hold the same.
         foreign = generation.joinpath(*file.relative_to(store).parts[1:])
-        if file.parent == store or not foreign.exists() or is_group(foreign):
+        if file.parent == store or not foreign.exists():
             continue
         file.write_bytes(foreign.read_bytes())
-        if file.name != "zarr.json" or foreign.read_bytes() != contents[file]:
-            assert_found(store, [file], before)
+        assert_found(store, [file], before)
         file.write_bytes(contents[file])
     _opened.cache_clear()
     open_store(store).check_files()
-
-
-def is_group(file: Path) -> bool:
-    return b'"node_type":"group"' in file.read_bytes() and b"attributes" not in file.read_bytes()

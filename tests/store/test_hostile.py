@@ -1,7 +1,6 @@
 """Stores made to harm are refused before anything is allocated, decoded or evaluated."""
 
 import contextlib
-import json
 import struct
 import tracemalloc
 
@@ -13,7 +12,7 @@ from romzarr.errors import LibraryError, StoreError
 from romzarr.store import layout
 from romzarr.store.reading.engine import RomzarrBackendEntrypoint
 from romzarr.store.reading.reader import _opened, open_store
-from tests.forgery import sign, sign_metadata, write_chunk
+from tests.forgery import metadata_of, put_metadata, sign, sign_metadata, write_chunk
 
 
 def changed(path, keys, value):
@@ -22,21 +21,17 @@ def changed(path, keys, value):
     After `NODE` follows the path of the array whose own metadata are meant. All checksums
     are set right, as one does who means harm.
     """
-    file = next(path.glob("*/zarr.json"))
+    (generation,) = path.glob("2*")
+    place = document = metadata_of(generation)
     if keys[0] == NODE:
-        file, keys = file.parent / keys[1] / "zarr.json", keys[2:]
-    if keys:
-        document = json.loads(file.read_text())
-        place = document
-        for key in keys[:-1]:
-            place = place[key]
-        if value is None:
-            del place[keys[-1]]
-        else:
-            place[keys[-1]] = value
-        file.write_text(json.dumps(document))
+        place, keys = document["arrays"], keys[1:]
+    for key in keys[:-1]:
+        place = place[key]
+    if value is None:
+        del place[keys[-1]]
     else:
-        file.unlink()
+        place[keys[-1]] = value
+    put_metadata(generation, document)
     sign_metadata(path)
 
 
@@ -141,8 +136,10 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((NODE, "latent/samples", "data_type"), "float32", "dims of float64"),
         ((NODE, "latent/samples", "data_type"), "float16", "codes float32 and float64"),
         ((NODE, "latent/samples", "data_type"), "string", "codes float32 and float64"),
-        ((*FACTS, "arrays"), None, "'arrays' is missing"),
-        ((*FACTS, "arrays", "latent/samples"), 17, "'latent/samples' must be"),
+        (("arrays",), None, "'metadata' must be a JSON object"),
+        ((NODE, "latent/samples"), 17, "latent/samples: expected a JSON object"),
+        (FACTS, None, "'romzarr' is missing"),
+        (FACTS, {}, "'variables' is missing"),
         ((*FACTS, "arithmetic"), "float32", "dims of float32"),
         ((NODE, "basis/u/fields", "fill_value"), {"a": [1]}, "metadata of an array"),
         ((NODE, "basis/u/fields", "fill_value"), float("inf"), "not JSON"),
@@ -282,7 +279,7 @@ def rewritten(path, name, change):
     """Change the values of an array the way a hostile writer would: with plain zarr."""
     import zarr
 
-    group = zarr.open_group(next(path.glob("2*")), mode="r+", use_consolidated=False)
+    group = zarr.open_group(next(path.glob("2*")), mode="r+")
     array = group[name]
     array[...] = change(array[...])
     sign(path)

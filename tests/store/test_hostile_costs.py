@@ -1,11 +1,13 @@
 """Forged stores with right checksums: an error of ours, at most 500 MB and ten seconds of CPU."""
 
+import base64
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from romzarr.encoding import attributes_to_json, encoding_from_json
 from romzarr.errors import StoreError
 from romzarr.store.limits import chunk_of
 from tests import forged
-from tests.forgery import sign_metadata, write_chunk
+from tests.forgery import metadata_of, put_metadata, sign_metadata, write_chunk
 
 READ = """
 import sys, resource, xarray as xr
@@ -63,13 +65,9 @@ def store(tmp_path):
 
 def facts_of(store):
     (generation,) = store.glob("2*")
-    file = generation / "zarr.json"
-    document = json.loads(file.read_text())
-    return (
-        generation,
-        document["attributes"]["romzarr"],
-        lambda: file.write_text(json.dumps(document)),
-    )
+    document = metadata_of(generation)
+    facts = document["attributes"]["romzarr"]
+    return generation, facts, lambda: put_metadata(generation, document)
 
 
 def wide_texts(store):
@@ -82,10 +80,9 @@ def wide_texts(store):
 
 
 def node_of(generation, path, **changes):
-    file = generation / path / "zarr.json"
-    document = json.loads(file.read_text())
-    document.update(changes)
-    file.write_text(json.dumps(document))
+    document = metadata_of(generation)
+    document["arrays"][str(path)].update(changes)
+    put_metadata(generation, document)
 
 
 def zeros_as_a_coordinate(store):
@@ -93,7 +90,7 @@ def zeros_as_a_coordinate(store):
     generation, *_ = facts_of(store)
     size = 1 << 28
     grid = {"name": "regular", "configuration": {"chunk_shape": [size]}}
-    node = json.loads((generation / "coordinates/x/zarr.json").read_text())
+    node = metadata_of(generation)["arrays"]["coordinates/x"]
     blosc = BloscCodec(cname="zstd", typesize=8, shuffle="noshuffle").to_dict()
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     codecs = [little, blosc, node["codecs"][-1]]
@@ -112,11 +109,22 @@ def huge_tiles(store):
     """Two bytes that stand for 2**27 values."""
     generation, *_ = facts_of(store)
     path = next(generation.glob("basis/*/fields")).relative_to(generation)
-    node = json.loads((generation / path / "zarr.json").read_text())
+    node = metadata_of(generation)["arrays"][str(path)]
     rank = node["shape"][0]
     chunk = [rank, (1 << 27) // rank]
     grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
     node_of(generation, path, chunk_grid=grid)
+
+
+def zeros_as_facts(store):
+    """As many as would fill the memory; they compress a thousand times."""
+    generation, *_ = facts_of(store)
+    packing = zlib.compressobj(9)
+    million = bytes(1 << 20)
+    content = b"".join([*(packing.compress(million) for _ in range(1 << 11)), packing.flush()])
+    document = json.loads((generation / "zarr.json").read_text())
+    document["attributes"]["romzarr"]["facts"] = base64.b85encode(content).decode()
+    (generation / "zarr.json").write_text(json.dumps(document))
 
 
 def deep_facts(store):
@@ -134,7 +142,7 @@ def many_entries(store):
 @pytest.mark.parametrize(
     "bomb",
     [wide_texts, zeros_as_a_coordinate, huge_coordinate, huge_tiles, deep_facts,
-     many_entries],
+     many_entries, zeros_as_facts],
 )  # fmt: skip
 def test_bombs_are_refused_at_little_cost(store, bomb):
     bomb(store)

@@ -324,12 +324,9 @@ def test_missing_chunks_are_errors_and_never_zeros(small, piece):
         read_everything(path)
 
 
-@pytest.mark.parametrize("piece", PIECES)
-def test_missing_arrays_are_errors_and_never_left_out(small, piece):
+def test_a_generation_has_one_file_of_metadata(small):
     _, path = small
-    next(path.rglob(f"*/{piece}/zarr.json")).unlink()
-    with pytest.raises(StoreError, match=f"{piece}/zarr.json: is missing"):
-        read_everything(path)
+    assert len(list(path.rglob("zarr.json"))) == 1 + len(open_store(path).parts)
 
 
 def test_a_flipped_bit_in_any_file_is_found_and_the_file_named(small):
@@ -337,21 +334,16 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_file_named(small):
     expected = read_everything(path)
     rng = np.random.default_rng(0)
     files = [p for p in path.rglob("*") if p.is_file()]
-    assert {p.parent.name for p in files if p.name == "zarr.json"} >= set(PIECES)
     for file in files:
         whole = file.read_bytes()
         for place in {0, len(whole) - 1, *rng.integers(0, len(whole), 12).tolist()}:
             flipped = bytearray(whole)
             flipped[place] ^= 1 << int(rng.integers(8))
             file.write_bytes(flipped)
-            if file.name == "zarr.json" and b'"group"' in whole and b"romzarr" not in whole:
-                # Groups within a generation say nothing: those that are needed are known.
-                assert_same(read_everything(path), expected)
-            else:
-                # A flip in the root may name another generation.
-                name = file.name if file.parent == path else f"{file.relative_to(path)}"
-                with pytest.raises(StoreError, match=f"{path}.*({name}|store|missing|gener|form)"):
-                    read_everything(path)
+            # A flip in the root may name another generation.
+            name = file.name if file.parent == path else f"{file.relative_to(path)}"
+            with pytest.raises(StoreError, match=f"{path}.*({name}|store|missing|gener|form)"):
+                read_everything(path)
         file.write_bytes(whole)
     assert_same(read_everything(path), expected)
 

@@ -15,7 +15,8 @@ from romzarr.numerics.dynamics.neural_library import NeuralLibrary
 from romzarr.numerics.pod.roughness import runs
 from romzarr.reports import StoreInfo, advice
 from romzarr.store import layout
-from romzarr.store.layout import FACTS, JsonObject, compact_json
+from romzarr.store.document import packed
+from romzarr.store.layout import JsonObject
 from romzarr.store.models import UNEXPLAINED, StoredModels, models_from_facts
 from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.generation import Generation
@@ -116,20 +117,13 @@ def _bytes_by_part(opened: CoefficientStore, stored: int) -> dict[str, int]:
     """Bytes of each group of the store, and of the facts of models; "metadata" is all else."""
     parts = dict.fromkeys(("basis", "latent", "model", "coordinates"), 0)
     sizes = opened.sizes()
-    parts["model"] = sum(_model_bytes(part, sizes) for part in opened.parts)
+    parts["model"] = sum(len(packed(part.facts["model"])) for part in opened.parts)
     for path, size in sizes.items():
         group = path.split("/")[1]
         group = "basis" if group == "shared" else group
         if group in parts:
             parts[group] += size
     return parts | {"metadata": stored - sum(parts.values())}
-
-
-def _model_bytes(part: Generation, sizes: Mapping[str, int]) -> int:
-    """Bytes of the facts of the models of a part: their share of what is stored of long facts."""
-    plain = len(compact_json(part.facts["model"]))
-    stored = sum(size for path, size in sizes.items() if path.startswith(f"{part.name}/{FACTS}/"))
-    return plain * stored // len(compact_json(part.facts)) if stored else plain
 
 
 @dataclass(frozen=True)

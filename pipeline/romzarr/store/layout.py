@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -43,8 +43,6 @@ FORMAT = 4
 KEY = "romzarr"
 OPEN_WITH = "xarray.open_dataset(STORE, engine='romzarr')"
 ROOT = "zarr.json"
-# The array with the facts of a generation, where these are long.
-FACTS = "facts"
 # The array with the fields of several variables of few points.
 SHARED_FIELDS = "shared/fields"
 # Chunks of plain arrays: large for a request, small for memory.
@@ -329,7 +327,7 @@ def parse_root(raw: bytes, url: str) -> Root:
     StoreError
         If this is not a romzarr store, has another format, or any byte has changed.
     """
-    document = _parsed(raw, joined(url, ROOT))
+    document = parsed_json(raw, joined(url, ROOT))
     try:
         node = JsonObject(document, url)
         facts = node.object("attributes").object(KEY)
@@ -428,19 +426,8 @@ def current_root(url: str) -> Root:
     return parse_root(raw, url)
 
 
-def parse_facts(raw: bytes, url: str) -> JsonObject:
-    """Parse the facts in the metadata of the generation at `url`."""
-    return JsonObject(_parsed(raw, joined(url, ROOT)), url).object("attributes").object(KEY)
-
-
-def unpacked_facts(text: bytes, packed: JsonObject) -> JsonObject:
-    """Parse the `text` of long facts; the attribute, which `packed` is, has the other ones."""
-    facts = JsonObject(_parsed(text, packed.where), packed.where)
-    return JsonObject({**facts.document, **packed.document}, packed.where)
-
-
-def array_paths(facts: JsonObject) -> dict[str, str]:
-    """List the arrays of a generation and the checksums of their metadata.
+def array_paths(facts: JsonObject) -> list[str]:
+    """List the arrays that a generation may have, by what is known of its variables.
 
     Raises
     ------
@@ -461,7 +448,7 @@ def array_paths(facts: JsonObject) -> dict[str, str]:
             f"{facts.where}: {len(groups) + len(carried)} variables in {len(set(groups))} groups; "
             f"allowed are {MAX_VARIABLES} variables, and one group for each coded variable"
         )
-    known = [
+    return [
         "basis/singular_values",
         SHARED_FIELDS,
         *(f"basis/{group}/{array}" for group in groups for array in _BASIS),
@@ -469,9 +456,6 @@ def array_paths(facts: JsonObject) -> dict[str, str]:
         *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),
     ]
-    listed = facts.object("arrays")
-    # Ignore arrays that later versions may add.
-    return {path: listed.checksum(path) for path in known if path in listed}
 
 
 def group_of(name: str, variable: JsonObject) -> str:
@@ -488,19 +472,17 @@ def is_coded(path: str) -> bool:
     )
 
 
-def parse_array(raw: bytes, url: str, coded: bool) -> tuple[Any, ArrayLayout]:
-    """Parse and check the metadata of the array at `url`, `coded` or not.
+def parse_array(node: JsonObject, coded: bool) -> ArrayLayout:
+    """Check the metadata of an array, `coded` or not.
 
     Raises
     ------
     StoreError
         If anything is missing, has the wrong type, is not allowed or too large.
     """
-    document = _parsed(raw, url)
-    node = JsonObject(document, url)
     if node.text("node_type") != "array":
-        raise StoreError(f"{url}: is not an array")
-    return document, _array_layout(node, coded)
+        raise StoreError(f"{node.where}: is not an array")
+    return _array_layout(node, coded)
 
 
 def group_document(facts: Any = None) -> dict[str, Any]:
@@ -509,27 +491,23 @@ def group_document(facts: Any = None) -> dict[str, Any]:
     return group if facts is None else group | {"attributes": {KEY: facts}}
 
 
-def consolidated(arrays: Mapping[str, Any]) -> bytes:
-    """Make consolidated metadata of a group with these arrays."""
-    nodes = {parent: group_document() for parent in groups_of(arrays)} | dict(arrays)
-    inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
-    return compact_json(group_document() | {"consolidated_metadata": inline})
-
-
-def groups_of(arrays: Iterable[str]) -> list[str]:
-    """List the parent groups of arrays at these paths."""
+def consolidated_group(arrays: Mapping[str, Any], facts: Any = None) -> dict[str, Any]:
+    """Make the metadata of a group with those of all arrays below it, by path."""
     parents = {path.rpartition("/")[0] for path in arrays}
     parents |= {parent.rpartition("/")[0] for parent in parents}
-    return sorted(parents - {""})
+    nodes = {parent: group_document() for parent in sorted(parents - {""})} | dict(arrays)
+    inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
+    return group_document(facts) | {"consolidated_metadata": inline}
 
 
-def check_group(raw: bytes, url: str) -> None:
-    """Refuse metadata of a group with anything unexpected."""
-    if _parsed(raw, url) != group_document():
-        raise StoreError(f"{url}: is damaged (unexpected metadata of a group)")
+def parsed_json(raw: bytes, where: str) -> Any:
+    """Parse strict JSON.
 
-
-def _parsed(raw: bytes, where: str) -> Any:
+    Raises
+    ------
+    StoreError
+        If it is not, is too large, or too deep.
+    """
     refuse_large_document(raw, where)
 
     def refused(constant: str) -> None:

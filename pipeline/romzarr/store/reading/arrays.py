@@ -111,13 +111,6 @@ class StoredArrays:
             while some := list(islice(keys, _FETCHED)):
                 with self._reading(path):
                     sync(_fetched(self.group.store, [layout.joined(path, key) for key in some]))
-        place = layout.joined(self.url, self.generation)
-        for group in layout.groups_of(self.layouts):
-            where = layout.joined(place, group, layout.ROOT)
-            try:
-                layout.check_group(layout.read_bytes(where), where)
-            except FileNotFoundError as error:
-                raise StoreError(f"{where}: is missing; the store is damaged") from error
 
     def _array(self, path: str) -> zarr.Array[Any]:
         array = self.group[path]

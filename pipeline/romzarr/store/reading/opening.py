@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import zarr
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.core.sync import sync
 
 from romzarr.coding.tiles import grid
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
+from romzarr.store.document import parse_generation
 from romzarr.store.layout import ArrayLayout, JsonObject
-from romzarr.store.limits import MAX_METADATA_BYTES, check_indexes
+from romzarr.store.limits import check_indexes
 from romzarr.store.reading.arrays import StoredArrays, as_store_errors
 from romzarr.store.reading.checked import CheckedStore
-from romzarr.store.reading.checks import check_latent, shape_of
+from romzarr.store.reading.checks import check_latent
 from romzarr.store.reading.facts import check_errors, checked_facts
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
@@ -50,11 +47,12 @@ def open_generation(
     """
     place = layout.joined(url, name)
     facts, documents = checked_metadata(url, name, checksum)
-    parsed = {
-        path: layout.parse_array(content, layout.joined(place, path), layout.is_coded(path))
-        for path, content in documents.items()
+    layouts = {
+        path: layout.parse_array(
+            JsonObject(document, layout.joined(place, path)), layout.is_coded(path)
+        )
+        for path, document in documents.items()
     }
-    layouts = {path: array for path, (_, array) in parsed.items()}
     parts = (*(part.arrays.layouts for part in earlier), layouts)
     eager = [(a.index, math.prod(grid(a.shape, a.chunk))) for p in parts for a in p.values()]
     check_indexes(eager, facts.where)
@@ -63,7 +61,7 @@ def open_generation(
     own, snapshots = check_latent(facts, layouts, known)
     variables = variables_of(facts, layouts, own if own or not before else None, snapshots)
     _check_extended(variables, before, facts)
-    group = _opened(place, parsed)
+    group = _opened(place, layouts, documents)
     arrays = StoredArrays(url, name, layouts, group, tiles)
     checked = checked_facts(facts)
     check_errors(checked, variables, facts.where)
@@ -72,40 +70,26 @@ def open_generation(
     return Generation(name, checked, variables, own, arrays, latent, before, orders)
 
 
-def _opened(place: str, parsed: Mapping[str, tuple[Any, ArrayLayout]]) -> zarr.Group:
-    """Open a generation with some of its arrays, given their documents and layouts by path."""
-    layouts = {path: array for path, (_, array) in parsed.items()}
-    metadata = layout.consolidated({path: document for path, (document, _) in parsed.items()})
+def _opened(
+    place: str, layouts: Mapping[str, ArrayLayout], documents: Mapping[str, Any]
+) -> zarr.Group:
+    """Open a generation with some of its arrays, given their layouts and metadata by path."""
+    metadata = layout.compact_json(layout.consolidated_group(documents))
     store = CheckedStore(place, layouts, metadata)
     # Zarr parses unchecked metadata, such as fill values, with many kinds of errors.
     with as_store_errors(f"{place}: invalid metadata of an array"):
         return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
 
 
-def _packed_facts(url: str, name: str, checksum: str) -> bytes:
-    """Read the facts of a generation from the array that has them."""
-    place, path = layout.joined(url, name), layout.FACTS
-    (document,) = _array_documents(url, name, {path: checksum}).values()
-    where = layout.joined(place, path)
-    parsed = layout.parse_array(document, where, coded=False)
-    (length,) = shape_of({path: parsed[1]}, path, "uint8", 1, place)
-    if length > MAX_METADATA_BYTES:
-        raise StoreError(f"{where}: more than {MAX_METADATA_BYTES} bytes of facts")
-    group = _opened(place, {path: parsed})
-    with as_store_errors(f"{where}: cannot be read"):
-        array: Any = group[path]
-        return np.asarray(array[...]).tobytes()
-
-
-def checked_metadata(url: str, name: str, checksum: str) -> tuple[JsonObject, dict[str, bytes]]:
+def checked_metadata(url: str, name: str, checksum: str) -> tuple[JsonObject, dict[str, Any]]:
     """Read the facts of a generation, and the metadata of its arrays by path.
 
     Raises
     ------
     StoreReplacedError
-        If any is missing because the generation was superseded.
+        If they are missing because the generation was superseded.
     StoreError
-        If any is missing for other reasons, or has a wrong checksum.
+        If they are missing for other reasons, or have a wrong checksum.
     """
     place = layout.joined(url, name)
     where = layout.joined(place, layout.ROOT)
@@ -114,12 +98,10 @@ def checked_metadata(url: str, name: str, checksum: str) -> tuple[JsonObject, di
     except FileNotFoundError as error:
         raise layout.missing(url, name, where, layout.read_root(url)) from error
     own = layout.joined(name, layout.ROOT)
-    facts = layout.parse_facts(checksums.checked(raw, checksum, own, where), place)
-    listed = facts.object("arrays")
-    if layout.FACTS in listed:
-        text = _packed_facts(url, name, listed.checksum(layout.FACTS))
-        facts = layout.unpacked_facts(text, facts)
-    return facts, _array_documents(url, name, layout.array_paths(facts))
+    facts, arrays = parse_generation(checksums.checked(raw, checksum, own, where), place)
+    # Ignore arrays that later versions may add.
+    known = [path for path in layout.array_paths(facts) if path in arrays.document]
+    return facts, {path: arrays.document[path] for path in known}
 
 
 def _extended(facts: JsonObject, earlier: Sequence[Generation]) -> tuple[Generation, ...]:
@@ -147,25 +129,3 @@ def _check_extended(
                 raise StoreError(
                     f"{facts.where}: extends {each.name}, but {name!r} has another coding there"
                 )
-
-
-def _array_documents(url: str, name: str, expected: Mapping[str, str]) -> dict[str, bytes]:
-    """Fetch the metadata files of arrays concurrently and check them."""
-    place = layout.joined(url, name)
-    store = layout.zarr_store(place)
-
-    async def fetched() -> list[Buffer | None]:
-        prototype = default_buffer_prototype()
-        keys = [layout.joined(path, layout.ROOT) for path in expected]
-        return await asyncio.gather(*(store.get(key, prototype) for key in keys))
-
-    with as_store_errors(f"{place}: metadata cannot be read"):
-        contents = sync(fetched())
-    documents = {}
-    for (path, checksum), content in zip(expected.items(), contents, strict=True):
-        key = layout.joined(name, path, layout.ROOT)
-        where = layout.joined(url, key)
-        if content is None:
-            raise layout.missing(url, name, where, layout.read_root(url))
-        documents[path] = checksums.checked(content.to_bytes(), checksum, key, where)
-    return documents

@@ -17,7 +17,7 @@ from romzarr.errors import StoreError
 from romzarr.objects import is_document
 from romzarr.store import checksums, layout
 from romzarr.store.checksums import SealingStore
-from romzarr.store.limits import refuse_large_document
+from romzarr.store.document import generation_document
 from romzarr.store.writing.staged import StagedStore
 
 # Missing chunks are damage, so chunks full of zeros are written too.
@@ -56,27 +56,24 @@ class Finished(NamedTuple):
 
 
 def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
-    """Check that all chunks exist at `url`, and write compact metadata and the facts."""
+    """Check that all chunks exist at `url`, and write the metadata document with the facts."""
     listed = objects.folder(url).files()
     chunks = {key: int(each["size"]) for key, each in listed.items() if not is_document(key)}
-    contents, found = {}, {}
-    for key, document in sorted(store.documents.items()):
-        path = key.removesuffix(layout.ROOT).rstrip("/")
-        fields, contents[key] = _compacted(document)
-        if fields["node_type"] == "array":
-            _check_complete(path, fields, list(chunks))
-            found[path] = checksums.checksum(f"{store.generation}/{key}", contents[key])
-    metadata = layout.compact_json(layout.group_document({**facts, "arrays": found}))
-    # Readers refuse larger documents.
-    refuse_large_document(metadata, url)
-    contents[layout.ROOT] = metadata
-    sync(store.put_documents(contents))
+    arrays = {}
+    for key, content in sorted(store.documents.items()):
+        document = _compacted(content)
+        if document["node_type"] == "array":
+            path = key.removesuffix(f"/{layout.ROOT}")
+            _check_complete(path, document, list(chunks))
+            arrays[path] = document
+    metadata = generation_document(facts, arrays, url)
+    store.put_metadata(metadata)
     checksum = checksums.checksum(f"{store.generation}/{layout.ROOT}", metadata)
-    return Finished(checksum, chunks | {key: len(content) for key, content in contents.items()})
+    return Finished(checksum, chunks | {layout.ROOT: len(metadata)})
 
 
-def _compacted(content: bytes) -> tuple[Any, bytes]:
-    """Parse a metadata document, and write it without indents and empty fields."""
+def _compacted(content: bytes) -> dict[str, Any]:
+    """Parse a metadata document, and leave out empty fields."""
     document = {
         name: value
         for name, value in json.loads(content).items()
@@ -85,7 +82,7 @@ def _compacted(content: bytes) -> tuple[Any, bytes]:
     if document["node_type"] == "array":
         # The separator "/" is the default.
         document["chunk_key_encoding"] = {"name": "default"}
-    return document, layout.compact_json(document)
+    return document
 
 
 def _check_complete(path: str, document: Mapping[str, Any], keys: Sequence[str]) -> None:

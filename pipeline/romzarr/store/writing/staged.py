@@ -6,22 +6,24 @@ storage, these were most of the requests for a small store.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
 
 from romzarr.objects import is_document
 from romzarr.store.checksums import SealingStore
+from romzarr.store.layout import ROOT
 
 
 class StagedStore(SealingStore):
     """Zarr store at a new location in which nobody else creates arrays.
 
-    Metadata documents are kept in memory and written only by `put_documents`. Chunks, which other
-    processes write as well, go directly to the store. A path without documents is empty.
+    Metadata documents are kept in memory; the one that is written has them all (`put_metadata`).
+    Chunks, which other processes write as well, go directly to the store. A path without documents
+    is empty.
 
     Parameters
     ----------
@@ -35,8 +37,6 @@ class StagedStore(SealingStore):
     def __init__(self, store: Store, generation: str, other: StagedStore | None = None) -> None:
         super().__init__(store, generation)
         self._documents: dict[str, Buffer] = other._documents if other else {}
-        # As they were written to the store.
-        self._put: dict[str, bytes] = other._put if other else {}
 
     def _with_store(self, store: Store) -> StagedStore:
         return StagedStore(store, self.generation, self)
@@ -46,16 +46,9 @@ class StagedStore(SealingStore):
         """Metadata documents by their keys."""
         return {key: document.to_bytes() for key, document in self._documents.items()}
 
-    async def put_documents(self, contents: Mapping[str, bytes]) -> None:
-        """Write new and changed documents concurrently."""
-        changed = {key: each for key, each in contents.items() if self._put.get(key) != each}
-        buffer = default_buffer_prototype().buffer
-        writes = (self._store.set(key, buffer.from_bytes(each)) for key, each in changed.items())
-        # Wait for all of them: none may write while the caller cleans up after a failure.
-        failures = [each for each in await asyncio.gather(*writes, return_exceptions=True) if each]
-        if failures:
-            raise failures[0]
-        self._put.update(changed)
+    def put_metadata(self, content: bytes) -> None:
+        """Write the metadata document of the generation, which has those of all arrays."""
+        sync(self._store.set(ROOT, default_buffer_prototype().buffer.from_bytes(content)))
 
     def _holds(self, prefix: str) -> bool:
         """Tell whether there may be something below a path."""
@@ -94,15 +87,15 @@ class StagedStore(SealingStore):
             self._documents[key] = value
 
     async def delete(self, key: str) -> None:
-        self._documents.pop(key, None)
-        if not is_document(key) or self._put.pop(key, None) is not None:
+        if is_document(key):
+            self._documents.pop(key, None)
+        else:
             await self._store.delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
         if self._holds(prefix):
             for key in [key for key in self._documents if key.startswith(_folder(prefix))]:
                 del self._documents[key]
-                self._put.pop(key, None)
             await self._store.delete_dir(prefix)
 
     async def is_empty(self, prefix: str) -> bool:

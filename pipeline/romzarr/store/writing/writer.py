@@ -18,7 +18,7 @@ import zarr
 
 from romzarr.coding.tiles import row_levels
 from romzarr.contracts import CodedLatent, LatentFormat, TimeAxis
-from romzarr.store import layout, limits
+from romzarr.store import layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.commit import committer
 from romzarr.store.layout import Part, Root
@@ -27,9 +27,6 @@ from romzarr.store.writing.carried import share, write_carried
 from romzarr.store.writing.files import finish, write_errors
 from romzarr.store.writing.staged import StagedStore
 from romzarr.store.writing.tiles import ChunkWriter
-
-# Bytes of facts up to which all are in the attribute: reading an array takes two more requests.
-PLAIN_FACTS = 1 << 13
 
 
 class StoreWriter(BasisWriter):
@@ -205,7 +202,7 @@ class StoreWriter(BasisWriter):
             If a chunk is missing or the disk is full; everything written is removed.
         """
         with write_errors(self.target):
-            finished = finish(self.url, self._store, self._packed(self._merged(facts)))
+            finished = finish(self.url, self._store, self._merged(facts))
             own = Part(self._commit.generation, finished.checksum)
             root = self._commit.publish((*self._before, own))
         self._sizes = finished.sizes
@@ -236,27 +233,10 @@ class StoreWriter(BasisWriter):
         written and committed afterwards.
         """
         with write_errors(self.target):
-            finished = finish(self.url, self._store, self._packed(self._merged(facts)))
+            finished = finish(self.url, self._store, self._merged(facts))
         self._sizes = finished.sizes
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
         return place, Part(self._commit.generation, finished.checksum)
-
-    def _packed(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write long facts as an array, which is compressed; return those left for the attribute.
-
-        Those of many variables are alike.
-        """
-        text = layout.compact_json(facts)
-        if len(text) <= PLAIN_FACTS:
-            return facts
-        limits.refuse_large_document(text, self.target)
-        values, shape = np.frombuffer(text, np.uint8), (len(text),)
-        chunk = limits.chunk_of(shape, 1, layout.CHUNK_BYTES)
-        self.create(
-            layout.FACTS, shape, chunk, values.dtype, ("byte",), again=True,
-            compressors=layout.codecs("noshuffle", level=9),
-        )[...] = values  # fmt: skip
-        return {}
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in facts["variables"]:
