@@ -375,6 +375,13 @@ def add_compress(subparsers: Subparsers) -> None:
         help="variables of the archive that hold weights, such as cell areas: sums over their dims "
         "with these weights are exact at every snapshot but for rounding (default none)",
     )
+    command.add_argument(
+        "--layers",
+        type=numbers,
+        metavar="T,U",
+        help="larger tolerances, such as 0.1,0.03, at which a part of the bytes can be read as "
+        "well (default none)",
+    )
     add_selection(command)
     command.add_argument(
         "--max-rank", type=rank, metavar="N", help="maximum number of POD modes (default auto)"

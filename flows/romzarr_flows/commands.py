@@ -33,6 +33,7 @@ SETTINGS = {
     "per": "compression.per",
     "fluctuation": "compression.fluctuation",
     "sums": "compression.sums",
+    "layers": "compression.layers",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
     "exclude": "archive.exclude",

@@ -179,6 +179,19 @@ a_tolerance = number(
     "it bounds the error relative to the fluctuation of a variable about its temporal mean: "
     "0.01 keeps 99.99 % of the variance",
 )
+MOST_LAYERS = 7
+
+
+def _accept_tolerances(value: Any) -> tuple[float, ...]:
+    require(isinstance(value, list | tuple) and 1 <= len(value) <= MOST_LAYERS)
+    require(all(type(each) in (int, float) and 0 < each < 1 for each in value))
+    require(len(set(value)) == len(value))
+    return tuple(map(float, value))
+
+
+some_tolerances = Check(
+    f"a list of up to {MOST_LAYERS} different numbers above 0 and below 1", _accept_tolerances
+)
 A_SHARE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*%(?:\s+of\s+(range|value))?")
 # Shares of values above would leave neither their sign nor their order of magnitude.
 MOST_OF_VALUE = 40.0
@@ -318,6 +331,7 @@ class CompressionConfig(Section):
     sums: str | tuple[str, ...] = setting(
         NONE, nothing | texts("a list of different names of variables that hold weights", least=1)
     )
+    layers: str | tuple[float, ...] = setting(NONE, nothing | some_tolerances)
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
 
     def for_variables(self, names: Collection[str]) -> CompressionConfig:
@@ -329,6 +343,11 @@ class CompressionConfig(Section):
         if self.tolerance < NO_TOLERANCE or set(names) <= self.bounds.keys():
             return self
         return replace(self, tolerance=DEFAULT_TOLERANCE)
+
+    @property
+    def layer_tolerances(self) -> tuple[float, ...]:
+        """Relative errors at which a store can be read by a part of its bytes."""
+        return () if isinstance(self.layers, str) else self.layers
 
     @property
     def sum_weights(self) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def test_positions_and_steps_are_inverses(position, unit):
 
 
 @given(share=st.floats(1e-8, 0.9))
-@settings(max_examples=20)
+@settings(deadline=None, max_examples=20)
 def test_the_last_position_within_an_error_is_within_it_and_no_later_one_is(share):
     values = ARRAYS["rough"]
     found = rates(values, levels_of(SHAPE), 1.0)

@@ -215,6 +215,12 @@ def bounds_on_single_values(path: Path) -> None:
 
 
 @case
+def in_layers(path: Path) -> None:
+    source = xr.merge([waves(60, 128), noise((60, 128)).assign_coords(time=waves(60).time)])
+    romzarr.compress(source, path, tolerance=1e-2, config={"compression.layers": [0.2, 0.05]})
+
+
+@case
 def bounds_on_single_levels(path: Path) -> None:
     """By modes and by values; one level is constant, and some values are bounded one by one."""
     sizes = np.array([1.0, 0.03, 0.0])[:, None]

@@ -60,7 +60,7 @@ def rounded_share(share: float) -> int:
 WHOLE = rounded_share(1.0)
 
 
-class _Coded(NamedTuple):
+class Coded(NamedTuple):
     """What a payload says: integers in the shape of the array, and their excess."""
 
     integers: Integers
@@ -93,7 +93,7 @@ def encode_field(
     TooFineError
         If a value is not finite or above 2**60 steps, or 2**45 where there are differences.
     """
-    return _encoded(_quantised(values, step, levels, orders), levels)
+    return encoded(_quantised(values, step, levels, orders), levels)
 
 
 def decode_field(
@@ -148,18 +148,62 @@ def decode_coefficients(
 
 def _read(
     content: bytes, shape: Sequence[int], step: float, levels: Sequence[int]
-) -> tuple[_Coded, float] | None:
+) -> tuple[Coded, float] | None:
     """What a payload says, and its step; None if all is zero."""
+    head = _head(content)
     _check(step, shape, levels)
+    if len(content) == head.length:
+        return None
+    return _coded(content, shape, levels), head.share * step
+
+
+def read_integers(
+    content: bytes, shape: Sequence[int], step: float, levels: Sequence[int]
+) -> tuple[Coded, float]:
+    """What a payload says, and its step.
+
+    Raises
+    ------
+    StoreError
+        If `content` is no payload.
+    """
+    head = _head(content)
+    _check(step, shape, levels)
+    return _coded(content, shape, levels), head.share * step
+
+
+class _Head(NamedTuple):
+    """The head of a payload: its length, whether integers are wide, the byte of its share."""
+
+    length: int
+    wide: bool
+    excess: Excess
+    share_byte: int
+
+    @property
+    def share(self) -> float:
+        return share_of(self.share_byte)
+
+
+def _head(content: bytes) -> _Head:
     shared = bool(content) and bool(content[0] & _SHARE_BIT)
-    head, rest = content[: 2 + shared], content[2 + shared :]
+    head = content[: 2 + shared]
     if len(head) < 2 + shared:
         raise StoreError("a coded array is too short; the store is damaged")
-    if not rest:
-        return None
-    integers = decode(rest, shape, levels, _WIDE if head[0] & _WIDE_BIT else _NARROW)
     excess = Excess(_excess(head[0] >> 2, _ONE_BITS), _excess(head[1], _OTHERS_BITS))
-    return _Coded(integers, excess), step * share_of(head[2]) if shared else step
+    return _Head(len(head), bool(head[0] & _WIDE_BIT), excess, head[2] if shared else WHOLE)
+
+
+def share_byte_of(content: bytes) -> int:
+    """The byte of the share of a payload (`share_of`)."""
+    return _head(content).share_byte
+
+
+def _coded(content: bytes, shape: Sequence[int], levels: Sequence[int]) -> Coded:
+    head = _head(content)
+    kind, rest = _WIDE if head.wide else _NARROW, content[head.length :]
+    integers = decode(rest, shape, levels, kind) if rest else np.zeros(shape, kind)
+    return Coded(integers, head.excess)
 
 
 def coded_field(
@@ -182,7 +226,7 @@ def encoded_and_decoded(
     """
     step *= share_of(share)
     coded = _quantised(values, step, levels, ())
-    return _encoded(coded, levels, share), _decoded(coded, step, levels, dtype, ())
+    return encoded(coded, levels, share), _decoded(coded, step, levels, dtype, ())
 
 
 def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
@@ -195,7 +239,7 @@ def _check(step: float, shape: Sequence[int], levels: Sequence[int]) -> None:
         )
 
 
-def _quantised(values: Floats, step: float, levels: Sequence[int], orders: Sequence[int]) -> _Coded:
+def _quantised(values: Floats, step: float, levels: Sequence[int], orders: Sequence[int]) -> Coded:
     """Integers of all coefficients, and of differences where there are any."""
     _check(step, values.shape, levels)
     if not any(orders):
@@ -207,11 +251,23 @@ def _quantised(values: Floats, step: float, levels: Sequence[int], orders: Seque
     integers[:, others] = coded.integers
     integers[:, columns] = _differences(values[:, columns], step, nonzero)
     narrow = np.abs(integers).max(initial=0) < NARROW
-    return _Coded(integers.astype(_NARROW if narrow else _WIDE), coded.excess)
+    return Coded(integers.astype(_NARROW if narrow else _WIDE), coded.excess)
 
 
-def _quantised_coefficients(values: Floats, step: float, levels: Sequence[int]) -> _Coded:
+def _quantised_coefficients(values: Floats, step: float, levels: Sequence[int]) -> Coded:
     coefficients, largest = _transformed(values, step, levels)
+    return rounded_coefficients(coefficients, largest, step, levels)
+
+
+def rounded_coefficients(
+    coefficients: Floats, largest: float, step: float, levels: Sequence[int]
+) -> Coded:
+    """Integers of coefficients, of which the `largest` has so many steps.
+
+    Raises
+    ------
+    TooFineError
+    """
     if not largest < _LARGEST:
         raise TooFineError(
             f"values must be finite and below 2**60 steps of {step!r}; the largest wavelet "
@@ -222,7 +278,7 @@ def _quantised_coefficients(values: Floats, step: float, levels: Sequence[int]) 
     integers, excess = quantise(coefficients, levels, step, kind)
     # As the head will say it.
     one, others = _byte(excess.one, _ONE_BITS), _byte(excess.others, _OTHERS_BITS)
-    return _Coded(integers, Excess(_excess(one, _ONE_BITS), _excess(others, _OTHERS_BITS)))
+    return Coded(integers, Excess(_excess(one, _ONE_BITS), _excess(others, _OTHERS_BITS)))
 
 
 def _transformed(values: Floats, step: float, levels: Sequence[int]) -> tuple[Floats, float]:
@@ -255,7 +311,8 @@ def _differenced_columns(orders: Sequence[int]) -> tuple[NDArray[np.intp], NDArr
     return columns, np.array(orders, np.intp)[columns]
 
 
-def _encoded(coded: _Coded, levels: Sequence[int], share: int = WHOLE) -> bytes:
+def encoded(coded: Coded, levels: Sequence[int], share: int = WHOLE) -> bytes:
+    """The payload of integers."""
     own = share != WHOLE
     flags = _WIDE_BIT * (coded.integers.dtype == _WIDE) + _SHARE_BIT * own
     first = 4 * _byte(coded.excess.one, _ONE_BITS) + flags
@@ -274,7 +331,7 @@ def _excess(byte: int, bits: int) -> float:
 
 
 def _restored(
-    coded: _Coded,
+    coded: Coded,
     step: float,
     levels: Sequence[int],
     dtype: np.dtype[Any],
@@ -297,7 +354,7 @@ def _levels_left(levels: Sequence[int], orders: Sequence[int]) -> tuple[int, ...
 
 
 def _decoded(
-    coded: _Coded,
+    coded: Coded,
     step: float,
     levels: Sequence[int],
     dtype: np.dtype[Any],

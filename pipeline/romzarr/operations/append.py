@@ -93,7 +93,8 @@ def append(
     stream = None
     # A run that was killed may have left open what it had committed, and files besides.
     sweep(store)
-    alone = ERRORS_BY_INDEX in opened.facts
+    layered = any(variable.layers for variable in opened.last.variables.values())
+    alone = ERRORS_BY_INDEX in opened.facts or layered
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.
         told = partial(source_facts, archive, config_of(opened))

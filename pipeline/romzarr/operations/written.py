@@ -20,6 +20,7 @@ from romzarr.compression.by_index import (
     next_bounds,
 )
 from romzarr.compression.few_snapshots import are_few
+from romzarr.compression.layers import write_layers
 from romzarr.compression.pointwise import AIM, AIMS
 from romzarr.compression.sums import sum_facts, sums_asked, write_sums
 from romzarr.compression.value_bounds import (
@@ -128,6 +129,7 @@ class _Task:
                 following = next_bounds(asked, found)
                 tighter = tightened(resolved, found, tolerance)
                 if following is None and tighter is None:
+                    result = self._with_layers(writer, result)
                     with step("commit"):
                         nbytes = writer.commit(self.facts_of(result))
                     by_index = {name: found[name] for name in asked.norms}
@@ -150,6 +152,15 @@ class _Task:
             cost = write_sums(writer, self.archive, result.facts, asked, constant)
             summing.bytes = cost.bytes_read
         return replace(result, facts=sum_facts(result.facts, asked), cost=result.cost + cost)
+
+    def _with_layers(self, writer: StoreWriter, result: Result) -> Result:
+        """The same in layers, where these are asked for."""
+        tolerances = self.config.compression.layer_tolerances
+        if not tolerances:
+            return result
+        with step("layers"):
+            facts = write_layers(writer, self.archive, result.facts, tolerances)
+        return replace(result, facts=facts)
 
     def _asked(self, gaps: bool) -> IndexBounds:
         """Bounds on single indices, after a look at these."""

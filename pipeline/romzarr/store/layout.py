@@ -54,6 +54,12 @@ _BASIS = (
     *("episodes", "exact", "fields", "gaps", "mask", "mean", "residuals", "steady"),
     *("sum_fields", "sums", "values"),
 )
+# Arrays that may be in layers, ``fields_1`` and so on, and the most of these.
+FIELDS = "fields"
+LAYERED = ("episodes", FIELDS, "values")
+MAX_LAYERS = 8
+_LAYERS = tuple(f"{array}_{k}" for array in LAYERED for k in range(1, MAX_LAYERS + 1))
+_CODED = re.compile(r"basis/[^/]+/(residuals|(episodes|fields|values)(_\d)?)")
 _SERIALIZERS = frozenset({"bytes", "vlen-utf8", "vlen-bytes"})
 _SHUFFLES: dict[Shuffle, int] = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 _COMPRESSORS = (["blosc", checksums.NAME], [checksums.NAME])
@@ -451,7 +457,7 @@ def array_paths(facts: JsonObject) -> list[str]:
     return [
         "basis/singular_values",
         SHARED_FIELDS,
-        *(f"basis/{group}/{array}" for group in groups for array in _BASIS),
+        *(f"basis/{group}/{array}" for group in groups for array in (*_BASIS, *_LAYERS)),
         *(f"latent/{array}" for array in ("steps", "samples", "corrections")),
         *(f"latent/{array}" for array in ("block_model", "times")),
         *(f"coordinates/{name}" for name in carried),
@@ -463,13 +469,16 @@ def group_of(name: str, variable: JsonObject) -> str:
     return variable.text("group") if "group" in variable.document else name
 
 
+def layer(path: str, number: int) -> str:
+    """Return the path of a layer, from 1 on, of the array at `path`."""
+    return f"{path}_{number}"
+
+
 def is_coded(path: str) -> bool:
     """Tell whether the array at `path` of a generation is coded by wavelets."""
     if path in ("latent/samples", "latent/corrections", SHARED_FIELDS):
         return True
-    return path.startswith("basis/") and path.endswith(
-        ("/episodes", "/fields", "/residuals", "/values")
-    )
+    return _CODED.fullmatch(path) is not None
 
 
 def parse_array(node: JsonObject, coded: bool) -> ArrayLayout:

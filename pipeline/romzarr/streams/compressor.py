@@ -438,6 +438,11 @@ def _check_settings(config: Config) -> None:
             "compression.per: a stream bounds the error of each variable as a whole, and not of "
             "single indices; leave it out, or use romzarr.compress and romzarr.append"
         )
+    if config.compression.layer_tolerances:
+        raise ConfigError(
+            "compression.layers: a stream has no layers; leave it out, or use romzarr.compress and "
+            "romzarr.append"
+        )
     check_expressions(config)
     if config.compression.tolerance == 0:
         raise ConfigError(

@@ -18,6 +18,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from romzarr.coding.coefficients import Coefficients
+from romzarr.coding.layers import Payload, joined
 from romzarr.coding.tiles import grid, region_of
 from romzarr.contracts import Floats, Region
 from romzarr.errors import ResourceError, StorageError, StoreError, refuse_blame
@@ -29,6 +30,7 @@ from romzarr.store.reading.indexing import OutOfRangeError
 from romzarr.store.reading.tile_cache import Sized, TileCache
 
 T = TypeVar("T", bound=Sized)
+R = TypeVar("R")
 
 # Concurrent requests for checking files: they hide latency.
 _FETCHED = 32
@@ -69,6 +71,9 @@ class StoredArrays:
         The generation; its arrays are read through `CheckedStore`.
     tiles : TileMemory
         Decoded tiles; several generations may share the cache.
+    layers : mapping of str to sequence of str
+        The layers that arrays consist of, by their paths. The layout of such an array is that of
+        its last layer.
     """
 
     url: str
@@ -76,6 +81,7 @@ class StoredArrays:
     layouts: Mapping[str, ArrayLayout] = field(repr=False)
     group: zarr.Group = field(repr=False)
     tiles: TileCache = field(repr=False, compare=False)
+    layers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     def __contains__(self, path: str) -> bool:
         return path in self.layouts
@@ -102,6 +108,8 @@ class StoredArrays:
             Naming the first missing or damaged file.
         """
         for path, array in self.layouts.items():
+            if path in self.layers:
+                continue
             # Lazily: the metadata may claim far more chunks than exist.
             chunks = grid(array.shape, array.chunk)
             places = (
@@ -113,7 +121,7 @@ class StoredArrays:
                     sync(_fetched(self.group.store, [layout.joined(path, key) for key in some]))
 
     def _array(self, path: str) -> zarr.Array[Any]:
-        array = self.group[path]
+        array = self.group[self.layers.get(path, (path,))[-1]]
         if not isinstance(array, zarr.Array):
             raise StoreError(f"{self.url}: {path} is not an array")
         return array
@@ -153,38 +161,61 @@ class StoredArrays:
     def decoded(self, path: str, index: tuple[int, ...]) -> Floats:
         """Decode one chunk of an array, without the part beyond the end of the array."""
         array = self.layouts[path]
-        values = self._read(path, index, self.codec(path).values)
+        if path in self.layers:
+            with prefixed_errors(f"{self.url}: array {path} cannot be read"):
+                values = self.coefficients(path, index).array()
+        else:
+            values = self._read(path, index, self.codec(path).values)
         region = region_of(index, array.shape, array.chunk)
         values = values[tuple(slice(0, part.stop - part.start) for part in region)]
         values.flags.writeable = False
         return values
 
     def codec(self, path: str) -> WaveletCodec:
-        """Return the codec of a coded array."""
-        # Opening has checked that the first codec of this Zarr v3 array is ours.
-        metadata: Any = self._array(path).metadata
-        codec: WaveletCodec = metadata.codecs[0]
-        return codec
+        """Return the codec of a coded array; of one in layers, that of its last layer."""
+        return _codec(self._array(path))
 
     def coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
         """Decode the coefficients of one chunk."""
-        return self._read(path, index, self.codec(path).coefficients)
+        if path not in self.layers:
+            return self._read(path, index, self.codec(path).coefficients)
+        payloads = [self.payload(each, index) for each in self.layers[path]]
+        levels, array = self.codec(path).levels, self.layouts[path]
+        with prefixed_errors(f"{self.url}: array {path} cannot be read"):
+            return joined(payloads, array.chunk, levels, np.dtype(array.dtype))
+
+    def payload(self, path: str, index: tuple[int, ...]) -> Payload:
+        """Fetch the payload of one chunk of a coded array, or of one of its layers."""
+        array: Any = self.group[path]
+        return Payload(self._content(path, array, index), _codec(array).step)
 
     def _read(
         self,
         path: str,
         index: tuple[int, ...],
-        decode: Callable[[bytes, Sequence[int], np.dtype[Any]], T],
-    ) -> T:
+        decode: Callable[[bytes, Sequence[int], np.dtype[Any]], R],
+    ) -> R:
         """Fetch one chunk, and decode it."""
         array = self._array(path)
+        content = self._content(path, array, index)
+        with self._reading(path), prefixed_errors(f"{self.url}: array {path} cannot be read"):
+            return decode(content, self.layouts[path].chunk, array.dtype)
+
+    def _content(self, path: str, array: zarr.Array[Any], index: tuple[int, ...]) -> bytes:
+        """Fetch one chunk."""
         key = layout.joined(path, array.metadata.encode_chunk_key(index))
         with self._reading(path):
             content: Any = sync(self.group.store.get(key, default_buffer_prototype()))
-            # The checksum at the end has been checked.
-            payload = content.to_bytes()[: -checksums.SIZE]
-            with prefixed_errors(f"{self.url}: array {path} cannot be read"):
-                return decode(payload, self.layouts[path].chunk, array.dtype)
+        # The checksum at the end has been checked.
+        payload: bytes = content.to_bytes()[: -checksums.SIZE]
+        return payload
+
+
+def _codec(array: zarr.Array[Any]) -> WaveletCodec:
+    # Opening has checked that the first codec of this Zarr v3 array is ours.
+    metadata: Any = array.metadata
+    codec: WaveletCodec = metadata.codecs[0]
+    return codec
 
 
 async def _fetched(store: Any, keys: Sequence[str]) -> None:

@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.coding.layers import Payload
 from romzarr.contracts import Region
 from romzarr.store.layout import Part
 from romzarr.store.reading.decoding import decode, predict
 from romzarr.store.reading.generation import Generation
+from romzarr.store.reading.layers import coarser
 from romzarr.store.reading.reader import open_draft
+from romzarr.store.reading.tile_cache import TileCache
 
 Matrix = NDArray[np.float64]
 
 # Relative perturbation of samples in tests of a model: thousands of roundings of another machine.
 PERTURBATION = 1e-12
+# Decoded tiles of what is read in layers.
+_CACHED_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,22 @@ class Draft:
         space = region[:time_axis] + region[time_axis + 1 :]
         return decode(_opened(self), variable, region[time_axis], space)
 
+    def decode_layers(
+        self, variable: str, time_axis: int, region: Region, layers: int
+    ) -> NDArray[Any]:
+        """Decode a region from the first layers alone."""
+        space = region[:time_axis] + region[time_axis + 1 :]
+        return decode(_opened_layers(self, layers), variable, region[time_axis], space)
+
+    def payload(self, path: str, index: tuple[int, ...]) -> Payload:
+        """Return the payload of a chunk of a coded array, even if it is there in layers too."""
+        return _opened(self).arrays.payload(path, index)
+
+    def form(self, path: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shape of the chunks of a coded array, and the levels of their transform."""
+        arrays = _opened(self).arrays
+        return arrays.chunk(path), arrays.codec(path).levels
+
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float:
         """Bound the change of `predicted` values by a reader's rounding of the samples of a(t)."""
         store = _opened(self)
@@ -62,6 +83,11 @@ def _opened(draft: Draft, perturbation: float = 0.0) -> Generation:
         if perturbation
         else store
     )
+
+
+@lru_cache(maxsize=8)
+def _opened_layers(draft: Draft, layers: int) -> Generation:
+    return coarser(_opened(draft), lambda variable: layers, TileCache(_CACHED_BYTES))
 
 
 def _predicted(

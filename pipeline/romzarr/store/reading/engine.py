@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +13,7 @@ from xarray.core import indexing
 
 from romzarr.contracts import NO_TIME
 from romzarr.encoding import encoding_from_json
+from romzarr.errors import ConfigError
 from romzarr.store import layout
 from romzarr.store.layout import JsonObject, Root
 from romzarr.store.reading.arrays import as_store_errors
@@ -21,6 +22,9 @@ from romzarr.store.reading.lazy import DecodedArray
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
 from romzarr.store.trees import read_tree, store_of
+
+# Attribute with a bound on the error of what is read at a larger tolerance than the store's.
+ERROR_BOUND = "relative_l2_error"
 
 
 def _answers(dataset: xr.Dataset) -> Any:
@@ -66,13 +70,19 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         drop_variables: str | Iterable[str] | None = None,
         use_cftime: bool | None = None,
         decode_timedelta: bool | None = None,
+        tolerance: float = 0.0,
     ) -> xr.Dataset:
         """Open the store at `filename_or_obj` (a path or a URL).
 
         The decoding options apply to coordinates and other variables that were copied unchanged;
         decoded variables are always in physical units.
+
+        With a `tolerance`, no more is read than it needs, of stores that were made with layers
+        (``compression.layers``). The attribute `ERROR_BOUND` of each variable then bounds the
+        error of what is read, relative to the fluctuation of the variable.
         """
         store = open_store(filename_or_obj)
+        errors = store.errors_within(_checked(tolerance)) if tolerance != 0 else {}
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         options = {
             "mask_and_scale": mask_and_scale,
@@ -83,7 +93,9 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
             "decode_timedelta": decode_timedelta,
         }
         variables = dict(carried(store, options).variables)
-        variables |= {name: _lazy(store, v) for name, v in store.variables.items()}
+        variables |= {
+            name: _lazy(store, v, tolerance, errors) for name, v in store.variables.items()
+        }
         facts = JsonObject(store.facts, store.url)
         order: list[Any] = [name for name in facts.names("order") if name in variables]
         # Coordinates that the order does not name come last.
@@ -117,13 +129,25 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
 
 
-def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:
-    data = indexing.LazilyIndexedArray(DecodedArray(store.url, Root(store.root.parts), stored))
+def _checked(tolerance: float) -> float:
+    if not isinstance(tolerance, float) or not 0 < tolerance < 1:
+        raise ConfigError(f"tolerance: found {tolerance!r}, allowed are numbers from 0 to below 1")
+    return tolerance
+
+
+def _lazy(
+    store: CoefficientStore, stored: StoredVariable, tolerance: float, errors: Mapping[str, float]
+) -> xr.Variable:
+    """A variable, decoded as far as a tolerance needs; with its bound among `errors`, if any."""
+    array = DecodedArray(store.url, Root(store.root.parts), stored, tolerance)
+    data = indexing.LazilyIndexedArray(array)
     encoding = encoding_from_json(stored.encoding)
     if stored.chunks is not None:
         chunks = dict(zip(stored.dims, stored.chunks, strict=True))
         chunks.pop(NO_TIME, None)
         encoding["preferred_chunks"] = chunks
     attrs = encoding_from_json(stored.attrs)
+    if stored.name in errors:
+        attrs[ERROR_BOUND] = errors[stored.name]
     dims = stored.space_dims if stored.is_timeless else stored.dims
     return xr.Variable(dims, data, attrs, encoding)

@@ -16,11 +16,15 @@ from romzarr.store.reading.variables import StoredVariable
 class DecodedArray(BackendArray):
     """A lazily decoded variable of a store.
 
-    Pickles contain the URL and the root metadata: every process opens the store itself.
+    Pickles contain the URL and the root metadata: every process opens the store itself. With a
+    ``tolerance`` no more layers are read than that needs.
     """
 
-    def __init__(self, url: str, root: Root, variable: StoredVariable) -> None:
+    def __init__(
+        self, url: str, root: Root, variable: StoredVariable, tolerance: float = 0.0
+    ) -> None:
         self.url, self.root, self.variable = url, root, variable
+        self.tolerance = tolerance
         self.shape = variable.space_shape if variable.is_timeless else variable.shape
         self.dtype = variable.dtype
 
@@ -33,6 +37,8 @@ class DecodedArray(BackendArray):
 
     def _decode(self, key: tuple[Any, ...]) -> NDArray[Any]:
         axis, store = self.variable.time_axis, open_store(self.url, self.root)
+        if self.tolerance:
+            store = store.within(self.tolerance)
         if self.variable.is_timeless:
             return store.decode(self.variable.name, 0, key)
         return store.decode(self.variable.name, key[axis], key[:axis] + key[axis + 1 :])

@@ -20,6 +20,7 @@ from romzarr.store.reading.checks import check_latent
 from romzarr.store.reading.facts import check_errors, checked_facts
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
+from romzarr.store.reading.layers import check_layers, layers_of
 from romzarr.store.reading.points import orders_of
 from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable, variables_of
@@ -53,6 +54,8 @@ def open_generation(
         )
         for path, document in documents.items()
     }
+    layers = layers_of(layouts, facts.where)
+    layouts |= {path: layouts[each[-1]] for path, each in layers.items()}
     parts = (*(part.arrays.layouts for part in earlier), layouts)
     eager = [(a.index, math.prod(grid(a.shape, a.chunk))) for p in parts for a in p.values()]
     check_indexes(eager, facts.where)
@@ -61,8 +64,9 @@ def open_generation(
     own, snapshots = check_latent(facts, layouts, known)
     variables = variables_of(facts, layouts, own if own or not before else None, snapshots)
     _check_extended(variables, before, facts)
+    check_layers(variables, layers, facts.where)
     group = _opened(place, layouts, documents)
-    arrays = StoredArrays(url, name, layouts, group, tiles)
+    arrays = StoredArrays(url, name, layouts, group, tiles, layers)
     checked = checked_facts(facts)
     check_errors(checked, variables, facts.where)
     orders = orders_of(facts, variables, layouts)

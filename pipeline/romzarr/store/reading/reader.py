@@ -20,8 +20,10 @@ from romzarr.store.commit import check_root
 from romzarr.store.layout import Part, Root
 from romzarr.store.reading import decoding
 from romzarr.store.reading.arrays import as_store_errors
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.indexing import Indexer, Positions, across
+from romzarr.store.reading.layers import coarser, needed
 from romzarr.store.reading.opening import checked_metadata, open_generation
 from romzarr.store.reading.tile_cache import TileCache
 from romzarr.store.reading.variables import StoredVariable
@@ -111,6 +113,28 @@ class CoefficientStore:
                 return decoding.decode(self.parts[number], variable, rows, space_indexers)
 
             return across(self.starts, time_indexer, axis, read)
+
+    def within(self, tolerance: float) -> CoefficientStore:
+        """Return the same store, of which no more layers are read than a tolerance needs.
+
+        Its errors are `errors_within`.
+        """
+        return _within(self.url, self.root.parts, tolerance)
+
+    def errors_within(self, tolerance: float) -> dict[str, float]:
+        """Bound the errors of `within`, relative to the fluctuations, by variable.
+
+        What the layers that are read leave of a part is relative to its own fluctuation; the
+        squares of these add up to no more than that of the whole.
+        """
+        errors = errors_of(self.facts, self.variables)
+        for name in errors:
+            missed = [_missed(part.variables[name], tolerance) for part in self.parts]
+            if len(missed) == 1:
+                errors[name] = max(errors[name], *missed)
+            else:
+                errors[name] += max(missed)
+        return errors
 
     def mean(self, variable: str, space_indexers: Sequence[Indexer] | None = None) -> Floats:
         """Compute the temporal mean of `variable`, everywhere or as in `decode`; NaN if masked.
@@ -229,6 +253,22 @@ def _opened(url: str, named: tuple[Part, ...]) -> CoefficientStore:
             _check_continues(parts[-1], part, url)
         parts.append(part)
     return CoefficientStore(url, Root(named), tuple(parts))
+
+
+def _missed(variable: StoredVariable, tolerance: float) -> float:
+    """Return the error that the layers leave which are read; 0 if these are all."""
+    last = needed(variable, tolerance)
+    return variable.layers[last - 1] if last <= len(variable.layers) else 0.0
+
+
+@lru_cache(maxsize=16)
+def _within(url: str, named: tuple[Part, ...], tolerance: float) -> CoefficientStore:
+    store = _opened(url, named)
+    if any(part.before and any(each.arrays.layers for each in part.before) for part in store.parts):
+        return store
+    tiles = TileCache(_CACHED_BYTES)
+    parts = (coarser(part, lambda v: needed(v, tolerance), tiles) for part in store.parts)
+    return replace(store, parts=tuple(parts))
 
 
 def _check_continues(before: Generation, part: Generation, url: str) -> None:

@@ -27,7 +27,8 @@ class StoredVariable:
     ``offset`` is subtracted from values, and ``mask`` is the group with the mask, if there is one.
     ``column`` is its first one in the shared fields, if it has them there, and ``step`` the factor.
     ``gaps`` are values that are kept apart. Others are multiplied by factors of ``scaling``, or
-    they are logarithms in a ``unit``. What ``sums`` lack is added.
+    they are logarithms in a ``unit``. What ``sums`` lack is added. ``layers`` are
+    the errors that all layers of its arrays but the last leave, relative to the fluctuation.
     """
 
     name: str
@@ -45,6 +46,7 @@ class StoredVariable:
     scaling: StoredScaling | None
     unit: float | None
     sums: StoredSums | None
+    layers: tuple[float, ...]
     chunks: tuple[Any, ...] | None
     attrs: Mapping[str, Any]
     encoding: Mapping[str, Any]
@@ -175,6 +177,7 @@ def _variable(
         gaps=gaps_of(fields, shape),
         unit=_unit(fields),
         sums=sums_of(fields, dims, time_axis, group),
+        layers=_layers(fields),
         scaling=scaling_of(fields, dims, shape, time_axis, steady if steady in arrays else ""),
         chunks=_chunks(fields, shape),
         attrs=fields.object("attrs").document if "attrs" in fields.document else {},
@@ -182,6 +185,17 @@ def _variable(
             fields.object("encoding").document if "encoding" in fields.document else {}, shared
         ),
     )
+
+
+def _layers(fields: JsonObject) -> tuple[float, ...]:
+    """Parse the errors that all layers but the last leave, relative to the fluctuation."""
+    listed = fields.document.get("layers", [])
+    valid = isinstance(listed, list) and len(listed) < layout.MAX_LAYERS
+    if not valid or not all(type(error) is float and 0 < error < np.inf for error in listed):
+        raise StoreError(
+            f"{fields.where}: 'layers' must be fewer than {layout.MAX_LAYERS} positive numbers"
+        )
+    return tuple(listed)
 
 
 def _unit(fields: JsonObject) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
@@ -286,6 +287,70 @@ class BasisWriter(ArrayWriter):
             path = f"basis/{self._groups[variable]}/residuals"
             self.create(path, shape, tile, np.dtype(np.float64), dims, codec, again=True)
         self._grids[variable, "residuals"] = grid(shape, tile)
+
+    def layered_arrays(self, variable: str) -> dict[str, tuple[int, ...]]:
+        """Return the arrays of a `variable` that may be split into layers, and their tiles."""
+        return {
+            array: self._grids[variable, array]
+            for array in layout.LAYERED
+            if (variable, array) in self._grids
+        }
+
+    def path_of(self, variable: str, array: str) -> str:
+        """Return the path of an array of a `variable`."""
+        return f"basis/{self._groups[variable]}/{array}"
+
+    def step_of(self, variable: str, array: str) -> float:
+        """Return the quantisation step of a coded array of a `variable`."""
+        return self._codec(self.path_of(variable, array)).step
+
+    def _codec(self, path: str) -> WaveletCodec:
+        metadata: Any = zarr.open_array(self._store, path=path, mode="r").metadata
+        codec: WaveletCodec = metadata.codecs[0]
+        return codec
+
+    def create_layers(self, variable: str, array: str, steps: Sequence[float]) -> list[TileWriter]:
+        """Create the layers of a coded array of a `variable`, or replace them.
+
+        Parameters
+        ----------
+        variable : str
+        array : str
+            One of `layered_arrays`.
+        steps : sequence of float
+            Of all layers but the last, which has that of the array.
+
+        Returns
+        -------
+        list of TileWriter
+            One for each layer. `drop_layers` removes the array once these are written.
+        """
+        path = self.path_of(variable, array)
+        whole, codec = zarr.open_array(self._store, path=path, mode="r"), self._codec(path)
+        dims, writers = [str(dim) for dim in whole.metadata.dimension_names or ()], []  # type: ignore[union-attr]
+        for number, step in enumerate((*steps, codec.step), start=1):
+            name = layout.layer(array, number)
+            layer = WaveletCodec(step, codec.levels)
+            with write_errors(self.target):
+                self.create(
+                    layout.layer(path, number),
+                    whole.shape,
+                    whole.chunks,
+                    whole.dtype,
+                    dims,
+                    layer,
+                    again=True,
+                )
+            self._grids[variable, name] = self._grids[variable, array]
+            writers.append(self._tile_writer(name, (0,) if array == layout.FIELDS else ()))
+        return writers
+
+    def drop_layers(self, variable: str, array: str, keep: bool) -> None:
+        """Remove the layers of an array, or, to `keep` these, the array without layers."""
+        names = [layout.layer(array, k) for k in range(1, layout.MAX_LAYERS + 1)]
+        for name in [array] if keep else names:
+            if (variable, name) in self._grids:
+                self._drop(variable, name)
 
     def drop_residuals(self, variable: str) -> None:
         """Remove the residuals of a `variable` if they are all zero."""
