@@ -205,6 +205,20 @@ def index_rows(found: Mapping[str, Facts]) -> list[tuple[str, str]]:
     return continued("largest by index", lines)
 
 
+def layer_rows(layers: Mapping[str, Sequence[float]]) -> list[tuple[str, str]]:
+    """The errors at which a part of the bytes can be read.
+
+    >>> layer_rows({"u": [0.098, 0.0297]})
+    [('read in layers', 'u  with errors of 9.8e-02, 3.0e-02')]
+    """
+    width = max(map(len, layers), default=0)
+    lines = [
+        f"{name:<{width}}  with errors of {', '.join(f'{each:.1e}' for each in errors)}"
+        for name, errors in layers.items()
+    ]
+    return continued("read in layers", lines)
+
+
 def limited(lines: Sequence[str]) -> list[str]:
     """The first of many lines, and how many more there are."""
     more = len(lines) - LISTED
@@ -215,6 +229,7 @@ def info_table(info: Facts, store: str) -> str:
     rows = [
         *error_rows(info["relative_l2_error"], info["tolerance"]),
         *index_rows(info["errors_by_index"]),
+        *layer_rows(info["layers"]),
         *bounded_rows(info),
         ("error measured by", info["error_measured_by"]),
         ("rank", f"{info['rank']} POD modes"),

@@ -173,7 +173,8 @@ class StoreInfo(Report):
     (``modelled_blocks``), and the ``polynomial_orders`` of the leading modes: polynomials of one
     degree less extrapolate the coefficients or the errors of the model. Wavelets along time code
     the modes of order 0 and all others. ``errors_by_index`` has the ``dims`` of each variable with
-    a bound for each of their indices, and the ``errors`` of these. ``orders`` is as in
+    a bound for each of their indices, and the ``errors`` of these. ``layers`` are the errors that
+    the first layer of each variable leaves, the first two, and so on. ``orders`` is as in
     `CompressionReport`.
     """
 
@@ -203,6 +204,7 @@ class StoreInfo(Report):
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     prediction: Mapping[str, Any] = field(default_factory=dict)
     errors_by_index: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 

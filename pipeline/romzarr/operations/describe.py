@@ -81,6 +81,7 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         max_error=facts.get("max_error", {}),
         largest_pointwise_error=facts.get("largest_pointwise_error", {}),
         errors_by_index=facts.get(ERRORS_BY_INDEX, {}),
+        layers={name: v.layers for name, v in last.variables.items() if v.layers},
         max_relative_error=facts.get("max_relative_error", {}),
         largest_relative_error=facts.get("largest_relative_error", {}),
         orders={dim: order.coordinates for dim, order in last.orders.items()},
