@@ -126,6 +126,50 @@ def test_few_requests_are_made_and_none_twice(s3):
     assert len(proxy.requests) <= len(names(store)) + 5
 
 
+def most_at_a_time(proxy, read) -> int:
+    """Requests that were under way side by side while `read` ran, if each takes its time."""
+    under_way, seen, lock = [0], [0], threading.Lock()
+
+    def slow(method, path):
+        with lock:
+            under_way[0] += 1
+            seen[0] = max(seen[0], under_way[0])
+        time.sleep(0.1)
+        with lock:
+            under_way[0] -= 1
+
+    proxy.fault = slow
+    try:
+        read()
+    finally:
+        proxy.fault = lambda method, path: None
+    return seen[0]
+
+
+def test_indexes_are_fetched_side_by_side_and_so_are_tiles(s3, monkeypatch):
+    proxy, url = s3
+    noise = np.random.default_rng(0).standard_normal((600, 8, 9)).astype("f4")
+    source = xr.Dataset(
+        {"u": (("time", "y", "x"), noise)},
+        {"time": np.arange(600.0), "y": np.arange(8.0), "x": np.arange(9.0)},
+    )
+    monkeypatch.setattr("romzarr.coding.tiles.VALUES", 1 << 13)
+    romzarr.compress(source.chunk(time=100), f"{url}/s", tolerance=0.1)
+    opened = []
+    assert most_at_a_time(proxy, lambda: opened.append(open_dataset(f"{url}/s"))) == 3
+    tiles = open_store(f"{url}/s").last.arrays
+    assert -(-600 // tiles.chunk("basis/u/values")[0]) > 3
+    proxy.requests.clear()
+    assert most_at_a_time(proxy, opened[0].load) > 3
+    # Each tile once.
+    assert len(proxy.requests) == len({path for _, path, _ in proxy.requests})
+    assert romzarr.verify(f"{url}/s", source).ok
+
+
+def open_dataset(url) -> xr.Dataset:
+    return xr.open_dataset(url, engine="romzarr")
+
+
 def test_netcdf_and_csv_are_read_from_s3(s3, tmp_path):
     _, url = s3
     waves().to_netcdf(tmp_path / "a.nc", engine="h5netcdf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,12 +26,14 @@ from romzarr.store import checksums, layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.layout import ArrayLayout
 from romzarr.store.reading.fields import prefixed_errors
-from romzarr.store.reading.indexing import OutOfRangeError
+from romzarr.store.reading.indexing import OutOfRangeError, Piece, Positions, pieces
 from romzarr.store.reading.tile_cache import Sized, TileCache
 
 T = TypeVar("T", bound=Sized)
 R = TypeVar("R")
 
+# Chunks of an array that are fetched at a time: they hide latency, and take up to 8 MB or so each.
+_AHEAD = 8
 # Concurrent requests for checking files: they hide latency.
 _FETCHED = 32
 
@@ -141,6 +143,31 @@ class StoredArrays:
         _check_finite(values, f"{self.url}: {path}")
         return values
 
+    def fetch_ahead(self, chunks: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        """Fetch chunks of arrays concurrently that will be asked for next, if they are far."""
+        store: Any = self.group.store
+        store.fetch_ahead(
+            layout.joined(each, self._array(each).metadata.encode_chunk_key(index))
+            for path, index in chunks
+            for each in self.layers.get(path, (path,))
+        )
+
+    def pieces(self, path: str, wanted: Sequence[Positions], *key: Any) -> Iterator[Piece]:
+        """Divide requested points into chunks of an array, some of which are fetched at a time.
+
+        Decoded chunks are cached as (path, chunk, *`key`).
+        """
+        chunk = self.chunk(path)
+        leading = (0,) * (len(chunk) - len(wanted))
+        found = pieces(wanted, chunk[len(leading) :])
+        while some := list(islice(found, _AHEAD)):
+            far = (each.tile for each in some if not self._has((path, each.tile, *key)))
+            self.fetch_ahead((path, (*leading, *tile)) for tile in far)
+            yield from some
+
+    def _has(self, key: tuple[Any, ...]) -> bool:
+        return self.tiles.kept((self.generation, *key)) is not None
+
     def cached(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
         """Return the cached value of `key`, or decode it."""
         return self.tiles.get((self.generation, *key), decode)
@@ -151,9 +178,11 @@ class StoredArrays:
         if start >= stop:
             return np.zeros((0, columns))
         first = start // length
+        wanted = range(first, -(-stop // length))
+        self.fetch_ahead((path, (k, 0)) for k in wanted if not self._has((path, k)))
         chunks = [
             self.cached((path, number), partial(self.decoded, path, (number, 0)))
-            for number in range(first, -(-stop // length))
+            for number in wanted
         ]
         rows: NDArray[np.float64] = np.concatenate(chunks)
         return rows[start - first * length : stop - first * length]

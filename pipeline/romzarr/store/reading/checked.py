@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout, limits
 from romzarr.store.layout import ArrayLayout
 
+# Chunks kept that nobody has asked for yet.
+_MOST_AHEAD = 64
 _BLOSC_HEADER = struct.Struct("<4B3I")
 
 
@@ -39,6 +43,7 @@ class CheckedStore(WrapperStore[Store]):
         super().__init__(layout.zarr_store(url))
         self.url, self.arrays, self._metadata = url, arrays, metadata
         self.generation = url.rpartition("/")[2]
+        self._ahead: dict[str, Buffer] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CheckedStore, (self.url, self.arrays)
@@ -51,6 +56,8 @@ class CheckedStore(WrapperStore[Store]):
     ) -> Buffer | None:
         if key == layout.ROOT and self._metadata is not None:
             return prototype.buffer.from_bytes(self._metadata)
+        if byte_range is None and (ahead := self._ahead.pop(key, None)) is not None:
+            return ahead
         chunk = await _found(self._store, key, prototype, byte_range)
         if chunk is None and checksums.array_of(key):
             root = await _found(layout.zarr_store(self._above), layout.ROOT, prototype)
@@ -65,11 +72,29 @@ class CheckedStore(WrapperStore[Store]):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         # Only zarr >= 3.2 has and calls this method.
+        if byte_range is None and (ahead := self._ahead.pop(key, None)) is not None:
+            return ahead
         store: Any = self._store
         chunk = store.get_sync(key, prototype=prototype, byte_range=byte_range)
         if chunk is None and checksums.array_of(key):
             raise self._missing(key, layout.read_root(self._above))
         return self._checked(key, chunk)
+
+    def fetch_ahead(self, keys: Iterable[str]) -> None:
+        """Fetch chunks concurrently, each for the next that asks for it; local ones are near."""
+        wanted = list(keys)
+        if not layout.is_local(self.url) and len(wanted) > 1:
+            sync(self._fetch_ahead(wanted))
+
+    async def _fetch_ahead(self, keys: Sequence[str]) -> None:
+        fetched = (_found(self._store, key, default_buffer_prototype()) for key in keys)
+        # Whoever asks for what failed is told why.
+        found = await asyncio.gather(*fetched, return_exceptions=True)
+        for key, chunk in zip(keys, found, strict=True):
+            if isinstance(chunk, Buffer):
+                self._ahead[key] = self._checked(key, chunk) or chunk
+        for key in list(self._ahead)[:-_MOST_AHEAD]:
+            self._ahead.pop(key, None)
 
     @property
     def _above(self) -> str:

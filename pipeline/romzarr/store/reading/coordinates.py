@@ -123,6 +123,12 @@ def _opened(part: Generation, url: str, options: Mapping[str, Any]) -> xr.Datase
     group = part.arrays.group.get("coordinates")
     if not isinstance(group, zarr.Group):
         return xr.Dataset()
+    # xarray reads all indexes, one after the other.
+    part.arrays.fetch_ahead(
+        (f"coordinates/{name}", (0,))
+        for name, array in group.members()
+        if isinstance(array, zarr.Array) and array.shape == array.chunks and array.ndim == 1
+    )
     # xarray's Zarr backend reads through the checked store of `group`.
     backend = ZarrStore(group, mode="r", use_zarr_fill_value_as_mask=False)
     with as_store_errors(f"{url}: coordinates cannot be read"):

@@ -23,10 +23,12 @@ from romzarr.numerics.rounding import rounded_sum
 from romzarr.store.layout import SHARED_FIELDS
 from romzarr.store.reading.arrays import StoredArrays
 from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, prefixed_errors
-from romzarr.store.reading.indexing import Positions, pieces, points
+from romzarr.store.reading.indexing import Piece, Positions, pieces, points
 from romzarr.store.reading.variables import StoredVariable
 
 Wanted = Sequence[Positions]
+# Tells decoded fields in the cache from their first one.
+_DECODED = "decoded"
 # Values summed at once: 1 to 2 MB, about a second-level cache.
 SUMMED = 1 << 18
 
@@ -75,7 +77,7 @@ class TiledValues:
 
     def _parts(self, rows: Positions, wanted: Wanted) -> Iterator[tuple[Region, Floats]]:
         """Yield values minus the offset, time first, tile by tile."""
-        for tile, inside, region in pieces((rows, *wanted), self.arrays.chunk(self.path)):
+        for tile, inside, region in self.arrays.pieces(self.path, (rows, *wanted)):
             values = self.arrays.cached((self.path, tile), partial(self._tile, tile))
             yield region, points(values[None], inside)[0]
 
@@ -136,9 +138,14 @@ class FieldValues:
 
     def parts(self, wanted: Wanted) -> Iterator[tuple[Region, FieldPart]]:
         """Yield the fields at the requested points of each tile, and the region of these points."""
-        for tile, inside, region in pieces(wanted, self.tile_shape):
-            key = self.path, tile, "decoded"
+        for tile, inside, region in self._pieces(wanted):
+            key = self.path, tile, _DECODED
             yield region, self.arrays.cached(key, partial(self._tile, tile)).part(inside)
+
+    def _pieces(self, wanted: Wanted) -> Iterator[Piece]:
+        if self.stored.column is not None:
+            return pieces(wanted, self.tile_shape)
+        return self.arrays.pieces(self.path, wanted, _DECODED)
 
     def modes(self, wanted: Wanted, sigma: NDArray[np.float64], out: Floats) -> None:
         """Divide the leading fields, except the first, by `sigma`; 0 at masked points."""
