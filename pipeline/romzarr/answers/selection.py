@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from xarray.core import indexing
 
 from romzarr.archive.weights import weights_of
-from romzarr.contracts import Coding, Matrix
+from romzarr.contracts import Coding, Matrix, Region
 from romzarr.errors import AnswerError
 from romzarr.recorded_config import config_of
+from romzarr.store.layout import Root
 from romzarr.store.reading import decoding
 from romzarr.store.reading.indexing import Indexer
 from romzarr.store.reading.lazy import DecodedArray
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
 
-# Decoded values held at a time, in float64.
-_BLOCK_BYTES = 64 * 2**20
+# Decoded values held at a time, in float64: some tiles of every kind.
+BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Selection:
             stored.coding == Coding.POD
             and len(self.store.parts) == 1
             and stored.unit is None
+            and stored.sums is None
             and not (corrected or len(last.episodes) or stored.gaps)
         )
 
@@ -86,7 +88,7 @@ class Selection:
     def blocks(self) -> Iterator[tuple[slice, Matrix]]:
         """Yield decoded values (rows, points) in float64, some snapshots at a time."""
         points = int(np.prod(self.space_shape, dtype=np.int64))
-        most = max(1, _BLOCK_BYTES // (8 * max(1, points)))
+        most = max(1, BLOCK_BYTES // (8 * max(1, points)))
         before = self.space[: self.stored.time_axis]
         axis = sum(not isinstance(index, int | np.integer) for index in before)
         for start in range(0, len(self.rows), most):
@@ -99,21 +101,35 @@ class Selection:
         """The same of the first snapshot alone."""
         return replace(self, rows=self.rows[:1])
 
+    def part(self, region: Region) -> Selection:
+        """The same of some of its points: `region` has a slice for each space dim that is left."""
+        left, space = iter(region), list(self.space)
+        for axis, (index, n) in enumerate(zip(self.space, self.stored.space_shape, strict=True)):
+            if not isinstance(index, int | np.integer):
+                space[axis] = np.arange(n)[index][next(left)]
+        return replace(self, space=tuple(space))
+
     @cached_property
     def weights(self) -> Matrix:
         """What each point (points,) counts in the recorded error."""
-        name = config_of(self.store).archive.weights
-        dims, shape = self.stored.dims, self.stored.space_shape
-        found = None
-        if name != "none":
-            dataset = xr.open_dataset(self.store.url, engine="romzarr")
-            time = dims[self.stored.time_axis]
-            found = weights_of(dataset, self.stored.name, time, name, self.store.url)
-        weights = np.ones((1,) * len(shape)) if found is None else found
-        weights = np.broadcast_to(weights, shape)
-        for axis in reversed(range(len(shape))):
+        weights = _counted(self.store.url, Root(self.store.root.parts), self.stored.name)
+        for axis in reversed(range(weights.ndim)):
             weights = weights[(slice(None),) * axis + (self.space[axis],)]
         return np.asarray(weights, np.float64).reshape(-1)
+
+
+# Finding the weights opens the dataset, which takes longer than most answers.
+@lru_cache(maxsize=256)
+def _counted(url: str, root: Root, name: str) -> Matrix:
+    """What each point (*space) of a variable counts in the recorded error."""
+    store = open_store(url, root)
+    stored, kind = store.variables[name], config_of(store).archive.weights
+    found = None
+    if kind != "none":
+        dataset = xr.open_dataset(url, engine="romzarr")
+        found = weights_of(dataset, name, stored.dims[stored.time_axis], kind, url)
+    one = np.ones((1,) * len(stored.space_shape))
+    return np.broadcast_to(one if found is None else found, stored.space_shape)
 
 
 def selection_of(variable: xr.DataArray) -> Selection:
