@@ -319,8 +319,8 @@ def test_parts_of_space_give_the_same_answers(cases, kind, monkeypatch):
     }
     whole = {name: ask(answers) for name, ask in asked.items()}
     # About 40 points of all snapshots at a time.
-    for module in (quantity, selection):
-        monkeypatch.setattr(module, "BLOCK_BYTES", 8 * M * 40)
+    monkeypatch.setattr(quantity, "PIECE_BYTES", 8 * M * 40)
+    monkeypatch.setattr(selection, "BLOCK_BYTES", 8 * 5 * 40)
     for name, ask in asked.items():
         again = ask(cases(kind).stored.isel(x=slice(None)).romzarr)
         xr.testing.assert_allclose(again, whole[name], rtol=1e-9, atol=1e-9)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.answers.bounds import largest_error
-from romzarr.answers.quantity import Quantity
+from romzarr.answers.quantity import Quantity, Where
 from romzarr.contracts import Matrix
 from romzarr.errors import AnswerError
 
@@ -169,8 +169,7 @@ def _of_factors(
     points = _drawn(weights, len(rows), rng)
     values = np.empty(len(rows))
     for where, piece in quantity.pieces(quantity.coefficients.shape[1]):
-        place = np.full(quantity.points, -1)
-        place[where] = np.arange(piece.points)
+        place = _places(quantity, where)
         here = np.flatnonzero(place[points] >= 0)
         for some in np.array_split(here, 1 + len(here) // _SOME):
             fields = piece.fields[:, place[points[some]]]
@@ -185,11 +184,20 @@ def _of_blocks(
     found, counted, square = [], 0.0, 0.0
     for block in quantity.blocks():
         first, last = np.searchsorted(rows, [block.span.start, block.span.stop])
-        found.append(block.values[rows[first:last] - block.span.start, points[first:last]])
-        counted += float(np.sum(np.isfinite(block.values) @ quantity.weights))
+        places = _places(quantity, block.where)[points[first:last]]
+        here = places >= 0
+        found.append(block.values[rows[first:last][here] - block.span.start, places[here]])
+        counted += float(np.sum(np.isfinite(block.values) @ quantity.weights[block.where]))
         square += block.square
     values = np.concatenate(found)
     return values[np.isfinite(values)], counted, quantity.error(square**0.5)
+
+
+def _places(quantity: Quantity, where: Where) -> NDArray[np.int64]:
+    """The number in a piece of each point of the whole, -1 where it is in another one."""
+    places = np.full(quantity.points, -1)
+    places[where] = np.arange(len(places[where]))
+    return places
 
 
 def _drawn(weights: Matrix, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

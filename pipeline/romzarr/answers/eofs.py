@@ -96,7 +96,7 @@ def _left_of_gram(quantity: Quantity) -> tuple[Matrix, Matrix, float]:
         )
     gram, norm = np.zeros((count, count)), 0.0
     for where, piece in quantity.pieces(3 * count):
-        known = piece.series()
+        known = piece.values()[0]
         weighted = np.nan_to_num(known) * piece.weights**0.5
         norm += float(np.sum(weighted**2))
         about = np.nan_to_num(known - known.mean(axis=0)) * quantity.weights[where] ** 0.5
@@ -119,7 +119,7 @@ def _combined(quantity: Quantity, scaled: Matrix) -> Matrix:
             fields[:, where] = small @ piece.fields
         return fields
     for where, piece in quantity.pieces(3 * quantity.snapshots):
-        values = piece.series()
+        values = piece.values()[0]
         fields[:, where] = scaled.T @ (values - values.mean(axis=0))
     return fields
 

@@ -12,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.answers.bounds import recorded_error, rounding_of
-from romzarr.answers.selection import BLOCK_BYTES, Selection
-from romzarr.contracts import Matrix, Region
+from romzarr.answers.selection import PIECE_BYTES, Selection
+from romzarr.contracts import Coding, Matrix, Region
+from romzarr.store.reading.decoding import MEAN_SNAPSHOTS
 
 Where = slice | NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some snapshots of a quantity: which, their values (rows, points), and the square of the norm
-    of all numbers that were added up for these."""
+    """Some values (rows, points) of a quantity, at which points and snapshots, and the square of
+    the norm of all numbers that were added up for these."""
 
+    where: Where
     span: slice
     values: Matrix
     square: float
@@ -60,10 +62,15 @@ class Quantity:
         """What each point (points,) counts in errors."""
         return self.first.weights
 
-    @property
+    @cached_property
     def has_gaps(self) -> bool:
-        """Whether values are missing at some times only."""
-        return any(each.stored.gaps is not None for _, each in self.terms)
+        """Whether values are missing at some times only: those of lossless variables tell."""
+        if any(each.stored.gaps is not None for _, each in self.terms):
+            return True
+        if all(each.stored.coding != Coding.LOSSLESS for _, each in self.terms):
+            return False
+        changes = (np.isnan(b.values) != self.masked[b.where] for b in self._blocks())
+        return any(bool(each.any()) for each in changes)
 
     @property
     def is_decoded(self) -> bool:
@@ -161,32 +168,31 @@ class Quantity:
 
     # --- values ---------------------------------------------------------------------------
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield decoded values, some snapshots at a time."""
-        for block in self._blocks():
-            if self.groups is not None:
-                block.values[:] -= self._group_means[self.groups[block.span]]
-            yield block
-
-    def series(self) -> Matrix:
-        """All decoded values (m, points)."""
-        return np.concatenate([block.values for block in self.blocks()])
-
     def values(self) -> tuple[Matrix, float]:
         """All values (m, points), decoded or not, and the bound on their error."""
-        if not self.factored:
-            blocks = list(self.blocks())
-            square = math.fsum(block.square for block in blocks)
-            return np.concatenate([block.values for block in blocks]), self.error(square**0.5)
         found = np.empty((self.snapshots, self.points))
-        for where, piece in self.pieces(sum(self.coefficients.shape)):
-            found[:, where] = self.coefficients @ piece.fields
-        return found, self.error(self.norm)
+        if self.factored:
+            for where, piece in self.pieces(sum(self.coefficients.shape)):
+                found[:, where] = self.coefficients @ piece.fields
+            return found, self.error(self.norm)
+        square = 0.0
+        for block in self.blocks():
+            found[block.span, block.where] = block.values
+            square += block.square
+        return found, self.error(square**0.5)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield decoded values: some points, and of these some snapshots at a time."""
+        means = None if self.groups is None else self._group_means
+        for block in self._blocks():
+            if means is not None and self.groups is not None:
+                block.values[:] -= means[:, block.where][self.groups[block.span]]
+            yield block
 
     def pieces(self, numbers: int) -> Iterator[tuple[Where, Quantity]]:
         """Yield which points of it each piece has, and the piece, so that `numbers` of float64
-        for each point of one take no more than a block does."""
-        most = max(1, BLOCK_BYTES // (8 * max(1, numbers)))
+        for each point of one fit into `PIECE_BYTES`."""
+        most = max(1, PIECE_BYTES // (8 * max(1, numbers)))
         if self.points <= most:
             yield slice(None), self
             return
@@ -197,28 +203,48 @@ class Quantity:
 
     def _blocks(self) -> Iterator[Block]:
         """Yield values from which no means are subtracted."""
-        for parts in zip(*(each.blocks() for _, each in self.terms), strict=True):
-            span, _ = parts[0]
-            pairs = [(f, values) for (f, _), (_, values) in zip(self.terms, parts, strict=True)]
-            # An infinite value that is kept exactly makes its own sum infinite or NaN.
-            with np.errstate(invalid="ignore"):
-                values = self.offset + sum(factor * part for factor, part in pairs)
-                sizes = abs(self.offset) + sum(abs(factor * part) for factor, part in pairs)
-            square = np.where(np.isfinite(sizes), sizes, 0.0) ** 2 @ self.weights
-            yield Block(span, np.asarray(values), float(np.sum(square)))
+        for where, piece in self.pieces(MEAN_SNAPSHOTS):
+            for parts in zip(*(each.blocks() for _, each in piece.terms), strict=True):
+                span, _ = parts[0]
+                pairs = [(f, part) for (f, _), (_, part) in zip(self.terms, parts, strict=True)]
+                values, sizes = _added(pairs, self.offset)
+                yield Block(where, span, values, _square(sizes, piece.weights))
 
     @cached_property
     def _group_means(self) -> Matrix:
         """Means (groups, points) of what is not missing."""
-        assert self.groups is not None
-        shape = int(self.groups.max()) + 1, self.points
-        total, count = np.zeros(shape), np.zeros(shape)
+        groups = np.zeros(0, np.int64) if self.groups is None else self.groups
+        numbers = np.arange(groups.max() + 1)
+        total, count = (np.zeros((len(numbers), self.points)) for _ in range(2))
         for block in self._blocks():
+            members = (groups[block.span] == numbers[:, None]).astype(np.float64)
             present = ~np.isnan(block.values)
-            np.add.at(total, self.groups[block.span], np.where(present, block.values, 0.0))
-            np.add.at(count, self.groups[block.span], present)
+            total[:, block.where] += members @ np.where(present, block.values, 0.0)
+            count[:, block.where] += members @ present
         with np.errstate(invalid="ignore"):
             return total / count
+
+
+def _added(pairs: Sequence[tuple[float, Matrix]], offset: float) -> tuple[Matrix, Matrix]:
+    """The sum of factors times values and the offset, and that of their sizes."""
+    (factor, values), *others = pairs
+    if factor == 1 and not others and not offset:
+        return values, values
+    # An infinite value that is kept exactly makes its own sum infinite or NaN.
+    with np.errstate(invalid="ignore"):
+        total = offset + sum(factor * part for factor, part in pairs)
+        sizes = abs(offset) + sum(abs(factor * part) for factor, part in pairs)
+    return np.asarray(total), np.asarray(sizes)
+
+
+def _square(values: Matrix, weights: Matrix) -> float:
+    """Squared norm of what is finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        square = float(np.einsum("mp,mp,p->", values, values, weights))
+    if np.isfinite(square):
+        return square
+    known = np.where(np.isfinite(values), values, 0.0)
+    return float(np.einsum("mp,mp,p->", known, known, weights))
 
 
 def _centred(values: Matrix, groups: NDArray[np.int64]) -> Matrix:

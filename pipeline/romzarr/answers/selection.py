@@ -24,8 +24,11 @@ from romzarr.store.reading.lazy import DecodedArray
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
 
-# Decoded values held at a time, in float64: some tiles of every kind.
-BLOCK_BYTES = 64 * 2**20
+# Points that are worked on together have no more than this in float64, whole tiles mostly.
+PIECE_BYTES = 64 * 2**20
+# Decoded values of these held at a time: larger arrays are returned to the system each time, and
+# filling new pages takes longer than sums over them.
+BLOCK_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)

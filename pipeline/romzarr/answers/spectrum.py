@@ -41,7 +41,7 @@ def spectrum(quantity: Quantity, step: float) -> tuple[Matrix, float]:
     else:
         norm = 0.0
         for where, piece in quantity.pieces(4 * count):
-            values = piece.series()
+            values = piece.values()[0]
             power[:, where] = spectrum_of_series(values, step)
             norm += float(np.sum(np.nan_to_num(values) ** 2 @ piece.weights))
         error = quantity.error(norm**0.5)

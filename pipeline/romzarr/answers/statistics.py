@@ -48,12 +48,20 @@ def _sums_of_blocks(quantity: Quantity, weights: Matrix, averages: bool) -> Sums
     total, count, square = (np.zeros((len(weights), quantity.points)) for _ in range(3))
     norm = 0.0
     for block in quantity.blocks():
-        values, here, present = block.values, weights[:, block.span], ~np.isnan(block.values)
-        known = np.where(present, values, 0.0) if averages else values
-        with np.errstate(invalid="ignore"):
-            total += _product(here, known)
-        count, square = count + here @ present, square + here**2 @ present
-        norm += block.square
+        here, where, norm = weights[:, block.span], block.where, norm + block.square
+        present = ~np.isnan(block.values)
+        some_missing = not present.all()
+        if averages and some_missing:
+            total[:, where] += _product(here, np.where(present, block.values, 0.0))
+            count[:, where] += here @ present
+            square[:, where] += here**2 @ present
+            continue
+        sums = _product(here, block.values)
+        if some_missing:
+            sums[:, ~present.all(axis=0)] = np.nan
+        total[:, where] += sums
+        count[:, where] += here.sum(axis=1, keepdims=True)
+        square[:, where] += np.sum(here**2, axis=1, keepdims=True)
     error = quantity.error(norm**0.5)
     if not averages:
         return Sums(total, np.linalg.norm(weights, axis=1), error)
@@ -63,7 +71,7 @@ def _sums_of_blocks(quantity: Quantity, weights: Matrix, averages: bool) -> Sums
 
 
 def _product(weights: Matrix, values: Matrix) -> Matrix:
-    """``weights @ values``, in which weights of 0 take nothing from infinite values or NaN."""
+    """``weights @ values``, in which weights of 0 take nothing from infinite values."""
     if np.isfinite(values).all():
         return np.asarray(weights @ values)
     used = (np.where(row[:, None] != 0, values, 0.0) for row in weights)
@@ -76,14 +84,17 @@ def variance(quantity: Quantity) -> Variance:
     if quantity.factored:
         values, triangle = np.empty(quantity.points), quantity.triangle
         for where, piece in quantity.pieces(2 * len(triangle) + 1):
-            squares = np.sum((triangle @ piece.fields[1:]) ** 2, axis=0)
+            sums = triangle @ piece.fields[1:]
+            squares = np.einsum("kp,kp->p", sums, sums)
             values[where] = np.where(np.isnan(piece.fields[0]), np.nan, squares / count)
         return Variance(values, count, quantity.error(quantity.norm))
     mean, counts, error = _mean_of_blocks(quantity)
     square = np.zeros(quantity.points)
     for block in quantity.blocks():
         with np.errstate(invalid="ignore"):
-            square += np.nansum((block.values - mean) ** 2, axis=0)
+            about = block.values - mean[block.where]
+        about[np.isnan(about)] = 0.0
+        square[block.where] += np.einsum("mp,mp->p", about, about)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = square / counts
     return Variance(values, float(counts[counts > 0].min(initial=count)), error)
@@ -94,13 +105,18 @@ def _mean_of_blocks(quantity: Quantity) -> tuple[Matrix, Matrix, float]:
 
     What differs from the first snapshot is summed: the mean of what is constant is that, exactly.
     """
-    total, counts, square = np.zeros(quantity.points), np.zeros(quantity.points), 0.0
-    first = np.zeros(0)
+    total, counts, first = (np.zeros(quantity.points) for _ in range(3))
+    square = 0.0
     for block in quantity.blocks():
-        first = first if len(first) else np.nan_to_num(block.values[0])
+        where = block.where
+        if not block.span.start:
+            first[where] = np.nan_to_num(block.values[0])
+        missing = np.isnan(block.values)
         with np.errstate(invalid="ignore"):
-            total += np.nansum(block.values - first, axis=0)
-        counts += np.count_nonzero(~np.isnan(block.values), axis=0)
+            about = block.values - first[where]
+        about[missing] = 0.0
+        total[where] += about.sum(axis=0)
+        counts[where] += len(missing) - np.count_nonzero(missing, axis=0)
         square += block.square
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(first + total / counts), counts, quantity.error(square**0.5)
@@ -116,8 +132,9 @@ def sums_over_space(quantity: Quantity, weights: Matrix) -> tuple[Matrix, float]
         for where, piece in quantity.pieces(2 * len(small)):
             small += np.nan_to_num(piece.fields) @ weights[where]
         return quantity.coefficients @ small, quantity.error(quantity.norm)
-    sums, norm = np.empty(quantity.snapshots), 0.0
+    sums, norm = np.zeros(quantity.snapshots), 0.0
     for block in quantity.blocks():
-        sums[block.span] = np.where(np.isnan(block.values), 0.0, block.values) @ weights
+        known = np.where(np.isnan(block.values), 0.0, block.values)
+        sums[block.span] += known @ weights[block.where]
         norm += block.square
     return sums, quantity.error(norm**0.5)
