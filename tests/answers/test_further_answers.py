@@ -147,6 +147,33 @@ def test_correlations_hold_their_bound(cases, kind, part, seed):
     assert found.c.isnull().all()
 
 
+@settings(max_examples=15, deadline=None)
+@given(kind=kinds, lat=st.floats(-60, 60), x=st.floats(0, 5))
+def test_covariances_with_a_point_hold_their_bound(cases, kind, lat, x):
+    answers, truth, decoded, weights = chosen(cases(kind), {})
+    point = {"lat": lat, "x": x}
+    if truth.sel(point, method="nearest").u.isnull().any():
+        with pytest.raises(AnswerError, match="values of which must be there"):
+            answers["u"].covariance(point)
+        return
+    found = (
+        answers[["u"]]
+        .covariance(point)
+        .merge(answers[["u"]].correlation(point).rename(u="r", u_bound="r_bound"))
+    )
+
+    def both(values):
+        """Covariance and correlation by definition."""
+        about = values - values.mean("time", skipna=False)
+        other = about.sel(point, method="nearest").drop_vars(("lat", "x"))
+        mean = (about * other).mean("time", skipna=False)
+        return mean, mean / (about.std("time", skipna=False) * other.std())
+
+    for name, true, same in zip(("u", "r"), both(truth.u), both(decoded.u), strict=True):
+        xr.testing.assert_allclose(found[name], same, rtol=0, atol=2e-4)
+        assert norm(found[name] - true, weights) <= found[f"{name}_bound"] + 1e-9
+
+
 @settings(max_examples=25, deadline=None)
 @given(kind=kinds, part=parts)
 def test_eofs_are_those_of_an_svd_within_their_bounds(cases, kind, part):
@@ -301,6 +328,29 @@ def test_selections_of_answers_are_those_of_datasets(cases):
     )
     month = case.decoded.u.astype("f8").groupby("time.month")
     np.testing.assert_allclose(answers.anomaly("time.month").u, month - month.mean(), atol=1e-4)
+
+
+def test_levels_with_bounds_of_their_own_have_those_of_answers(tmp_path):
+    """One is at rest, and the others differ by orders of magnitude."""
+    rng, time = np.random.default_rng(0), 0.1 * np.arange(M)
+    patterns = rng.standard_normal((2, 4, 8, 9)) * 10.0 ** np.arange(4)[:, None, None]
+    u = np.tensordot([np.cos(time), np.sin(2.2 * time)], patterns, (0, 0))
+    u[:, 2] = patterns[0, 2]
+    truth = xr.Dataset({"u": (("time", "lev", "y", "x"), u.astype("f4"))}, {"time": time})
+    romzarr.compress(
+        truth, tmp_path / "s", tolerance=1e-2, config={"compression": {"per": ["lev"]}}
+    )
+    answers, truth = romzarr.open(tmp_path / "s"), truth.u.astype("f8")
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr").u.astype("f8")
+    for chosen in ({}, {"lev": 0}, {"lev": [1, 2]}, {"lev": 2}, {"lev": 3, "x": slice(3)}):
+        part, found = truth.isel(chosen), answers.isel(chosen).std()
+        np.testing.assert_allclose(
+            found.u, decoded.isel(chosen).std("time"), rtol=1e-4, atol=1e-6 * float(abs(part).max())
+        )
+        fluctuation = norm(part - part.mean("time"), 1.0) / M**0.5
+        assert norm(found.u - part.std("time"), 1.0) <= found.u_bound
+        if "x" not in chosen:
+            assert found.u_bound <= 1.1e-2 * fluctuation + 1e-5 * float(abs(part).max())
 
 
 @pytest.mark.parametrize("kind", ["weighted", "values", "gaps"])

@@ -11,7 +11,12 @@ import numpy as np
 import xarray as xr
 
 from romzarr.answers import distribution, spectrum, weighting
-from romzarr.answers.bounds import dual_norm, of_correlations, of_squares
+from romzarr.answers.bounds import (
+    dual_norm,
+    largest_error,
+    of_correlations,
+    of_squares,
+)
 from romzarr.answers.eofs import eofs
 from romzarr.answers.plots import Plots
 from romzarr.answers.quantity import Quantity
@@ -169,7 +174,7 @@ class Answers(Variables):
         answer = {}
         for name, quantity in self._quantities.items():
             found = variance(quantity)
-            spread = float(np.nansum(quantity.weights * found.values)) ** 0.5
+            spread = _spread(quantity, found.values)
             bound = of_squares(spread, found.error / found.counts**0.5)
             answer[name] = Field(quantity, found.values, bound)
         return self._fields(answer, _VARIANCE)
@@ -202,29 +207,52 @@ class Answers(Variables):
         """
         return self._slope(self._series(index))
 
-    def covariance(self, index: xr.DataArray) -> xr.Dataset:
-        """Covariance over time of every point with a series that is known exactly."""
-        series = self._series(index)
-        return self._over_time((series - series.mean())[None] / len(series), averages=False)
+    def covariance(self, index: xr.DataArray | Mapping[str, Any]) -> xr.Dataset:
+        """Covariance over time of every point with a series that is known exactly, or one point.
 
-    def correlation(self, index: xr.DataArray) -> xr.Dataset:
-        """Correlation over time of every point with a series that is known exactly.
+        Parameters
+        ----------
+        index : xarray.DataArray or mapping
+            The series, as long as the selection; or labels of a point, as ``{"lat": 40, "lon":
+            175}``: then each variable with itself at the nearest point, whose error counts, too.
+
+        Raises
+        ------
+        AnswerError
+            If the series has another length or values that are not finite, or is constant; or if
+            the labels are not those of one point that has values.
+        """
+        answer = {}
+        for name, quantity in self._quantities.items():
+            about, off = self._about_mean_of(name, index)
+            sums = sums_over_time(quantity, about[None] / len(about), averages=False)
+            bound = float(sums.gains[0]) * sums.error
+            if off:
+                spread = _spread(quantity, variance(quantity).values)
+                bound += (spread * len(about) ** 0.5 + sums.error) * off / len(about)
+            answer[name] = Field(quantity, sums.values[0], bound)
+        return self._fields(answer, _FIELD)
+
+    def correlation(self, index: xr.DataArray | Mapping[str, Any]) -> xr.Dataset:
+        """Correlation over time of every point with a series, or with one point, as `covariance`.
 
         NaN where a value is missing, or nothing changes; such points are left out of the norm.
         Points that fluctuate less than the error is there dominate the bound: select others.
         """
-        about = self._about_mean(index)
         answer = {}
         for name, quantity in self._quantities.items():
-            slopes = sums_over_time(quantity, about[None] / np.linalg.norm(about), averages=False)
+            about, off = self._about_mean_of(name, index)
+            size = float(np.linalg.norm(about))
+            slopes = sums_over_time(quantity, about[None] / size, averages=False)
             found = variance(quantity)
             lengths = np.sqrt(found.values * quantity.snapshots)
             with np.errstate(invalid="ignore", divide="ignore"):
                 values = np.clip(np.where(lengths > 0, slopes.values[0] / lengths, np.nan), -1, 1)
             known = ~np.isnan(values)
-            bound = of_correlations(
-                values[known], lengths[known], found.error, quantity.weights[known]
-            )
+            weights = quantity.weights[known]
+            bound = of_correlations(values[known], lengths[known], found.error, weights)
+            # The series of a point turns by the same angle for all others.
+            bound += 2 * min(1.0, off / size) * float(np.sum(weights)) ** 0.5
             answer[name] = Field(quantity, values, bound)
         return self._fields(answer, _FIELD)
 
@@ -421,6 +449,22 @@ class Answers(Variables):
             )
         return series
 
+    def _about_mean_of(
+        self, name: str, index: xr.DataArray | Mapping[str, Any]
+    ) -> tuple[Matrix, float]:
+        """A series about its mean, or that of a variable at a point, and its error (L2 norm)."""
+        if not isinstance(index, Mapping):
+            return self._about_mean(index), 0.0
+        point = self[name].sel(index, method="nearest")._first
+        values, error = point.values()
+        if point.points != 1 or not np.isfinite(values).all():
+            raise AnswerError(
+                f"variable {name!r} at {dict(index)}: {point.points} points, all values of which "
+                "must be there; give labels of one point along each dim in space"
+            )
+        off = min(error * dual_norm(np.ones(1), point.weights), _of_single_values(point))
+        return self._about_mean(values[:, 0]), off
+
     def _about_mean(self, index: xr.DataArray | Matrix) -> Matrix:
         series = self._series(index)
         about = series - series.mean()
@@ -475,6 +519,16 @@ class Answers(Variables):
             found[name] = ((*rows, *quantity.first.space_dims), values.reshape(shape))
             found[f"{name}_bound"] = (rows if np.ndim(bound) else (), bound, {"norm": norm})
         return xr.Dataset(found, coords=self._coords((*dims, *map(str, along))))
+
+
+def _spread(quantity: Quantity, variances: Matrix) -> float:
+    """L2 norm over the points of the standard deviations."""
+    return float(np.nansum(quantity.weights * variances)) ** 0.5
+
+
+def _of_single_values(point: Quantity) -> float:
+    """L2 norm over time of the error at a point, where single values are bounded."""
+    return largest_error(point.first) * point.snapshots**0.5 if point.is_decoded else np.inf
 
 
 def _words(quantity: Quantity) -> str:

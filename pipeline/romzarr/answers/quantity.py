@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.answers.bounds import recorded_error, rounding_of
-from romzarr.answers.selection import PIECE_BYTES, Selection
-from romzarr.contracts import Coding, Matrix, Region
+from romzarr.answers.levels import error_of_indices
+from romzarr.answers.selection import PIECE_BYTES, Selection, regions
+from romzarr.contracts import Coding, Matrix
 from romzarr.store.reading.decoding import MEAN_SNAPSHOTS
 
 Where = slice | NDArray[np.int64]
@@ -85,7 +85,8 @@ class Quantity:
         `norm` is that of the values which are added up.
         """
         terms = [(abs(factor), each) for factor, each in self.terms if factor]
-        recorded = sum(size * recorded_error(e) * e.repeats**0.5 for size, e in terms)
+        errors = ((size, e, min(recorded_error(e), error_of_indices(e))) for size, e in terms)
+        recorded = sum(size * error * e.repeats**0.5 for size, e, error in errors)
         return float(recorded) + self.rounding * norm
 
     @cached_property
@@ -256,14 +257,3 @@ def _centred(values: Matrix, groups: NDArray[np.int64]) -> Matrix:
     # Those of the constant field are known to be zero.
     found[:, 0] = 0.0
     return found
-
-
-def regions(shape: Sequence[int], most: int) -> Iterator[Region]:
-    """Yield boxes of at most `most` points that make up an array of this shape."""
-    lengths = list(shape)
-    while math.prod(lengths) > most:
-        axis = lengths.index(max(lengths))
-        lengths[axis] = -(-lengths[axis] // 2)
-    starts = (range(0, n, length) for n, length in zip(shape, lengths, strict=True))
-    for corner in product(*starts):
-        yield tuple(slice(a, a + length) for a, length in zip(corner, lengths, strict=True))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -171,3 +172,14 @@ def selection_of(variable: xr.DataArray) -> Selection:
     if not len(rows):
         raise AnswerError(f"variable {variable.name!r}: no snapshot is selected; select some")
     return Selection(store, stored, rows, tuple(key), time_dim, tuple(dims))
+
+
+def regions(shape: Sequence[int], most: int) -> Iterator[Region]:
+    """Yield boxes of at most `most` points that make up an array of this shape."""
+    lengths = list(shape)
+    while math.prod(lengths) > most:
+        axis = lengths.index(max(lengths))
+        lengths[axis] = -(-lengths[axis] // 2)
+    starts = (range(0, n, length) for n, length in zip(shape, lengths, strict=True))
+    for corner in product(*starts):
+        yield tuple(slice(a, a + length) for a, length in zip(corner, lengths, strict=True))
