@@ -143,6 +143,8 @@ def rows(paths: Sequence[Path]) -> Iterator[tuple[object, ...]]:
                 found |= in_child(
                     "tests.benchmarks.bench_answers", ["--child", way, str(store), question]
                 )
+            if "failed" in found:
+                raise RuntimeError(f"{path}, {question}: {found['failed']}")
             bounded = question in ("mean", "variance")
             yield (
                 path.stem, ", ".join(sorted(codings)), question, found["decoded"], found["first"],
