@@ -125,8 +125,8 @@ class Answers(Variables):
         """All values of what is selected, in float64 and with time first."""
         found = {}
         for name, quantity in self._quantities.items():
-            values, error = quantity.values()
-            found[name] = Field(quantity, values, error)
+            values, norm = quantity.values()
+            found[name] = Field(quantity, values, quantity.error(norm))
         return self._fields(found, _VALUES, row=self._time_dim)
 
     def anomaly(self, group: str | None = None) -> xr.Dataset:
@@ -456,13 +456,14 @@ class Answers(Variables):
         if not isinstance(index, Mapping):
             return self._about_mean(index), 0.0
         point = self[name].sel(index, method="nearest")._first
-        values, error = point.values()
+        values, norm = point.values()
         if point.points != 1 or not np.isfinite(values).all():
             raise AnswerError(
                 f"variable {name!r} at {dict(index)}: {point.points} points, all values of which "
                 "must be there; give labels of one point along each dim in space"
             )
-        off = min(error * dual_norm(np.ones(1), point.weights), _of_single_values(point))
+        off = point.error(norm) * dual_norm(np.ones(1), point.weights)
+        off = min(off, _of_single_values(point))
         return self._about_mean(values[:, 0]), off
 
     def _about_mean(self, index: xr.DataArray | Matrix) -> Matrix:

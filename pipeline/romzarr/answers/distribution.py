@@ -154,11 +154,11 @@ def distribution(quantity: Quantity, most: int, rng: np.random.Generator) -> Dis
 
 
 def _of_all(quantity: Quantity) -> Distribution:
-    values, error = quantity.values()
+    values, norm = quantity.values()
     weights = np.broadcast_to(quantity.weights, values.shape)
     known = np.isfinite(values)
     values, weights = values[known], weights[known]
-    return _distribution(quantity, values, weights, float(weights.sum()), error, 0.0)
+    return _distribution(quantity, values, weights, float(weights.sum()), quantity.error(norm), 0.0)
 
 
 def _of_factors(

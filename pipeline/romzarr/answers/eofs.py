@@ -94,18 +94,17 @@ def _left_of_gram(quantity: Quantity) -> tuple[Matrix, Matrix, float]:
             f"variable {quantity.first.stored.name!r} is not coded by POD alone, and {count} "
             f"snapshots are selected: at most {MOST_SNAPSHOTS} can be compared; select fewer"
         )
-    gram, norm = np.zeros((count, count)), 0.0
-    for where, piece in quantity.pieces(3 * count):
-        known = piece.values()[0]
-        weighted = np.nan_to_num(known) * piece.weights**0.5
-        norm += float(np.sum(weighted**2))
-        about = np.nan_to_num(known - known.mean(axis=0)) * quantity.weights[where] ** 0.5
+    gram, square = np.zeros((count, count)), 0.0
+    for _, piece in quantity.pieces(3 * count):
+        values, norm = piece.values()
+        about = np.nan_to_num(values - values.mean(axis=0)) * piece.weights**0.5
         gram += about @ about.T
+        square += norm**2
     squares, vectors = np.linalg.eigh(gram)
     values = np.sqrt(np.maximum(squares[::-1], 0.0))
     # Squares lose half the digits of small values.
     lost = (count * np.finfo(np.float64).eps) ** 0.5 * values[0]
-    return vectors[:, ::-1], values, quantity.error(norm**0.5) + float(lost)
+    return vectors[:, ::-1], values, quantity.error(square**0.5) + float(lost)
 
 
 def _combined(quantity: Quantity, scaled: Matrix) -> Matrix:
@@ -119,7 +118,7 @@ def _combined(quantity: Quantity, scaled: Matrix) -> Matrix:
             fields[:, where] = small @ piece.fields
         return fields
     for where, piece in quantity.pieces(3 * quantity.snapshots):
-        values = piece.values()[0]
+        values, _ = piece.values()
         fields[:, where] = scaled.T @ (values - values.mean(axis=0))
     return fields
 

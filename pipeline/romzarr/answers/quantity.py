@@ -104,8 +104,8 @@ class Quantity:
     @cached_property
     def coefficients(self) -> Matrix:
         """Those of the fields (m, 1 + r), first that of the constant field."""
-        ones = np.ones((self.snapshots, 1))
-        found = np.hstack([ones, *(each[0][1].coefficients[:, 1:] for each in self._records)])
+        first, *others = (record[0][1].coefficients for record in self._records)
+        found = np.hstack([first, *(each[:, 1:] for each in others)]) if others else first
         return found if self.groups is None else _centred(found, self.groups)
 
     @property
@@ -170,17 +170,17 @@ class Quantity:
     # --- values ---------------------------------------------------------------------------
 
     def values(self) -> tuple[Matrix, float]:
-        """All values (m, points), decoded or not, and the bound on their error."""
+        """All values (m, points), decoded or not, and the norm of what is added up for them."""
         found = np.empty((self.snapshots, self.points))
         if self.factored:
             for where, piece in self.pieces(sum(self.coefficients.shape)):
                 found[:, where] = self.coefficients @ piece.fields
-            return found, self.error(self.norm)
+            return found, self.norm
         square = 0.0
         for block in self.blocks():
             found[block.span, block.where] = block.values
             square += block.square
-        return found, self.error(square**0.5)
+        return found, square**0.5
 
     def blocks(self) -> Iterator[Block]:
         """Yield decoded values: some points, and of these some snapshots at a time."""

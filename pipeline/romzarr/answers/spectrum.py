@@ -39,14 +39,14 @@ def spectrum(quantity: Quantity, step: float) -> tuple[Matrix, float]:
             power[:, where] = np.where(np.isnan(piece.fields[0]), np.nan, found)
         error = quantity.error(quantity.norm)
     else:
-        norm = 0.0
+        square = 0.0
         for where, piece in quantity.pieces(4 * count):
-            values = piece.values()[0]
+            values, norm = piece.values()
             power[:, where] = spectrum_of_series(values, step)
-            norm += float(np.sum(np.nan_to_num(values) ** 2 @ piece.weights))
-        error = quantity.error(norm**0.5)
-    norm = float(np.nansum(np.nansum(power, axis=0) * quantity.weights))
-    return power, of_squares(norm**0.5, error * step**0.5)
+            square += norm**2
+        error = quantity.error(square**0.5)
+    total = float(np.nansum(np.nansum(power, axis=0) * quantity.weights))
+    return power, of_squares(total**0.5, error * step**0.5)
 
 
 def bound_of_series(power: Matrix, off: float, step: float) -> float:
