@@ -63,6 +63,7 @@ KINDS = {
     "hybrid": (archive(0.3, masked=0.0), {"tolerance": 3e-2}, Coding.HYBRID),
     "gaps": (archive(0.0, gaps=4), {"tolerance": 1e-2}, Coding.POD),
     "lossless": (archive(0.3), {"tolerance": 0}, Coding.LOSSLESS),
+    "appended": (archive(0.0), {"tolerance": 1e-2}, Coding.POD),
     "bounded": (archive(2.0), {"tolerance": 1e-1, "max_error": {"u": 0.4}}, Coding.DIRECT),
 }
 
@@ -72,7 +73,11 @@ class Case:
 
     def __init__(self, path, kind):
         self.truth, options, self.coding = KINDS[kind]
-        romzarr.compress(self.truth, path, **options)
+        if kind == "appended":
+            romzarr.compress(self.truth.isel(time=slice(50)), path, **options)
+            romzarr.append(path, self.truth)
+        else:
+            romzarr.compress(self.truth, path, **options)
         self.stored = xr.open_dataset(path, engine="romzarr", cache=False)
         self.decoded = xr.open_dataset(path, engine="romzarr").load()
         weight = np.cos(np.deg2rad(self.truth.lat)) if "weights" in options else 1.0
@@ -122,6 +127,8 @@ def norm(error, weights):
 def test_every_coding_is_among_the_cases(cases, kind):
     codings = cases(kind).stored.romzarr.info.variables
     assert codings["u"]["coding"] == KINDS[kind][2]
+    from_factors = kind in ("pod", "weighted", "appended")
+    assert ("pod: from factors" in cases(kind).stored.romzarr._repr_html_()) == from_factors
 
 
 @settings(max_examples=25, deadline=None)
@@ -353,7 +360,7 @@ def test_levels_with_bounds_of_their_own_have_those_of_answers(tmp_path):
             assert found.u_bound <= 1.1e-2 * fluctuation + 1e-5 * float(abs(part).max())
 
 
-@pytest.mark.parametrize("kind", ["weighted", "values", "gaps"])
+@pytest.mark.parametrize("kind", ["weighted", "values", "gaps", "appended"])
 def test_parts_of_space_give_the_same_answers(cases, kind, monkeypatch):
     answers = cases(kind).stored.romzarr
     index = np.arange(M) % 7

@@ -49,9 +49,9 @@ def rounding_of(selected: Selection) -> float:
     """
     unit = len(selected.rows) * float(np.finfo(np.float64).eps)
     if selected.factored:
-        arithmetic = np.dtype(selected.store.last.facts["arithmetic"])
+        arithmetics = [np.dtype(part.facts["arithmetic"]) for part in selected.store.parts]
         unit += float(np.finfo(selected.stored.dtype).eps)
-        unit += _DECODING * float(np.finfo(arithmetic).eps)
+        unit += _DECODING * max(float(np.finfo(each).eps) for each in arithmetics)
     return unit
 
 

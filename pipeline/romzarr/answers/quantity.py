@@ -14,6 +14,7 @@ from romzarr.answers.bounds import recorded_error, rounding_of
 from romzarr.answers.levels import error_of_indices
 from romzarr.answers.selection import PIECE_BYTES, Selection, regions
 from romzarr.contracts import Coding, Matrix
+from romzarr.numerics.triangles import centred_triangle
 from romzarr.store.reading.decoding import MEAN_SNAPSHOTS
 
 Where = slice | NDArray[np.int64]
@@ -127,8 +128,7 @@ class Quantity:
 
         Its products have the squares of those of all snapshots, and lose no digits.
         """
-        modes = self.coefficients[:, 1:]
-        return np.asarray(np.linalg.qr(modes - modes.mean(axis=0), mode="r"))
+        return centred_triangle(self.coefficients[:, 1:])
 
     @cached_property
     def norm(self) -> float:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from xarray.core import indexing
 
 from romzarr.archive.weights import weights_of
-from romzarr.contracts import Coding, Matrix, Region
+from romzarr.contracts import Coding, Floats, Matrix, Region
 from romzarr.errors import AnswerError
 from romzarr.recorded_config import config_of
 from romzarr.store.layout import Root
 from romzarr.store.reading import decoding
+from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.indexing import Indexer
 from romzarr.store.reading.lazy import DecodedArray
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -47,33 +48,64 @@ class Selection:
     time_dim: str
     space_dims: tuple[str, ...]
 
-    @property
+    @cached_property
     def factored(self) -> bool:
-        """Whether mean, modes and coefficients of one generation are all there is to it."""
-        last, stored = self.store.last, self.stored
-        corrected = f"basis/{stored.group}/residuals" in last.arrays
-        return (
-            stored.coding == Coding.POD
-            and len(self.store.parts) == 1
-            and stored.unit is None
-            and stored.sums is None
-            and not (corrected or len(last.episodes) or stored.gaps)
+        """Whether mean, modes and coefficients of generations are all there is to it.
+
+        Several have fields of their own: with more of these than snapshots nothing is gained.
+        """
+        name, parts = self.stored.name, [part for part, _ in self._parts]
+        several = len(parts) > 1
+        return all(_is_factored(part, name) for part in parts) and not (
+            several
+            and (
+                sum(1 + part.rank for part in parts) > len(self.rows)
+                or any(not _masked_alike(part, parts[0], name) for part in parts[1:])
+            )
         )
 
     @cached_property
     def coefficients(self) -> Matrix:
-        """a(t) after a column of ones, (m, 1 + r)."""
-        wanted, back = np.unique(self.rows, return_inverse=True)
-        found = self.store.last.latent.at(wanted)[back]
-        return np.insert(found, 0, 1.0, axis=1)
+        """Those of all fields: a(t) after a column of ones, (m, 1 + r).
+
+        Of each generation but the first, after whether snapshots are among its own.
+        """
+        found = []
+        for part, own in self._parts:
+            wanted, back = np.unique(own[own >= 0], return_inverse=True)
+            columns = np.zeros((len(own), 1 + part.rank))
+            columns[own >= 0, 0] = 1.0
+            columns[own >= 0, 1:] = part.latent.at(wanted)[back]
+            found.append(columns)
+        found[0][:, 0] = 1.0
+        return np.hstack(found)
 
     @cached_property
     def fields(self) -> Matrix:
-        """The mean and the modes, (1 + r, points) float64; the mean is NaN at masked points."""
-        last, name = self.store.last, self.stored.name
-        mean = np.asarray(decoding.mean(last, name, self.space), np.float64).reshape(1, -1)
-        modes = decoding.modes(last, name, self.space)
-        return np.concatenate([mean, modes.reshape(len(modes), mean.size)], dtype=np.float64)
+        """The mean and the modes, (1 + r, points) float64; the mean is NaN at masked points.
+
+        Of each generation but the first, the difference of its mean from that of the first.
+        """
+        found: list[Floats] = []
+        name = self.stored.name
+        for part, _ in self._parts:
+            # Modes first: the mean is then found among what was decoded for these.
+            modes = decoding.modes(part, name, self.space)
+            mean = np.asarray(decoding.mean(part, name, self.space), np.float64).reshape(1, -1)
+            modes = modes.reshape(part.rank, mean.size)
+            found += [np.nan_to_num(mean - found[0]) if found else mean, modes]
+        return np.concatenate(found, dtype=np.float64)
+
+    @cached_property
+    def _parts(self) -> list[tuple[Generation, NDArray[np.int64]]]:
+        """The generations of the selected snapshots; with each, the numbers of these in it, or -1
+        where they are of another one."""
+        store = self.store
+        numbers = np.searchsorted(store.starts, self.rows, side="right") - 1
+        return [
+            (store.parts[n], np.where(numbers == n, self.rows - store.starts[n], -1))
+            for n in np.unique(numbers)
+        ]
 
     @cached_property
     def space_shape(self) -> tuple[int, ...]:
@@ -120,6 +152,30 @@ class Selection:
         for axis in reversed(range(weights.ndim)):
             weights = weights[(slice(None),) * axis + (self.space[axis],)]
         return np.asarray(weights, np.float64).reshape(-1)
+
+
+def _is_factored(part: Generation, name: str) -> bool:
+    stored = part.variables[name]
+    corrected = f"basis/{stored.group}/residuals" in part.arrays
+    return (
+        stored.coding == Coding.POD
+        and stored.unit is None
+        and stored.sums is None
+        and not (corrected or len(part.episodes) or stored.gaps)
+    )
+
+
+def _masked_alike(first: Generation, second: Generation, name: str) -> bool:
+    """Whether the same points of a variable have no values in two generations."""
+    masks = [_mask_of(part.chain[0], name) for part in (first, second)]
+    return np.array_equal(masks[0], masks[1])
+
+
+def _mask_of(part: Generation, name: str) -> NDArray[np.bool_]:
+    stored = part.variables[name]
+    if stored.mask is None:
+        return np.zeros(stored.space_shape, bool)
+    return part.arrays.read(f"basis/{stored.mask}/mask")
 
 
 # Finding the weights opens the dataset, which takes longer than most answers.

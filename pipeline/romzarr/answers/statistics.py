@@ -12,6 +12,7 @@ import numpy as np
 
 from romzarr.answers.quantity import Quantity
 from romzarr.contracts import Matrix
+from romzarr.numerics.triangles import squared_sums
 
 
 class Sums(NamedTuple):
@@ -84,8 +85,7 @@ def variance(quantity: Quantity) -> Variance:
     if quantity.factored:
         values, triangle = np.empty(quantity.points), quantity.triangle
         for where, piece in quantity.pieces(2 * len(triangle) + 1):
-            sums = triangle @ piece.fields[1:]
-            squares = np.einsum("kp,kp->p", sums, sums)
+            squares = squared_sums(triangle, piece.fields[1:])
             values[where] = np.where(np.isnan(piece.fields[0]), np.nan, squares / count)
         return Variance(values, count, quantity.error(quantity.norm))
     mean, counts, error = _mean_of_blocks(quantity)

@@ -144,6 +144,10 @@ class StoredArrays:
         """Return the cached value of `key`, or decode it."""
         return self.tiles.get((self.generation, *key), decode)
 
+    def kept(self, key: tuple[Any, ...]) -> Any:
+        """Return the cached value of `key`; None if there is none."""
+        return self.tiles.kept((self.generation, *key))
+
     def rows(self, path: str, start: int, stop: int) -> NDArray[np.float64]:
         """Decode rows of a table."""
         length, columns = self.layouts[path].chunk
