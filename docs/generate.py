@@ -26,6 +26,7 @@ COPIED = {
     "tests/benchmarks/CODEC.md": "generated/benchmarks/codec.md",
     "pipeline/romzarr/codecs/FORMAT.md": "generated/codec_format.md",
     "tests/benchmarks/ROUGH.md": "generated/benchmarks/rough.md",
+    "tests/benchmarks/ANSWERS.md": "generated/benchmarks/answers.md",
     "tests/benchmarks/RESULTS.md": "generated/benchmarks/results.md",
     "tests/benchmarks/IDENTIFICATION.md": "generated/benchmarks/identification.md",
     "tests/benchmarks/STREAMING.md": "generated/benchmarks/streaming.md",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 from romzarr.contracts import Coding
@@ -39,6 +40,11 @@ class Report:
         """Return the report as JSON values."""
         values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
         return values | {"largest_relative_l2_error": self.largest_relative_l2_error}
+
+    def _repr_html_(self) -> str:
+        pairs = ((escape(key), escape(str(each))) for key, each in self.to_dict().items())
+        rows = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in pairs)
+        return f"<table>{rows}</table>"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from romzarr.numerics.triangles import Triangle, canonical_r
+from romzarr.numerics.triangles import Triangle, canonical_r, centred_triangle, squared_sums
 from tests.strategies import chunkings, seeds
 
 
@@ -57,3 +57,21 @@ def test_small_singular_values_survive():
     found = np.linalg.svd(triangle.result(), compute_uv=False)
     assert_allclose(found, expected, rtol=1e-3)
     assert_allclose(triangle.result(), canonical_r(rows), atol=1e-14)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=seeds,
+    rows=st.integers(1, 12),
+    columns=st.integers(0, 6),
+    points=st.sampled_from([0, 1, 50, 4097]),
+)
+def test_squared_sums_are_those_of_all_rows(seed, rows, columns, points):
+    rng = np.random.default_rng(seed)
+    coefficients, fields = (
+        rng.standard_normal((rows, columns)),
+        rng.standard_normal((columns, points)),
+    )
+    found = squared_sums(centred_triangle(coefficients), fields)
+    sums = (coefficients - coefficients.mean(axis=0)) @ fields
+    assert_allclose(found, np.sum(sums**2, axis=0), rtol=1e-12, atol=1e-12)

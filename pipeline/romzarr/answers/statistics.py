@@ -1,6 +1,7 @@
-"""Sums over time and over space of what is selected, from factors or block by block.
+"""Sums over time and over space, and variances, from factors or block by block.
 
-Points are flat: answers have shape (..., points). Squared norms are weighted as the recorded error.
+Points are flat: answers have shape (..., points). ``error`` bounds the weighted L2 norm over time
+and space of the error of all values.
 """
 
 from __future__ import annotations
@@ -9,111 +10,131 @@ from typing import NamedTuple
 
 import numpy as np
 
-from romzarr.answers.selection import Selection
+from romzarr.answers.quantity import Quantity
 from romzarr.contracts import Matrix
+from romzarr.numerics.triangles import squared_sums
 
 
 class Sums(NamedTuple):
-    """Weighted sums over time.
-
-    ``values`` (q, points); ``gains`` (q,), by which the L2 norm of an error over time and space
-    is multiplied at most; ``norm`` that of the selected values.
-    """
+    """Weighted sums (q, points) over time, and by which ``gains`` (q,) the ``error`` is multiplied
+    at most."""
 
     values: Matrix
     gains: Matrix
-    norm: float
+    error: float
 
 
 class Variance(NamedTuple):
-    """The variance (points,) over time, the least number of values at a point, and the norm of the
-    selected values."""
+    """The variance (points,) over time, and the least number of values at a point."""
 
     values: Matrix
     counts: float
-    norm: float
+    error: float
 
 
-def sums_over_time(selected: Selection, weights: Matrix, averages: bool) -> Sums:
+def sums_over_time(quantity: Quantity, weights: Matrix, averages: bool) -> Sums:
     """Sum all snapshots with `weights` (q, m).
 
     Missing values are left out of `averages`, whose weights add up to 1; other sums are NaN there.
     """
-    if not selected.factored:
-        return _sums_of_blocks(selected, weights, averages)
-    values = (weights @ selected.coefficients) @ selected.fields
-    return Sums(values, np.linalg.norm(weights, axis=1), _norm(selected))
+    if not quantity.factored:
+        return _sums_of_blocks(quantity, weights, averages)
+    small, values = weights @ quantity.coefficients, np.empty((len(weights), quantity.points))
+    for where, piece in quantity.pieces(small.shape[1] + len(weights)):
+        values[:, where] = small @ piece.fields
+    return Sums(values, np.linalg.norm(weights, axis=1), quantity.error(quantity.norm))
 
 
-def _sums_of_blocks(selected: Selection, weights: Matrix, averages: bool) -> Sums:
-    total, count, square = (np.zeros((len(weights), len(selected.weights))) for _ in range(3))
+def _sums_of_blocks(quantity: Quantity, weights: Matrix, averages: bool) -> Sums:
+    total, count, square = (np.zeros((len(weights), quantity.points)) for _ in range(3))
     norm = 0.0
-    for span, values in selected.blocks():
-        here, present = weights[:, span], ~np.isnan(values)
-        known = np.where(present, values, 0.0) if averages else values
-        # An infinite value that is kept exactly makes its own answer infinite or NaN.
-        with np.errstate(invalid="ignore"):
-            total += _product(here, known)
-        count, square = count + here @ present, square + here**2 @ present
-        norm += _square(selected, np.where(np.isfinite(values), values, 0.0))
+    for block in quantity.blocks():
+        here, where, norm = weights[:, block.span], block.where, norm + block.square
+        present = ~np.isnan(block.values)
+        some_missing = not present.all()
+        if averages and some_missing:
+            total[:, where] += _product(here, np.where(present, block.values, 0.0))
+            count[:, where] += here @ present
+            square[:, where] += here**2 @ present
+            continue
+        sums = _product(here, block.values)
+        if some_missing:
+            sums[:, ~present.all(axis=0)] = np.nan
+        total[:, where] += sums
+        count[:, where] += here.sum(axis=1, keepdims=True)
+        square[:, where] += np.sum(here**2, axis=1, keepdims=True)
+    error = quantity.error(norm**0.5)
     if not averages:
-        return Sums(total, np.linalg.norm(weights, axis=1), norm**0.5)
+        return Sums(total, np.linalg.norm(weights, axis=1), error)
     with np.errstate(invalid="ignore", divide="ignore"):
         gains = np.where(count > 0, np.sqrt(square) / count, 0.0)
-        return Sums(total / count, gains.max(axis=1, initial=0.0), norm**0.5)
+        return Sums(total / count, gains.max(axis=1, initial=0.0), error)
 
 
 def _product(weights: Matrix, values: Matrix) -> Matrix:
-    """``weights @ values``, in which weights of 0 take nothing from infinite values or NaN."""
+    """``weights @ values``, in which weights of 0 take nothing from infinite values."""
     if np.isfinite(values).all():
         return np.asarray(weights @ values)
     used = (np.where(row[:, None] != 0, values, 0.0) for row in weights)
     return np.stack([row @ each for row, each in zip(weights, used, strict=True)])
 
 
-def variance(selected: Selection) -> Variance:
+def variance(quantity: Quantity) -> Variance:
     """The variance over time at each point, of what is not missing."""
-    count = len(selected.rows)
-    if selected.factored:
-        modes = selected.coefficients[:, 1:]
-        # The triangle of a QR has the same squares as all snapshots, and loses no digits.
-        triangle = np.linalg.qr(modes - modes.mean(axis=0), mode="r")
-        values = np.sum((triangle @ selected.fields[1:]) ** 2, axis=0) / count
-        masked = np.isnan(selected.fields[0])
-        return Variance(np.where(masked, np.nan, values), count, _norm(selected))
-    found = sums_over_time(selected, np.full((1, count), 1 / count), averages=True)
-    square, counts = np.zeros(len(selected.weights)), np.zeros(len(selected.weights))
-    for _, values in selected.blocks():
+    count = quantity.snapshots
+    if quantity.factored:
+        values, triangle = np.empty(quantity.points), quantity.triangle
+        for where, piece in quantity.pieces(2 * len(triangle) + 1):
+            squares = squared_sums(triangle, piece.fields[1:])
+            values[where] = np.where(np.isnan(piece.fields[0]), np.nan, squares / count)
+        return Variance(values, count, quantity.error(quantity.norm))
+    mean, counts, error = _mean_of_blocks(quantity)
+    square = np.zeros(quantity.points)
+    for block in quantity.blocks():
         with np.errstate(invalid="ignore"):
-            square += np.nansum((values - found.values) ** 2, axis=0)
-        counts += np.count_nonzero(~np.isnan(values), axis=0)
+            about = block.values - mean[block.where]
+        about[np.isnan(about)] = 0.0
+        square[block.where] += np.einsum("mp,mp->p", about, about)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = square / counts
-    least = float(counts[counts > 0].min(initial=count))
-    return Variance(values, least, found.norm)
+    return Variance(values, float(counts[counts > 0].min(initial=count)), error)
 
 
-def sums_over_space(selected: Selection, weights: Matrix) -> tuple[Matrix, float]:
+def _mean_of_blocks(quantity: Quantity) -> tuple[Matrix, Matrix, float]:
+    """Mean of what is not missing, how many values that is, and the bound on the error of all.
+
+    What differs from the first snapshot is summed: the mean of what is constant is that, exactly.
+    """
+    total, counts, first = (np.zeros(quantity.points) for _ in range(3))
+    square = 0.0
+    for block in quantity.blocks():
+        where = block.where
+        if not block.span.start:
+            first[where] = np.nan_to_num(block.values[0])
+        missing = np.isnan(block.values)
+        with np.errstate(invalid="ignore"):
+            about = block.values - first[where]
+        about[missing] = 0.0
+        total[where] += about.sum(axis=0)
+        counts[where] += len(missing) - np.count_nonzero(missing, axis=0)
+        square += block.square
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(first + total / counts), counts, quantity.error(square**0.5)
+
+
+def sums_over_space(quantity: Quantity, weights: Matrix) -> tuple[Matrix, float]:
     """Sum all points with `weights` (points,); masked and missing ones count nothing.
 
-    Returns the sums (m,), and the norm of the selected values.
+    Returns the sums (m,), and the bound on the error of all values.
     """
-    if selected.factored:
-        fields = np.where(np.isnan(selected.fields), 0.0, selected.fields)
-        return selected.coefficients @ (fields @ weights), _norm(selected)
-    sums, norm = np.empty(len(selected.rows)), 0.0
-    for span, values in selected.blocks():
-        known = np.where(np.isnan(values), 0.0, values)
-        sums[span] = known @ weights
-        norm += _square(selected, np.where(np.isfinite(known), known, 0.0))
-    return sums, norm**0.5
-
-
-def _norm(selected: Selection) -> float:
-    triangle = np.linalg.qr(selected.coefficients, mode="r")
-    fields = np.where(np.isnan(selected.fields), 0.0, selected.fields)
-    return _square(selected, triangle @ fields) ** 0.5
-
-
-def _square(selected: Selection, rows: Matrix) -> float:
-    return float(np.sum(rows**2 @ selected.weights))
+    if quantity.factored:
+        small = np.zeros(quantity.coefficients.shape[1])
+        for where, piece in quantity.pieces(2 * len(small)):
+            small += np.nan_to_num(piece.fields) @ weights[where]
+        return quantity.coefficients @ small, quantity.error(quantity.norm)
+    sums, norm = np.zeros(quantity.snapshots), 0.0
+    for block in quantity.blocks():
+        known = np.where(np.isnan(block.values), 0.0, block.values)
+        sums[block.span] += known @ weights[block.where]
+        norm += block.square
+    return sums, quantity.error(norm**0.5)

@@ -13,8 +13,12 @@ References
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg.blas import dtrmm
 
 from romzarr.contracts import Matrix
+
+# Columns whose sums stay in a second-level cache.
+_TOGETHER = 4096
 
 
 def canonical_r(rows: Matrix) -> Matrix:
@@ -85,3 +89,32 @@ class Triangle:
             start += len(part)
         self._r = canonical_r(rows)
         self._waiting, self._height = [], 0
+
+
+def centred_triangle(rows: Matrix) -> Matrix:
+    """The triangle (r, r) of a QR of `rows` (m, r) about their mean; zeros fill up fewer rows."""
+    found = np.linalg.qr(rows - rows.mean(axis=0), mode="r")
+    triangle = np.zeros((rows.shape[1],) * 2)
+    triangle[: len(found)] = found
+    return triangle
+
+
+def squared_sums(triangle: Matrix, fields: Matrix) -> Matrix:
+    """The squared norm of each column of ``triangle @ fields``.
+
+    Parameters
+    ----------
+    triangle : ndarray, shape (r, r)
+        Upper triangular: with the triangle of a QR of coefficients (m, r) these are the sums over
+        all m rows of ``(coefficients @ fields)**2``, and no digits are lost.
+    fields : ndarray, shape (r, points), float64
+    """
+    squares = np.zeros(fields.shape[1])
+    if not len(triangle):
+        return squares
+    for start in range(0, len(squares), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        # Zeros below the diagonal take no time.
+        sums = dtrmm(1.0, triangle.T, fields[:, some].T, side=1, lower=1)
+        np.einsum("pr,pr->p", sums, sums, out=squares[some])
+    return squares

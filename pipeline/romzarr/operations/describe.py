@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,9 @@ class Equations:
             lines += ["", "left out, because the data cannot tell them apart from others:"]
             lines += [f"  {words}" for words in self.dependent]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.text())}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
         """The equations as JSON values: the terms of each, with their coefficients."""

@@ -161,16 +161,17 @@ class StoredArrays:
         leading = (0,) * (len(chunk) - len(wanted))
         found = pieces(wanted, chunk[len(leading) :])
         while some := list(islice(found, _AHEAD)):
-            far = (each.tile for each in some if not self._has((path, each.tile, *key)))
+            far = (each.tile for each in some if self.kept((path, each.tile, *key)) is None)
             self.fetch_ahead((path, (*leading, *tile)) for tile in far)
             yield from some
-
-    def _has(self, key: tuple[Any, ...]) -> bool:
-        return self.tiles.kept((self.generation, *key)) is not None
 
     def cached(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
         """Return the cached value of `key`, or decode it."""
         return self.tiles.get((self.generation, *key), decode)
+
+    def kept(self, key: tuple[Any, ...]) -> Any:
+        """Return the cached value of `key`; None if there is none."""
+        return self.tiles.kept((self.generation, *key))
 
     def rows(self, path: str, start: int, stop: int) -> NDArray[np.float64]:
         """Decode rows of a table."""
@@ -179,7 +180,7 @@ class StoredArrays:
             return np.zeros((0, columns))
         first = start // length
         wanted = range(first, -(-stop // length))
-        self.fetch_ahead((path, (k, 0)) for k in wanted if not self._has((path, k)))
+        self.fetch_ahead((path, (k, 0)) for k in wanted if self.kept((path, k)) is None)
         chunks = [
             self.cached((path, number), partial(self.decoded, path, (number, 0)))
             for number in wanted

@@ -155,6 +155,9 @@ class FieldValues:
             np.divide(part.modes[: len(out)], scales, out=place, casting="same_kind")
 
     def _first(self, tile: tuple[int, ...]) -> Floats:
+        kept: FieldTile | None = self.arrays.kept((self.path, tile, _DECODED))
+        if kept is not None:
+            return kept.first
         if self.stored.column is not None:
             return self._shared(self.stored.column)[0, ...]
         region = region_of(tile, self.stored.space_shape, self.tile_shape)
