@@ -10,10 +10,8 @@ import numpy as np
 
 from romzarr.answers.selection import Selection
 from romzarr.contracts import Coding
-from romzarr.store.reading.facts import errors_of
+from romzarr.store.reading.facts import l2_error_of
 
-# Squared fluctuations are recorded with ten digits.
-_DIGITS = 1 + 1e-9
 # The decoder rounds fields and their sum as often (`romzarr.numerics.budget`), the answer not.
 _DECODING = 22.0
 
@@ -25,11 +23,7 @@ def recorded_error(selected: Selection) -> float:
     """
     if selected.stored.coding in (Coding.CONSTANT, Coding.LOSSLESS):
         return 0.0
-    facts, name = selected.store.facts, selected.stored.name
-    square = facts.get("fluctuation", {}).get(name, 0.0)
-    if not 0 < square < np.inf:
-        return np.inf
-    return float(errors_of(facts, [name])[name]) * float(square) ** 0.5 * _DIGITS
+    return l2_error_of(selected.store.facts, selected.stored.name)
 
 
 def error_of(selected: Selection, norm: float) -> float:

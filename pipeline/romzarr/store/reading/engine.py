@@ -18,6 +18,7 @@ from romzarr.store.layout import JsonObject, Root
 from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.coordinates import carried, restored
 from romzarr.store.reading.lazy import DecodedArray
+from romzarr.store.reading.loss import with_loss
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
 from romzarr.store.trees import read_tree, store_of
@@ -33,7 +34,10 @@ xr.register_dataset_accessor("romzarr")(_answers)
 
 
 class RomzarrBackendEntrypoint(BackendEntrypoint):
-    """Opens coefficient stores as the datasets they were made from."""
+    """Opens coefficient stores as the datasets they were made from.
+
+    Variables that are not exact have attributes more, which say so (`romzarr.loss`).
+    """
 
     description = "Open coefficient stores of romzarr (POD basis and sparse dynamics)"
     url = "https://github.com/romzarr/romzarr"
@@ -124,6 +128,6 @@ def _lazy(store: CoefficientStore, stored: StoredVariable) -> xr.Variable:
         chunks = dict(zip(stored.dims, stored.chunks, strict=True))
         chunks.pop(NO_TIME, None)
         encoding["preferred_chunks"] = chunks
-    attrs = encoding_from_json(stored.attrs)
+    attrs = with_loss(encoding_from_json(stored.attrs), store.facts, stored)
     dims = stored.space_dims if stored.is_timeless else stored.dims
     return xr.Variable(dims, data, attrs, encoding)

@@ -110,6 +110,8 @@ _CHECKS: dict[str, tuple[Check, str]] = {
         "an object that describes the model",
     ),
 }
+# Squared fluctuations are recorded with ten digits.
+_DIGITS = 1 + 1e-9
 # Stores made before this key was dropped have it among their errors.
 _LARGEST = "largest"
 
@@ -131,6 +133,14 @@ def checked_facts(facts: JsonObject) -> Facts:
 def errors_of(facts: Mapping[str, Any], variables: Iterable[str]) -> dict[str, float]:
     """Return the relative error of each variable."""
     return {name: facts["relative_l2_error"][name] for name in variables}
+
+
+def l2_error_of(facts: Mapping[str, Any], name: str) -> float:
+    """Return the L2 norm of the error of a variable in its units; inf if it is not known."""
+    square = facts.get("fluctuation", {}).get(name, 0.0)
+    if not 0 < square < math.inf:
+        return math.inf
+    return float(errors_of(facts, [name])[name]) * float(square) ** 0.5 * _DIGITS
 
 
 def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
