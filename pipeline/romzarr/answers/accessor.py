@@ -10,7 +10,8 @@ from html import escape
 import numpy as np
 import xarray as xr
 
-from romzarr.answers.bounds import error_of, recorded_error
+from romzarr.answers.bounds import error_of, errors_of_sums, recorded_error
+from romzarr.answers.errors import error_by_block
 from romzarr.answers.selection import Selection, selection_of
 from romzarr.answers.statistics import sums_over_space, sums_over_time, variance
 from romzarr.contracts import Matrix
@@ -83,6 +84,22 @@ class Answers:
             found[name] = (("mode", *selected.space_dims), values)
         dims = tuple({dim for each in self._selected.values() for dim in each.space_dims})
         return xr.Dataset(found, coords=self._coords(dims))
+
+    def error(self) -> xr.Dataset:
+        """What the store knows of where the error lies, for the selected snapshots and points.
+
+        Returns
+        -------
+        xarray.Dataset
+            For each coded variable a bound on the L2 norm of the error on each block of time and
+            tile of space, in units of the variable and the weights of the store, along the dims
+            of the variable, one value a block. A coordinate says where in the selection a block
+            begins, and another one, ``<dim>_last``, where it ends. Dims of variables that are cut
+            in another way have a number. ``<name>_by_index`` are the errors of single indices,
+            such as levels, relative to their own fluctuation, where these are bounded. Nothing is
+            decoded. A variable of which nothing is known has an infinite error.
+        """
+        return error_by_block(self._selected, self.dataset)
 
     # --- sums over time -------------------------------------------------------------------
 
@@ -277,7 +294,8 @@ class Answers:
         answer = {}
         for name, selected in self._selected.items():
             found = sums_over_time(selected, weights, averages)
-            answer[name] = (selected, found.values, found.gains * error_of(selected, found.norm))
+            errors = errors_of_sums(selected, weights, found.norm)
+            answer[name] = (selected, found.values, found.gains * errors)
         return self._fields(answer, _FIELD)
 
     def _over_space(self, weights: xr.DataArray | None, average: bool) -> xr.Dataset:

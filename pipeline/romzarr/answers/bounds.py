@@ -1,29 +1,42 @@
 """How far the data that was archived may be from what a store decodes.
 
-With e the difference of the two, ``||e|| <= E`` in the weighted norm over time and space. Every
-bound follows from E by Cauchy-Schwarz and the triangle inequality.
+With e the difference of the two, ``||e|| <= E`` in the weighted norm over the selected times and
+points. Every bound follows from E by Cauchy-Schwarz and the triangle inequality.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from romzarr.answers.selection import Selection
-from romzarr.contracts import Coding
-from romzarr.store.reading.facts import l2_error_of
+from romzarr.contracts import Coding, Matrix
+from romzarr.store.reading.block_errors import error_within
 
 # The decoder rounds fields and their sum as often (`romzarr.numerics.budget`), the answer not.
 _DECODING = 22.0
 
 
 def recorded_error(selected: Selection) -> float:
-    """The L2 norm E of the error of the whole variable, in its units; inf if it is not known.
+    """The L2 norm E of the error of a variable where it is selected, in its units; inf if it is
+    not known.
 
-    Recorded is the error by the fluctuation, rounded up, and the square of the latter.
+    Recorded are the error of the whole by its fluctuation, rounded up, and the square of the
+    latter; and the squared errors of blocks, of which those count that the selection touches.
     """
     if selected.stored.coding in (Coding.CONSTANT, Coding.LOSSLESS):
         return 0.0
-    return l2_error_of(selected.store.facts, selected.stored.name)
+    return error_within(selected.store, selected.stored.name, selected.rows, selected.places)
+
+
+def errors_of_sums(selected: Selection, weights: Matrix, norm: float) -> Matrix:
+    """E (q,) for the snapshots that count in each of q sums with `weights` (q, m); see `error_of`.
+
+    Snapshots without weight add nothing to the error of a sum.
+    """
+    rows = (selected.rows[row != 0] for row in weights)
+    return np.array([error_of(replace(selected, rows=some), norm) for some in rows])
 
 
 def error_of(selected: Selection, norm: float) -> float:

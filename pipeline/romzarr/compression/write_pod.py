@@ -68,8 +68,7 @@ def write_factored(
         if pod.readable:
             found = _from_chunks(writer, archive, pod, chosen, config, said)
         else:
-            direct = write_direct(writer, archive, pod, chosen.direct)
-            found = _Values(direct, {}, {}, ReadCost())
+            found = _from_pod(writer, archive, pod, chosen)
         missed = _missed(coded, model, found.lost)
         in_episodes = _in_episodes(writer, archive, chosen)
         errors = _relative_errors(coded.plan.pod, missed, in_episodes)
@@ -114,6 +113,17 @@ class _Values:
     exact: Mapping[str, float]
     blocks: Mapping[str, BlockErrors]
     cost: ReadCost
+
+
+def _from_pod(writer: StoreWriter, archive: Archive, pod: ArchivePOD, chosen: Choice) -> _Values:
+    """Code values as the POD has them."""
+    found = write_direct(writer, archive, pod, chosen.direct)
+    lost = {number: each.whole for number, each in found.items()}
+    blocks = {
+        archive.variables[number].name: _rounded(pod, number, lost[number], each)
+        for number, each in found.items()
+    }
+    return _Values(lost, {}, blocks, ReadCost())
 
 
 def _from_chunks(
@@ -180,7 +190,8 @@ def _in_episodes(writer: StoreWriter, archive: Archive, chosen: Choice) -> dict[
     if chosen.episodes is None:
         return {}
     pod, plans = chosen.episodes.pod, chosen.episodes.variables
-    return write_direct(writer, archive, pod, plans, episodes=True)
+    found = write_direct(writer, archive, pod, plans, episodes=True)
+    return {number: each.whole for number, each in found.items()}
 
 
 # --- errors -------------------------------------------------------------------------------

@@ -81,6 +81,11 @@ class BlockErrors:
     squares: Matrix
     anywhere: float = 0.0
 
+    @property
+    def whole(self) -> float:
+        """Bound on the norm on all blocks."""
+        return float(self.squares.sum() ** 0.5) + self.anywhere
+
     def within(self, places: Sequence[NDArray[np.int64]]) -> float:
         """Bound the norm on the blocks that have these places along each axis."""
         return float(np.sum(self.squares[np.ix_(*places)]) ** 0.5) + self.anywhere
