@@ -70,7 +70,7 @@ def by_block(values, lengths):
     return values
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     noise=st.sampled_from([0.0, 0.01, 0.3]),
@@ -101,7 +101,9 @@ def test_errors_of_all_codings_are_within_those_of_their_blocks(
             continue
         known = block_errors_of(opened.last, name)
         assert known.grid.shape == found.shape
-        assert 1 < np.prod(known.grid.counts) <= 256
+        assert 1 < np.prod(known.grid.counts) <= 512
+        if name in opened.facts.get("errors_by_index", {}):
+            assert known.grid.lengths[1] == 1
         true = by_block(found.values, known.grid.lengths)
         bound = np.sqrt(known.errors.squares) + known.errors.anywhere
         assert (np.sqrt(true) <= bound).all(), (name, report.variables[name].coding)
@@ -142,16 +144,16 @@ def test_parts_know_their_own(tmp_path, tolerance):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    exponents=st.lists(st.integers(-400, 300), min_size=1, max_size=256),
+    exponents=st.lists(st.integers(-400, 300), min_size=1, max_size=512),
     mantissa=st.floats(1, 10),
-    zeros=st.lists(st.booleans(), min_size=256, max_size=256),
+    zeros=st.lists(st.booleans(), min_size=512, max_size=512),
 )
 def test_codes_are_bounds_a_little_above(exponents, mantissa, zeros):
     given_ = mantissa * 10.0 ** (np.array(exponents) / 3)
     given_[np.array(zeros[: len(given_)])] = 0.0
     largest, codes = encode_squares(given_)
     found = decode_squares(largest, codes, given_.shape)
-    assert len(codes) <= 344
+    assert len(codes) <= 684
     assert (found >= given_).all()
     assert (found[given_ == 0] == 0).all()
     near = given_ > 1e-9 * given_.max()

@@ -47,7 +47,7 @@ ASKED = {
 }
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     asked=st.lists(st.sampled_from(sorted(ASKED)), min_size=1, max_size=3),

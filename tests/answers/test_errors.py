@@ -30,7 +30,7 @@ def places(selected, found, dim):
     return [int(((labels >= first) & (labels <= last)).sum()) for first, last in both]
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     noise=st.sampled_from([0.0, 0.05, 1.0]),
@@ -108,3 +108,19 @@ def test_a_climatology_counts_the_blocks_of_its_months(tmp_path):
     error = np.sqrt(((found.u - archive.u.groupby("time.month").mean()) ** 2).sum("x"))
     assert (error <= found.u_bound).all()
     assert found.u_bound.sel(month=3) < 0.2 * found.u_bound.sel(month=10)
+
+
+def test_a_level_does_not_pay_for_another(tmp_path):
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((96, 4, 6, 8)) * 10.0 ** -np.arange(4)[:, None, None]
+    levels = ("lev", [1000.0, 500.0, 100.0, 10.0], {"units": "hPa", "positive": "down"})
+    archive = xr.Dataset({"u": (("time", "lev", "y", "x"), u)}, {"lev": levels})
+    romzarr.compress(archive, tmp_path / "s", tolerance=1e-2)
+    stored = romzarr.open(tmp_path / "s").dataset
+    for lev in range(4):
+        found = ratios(archive.u.isel(lev=lev), stored.isel(lev=lev))
+        assert min(found) >= 1
+        assert max(found) <= 30
+    by_level = stored.romzarr.error().u_by_index
+    assert by_level.dims == ("lev",)
+    assert (by_level <= 1e-2).all()

@@ -13,14 +13,18 @@ from romzarr.numerics.error_blocks import MOST_IN_TIME, BlockErrors, ErrorGrid, 
 from romzarr.store.reading.facts import BLOCK_ERRORS
 
 
-def error_grid(archive: Archive, variable: ArchivedVariable) -> ErrorGrid:
+def error_grid(
+    archive: Archive, variable: ArchivedVariable, bounded: Collection[str] = ()
+) -> ErrorGrid:
     """Blocks of a variable whose errors are measured value by value.
 
-    Points along a curve are not cut: readers have them in another order.
+    Indices of `bounded` dims, such as levels, may be of very different sizes, so each is a block of
+    its own. Points along a curve are not cut: readers have them in another order.
     """
     curves = {order.dim for order in archive.orders}
-    dims = enumerate(variable.space_dims, start=1)
-    return ErrorGrid.cut(_shape(variable), [0, *(a for a, dim in dims if dim not in curves)])
+    cut = [(a, dim) for a, dim in enumerate(variable.space_dims, start=1) if dim not in curves]
+    single = [a for a, dim in cut if dim in bounded]
+    return ErrorGrid.cut(_shape(variable), [0, *(a for a, _ in cut)], single=single)
 
 
 def time_grid(variable: ArchivedVariable) -> ErrorGrid:

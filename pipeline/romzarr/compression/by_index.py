@@ -238,7 +238,7 @@ def index_errors(
             variable.time_axis,
             variable.inner_product,
             norms.squares.shape,
-            error_grid(archive, variable),
+            error_grid(archive, variable, norms.dims),
         )
         measured: FoundErrors = gathered(
             lazy_tiles(variable, tile, task, joined_errors), joined_errors

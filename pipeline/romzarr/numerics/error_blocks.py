@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from romzarr.contracts import Matrix, Region
 
-# A byte each, as text, is 344 bytes of 256 blocks, and with what else is said of them far less
-# than 1 kB. Fewer along time alone: there coefficients take little themselves.
-MOST_BLOCKS, MOST_IN_TIME = 256, 32
+# A byte each, as text, is 684 bytes of 512 blocks, and with what else is said of them less than
+# 1 kB. Fewer along time alone: there coefficients take little themselves.
+MOST_BLOCKS, MOST_IN_TIME = 512, 32
+# Levels up to here are blocks of their own, which leaves some to time and space.
+MOST_SINGLE = 64
 # Values of a block at least: its byte should count nothing beside what they take coded.
 LEAST_VALUES = 1 << 14
 # Squares are the largest of them over powers of two to an eighth of the code, which is 255 for 0.
@@ -34,10 +36,20 @@ class ErrorGrid:
     lengths: tuple[int, ...]
 
     @classmethod
-    def cut(cls, shape: Sequence[int], axes: Sequence[int], most: int = MOST_BLOCKS) -> ErrorGrid:
-        """Blocks as alike along some `axes` as halving the longest makes them, `most` at most."""
-        counts = [1] * len(shape)
+    def cut(
+        cls,
+        shape: Sequence[int],
+        axes: Sequence[int],
+        most: int = MOST_BLOCKS,
+        single: Sequence[int] = (),
+    ) -> ErrorGrid:
+        """Blocks as alike along some `axes` as halving the longest makes them, `most` at most.
+
+        Those along `single` axes have single indices, if these are few.
+        """
         most = min(most, math.prod(shape) // LEAST_VALUES)
+        few = math.prod(shape[a] for a in single) <= min(most, MOST_SINGLE)
+        counts = [n if few and a in single else 1 for a, n in enumerate(shape)]
         while 2 * math.prod(counts) <= most:
             a = max(axes, key=lambda a: shape[a] / counts[a])
             if shape[a] < 2 * counts[a]:
