@@ -109,7 +109,7 @@ def test_an_archive_without_time_comes_back_as_it_was(tmp_path, caplog, source):
     assert "looks like time" not in caplog.text
     romzarr.reconstruct(tmp_path / "s", tmp_path / "out.zarr")
     again = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
-    xr.testing.assert_equal(again.load(), decoded.load())
+    xr.testing.assert_equal(again.drop_vars("romzarr_quantization").load(), decoded.load())
     assert main(["report", str(tmp_path / "s"), "-o", str(tmp_path / "page.html")]) == 0
     assert main(["info", str(tmp_path / "s")]) == 0
     # It cannot grow.

@@ -128,7 +128,7 @@ def variable_lines(variables: Mapping[str, Facts]) -> list[str]:
         line = f"{name:<{width}}  {sizes}, {100 * found['share']:.2g} % of the store"
         why = f": {found['why']}" if found.get("why") else ""
         lines.append(f"{line}; {CODINGS[found['coding']]}{why}")
-        lines += [f"{'':<{width}}  {found['gaps']}"] if found["gaps"] else []
+        lines += [f"{'':<{width}}  {said}" for said in (found["gaps"], found.get("before")) if said]
         if found.get("bounded_by"):
             dims = " and ".join(found["bounded_by"])
             largest = f"largest error of its own fluctuation {found['largest_by_index']:.2e}"

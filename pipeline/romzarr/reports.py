@@ -55,7 +55,8 @@ class StoredVariableReport:
     of several small variables and coefficients belong to none. ``gaps`` says what is kept apart.
     ``bounded_by`` are the dims of whose indices each has a bound of its own, ``largest_by_index``
     the largest of their errors, relative to the fluctuation of that index. ``why`` says why
-    a variable is carried that might have been coded.
+    a variable is carried that might have been coded, ``before`` what its attributes know of loss
+    before this compression, which errors here do not count.
     """
 
     coding: str
@@ -67,6 +68,7 @@ class StoredVariableReport:
     bounded_by: tuple[str, ...] = ()
     largest_by_index: float = 0.0
     why: str = ""
+    before: str = ""
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,17 @@ def test_an_archive_that_has_grown_since_is_compared_as_far_as_the_store_goes(tm
     checked(tmp_path / "page.html")
 
 
+def test_errors_by_block_are_drawn_where_they_are_known(tmp_path, monkeypatch):
+    monkeypatch.setattr("romzarr.numerics.error_blocks.LEAST_VALUES", 64)
+    known = xr.Dataset({"u": (("time", "x"), wave(T, 40, noise=0.1))})
+    for name, tolerance in {"known": 1e-2, "exact": 0}.items():
+        romzarr.compress(known, tmp_path / name, tolerance=tolerance)
+        assert main(["report", str(tmp_path / name), "-o", str(tmp_path / f"{name}.html")]) == 0
+    ids = checked(tmp_path / "known.html").ids
+    assert any(each.startswith("blocks-") for each in ids)
+    assert not any(each.startswith("blocks-") for each in checked(tmp_path / "exact.html").ids)
+
+
 def test_names_from_a_store_are_text_and_without_a_source_nothing_is_measured(tmp_path):
     ds = xr.Dataset(
         {HOSTILE.replace("/", "|"): (("time", "x"), wave(T, 30), {"units": HOSTILE})},

@@ -23,6 +23,7 @@ from romzarr.views.error_maps import Deviation, deviation
 from romzarr.views.excerpts import Coefficients, Spectrum, coefficients, spectrum, with_time
 from romzarr.views.sections import Axis, label, section_of
 from romzarr_flows.measured import measure_lines
+from romzarr_flows.report.blocks import error_blocks
 from romzarr_flows.report.fields import error_maps, loadings, modes, patterns, snapshots
 from romzarr_flows.report.figures import coefficients_figure, error_figure, spectrum_figure
 from romzarr_flows.report.further import further, profiles
@@ -78,6 +79,7 @@ def store_page(
             names=sorted(info.variables, key=lambda name: (name not in measured, -errors[name])),
             measured=measured,
             errors=_errors(deviations, info.tolerance, time),
+            error_blocks=error_blocks(opened, moving, info.tolerance, time),
             error_maps=error_maps(sections, deviations),
             by_index=profiles(by_index, dataset, info),
             warnings=[

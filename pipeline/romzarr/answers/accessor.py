@@ -18,6 +18,7 @@ from romzarr.answers.bounds import (
     of_squares,
 )
 from romzarr.answers.eofs import eofs
+from romzarr.answers.errors import error_by_block
 from romzarr.answers.plots import Plots
 from romzarr.answers.quantity import Quantity
 from romzarr.answers.statistics import sums_over_space, sums_over_time, variance
@@ -136,6 +137,29 @@ class Answers(Variables):
         """
         return self.without_mean(group).values()
 
+    def error(self) -> xr.Dataset:
+        """What the store knows of where the error lies, for the selected snapshots and points.
+
+        Returns
+        -------
+        xarray.Dataset
+            For each coded variable a bound on the L2 norm of the error on each block of time and
+            tile of space, in units of the variable and the weights of the store, along the dims
+            of the variable, one value a block. A coordinate says where in the selection a block
+            begins, and another one, ``<dim>_last``, where it ends. Dims of variables that are cut
+            in another way have a number. ``<name>_by_index`` are the errors of single indices,
+            such as levels, relative to their own fluctuation, where these are bounded. Nothing is
+            decoded. A variable of which nothing is known has an infinite error.
+        """
+        selections = {}
+        for name, quantity in self._quantities.items():
+            if name not in self.dataset or len(quantity.terms) > 1 or quantity.factor != 1:
+                raise AnswerError(
+                    f"{name!r} is computed from variables: errors by block are known of these alone"
+                )
+            selections[name] = quantity.first
+        return error_by_block(selections, self.dataset)
+
     # --- sums over time -------------------------------------------------------------------
 
     def mean(self, dim: str | None = None) -> xr.Dataset:
@@ -226,10 +250,11 @@ class Answers(Variables):
         for name, quantity in self._quantities.items():
             about, off = self._about_mean_of(name, index)
             sums = sums_over_time(quantity, about[None] / len(about), averages=False)
-            bound = float(sums.gains[0]) * sums.error
+            error = float(sums.errors[0])
+            bound = float(sums.gains[0]) * error
             if off:
                 spread = _spread(quantity, variance(quantity).values)
-                bound += (spread * len(about) ** 0.5 + sums.error) * off / len(about)
+                bound += (spread * len(about) ** 0.5 + error) * off / len(about)
             answer[name] = Field(quantity, sums.values[0], bound)
         return self._fields(answer, _FIELD)
 
@@ -482,7 +507,7 @@ class Answers(Variables):
         answer = {}
         for name, quantity in self._quantities.items():
             sums = sums_over_time(quantity, weights, averages)
-            bounds = sums.gains * sums.error
+            bounds = sums.gains * sums.errors
             answer[name] = (
                 Field(quantity, sums.values[0], bounds[0])
                 if row is None

@@ -1,8 +1,8 @@
 """How far the data that was archived may be from what a store decodes.
 
-With e the difference of the two, ``||e|| <= E`` in the weighted norm over time and space. Every
-bound follows from E by Cauchy-Schwarz and the triangle inequality, or by what is cited where it is
-used.
+With e the difference of the two, ``||e|| <= E`` in the weighted norm over the selected times and
+points. Every bound follows from E by Cauchy-Schwarz and the triangle inequality, or by what is
+cited where it is used.
 """
 
 from __future__ import annotations
@@ -11,26 +11,22 @@ import numpy as np
 
 from romzarr.answers.selection import Selection
 from romzarr.contracts import Coding, Matrix
-from romzarr.store.reading.facts import errors_of
+from romzarr.store.reading.block_errors import error_within
 
-# Squared fluctuations are recorded with ten digits.
-_DIGITS = 1 + 1e-9
 # The decoder rounds fields and their sum as often (`romzarr.numerics.budget`), the answer not.
 _DECODING = 22.0
 
 
 def recorded_error(selected: Selection) -> float:
-    """The L2 norm E of the error of the whole variable, in its units; inf if it is not known.
+    """The L2 norm E of the error of a variable where it is selected, in its units; inf if it is
+    not known.
 
-    Recorded is the error by the fluctuation, rounded up, and the square of the latter.
+    Recorded are the error of the whole by its fluctuation, rounded up, and the square of the
+    latter; and the squared errors of blocks, of which those count that the selection touches.
     """
     if selected.stored.coding in (Coding.CONSTANT, Coding.LOSSLESS):
         return 0.0
-    facts, name = selected.store.facts, selected.stored.name
-    square = facts.get("fluctuation", {}).get(name, 0.0)
-    if not 0 < square < np.inf:
-        return np.inf
-    return float(errors_of(facts, [name])[name]) * float(square) ** 0.5 * _DIGITS
+    return error_within(selected.store, selected.stored.name, selected.rows, selected.places)
 
 
 def largest_error(selected: Selection) -> float:

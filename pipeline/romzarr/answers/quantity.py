@@ -74,6 +74,11 @@ class Quantity:
         return any(bool(each.any()) for each in changes)
 
     @property
+    def factor(self) -> float:
+        """The factor of its first term."""
+        return self.terms[0][0]
+
+    @property
     def is_decoded(self) -> bool:
         """Whether its values are decoded ones, with nothing done to them."""
         (factor, _), *others = self.terms
@@ -85,10 +90,27 @@ class Quantity:
 
         `norm` is that of the values which are added up.
         """
-        terms = [(abs(factor), each) for factor, each in self.terms if factor]
-        errors = ((size, e, min(recorded_error(e), error_of_indices(e))) for size, e in terms)
-        recorded = sum(size * error * e.repeats**0.5 for size, e, error in errors)
-        return float(recorded) + self.rounding * norm
+        return self._error_at(np.ones(self.snapshots, bool)) + self.rounding * norm
+
+    def errors_of_sums(self, weights: Matrix, norm: float) -> Matrix:
+        """The same (q,) for the snapshots that count in each of q sums with `weights` (q, m).
+
+        Others add nothing to the error of a sum, if no means over all of them are subtracted.
+        """
+        if self.groups is not None:
+            return np.full(len(weights), self.error(norm))
+        errors = [self._error_at(row != 0) for row in weights]
+        return np.array(errors) + self.rounding * norm
+
+    def _error_at(self, counted: NDArray[np.bool_]) -> float:
+        """The L2 norm of the error at some snapshots, without rounding."""
+        total = 0.0
+        for factor, each in self.terms:
+            if factor:
+                some = replace(each, rows=each.rows[counted])
+                error = min(recorded_error(some), error_of_indices(each))
+                total += abs(factor) * error * each.repeats**0.5
+        return total
 
     @cached_property
     def rounding(self) -> float:

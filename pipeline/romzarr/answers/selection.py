@@ -114,6 +114,12 @@ class Selection:
         lengths = (np.arange(n)[index].shape for index, n in pairs)
         return tuple(n for shape in lengths for n in shape)
 
+    @property
+    def places(self) -> list[NDArray[np.int64]]:
+        """Numbers of the points selected along each dim of space, without those that are gone."""
+        pairs = zip(self.space, self.stored.space_shape, strict=True)
+        return [np.atleast_1d(np.arange(n)[index]) for index, n in pairs]
+
     @cached_property
     def repeats(self) -> int:
         """How often a value is selected at most: its error counts as often."""

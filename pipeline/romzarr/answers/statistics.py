@@ -16,12 +16,12 @@ from romzarr.numerics.triangles import squared_sums
 
 
 class Sums(NamedTuple):
-    """Weighted sums (q, points) over time, and by which ``gains`` (q,) the ``error`` is multiplied
-    at most."""
+    """Weighted sums (q, points) over time, and by which ``gains`` (q,) the ``errors`` (q,) are
+    multiplied at most."""
 
     values: Matrix
     gains: Matrix
-    error: float
+    errors: Matrix
 
 
 class Variance(NamedTuple):
@@ -42,7 +42,8 @@ def sums_over_time(quantity: Quantity, weights: Matrix, averages: bool) -> Sums:
     small, values = weights @ quantity.coefficients, np.empty((len(weights), quantity.points))
     for where, piece in quantity.pieces(small.shape[1] + len(weights)):
         values[:, where] = small @ piece.fields
-    return Sums(values, np.linalg.norm(weights, axis=1), quantity.error(quantity.norm))
+    errors = quantity.errors_of_sums(weights, quantity.norm)
+    return Sums(values, np.linalg.norm(weights, axis=1), errors)
 
 
 def _sums_of_blocks(quantity: Quantity, weights: Matrix, averages: bool) -> Sums:
@@ -63,12 +64,12 @@ def _sums_of_blocks(quantity: Quantity, weights: Matrix, averages: bool) -> Sums
         total[:, where] += sums
         count[:, where] += here.sum(axis=1, keepdims=True)
         square[:, where] += np.sum(here**2, axis=1, keepdims=True)
-    error = quantity.error(norm**0.5)
+    errors = quantity.errors_of_sums(weights, norm**0.5)
     if not averages:
-        return Sums(total, np.linalg.norm(weights, axis=1), error)
+        return Sums(total, np.linalg.norm(weights, axis=1), errors)
     with np.errstate(invalid="ignore", divide="ignore"):
         gains = np.where(count > 0, np.sqrt(square) / count, 0.0)
-        return Sums(total / count, gains.max(axis=1, initial=0.0), error)
+        return Sums(total / count, gains.max(axis=1, initial=0.0), errors)
 
 
 def _product(weights: Matrix, values: Matrix) -> Matrix:

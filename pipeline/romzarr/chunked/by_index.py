@@ -15,6 +15,7 @@ from romzarr.chunked.blocks import Lengths, Tile
 from romzarr.chunked.gaps import FilledSource, NumbersSource
 from romzarr.contracts import BlockSource, Floats, Mask, Matrix, ReadBlock, ReadCost, Region
 from romzarr.inner_product import InnerProduct
+from romzarr.numerics.error_blocks import ErrorGrid
 from romzarr.numerics.gaps import gap_codes
 from romzarr.numerics.moments import MomentsWithGaps
 
@@ -177,39 +178,47 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class FoundErrors:
-    """Sums of squared errors by index, in the shape of what is scaled, and what reading cost."""
+    """Sums of squared errors by index, in the shape of what is scaled, and by block; and what
+    reading cost."""
 
     squares: Matrix
+    blocks: Matrix
     cost: ReadCost
 
 
 def joined_errors(several: Sequence[FoundErrors]) -> FoundErrors:
     """Those of several tiles."""
     squares: Matrix = np.sum([each.squares for each in several], axis=0)
-    return FoundErrors(squares, sum((each.cost for each in several), ReadCost()))
+    blocks: Matrix = np.sum([each.blocks for each in several], axis=0)
+    return FoundErrors(squares, blocks, sum((each.cost for each in several), ReadCost()))
 
 
 @dataclass(frozen=True)
 class MeasureErrors:
-    """Task: squared errors of what a store decodes to, by index, in an array of this ``shape``."""
+    """Task: squared errors of what a store decodes to, by index, in an array of this ``shape``, and
+    by block of a ``grid``."""
 
     decoder: Decoder
     variable: str
     time_axis: int
     inner: InnerProduct
     shape: Lengths
+    grid: ErrorGrid
 
     def __call__(self, block: ReadBlock, tile: Tile) -> FoundErrors:
-        axis = self.time_axis
+        axis, space = self.time_axis, _space(tile.region, self.time_axis)
+        time = tile.region[axis]
         decoded = self.decoder.decode(self.variable, axis, tile.region)
         with np.errstate(over="ignore", invalid="ignore"):
             errors = block.values.astype(np.float64) - decoded
             # What is no number is kept exactly, and fill values are their own difference.
             errors[~np.isfinite(block.values)] = 0.0
-            squares = np.sum(errors**2, axis=axis)
-        weighted = self.inner.on(_space(tile.region, axis)).weighted(squares)
+            squares = np.moveaxis(errors, axis, 0) ** 2
+            during = np.add.reduceat(squares, self.grid.cuts(0, time), axis=0)
+        during = self.inner.on(space).weighted(during)
+        weighted = np.sum(during, axis=0)
         alone = tuple(a for a, n in enumerate(self.shape) if n == 1)
         sums = np.zeros(self.shape)
         part = broadcast_part(self.shape, tile.region)
         sums[part] = np.sum(np.expand_dims(weighted, axis), axis=alone, keepdims=True)
-        return FoundErrors(sums, block.cost)
+        return FoundErrors(sums, self.grid.collected((time, *space), during), block.cost)

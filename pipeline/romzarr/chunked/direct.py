@@ -31,6 +31,7 @@ from romzarr.coding.field import encode_field
 from romzarr.coding.rates import Rates, rates
 from romzarr.coding.tiles import code_values, coded_values, tiles, value_levels, value_tile
 from romzarr.contracts import ArchivedVariable, BlockSpan, Floats, Mask, Matrix, Region
+from romzarr.numerics.error_blocks import ErrorGrid
 from romzarr.numerics.pod.factors import RowBlock
 
 
@@ -146,8 +147,9 @@ def write_values(
     writer: MaskedTileWriter,
     variable: str,
     masked: bool,
+    grid: ErrorGrid,
 ) -> Matrix:
-    """Code one tile and put it into the store; returns the same.
+    """Code one tile and put it into the store; returns squared errors by block.
 
     Of the tiles that share a part of space, the first in time writes the mask.
     """
@@ -157,7 +159,9 @@ def write_values(
     if masked and tile.index[0] == 0:
         mask = np.zeros(values.shape[1:], bool) if valid is None else ~valid
         writer.write_mask(variable, tile.region[1:], mask)
-    return _loss(values - decoded, valid, tile)
+    squares = (values - decoded) ** 2
+    during = np.add.reduceat(squares, grid.cuts(0, tile.region[0]), axis=0)
+    return grid.collected(tile.region, tile.inner.within(valid).weighted(during))
 
 
 def _loss(lost: Matrix, valid: Mask | None, tile: ValueTile) -> Matrix:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from romzarr.coding.fill import fill_masked
 from romzarr.coding.tiles import code_values, coded_values, even_length
 from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadBlock, ReadCost, Region
 from romzarr.inner_product import InnerProduct
+from romzarr.numerics.error_blocks import ErrorGrid
 from romzarr.numerics.gaps import fill_value_in
 from romzarr.numerics.moments import Moments
 from romzarr.numerics.rounding import rounded_sum
@@ -99,13 +101,14 @@ class Part:
 class Sums:
     """What is known after some tiles: by part of space, and of all together.
 
-    ``lost`` is their squared error, ``counted`` the weight of their values, ``nbytes`` what they
-    take coded. ``defect`` says that somewhere values are infinite or fill values, too large to be
-    squared, or that NaN come and go.
+    ``lost`` is their squared error, and ``blocks`` the same by block of a grid, of what is written;
+    ``counted`` the weight of their values, ``nbytes`` what they take coded. ``defect`` says that
+    somewhere values are infinite or fill values, too large to be squared, or that NaN come and go.
     """
 
     parts: Mapping[Lengths, Part] = field(default_factory=dict)
     lost: float = 0.0
+    blocks: Matrix = field(default_factory=lambda: np.zeros(()))
     counted: float = 0.0
     nbytes: int = 0
     defect: bool = False
@@ -142,6 +145,7 @@ def _both(one: Sums, other: Sums) -> Sums:
     return Sums(
         parts,
         one.lost + other.lost,
+        one.blocks + other.blocks,
         one.counted + other.counted,
         one.nbytes + other.nbytes,
         one.defect or other.defect or moved,
@@ -187,9 +191,10 @@ class Snapshots:
         about = np.subtract(self.values, self.base, dtype=wide).astype(dtype, copy=False)
         return _filled(about, self.valid)
 
-    def measured(self, decoded: Floats) -> tuple[float, Moments]:
-        """Squared error of decoded values as they are read, and moments of the values."""
-        return _measured(self.values, self.valid, decoded, self.base, self.inner)
+    def measured(self, decoded: Floats, cuts: Sequence[int] = (0,)) -> tuple[Matrix, Moments]:
+        """Squared errors (k, points) of decoded values as they are read, summed over the snapshots
+        from each of k `cuts` on, and moments of the values."""
+        return _measured(self.values, self.valid, decoded, self.base, self.inner, cuts)
 
 
 @dataclass(frozen=True)
@@ -252,8 +257,8 @@ class MeasureValues:
     def _of(self, found: Snapshots) -> Sums:
         step, dtype = self.coding.step, self.coding.dtype
         decoded = coded_values(found.above(dtype), found.tile.shape, step, dtype)
-        lost, _ = found.measured(decoded)
-        return Sums(lost=lost, counted=found.counted)
+        squares, _ = found.measured(decoded)
+        return Sums(lost=float(squares.sum()), counted=found.counted)
 
 
 @dataclass(frozen=True)
@@ -273,11 +278,15 @@ class CountBytes:
 
 @dataclass(frozen=True)
 class WriteValues:
-    """Task: code tiles, with a ``share`` of the step, and put them into the store."""
+    """Task: code tiles, with a ``share`` of the step, and put them into the store.
+
+    Errors are measured by block of the ``grid``.
+    """
 
     writer: TileWriter
     variable: str
     coding: ValuesCoding
+    grid: ErrorGrid
     share: int = WHOLE
 
     def __call__(self, held: Held) -> Sums:
@@ -289,11 +298,19 @@ class WriteValues:
         own = found.tile
         content, decoded = self._coded(found, self.share)
         self.writer.write_tile(self.variable, own.index, content)
-        lost, moments = found.measured(decoded)
+        blocks, moments = self._errors(found, decoded)
         mask = b"" if found.valid is None else np.packbits(found.valid).tobytes()
         parts = {own.index[1:]: Part(own.region[0].start, moments, mask)}
+        lost = float(blocks.sum())
         overflown = not np.isfinite(moments.square + lost)
-        return Sums(parts, lost, found.counted, len(content), overflown)
+        return Sums(parts, lost, blocks, found.counted, len(content), overflown)
+
+    def _errors(self, found: Snapshots, decoded: Floats) -> tuple[Matrix, Moments]:
+        """Squared errors by block, and moments of the values."""
+        region = found.tile.region
+        squares, moments = found.measured(decoded, self.grid.cuts(0, region[0]))
+        extent = found.values.shape[1:]
+        return self.grid.collected(region, squares.reshape(len(squares), *extent)), moments
 
     def _coded(self, found: Snapshots, share: int) -> tuple[bytes, Floats]:
         """Payload, and what it decodes to."""
@@ -312,11 +329,12 @@ class RewriteValues(WriteValues):
 
     def _of(self, found: Snapshots) -> Sums:
         content, decoded = self._coded(found, self.had)
-        lost, _ = found.measured(decoded)
+        lost, _ = self._errors(found, decoded)
         better, decoded = self._coded(found, self.share)
-        left, _ = found.measured(decoded)
+        left, _ = self._errors(found, decoded)
         self.writer.write_tile(self.variable, found.tile.index, better)
-        return Sums(lost=left - lost, nbytes=len(better) - len(content))
+        change = left - lost
+        return Sums(lost=float(change.sum()), blocks=change, nbytes=len(better) - len(content))
 
 
 @dataclass(frozen=True)
@@ -428,11 +446,17 @@ def _filled(values: Floats, valid: Mask | None) -> Floats:
 
 
 def _measured(
-    values: Floats, valid: Mask | None, decoded: Floats | None, base: Base, inner: InnerProduct
-) -> tuple[float, Moments]:
-    """Squared error of decoded values as they are read, and moments of the values."""
+    values: Floats,
+    valid: Mask | None,
+    decoded: Floats | None,
+    base: Base,
+    inner: InnerProduct,
+    cuts: Sequence[int] = (0,),
+) -> tuple[Matrix, Moments]:
+    """Squared errors (k, points) of decoded values as they are read, summed over the snapshots from
+    each of k `cuts` on, and moments of the values."""
     flat, inner = values.reshape(len(values), -1), inner.flat
-    parts, lost = [], 0.0
+    parts, squares = [], np.zeros((len(cuts), flat.shape[1]))
     width = max(1, PANEL // len(flat))
     known = None if valid is None else valid.ravel()
     others = None if decoded is None else decoded.reshape(flat.shape)
@@ -450,6 +474,9 @@ def _measured(
                 added = np.float64(base) if below is None else below[:, some]
                 rounded_sum(others[:, some], added, read)
                 off = exact - read
-                lost += float(weights.sum(np.einsum("tp,tp->p", off, off)))
+                for number, (first, last) in enumerate(pairwise([*cuts, len(flat)])):
+                    during = off[first:last]
+                    sums = np.einsum("tp,tp->p", during, during)
+                    squares[number, some] = weights.weighted(sums)
             parts.append(Moments.of(exact, weights))
-    return lost, Moments.beside(parts)
+    return squares, Moments.beside(parts)

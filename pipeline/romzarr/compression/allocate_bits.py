@@ -87,8 +87,9 @@ class CodedFields:
 
     ``steps`` (V,) are the quantisation steps in the units of each variable; ``a`` (m, r) the
     coefficients, which are left ``tolerances`` by the variables that have fields; ``step`` is
-    that of the coefficients. ``contents`` are the coded tiles of each variable whose fields are
-    its own, on the workers that coded them.
+    that of the coefficients. ``products`` are inner products of what is lost and kept of the fields
+    of each of these variables (`romzarr.chunked.fields.code_tile`). ``contents`` are the coded
+    tiles of each variable whose fields are its own, on the workers that coded them.
     """
 
     plan: FieldsPlan
@@ -97,6 +98,7 @@ class CodedFields:
     step: float
     a: Table
     tolerances: Tolerances
+    products: Mapping[int, Gram]
     contents: Mapping[int, Sequence[Delayed]]
 
     @property
@@ -292,6 +294,7 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
                 step=step_of(chosen.latent, 1.0),
                 a=pod.coefficients(chosen.rank),
                 tolerances=tolerances,
+                products=products,
                 contents=contents,
             )
         again = np.array(live)[short]

@@ -22,6 +22,11 @@ from romzarr.archive.vertical import vertical_dims
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles
 from romzarr.chunked.by_index import FoundErrors, MeasureErrors, joined_errors, scaled_source
 from romzarr.chunked.slices import gathered
+from romzarr.compression.block_errors import (
+    error_grid,
+    with_block_errors,
+    without_block_errors,
+)
 from romzarr.compression.index_norms import LEAST, MOST, Groups, IndexNorms, axes_of, index_norms
 from romzarr.compression.sums import sums_asked
 from romzarr.compression.write_store import rounded_up
@@ -29,6 +34,7 @@ from romzarr.config import AUTO, NO_TOLERANCE, NONE, BoundKind, CompressionConfi
 from romzarr.contracts import ArchivedVariable, Matrix, ReadCost, Scaling
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.budget import RESERVE, ROUNDING_SHARE
+from romzarr.numerics.error_blocks import BlockErrors
 from romzarr.numerics.scaling import PARTS, exponents_of, factors_of
 from romzarr.store.limits import MAX_INDICES
 from romzarr.store.reading.draft import Draft
@@ -80,13 +86,14 @@ class IndexBounds:
 @dataclass(frozen=True)
 class IndexErrors:
     """The errors of each index of the ``dims`` of a variable, relative to its own fluctuation, and
-    that of all together; ``squares`` are their squared norms."""
+    that of all together; ``squares`` are their squared norms, and ``blocks`` those by block."""
 
     dims: tuple[str, ...]
     errors: Matrix
     whole: float
     fluctuation: float
     squares: Matrix
+    blocks: BlockErrors
 
     @property
     def largest(self) -> float:
@@ -231,6 +238,7 @@ def index_errors(
             variable.time_axis,
             variable.inner_product,
             norms.squares.shape,
+            error_grid(archive, variable, norms.dims),
         )
         measured: FoundErrors = gathered(
             lazy_tiles(variable, tile, task, joined_errors), joined_errors
@@ -241,7 +249,10 @@ def index_errors(
         fluctuation = float(np.sum(norms.squares, where=norms.bounded))
         lost = float(np.sum(measured.squares))
         whole = (lost / fluctuation) ** 0.5 if lost else 0.0
-        found[variable.name] = IndexErrors(norms.dims, errors, whole, fluctuation, measured.squares)
+        blocks = BlockErrors(measured.blocks)
+        found[variable.name] = IndexErrors(
+            norms.dims, errors, whole, fluctuation, measured.squares, blocks
+        )
     return found, cost
 
 
@@ -264,7 +275,9 @@ def error_facts(
             for name, each in found.items()
             if name in bounded and each.errors.size <= MOST_RECORDED
         }
-    return {**facts, **more}
+    # Those of what was coded are of other values.
+    facts = without_block_errors(facts, found)
+    return with_block_errors({**facts, **more}, {name: each.blocks for name, each in found.items()})
 
 
 def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBounds | None:

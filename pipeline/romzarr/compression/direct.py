@@ -24,9 +24,11 @@ from romzarr.chunked.slices import added, gathered
 from romzarr.coding.rates import Rates, position_within, power_at, step_of
 from romzarr.coding.residuals import residual_bits
 from romzarr.coding.tiles import VALUES, grid, value_tile
+from romzarr.compression.block_errors import error_grid
 from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Matrix
 from romzarr.errors import AccuracyError
+from romzarr.numerics.error_blocks import BlockErrors, ErrorGrid
 from romzarr.store.writing.writer import StoreWriter
 
 # What is looked at to foretell bits, little enough to cost next to nothing beside the POD; and what
@@ -146,8 +148,8 @@ def write_direct(
     plans: Mapping[int, DirectVariable],
     *,
     episodes: bool = False,
-) -> dict[int, float]:
-    """Code variables into the store; returns the norm of the error of each. Runs Dask.
+) -> dict[int, BlockErrors]:
+    """Code variables into the store; returns the errors of each, without rounding. Runs Dask.
 
     With `episodes` they are variables that have fields, and the snapshots of the `pod` are
     those at which these do not count.
@@ -164,7 +166,7 @@ def write_direct(
 
 def _written(
     writer: StoreWriter, archive: Archive, pod: ArchivePOD, plan: DirectVariable, episodes: bool
-) -> float:
+) -> BlockErrors:
     variable, mask = archive.variables[plan.number], pod.masks[plan.number]
     own = mask == plan.number and not episodes
     offset, dtype = float(pod.averages[plan.number]), pod.budget.basis
@@ -172,6 +174,8 @@ def _written(
     values = _lazy(archive, pod, plan.number)
     step = _settled(archive, pod, plan)
     dims, tile = (archive.time.dim, *variable.space_dims), value_tile(shape)
+    # The snapshots of episodes are scattered over the record.
+    grid = ErrorGrid(shape, shape) if episodes else error_grid(archive, variable)
     for _ in range(MOST_STEPS):
         if episodes:
             writer.create_episodes(variable.name, dims, shape, tile, step, offset, dtype)
@@ -180,10 +184,10 @@ def _written(
             home = None if mask is None else archive.variables[mask].name
             writer.create_values(variable.name, dims, shape, tile, step, offset, dtype, home)
             tiles = writer.values
-        lost = _lost(values, write_values, step, dtype, tiles, variable.name, own)[0]
-        error = float(lost**0.5)
+        lost = _lost(values, write_values, step, dtype, tiles, variable.name, own, grid)
+        error = float(lost.sum() ** 0.5)
         if error <= plan.allowed:
-            return error + float(pod.apart[plan.number] + pod.dropped[plan.number])
+            return BlockErrors(lost, float(pod.apart[plan.number] + pod.dropped[plan.number]))
         step *= AIM_UNSEEN * plan.allowed / error
     raise AccuracyError(f"variable {variable.name!r}: no quantisation step keeps the tolerance")
 
@@ -218,6 +222,6 @@ def _lazy(
 
 
 def _lost(values: LazyValues, function: Any, *args: Any) -> Matrix:
-    """Squared error of all tiles together, and how much of them counts."""
+    """What the function finds of all tiles, added up: as squared errors, and how much counts."""
     found: Matrix = gathered(values.map(function, *args), added)
     return found

@@ -18,6 +18,7 @@ from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.chunked.blocks import Lengths, Tile, aligned_tile, lazy_tiles
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import region_of
+from romzarr.compression.block_errors import with_block_errors
 from romzarr.compression.gaps import Known
 from romzarr.compression.lossless import write_lossless
 from romzarr.compression.pointwise import AIM
@@ -28,6 +29,7 @@ from romzarr.config import Config
 from romzarr.contracts import ArchivedVariable, Coding, Floats, ReadBlock
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import ROUNDING_SHARE
+from romzarr.numerics.error_blocks import BlockErrors
 from romzarr.store.writing.writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
     """
     archive, tolerance = known.archive, config.compression.tolerance
     codings, errors = dict[str, Coding](), dict[str, float]()
-    cost, totals = known.cost, dict[str, float]()
+    cost, totals, blocks = known.cost, dict[str, float](), dict[str, BlockErrors]()
     for number, variable in enumerate(archive.variables):
         name = variable.name
         totals[name] = variable.fluctuation or 0.0
@@ -74,6 +76,7 @@ def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
             try:
                 (found,) = write_values(writer, archive, [plan]).values()
                 coding, errors[name], cost = Coding.DIRECT, found.error, cost + found.cost
+                blocks[name] = found.blocks
             except AccuracyError as refused:
                 log.info("variable %r: kept to the bit, since %s", name, refused)
                 writer.drop_values(name)
@@ -90,7 +93,7 @@ def write_few(writer: StoreWriter, known: Known, config: Config) -> Result:
     # be appended.
     appendable = len(archive.time.values) > 1 and np.isfinite(list(totals.values())).all()
     more = {"fluctuation": totals} if appendable else {}
-    return Result({**said, **more}, listed, None, cost)
+    return Result(with_block_errors({**said, **more}, blocks), listed, None, cost)
 
 
 def _can_be_squared(variable: ArchivedVariable) -> bool:

@@ -40,9 +40,11 @@ from romzarr.chunked.values import (
 )
 from romzarr.coding.field import WHOLE, rounded_share, share_of
 from romzarr.coding.tiles import grid, region_of
+from romzarr.compression.block_errors import error_grid
 from romzarr.compression.defects import defect_error
 from romzarr.contracts import ArchivedVariable, ReadCost
 from romzarr.errors import AccuracyError, GapsError
+from romzarr.numerics.error_blocks import BlockErrors
 from romzarr.numerics.pod.factors import Defect
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -102,10 +104,12 @@ class ValuesPlan:
 
 @dataclass(frozen=True)
 class WrittenValues:
-    """What came of it: the ``error``, relative to the fluctuation, and its square; the cost."""
+    """What came of it: the ``error``, relative to the fluctuation, and the square of that; errors
+    by block, time first; and the cost."""
 
     error: float
     fluctuation: float
+    blocks: BlockErrors
     cost: ReadCost
 
 
@@ -135,7 +139,8 @@ def write_values(
             _write_mask(writer, variable, plan.tile, sums, masks)
         fluctuation = _fluctuation(variable, sums)
         error = (sums.lost / fluctuation) ** 0.5 * (1 + SUMMED) if sums.lost else 0.0
-        written[variable.name] = WrittenValues(error, fluctuation, cost)
+        blocks = BlockErrors(np.maximum(sums.blocks, 0.0) * (1 + SUMMED) ** 2)
+        written[variable.name] = WrittenValues(error, fluctuation, blocks, cost)
     return written
 
 
@@ -279,7 +284,8 @@ class _Coder:
             coding.offset,
             coding.dtype,
         )
-        self._task = WriteValues(writer.values, variable.name, coding)
+        errors = error_grid(archive, variable)
+        self._task = WriteValues(writer.values, variable.name, coding, errors)
         self._archive, self._plan, self._tiles = archive, plan, tiles
         self._variable, self._snapshots = variable, variable.shape[time]
         # Shares of the step that tiles have, by place along time, and of those coded anew.
@@ -334,7 +340,7 @@ class _Coder:
         for (had, share), tiles in groups.items():
             self._finer |= dict.fromkeys(tiles, share)
             task = self._task
-            again = RewriteValues(task.writer, task.variable, task.coding, share, had)
+            again = RewriteValues(task.writer, task.variable, task.coding, task.grid, share, had)
             self.sums = joined([self.sums, self._tiles.sums(again, tiles)])
 
     def _next_share(self, aim: float) -> int:

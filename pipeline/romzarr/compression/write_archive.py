@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from romzarr.archive import Archive
+from romzarr.compression.block_errors import with_block_errors
 from romzarr.compression.few_snapshots import are_few, write_few
 from romzarr.compression.gaps import shown, with_gaps
 from romzarr.compression.lossless import write_lossless
@@ -123,9 +124,9 @@ def _with_values(
     archive: Archive, result: Result, written: Mapping[str, WrittenValues], config: Config
 ) -> Result:
     """The same with variables that were coded without POD."""
-    known = dict(zip(result.facts["variables"], result.codings.of, strict=True))
+    others = dict(zip(result.facts["variables"], result.codings.of, strict=True))
     codings = Codings(
-        tuple(known.get(v.name, Coding.DIRECT) for v in archive.variables),
+        tuple(others.get(v.name, Coding.DIRECT) for v in archive.variables),
         result.codings.rank,
         result.codings.arithmetic,
     )
@@ -136,8 +137,10 @@ def _with_values(
     check_bound(errors, config.compression.tolerance)
     said = facts(archive, codings, result.model, errors, config)
     totals = {name: each.fluctuation for name, each in written.items()}
+    known = {**result.facts.get("fluctuation", {}), **totals}
+    found = {**result.facts, **said, "fluctuation": known}
     return Result(
-        {**result.facts, **said, "fluctuation": {**result.facts.get("fluctuation", {}), **totals}},
+        with_block_errors(found, {name: each.blocks for name, each in written.items()}),
         codings,
         result.model,
         sum((each.cost for each in written.values()), result.cost),

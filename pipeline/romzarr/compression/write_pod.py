@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
+from romzarr.chunked.error_blocks import squares_in_time
 from romzarr.chunked.latent import LatentRecord
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
+from romzarr.compression.block_errors import time_grid, with_block_errors
 from romzarr.compression.choose_coding import Choice, choose_coding
 from romzarr.compression.direct import DirectVariable, write_direct
 from romzarr.compression.model import LatentModel, identify
@@ -21,8 +23,9 @@ from romzarr.compression.pod import ArchivePOD
 from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
 from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_record
 from romzarr.config import Config
-from romzarr.contracts import ReadCost
+from romzarr.contracts import Matrix, ReadCost
 from romzarr.errors import AccuracyError
+from romzarr.numerics.error_blocks import BlockErrors
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -61,19 +64,24 @@ def write_factored(
     with step("write"):
         write_fields(writer, archive, coded)
         write_record(writer, archive, model.stored if model else None)
+        said = facts(archive, codings, model, dict.fromkeys(names, tolerance), config, rough)
         if pod.readable:
-            asked = dict.fromkeys(names, tolerance)
-            said = facts(archive, codings, model, asked, config, rough)
             found = _from_chunks(writer, archive, pod, chosen, config, said)
         else:
-            found = _Values(write_direct(writer, archive, pod, chosen.direct), {}, ReadCost())
-        errors = _relative_errors(coded, model, found.lost, _in_episodes(writer, archive, chosen))
+            found = _from_pod(writer, archive, pod, chosen)
+        missed = _missed(coded, model, found.lost)
+        in_episodes = _in_episodes(writer, archive, chosen)
+        errors = _relative_errors(coded.plan.pod, missed, in_episodes)
         errors |= found.exact
         check_bound(errors, config.compression.tolerance)
+        blocks = dict(found.blocks)
+        if model is not None and not coded.plan.hybrid:
+            draft = Draft(*writer.draft(said))
+            blocks |= _pod_blocks(archive, coded, draft, missed, in_episodes)
     squares = zip(pod.norms, pod.fluctuations**2, strict=True)
     totals = {norm.name: float(f"{square:.{TOTAL_DIGITS}g}") for norm, square in squares}
-    said = facts(archive, codings, model, errors, config, rough)
-    return Result({**said, "fluctuation": totals}, codings, model, pod.cost + found.cost)
+    said = {**facts(archive, codings, model, errors, config, rough), "fluctuation": totals}
+    return Result(with_block_errors(said, blocks), codings, model, pod.cost + found.cost)
 
 
 def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel | None:
@@ -98,11 +106,24 @@ def _model(archive: Archive, coded: CodedFields, config: Config) -> LatentModel 
 @dataclass(frozen=True)
 class _Values:
     """Errors of variables coded as values: the norms of what is ``lost``, by number, to which
-    rounding is added; ``exact`` relative ones, by name; and what reading cost."""
+    rounding is added; ``exact`` relative ones, and those of ``blocks``, by name; and what reading
+    cost."""
 
     lost: Mapping[int, float]
     exact: Mapping[str, float]
+    blocks: Mapping[str, BlockErrors]
     cost: ReadCost
+
+
+def _from_pod(writer: StoreWriter, archive: Archive, pod: ArchivePOD, chosen: Choice) -> _Values:
+    """Code values as the POD has them."""
+    found = write_direct(writer, archive, pod, chosen.direct)
+    lost = {number: each.whole for number, each in found.items()}
+    blocks = {
+        archive.variables[number].name: _rounded(pod, number, lost[number], each)
+        for number, each in found.items()
+    }
+    return _Values(lost, {}, blocks, ReadCost())
 
 
 def _from_chunks(
@@ -128,9 +149,15 @@ def _from_chunks(
         ]
         rests = write_values(writer, archive, plans)
     numbers = {variable.name: number for number, variable in enumerate(archive.variables)}
+    lost = {numbers[name]: each.error * each.fluctuation**0.5 for name, each in rests.items()}
+    of_rests = {
+        name: _rounded(pod, numbers[name], lost[numbers[name]], each.blocks)
+        for name, each in rests.items()
+    }
     return _Values(
-        {numbers[name]: each.error * each.fluctuation**0.5 for name, each in rests.items()},
+        lost,
         {name: each.error for name, each in direct.items()},
+        of_rests | {name: each.blocks for name, each in direct.items()},
         sum((each.cost for each in (*direct.values(), *rests.values())), ReadCost()),
     )
 
@@ -163,28 +190,32 @@ def _in_episodes(writer: StoreWriter, archive: Archive, chosen: Choice) -> dict[
     if chosen.episodes is None:
         return {}
     pod, plans = chosen.episodes.pod, chosen.episodes.variables
-    return write_direct(writer, archive, pod, plans, episodes=True)
+    found = write_direct(writer, archive, pod, plans, episodes=True)
+    return {number: each.whole for number, each in found.items()}
 
 
 # --- errors -------------------------------------------------------------------------------
 
 
-def _relative_errors(
-    coded: CodedFields,
-    model: LatentModel | None,
-    lost: Mapping[int, float],
-    in_episodes: Mapping[int, float],
-) -> dict[str, float]:
-    """Bound on the error of every variable.
+def _missed(coded: CodedFields, model: LatentModel | None, lost: Mapping[int, float]) -> Matrix:
+    """The norm of the error (V,) of every variable, without rounding and without episodes.
 
     Made of what the cuts dropped and of what the decoded fields and coefficients miss, all
-    known (`Tolerances`), or of what is `lost` of variables coded without POD, always or in
-    episodes; and of bounds on rounding.
+    known (`Tolerances`), or of what is `lost` of variables that are coded as values.
     """
-    pod, live, missed = coded.plan.pod, coded.plan.live, np.zeros(len(coded.steps))
+    live, missed = coded.plan.live, np.zeros(len(coded.steps))
     if model is not None:
-        missed[live] = pod.apart[live] + model.stored.errors
+        missed[live] = coded.plan.pod.apart[live] + model.stored.errors
     missed[list(lost)] = list(lost.values())
+    return missed
+
+
+def _relative_errors(
+    pod: ArchivePOD, missed: Matrix, in_episodes: Mapping[int, float]
+) -> dict[str, float]:
+    """Bound on the error of every variable, of what is `missed` (V,), always or `in_episodes`, and
+    of bounds on rounding."""
+    missed = missed.copy()
     for number, error in in_episodes.items():
         missed[number] = np.hypot(missed[number], error)
     return {
@@ -195,6 +226,39 @@ def _relative_errors(
             pod.norms, missed, pod.earlier.lost, pod.fluctuations, strict=True
         )
     }
+
+
+def _pod_blocks(
+    archive: Archive,
+    coded: CodedFields,
+    draft: Draft,
+    missed: Matrix,
+    in_episodes: Mapping[int, float],
+) -> dict[str, BlockErrors]:
+    """Errors by block of time of the variables that have nothing but modes. Runs Dask.
+
+    Nobody knows where in time lies what the tree has cut, nor, here, the error of episodes.
+    """
+    pod, live = coded.plan.pod, coded.plan.live
+    grids = [time_grid(archive.variables[v]) for v in live]
+    products = [coded.products[v] for v in live]
+    sigma = pod.sigma[: coded.rank]
+    found = squares_in_time(pod.right, draft, sigma, products, grids, pod.rough)
+    cut = pod.apart + pod.dropped
+    blocks = {
+        v: BlockErrors(squares, float(cut[v]) + in_episodes.get(v, 0.0))
+        for v, squares in zip(live, found, strict=True)
+    }
+    return {
+        archive.variables[v].name: _rounded(pod, v, float(missed[v]), each)
+        for v, each in blocks.items()
+    }
+
+
+def _rounded(pod: ArchivePOD, number: int, missed: float, blocks: BlockErrors) -> BlockErrors:
+    """The errors of all blocks with those of rounding, which may be anywhere."""
+    factor, rounded = pod.budget.rounding(pod.norms[number], missed)
+    return BlockErrors(factor**2 * blocks.squares, factor * blocks.anywhere + rounded)
 
 
 def check_bound(errors: Mapping[str, float], tolerance: float) -> None:

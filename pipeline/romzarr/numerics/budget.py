@@ -65,13 +65,22 @@ class ErrorBudget:
 
     def with_rounding(self, variable: VariableNorms, error: float) -> float:
         """Bound on the error of decoded values, where truncation and coding make `error`."""
+        factor, rounded = self.rounding(variable, error)
+        return factor * error + rounded
+
+    def rounding(self, variable: VariableNorms, error: float) -> tuple[float, float]:
+        """What rounding multiplies an `error` by, and what it adds, on the whole record or a part.
+
+        Those with which the whole, on which truncation and coding make that error, has the
+        lower bound.
+        """
         if variable.fluctuation == 0:
-            return error
-        rounded = ROUNDED * self.tolerance * variable.fluctuation
-        inner = error + _decoding(variable, self.basis) + rounded
+            return 1.0, 0.0
+        inner = _decoding(variable, self.basis) + ROUNDED * self.tolerance * variable.fluctuation
         if variable.dtype.itemsize >= self.basis.itemsize:
-            return inner
-        return min(inner + _last(variable), 2 * inner)
+            return 1.0, inner
+        last = _last(variable)
+        return (1.0, inner + last) if last <= error + inner else (2.0, 2 * inner)
 
 
 def split_budget(

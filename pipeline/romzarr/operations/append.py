@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 from romzarr.archive import Archive, Source, lazy_dataset
 from romzarr.archive.time_axis import NONE
@@ -23,7 +24,9 @@ from romzarr.comparison.source_changes import (
 from romzarr.compression.write_store import source_facts
 from romzarr.config import Config, Settings, given_config, with_engine
 from romzarr.contracts import BlockSpan
+from romzarr.encoding import encoding_from_json
 from romzarr.errors import AccuracyError, GapsError
+from romzarr.loss import Loss
 from romzarr.operations.own_part import append_own_part
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
@@ -56,7 +59,8 @@ def append(
     are closed, as a segment of their own or in the modes of the parts before, whichever takes
     fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
     New snapshots with gaps become a part of their own, coded as by `romzarr.compress`; so do all
-    where single indices, such as levels, have bounds (``compression.per``).
+    where single indices, such as levels, have bounds (``compression.per``), or where the archive
+    has lost more than before to compression of its own (`romzarr.loss`).
 
     Parameters
     ----------
@@ -94,7 +98,7 @@ def append(
     # A run that was killed may have left open what it had committed, and files besides.
     sweep(store)
     layered = any(variable.layers for variable in opened.last.variables.values())
-    alone = ERRORS_BY_INDEX in opened.facts or layered
+    alone = ERRORS_BY_INDEX in opened.facts or layered or _lost_otherwise(opened, archive)
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.
         told = partial(source_facts, archive, config_of(opened))
@@ -109,6 +113,18 @@ def append(
             log.info("appended as a part of their own: %s", error)
             append_own_part(store, archive)
     return _report(open_store(store), before, began)
+
+
+def _lost_otherwise(opened: CoefficientStore, archive: Archive) -> bool:
+    """Whether the archive's attributes say of loss before what they did not when it was stored."""
+
+    def before(attrs: Mapping[str, Any]) -> Loss | None:
+        return Loss.of(encoding_from_json(attrs))
+
+    return any(
+        before(archive.variable_attrs[name]) != before(stored.attrs)
+        for name, stored in opened.variables.items()
+    )
 
 
 def _stream(

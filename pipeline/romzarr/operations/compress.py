@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -23,13 +24,17 @@ from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
 from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
 from romzarr.contracts import NO_TIME
+from romzarr.encoding import encoding_from_json
 from romzarr.errors import ArchiveError
+from romzarr.loss import loss_in_words
 from romzarr.operations.trees import check_tree, compress_tree
 from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
 from romzarr.store.reading.facts import errors_of
 from romzarr.store.writing.writer import StoreWriter
+
+log = logging.getLogger(__name__)
 
 
 def compress(
@@ -49,7 +54,9 @@ def compress(
     Every floating-point variable with the time dim comes back from the store with a
     fluctuation-relative L2 error of at most the tolerance; everything else comes back as it
     was. Variables for which POD does not pay are coded as they are, or what few modes leave of
-    them. Runs on the current Dask scheduler or cluster and reads each chunk once. Chunks of values
+    them. Of variables that were compressed with loss before, the report says so, and what the store
+    opens as has bounds against the original in its attributes (`romzarr.loss`). Runs on the
+    current Dask scheduler or cluster and reads each chunk once. Chunks of values
     that are coded after a POD, and of variables with a bound on single values, are read once more,
     and up to 32 blocks in time of an archive above 64 MB beforehand, to see whether POD can pay
     (`romzarr.estimate`); and one block for each dim whose points have coordinates, to see whether
@@ -239,8 +246,17 @@ def _variables(archive: Archive, stored: Written) -> dict[str, StoredVariableRep
             bounded_by=by_index[name].dims if name in by_index else (),
             largest_by_index=by_index[name].largest if name in by_index else 0.0,
             why="" if variable else _why_carried(archive, name),
+            before=_lost_before(archive, name) if variable else "",
         )
     return found
+
+
+def _lost_before(archive: Archive, name: str) -> str:
+    """What the attributes of a variable say of loss before."""
+    before = loss_in_words(encoding_from_json(archive.variable_attrs[name]))
+    if before:
+        log.warning("%s: variable %r was %s", archive.name, name, before)
+    return before
 
 
 def _why_carried(archive: Archive, name: str) -> str:

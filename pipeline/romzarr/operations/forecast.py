@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from romzarr.config import AUTO
 from romzarr.contracts import BlockSpan, Matrix, Vector
 from romzarr.errors import ConfigError, PipelineError
+from romzarr.loss import without_loss
 from romzarr.numerics.dynamics.coordinates.affine import inverse
 from romzarr.numerics.dynamics.foretelling import (
     Ensemble,
@@ -326,7 +327,7 @@ def _fields(
             kind,
             **_blocks(roots, chunks, kind, drop=[1, 2]),
         )
-        attrs = dataset[name].attrs
+        attrs = without_loss(dataset[name].attrs)
         yield name, xr.Variable(dims, mean, attrs).transpose(*stored.dims)
         yield f"{name}_std", xr.Variable(dims, spread, attrs).transpose(*stored.dims)
 

@@ -18,6 +18,7 @@ from romzarr.archive.open import CSV, NETCDF
 from romzarr.arguments import as_flag, as_whole
 from romzarr.contracts import NO_TIME
 from romzarr.errors import ConfigError, PipelineError, StoreError, refuse_blame
+from romzarr.loss import CONTAINER, QUANTIZATION, Loss, quantization_variable
 from romzarr.objects import is_document
 from romzarr.reconstruction.destination import Destination
 from romzarr.reconstruction.exchange import built_aside
@@ -27,6 +28,8 @@ from romzarr.store.reading.reader import open_store
 
 # What a NetCDF-4 file says of compression that every reader knows.
 _DEFLATED = {"zlib": True, "complevel": 4, "shuffle": True}
+
+_PACKING = frozenset({"scale_factor", "add_offset"})
 
 
 def reconstruct(
@@ -41,7 +44,8 @@ def reconstruct(
 
     Runs on the current Dask scheduler or cluster, a few chunks per worker in memory; a NetCDF
     file is written by threads of this process. What appears at `out` is complete: it is built
-    aside (`romzarr.reconstruction.exchange`), and what was there is whole until then.
+    aside (`romzarr.reconstruction.exchange`), and what was there is whole until then. Where
+    variables are not exact it has a variable ``romzarr_quantization`` more (CF-1.12, section 8.4).
 
     Parameters
     ----------
@@ -78,6 +82,7 @@ def reconstruct(
             f"{named}: found no snapshot, allowed are ranges within 0 to {opened.snapshots}"
         )
     chosen = dataset if dim == NO_TIME else dataset.isel({dim: slice(start, stop)})
+    chosen = _marked(chosen, opened.facts["versions"].get("romzarr", "unknown"))
     write = _write_netcdf if kind in NETCDF else _write_zarr
     refuse_names(chosen)
     with _reported(target):
@@ -90,6 +95,33 @@ def reconstruct(
         destination = Destination(Path(target), opened, overwrite)
         with built_aside(destination.path, destination.replaces) as built:
             write(chosen, built)
+
+
+def _marked(dataset: xr.Dataset, version: str) -> xr.Dataset:
+    """The dataset as CF has lossy variables in files, if there are any.
+
+    They name a variable without data, which says how values were changed. What another tool says
+    of a variable that it has quantised before stays.
+    """
+    losses = {name: Loss.of(each.attrs) for name, each in dataset.data_vars.items()}
+    if not any(losses.values()):
+        return dataset
+    container = xr.Variable((), np.int32(0), quantization_variable(version))
+    marked = dataset.assign({CONTAINER: container})
+    for name, loss in losses.items():
+        if loss is not None:
+            variable = marked[name]
+            said = loss.packed() if _is_packed(variable.variable) else loss
+            variable.attrs = {QUANTIZATION: CONTAINER} | said.within(variable.attrs)
+    return marked
+
+
+def _is_packed(variable: xr.Variable) -> bool:
+    """Whether a file has other numbers than those that are decoded."""
+    given = variable.encoding
+    stored = np.dtype(given.get("dtype") or variable.dtype)
+    narrower = stored.kind != "f" or stored.itemsize < variable.dtype.itemsize
+    return narrower or not _PACKING.isdisjoint(given)
 
 
 @contextmanager

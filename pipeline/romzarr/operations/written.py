@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from romzarr.archive import Archive
 from romzarr.archive.climatology import groups_asked
+from romzarr.compression.block_errors import without_block_errors
 from romzarr.compression.by_index import (
     IndexBounds,
     IndexErrors,
@@ -151,7 +152,9 @@ class _Task:
             constant = {name: each.constant for name, each in bounds.norms.items()}
             cost = write_sums(writer, self.archive, result.facts, asked, constant)
             summing.bytes = cost.bytes_read
-        return replace(result, facts=sum_facts(result.facts, asked), cost=result.cost + cost)
+        # They are measured where what sums add is known.
+        said = sum_facts(without_block_errors(result.facts, asked), asked)
+        return replace(result, facts=said, cost=result.cost + cost)
 
     def _with_layers(self, writer: StoreWriter, result: Result) -> Result:
         """The same in layers, where these are asked for."""

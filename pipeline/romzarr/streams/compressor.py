@@ -20,6 +20,7 @@ from romzarr.compression.model import check_expressions
 from romzarr.compression.pod import Earlier
 from romzarr.config import AUTO, NONE, Config, Settings, given_config, settled
 from romzarr.contracts import SparseModel
+from romzarr.encoding import encoding_from_json
 from romzarr.errors import ConfigError, StoreError
 from romzarr.recorded_config import config_of
 from romzarr.reports import ErrorsByVariable
@@ -145,6 +146,9 @@ class StreamCompressor:
                 f"single snapshot; compress the archive anew"
             )
         dataset = xr.open_dataset(self._target, engine="romzarr")
+        for name, stored in store.variables.items():
+            # Those of the blocks, which do not know of the store's own loss.
+            dataset[name].attrs = encoding_from_json(stored.attrs)
         last_part = store.last
         orders = [order.complete(last_part.arrays) for order in last_part.orders.values()]
         frame = Frame.of(dataset, self._config, orders)

@@ -69,6 +69,12 @@ class Gram:
             return np.asarray(np.sum(turned**2, axis=0))
         return np.maximum(np.sum(directions * turned, axis=0), 0.0)
 
+    def with_products(self, products: Matrix) -> float:
+        """Sum of squared norms of combinations of rows whose factors have these `products` (k, k)
+        with one another."""
+        turned = self.matrix @ products if self.factored else products
+        return float(np.sum(turned * self.matrix))
+
     def turned(self, turn: Matrix) -> Gram:
         """Inner products of the combinations of rows that the columns of `turn` (k, l) are."""
         turned = self.matrix @ turn

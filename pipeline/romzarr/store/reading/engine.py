@@ -19,12 +19,10 @@ from romzarr.store.layout import JsonObject, Root
 from romzarr.store.reading.arrays import as_store_errors
 from romzarr.store.reading.coordinates import carried, restored
 from romzarr.store.reading.lazy import DecodedArray
+from romzarr.store.reading.loss import with_loss
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.reading.variables import StoredVariable
 from romzarr.store.trees import read_tree, store_of
-
-# Attribute with a bound on the error of what is read at a larger tolerance than the store's.
-ERROR_BOUND = "relative_l2_error"
 
 
 def _answers(dataset: xr.Dataset) -> Any:
@@ -37,7 +35,10 @@ xr.register_dataset_accessor("romzarr")(_answers)
 
 
 class RomzarrBackendEntrypoint(BackendEntrypoint):
-    """Opens coefficient stores as the datasets they were made from."""
+    """Opens coefficient stores as the datasets they were made from.
+
+    Variables that are not exact have attributes more, which say so (`romzarr.loss`).
+    """
 
     description = "Open coefficient stores of romzarr (POD basis and sparse dynamics)"
     url = "https://github.com/romzarr/romzarr"
@@ -78,8 +79,8 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         decoded variables are always in physical units.
 
         With a `tolerance`, no more is read than it needs, of stores that were made with layers
-        (``compression.layers``). The attribute `ERROR_BOUND` of each variable then bounds the
-        error of what is read, relative to the fluctuation of the variable.
+        (``compression.layers``). The attributes of each variable bound the error of what is read
+        (`romzarr.loss`).
         """
         store = open_store(filename_or_obj)
         errors = store.errors_within(_checked(tolerance)) if tolerance != 0 else {}
@@ -138,7 +139,7 @@ def _checked(tolerance: float) -> float:
 def _lazy(
     store: CoefficientStore, stored: StoredVariable, tolerance: float, errors: Mapping[str, float]
 ) -> xr.Variable:
-    """A variable, decoded as far as a tolerance needs; with its bound among `errors`, if any."""
+    """A variable, decoded as far as a tolerance needs; then its error is among `errors`."""
     array = DecodedArray(store.url, Root(store.root.parts), stored, tolerance)
     data = indexing.LazilyIndexedArray(array)
     encoding = encoding_from_json(stored.encoding)
@@ -146,8 +147,6 @@ def _lazy(
         chunks = dict(zip(stored.dims, stored.chunks, strict=True))
         chunks.pop(NO_TIME, None)
         encoding["preferred_chunks"] = chunks
-    attrs = encoding_from_json(stored.attrs)
-    if stored.name in errors:
-        attrs[ERROR_BOUND] = errors[stored.name]
+    attrs = with_loss(encoding_from_json(stored.attrs), store.facts, stored, tolerance, errors)
     dims = stored.space_dims if stored.is_timeless else stored.dims
     return xr.Variable(dims, data, attrs, encoding)

@@ -78,6 +78,8 @@ def _of(**checks: Check) -> Check:
 
 # The fact with the errors of single indices: there if these are bounded.
 ERRORS_BY_INDEX = "errors_by_index"
+# The fact with the errors of each part by block of time and tile of space.
+BLOCK_ERRORS = "block_errors"
 # The facts that the modules `checks` and `variables` do not check.
 _CHECKS: dict[str, tuple[Check, str]] = {
     "tolerance": (_error, "a number of at least 0"),
@@ -90,6 +92,10 @@ _CHECKS: dict[str, tuple[Check, str]] = {
     ERRORS_BY_INDEX: (
         _named(_of(dims=_all(_text), errors=_all(_error))),
         "objects with 'dims' and 'errors' by name",
+    ),
+    BLOCK_ERRORS: (
+        _named(_of(blocks=_all(_count), largest=_error, codes=_text, anywhere=_error)),
+        "objects with 'blocks', 'largest', 'codes' and 'anywhere' by name",
     ),
     "raw_bytes": (lambda value: _count(value) and value > 0, "a positive integer"),
     "nonzero_terms": (_count, "an integer of at least 0"),
@@ -110,6 +116,19 @@ _CHECKS: dict[str, tuple[Check, str]] = {
         "an object that describes the model",
     ),
 }
+# Those by name of a coded variable.
+_BY_NAME = (
+    "relative_l2_error",
+    "max_error",
+    "largest_pointwise_error",
+    "fluctuation",
+    "max_relative_error",
+    "largest_relative_error",
+    ERRORS_BY_INDEX,
+    BLOCK_ERRORS,
+)
+# Squared fluctuations are recorded with ten digits.
+_DIGITS = 1 + 1e-9
 # Stores made before this key was dropped have it among their errors.
 _LARGEST = "largest"
 
@@ -133,6 +152,14 @@ def errors_of(facts: Mapping[str, Any], variables: Iterable[str]) -> dict[str, f
     return {name: facts["relative_l2_error"][name] for name in variables}
 
 
+def l2_error_of(facts: Mapping[str, Any], name: str) -> float:
+    """Return the L2 norm of the error of a variable in its units; inf if it is not known."""
+    square = facts.get("fluctuation", {}).get(name, 0.0)
+    if not 0 < square < math.inf:
+        return math.inf
+    return float(errors_of(facts, [name])[name]) * float(square) ** 0.5 * _DIGITS
+
+
 def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
     """Refuse errors and bounds of unknown variables, and missing errors.
 
@@ -142,8 +169,7 @@ def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: 
     """
     known = {*variables, _LARGEST}
     errors = facts.get("relative_l2_error")
-    named = ("relative_l2_error", "max_error", "largest_pointwise_error", "fluctuation")
-    for name in (*named, "max_relative_error", "largest_relative_error", ERRORS_BY_INDEX):
+    for name in _BY_NAME:
         if not set(facts.get(name, {})) <= known:
             raise StoreError(f"{where}: {name!r} names an unknown variable")
     if errors is not None and not set(variables) <= set(errors):
