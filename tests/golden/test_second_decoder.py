@@ -1,0 +1,211 @@
+"""The pages of the format say all: a decoder written from them reads every golden store.
+
+Equal to the bit where the format promises it ("The same bits" in its page), elsewhere within the
+rounding of sums over modes.
+"""
+
+import ast
+import io
+import json
+import math
+import sys
+import tokenize
+import zipfile
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from romzarr.coding.exact import Packing, to_integers
+from romzarr.coding.field import WHOLE, coded_field, encode_field, encoded_and_decoded
+from romzarr.coding.hilbert import curve_order
+from romzarr.contracts import Curve
+from romzarr.numerics.dynamics.library import PolynomialLibrary
+from romzarr.store.layout import order_checksum
+from tests import second_decoder
+from tests.golden.cases import CASES
+from tests.golden.decoded import places
+from tests.golden.make import STORES
+from tests.strategies import seeds
+
+IMPORTS = ast.Import | ast.ImportFrom
+MOST_LINES = 400
+ALLOWED = {"numpy", "numcodecs", *sys.stdlib_module_names}
+# Codings without sums over modes.
+EXACT = {"constant", "direct", "lossless"}
+# What sums in another order differ by was at most 1.7 eps of the largest value.
+ROUNDING = 8
+# Reflected polynomial of CRC32C (Castagnoli).
+CRC = [reduce(lambda v, _: v >> 1 ^ 0x82F63B78 * (v & 1), range(8), byte) for byte in range(256)]
+
+
+# It is written for its shortness, and decodes about 20,000 integers a second.
+SLOW = {"few_modes_and_values_of_the_rest"}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+)
+def golden(request, tmp_path) -> Path:
+    with zipfile.ZipFile(STORES / f"{request.param}.zip") as file:
+        file.extractall(tmp_path)
+    return tmp_path
+
+
+def test_it_reads_every_golden_store(golden):
+    found = second_decoder.decoded(golden / "store")
+    facts = second_decoder.parts_of(golden / "store")[-1].facts
+    assert found.keys() == facts["variables"].keys()
+    with np.load(golden / "expected.npz") as expected:
+        for name, values in found.items():
+            sample, right = values.reshape(-1)[places(values.size)], expected[name]
+            assert sample.dtype == right.dtype
+            if facts["variables"][name]["coding"] in EXACT:
+                assert sample.tobytes() == right.tobytes(), name
+                continue
+            eps = max(np.finfo(facts["arithmetic"]).eps, np.finfo(right.dtype).eps)
+            scale = np.abs(right[np.isfinite(right)]).max().astype(float)
+            sample, right = sample.astype(float), right.astype(float)
+            assert_allclose(sample, right, rtol=0, atol=ROUNDING * eps * scale)
+
+
+def test_it_reads_what_was_carried_over(golden):
+    """But for CF conventions and texts, which are matters of xarray."""
+    *others, part = second_decoder.parts_of(golden / "store")
+    with np.load(golden / "expected.npz") as expected:
+        for path, meta in part.arrays.items():
+            _, is_carried, name = path.rpartition("coordinates/")
+            if is_carried and meta["data_type"] == expected[name].dtype.name and not others:
+                values = part.array(path)
+                assert_array_equal(values.reshape(-1)[places(values.size)], expected[name])
+
+
+def test_models_that_golden_stores_are_decoded_with_are_polynomials(golden):
+    """The decoder knows no other library."""
+    for part in second_decoder.parts_of(golden / "store"):
+        model = part.facts.get("model", {})
+        assert not model.get("decodes") or model["library"]["kind"] == "polynomial"
+
+
+def crc32c(content: bytes) -> str:
+    found = reduce(lambda v, byte: CRC[(v ^ byte) & 255] ^ v >> 8, content, 2**32 - 1)
+    return f"{found ^ 2**32 - 1:08x}"
+
+
+def test_checksums_are_those_of_the_page(golden):
+    store = golden / "store"
+    raw = (store / "zarr.json").read_text()
+    checksum = json.loads(raw)["attributes"]["romzarr"]["checksum"]
+    assert crc32c(b"zarr.json" + raw.replace(f',"checksum":"{checksum}"', "").encode()) == checksum
+    parts = dict(json.loads(raw)["attributes"]["romzarr"]["parts"])
+    for file in (each for each in store.rglob("*") if each.is_file() and each.parent != store):
+        place, content = str(file.relative_to(store)).encode(), file.read_bytes()
+        if file.name == "zarr.json":
+            assert crc32c(place + content) == parts[file.parent.name]
+        else:
+            assert crc32c(place + content[:-4]) == content[:-5:-1].hex()
+
+
+def lines_of_code(text: str) -> int:
+    """Lines but for blank ones, comments and docstrings."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    code = [token for token in tokens if token.string.strip() and token.type != tokenize.COMMENT]
+    lines = {line for token in code for line in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_it_is_short_and_shares_nothing_with_the_package():
+    text = Path(second_decoder.__file__).read_text(encoding="utf-8")
+    assert lines_of_code(text) <= MOST_LINES
+    found = [each for each in ast.walk(ast.parse(text)) if isinstance(each, IMPORTS)]
+    names = {getattr(each, "module", None) or each.names[0].name for each in found}
+    assert names <= ALLOWED
+
+
+# --- what golden stores have little of -----------------------------------------------------
+
+
+shapes = (
+    st.lists(st.integers(1, 20), min_size=1, max_size=4)
+    .map(tuple)
+    .filter(lambda shape: math.prod(shape) <= 800)
+)
+
+
+@given(shape=shapes, seed=seeds, dtype=st.sampled_from([np.float32, np.float64]), data=st.data(),
+       share=st.integers(0, 255) | st.just(WHOLE), sizes=st.integers(-3, 45))  # fmt: skip
+@settings(deadline=None, max_examples=30)
+def test_payloads_of_every_shape(shape, seed, dtype, data, share, sizes):
+    levels = [data.draw(st.integers(0, max(0, n - 1).bit_length())) for n in shape]
+    values = np.random.default_rng(seed).laplace(size=shape, scale=2.0**sizes).astype(dtype)
+    content, right = encoded_and_decoded(values, 1.5, levels, values.dtype, share)
+    found = second_decoder.values_of(content, shape, values.dtype, 1.5, levels)
+    assert found.tobytes() == right.tobytes()
+
+
+@given(rows=st.integers(1, 70), seed=seeds, smooth=st.booleans(),
+       orders=st.lists(st.integers(0, 7), min_size=1, max_size=4))  # fmt: skip
+@settings(deadline=None, max_examples=20)
+def test_tables_with_differences(rows, seed, smooth, orders):
+    values = np.random.default_rng(seed).standard_normal((rows, 5)).cumsum(axis=0)
+    levels = [(rows - 1).bit_length() if smooth else 0, 0]
+    content = encode_field(values, 0.01, levels, orders)
+    right = coded_field(values, 0.01, levels, values.dtype, orders)
+    found = second_decoder.values_of(content, values.shape, values.dtype, 0.01, levels, orders)
+    assert found.tobytes() == right.tobytes()
+
+
+PACKINGS = (Packing("int16", 0.25, 3.0, -5), Packing("uint8", 1.0, 0.0, None))
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (2, 0), (0, 1, 2)])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i2", "u8"])
+def test_exact_chunks(axes, dtype):
+    values = np.random.default_rng(0).integers(0, 200, (4, 3, 5)).astype(dtype)
+    values[1] = values[1] - values.dtype.type(90)
+    content = to_integers(values, axes)
+    found = second_decoder.exact(content.tobytes(), values.shape, values.dtype, axes)
+    assert found.tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("axes", [(), (2, 0)])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_exact_chunks_of_packed_floats(axes, dtype, packing):
+    integers = np.random.default_rng(0).integers(0, 200, (4, 3, 5))
+    values = (integers * packing.scale + packing.offset).astype(dtype)
+    values[0, 0] = values[0, 0] if packing.missing is None else np.nan
+    content, options = to_integers(values, axes, packing), vars(packing)
+    found = second_decoder.exact(content.tobytes(), values.shape, values.dtype, axes, options)
+    assert_array_equal(found, values)
+
+
+@given(curve=st.sampled_from(Curve), seed=seeds, size=st.integers(1, 60), pieces=st.integers(1, 60))
+@settings(deadline=None, max_examples=60)
+def test_orders_of_points_along_every_curve(curve, seed, size, pieces):
+    rng = np.random.default_rng(seed)
+    # Few decimals, so that there are points on edges of cells and of faces, and equal ones.
+    points = np.round(
+        rng.uniform(-180, 180, (3 if curve == Curve.SPACE else 2, size)), rng.integers(3)
+    )
+    for given_pieces in (pieces, [size // 3, size - size // 3]):
+        right = curve_order(curve, points, given_pieces)
+        found = second_decoder.curve_order(curve, points, given_pieces)
+        assert order_checksum(found) == order_checksum(right)
+
+
+@pytest.mark.parametrize("interactions", [True, False])
+def test_polynomials(interactions):
+    library, rng = PolynomialLibrary(3, 3, interactions), np.random.default_rng(0)
+    a, xi = rng.standard_normal(4), rng.standard_normal((library.size, 3))
+    equations = [[each for k, x in enumerate(column) for each in (k, x)] for column in xi.T]
+    found = second_decoder.rates(library.spec(), equations, a)
+    assert_allclose(found, [*library.evaluate(a[None, :3])[0] @ xi, 0.0], rtol=1e-13)
