@@ -34,7 +34,7 @@ def slot_of(chances: list, rate: float) -> Array:
 
 
 def guess(mean: float, seen: int) -> Array:
-    powers = np.cumprod(np.full(73, 0.02 / 1.02 if mean < 0.02 else mean / (1 + mean)))
+    powers = np.cumprod(np.full(73, max(mean, 0.02) / (1 + max(mean, 0.02))))
     return slot_of([powers[least - 1] for least in LEAST[1:]], 1 / (seen + 1.6))
 
 

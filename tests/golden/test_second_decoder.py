@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+import romzarr
 from romzarr.coding.exact import Packing, to_integers
 from romzarr.coding.field import WHOLE, coded_field, encode_field, encoded_and_decoded
 from romzarr.coding.hilbert import curve_order
@@ -32,6 +33,7 @@ from tests.golden.decoded import places
 from tests.golden.make import STORES
 from tests.strategies import seeds
 
+PAGES = ("coding", "store")
 IMPORTS = ast.Import | ast.ImportFrom
 MOST_LINES = 400
 ALLOWED = {"numpy", "numcodecs", *sys.stdlib_module_names}
@@ -128,6 +130,16 @@ def test_it_is_short_and_shares_nothing_with_the_package():
     found = [each for each in ast.walk(ast.parse(text)) if isinstance(each, IMPORTS)]
     names = {getattr(each, "module", None) or each.names[0].name for each in found}
     assert names <= ALLOWED
+
+
+def test_its_constants_are_on_the_pages():
+    text = Path(second_decoder.__file__).read_text(encoding="utf-8")
+    package = Path(romzarr.__file__).parent
+    pages = [(package / part / "FORMAT.md").read_text(encoding="utf-8") for part in PAGES]
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    numbers = {each.string.removesuffix(".0") for each in tokens if each.type == tokenize.NUMBER}
+    # Shorter ones are found anywhere.
+    assert not {each for each in numbers if len(each) > 3 and each not in "".join(pages)}
 
 
 # --- what golden stores have little of -----------------------------------------------------
