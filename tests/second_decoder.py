@@ -423,11 +423,11 @@ class Part:
         return np.array([*rows, samples[-1]]) + corrections
 
     def sums_over_modes(self, name: str) -> Array:
-        a, total = self.coefficients(), 0.0
+        a, total, mean = self.coefficients(), 0.0, self.chain[0].snapshots ** -0.5
         for part in self.chain:
             sigma, facts = part.get("basis/singular_values", []), part.facts["variables"][name]
             weights, a = a[:, : len(sigma)] / sigma, a[:, len(sigma) :]
-            weights = np.insert(weights, 0, self.chain[0].snapshots ** -0.5, axis=1)
+            weights, mean = np.insert(weights, 0, mean, axis=1), 0.0
             fields = part.get(f"basis/{facts.get('group', name)}/fields")
             if "column" in facts and "shared/fields" in part.arrays:
                 space = np.delete(facts["shape"], facts["time_axis"])

@@ -5,17 +5,21 @@ rounding of sums over modes.
 """
 
 import ast
+import contextlib
 import io
 import json
 import math
 import sys
 import tokenize
+import warnings
 import zipfile
 from functools import reduce
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -25,9 +29,11 @@ from romzarr.coding.exact import Packing, to_integers
 from romzarr.coding.field import WHOLE, coded_field, encode_field, encoded_and_decoded
 from romzarr.coding.hilbert import curve_order
 from romzarr.contracts import Curve
+from romzarr.errors import AccuracyError, ArchiveError, ConfigError
 from romzarr.numerics.dynamics.library import PolynomialLibrary
 from romzarr.store.layout import order_checksum
 from tests import second_decoder
+from tests.cases import drawn, written
 from tests.golden.cases import CASES
 from tests.golden.decoded import places
 from tests.golden.make import STORES
@@ -58,21 +64,29 @@ def golden(request, tmp_path) -> Path:
     return tmp_path
 
 
+def assert_agrees(found: np.ndarray, right: np.ndarray, coding: str, arithmetic: str) -> None:
+    """To the bit, or, with sums over modes, within their rounding."""
+    assert found.dtype == right.dtype
+    if coding in EXACT:
+        assert found.tobytes() == right.tobytes()
+        return
+    eps = max(np.finfo(arithmetic).eps, np.finfo(right.dtype).eps)
+    scale = np.abs(right[np.isfinite(right)]).max().astype(float)
+    found, right = found.astype(float), right.astype(float)
+    assert_allclose(found, right, rtol=0, atol=ROUNDING * eps * scale)
+
+
 def test_it_reads_every_golden_store(golden):
     found = second_decoder.decoded(golden / "store")
     facts = second_decoder.parts_of(golden / "store")[-1].facts
     assert found.keys() == facts["variables"].keys()
     with np.load(golden / "expected.npz") as expected:
         for name, values in found.items():
-            sample, right = values.reshape(-1)[places(values.size)], expected[name]
-            assert sample.dtype == right.dtype
-            if facts["variables"][name]["coding"] in EXACT:
-                assert sample.tobytes() == right.tobytes(), name
-                continue
-            eps = max(np.finfo(facts["arithmetic"]).eps, np.finfo(right.dtype).eps)
-            scale = np.abs(right[np.isfinite(right)]).max().astype(float)
-            sample, right = sample.astype(float), right.astype(float)
-            assert_allclose(sample, right, rtol=0, atol=ROUNDING * eps * scale)
+            sample, coding = (
+                values.reshape(-1)[places(values.size)],
+                facts["variables"][name]["coding"],
+            )
+            assert_agrees(sample, expected[name], coding, facts["arithmetic"])
 
 
 def test_it_reads_what_was_carried_over(golden):
@@ -142,7 +156,72 @@ def test_its_constants_are_on_the_pages():
     assert not {each for each in numbers if len(each) > 3 and each not in "".join(pages)}
 
 
-# --- what golden stores have little of -----------------------------------------------------
+# --- what golden stores have none or little of --------------------------------------------
+
+
+def archives() -> dict[str, tuple[xr.Dataset, dict]]:
+    """Small archives, and how they are compressed, for what no golden store has."""
+    t, x = 0.1 * np.arange(40)[:, None, None], np.linspace(0, 3, 20)
+    y = np.linspace(-1, 1, 6)[:, None]
+    u = (np.sin(t - 2 * x) * np.cos(y) + 0.3 * np.cos(2 * t + x)).astype("f4")
+    dims, coords = ("time", "y", "x"), {"time": t[:, 0, 0]}
+    gappy, levels = u.copy(), u * np.array([1, 0.1, 1e-3, 10, 5, 2], "f4")[:, None]
+    gappy[5, 2, 3], gappy[7:9, 1], gappy[:, 0, :3], levels[:, 4] = np.nan, np.inf, -9999.0, 3.25
+    area = {"area": (("y", "x"), np.ones((6, 1)) * np.linspace(1, 2, 20))}
+    places = np.random.default_rng(3).uniform(0, 1, (2, 150))
+    mesh = {"x": ("cell", places[0]), "y": ("cell", places[1])}
+    waves = np.sin(t[:, 0] + 7 * places[0]) * np.cos(5 * places[1])
+    loose = {"tolerance": 1e-2}
+    return {
+        "gaps in runs, and a code of the mask": (xr.Dataset({"u": (dims, gappy)}, coords), loose),
+        "modes of scaled levels": (
+            xr.Dataset({"u": (("time", "lev", "x"), levels)}, coords),
+            loose | {"config": {"compression.per": ["lev"]}},
+        ),
+        "sums of modes": (
+            xr.Dataset({"u": (dims, u.astype("f8"))}, coords | area),
+            loose | {"config": {"compression.sums": ["area"]}},
+        ),
+        "packed floats": (
+            xr.Dataset({"u": (dims, np.round(100 * u).astype("i2") * np.float32(0.01))}, coords),
+            {"tolerance": 0},
+        ),
+        "points on a plane": (xr.Dataset({"u": (("time", "cell"), waves)}, coords | mesh), loose),
+    }
+
+
+def assert_reads(store: Path) -> None:
+    """The second decoder reads a store as romzarr does."""
+    facts = [part.facts for part in second_decoder.parts_of(store)]
+    expected = xr.open_dataset(store, engine="romzarr")
+    for name, values in second_decoder.decoded(store).items():
+        # Of the parts, those with sums over modes say how close all are.
+        codings = sorted(
+            {each["variables"][name]["coding"] for each in facts}, key=EXACT.__contains__
+        )
+        assert_agrees(values, expected[name].values, codings[0], facts[-1]["arithmetic"])
+
+
+@pytest.mark.parametrize("name", archives())
+def test_it_reads_what_is_written_today(name, tmp_path):
+    source, options = archives()[name]
+    romzarr.compress(source, tmp_path / "store", **options)
+    assert_reads(tmp_path / "store")
+
+
+# The last one is a stream whose first modes come after its mean.
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [*range(8), 21])
+def test_it_reads_what_random_writers_write(seed, tmp_path):
+    case = drawn(seed)
+    with (
+        warnings.catch_warnings(),
+        dask.config.set(scheduler="synchronous"),
+        contextlib.suppress(AccuracyError, ArchiveError, ConfigError),
+    ):
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in written(case, tmp_path / "store"):
+            assert_reads(tmp_path / "store")
 
 
 shapes = (
