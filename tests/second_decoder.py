@@ -1,6 +1,7 @@
-"""A second decoder of stores, from the pages of the format alone: NumPy, Blosc and no romzarr.
+"""A second decoder of stores: what the pages of the format say in NumPy, and no romzarr.
 
-It believes what it reads and is slow: an oracle for tests, and a start for other languages.
+It believes what it reads and is slow: an oracle for tests, and a start for other languages. Of
+models it knows polynomials; what was carried over it reads as it is, but for texts.
 """
 
 import base64

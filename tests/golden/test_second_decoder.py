@@ -1,4 +1,4 @@
-"""The pages of the format say all: a decoder written from them reads every golden store.
+"""The pages of the format say all: a decoder that follows them reads every golden store.
 
 Equal to the bit where the format promises it ("The same bits" in its page), elsewhere within the
 rounding of sums over modes.
