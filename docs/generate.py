@@ -24,6 +24,8 @@ COPIED = {
     "CHANGELOG.md": "generated/changelog.md",
     "tests/benchmarks/COMPRESSION.md": "generated/benchmarks/compression.md",
     "tests/benchmarks/CODEC.md": "generated/benchmarks/codec.md",
+    "pipeline/romzarr/store/FORMAT.md": "generated/format.md",
+    "pipeline/romzarr/coding/FORMAT.md": "generated/coding_format.md",
     "pipeline/romzarr/codecs/FORMAT.md": "generated/codec_format.md",
     "tests/benchmarks/ROUGH.md": "generated/benchmarks/rough.md",
     "tests/benchmarks/ANSWERS.md": "generated/benchmarks/answers.md",
@@ -40,7 +42,6 @@ COPIED = {
 }
 PAGES = {
     **COPIED,
-    "pipeline/romzarr/store/FORMAT.md": "format.md",
     "config.yaml": "settings.md",
     "README.md": "index.md",
 }

@@ -186,7 +186,7 @@ def _blocks(case: Case) -> Iterator[xr.Dataset]:
         start += length
 
 
-def _write(case: Case, store: Path) -> Iterator[int]:
+def written(case: Case, store: Path) -> Iterator[int]:
     """Write the store, and yield how many snapshots it promises the bound of, at each commit."""
     options: dict[str, Any] = {"tolerance": case.tolerance, "weights": case.weights}
     if case.way == "compress":
@@ -288,7 +288,7 @@ def run_case(seed: int) -> str:
         store, outcome = Path(folder) / "store", f"kept: {case.way}"
         try:
             broken = [
-                each for seen in _write(case, store) for each in _violations(case, store, seen)
+                each for seen in written(case, store) for each in _violations(case, store, seen)
             ]
         except (AccuracyError, ArchiveError, ConfigError) as error:
             broken, outcome = [], f"refused: {case.way}"
