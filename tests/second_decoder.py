@@ -236,23 +236,26 @@ def integers_of(content: bytes, shape, levels, wide: bool) -> Array:
     return found.reshape(lengths).transpose(np.argsort(order))
 
 
-def values_of(content: bytes, shape, dtype, step: float, levels, differences=()) -> Array:
-    """The values of a chunk coded by `romzarr.wavelet`."""
-    head = 3 if content[0] & 2 else 2
-    if len(content) == head:
-        return np.zeros(shape, dtype)
-    step *= (content[2] + 32) / 128 if head == 3 else 1
-    integers = integers_of(content[head:], shape, levels, bool(content[0] & 1))
-    beyond, sizes = [0, (content[0] >> 2) / 64 - 0.5, content[1] / 256 - 0.5], np.abs(integers)
-    values = (sizes + np.choose(np.minimum(sizes, 2), beyond)) * step
-    values = np.copysign(values, integers).astype(dtype) + 0
+def values_of(layers: list[bytes], shape, dtype, step: list, levels, differences=()) -> Array:
+    """The values of a chunk coded by `romzarr.wavelet`, in layers or in a single one."""
+    values = np.zeros(shape)
+    for content, unit in zip(layers, step, strict=True):
+        head = 3 if content[0] & 2 else 2
+        own = unit * ((content[2] + 32) / 128 if head == 3 else 1)
+        integers = np.rint(values / own).astype(np.int64)
+        if len(content) > head:
+            integers += integers_of(content[head:], shape, levels, bool(content[0] & 1))
+        beyond, sizes = [0, (content[0] >> 2) / 64 - 0.5, content[1] / 256 - 0.5], np.abs(integers)
+        values = (sizes + np.choose(np.minimum(sizes, 2), beyond)) * own
+        values = np.copysign(values, integers)
+    values = values.astype(dtype) + 0
     for axis, count in enumerate(levels):
         values = inverse(values, axis, count)
     for column, order in enumerate(differences):
         rows = integers[:, column].copy()
         for k in range(order, 0, -1):
             rows[k - 1 :] = np.cumsum(rows[k - 1 :])
-            values[:, column] = step * rows
+            values[:, column] = own * rows
     return values
 
 
@@ -270,10 +273,10 @@ def inverse(values: Array, axis: int, levels: int) -> Array:
     return np.moveaxis(rows, 0, axis)
 
 
-def exact(content: bytes, shape, dtype: np.dtype, axes=(), packing=None) -> Array:
+def exact(contents: list[bytes], shape, dtype: np.dtype, axes=(), packing=None) -> Array:
     """The values of a chunk coded by `romzarr.exact`, or, without options, by `bytes`."""
     kind = np.dtype(packing["integer"] if packing else f"u{dtype.itemsize}")
-    found = np.frombuffer(content, f"<u{kind.itemsize}").reshape(shape)
+    found = np.frombuffer(contents[0], f"<u{kind.itemsize}").reshape(shape)
     found = found >> 1 ^ -(found & 1) if axes else found
     for axis in axes:
         found = np.cumsum(found, axis, found.dtype)
@@ -375,25 +378,33 @@ class Part:
         self.folder, metadata = folder, json.loads((folder / "zarr.json").read_bytes())
         self.facts = metadata["attributes"]["romzarr"]
         self.facts |= json.loads(zlib.decompress(base64.b85decode(self.facts["facts"])))
-        self.arrays = metadata["consolidated_metadata"]["metadata"]
+        self.arrays, self.layers = metadata["consolidated_metadata"]["metadata"], {}
+        for path in sorted(each for each in self.arrays if each[-2:-1] == "_" and "basis" in each):
+            self.layers.setdefault(path[:-2], []).append(path)
+            self.arrays[path[:-2]] = self.arrays[path]
         self.snapshots = self.facts["latent"]["snapshots"]
         before = earlier[self.facts["extends"]].chain if "extends" in self.facts else []
         self.chain = [*before, self]
 
     def array(self, path: str) -> Array:
-        meta = self.arrays[path]
+        meta, layers = self.arrays[path], self.layers.get(path, [path])
         shape, codecs, dtype = meta["shape"], meta["codecs"], np.dtype(meta["data_type"])
         chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
         grid = [-(-n // length) for n, length in zip(shape, chunk, strict=True)]
-        whole = np.empty(np.multiply(grid, chunk), dtype)
+        whole, options = np.empty(np.multiply(grid, chunk), dtype), {}
+        decode = values_of if codecs[0]["name"] == "romzarr.wavelet" else exact
+        if codecs[0]["name"] != "bytes":
+            metas = [self.arrays[each]["codecs"][0]["configuration"] for each in layers]
+            options = dict(metas[-1])
+            if "step" in options:
+                options["step"] = [each["step"] for each in metas]
         for index in np.ndindex(*grid):
             # The last four bytes are a checksum.
-            content = self.folder.joinpath(path, "c", *map(str, index)).read_bytes()[:-4]
-            content = Blosc().decode(content) if codecs[1]["name"] == "blosc" else content
+            files = (self.folder.joinpath(each, "c", *map(str, index)) for each in layers)
+            contents = [file.read_bytes()[:-4] for file in files]
+            contents = [Blosc().decode(contents[0])] if codecs[1]["name"] == "blosc" else contents
             region = tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk, strict=True))
-            decode = values_of if codecs[0]["name"] == "romzarr.wavelet" else exact
-            options = {} if codecs[0]["name"] == "bytes" else codecs[0]["configuration"]
-            whole[region] = decode(content, chunk, dtype, **options)
+            whole[region] = decode(contents, chunk, dtype, **options)
         return whole[tuple(slice(n) for n in shape)]
 
     def get(self, path: str, otherwise=None) -> Array:

@@ -240,7 +240,7 @@ def test_payloads_of_every_shape(shape, seed, dtype, data, share, sizes):
     levels = [data.draw(st.integers(0, max(0, n - 1).bit_length())) for n in shape]
     values = np.random.default_rng(seed).laplace(size=shape, scale=2.0**sizes).astype(dtype)
     content, right = encoded_and_decoded(values, 1.5, levels, values.dtype, share)
-    found = second_decoder.values_of(content, shape, values.dtype, 1.5, levels)
+    found = second_decoder.values_of([content], shape, values.dtype, [1.5], levels)
     assert found.tobytes() == right.tobytes()
 
 
@@ -252,7 +252,7 @@ def test_tables_with_differences(rows, seed, smooth, orders):
     levels = [(rows - 1).bit_length() if smooth else 0, 0]
     content = encode_field(values, 0.01, levels, orders)
     right = coded_field(values, 0.01, levels, values.dtype, orders)
-    found = second_decoder.values_of(content, values.shape, values.dtype, 0.01, levels, orders)
+    found = second_decoder.values_of([content], values.shape, values.dtype, [0.01], levels, orders)
     assert found.tobytes() == right.tobytes()
 
 
@@ -265,7 +265,7 @@ def test_exact_chunks(axes, dtype):
     values = np.random.default_rng(0).integers(0, 200, (4, 3, 5)).astype(dtype)
     values[1] = values[1] - values.dtype.type(90)
     content = to_integers(values, axes)
-    found = second_decoder.exact(content.tobytes(), values.shape, values.dtype, axes)
+    found = second_decoder.exact([content.tobytes()], values.shape, values.dtype, axes)
     assert found.tobytes() == values.tobytes()
 
 
@@ -277,7 +277,7 @@ def test_exact_chunks_of_packed_floats(axes, dtype, packing):
     values = (integers * packing.scale + packing.offset).astype(dtype)
     values[0, 0] = values[0, 0] if packing.missing is None else np.nan
     content, options = to_integers(values, axes, packing), vars(packing)
-    found = second_decoder.exact(content.tobytes(), values.shape, values.dtype, axes, options)
+    found = second_decoder.exact([content.tobytes()], values.shape, values.dtype, axes, options)
     assert_array_equal(found, values)
 
 
