@@ -12,6 +12,7 @@ import numpy as np
 from romzarr.archive import Archive
 from romzarr.chunked.error_blocks import squares_in_time
 from romzarr.chunked.latent import LatentRecord
+from romzarr.chunked.tables import Table
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
@@ -64,8 +65,9 @@ def write_factored(
     with step("write"):
         write_fields(writer, archive, coded)
         write_record(writer, archive, model.stored if model else None)
-        said = facts(archive, codings, model, dict.fromkeys(names, tolerance), config, rough)
         if pod.readable:
+            asked = dict.fromkeys(names, tolerance)
+            said = facts(archive, codings, model, asked, config, rough)
             found = _from_chunks(writer, archive, pod, chosen, config, said)
         else:
             found = _from_pod(writer, archive, pod, chosen)
@@ -76,8 +78,7 @@ def write_factored(
         check_bound(errors, config.compression.tolerance)
         blocks = dict(found.blocks)
         if model is not None and not coded.plan.hybrid:
-            draft = Draft(*writer.draft(said))
-            blocks |= _pod_blocks(archive, coded, draft, missed, in_episodes)
+            blocks |= _pod_blocks(archive, coded, model.stored.missed, missed, in_episodes)
     squares = zip(pod.norms, pod.fluctuations**2, strict=True)
     totals = {norm.name: float(f"{square:.{TOTAL_DIGITS}g}") for norm, square in squares}
     said = {**facts(archive, codings, model, errors, config, rough), "fluctuation": totals}
@@ -231,19 +232,20 @@ def _relative_errors(
 def _pod_blocks(
     archive: Archive,
     coded: CodedFields,
-    draft: Draft,
+    latent: Table,
     missed: Matrix,
     in_episodes: Mapping[int, float],
 ) -> dict[str, BlockErrors]:
     """Errors by block of time of the variables that have nothing but modes. Runs Dask.
 
+    Decoding misses `latent` (m, r) of the coefficients, and `missed` (V,) in all of the variables.
     Nobody knows where in time lies what the tree has cut, nor, here, the error of episodes.
     """
     pod, live = coded.plan.pod, coded.plan.live
     grids = [time_grid(archive.variables[v]) for v in live]
     products = [coded.products[v] for v in live]
     sigma = pod.sigma[: coded.rank]
-    found = squares_in_time(pod.right, draft, sigma, products, grids, pod.rough)
+    found = squares_in_time(pod.right, latent, sigma, products, grids, pod.rough)
     cut = pod.apart + pod.dropped
     blocks = {
         v: BlockErrors(squares, float(cut[v]) + in_episodes.get(v, 0.0))

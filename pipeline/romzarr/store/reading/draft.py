@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.contracts import BlockSpan, Region
+from romzarr.contracts import Region
 from romzarr.store.layout import Part
 from romzarr.store.reading.decoding import decode, predict
 from romzarr.store.reading.generation import Generation
@@ -43,10 +43,6 @@ class Draft:
         """Decode a region as readers will see it."""
         space = region[:time_axis] + region[time_axis + 1 :]
         return decode(_opened(self), variable, region[time_axis], space)
-
-    def coefficients(self, span: BlockSpan) -> Matrix:
-        """Decode the coefficients (n, r) of some snapshots."""
-        return _opened(self).latent.span(span)
 
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float:
         """Bound the change of `predicted` values by a reader's rounding of the samples of a(t)."""
