@@ -12,7 +12,7 @@ import numpy as np
 from romzarr.archive import Archive
 from romzarr.chunked.error_blocks import squares_in_time
 from romzarr.chunked.latent import LatentRecord
-from romzarr.chunked.tables import Table
+from romzarr.chunked.tables import LeftOut, Table
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
@@ -26,7 +26,7 @@ from romzarr.compression.write_store import Codings, codings_of, facts, write_fi
 from romzarr.config import Config
 from romzarr.contracts import Matrix, ReadCost
 from romzarr.errors import AccuracyError
-from romzarr.numerics.error_blocks import BlockErrors
+from romzarr.numerics.error_blocks import BlockErrors, ErrorGrid
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -186,13 +186,12 @@ def _planned(
     )
 
 
-def _in_episodes(writer: StoreWriter, archive: Archive, chosen: Choice) -> dict[int, float]:
-    """Code the episodes, if there are any; the norm of the error of each variable there."""
+def _in_episodes(writer: StoreWriter, archive: Archive, chosen: Choice) -> dict[int, BlockErrors]:
+    """Code the episodes, if there are any; the errors of each variable at their snapshots."""
     if chosen.episodes is None:
         return {}
     pod, plans = chosen.episodes.pod, chosen.episodes.variables
-    found = write_direct(writer, archive, pod, plans, episodes=True)
-    return {number: each.whole for number, each in found.items()}
+    return write_direct(writer, archive, pod, plans, episodes=True)
 
 
 # --- errors -------------------------------------------------------------------------------
@@ -212,13 +211,13 @@ def _missed(coded: CodedFields, model: LatentModel | None, lost: Mapping[int, fl
 
 
 def _relative_errors(
-    pod: ArchivePOD, missed: Matrix, in_episodes: Mapping[int, float]
+    pod: ArchivePOD, missed: Matrix, in_episodes: Mapping[int, BlockErrors]
 ) -> dict[str, float]:
     """Bound on the error of every variable, of what is `missed` (V,), always or `in_episodes`, and
     of bounds on rounding."""
     missed = missed.copy()
     for number, error in in_episodes.items():
-        missed[number] = np.hypot(missed[number], error)
+        missed[number] = np.hypot(missed[number], error.whole)
     return {
         norm.name: float(
             np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5) / (total or 1)
@@ -234,7 +233,7 @@ def _pod_blocks(
     coded: CodedFields,
     latent: Table,
     missed: Matrix,
-    in_episodes: Mapping[int, float],
+    in_episodes: Mapping[int, BlockErrors],
 ) -> dict[str, BlockErrors]:
     """Errors by block of time of the variables that have nothing but modes. Runs Dask.
 
@@ -246,15 +245,24 @@ def _pod_blocks(
     products = [coded.products[v] for v in live]
     sigma = pod.sigma[: coded.rank]
     found = squares_in_time(pod.right, latent, sigma, products, grids, pod.rough)
-    cut = pod.apart + pod.dropped
-    blocks = {
-        v: BlockErrors(squares, float(cut[v]) + in_episodes.get(v, 0.0))
-        for v, squares in zip(live, found, strict=True)
-    }
-    return {
-        archive.variables[v].name: _rounded(pod, v, float(missed[v]), each)
-        for v, each in blocks.items()
-    }
+    blocks = dict[str, BlockErrors]()
+    for v, squares, grid in zip(live, found, grids, strict=True):
+        error, anywhere = float(missed[v]), float(pod.apart[v] + pod.dropped[v])
+        if v in in_episodes and pod.rough is not None:
+            episodes = in_episodes[v]
+            squares = squares + _by_time(episodes.squares, pod.rough, grid)
+            error, anywhere = np.hypot(error, episodes.whole), np.hypot(anywhere, episodes.anywhere)
+        each = BlockErrors(squares, float(anywhere))
+        blocks[archive.variables[v].name] = _rounded(pod, v, float(error), each)
+    return blocks
+
+
+def _by_time(squares: Matrix, rough: LeftOut, grid: ErrorGrid) -> Matrix:
+    """Squared errors of single snapshots of episodes, by block of time of the record."""
+    numbers = np.concatenate([np.arange(span.start, span.stop) for span in rough.spans])
+    found = np.zeros(grid.counts)
+    np.add.at(found.reshape(-1), numbers // grid.lengths[0], squares.ravel())
+    return found
 
 
 def _rounded(pod: ArchivePOD, number: int, missed: float, blocks: BlockErrors) -> BlockErrors:
