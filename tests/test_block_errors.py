@@ -70,7 +70,7 @@ def by_block(values, lengths):
     return values
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     noise=st.sampled_from([0.0, 0.01, 0.3]),
@@ -125,6 +125,23 @@ def test_bounds_follow_where_errors_are(tmp_path):
     bound = np.sqrt(known.errors.squares) + known.errors.anywhere
     assert np.median(bound / true) <= 1.6
     assert (bound / true).max() <= 4
+
+
+def test_episodes_count_where_they_are(tmp_path):
+    """Waves of few modes, and noise in a stretch of time, which is coded as values."""
+    rng, t, x = np.random.default_rng(0), 0.1 * np.arange(300), np.linspace(0, 1, 128)
+    rows = sum(np.outer(np.cos(k * 1.3 * t), np.sin(4 * np.pi * k * x + k)) for k in (1, 2, 3))
+    rows[100:180] += rng.standard_normal((80, 128))
+    archive = xr.Dataset({"v": (("time", "lat"), rows.astype("f4"))})
+    romzarr.compress(archive, tmp_path / "s", tolerance=1e-2)
+    assert romzarr.info(tmp_path / "s").episodes == [(100, 180)]
+    known = block_errors_of(open_store(tmp_path / "s").last, "v")
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr")
+    off = (decoded.v.astype("f8") - archive.v.astype("f8")).values ** 2
+    true = np.sqrt(by_block(off, known.grid.lengths))
+    bound = np.sqrt(known.errors.squares) + known.errors.anywhere
+    assert (true <= bound).all()
+    assert (bound <= 1.2 * true).all()
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3])

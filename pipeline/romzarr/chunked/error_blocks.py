@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from dask.delayed import delayed
@@ -22,15 +21,9 @@ from romzarr.numerics.error_blocks import ErrorGrid
 from romzarr.numerics.pod.gram import Gram
 
 
-class Coefficients(Protocol):
-    """A store as its readers will see it; works in any process."""
-
-    def coefficients(self, span: BlockSpan) -> Matrix: ...
-
-
 def squares_in_time(
     right: Table,
-    decoder: Coefficients,
+    missed: Table,
     sigma: Vector,
     products: Sequence[Gram],
     grids: Sequence[ErrorGrid],
@@ -42,8 +35,8 @@ def squares_in_time(
     ----------
     right : Table (m, K + 1)
         Orthonormal coefficients of all modes, and last the constant.
-    decoder : Coefficients
-        Of the leading r modes.
+    missed : Table (m, r)
+        What decoding misses of the coefficients a(t) of the leading modes.
     sigma : (r,)
         Their singular values.
     products : sequence of Gram, one of K + 1 + r rows for each variable
@@ -57,30 +50,29 @@ def squares_in_time(
     -------
     list of (blocks, 1, ..., 1)
     """
-    function = partial(
-        _block_squares, decoder=decoder, sigma=sigma, grids=grids, rough=rough or LeftOut()
-    )
+    function = partial(_block_squares, sigma=sigma, grids=grids, rough=rough or LeftOut())
     task, kept = delayed(function, pure=False), delayed(products, pure=False, traverse=False)
-    tasks = [task(b, kept, span) for b, span in zip(right.blocks, right.spans, strict=True)]
+    others = missed.cut(right.spans).blocks
+    both = zip(right.blocks, others, right.spans, strict=True)
+    tasks = [task(block, other, kept, span) for block, other, span in both]
     flat: Matrix = gathered(tasks, added)
     ends = np.cumsum([grid.counts[0] for grid in grids])[:-1]
-    both = zip(np.split(np.maximum(flat, 0.0), ends), grids, strict=True)
-    return [squares.reshape(grid.counts) for squares, grid in both]
+    parts = np.split(np.maximum(flat, 0.0), ends)
+    return [part.reshape(grid.counts) for part, grid in zip(parts, grids, strict=True)]
 
 
 def _block_squares(
     right: Matrix,
+    missed: Matrix,
     products: Sequence[Gram],
     span: BlockSpan,
     *,
-    decoder: Coefficients,
     sigma: Vector,
     grids: Sequence[ErrorGrid],
     rough: LeftOut,
 ) -> Matrix:
     """What the snapshots of a span add to the blocks of all variables, one after the other."""
-    missed = right[:, : len(sigma)] - decoder.coefficients(span) / sigma
-    rows = np.concatenate([right, missed], axis=1)[rough.kept(span)]
+    rows = np.concatenate([right, missed / sigma], axis=1)[rough.kept(span)]
     numbers = np.arange(span.start, span.stop)[rough.kept(span)]
     found = [np.zeros(grid.counts[0]) for grid in grids]
     # Variables of one record have blocks of few lengths.

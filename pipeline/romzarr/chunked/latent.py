@@ -271,6 +271,8 @@ class CodedRecord:
         Bound on the error of every variable, as of `Tolerances.errors`.
     nbytes : int
         Of samples and corrections.
+    missed : Table (m, r)
+        What decoding misses of a(t), made where it is asked for.
     samples, corrections : mapping of int to Delayed
         Chunks that follow one another, by the number of the first; no samples where all are zero.
     """
@@ -278,6 +280,7 @@ class CodedRecord:
     format: LatentFormat
     errors: Vector
     nbytes: int
+    missed: Table
     samples: Mapping[int, Delayed]
     corrections: Mapping[int, Delayed]
 
@@ -419,6 +422,7 @@ class _Coding:
             self._format(best.step, orders),
             coder.tolerances.errors(best.deviation),
             sum(sizes) + self._metadata_bytes(orders),
+            Table(record.spans, tuple(self.tasks(_missed, best.step, orders)), record.rank),
             dict(enumerate(held[: len(samples)])),
             dict(zip(firsts, corrections, strict=True)),
         )
@@ -561,6 +565,16 @@ def _coded(
     orders: tuple[int, ...],
 ) -> CodedBlock:
     return coder.coded(*part, _whole(samples), step, orders)
+
+
+def _missed(
+    coder: LatentCoder,
+    part: _Part,
+    samples: Sequence[Matrix] | None,
+    step: float,
+    orders: tuple[int, ...],
+) -> Matrix:
+    return coder.missed(*part, _whole(samples), step, orders)
 
 
 def _whole(samples: Sequence[Matrix] | None) -> Matrix | None:

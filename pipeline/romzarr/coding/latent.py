@@ -257,6 +257,21 @@ class LatentCoder:
         decoded = rebuilt + coded_rows(left, self.rows, step, True, orders)
         return Deviation.of(np.asarray(decoded - block.own), block.rest)
 
+    def missed(
+        self,
+        block: LatentBlock,
+        code: BlockCode,
+        samples: Matrix | None,
+        step: float,
+        orders: tuple[int, ...],
+    ) -> Matrix:
+        """What decoding misses of its own snapshots (n, r), coded as in a `trial` that met the
+        tolerances."""
+        rebuilt = self._rebuilt(block, code, samples)
+        left = block.own - rebuilt
+        decoded = rebuilt + coded_rows(left, self.rows, step, True, orders)
+        return np.asarray(block.own - decoded)
+
     def order_bits(
         self, block: LatentBlock, code: BlockCode, samples: Matrix | None, step: float
     ) -> Matrix:

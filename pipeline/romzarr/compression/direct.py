@@ -152,7 +152,7 @@ def write_direct(
     """Code variables into the store; returns the errors of each, without rounding. Runs Dask.
 
     With `episodes` they are variables that have fields, and the snapshots of the `pod` are
-    those at which these do not count.
+    those at which these do not count; errors are those of single snapshots.
 
     Raises
     ------
@@ -174,8 +174,9 @@ def _written(
     values = _lazy(archive, pod, plan.number)
     step = _settled(archive, pod, plan)
     dims, tile = (archive.time.dim, *variable.space_dims), value_tile(shape)
-    # The snapshots of episodes are scattered over the record.
-    grid = ErrorGrid(shape, shape) if episodes else error_grid(archive, variable)
+    # Snapshots of episodes do not follow one another: whoever knows where they are adds them up.
+    single = ErrorGrid(shape, (1, *shape[1:]))
+    grid = single if episodes else error_grid(archive, variable)
     for _ in range(MOST_STEPS):
         if episodes:
             writer.create_episodes(variable.name, dims, shape, tile, step, offset, dtype)

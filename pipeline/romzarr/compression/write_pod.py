@@ -12,6 +12,7 @@ import numpy as np
 from romzarr.archive import Archive
 from romzarr.chunked.error_blocks import squares_in_time
 from romzarr.chunked.latent import LatentRecord
+from romzarr.chunked.tables import LeftOut, Table
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
@@ -25,7 +26,7 @@ from romzarr.compression.write_store import Codings, codings_of, facts, write_fi
 from romzarr.config import Config
 from romzarr.contracts import Matrix, ReadCost
 from romzarr.errors import AccuracyError
-from romzarr.numerics.error_blocks import BlockErrors
+from romzarr.numerics.error_blocks import BlockErrors, ErrorGrid
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -64,8 +65,9 @@ def write_factored(
     with step("write"):
         write_fields(writer, archive, coded)
         write_record(writer, archive, model.stored if model else None)
-        said = facts(archive, codings, model, dict.fromkeys(names, tolerance), config, rough)
         if pod.readable:
+            asked = dict.fromkeys(names, tolerance)
+            said = facts(archive, codings, model, asked, config, rough)
             found = _from_chunks(writer, archive, pod, chosen, config, said)
         else:
             found = _from_pod(writer, archive, pod, chosen)
@@ -76,8 +78,7 @@ def write_factored(
         check_bound(errors, config.compression.tolerance)
         blocks = dict(found.blocks)
         if model is not None and not coded.plan.hybrid:
-            draft = Draft(*writer.draft(said))
-            blocks |= _pod_blocks(archive, coded, draft, missed, in_episodes)
+            blocks |= _pod_blocks(archive, coded, model.stored.missed, missed, in_episodes)
     squares = zip(pod.norms, pod.fluctuations**2, strict=True)
     totals = {norm.name: float(f"{square:.{TOTAL_DIGITS}g}") for norm, square in squares}
     said = {**facts(archive, codings, model, errors, config, rough), "fluctuation": totals}
@@ -185,13 +186,12 @@ def _planned(
     )
 
 
-def _in_episodes(writer: StoreWriter, archive: Archive, chosen: Choice) -> dict[int, float]:
-    """Code the episodes, if there are any; the norm of the error of each variable there."""
+def _in_episodes(writer: StoreWriter, archive: Archive, chosen: Choice) -> dict[int, BlockErrors]:
+    """Code the episodes, if there are any; the errors of each variable at their snapshots."""
     if chosen.episodes is None:
         return {}
     pod, plans = chosen.episodes.pod, chosen.episodes.variables
-    found = write_direct(writer, archive, pod, plans, episodes=True)
-    return {number: each.whole for number, each in found.items()}
+    return write_direct(writer, archive, pod, plans, episodes=True)
 
 
 # --- errors -------------------------------------------------------------------------------
@@ -211,13 +211,13 @@ def _missed(coded: CodedFields, model: LatentModel | None, lost: Mapping[int, fl
 
 
 def _relative_errors(
-    pod: ArchivePOD, missed: Matrix, in_episodes: Mapping[int, float]
+    pod: ArchivePOD, missed: Matrix, in_episodes: Mapping[int, BlockErrors]
 ) -> dict[str, float]:
     """Bound on the error of every variable, of what is `missed` (V,), always or `in_episodes`, and
     of bounds on rounding."""
     missed = missed.copy()
     for number, error in in_episodes.items():
-        missed[number] = np.hypot(missed[number], error)
+        missed[number] = np.hypot(missed[number], error.whole)
     return {
         norm.name: float(
             np.hypot(pod.budget.with_rounding(norm, float(error)), before**0.5) / (total or 1)
@@ -231,28 +231,38 @@ def _relative_errors(
 def _pod_blocks(
     archive: Archive,
     coded: CodedFields,
-    draft: Draft,
+    latent: Table,
     missed: Matrix,
-    in_episodes: Mapping[int, float],
+    in_episodes: Mapping[int, BlockErrors],
 ) -> dict[str, BlockErrors]:
     """Errors by block of time of the variables that have nothing but modes. Runs Dask.
 
+    Decoding misses `latent` (m, r) of the coefficients, and `missed` (V,) in all of the variables.
     Nobody knows where in time lies what the tree has cut, nor, here, the error of episodes.
     """
     pod, live = coded.plan.pod, coded.plan.live
     grids = [time_grid(archive.variables[v]) for v in live]
     products = [coded.products[v] for v in live]
     sigma = pod.sigma[: coded.rank]
-    found = squares_in_time(pod.right, draft, sigma, products, grids, pod.rough)
-    cut = pod.apart + pod.dropped
-    blocks = {
-        v: BlockErrors(squares, float(cut[v]) + in_episodes.get(v, 0.0))
-        for v, squares in zip(live, found, strict=True)
-    }
-    return {
-        archive.variables[v].name: _rounded(pod, v, float(missed[v]), each)
-        for v, each in blocks.items()
-    }
+    found = squares_in_time(pod.right, latent, sigma, products, grids, pod.rough)
+    blocks = dict[str, BlockErrors]()
+    for v, squares, grid in zip(live, found, grids, strict=True):
+        error, anywhere = float(missed[v]), float(pod.apart[v] + pod.dropped[v])
+        if v in in_episodes and pod.rough is not None:
+            episodes = in_episodes[v]
+            squares = squares + _by_time(episodes.squares, pod.rough, grid)
+            error, anywhere = np.hypot(error, episodes.whole), np.hypot(anywhere, episodes.anywhere)
+        each = BlockErrors(squares, float(anywhere))
+        blocks[archive.variables[v].name] = _rounded(pod, v, float(error), each)
+    return blocks
+
+
+def _by_time(squares: Matrix, rough: LeftOut, grid: ErrorGrid) -> Matrix:
+    """Squared errors of single snapshots of episodes, by block of time of the record."""
+    numbers = np.concatenate([np.arange(span.start, span.stop) for span in rough.spans])
+    found = np.zeros(grid.counts)
+    np.add.at(found.reshape(-1), numbers // grid.lengths[0], squares.ravel())
+    return found
 
 
 def _rounded(pod: ArchivePOD, number: int, missed: float, blocks: BlockErrors) -> BlockErrors:

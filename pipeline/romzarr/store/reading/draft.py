@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.coding.layers import Payload
-from romzarr.contracts import BlockSpan, Region
+from romzarr.contracts import Region
 from romzarr.store.layout import Part
 from romzarr.store.reading.decoding import decode, predict
 from romzarr.store.reading.generation import Generation
@@ -64,10 +64,6 @@ class Draft:
         """Return the shape of the chunks of a coded array, and the levels of their transform."""
         arrays = _opened(self).arrays
         return arrays.chunk(path), arrays.codec(path).levels
-
-    def coefficients(self, span: BlockSpan) -> Matrix:
-        """Decode the coefficients (n, r) of some snapshots."""
-        return _opened(self).latent.span(span)
 
     def drift(self, variable: str, time_axis: int, region: Region, predicted: Matrix) -> float:
         """Bound the change of `predicted` values by a reader's rounding of the samples of a(t)."""
