@@ -349,6 +349,10 @@ def test_levels_with_bounds_of_their_own_have_those_of_answers(tmp_path):
     )
     answers, truth = romzarr.open(tmp_path / "s"), truth.u.astype("f8")
     decoded = xr.open_dataset(tmp_path / "s", engine="romzarr").u.astype("f8")
+    anomalies = answers.without_mean()
+    xr.testing.assert_allclose(
+        anomalies.isel(lev=0).sel(x=2).std(), answers.sel(x=2).isel(lev=0).std()
+    )
     for chosen in ({}, {"lev": 0}, {"lev": [1, 2]}, {"lev": 2}, {"lev": 3, "x": slice(3)}):
         part, found = truth.isel(chosen), answers.isel(chosen).std()
         np.testing.assert_allclose(
@@ -425,6 +429,8 @@ def test_what_cannot_be_answered_is_refused(cases):
         answers["w"]
     with pytest.raises(AnswerError, match="one of each"):
         answers["u"] + answers
+    with pytest.raises(AnswerError, match="no dim 'depth'"):
+        answers.sel(depth=3)
     with pytest.raises(AnswerError, match="takes one variable"):
         answers.rename("w")
     with pytest.raises(AnswerError, match="already"):

@@ -11,12 +11,7 @@ import numpy as np
 import xarray as xr
 
 from romzarr.answers import distribution, spectrum, weighting
-from romzarr.answers.bounds import (
-    dual_norm,
-    largest_error,
-    of_correlations,
-    of_squares,
-)
+from romzarr.answers.bounds import dual_norm, largest_error, of_correlations, of_squares
 from romzarr.answers.eofs import eofs
 from romzarr.answers.errors import error_by_block
 from romzarr.answers.plots import Plots
@@ -61,7 +56,8 @@ class Answers(Variables):
     attribute ``norm`` names. Answers are computed when they are asked for: from mean, modes and
     coefficients if a variable is coded by nothing else, otherwise from decoded values; either about
     64 MB at a time. Mean and modes are decoded once, and kept if they take no more than that. The
-    bound is infinite where the store does not record an error.
+    bound is infinite where the store does not record an error. Stores that were appended to are
+    answered from the factors of their parts, unless these are more than the snapshots selected.
 
     Selections (`sel`, `isel`, ``answers["t"]``) and arithmetic that is linear (``answers["u"] -
     answers["v"]``, ``3.6 * answers``, ``answers - 273.15``, also of two stores on the same grid)
@@ -537,14 +533,13 @@ class Answers(Variables):
     def _fields(self, answer: Mapping[str, Field], norm: str, row: str | None = None) -> xr.Dataset:
         """A dataset of fields, which may have rows along a dim `row`, and of their bounds."""
         dims = {dim for each in answer.values() for dim in each.quantity.first.space_dims}
-        along = {row} - {None}
+        along = () if row is None else (row,)
         found: dict[str, Any] = {}
         for name, (quantity, values, bound) in answer.items():
-            rows = (row,) if values.ndim == 2 else ()
             shape = (*values.shape[:-1], *quantity.first.space_shape)
-            found[name] = ((*rows, *quantity.first.space_dims), values.reshape(shape))
-            found[f"{name}_bound"] = (rows if np.ndim(bound) else (), bound, {"norm": norm})
-        return xr.Dataset(found, coords=self._coords((*dims, *map(str, along))))
+            found[name] = ((*along, *quantity.first.space_dims), values.reshape(shape))
+            found[f"{name}_bound"] = (along if np.ndim(bound) else (), bound, {"norm": norm})
+        return xr.Dataset(found, coords=self._coords((*dims, *along)))
 
 
 def _spread(quantity: Quantity, variances: Matrix) -> float:

@@ -91,6 +91,8 @@ class Distribution:
         """The least values below which there are these shares."""
         total = np.cumsum(self.shares)
         found = self.values[_first(total, shares)]
+        if not (self.error or self.doubt):
+            return Bounded(found, found, found)
         largest = [self._raised(share + self.doubt) for share in shares]
         mirrored = replace(self, values=-self.values[::-1], shares=self.shares[::-1])
         least = [-mirrored._raised(1 - share + self.doubt) for share in shares]

@@ -160,8 +160,9 @@ class Quantity:
         sizes = np.linalg.norm(self.coefficients, axis=0)
         squares = np.zeros(len(sizes))
         for where, piece in self.pieces(len(sizes)):
-            known = np.nan_to_num(piece.fields)
-            squares += np.einsum("kp,kp,p->k", known, known, self.weights[where])
+            constant, modes = np.nan_to_num(piece.fields[0]), piece.fields[1:]
+            squares[0] += constant**2 @ self.weights[where]
+            squares[1:] += np.einsum("kp,kp,p->k", modes, modes, self.weights[where])
         return float(sizes @ np.sqrt(squares))
 
     @property

@@ -41,24 +41,21 @@ class Variables:
         self, indexers: Mapping[Any, Any] | None = None, *, method: str | None = None, **more: Any
     ) -> Self:
         """Answers about a selection by labels along dims, as `xarray.Dataset.sel`."""
-        chosen = dict(indexers or {}) | more
-
-        def select(each: xr.DataArray) -> xr.DataArray:
-            there = {name: labels for name, labels in chosen.items() if name in each.coords}
-            return each.sel(there, method=method)
-
+        chosen = self._chosen(indexers, more)
         return self._mapped(
-            lambda each: each.selected(select), self.dataset.sel(chosen, method=method)
+            lambda each: each.selected(
+                lambda variable: variable.sel(_of(chosen, variable), method=method)
+            ),
+            self.dataset.sel(_of(chosen, self.dataset), method=method),
         )
 
     def isel(self, indexers: Mapping[Any, Any] | None = None, **more: Any) -> Self:
         """Answers about a selection by positions along dims, as `xarray.Dataset.isel`."""
-        chosen = dict(indexers or {}) | more
-
-        def select(each: xr.DataArray) -> xr.DataArray:
-            return each.isel({dim: chosen[dim] for dim in chosen if dim in each.dims})
-
-        return self._mapped(lambda each: each.selected(select), self.dataset.isel(chosen))
+        chosen = self._chosen(indexers, more)
+        return self._mapped(
+            lambda each: each.selected(lambda variable: variable.isel(_of(chosen, variable))),
+            self.dataset.isel(_of(chosen, self.dataset)),
+        )
 
     def without_mean(self, group: str | None = None) -> Self:
         """Answers about anomalies: less the mean over the selected snapshots, or over each group.
@@ -173,6 +170,24 @@ class Variables:
     def _count(self) -> int:
         return self._first.snapshots
 
+    def _chosen(
+        self, indexers: Mapping[Any, Any] | None, more: Mapping[str, Any]
+    ) -> dict[Any, Any]:
+        """All indexers, of which some variable knows the dim."""
+        chosen = dict(indexers or {}) | dict(more)
+        known = {
+            name
+            for each in self._expressions.values()
+            for _, variable in each.terms
+            for name in (*variable.dims, *variable.coords)
+        }
+        if unknown := [name for name in chosen if name not in known]:
+            raise AnswerError(
+                f"no dim {unknown[0]!r} here; there are {sorted(map(str, known))}: a selection "
+                "chooses among these"
+            )
+        return chosen
+
     def _mapped(self, change: Callable[[Expression], Expression], dataset: xr.Dataset) -> Self:
         return type(self)(dataset, {name: change(each) for name, each in self._expressions.items()})
 
@@ -195,3 +210,8 @@ def _chain(data: object) -> Iterator[object]:
     while data is not None:
         yield data
         data = getattr(data, "array", None)
+
+
+def _of(chosen: Mapping[Any, Any], where: xr.DataArray | xr.Dataset) -> dict[Any, Any]:
+    """The indexers that a variable or dataset has a dim or coordinate for."""
+    return {name: each for name, each in chosen.items() if name in (*where.dims, *where.coords)}
