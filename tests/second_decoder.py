@@ -334,8 +334,7 @@ def rates(library: dict, equations: list, a: Array) -> Array:
     every = [each for d in degrees for each in combinations_with_replacement(leading, d)]
     terms = (each for each in every if library["interactions"] or len(set(each)) < 2)
     theta = [math.prod(a[list(each)]) for each in terms]
-    pairs = [zip(each[::2], each[1::2], strict=True) for each in equations]
-    found = [sum(xi * theta[term] for term, xi in each) for each in pairs]
+    found = [sum(xi * theta[k] for k, xi in zip(e[::2], e[1::2], strict=True)) for e in equations]
     return np.array([*found, *np.zeros(len(a) - len(found))])
 
 
@@ -491,8 +490,9 @@ class Part:
         if own + "episodes" in self.arrays:
             rows = np.concatenate([np.arange(*run) for run in self.facts["episodes"]])
             values[rows] = self.array(own + "episodes").astype(float) + facts["offset"]
-        if "mask" in facts:
-            values[:, self.array(f"basis/{facts['mask']}/mask")] = np.nan
+        for part in {self, self if alone else self.chain[0]}:
+            if mask := part.facts["variables"][name].get("mask"):
+                values[:, part.array(f"basis/{mask}/mask")] = np.nan
         if scaling := facts.get("scaling"):
             lengths = [n if dim in scaling["dims"] else 1 for dim, n in sizes.items()]
             whole, eighths = np.divmod(scaling["exponents"], 8)
