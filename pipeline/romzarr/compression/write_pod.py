@@ -69,7 +69,7 @@ def write_factored(
             found = _Values(write_direct(writer, archive, pod, chosen.direct), {}, ReadCost())
         errors = _relative_errors(coded, model, found.lost, _in_episodes(writer, archive, chosen))
         errors |= found.exact
-        check_bound(errors, config.compression.tolerance)
+        check_bound(errors, pod.earlier.bound(config.compression.tolerance))
     squares = zip(pod.norms, pod.fluctuations**2, strict=True)
     totals = {norm.name: float(f"{square:.{TOTAL_DIGITS}g}") for norm, square in squares}
     said = facts(archive, codings, model, errors, config, rough)

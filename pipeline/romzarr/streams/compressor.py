@@ -18,7 +18,17 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 from romzarr.arguments import as_flag, as_whole, shown, wrong_type
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pod import Earlier
-from romzarr.config import AUTO, NONE, Config, Settings, given_config, settled
+from romzarr.compression.write_store import changed_settings
+from romzarr.config import (
+    AUTO,
+    NONE,
+    TOLERANCE,
+    Config,
+    Settings,
+    given_config,
+    settled,
+    with_values,
+)
 from romzarr.contracts import SparseModel
 from romzarr.errors import ConfigError, StoreError
 from romzarr.recorded_config import config_of
@@ -69,6 +79,8 @@ class StreamCompressor:
         snapshots, that of the block (``weak_form.block_steps``), or none, by the bytes.
     source : callable, optional
         What gives facts on where so many snapshots are from.
+    share : float in (0, 1], default 1
+        What of the bound new snapshots may use. The rest is left for `romzarr.compact`.
 
     Attributes
     ----------
@@ -108,17 +120,21 @@ class StreamCompressor:
         commit_steps: int = COMMIT_STEPS,
         forgetting: float = 1.0,
         source: Callable[[int], Mapping[str, Any]] | None = None,
+        share: float = 1.0,
     ) -> None:
         self._target, self._overwrite = layout.normalised(store), as_flag(overwrite, "overwrite")
         self._commit_steps = as_whole(commit_steps, "commit_steps", least=1)
-        self._source, self._forgetting = _facts_of(source), _share(forgetting)
+        self._source, self._forgetting = _facts_of(source), _share("forgetting", forgetting)
         self._store = None if self._overwrite else _existing(self._target)
         if self._store is None:
-            self._config = settled(given_config(config), tolerance, None, variables, weights)
+            self._made = settled(given_config(config), tolerance, None, variables, weights)
         else:
-            self._config = _config_of(self._store, tolerance)
+            self._made = _config_of(self._store, tolerance)
             _refuse_bounds_by_index(self._store)
-        _check_settings(self._config)
+        _check_settings(self._made)
+        # Settings by which snapshots are coded, and not those that the store was made with.
+        finer = _share("share", share) * self._made.compression.tolerance
+        self._config = with_values(self._made, {TOLERANCE: finer})
         self._segment: OpenSegment | None = None
         self._opened, self._ended = 0, ""
         self.snapshots = self.committed = 0
@@ -366,7 +382,11 @@ class StreamCompressor:
     def _completed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Facts of a part with those of the whole store."""
         source = {"source": dict(self._source(self.snapshots))} if self._source else {}
-        return {**facts, "raw_bytes": self._raw_bytes, **source}
+        asked = {
+            "tolerance": self._made.compression.tolerance,
+            "config": changed_settings(self._made),
+        }
+        return {**facts, **asked, "raw_bytes": self._raw_bytes, **source}
 
     def _written(self, opened: int) -> None:
         self._store, self._opened, self._overwrite = open_store(self._target), opened, False
@@ -379,12 +399,10 @@ def _facts_of(source: Any) -> Any:
     return source
 
 
-def _share(forgetting: float) -> float:
-    if not isinstance(forgetting, Real) or not 0 < forgetting <= 1:
-        raise ConfigError(
-            f"forgetting: found {shown(forgetting)}, allowed are numbers above 0 and up to 1"
-        )
-    return float(forgetting)
+def _share(name: str, share: float) -> float:
+    if not isinstance(share, Real) or not 0 < share <= 1:
+        raise ConfigError(f"{name}: found {shown(share)}, allowed are numbers above 0 and up to 1")
+    return float(share)
 
 
 @cache

@@ -198,7 +198,7 @@ class OpenSegment:
 
     def _check_bound(self, errors: Mapping[str, float]) -> None:
         """Refuse a variable whose fluctuation is so near to rounding that coding loses it."""
-        tolerance = self._config.compression.tolerance
+        tolerance = self._earlier.bound(self._config.compression.tolerance)
         for variable, total in zip(self.frame.variables, self.pod.fluctuation, strict=True):
             error = errors[variable.name]
             if not error <= tolerance:

@@ -1,0 +1,233 @@
+"""Put the parts of a store together, from the store alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from romzarr.archive.time_axis import MIN_SNAPSHOTS
+from romzarr.compression.by_index import bounded_dims
+from romzarr.compression.remaining import Remaining, remaining_bounds
+from romzarr.compression.write_pod import check_bound
+from romzarr.compression.write_store import compact_chunks, rounded_up
+from romzarr.config import NONE, Compaction
+from romzarr.errors import AccuracyError, LargerStoreError
+from romzarr.operations.decoded import decoded_archive
+from romzarr.operations.written import write_within_bounds
+from romzarr.progress import working_on
+from romzarr.recorded_config import config_of
+from romzarr.reports import CompactReport
+from romzarr.store.commit import sweep
+from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.writing.writer import StoreWriter
+
+log = logging.getLogger(__name__)
+
+# Where the facts on the source count the appends.
+APPENDS = "appends"
+# Share of the bound that snapshots use which are appended. The rest is left for putting parts
+# together. Of an open wake (tests/benchmarks/STREAMING.md) in 30 nights a half would take a quarter
+# more bytes once they are; an eighth saves 4 %, for parts a third larger until then.
+PART_SHARE = 0.2
+# Snapshots beside those of the oldest part up to which all of the bound is used: when that is put
+# together with many times as many, these hardly count.
+EARLY = 0.25
+# Appends put parts together after so many of them: what the oldest part lost is then so little of
+# all that numbers take half a bit more than at once, which a later time would not better much. Or
+# once there are so many parts: opening them takes requests.
+NIGHTS, MOST_PARTS = 30, 32
+# What appends keep has to take at most such a share of the bytes of the parts.
+WORTHWHILE = 0.75
+
+
+def compact(store: str | os.PathLike[str]) -> CompactReport:
+    """Put the parts of a store together, as if all snapshots had been compressed at once.
+
+    Every append adds a part, or goes on with one: each has metadata of its own, and modes chosen
+    before later snapshots were known. This decodes the store, and compresses what it decodes to
+    within what the parts have left of the bounds; nothing of the archive is read. Errors against it
+    are at most those of the parts and those of this together (triangle inequality), and recorded as
+    such. Modes, coefficients, regimes and the model are found anew. The store stays as it is, and
+    the report says why, where this would not make it smaller or no bound is left.
+
+    Runs on the current Dask scheduler or cluster. The store is decoded three times, block by block,
+    and held in no place; a POD grows with its rank. The commit is one step: whoever is killed
+    leaves the parts as they were. Who has opened these reads on (`romzarr.store.commit.RETENTION`).
+
+    Parameters
+    ----------
+    store : path or URL
+        Written by `romzarr.append`, `romzarr.compress` or a closed stream. It can be appended to
+        afterwards as before.
+
+    Returns
+    -------
+    CompactReport
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read or written, or was changed by another writer meanwhile.
+    """
+    began, cpu = time.perf_counter(), time.process_time()
+    sweep(store)
+    opened = open_store(store)
+    before = opened.stored_bytes()
+    why = _obstacle(opened) or _merge(store, opened, before)
+    now = open_store(store)
+    return CompactReport(
+        compacted=not why,
+        why=why,
+        parts_before=len(opened.parts),
+        parts=len(now.parts),
+        bytes_before=before,
+        stored_bytes=now.stored_bytes(),
+        snapshots=now.snapshots,
+        relative_l2_error=errors_of(now.facts, now.variables),
+        tolerance=now.facts["tolerance"],
+        rank=now.last.rank,
+        seconds=time.perf_counter() - began,
+        cpu_seconds=time.process_time() - cpu,
+    )
+
+
+def part_share(opened: CoefficientStore, snapshots: int) -> float:
+    """Share of the bound that snapshots may use which are appended to a store, `snapshots` then."""
+    early = snapshots <= (1 + EARLY) * opened.parts[0].snapshots
+    return 1.0 if early or not _is_automatic(opened) else PART_SHARE
+
+
+def appends_of(opened: CoefficientStore) -> int:
+    """How often a store was appended to since it was compressed, or its parts put together."""
+    return int(opened.facts.get("source", {}).get(APPENDS, 0))
+
+
+def compact_if_it_pays(store: str | os.PathLike[str], before: CoefficientStore) -> None:
+    """Put the parts of a store together after an append, if that saves enough.
+
+    It is tried after 30 appends (`NIGHTS`, the first compression among them) or with 32 parts
+    (`MOST_PARTS`), and again each time that these numbers have doubled; and kept if it takes at
+    most three quarters (`WORTHWHILE`) of the bytes.
+
+    Parameters
+    ----------
+    store : path or URL
+    before : CoefficientStore
+        As it was before the append.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read or written, or was changed by another writer meanwhile.
+    """
+    opened = open_store(store)
+    nights = [1 + appends_of(each) for each in (before, opened)]
+    parts = [len(each.parts) for each in (before, opened)]
+    due = _reached(NIGHTS, *nights) or _reached(MOST_PARTS, *parts)
+    if due and _is_automatic(opened) and not _obstacle(opened):
+        why = _merge(store, opened, int(WORTHWHILE * opened.stored_bytes()))
+        log.info("%s: %s", opened.url, why or "its parts were put together")
+
+
+def _reached(mark: int, before: int, now: int) -> bool:
+    """Whether a number has reached a mark, or that times a power of two."""
+    return (now // mark).bit_length() > (before // mark).bit_length()
+
+
+def _is_automatic(opened: CoefficientStore) -> bool:
+    return config_of(opened).compression.compact == Compaction.AUTO
+
+
+def _obstacle(opened: CoefficientStore) -> str:
+    """What stands against putting the parts together, as far as facts tell; empty: nothing."""
+    compression = config_of(opened).compression
+    if len(opened.parts) == 1:
+        return "there is one part alone"
+    if "stream" in opened.facts:
+        return "a stream is open here; close it, or append to the store, first"
+    if opened.snapshots < MIN_SNAPSHOTS:
+        return f"there are {opened.snapshots} snapshots, and it takes {MIN_SNAPSHOTS} at least"
+    if compression.max_error != NONE:
+        return "bounds on single values (compression.max_error) are not kept by this yet"
+    if compression.sum_weights:
+        return "sums (compression.sums) are not kept by this yet"
+    if compression.climatology:
+        return "bounds about a climatology (compression.fluctuation) are not kept by this yet"
+    return ""
+
+
+def _merge(store: str | os.PathLike[str], opened: CoefficientStore, most_bytes: int) -> str:
+    """Write one part in place of all, of so many bytes at most; return why not, or nothing."""
+    with working_on(opened.url), threadpool_limits(1, user_api="blas"):
+        archive, config = decoded_archive(opened), config_of(opened)
+        recorded = opened.facts.get(ERRORS_BY_INDEX, {})
+        for name, dims in bounded_dims(archive, config.compression).items():
+            if name not in recorded:
+                return f"variable {name!r}: no errors are recorded for each of {', '.join(dims)}"
+        try:
+            bounds, remaining = remaining_bounds(archive, opened.facts)
+            write_within_bounds(
+                partial(StoreWriter, store, onto=opened.root, most_bytes=most_bytes),
+                archive,
+                config,
+                lambda result: _facts(opened, result.facts, remaining),
+                gaps=True,
+                bounds=bounds,
+            )
+        except (AccuracyError, LargerStoreError) as error:
+            return str(error)
+    return ""
+
+
+def _facts(
+    opened: CoefficientStore, found: Mapping[str, Any], remaining: Mapping[str, Remaining]
+) -> dict[str, Any]:
+    """Facts of the only part: what was written, with errors against the original archive."""
+    facts, tolerance = opened.facts, float(opened.facts["tolerance"])
+    errors, fluctuation, by_index = dict[str, float](), dict[str, float](), dict[str, Any]()
+    for name, left in remaining.items():
+        added = found["relative_l2_error"][name] * found["fluctuation"][name] ** 0.5
+        lost = facts["relative_l2_error"][name] * facts["fluctuation"][name] ** 0.5
+        fluctuation[name] = max(float(np.sum(left.fluctuation**2)), facts["fluctuation"][name])
+        error = (lost + added) / fluctuation[name] ** 0.5 if lost + added else 0.0
+        errors[name] = rounded_up(error, tolerance)
+        if name in facts.get(ERRORS_BY_INDEX, {}):
+            by_index[name] = _by_index(found[ERRORS_BY_INDEX][name], left, tolerance)
+    check_bound(errors, tolerance)
+    variables = {
+        name: {**each, **_chunk_facts(opened.variables[name].chunks)}
+        for name, each in found["variables"].items()
+    }
+    return {
+        **{key: each for key, each in found.items() if key != ERRORS_BY_INDEX},
+        "variables": variables,
+        "relative_l2_error": errors,
+        "fluctuation": fluctuation,
+        **({ERRORS_BY_INDEX: by_index} if ERRORS_BY_INDEX in facts else {}),
+        "source": {key: each for key, each in facts.get("source", {}).items() if key != APPENDS},
+        **{key: facts[key] for key in ("raw_bytes", "config")},
+    }
+
+
+def _chunk_facts(chunks: Sequence[int | Sequence[int]] | None) -> dict[str, Any]:
+    """The chunks of the archive, and not of what was decoded."""
+    return {} if chunks is None else {"chunks": compact_chunks(chunks)}
+
+
+def _by_index(found: Mapping[str, Any], left: Remaining, tolerance: float) -> dict[str, Any]:
+    added = np.array(found["errors"]) * np.sqrt(found["fluctuation"])
+    errors = left.errors(added.reshape(left.lost.shape))
+    check_bound({dim: float(errors.max()) for dim in left.dims}, tolerance)
+    return {
+        "dims": list(left.dims),
+        "errors": [rounded_up(error, tolerance) for error in errors.ravel().tolist()],
+        "fluctuation": (left.fluctuation.ravel() ** 2).tolist(),
+    }
