@@ -133,8 +133,9 @@ class StreamCompressor:
             _refuse_bounds_by_index(self._store)
         _check_settings(self._made)
         # Settings by which snapshots are coded, and not those that the store was made with.
-        finer = _share("share", share) * self._made.compression.tolerance
-        self._config = with_values(self._made, {TOLERANCE: finer})
+        self._bound = self._made.compression.tolerance
+        finer = {TOLERANCE: _share("share", share) * self._bound}
+        self._config = with_values(self._made, finer)
         self._segment: OpenSegment | None = None
         self._opened, self._ended = 0, ""
         self.snapshots = self.committed = 0
@@ -165,11 +166,15 @@ class StreamCompressor:
         orders = [order.complete(last_part.arrays) for order in last_part.orders.values()]
         frame = Frame.of(dataset, self._config, orders)
         if self._opened:
-            self._segment = resumed(store, frame, self._config, self._opened, self._forgetting)
+            self._segment = resumed(
+                store, frame, self._config, self._opened, self._forgetting, self._bound
+            )
         else:
             last = dataset[frame.dim].values[-1] if frame.dim in dataset.coords else None
             earlier = earlier_of(store.facts, frame)
-            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting, last)
+            self._segment = OpenSegment(
+                frame, self._config, earlier, self._forgetting, last, self._bound
+            )
 
     # --- use --------------------------------------------------------------------------------
 
@@ -300,7 +305,9 @@ class StreamCompressor:
             first = block if isinstance(block, xr.Dataset) else xr.Dataset(block)
             frame = Frame.of(first, self._config)
             earlier = Earlier.none(len(frame.variables))
-            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting)
+            self._segment = OpenSegment(
+                frame, self._config, earlier, self._forgetting, bound=self._bound
+            )
             self._raw_bytes = frame.fixed_bytes
         variables = block.variables if isinstance(block, xr.Dataset) else block
         count = self._segment.take(variables)
@@ -336,7 +343,12 @@ class StreamCompressor:
         self._written(0)
         earlier = earlier_of(facts, segment.frame)
         self._segment = OpenSegment(
-            segment.frame, self._config, earlier, self._forgetting, segment.last_time
+            segment.frame,
+            self._config,
+            earlier,
+            self._forgetting,
+            segment.last_time,
+            self._bound,
         )
 
     def _continued(self, segment: OpenSegment) -> Continued | None:
@@ -383,7 +395,7 @@ class StreamCompressor:
         """Facts of a part with those of the whole store."""
         source = {"source": dict(self._source(self.snapshots))} if self._source else {}
         asked = {
-            "tolerance": self._made.compression.tolerance,
+            "tolerance": self._bound,
             "config": changed_settings(self._made),
         }
         return {**facts, **asked, "raw_bytes": self._raw_bytes, **source}
