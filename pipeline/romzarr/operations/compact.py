@@ -155,6 +155,8 @@ def _obstacle(opened: CoefficientStore) -> str:
         return "a stream is open here; close it, or append to the store, first"
     if opened.snapshots < MIN_SNAPSHOTS:
         return f"there are {opened.snapshots} snapshots, and it takes {MIN_SNAPSHOTS} at least"
+    if compression.tolerance == 0:
+        return "it is lossless, so there is no bound to share"
     if compression.max_error != NONE:
         return "bounds on single values (compression.max_error) are not kept by this yet"
     if compression.sum_weights:
