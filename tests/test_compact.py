@@ -167,6 +167,21 @@ def test_appends_put_parts_together_after_many_nights_unless_they_are_not_to(tmp
     assert open_store(tmp_path / "none").facts["relative_l2_error"]["w"] > 0.5 * TOLERANCE
 
 
+def test_small_nights_after_a_long_record_are_put_together_by_themselves(tmp_path, monkeypatch):
+    """The record has used up its bound, and stays as it is: only requests matter then."""
+    monkeypatch.setattr(compact, "NIGHTS", 4)
+    store, source = tmp_path / "store", with_levels(waves(320, points=30))[["w"]]
+    appended(store, source, [240])
+    oldest, parts = open_store(store).parts[0].name, []
+    for end in range(245, 321, 5):
+        romzarr.append(store, source.isel(time=slice(end)))
+        parts.append(len(open_store(store).parts))
+        assert open_store(store).parts[0].name == oldest
+    assert max(parts) <= 9
+    assert_within(store, source)
+    assert romzarr.verify(store, source).ok
+
+
 @given(mark=st.integers(1, 50), before=st.integers(0, 3000), more=st.integers(0, 3000))
 def test_marks_are_reached_once(mark, before, more):
     marks = [mark * 2**k for k in range(14)]

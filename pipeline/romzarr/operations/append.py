@@ -99,7 +99,7 @@ def append(
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.
         told = partial(source_after, archive, config_of(opened), appends)
-        share = part_share(opened, len(archive.time.values))
+        share = part_share(opened)
         stream = StreamCompressor(store, commit_steps=commit_steps, source=told, share=share)
     refuse_other_values(opened, archive)
     if alone and len(archive.time.values) > before:

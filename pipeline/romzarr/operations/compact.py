@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from romzarr.compression.write_store import compact_chunks, rounded_up
 from romzarr.config import NONE, Compaction
 from romzarr.errors import AccuracyError, LargerStoreError
 from romzarr.operations.decoded import decoded_archive
+from romzarr.operations.joined_errors import errors_after, joined_errors
 from romzarr.operations.written import write_within_bounds
 from romzarr.progress import working_on
 from romzarr.recorded_config import config_of
@@ -37,13 +39,12 @@ APPENDS = "appends"
 # together. Of an open wake (tests/benchmarks/STREAMING.md) in 30 nights a half would take a quarter
 # more bytes once they are; an eighth saves 4 %, for parts a third larger until then.
 PART_SHARE = 0.2
-# Snapshots beside those of the oldest part up to which all of the bound is used: when that is put
-# together with many times as many, these hardly count.
-EARLY = 0.25
 # Appends put parts together after so many of them: what the oldest part lost is then so little of
 # all that numbers take half a bit more than at once, which a later time would not better much. Or
 # once there are so many parts: opening them takes requests.
 NIGHTS, MOST_PARTS = 30, 32
+# Share of the bound that has to be left for putting parts together: numbers take two bits more.
+ENOUGH_LEFT = 0.25
 # What appends keep has to take at most such a share of the bytes of the parts.
 WORTHWHILE = 0.75
 
@@ -55,8 +56,9 @@ def compact(store: str | os.PathLike[str]) -> CompactReport:
     before later snapshots were known. This decodes the store, and compresses what it decodes to
     within what the parts have left of the bounds; nothing of the archive is read. Errors against it
     are at most those of the parts and those of this together (triangle inequality), and recorded as
-    such. Modes, coefficients, regimes and the model are found anew. The store stays as it is, and
-    the report says why, where this would not make it smaller or no bound is left.
+    such. Modes, coefficients, regimes and the model are found anew. Oldest parts stay as they are
+    if they have used up too much of the bound for that, as a long record has that grew by little.
+    The whole store stays as it is, and the report says why, where nothing would make it smaller.
 
     Runs on the current Dask scheduler or cluster. The store is decoded three times, block by block,
     and held in no place; a POD grows with its rank. The commit is one step: whoever is killed
@@ -81,7 +83,7 @@ def compact(store: str | os.PathLike[str]) -> CompactReport:
     sweep(store)
     opened = open_store(store)
     before = opened.stored_bytes()
-    why = _obstacle(opened) or _merge(store, opened, before)
+    why = _obstacle(opened) or _merge(store, opened, 1.0)
     now = open_store(store)
     return CompactReport(
         compacted=not why,
@@ -99,10 +101,9 @@ def compact(store: str | os.PathLike[str]) -> CompactReport:
     )
 
 
-def part_share(opened: CoefficientStore, snapshots: int) -> float:
-    """Share of the bound that snapshots may use which are appended to a store, `snapshots` then."""
-    early = snapshots <= (1 + EARLY) * opened.parts[0].snapshots
-    return 1.0 if early or not _is_automatic(opened) else PART_SHARE
+def part_share(opened: CoefficientStore) -> float:
+    """Share of the bound that snapshots may use which are appended to a store."""
+    return PART_SHARE if _is_automatic(opened) else 1.0
 
 
 def appends_of(opened: CoefficientStore) -> int:
@@ -115,7 +116,7 @@ def compact_if_it_pays(store: str | os.PathLike[str], before: CoefficientStore) 
 
     It is tried after 30 appends (`NIGHTS`, the first compression among them) or with 32 parts
     (`MOST_PARTS`), and again each time that these numbers have doubled; and kept if it takes at
-    most three quarters (`WORTHWHILE`) of the bytes.
+    most three quarters (`WORTHWHILE`) of the bytes, or fewer at all where there are many parts.
 
     Parameters
     ----------
@@ -131,9 +132,10 @@ def compact_if_it_pays(store: str | os.PathLike[str], before: CoefficientStore) 
     opened = open_store(store)
     nights = [1 + appends_of(each) for each in (before, opened)]
     parts = [len(each.parts) for each in (before, opened)]
-    due = _reached(NIGHTS, *nights) or _reached(MOST_PARTS, *parts)
+    many = _reached(MOST_PARTS, *parts)
+    due = many or _reached(NIGHTS, *nights)
     if due and _is_automatic(opened) and not _obstacle(opened):
-        why = _merge(store, opened, int(WORTHWHILE * opened.stored_bytes()))
+        why = _merge(store, opened, 1.0 if many else WORTHWHILE)
         log.info("%s: %s", opened.url, why or "its parts were put together")
 
 
@@ -166,21 +168,24 @@ def _obstacle(opened: CoefficientStore) -> str:
     return ""
 
 
-def _merge(store: str | os.PathLike[str], opened: CoefficientStore, most_bytes: int) -> str:
-    """Write one part in place of all, of so many bytes at most; return why not, or nothing."""
+def _merge(store: str | os.PathLike[str], opened: CoefficientStore, share: float) -> str:
+    """Put parts together, in such a share of their bytes at most; return why not, or nothing."""
+    keep = _parts_to_keep(opened)
+    merged = replace(opened, parts=opened.parts[keep:])
+    recorded = _recorded(opened, keep)
+    most_bytes = int(share * sum(merged.sizes().values()))
     with working_on(opened.url), threadpool_limits(1, user_api="blas"):
-        archive, config = decoded_archive(opened), config_of(opened)
-        recorded = opened.facts.get(ERRORS_BY_INDEX, {})
+        archive, config = decoded_archive(opened, int(opened.starts[keep])), config_of(opened)
         for name, dims in bounded_dims(archive, config.compression).items():
-            if name not in recorded:
+            if name not in recorded.get(ERRORS_BY_INDEX, {}):
                 return f"variable {name!r}: no errors are recorded for each of {', '.join(dims)}"
         try:
-            bounds, remaining = remaining_bounds(archive, opened.facts)
+            bounds, remaining = remaining_bounds(archive, {**opened.facts, **recorded})
             write_within_bounds(
-                partial(StoreWriter, store, onto=opened.root, most_bytes=most_bytes),
+                partial(StoreWriter, store, onto=opened.root, keep=keep, most_bytes=most_bytes),
                 archive,
                 config,
-                lambda result: _facts(opened, result.facts, remaining),
+                lambda result: _facts(merged, keep, opened, result.facts, recorded, remaining),
                 gaps=True,
                 bounds=bounds,
             )
@@ -189,34 +194,79 @@ def _merge(store: str | os.PathLike[str], opened: CoefficientStore, most_bytes: 
     return ""
 
 
+def _parts_to_keep(opened: CoefficientStore) -> int:
+    """How many of the oldest parts are to stay: the fewest for which the others have left a share.
+
+    None, where that is so whatever stays. What is spent is so joined again only when several times
+    as much has come, as the levels of a log-structured merge tree are.
+    """
+    for keep in range(len(opened.parts) - 1):
+        enough = opened.snapshots - opened.starts[keep] >= MIN_SNAPSHOTS
+        left = _left(_recorded(opened, keep), float(opened.facts["tolerance"]))
+        if enough and left >= ENOUGH_LEFT:
+            return keep
+    return 0
+
+
+def _recorded(opened: CoefficientStore, keep: int) -> Mapping[str, Any]:
+    """Facts on the errors of all parts but so many of the oldest."""
+    return errors_after(opened.parts[keep - 1].facts, opened.facts) if keep else opened.facts
+
+
+def _left(facts: Mapping[str, Any], tolerance: float) -> float:
+    """Least share of the bound that is left of any variable or index, as far as facts tell."""
+    errors = [*facts["relative_l2_error"].values()]
+    for each in facts.get(ERRORS_BY_INDEX, {}).values():
+        errors += each["errors"]
+    return 1 - max(errors, default=0.0) / tolerance
+
+
 def _facts(
-    opened: CoefficientStore, found: Mapping[str, Any], remaining: Mapping[str, Remaining]
+    merged: CoefficientStore,
+    keep: int,
+    opened: CoefficientStore,
+    found: Mapping[str, Any],
+    recorded: Mapping[str, Any],
+    remaining: Mapping[str, Remaining],
 ) -> dict[str, Any]:
-    """Facts of the only part: what was written, with errors against the original archive."""
+    """Facts of the part in place of those `merged`, with errors of all against the archive."""
     facts, tolerance = opened.facts, float(opened.facts["tolerance"])
-    errors, fluctuation, by_index = dict[str, float](), dict[str, float](), dict[str, Any]()
-    for name, left in remaining.items():
-        added = found["relative_l2_error"][name] * found["fluctuation"][name] ** 0.5
-        lost = facts["relative_l2_error"][name] * facts["fluctuation"][name] ** 0.5
-        fluctuation[name] = max(float(np.sum(left.fluctuation**2)), facts["fluctuation"][name])
-        error = (lost + added) / fluctuation[name] ** 0.5 if lost + added else 0.0
-        errors[name] = rounded_up(error, tolerance)
-        if name in facts.get(ERRORS_BY_INDEX, {}):
-            by_index[name] = _by_index(found[ERRORS_BY_INDEX][name], left, tolerance)
+    own = _errors(found, recorded, remaining)
+    whole = joined_errors(opened.parts[keep - 1].facts, own) if keep else own
+    errors = {
+        name: rounded_up(each, tolerance) for name, each in whole["relative_l2_error"].items()
+    }
     check_bound(errors, tolerance)
+    for name, each in whole.get(ERRORS_BY_INDEX, {}).items():
+        check_bound({name: max(each["errors"])}, tolerance)
     variables = {
-        name: {**each, **_chunk_facts(opened.variables[name].chunks)}
+        name: {**each, **_chunk_facts(merged.variables[name].chunks)}
         for name, each in found["variables"].items()
     }
     return {
         **{key: each for key, each in found.items() if key != ERRORS_BY_INDEX},
+        **whole,
         "variables": variables,
         "relative_l2_error": errors,
-        "fluctuation": fluctuation,
-        **({ERRORS_BY_INDEX: by_index} if ERRORS_BY_INDEX in facts else {}),
         "source": {key: each for key, each in facts.get("source", {}).items() if key != APPENDS},
         **{key: facts[key] for key in ("raw_bytes", "config")},
     }
+
+
+def _errors(
+    found: Mapping[str, Any], recorded: Mapping[str, Any], remaining: Mapping[str, Remaining]
+) -> dict[str, Any]:
+    """Facts on the errors of merged parts: what they had lost, and what was lost now."""
+    errors, fluctuation, by_index = dict[str, float](), dict[str, float](), dict[str, Any]()
+    for name, left in remaining.items():
+        added = found["relative_l2_error"][name] * found["fluctuation"][name] ** 0.5
+        lost = recorded["relative_l2_error"][name] * recorded["fluctuation"][name] ** 0.5
+        fluctuation[name] = max(float(np.sum(left.fluctuation**2)), recorded["fluctuation"][name])
+        errors[name] = (lost + added) / fluctuation[name] ** 0.5 if lost + added else 0.0
+        if name in recorded.get(ERRORS_BY_INDEX, {}):
+            by_index[name] = _by_index(found[ERRORS_BY_INDEX][name], left)
+    said: dict[str, Any] = {"relative_l2_error": errors, "fluctuation": fluctuation}
+    return said | ({ERRORS_BY_INDEX: by_index} if ERRORS_BY_INDEX in recorded else {})
 
 
 def _chunk_facts(chunks: Sequence[int | Sequence[int]] | None) -> dict[str, Any]:
@@ -224,12 +274,11 @@ def _chunk_facts(chunks: Sequence[int | Sequence[int]] | None) -> dict[str, Any]
     return {} if chunks is None else {"chunks": compact_chunks(chunks)}
 
 
-def _by_index(found: Mapping[str, Any], left: Remaining, tolerance: float) -> dict[str, Any]:
+def _by_index(found: Mapping[str, Any], left: Remaining) -> dict[str, Any]:
     added = np.array(found["errors"]) * np.sqrt(found["fluctuation"])
     errors = left.errors(added.reshape(left.lost.shape))
-    check_bound({dim: float(errors.max()) for dim in left.dims}, tolerance)
     return {
         "dims": list(left.dims),
-        "errors": [rounded_up(error, tolerance) for error in errors.ravel().tolist()],
+        "errors": errors.ravel().tolist(),
         "fluctuation": (left.fluctuation.ravel() ** 2).tolist(),
     }

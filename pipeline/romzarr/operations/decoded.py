@@ -8,6 +8,7 @@ from dataclasses import replace
 import xarray as xr
 
 from romzarr.archive import Archive
+from romzarr.archive.later import later_part
 from romzarr.chunked.plan import LEAF_BYTES
 from romzarr.comparison.blocks import as_stored
 from romzarr.compression.order_points import in_order_of
@@ -16,8 +17,10 @@ from romzarr.store.reading.reader import CoefficientStore
 from romzarr.store.reading.variables import StoredVariable
 
 
-def decoded_archive(opened: CoefficientStore) -> Archive:
+def decoded_archive(opened: CoefficientStore, first: int = 0) -> Archive:
     """Open what a store decodes to, with all that it says of the archive that it was made from.
+
+    From snapshot `first` on.
 
     Nothing is decoded before blocks are read: those have the chunks of the archive in space, and as
     many snapshots as a task may hold. Points are in the order in which the store has them.
@@ -37,7 +40,7 @@ def decoded_archive(opened: CoefficientStore) -> Archive:
         variable_attrs={name: v.attrs for name, v in opened.variables.items()},
         variable_encoding={name: v.encoding for name, v in opened.variables.items()},
     )
-    return in_order_of(described, orders)
+    return in_order_of(later_part(described, first) if first else described, orders)
 
 
 def chunked_dataset(opened: CoefficientStore) -> xr.Dataset:
