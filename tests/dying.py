@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["romzarr.operations.reconstruct", "romzarr.operations.compress"])
+_CONTEXT.set_forkserver_preload(["romzarr.operations.reconstruct", "romzarr.operations.compact"])
 
 
 class Dying:
@@ -45,6 +45,21 @@ def reconstruct(step: int, exchange: bool, store: str, out: str) -> None:
     module.remove_staging = dying(module.remove_staging, left)
     with dask.config.set(scheduler="synchronous"):
         romzarr.reconstruct(store, out, overwrite=True)
+
+
+def compact(step: int, store: str) -> None:
+    """Put the parts of a store together, and die before the `step`-th change of a file or name."""
+    import dask
+
+    import romzarr
+    from romzarr.store import commit, staging
+
+    left = [step]
+    commit.os = Dying(os, ("rename", "replace"), left)
+    commit.flush, commit.flush_tree = dying(staging.flush, left), dying(staging.flush_tree, left)
+    commit.claim = dying(staging.claim, left)
+    with dask.config.set(scheduler="synchronous"):
+        romzarr.compact(store)
 
 
 def status_of(target: Callable[..., None], *arguments: Any) -> int | None:

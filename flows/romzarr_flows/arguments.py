@@ -35,6 +35,7 @@ typical use:
   romzarr estimate run.zarr               show in seconds what compression would give
   romzarr compress run.zarr run.romzarr   relative L2 error of every variable at most 1e-2
   romzarr append run.romzarr run.zarr     add the snapshots that are new in the archive
+  romzarr compact run.romzarr             put the parts that appends have made together
   romzarr verify run.romzarr run.zarr     measure the error against the source
   romzarr info run.romzarr                show what the store contains
 what moves it:
@@ -117,6 +118,13 @@ examples:
   romzarr append run.romzarr run.zarr       every later night
 """
 
+COMPACT = """\
+The archive is not needed: what the store decodes to is compressed anew, within what its parts have
+left of the bounds, which hold over both. Appended snapshots leave four fifths of theirs for it (but
+with the setting compression.compact none). Appends do the same by themselves after many nights. The
+old parts stay readable for an hour, and all of them stay if this would not make the store smaller.
+"""
+
 RECONSTRUCT = """\
 OUT is replaced atomically: whatever is there stays intact until the new archive is complete. Stores
 and the archive that STORE was made from are never replaced. A URL must be empty and gets Zarr.
@@ -197,6 +205,7 @@ def parser() -> Parser:
     add_estimate(subparsers)
     add_compress(subparsers)
     add_append(subparsers)
+    add_compact(subparsers)
     add_info(subparsers)
     add_verify(subparsers)
     add_reconstruct(subparsers)
@@ -409,6 +418,20 @@ def add_append(subparsers: Subparsers) -> None:
         epilog=APPEND,
     )
     add_engine(command, "that of the store")
+    add_json(command)
+    add_where(command)
+
+
+def add_compact(subparsers: Subparsers) -> None:
+    command = add_command(
+        subparsers,
+        "compact",
+        "put the parts of a store together, from the store alone",
+        commands.compact,
+        "store",
+        more="Nothing is written where the store would not become smaller.",
+        epilog=COMPACT,
+    )
     add_json(command)
     add_where(command)
 

@@ -18,6 +18,7 @@ from romzarr_flows.cluster import connect
 from romzarr_flows.clusters import Workers
 from romzarr_flows.tables import (
     append_table,
+    compact_table,
     compression_table,
     estimate_table,
     info_table,
@@ -128,6 +129,13 @@ def append(options: Namespace) -> int:
     with working(config):
         report = romzarr.append(options.store, options.source, config=config)
     show_result(options, report.to_dict(), append_table, options.source, options.store)
+    return 0
+
+
+def compact(options: Namespace) -> int:
+    with working(settings(options)):
+        report = romzarr.compact(options.store)
+    show_result(options, report.to_dict(), compact_table, options.store)
     return 0
 
 

@@ -165,6 +165,18 @@ def append_table(report: Facts, source: str, store: str) -> str:
     return table(f"{source} -> {store}", rows)
 
 
+def compact_table(report: Facts, store: str) -> str:
+    rows = [
+        ("parts", f"{report['parts']}, were {report['parts_before']}"),
+        *([("left as it is", report["why"])] if report["why"] else []),
+        *error_rows(report["relative_l2_error"], report["tolerance"]),
+        ("rank", f"{report['rank']} POD modes"),
+        ("store", f"{size(report['stored_bytes'])}, was {size(report['bytes_before'])}"),
+        ("time", f"{report['seconds']:.1f} s, {report['cpu_seconds']:.1f} s of CPU"),
+    ]
+    return table(store, rows)
+
+
 def with_advice(text: str, report: Facts) -> str:
     return f"{text}\n\n{report['advice']}" if report.get("advice") else text
 

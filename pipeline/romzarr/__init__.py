@@ -1,9 +1,9 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
-The operations are functions: `estimate`, `compress`, `append`, `verify`, `reconstruct`, `info`,
-`equations`, `field_model`, `forecast`; `open` asks a store for statistics with bounds; of states
-without a store `identify`, `right_hand_side`, `integrate`. `Codec` and `NumcodecsCodec` code chunks
-for other writers.
+The operations are functions: `estimate`, `compress`, `append`, `compact`, `verify`, `reconstruct`,
+`info`, `equations`, `field_model`, `forecast`; `open` asks a store for statistics with bounds; of
+states without a store `identify`, `right_hand_side`, `integrate`. `Codec` and `NumcodecsCodec` code
+chunks for other writers.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from romzarr.codecs.zarr import Codec
     from romzarr.config import Config, load_config
     from romzarr.operations.append import append
+    from romzarr.operations.compact import compact
     from romzarr.operations.compress import compress
     from romzarr.operations.describe import equations, info
     from romzarr.operations.estimate import estimate
@@ -36,6 +37,7 @@ _HOMES = {
     "NumcodecsCodec": "romzarr.codecs.v2",
     "StreamCompressor": "romzarr.streams.compressor",
     "append": "romzarr.operations.append",
+    "compact": "romzarr.operations.compact",
     "compress": "romzarr.operations.compress",
     "equations": "romzarr.operations.describe",
     "estimate": "romzarr.operations.estimate",
@@ -58,6 +60,7 @@ __all__ = [
     "StreamCompressor",
     "__version__",
     "append",
+    "compact",
     "compress",
     "equations",
     "estimate",

@@ -270,6 +270,15 @@ a_kind = text(
 )
 
 
+class Compaction(StrEnum):
+    """Whether parts that are appended leave a share of the bound to put them together later."""
+
+    AUTO = "auto"
+    """They do, and `romzarr.append` puts them together when it pays."""
+    NONE = "none"
+    """They spend the bound, and stay."""
+
+
 class Reference(StrEnum):
     """What fluctuations, by which tolerances are meant, are about."""
 
@@ -333,6 +342,7 @@ class CompressionConfig(Section):
     )
     layers: str | tuple[float, ...] = setting(NONE, nothing | some_tolerances)
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
+    compact: str = setting(Compaction.AUTO, one_of(*Compaction))
 
     def for_variables(self, names: Collection[str]) -> CompressionConfig:
         """The same for an archive with these variables, of which a tolerance may ask nothing only

@@ -16,7 +16,8 @@
     |-- ResourceError    (RuntimeError) threads that the system refuses to start
     `-- StoreError                      a coefficient store that cannot be written or read
         |-- StoreExistsError (FileExistsError)
-        `-- StoreReplacedError          the opened store no longer exists
+        |-- StoreReplacedError          the opened store no longer exists
+        `-- LargerStoreError            a store of more bytes than it may take
 """
 
 from __future__ import annotations
@@ -92,3 +93,7 @@ class StoreExistsError(StoreError, FileExistsError):
 
 class StoreReplacedError(StoreError):
     """The store was replaced since it was opened; open it again."""
+
+
+class LargerStoreError(StoreError):
+    """What was written takes more bytes than it may."""

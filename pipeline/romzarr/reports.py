@@ -174,6 +174,28 @@ class VerifyReport(Report):
 
 
 @dataclass(frozen=True)
+class CompactReport(Report):
+    """The result of `romzarr.compact`.
+
+    Parts were ``compacted`` or left as they are, in which case the words ``why`` say the reason.
+    ``relative_l2_error`` bounds the errors against the archive.
+    """
+
+    compacted: bool
+    why: str
+    parts_before: int
+    parts: int
+    bytes_before: int
+    stored_bytes: int
+    snapshots: int
+    relative_l2_error: Mapping[str, float]
+    tolerance: float
+    rank: int
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
 class StoreInfo(Report):
     """The content of a store.
 

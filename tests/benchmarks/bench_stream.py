@@ -216,15 +216,17 @@ def _add_rank(record: Record, name: str, store: str) -> None:
 
 
 def nights(source: xr.Dataset, dim: str, name: str, count: int = 10) -> list[Record]:
-    """Bytes after each of so many nights, each appended for itself, beside batch."""
+    """Bytes after each of so many nights, each appended for itself, beside batch; parts spend all
+    of the bound, and stay."""
     found, ends = [], np.linspace(0, source.sizes[dim], count + 1).astype(int)[1:]
+    spending = {"compression.tolerance": TOLERANCE, "compression.compact": "none"}
     with tempfile.TemporaryDirectory() as folder:
         store, batch = f"{folder}/s", f"{folder}/batch"
         for night, end in enumerate(ends, 1):
             seen = source.isel({dim: slice(end)})
-            at_once = romzarr.compress(seen, batch, tolerance=TOLERANCE, overwrite=True)
+            at_once = romzarr.compress(seen, batch, config=spending, overwrite=True)
             if night == 1:
-                romzarr.compress(seen, store, tolerance=TOLERANCE)
+                romzarr.compress(seen, store, config=spending)
             else:
                 romzarr.append(store, seen)
             info, checked = romzarr.info(store), romzarr.verify(store, seen)

@@ -49,6 +49,8 @@ AIMS = (0.93, 0.97, 0.94, 0.88, 0.8, 0.6, 0.3)
 MOST_CHANGE = 4
 # Indices up to which all errors are recorded.
 MOST_RECORDED = 256
+# Significant digits of squared fluctuations: errors relative to them have fewer.
+SQUARE_DIGITS = 8
 # Least share of the error allowed that coding is believed to use.
 LEAST_USED = 0.5
 
@@ -86,18 +88,24 @@ class IndexBounds:
 @dataclass(frozen=True)
 class IndexErrors:
     """The errors of each index of the ``dims`` of a variable, relative to its own fluctuation, and
-    that of all together; ``squares`` are their squared norms, and ``blocks`` those by block."""
+    that of all together; ``squares`` are their squared norms, ``fluctuations`` those that errors
+    are relative to, and ``blocks`` the errors by block."""
 
     dims: tuple[str, ...]
     errors: Matrix
     whole: float
-    fluctuation: float
     squares: Matrix
+    fluctuations: Matrix
     blocks: BlockErrors
 
     @property
     def largest(self) -> float:
         return float(self.errors.max(initial=0.0))
+
+    @property
+    def fluctuation(self) -> float:
+        """Squared fluctuation of all together."""
+        return float(self.fluctuations.sum())
 
 
 # --- what is asked ------------------------------------------------------------------------
@@ -246,12 +254,12 @@ def index_errors(
         cost += measured.cost
         squares = np.where(norms.bounded, norms.squares, 1.0)
         errors = np.sqrt(np.where(norms.bounded, measured.squares / squares, 0.0))
-        fluctuation = float(np.sum(norms.squares, where=norms.bounded))
+        fluctuations = np.where(norms.bounded, norms.squares, 0.0)
         lost = float(np.sum(measured.squares))
-        whole = (lost / fluctuation) ** 0.5 if lost else 0.0
+        whole = (lost / float(fluctuations.sum())) ** 0.5 if lost else 0.0
         blocks = BlockErrors(measured.blocks)
         found[variable.name] = IndexErrors(
-            norms.dims, errors, whole, fluctuation, measured.squares, blocks
+            norms.dims, errors, whole, measured.squares, fluctuations, blocks
         )
     return found, cost
 
@@ -271,6 +279,10 @@ def error_facts(
             name: {
                 "dims": list(each.dims),
                 "errors": [rounded_up(error, tolerance) for error in each.errors.ravel().tolist()],
+                "fluctuation": [
+                    float(f"{square:.{SQUARE_DIGITS}g}")
+                    for square in each.fluctuations.ravel().tolist()
+                ],
             }
             for name, each in found.items()
             if name in bounded and each.errors.size <= MOST_RECORDED

@@ -53,6 +53,12 @@ class Earlier:
         """
         return np.asarray(np.maximum(self.fluctuation - self.lost / tolerance**2, 0.0) / 2)
 
+    def bound(self, tolerance: float) -> float:
+        """The relative error that all snapshots may have, if later ones are within `tolerance` of
+        their own fluctuation: that of these snapshots may be larger."""
+        known = np.where(self.fluctuation > 0, self.fluctuation, np.inf)
+        return max(tolerance, float(np.sqrt(np.max(self.lost / known, initial=0.0))))
+
 
 @dataclass(frozen=True)
 class ArchivePOD:

@@ -75,7 +75,7 @@ def write_factored(
         in_episodes = _in_episodes(writer, archive, chosen)
         errors = _relative_errors(coded.plan.pod, missed, in_episodes)
         errors |= found.exact
-        check_bound(errors, config.compression.tolerance)
+        check_bound(errors, pod.earlier.bound(config.compression.tolerance))
         blocks = dict(found.blocks)
         if model is not None and not coded.plan.hybrid:
             blocks |= _pod_blocks(archive, coded, model.stored.missed, missed, in_episodes)

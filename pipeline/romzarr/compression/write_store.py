@@ -151,7 +151,7 @@ def facts(
                 "dtype": variable.dtype.str,
                 "time_axis": variable.time_axis,
                 "coding": codings.of[number],
-                "chunks": _compact_chunks(variable.chunks),
+                "chunks": compact_chunks(variable.chunks),
                 "attrs": archive.variable_attrs[variable.name],
                 "encoding": archive.variable_encoding[variable.name],
                 **({"gaps": _gap_facts(variable.gaps)} if variable.gaps else {}),
@@ -188,7 +188,7 @@ def _order_facts(orders: Sequence[PointOrder]) -> dict[str, Any]:
         order.dim: {
             "curve": order.curve,
             "coordinates": list(order.coordinates),
-            "pieces": _compact_chunks([order.pieces])[0],
+            "pieces": compact_chunks([order.pieces])[0],
             "checksum": layout.order_checksum(order.positions),
         }
         for order in orders
@@ -220,10 +220,14 @@ def rounded_up(error: float, tolerance: float) -> float:
     return error
 
 
-def _compact_chunks(chunks: Sequence[Sequence[int]]) -> list[Any]:
+def compact_chunks(chunks: Sequence[int | Sequence[int]]) -> list[Any]:
     """Chunk lengths per dim; one number where all but the last are alike."""
     return [
-        lengths[0] if len(set(lengths[:-1])) <= 1 and lengths[-1] <= lengths[0] else list(lengths)
+        lengths
+        if isinstance(lengths, int)
+        else lengths[0]
+        if len(set(lengths[:-1])) <= 1 and lengths[-1] <= lengths[0]
+        else list(lengths)
         for lengths in chunks
     ]
 

@@ -21,13 +21,13 @@ from romzarr.comparison.source_changes import (
     refuse_other_values,
     refuse_other_variables,
 )
-from romzarr.compression.write_store import source_facts
 from romzarr.config import Config, Settings, given_config, with_engine
 from romzarr.contracts import BlockSpan
 from romzarr.encoding import encoding_from_json
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.loss import Loss
-from romzarr.operations.own_part import append_own_part
+from romzarr.operations.compact import appends_of, compact_if_it_pays, part_share
+from romzarr.operations.own_part import append_own_part, source_after
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep
@@ -59,8 +59,11 @@ def append(
     are closed, as a segment of their own or in the modes of the parts before, whichever takes
     fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
     New snapshots with gaps become a part of their own, coded as by `romzarr.compress`; so do all
-    where single indices, such as levels, have bounds (``compression.per``), or where the archive
-    has lost more than before to compression of its own (`romzarr.loss`).
+    where single indices, such as levels, have bounds (``compression.per``), where there are layers
+    (``compression.layers``), or where the archive has lost more than before to compression of its
+    own (`romzarr.loss`). They use a fifth of the bound relative to their own fluctuation. What they
+    leave is for putting parts together, which happens at last where it pays (`romzarr.compact`),
+    but with ``compression.compact: none``.
 
     Parameters
     ----------
@@ -99,19 +102,22 @@ def append(
     sweep(store)
     layered = any(variable.layers for variable in opened.last.variables.values())
     alone = ERRORS_BY_INDEX in opened.facts or layered or _lost_otherwise(opened, archive)
+    appends = appends_of(opened) + 1
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.
-        told = partial(source_facts, archive, config_of(opened))
-        stream = StreamCompressor(store, commit_steps=commit_steps, source=told)
+        told = partial(source_after, archive, config_of(opened), appends)
+        share = part_share(opened)
+        stream = StreamCompressor(store, commit_steps=commit_steps, source=told, share=share)
     refuse_other_values(opened, archive)
     if alone and len(archive.time.values) > before:
-        append_own_part(store, archive)
+        append_own_part(store, archive, appends)
     if stream is not None:
         try:
             _stream(store, stream, archive, source, config, before, commit_steps)
         except (GapsError, AccuracyError) as error:
             log.info("appended as a part of their own: %s", error)
-            append_own_part(store, archive)
+            append_own_part(store, archive, appends)
+    compact_if_it_pays(store, opened)
     return _report(open_store(store), before, began)
 
 

@@ -14,10 +14,12 @@ from romzarr.archive.climatology import are_alone, groups_of
 from romzarr.archive.later import later_part
 from romzarr.compression.order_points import in_order_of
 from romzarr.compression.write_store import source_facts
-from romzarr.config import NONE, Config, with_values
+from romzarr.config import NONE, TOLERANCE, Config, with_values
+from romzarr.operations.compact import APPENDS, part_share
+from romzarr.operations.joined_errors import joined_errors
 from romzarr.operations.written import write_within_bounds
 from romzarr.recorded_config import config_of
-from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.facts import ERRORS_BY_INDEX
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.compressor import StreamCompressor
@@ -31,11 +33,17 @@ LARGER = (
 )
 
 
-def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
+def source_after(archive: Archive, config: Config, appends: int, snapshots: int) -> dict[str, Any]:
+    """Facts on where the first `snapshots` are from, and how many `appends` there were."""
+    return source_facts(archive, config, snapshots) | {APPENDS: appends}
+
+
+def append_own_part(store: str | os.PathLike[str], archive: Archive, appends: int) -> None:
     """Append all snapshots of an archive that its store does not have. Runs Dask.
 
     Reads them twice or three times. Their error is within the bound relative to their own
-    fluctuation, so that of all snapshots is, too. A single one is kept to the bit, since it has no
+    fluctuation, so that of all snapshots is, too; a share of it is left to put parts together
+    (`romzarr.operations.compact.part_share`). A single one is kept to the bit, since it has no
     fluctuation of its own, and so are those of which most are the only ones of their month, if
     fluctuations are about a climatology.
 
@@ -44,13 +52,15 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
     ArchiveError, AccuracyError, StoreError
     """
     if "stream" in open_store(store).facts:
-        StreamCompressor(store).close()
+        share = part_share(open_store(store))
+        StreamCompressor(store, share=share).close()
     opened = open_store(store)
     part, config, last = later_part(archive, opened.snapshots), config_of(opened), opened.last
-    changes: dict[str, object] = {}
+    share = part_share(opened)
+    changes: dict[str, object] = {TOLERANCE: share * config.compression.tolerance}
     climatology = config.compression.climatology
     if len(part.time.values) == 1 or (climatology and are_alone(groups_of(part))):
-        changes["compression.tolerance"] = 0.0
+        changes[TOLERANCE] = 0.0
     if ERRORS_BY_INDEX not in opened.facts:
         changes["compression.per"] = NONE
     asked = with_values(config, changes)
@@ -60,27 +70,12 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive) -> None:
             partial(StoreWriter, store, onto=root, keep=len(root.parts)),
             in_order_of(part, orders),
             asked,
-            lambda result: _of_all(opened, archive, result.facts, config),
+            lambda result: {
+                **_of_all(opened, archive, result.facts, config),
+                "source": source_after(archive, config, appends, len(archive.time.values)),
+            },
             gaps=True,
         )
-
-
-def _by_index(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Errors by index of all parts: no larger than the larger ones, as both are relative to what
-    fluctuates less than all."""
-    before, found = earlier.get(ERRORS_BY_INDEX), own.get(ERRORS_BY_INDEX, {})
-    if before is None:
-        return {}
-    both = {
-        name: {
-            "dims": each["dims"],
-            "errors": list(map(max, each["errors"], found[name]["errors"])),
-        }
-        if name in found
-        else each
-        for name, each in before.items()
-    }
-    return {ERRORS_BY_INDEX: found | both}
 
 
 def _larger(earlier: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
@@ -93,23 +88,11 @@ def _of_all(
     opened: CoefficientStore, archive: Archive, facts: Mapping[str, Any], config: Config
 ) -> dict[str, Any]:
     """Facts of the part, and of the whole store with it."""
-    earlier, own = opened.facts["fluctuation"], facts.get("fluctuation", {})
-    errors, found = errors_of(opened.facts, opened.variables), errors_of(facts, opened.variables)
-    fluctuation = {name: earlier.get(name, 0.0) + own.get(name, 0.0) for name in errors}
-    lost = {
-        name: errors[name] ** 2 * earlier.get(name, 0.0) + found[name] ** 2 * own.get(name, 0.0)
-        for name in errors
-    }
     return {
         **facts,
         "tolerance": config.compression.tolerance,
-        "relative_l2_error": {
-            name: (lost[name] / fluctuation[name]) ** 0.5 if lost[name] else 0.0 for name in errors
-        },
-        "fluctuation": fluctuation,
-        **_by_index(opened.facts, facts),
+        **joined_errors(opened.facts, facts),
         **{key: _larger(opened.facts.get(key, {}), facts.get(key, {})) for key in LARGER},
         "raw_bytes": archive.total_bytes,
         "config": opened.facts["config"],
-        "source": source_facts(archive, config, len(archive.time.values)),
     }

@@ -63,6 +63,7 @@ def write_within_bounds(
     config: Config,
     facts_of: Callable[[Result], Mapping[str, Any]],
     gaps: bool = False,
+    bounds: IndexBounds | None = None,
 ) -> Written:
     """Write and commit a store, or a part of one. Runs Dask.
 
@@ -79,12 +80,14 @@ def write_within_bounds(
         Facts of the store, from what was written.
     gaps : bool
         Whether to look for gaps from the beginning.
+    bounds : IndexBounds, optional
+        Those of single indices and of variables as a whole, in place of those of the settings.
 
     Raises
     ------
     ArchiveError, AccuracyError, StoreError
     """
-    task = _Task(open_writer, archive, config, facts_of, _resolved(archive, config))
+    task = _Task(open_writer, archive, config, facts_of, _resolved(archive, config), bounds)
     # Fill values that nobody declared cannot be told among logarithms.
     gaps = gaps or bool(task.resolved.logarithms.units)
     try:
@@ -116,6 +119,7 @@ class _Task:
     config: Config
     facts_of: Callable[[Result], Mapping[str, Any]]
     resolved: ResolvedBounds
+    bounds: IndexBounds | None
 
     def written(self, gaps: bool) -> Written:
         """Write attempts until one is within all bounds, and commit it."""
@@ -166,7 +170,9 @@ class _Task:
         return replace(result, facts=facts)
 
     def _asked(self, gaps: bool) -> IndexBounds:
-        """Bounds on single indices, after a look at these."""
+        """Bounds on single indices, after a look at these if they are not known."""
+        if self.bounds is not None:
+            return self.bounds
         compression = self.config.compression
         dims = bounded_dims(self.archive, compression)
         if not dims:

@@ -18,7 +18,17 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 from romzarr.arguments import as_flag, as_whole, shown, wrong_type
 from romzarr.compression.model import check_expressions
 from romzarr.compression.pod import Earlier
-from romzarr.config import AUTO, NONE, Config, Settings, given_config, settled
+from romzarr.compression.write_store import changed_settings
+from romzarr.config import (
+    AUTO,
+    NONE,
+    TOLERANCE,
+    Config,
+    Settings,
+    given_config,
+    settled,
+    with_values,
+)
 from romzarr.contracts import SparseModel
 from romzarr.encoding import encoding_from_json
 from romzarr.errors import ConfigError, StoreError
@@ -70,6 +80,8 @@ class StreamCompressor:
         snapshots, that of the block (``weak_form.block_steps``), or none, by the bytes.
     source : callable, optional
         What gives facts on where so many snapshots are from.
+    share : float in (0, 1], default 1
+        What of the bound new snapshots may use. The rest is left for `romzarr.compact`.
 
     Attributes
     ----------
@@ -109,17 +121,22 @@ class StreamCompressor:
         commit_steps: int = COMMIT_STEPS,
         forgetting: float = 1.0,
         source: Callable[[int], Mapping[str, Any]] | None = None,
+        share: float = 1.0,
     ) -> None:
         self._target, self._overwrite = layout.normalised(store), as_flag(overwrite, "overwrite")
         self._commit_steps = as_whole(commit_steps, "commit_steps", least=1)
-        self._source, self._forgetting = _facts_of(source), _share(forgetting)
+        self._source, self._forgetting = _facts_of(source), _share("forgetting", forgetting)
         self._store = None if self._overwrite else _existing(self._target)
         if self._store is None:
-            self._config = settled(given_config(config), tolerance, None, variables, weights)
+            self._made = settled(given_config(config), tolerance, None, variables, weights)
         else:
-            self._config = _config_of(self._store, tolerance)
+            self._made = _config_of(self._store, tolerance)
             _refuse_bounds_by_index(self._store)
-        _check_settings(self._config)
+        _check_settings(self._made)
+        # Settings by which snapshots are coded, and not those that the store was made with.
+        self._bound = self._made.compression.tolerance
+        finer = {TOLERANCE: _share("share", share) * self._bound}
+        self._config = with_values(self._made, finer)
         self._segment: OpenSegment | None = None
         self._opened, self._ended = 0, ""
         self.snapshots = self.committed = 0
@@ -153,11 +170,15 @@ class StreamCompressor:
         orders = [order.complete(last_part.arrays) for order in last_part.orders.values()]
         frame = Frame.of(dataset, self._config, orders)
         if self._opened:
-            self._segment = resumed(store, frame, self._config, self._opened, self._forgetting)
+            self._segment = resumed(
+                store, frame, self._config, self._opened, self._forgetting, self._bound
+            )
         else:
             last = dataset[frame.dim].values[-1] if frame.dim in dataset.coords else None
             earlier = earlier_of(store.facts, frame)
-            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting, last)
+            self._segment = OpenSegment(
+                frame, self._config, earlier, self._forgetting, last, self._bound
+            )
 
     # --- use --------------------------------------------------------------------------------
 
@@ -288,7 +309,9 @@ class StreamCompressor:
             first = block if isinstance(block, xr.Dataset) else xr.Dataset(block)
             frame = Frame.of(first, self._config)
             earlier = Earlier.none(len(frame.variables))
-            self._segment = OpenSegment(frame, self._config, earlier, self._forgetting)
+            self._segment = OpenSegment(
+                frame, self._config, earlier, self._forgetting, bound=self._bound
+            )
             self._raw_bytes = frame.fixed_bytes
         variables = block.variables if isinstance(block, xr.Dataset) else block
         count = self._segment.take(variables)
@@ -324,7 +347,12 @@ class StreamCompressor:
         self._written(0)
         earlier = earlier_of(facts, segment.frame)
         self._segment = OpenSegment(
-            segment.frame, self._config, earlier, self._forgetting, segment.last_time
+            segment.frame,
+            self._config,
+            earlier,
+            self._forgetting,
+            segment.last_time,
+            self._bound,
         )
 
     def _continued(self, segment: OpenSegment) -> Continued | None:
@@ -370,7 +398,11 @@ class StreamCompressor:
     def _completed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Facts of a part with those of the whole store."""
         source = {"source": dict(self._source(self.snapshots))} if self._source else {}
-        return {**facts, "raw_bytes": self._raw_bytes, **source}
+        asked = {
+            "tolerance": self._bound,
+            "config": changed_settings(self._made),
+        }
+        return {**facts, **asked, "raw_bytes": self._raw_bytes, **source}
 
     def _written(self, opened: int) -> None:
         self._store, self._opened, self._overwrite = open_store(self._target), opened, False
@@ -383,12 +415,10 @@ def _facts_of(source: Any) -> Any:
     return source
 
 
-def _share(forgetting: float) -> float:
-    if not isinstance(forgetting, Real) or not 0 < forgetting <= 1:
-        raise ConfigError(
-            f"forgetting: found {shown(forgetting)}, allowed are numbers above 0 and up to 1"
-        )
-    return float(forgetting)
+def _share(name: str, share: float) -> float:
+    if not isinstance(share, Real) or not 0 < share <= 1:
+        raise ConfigError(f"{name}: found {shown(share)}, allowed are numbers above 0 and up to 1")
+    return float(share)
 
 
 @cache

@@ -56,6 +56,9 @@ class OpenSegment:
         As of `romzarr.streams.reduction.StreamReduction`.
     after : optional
         The last time before.
+    bound : float, optional
+        Relative error that all snapshots together may have. Default: the tolerance of the settings,
+        by which these are coded.
 
     Attributes
     ----------
@@ -70,8 +73,10 @@ class OpenSegment:
         earlier: Earlier,
         forgetting: float = 1.0,
         after: Any = None,
+        bound: float | None = None,
     ) -> None:
         self.frame, self._config, self._earlier = frame, config, earlier
+        self._bound = config.compression.tolerance if bound is None else bound
         self._last_time = after
         self._series = Series(frame.dim)
         self.reduction = StreamReduction(
@@ -198,7 +203,7 @@ class OpenSegment:
 
     def _check_bound(self, errors: Mapping[str, float]) -> None:
         """Refuse a variable whose fluctuation is so near to rounding that coding loses it."""
-        tolerance = self._config.compression.tolerance
+        tolerance = self._bound
         for variable, total in zip(self.frame.variables, self.pod.fluctuation, strict=True):
             error = errors[variable.name]
             if not error <= tolerance:
@@ -276,14 +281,19 @@ def earlier_of(facts: Mapping[str, Any], frame: Frame) -> Earlier:
 
 
 def resumed(
-    store: CoefficientStore, frame: Frame, config: Config, opened: int, forgetting: float = 1.0
+    store: CoefficientStore,
+    frame: Frame,
+    config: Config,
+    opened: int,
+    forgetting: float = 1.0,
+    bound: float | None = None,
 ) -> OpenSegment:
     """The open segment that the last `opened` parts of a store are, with decoded basis and
     coefficients."""
     last, state = store.last, store.facts["stream"]
     start, parts = int(store.starts[-1 - opened]), store.parts[-opened:]
     fluctuation, lost = (np.array(each, np.float64) for each in state["earlier"])
-    segment = OpenSegment(frame, config, Earlier(fluctuation, lost), forgetting)
+    segment = OpenSegment(frame, config, Earlier(fluctuation, lost), forgetting, bound=bound)
     names = [variable.name for variable in frame.variables]
     a = np.concatenate(
         [

@@ -90,8 +90,8 @@ _CHECKS: dict[str, tuple[Check, str]] = {
     "largest_pointwise_error": (_named(_error), "numbers of at least 0 by name"),
     "fluctuation": (_named(_error), "numbers of at least 0 by name"),
     ERRORS_BY_INDEX: (
-        _named(_of(dims=_all(_text), errors=_all(_error))),
-        "objects with 'dims' and 'errors' by name",
+        _named(_of(dims=_all(_text), errors=_all(_error), fluctuation=_all(_error))),
+        "objects with 'dims', 'errors' and 'fluctuation' by name",
     ),
     BLOCK_ERRORS: (
         _named(_of(blocks=_all(_count), largest=_error, codes=_text, anywhere=_error)),

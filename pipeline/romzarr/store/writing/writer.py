@@ -18,6 +18,7 @@ import zarr
 
 from romzarr.coding.tiles import row_levels
 from romzarr.contracts import CodedLatent, LatentFormat, TimeAxis
+from romzarr.errors import LargerStoreError
 from romzarr.store import layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.commit import committer
@@ -47,6 +48,8 @@ class StoreWriter(BasisWriter):
         The expected root metadata of the store at `target`, which is then replaced.
     keep : int, default 0
         Number of leading parts of `onto` that stay current.
+    most_bytes : int, optional
+        Bytes that all files of the generation may take.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class StoreWriter(BasisWriter):
         *,
         onto: Root | None = None,
         keep: int = 0,
+        most_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.target = layout.normalised(target)
         self._commit = committer(target, overwrite, [os.fspath(place) for place in forbid], onto)
         self.url = self._commit.url
         self._before = onto.parts[:keep] if onto else ()
+        self._most_bytes = most_bytes
         self._facts: dict[str, Any] = {}
         self._sizes: Mapping[str, int] = {}
 
@@ -200,13 +205,23 @@ class StoreWriter(BasisWriter):
         ------
         StoreError
             If a chunk is missing or the disk is full; everything written is removed.
+        LargerStoreError
+            If it takes more than `most_bytes`.
         """
         with write_errors(self.target):
             finished = finish(self.url, self._store, self._merged(facts))
+            self._refuse_larger(finished.nbytes)
             own = Part(self._commit.generation, finished.checksum)
             root = self._commit.publish((*self._before, own))
         self._sizes = finished.sizes
         return finished.nbytes + len(layout.root_document(root))
+
+    def _refuse_larger(self, nbytes: int) -> None:
+        if self._most_bytes is not None and nbytes > self._most_bytes:
+            raise LargerStoreError(
+                f"{self.target}: {nbytes} bytes were written, allowed are {self._most_bytes}; "
+                "everything was left as it was"
+            )
 
     @property
     def bytes_by_variable(self) -> dict[str, int]:
