@@ -9,6 +9,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from romzarr.arguments import shown
 from romzarr.errors import ConfigError
 
 Values = NDArray[np.float32]
+
+# Positions whose turns are kept: those beyond are products, for sines take longer than all else.
+_SPAN = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +61,28 @@ class Rotary:
         return self._turned(keys, first, -1.0)
 
     def _turned(self, keys: Values, first: int, sign: float) -> Values:
-        angles = np.multiply.outer(first + np.arange(keys.shape[-2]), self.frequencies)
-        cos = np.cos(angles).astype(np.float32)
-        sin = (sign * np.sin(angles)).astype(np.float32)
+        turns = self._turns(first, keys.shape[-2])
+        cos = turns.real.astype(np.float32)
+        sin = (sign * turns.imag).astype(np.float32)
         left, right = self._pairs()
         found = keys.copy()
         found[..., left] = keys[..., left] * cos - keys[..., right] * sin
         found[..., right] = keys[..., left] * sin + keys[..., right] * cos
         return found
+
+    def _turns(self, first: int, count: int) -> NDArray[np.complex128]:
+        """Turns (count, pairs) by the angles of positions, as numbers of the unit circle."""
+        # One of none, for it is empty but has pairs.
+        starts = range(first, first + max(count, 1), _SPAN)
+        turns = [
+            self._first_turns[: first + count - start] * np.exp(1j * start * self.frequencies)
+            for start in starts
+        ]
+        return np.concatenate(turns) if len(turns) != 1 else turns[0]
+
+    @cached_property
+    def _first_turns(self) -> NDArray[np.complex128]:
+        return np.exp(1j * np.multiply.outer(np.arange(_SPAN), self.frequencies))
 
     def _pairs(self) -> tuple[slice, slice]:
         count = len(self.frequencies)
