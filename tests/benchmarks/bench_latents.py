@@ -188,7 +188,7 @@ def cost_rows(codec: CacheCodec, window: Serving, tokens: int) -> list[list[Any]
 
 
 def hidden_rows(case: Case, model: Any, texts: Any, window: Serving) -> Iterator[list[Any]]:
-    """Hidden states behind a layer at 8 and at 4 bits."""
+    """Hidden states behind a layer at 8 and at 4 bits, as they go from one machine to the next."""
     import torch
 
     def states_of(ids: Any) -> Any:
@@ -201,23 +201,34 @@ def hidden_rows(case: Case, model: Any, texts: Any, window: Serving) -> Iterator
     states = states_of(ids)
     with torch.no_grad():
         exact = logs(model(input_ids=ids).logits[0])
+
+    def row(name: str, decoded: Array, nbytes: int, hook: Any, seconds: float | None) -> list[Any]:
+        with torch.no_grad():
+            changed = logs(model(input_ids=ids).logits[0])
+        hook.remove()
+        output = compared(exact, changed, window.tokens[0, 1 : window.context + 1])
+        taken = None if seconds is None else 1e6 * seconds / len(x)
+        return [name, 8 * nbytes / x.size, _off(x, decoded), taken, *output.cells()]
+
     for layer in case.hidden:
         module = model.model.layers[layer]
         x = states[layer + 1]
         for bits in (8, 4):
-            integers, nbytes = quantised(x, bits, "features")
-            codec = calibrate(samples[layer + 1], bits=8 * nbytes / x.size)
+            for what, group in (("", x.shape[1]), (", groups of 64", 64)):
+                integers, nbytes = quantised(x, bits, "features", group)
+                name = f"layer {layer}: int{bits} per token{what}"
+                yield row(name, integers, nbytes, _replaced(module, integers), None)
+            codec = calibrate(samples[layer + 1], bits=float(bits))
+            before = time.thread_time()
             codes = codec.encode(x)
-            for name, decoded, taken, how in (
-                (f"int{bits} per token", integers, nbytes, _replaced(module, integers)),
-                ("romzarr", codec.decode(codes), codes.nbytes, code_hidden_states(module, codec)),
-            ):
-                with torch.no_grad():
-                    changed = logs(model(input_ids=ids).logits[0])
-                how.remove()
-                output = compared(exact, changed, window.tokens[0, 1 : window.context + 1])
-                error = float(np.linalg.norm(decoded - x) / np.linalg.norm(x - x.mean(axis=0)))
-                yield [f"layer {layer}: {name}", 8 * taken / x.size, error, *output.cells()]
+            decoded = codec.decode(codes)
+            seconds = time.thread_time() - before
+            hook = code_hidden_states(module, codec)
+            yield row(f"layer {layer}: romzarr", decoded, codes.nbytes, hook, seconds)
+
+
+def _off(x: Array, decoded: Array) -> float:
+    return float(np.linalg.norm(decoded - x) / np.linalg.norm(x - x.mean(axis=0)))
 
 
 def _replaced(module: Any, states: Array) -> Any:
@@ -292,7 +303,8 @@ def main(arguments: list[str] | None = None) -> None:
         rows = cost_rows(samples.calibrate(case.bits[0], group=group), windows[0], 1024)
         print(f"## Costs, groups of {group}\n\n{table(['', ''], rows)}\n", flush=True)
     rows = hidden_rows(case, model, texts[:4], windows[0])
-    print(f"## Hidden states\n\n{table(['', 'bits a value', 'error', *COLUMNS], rows)}\n")
+    header = ["", "bits a value", "error", "CPU us a token, both ways", *COLUMNS]
+    print(f"## Hidden states\n\n{table(header, rows)}\n", flush=True)
     print(f"## Dynamics\n\n{table(['', 'bits a value saved at most'], dynamics_rows(samples))}")
 
 

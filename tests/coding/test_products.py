@@ -21,6 +21,12 @@ def vectors(request):
     library().choose_vectors(1)
 
 
+def matrix(directions):
+    """Integers (features, directions), with those that fill up."""
+    blocks, pairs, features, _ = directions.integers.shape
+    return directions.integers.swapaxes(1, 2).reshape(blocks * features, 2 * pairs)
+
+
 def directions_of(rng, directions, features):
     axes = rng.standard_normal((directions, features)) * 10.0 ** rng.uniform(-5, 5, features)
     steps = 10.0 ** rng.uniform(-3, 3, directions)
@@ -31,11 +37,12 @@ def directions_of(rng, directions, features):
 @given(
     seed=seeds,
     tokens=st.integers(0, 20),
-    features=st.integers(1, 20),
+    features=st.integers(1, 50),
     directions=st.integers(1, 100),
-    first=st.integers(0, 5),
+    first=st.integers(0, 20),
+    last=st.integers(0, 50),
 )
-def test_expanded_levels_are_exact_sums(seed, tokens, features, directions, first):
+def test_expanded_levels_are_exact_sums(seed, tokens, features, directions, first, last):
     """Even the largest: the oracle has 64 bits."""
     rng = np.random.default_rng(seed)
     found = IntegerDirections.of(*directions_of(rng, directions, features))
@@ -43,10 +50,11 @@ def test_expanded_levels_are_exact_sums(seed, tokens, features, directions, firs
     levels = np.zeros((tokens, found.stride), np.int16)
     levels[:, :directions] = rng.integers(-MOST_LEVEL, MOST_LEVEL + 1, (tokens, directions))
     # The largest sums that there are.
-    levels[:features, :directions] = MOST_LEVEL * np.sign(found.integers[:tokens, :directions])
-    sums = levels.astype(np.int64) @ found.integers.T.astype(np.int64)
+    integers = matrix(found)[:features].astype(np.int64)
+    levels[:features] = MOST_LEVEL * np.sign(integers[:tokens])
+    sums = levels.astype(np.int64) @ integers.T
     assert np.abs(sums).max(initial=0) < 2**31
-    some = slice(first, None)
+    some = slice(first, max(first, last))
     expected = mean[some] + found.scales[some] * sums[:, some].astype(np.float32)
     assert_array_equal(products.expand(levels, found, mean, some), expected)
 
@@ -57,11 +65,13 @@ def test_directions_are_rounded_to_the_nearest_integers(seed, features, directio
     """Which have 15 bits, or the largest sum of sizes that is safe to within a percent."""
     axes, steps = directions_of(np.random.default_rng(seed), directions, features)
     found = IntegerDirections.of(axes, steps)
-    integers = found.integers[:, :directions].astype(np.float64)
+    filled = matrix(found)
+    integers = filled[:features, :directions].astype(np.float64)
     exact = (axes * steps[:, None].astype(np.float64)).T / UNIT
     scales = found.scales[:, None].astype(np.float64)
     assert (np.abs(integers * scales - exact) <= (0.5 + 2**15 * 2.0**-21) * scales).all()
-    assert not found.integers[:, directions:].any()
+    assert not filled[:, directions:].any()
+    assert not filled[features:].any()
     full = 2**31 / MOST_LEVEL
     room = np.maximum(np.abs(integers).max(axis=1) / 2**15, np.abs(integers).sum(axis=1) / full)
     assert (room > 0.99).all()

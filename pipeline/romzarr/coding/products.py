@@ -19,8 +19,8 @@ from romzarr.coding.kernels import address, library
 
 Values = NDArray[np.float32]
 
-# Rows of integers are as long as a multiple of the widest vector: nothing is left over.
-_STRIDE = 32
+# Features that the kernel sums together.
+_FEATURES = 16
 # The largest integer of a direction, and the largest sum of sizes of one feature, for which sums
 # of products with levels stay within 32 bits.
 _MOST = 2**15 - 1
@@ -30,7 +30,7 @@ _MOST_SUM = (2**31 - 1) // MOST_LEVEL
 class _Expansion(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("values", "levels", "directions", "scales", "mean")),
-        *((name, c_int64) for name in ("tokens", "features", "stride")),
+        *((name, c_int64) for name in ("tokens", "features", "first", "pairs")),
     )
 
 
@@ -40,8 +40,8 @@ class IntegerDirections:
 
     Attributes
     ----------
-    integers : ndarray of int16 (features, stride)
-        Zero beyond the directions; `stride` is a multiple of 32.
+    integers : ndarray of int16 (features / 16, directions / 2, 16, 2)
+        As the kernel reads them: pairs of directions of 16 features. Filled up with zeros.
     scales : ndarray of float32 (features,)
         What one is worth, with steps and the unit of levels.
     """
@@ -64,13 +64,15 @@ class IntegerDirections:
         scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
         # The scale may have been rounded down.
         rounded = np.rint(wanted / scales[:, None] * (1 - 2.0**-23)).astype(np.int16)
-        padded = np.pad(rounded, ((0, 0), (0, -len(steps) % _STRIDE)))
-        return cls(np.ascontiguousarray(padded), scales)
+        features, directions = rounded.shape
+        padded = np.pad(rounded, ((0, -features % _FEATURES), (0, -directions % 2)))
+        blocks = padded.reshape(-1, _FEATURES, (directions + 1) // 2, 2)
+        return cls(np.ascontiguousarray(blocks.swapaxes(1, 2)), scales)
 
     @property
     def stride(self) -> int:
         """Length of a row of levels."""
-        return self.integers.shape[1]
+        return 2 * self.integers.shape[1]
 
     @property
     def nbytes(self) -> int:
@@ -81,12 +83,24 @@ def expand(
     levels: Levels, directions: IntegerDirections, mean: Values, features: slice = slice(None)
 ) -> Values:
     """Some features (tokens, features) of what levels (tokens, stride) say, and the mean."""
-    some, scales, offsets = (a[features] for a in (directions.integers, directions.scales, mean))
-    found = np.empty((len(levels), len(some)), np.float32)
-    arrays: tuple[NDArray[Any], ...] = (found, levels, some, scales, offsets)
-    task = _Expansion(*map(address, arrays), *found.shape, directions.stride)
+    first, last, _ = features.indices(len(mean))
+    found = np.empty((len(levels), last - first), np.float32)
+    arrays: tuple[NDArray[Any], ...] = (found, levels, directions.integers, directions.scales, mean)
+    task = _Expansion(*map(address, arrays), *found.shape, first, directions.stride // 2)
     library().expand_levels(byref(task))
     return found
+
+
+def turn(keys: Values, cosines: Values, sines: Values, *, interleaved: bool) -> None:
+    """Turn pairs of features of keys (tokens, heads, dim), in place, by angles (tokens, pairs).
+
+    Pairs are features 2k and 2k + 1 if `interleaved`, k and pairs + k if not; features beyond
+    them stay.
+    """
+    pairs = cosines.shape[1]
+    apart, step = (1, 2) if interleaved else (pairs, 1)
+    sizes = map(c_int64, (*keys.shape, pairs, apart, step))
+    library().turn_pairs(*map(address, (keys, cosines, sines)), *sizes)
 
 
 def halves(values: Values) -> NDArray[np.float16]:

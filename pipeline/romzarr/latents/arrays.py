@@ -64,8 +64,7 @@ def as_values(array: Any, name: str, shape: Sequence[int | None]) -> Values:
         If a value is not finite.
     """
     check_shape(array, name, shape)
-    array = _known(array, name)
-    values = _to_numpy(array)
+    values = _to_numpy(array, name)
     # The sum of squares of a model's numbers is finite, and is cheaper than a test of each.
     if not isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
         places = np.argwhere(~np.isfinite(values))
@@ -128,20 +127,16 @@ def _agree(found: Sequence[int], shape: Sequence[int | None]) -> bool:
     )
 
 
-def _known(array: Any, name: str) -> Any:
-    """The array itself, or by DLPack if it is of no known framework."""
+def _to_numpy(array: Any, name: str) -> Values:
     if dtype_name(array) not in _FRACTIONS:
         raise ConfigError(
             f"{name}: found the type {dtype_name(array)}, allowed are {', '.join(_FRACTIONS)}"
         )
-    if framework_of(array) == "numpy" and not isinstance(array, np.ndarray):
-        return np.from_dlpack(array)
-    return array
-
-
-def _to_numpy(array: Any) -> Values:
-    if framework_of(array) == "torch":
+    framework = framework_of(array)
+    if framework == "torch":
         torch = sys.modules["torch"]
         found: Values = array.detach().to(device="cpu", dtype=torch.float32).numpy()
         return found
+    if framework == "numpy" and not isinstance(array, np.ndarray):
+        array = np.from_dlpack(array)
     return np.asarray(array, np.float32)

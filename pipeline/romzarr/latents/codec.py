@@ -11,11 +11,9 @@ References
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +24,8 @@ from romzarr.coding import coordinates, products
 from romzarr.coding.coordinates import Tables
 from romzarr.coding.products import IntegerDirections
 from romzarr.errors import ConfigError, StoreError
-from romzarr.latents import files
 from romzarr.latents.arrays import as_values, dtype_name, like, rounding_of
+from romzarr.latents.files import Kind, Saved
 
 Values = NDArray[np.float32]
 
@@ -58,7 +56,7 @@ class Codes:
 
 
 @dataclass(frozen=True, eq=False)
-class Codec:
+class Codec(Saved):
     """Tokens of `features` values to bytes and back.
 
     `romzarr.latents.calibrate` makes one. A codec may be used by several threads.
@@ -75,6 +73,8 @@ class Codec:
     model : str
         Fingerprint of the model whose activations it was calibrated with.
     """
+
+    kind = Kind.CODEC
 
     mean: Values
     forward: Values
@@ -200,28 +200,13 @@ class Codec:
                 break
         return Codes(np.ascontiguousarray(values).view(np.uint8).ravel().copy(), len(values), -1)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, which any reader of this format opens."""
-        files.write(Path(path), self.arrays(), {"kind": "codec", "model": self.model})
+    def content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and facts, for a file."""
+        return self.arrays(), {"model": self.model}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, model: str | None = None) -> Codec:
-        """Read what `save` wrote.
-
-        Parameters
-        ----------
-        path : str or path
-        model : str, optional
-            Fingerprint that the file has to have.
-
-        Raises
-        ------
-        StoreError
-            If the file is damaged or holds something else.
-        ConfigError
-            If it is of another model.
-        """
-        arrays, facts = files.read(Path(path), "codec", model)
+    def of_content(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Codec:
+        """What `content` told; raises a `StoreError` if arrays are missing or disagree."""
         return cls.of_arrays(arrays, "", str(facts["model"]))
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.arguments import shown
+from romzarr.coding.products import turn
 from romzarr.errors import ConfigError
 
 Values = NDArray[np.float32]
@@ -53,7 +54,7 @@ class Rotary:
         return cls(base ** (-np.arange(0, dim, 2) / dim), interleaved)
 
     def turn(self, keys: Values, first: int) -> Values:
-        """Keys (..., tokens, dim) turned by the positions `first`, `first` + 1, ..."""
+        """Keys (..., heads, tokens, dim) turned by the positions `first`, `first` + 1, ..."""
         return self._turned(keys, first, 1.0)
 
     def undo(self, keys: Values, first: int) -> Values:
@@ -62,13 +63,12 @@ class Rotary:
 
     def _turned(self, keys: Values, first: int, sign: float) -> Values:
         turns = self._turns(first, keys.shape[-2])
-        cos = turns.real.astype(np.float32)
-        sin = (sign * turns.imag).astype(np.float32)
-        left, right = self._pairs()
-        found = keys.copy()
-        found[..., left] = keys[..., left] * cos - keys[..., right] * sin
-        found[..., right] = keys[..., left] * sin + keys[..., right] * cos
-        return found
+        angles = (turns.real.astype(np.float32), (sign * turns.imag).astype(np.float32))
+        # (..., tokens, heads, dim), which codes are decoded to: then it is the only copy.
+        rows = keys.swapaxes(-3, -2).copy()
+        for index in np.ndindex(rows.shape[:-3]):
+            turn(rows[index], *angles, interleaved=self.interleaved)
+        return rows.swapaxes(-3, -2)
 
     def _turns(self, first: int, count: int) -> NDArray[np.complex128]:
         """Turns (count, pairs) by the angles of positions, as numbers of the unit circle."""
@@ -83,9 +83,3 @@ class Rotary:
     @cached_property
     def _first_turns(self) -> NDArray[np.complex128]:
         return np.exp(1j * np.multiply.outer(np.arange(_SPAN), self.frequencies))
-
-    def _pairs(self) -> tuple[slice, slice]:
-        count = len(self.frequencies)
-        if self.interleaved:
-            return slice(0, 2 * count, 2), slice(1, 2 * count, 2)
-        return slice(0, count), slice(count, 2 * count)

@@ -177,8 +177,53 @@ INLINE Decoder decoder_of(const uint8_t *payload, int64_t length)
 /* Words that an integer takes at most. */
 #define MOST_WORDS (PIECES + 1)
 
+/* What a state is after a symbol, before words are read. */
+INLINE uint32_t advanced(uint32_t state, uint32_t slot)
+{
+    return (slot >> (8 + FREQUENCY_BITS)) * (state >> FREQUENCY_BITS) + (slot >> 8 & (SLOTS - 1));
+}
+
+/* As `refilled`, from a window of four words of which some bits are used. */
+INLINE uint32_t filled_from(uint64_t window, uint64_t *used, uint32_t state)
+{
+    uint64_t mask = 0 - (uint64_t)(state < LEAST);
+    uint32_t word = window >> *used & mask & 0xffff;
+    *used += mask & 16;
+    return state << (mask & 16) | word;
+}
+
+/* Whether a lane has an integer that is no symbol. */
+INLINE int has_others(uint32_t a, uint32_t b, uint32_t c, uint32_t d, const uint32_t *slots)
+{
+    uint32_t symbols = ((slots[a & (SLOTS - 1)] & 255) + 1) | ((slots[b & (SLOTS - 1)] & 255) + 1) |
+                       ((slots[c & (SLOTS - 1)] & 255) + 1) | ((slots[d & (SLOTS - 1)] & 255) + 1);
+    return symbols >= TABLE;
+}
+
+/* One integer of each lane, without plain bits. Words come from one window of the payload, for no
+ * lane to wait until one is loaded from where the lane before it ended. */
+INLINE void take_round(Reader *reader, uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d,
+                       int32_t *integers, const uint32_t *slots)
+{
+    uint32_t slot_a = slots[*a & (SLOTS - 1)], slot_b = slots[*b & (SLOTS - 1)];
+    uint32_t slot_c = slots[*c & (SLOTS - 1)], slot_d = slots[*d & (SLOTS - 1)];
+    integers[0] = (int32_t)(slot_a & 255) - CENTRE;
+    integers[1] = (int32_t)(slot_b & 255) - CENTRE;
+    integers[2] = (int32_t)(slot_c & 255) - CENTRE;
+    integers[3] = (int32_t)(slot_d & 255) - CENTRE;
+    const uint16_t *next = reader->next;
+    uint64_t window = next[0] | (uint64_t)next[1] << 16 | (uint64_t)next[2] << 32 |
+                      (uint64_t)next[3] << 48;
+    uint64_t used = 0;
+    *a = filled_from(window, &used, advanced(*a, slot_a));
+    *b = filled_from(window, &used, advanced(*b, slot_b));
+    *c = filled_from(window, &used, advanced(*c, slot_c));
+    *d = filled_from(window, &used, advanced(*d, slot_d));
+    reader->next = next + used / 16;
+}
+
 /* As many integers as are sure to be inside, a multiple of LANES. */
-INLINE int64_t take_inside(Decoder *decoder, int32_t *integers, int64_t count, const int shift,
+INLINE int64_t take_inside(Decoder *decoder, int32_t *integers, int64_t count, int shift,
                            const uint32_t *slots)
 {
     Reader reader = decoder->reader;
@@ -186,6 +231,10 @@ INLINE int64_t take_inside(Decoder *decoder, int32_t *integers, int64_t count, c
     uint32_t a = states[0], b = states[1], c = states[2], d = states[3];
     int64_t t = 0;
     for (; t + LANES <= count && reader.end - reader.next > LANES * MOST_WORDS; t += LANES) {
+        if (!shift && !has_others(a, b, c, d, slots)) {
+            take_round(&reader, &a, &b, &c, &d, integers + t, slots);
+            continue;
+        }
         integers[t] = take_integer(&reader, &a, shift, slots, 1);
         integers[t + 1] = take_integer(&reader, &b, shift, slots, 1);
         integers[t + 2] = take_integer(&reader, &c, shift, slots, 1);

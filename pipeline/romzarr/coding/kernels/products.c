@@ -1,140 +1,179 @@
-/* Tokens from levels of their coordinates: products of integers, and what they are worth in half
- * precision. Sums of integers are exact in any order, and all other operations are single ones: so
- * the widest vectors of a machine find what the narrowest would. */
+/* Tokens from levels of their coordinates: products of integers, and what becomes of them: positions
+ * of keys, and half precision. Sums of integers are exact in any order, and all other operations
+ * are single ones: so the widest vectors of a machine find what the narrowest would. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
 #define WIDE __attribute__((target("avx2")))
-#else
-/* Vectors of 64-bit ARM are all as wide as those that every one has. */
-#define WIDE
 #endif
 
-static int is_wide;
+/* Tokens and features whose sums are in registers. */
+#define TOKENS 4
+#define FEATURES 16
 
-/* Whether processor and operating system have vectors of 32 bytes. */
-static int has_wide_vectors(void)
+/* Sums of products of the levels of four tokens with directions (pairs, features, 2). */
+typedef void Sum(int32_t sums[TOKENS][FEATURES], const int16_t *const levels[TOKENS],
+                 const int16_t *directions, int64_t pairs);
+
+static void sum_anywhere(int32_t sums[TOKENS][FEATURES], const int16_t *const levels[TOKENS],
+                         const int16_t *directions, int64_t pairs)
 {
-#if defined(__x86_64__)
-    unsigned a, b, c, d, saved, more;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-        return 0;
-    __asm__("xgetbv" : "=a"(saved), "=d"(more) : "c"(0));
-    return (saved & 6) == 6 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
-#else
-    return 0;
-#endif
+    memset(sums, 0, TOKENS * sizeof sums[0]);
+    for (int64_t k = 0; k < pairs; k++, directions += 2 * FEATURES)
+        for (int i = 0; i < TOKENS; i++) {
+            int32_t even = levels[i][2 * k], odd = levels[i][2 * k + 1];
+            for (int j = 0; j < FEATURES; j++)
+                sums[i][j] += even * directions[2 * j] + odd * directions[2 * j + 1];
+        }
 }
 
-/* Let products use wide vectors where the machine has them, or never. */
-EXPORT void choose_vectors(int may_be_wide)
-{
-    is_wide = may_be_wide && has_wide_vectors();
-}
-
-typedef struct {
-    /* (tokens, features) */
-    float *values;
-    /* (tokens, stride) and (features, stride), zero beyond the directions; no sum of products
-     * is beyond 32 bits. */
-    const int16_t *levels, *directions;
-    /* (features): what one is worth in a sum, and what all sums are added to. */
-    const float *scales, *mean;
-    int64_t tokens, features, stride;
-} Expansion;
-
-/* Four tokens and three features at a time: sums and what is multiplied fit into 16 registers.
- * They are sums of their own, for compilers to make vectors of each. */
-INLINE void expand_some(const Expansion *e, int64_t token, int64_t feature)
-{
-    int64_t left = e->tokens - 1 - token, more = e->features - 1 - feature;
-    const int16_t *t0 = e->levels + token * e->stride;
-    const int16_t *t1 = t0 + (left < 1 ? left : 1) * e->stride;
-    const int16_t *t2 = t0 + (left < 2 ? left : 2) * e->stride;
-    const int16_t *t3 = t0 + (left < 3 ? left : 3) * e->stride;
-    const int16_t *f0 = e->directions + feature * e->stride;
-    const int16_t *f1 = f0 + (more < 1 ? more : 1) * e->stride;
-    const int16_t *f2 = f0 + (more < 2 ? more : 2) * e->stride;
-    int32_t s00 = 0, s01 = 0, s02 = 0, s10 = 0, s11 = 0, s12 = 0;
-    int32_t s20 = 0, s21 = 0, s22 = 0, s30 = 0, s31 = 0, s32 = 0;
-    for (int64_t k = 0; k < e->stride; k++) {
-        s00 += t0[k] * f0[k], s01 += t0[k] * f1[k], s02 += t0[k] * f2[k];
-        s10 += t1[k] * f0[k], s11 += t1[k] * f1[k], s12 += t1[k] * f2[k];
-        s20 += t2[k] * f0[k], s21 += t2[k] * f1[k], s22 += t2[k] * f2[k];
-        s30 += t3[k] * f0[k], s31 += t3[k] * f1[k], s32 += t3[k] * f2[k];
-    }
-    const int32_t sums[4][3] = {
-        {s00, s01, s02}, {s10, s11, s12}, {s20, s21, s22}, {s30, s31, s32}};
-    for (int64_t i = 0; i <= (left < 3 ? left : 3); i++)
-        for (int64_t j = 0; j <= (more < 2 ? more : 2); j++)
-            e->values[(token + i) * e->features + feature + j] =
-                e->mean[feature + j] + e->scales[feature + j] * (float)sums[i][j];
-}
-
-INLINE void expand(const Expansion *e)
-{
-    for (int64_t feature = 0; feature < e->features; feature += 3)
-        for (int64_t token = 0; token < e->tokens; token += 4)
-            expand_some(e, token, feature);
-}
-
-WIDE static void expand_wide(const Expansion *e)
-{
-    expand(e);
-}
-
-static void expand_narrow(const Expansion *e)
-{
-    expand(e);
-}
-
-/* Tokens from levels of their coordinates. */
-EXPORT void expand_levels(const Expansion *e)
-{
-    (is_wide ? expand_wide : expand_narrow)(e);
-}
-
-/* Round to the nearest float16, of two the even one; beyond the largest is infinity.
+/* Round the bits of a float32 to the nearest float16, of two the even one; beyond the largest is
+ * infinity.
  *
  * A normal float16 has the bits of its float32 but for 13 of the fraction and another origin of
  * the exponent. The sum of a smaller one and 1/2 has the bits of its fraction last, rounded. */
-INLINE uint16_t half_of(float value)
+INLINE uint16_t half_of(uint32_t bits)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    uint32_t size = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
+    union {
+        uint32_t bits;
+        float value;
+    } small = {bits & 0x7fffffff};
+    uint32_t size = small.bits, sign = bits >> 16 & 0x8000;
+    int32_t place = (int32_t)size;
     uint32_t normal = (size + 0xfff + (size >> 13 & 1) - (112u << 23)) >> 13;
-    float sum, plain;
-    memcpy(&plain, &size, sizeof plain);
-    sum = plain + 0.5f;
-    uint32_t small;
-    memcpy(&small, &sum, sizeof small);
-    small -= 126u << 23;
-    uint32_t half = size < 113u << 23 ? small : normal;
-    half = size >= 0x477ff000 ? 0x7c00 : half;
-    half = size > 0x7f800000 ? 0x7e00 : half;
+    small.value += 0.5f;
+    /* Masks, since compilers make no vectors of conditional sums. */
+    uint32_t is_small = 0u - (place < 113 << 23), is_beyond = 0u - (place >= 0x477ff000);
+    uint32_t is_none = 0u - (place > 0x7f800000);
+    uint32_t half = ((small.bits - (126u << 23)) & is_small) | (normal & ~is_small);
+    half = (half & ~is_beyond) | (0x7c00 & is_beyond) | (0x200 & is_none);
     return (uint16_t)(sign | half);
 }
 
-INLINE void to_halves(const float *values, uint16_t *halves, int64_t count)
+INLINE void round_all(const uint32_t *values, uint16_t *halves, int64_t count)
 {
     for (int64_t k = 0; k < count; k++)
         halves[k] = half_of(values[k]);
 }
 
-WIDE static void to_halves_wide(const float *values, uint16_t *halves, int64_t count)
+static void round_anywhere(const uint32_t *values, uint16_t *halves, int64_t count)
 {
-    to_halves(values, halves, count);
+    round_all(values, halves, count);
 }
 
-static void to_halves_narrow(const float *values, uint16_t *halves, int64_t count)
+#if defined(__x86_64__)
+/* Two products and their sum are one instruction, for which compilers have no other words. */
+WIDE static void sum_wide(int32_t sums[TOKENS][FEATURES], const int16_t *const levels[TOKENS],
+                          const int16_t *directions, int64_t pairs)
 {
-    to_halves(values, halves, count);
+    __m256i found[TOKENS][2];
+    for (int i = 0; i < TOKENS; i++)
+        found[i][0] = found[i][1] = _mm256_setzero_si256();
+    for (int64_t k = 0; k < pairs; k++, directions += 2 * FEATURES) {
+        __m256i left = _mm256_loadu_si256((const __m256i *)directions);
+        __m256i right = _mm256_loadu_si256((const __m256i *)(directions + FEATURES));
+        for (int i = 0; i < TOKENS; i++) {
+            int32_t both;
+            memcpy(&both, levels[i] + 2 * k, sizeof both);
+            __m256i pair = _mm256_set1_epi32(both);
+            found[i][0] = _mm256_add_epi32(found[i][0], _mm256_madd_epi16(pair, left));
+            found[i][1] = _mm256_add_epi32(found[i][1], _mm256_madd_epi16(pair, right));
+        }
+    }
+    for (int i = 0; i < TOKENS; i++)
+        for (int half = 0; half < 2; half++)
+            _mm256_storeu_si256((__m256i *)(sums[i] + FEATURES / 2 * half), found[i][half]);
 }
 
-/* float16 of float32, as IEEE 754 rounds them. */
-EXPORT void round_to_halves(const float *values, uint16_t *halves, int64_t count)
+WIDE static void round_wide(const uint32_t *values, uint16_t *halves, int64_t count)
 {
-    (is_wide ? to_halves_wide : to_halves_narrow)(values, halves, count);
+    round_all(values, halves, count);
+}
+
+/* Whether processor and operating system have vectors of 32 bytes. */
+static int has_wide_vectors(void)
+{
+    unsigned a, b, c, d, saved, more;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    __asm__("xgetbv" : "=a"(saved), "=d"(more) : "c"(0));
+    return (saved & 6) == 6 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+#endif
+
+static Sum *sum_products = sum_anywhere;
+static void (*round_some)(const uint32_t *, uint16_t *, int64_t) = round_anywhere;
+
+/* Let products use wide vectors where the machine has them, or never. */
+EXPORT void choose_vectors(int may_be_wide)
+{
+    sum_products = sum_anywhere;
+    round_some = round_anywhere;
+#if defined(__x86_64__)
+    if (may_be_wide && has_wide_vectors()) {
+        sum_products = sum_wide;
+        round_some = round_wide;
+    }
+#else
+    (void)may_be_wide;
+#endif
+}
+
+typedef struct {
+    /* (tokens, features): from feature `first` on. */
+    float *values;
+    /* (tokens, 2 * pairs) and (features / 16, pairs, 16, 2): no sum of products is beyond 32 bits. */
+    const int16_t *levels, *directions;
+    /* Of all features: what one is worth in a sum, and what sums are added to. */
+    const float *scales, *mean;
+    int64_t tokens, features, first, pairs;
+} Expansion;
+
+/* Values of some tokens in one block of features. */
+INLINE void expand_some(const Expansion *e, int64_t token, int64_t block)
+{
+    int64_t rest = e->tokens - token, rows = rest < TOKENS ? rest : TOKENS;
+    const int16_t *levels[TOKENS];
+    for (int64_t i = 0; i < TOKENS; i++)
+        levels[i] = e->levels + (token + (i < rows ? i : 0)) * 2 * e->pairs;
+    int32_t sums[TOKENS][FEATURES];
+    sum_products(sums, levels, e->directions + block * 2 * FEATURES * e->pairs, e->pairs);
+    /* Features of the block that are wanted. */
+    int64_t start = block * FEATURES, end = start + FEATURES, last = e->first + e->features;
+    int64_t from = start < e->first ? e->first : start, to = end < last ? end : last;
+    for (int64_t i = 0; i < rows; i++) {
+        float *values = e->values + (token + i) * e->features - e->first;
+        for (int64_t f = from; f < to; f++)
+            values[f] = e->mean[f] + e->scales[f] * (float)sums[i][f - start];
+    }
+}
+
+EXPORT void expand_levels(const Expansion *e)
+{
+    int64_t end = (e->first + e->features + FEATURES - 1) / FEATURES;
+    for (int64_t block = e->first / FEATURES; block < end; block++)
+        for (int64_t token = 0; token < e->tokens; token += TOKENS)
+            expand_some(e, token, block);
+}
+
+/* Turn pairs of features of keys (tokens, heads, dim) by angles (tokens, pairs). Features of a pair
+ * are `apart` from one another, and pairs `step`. */
+EXPORT void turn_pairs(float *keys, const float *cosines, const float *sines, int64_t tokens,
+                       int64_t heads, int64_t dim, int64_t pairs, int64_t apart, int64_t step)
+{
+    for (int64_t t = 0; t < tokens; t++, cosines += pairs, sines += pairs)
+        for (int64_t h = 0; h < heads; h++, keys += dim)
+            for (int64_t k = 0; k < pairs; k++) {
+                float left = keys[k * step], right = keys[k * step + apart];
+                keys[k * step] = left * cosines[k] - right * sines[k];
+                keys[k * step + apart] = left * sines[k] + right * cosines[k];
+            }
+}
+
+/* float16 of the bits of float32, as IEEE 754 rounds them. */
+EXPORT void round_to_halves(const uint32_t *values, uint16_t *halves, int64_t count)
+{
+    round_some(values, halves, count);
 }
