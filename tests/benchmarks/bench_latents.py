@@ -42,6 +42,9 @@ class Case:
     groups: Sequence[int] = (5, 1)
     integers: Sequence[int] = (2, 4)
     hidden: Sequence[int] = (5, 15, 25)
+    # Bits a value for which costs are measured, and tokens that are read for it.
+    costs: float = 1.3
+    read: int = 128
 
 
 SMALLEST = Case(2, 160, 300, 20, 1, (2.0,), (2,), (4,), (0,))
@@ -159,29 +162,38 @@ def _error(x: Array, decoded: Array, tokens: slice) -> float:
 # --- costs --------------------------------------------------------------------------------
 
 
-def cost_rows(codec: CacheCodec, window: Serving, tokens: int) -> list[list[Any]]:
-    """CPU time of this thread: other programs of the machine do not count."""
+def cost_rows(case: Case, codec: CacheCodec, window: Serving) -> list[list[Any]]:
+    """CPU time of this thread: other programs of the machine do not count, but for its caches."""
     half = [each.astype(np.float16) for each in (window.keys, window.values)]
     cache, seconds = KVCache(codec), []
-    for token in range(min(tokens, window.context)):
+    for token in range(window.context):
         before = time.thread_time()
         for layer in range(codec.layers):
             cache.append(layer, *(each[layer][:, :, token : token + 1] for each in half))
         seconds.append(time.thread_time() - before)
     # Once blocks are coded.
-    typical, rare = np.percentile(1e3 * np.array(seconds[len(seconds) // 2 :]), [50, 99])
-    block = slice(cache.sinks, cache.sinks + min(2 * cache.block, cache.coded_tokens))
+    coding = 1e3 * np.array(seconds[len(seconds) // 2 :])
+    typical, rare = np.percentile(coding, [50, 99])
+    tokens = slice(cache.sinks, cache.sinks + min(case.read, cache.coded_tokens))
+    rates = [_gigabytes_a_second(cache, layer, tokens) for layer in range(codec.layers)]
+    return [
+        ["a token, all layers: mean, CPU ms", float(np.mean(coding))],
+        ["p99 over p50 of a token", float(rare / typical)],
+        [
+            f"{case.read} tokens of one layer decoded, GB/s of float16, median of layers",
+            float(np.median(rates)),
+        ],
+        ["calibration in memory, MB", codec.nbytes / 1e6],
+    ]
+
+
+def _gigabytes_a_second(cache: KVCache, layer: int, tokens: slice) -> float:
     taken, size = [], 0
     for _ in range(20):
         before = time.thread_time()
-        size = cache.keys(0, block).nbytes + cache.values(0, block).nbytes
+        size = cache.keys(layer, tokens).nbytes + cache.values(layer, tokens).nbytes
         taken.append(time.thread_time() - before)
-    return [
-        ["a token, all layers: mean, CPU ms", float(1e3 * np.mean(seconds[len(seconds) // 2 :]))],
-        ["p99 over p50 of a token", float(rare / typical)],
-        ["128 tokens of one layer decoded, GB/s of float16", float(size / np.median(taken) / 1e9)],
-        ["calibration in memory, MB", codec.nbytes / 1e6],
-    ]
+    return float(size / np.median(taken) / 1e9)
 
 
 # --- hidden states, dynamics --------------------------------------------------------------
@@ -300,7 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
     header = ["", "bits a value", "error, keys", "error, values", *COLUMNS]
     print(f"## Cache\n\n{table(header, cache_rows(case, samples, windows))}\n", flush=True)
     for group in case.groups:
-        rows = cost_rows(samples.calibrate(case.bits[0], group=group), windows[0], 1024)
+        rows = cost_rows(case, samples.calibrate(case.costs, group=group), windows[0])
         print(f"## Costs, groups of {group}\n\n{table(['', ''], rows)}\n", flush=True)
     rows = hidden_rows(case, model, texts[:4], windows[0])
     header = ["", "bits a value", "error", "CPU us a token, both ways", *COLUMNS]

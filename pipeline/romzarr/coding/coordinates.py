@@ -180,8 +180,11 @@ def decode_levels(
     """
     counts = np.array(tokens, np.int64)
     levels = np.zeros((int(counts.sum()), stride), np.int16)
-    lengths = np.array([len(each) for each in payloads], np.int64)
-    addresses = np.array([each.ctypes.data for each in payloads], np.uintp)
+    # Whole words: only what is damaged has half a one.
+    words = [each[: len(each) // 2 * 2] for each in payloads]
+    # Copied into one, as to ask each for its address takes longer.
+    joined = np.concatenate([np.empty(0, np.uint8), *words])
+    lengths = np.array([len(each) for each in words], np.int64)
     are_wide = np.empty(len(payloads), np.bool_)
     # The kernel's, for one direction of all tokens.
     integers = np.empty(len(levels), np.int32)
@@ -190,7 +193,7 @@ def decode_levels(
         c_int64(stride),
         byref(tables._structure),
         c_int64(len(payloads)),
-        address(addresses),
+        address(joined),
         address(lengths),
         address(counts),
         address(are_wide),

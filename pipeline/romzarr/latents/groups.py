@@ -98,10 +98,10 @@ class Group:
         codes = [block[side][row] for row in range(batch) for block in blocks]
         found = self._codecs[side].decode_values(codes, slice(place, place + width))
         shape = (batch, len(blocks) * self.block, self.codec.heads, self.codec.dim)
-        tokens = found.reshape(shape).swapaxes(1, 2)
-        if side or self.codec.rotary is None:
-            return tokens
-        return self.codec.rotary.turn(tokens, self.sinks + first * self.block)
+        rows = found.reshape(shape)
+        if side == 0 and self.codec.rotary is not None:
+            self.codec.rotary.turn_rows(rows, self.sinks + first * self.block)
+        return rows.swapaxes(1, 2)
 
 
 def bytes_of(blocks: Sequence[Block]) -> int:

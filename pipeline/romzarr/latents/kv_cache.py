@@ -256,9 +256,9 @@ class KVCache:
     def _decoded(self, layer: int, side: int, start: int, stop: int) -> Iterator[Any]:
         """Coded tokens of a layer, counted from the first coded one, some at a time."""
         number = layer // self.codec.group
-        together = max(SPAN // self.block, 1)
-        for first in range(start // self.block, -(-stop // self.block), together):
-            some = self._blocks[number][first : first + together]
+        together, end = max(SPAN // self.block, 1), -(-stop // self.block)
+        for first in range(start // self.block, end, together):
+            some = self._blocks[number][first : min(first + together, end)]
             found = self._groups[number].decode(some, layer, side, first)
             offset = first * self.block
             yield found[:, :, max(start - offset, 0) : stop - offset]

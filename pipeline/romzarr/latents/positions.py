@@ -61,13 +61,16 @@ class Rotary:
         """What `turn` was given."""
         return self._turned(keys, first, -1.0)
 
-    def _turned(self, keys: Values, first: int, sign: float) -> Values:
-        turns = self._turns(first, keys.shape[-2])
+    def turn_rows(self, rows: Values, first: int, sign: float = 1.0) -> None:
+        """Turn keys (..., tokens, heads, dim), in C order, in place; back with a sign of -1."""
+        turns = self._turns(first, rows.shape[-3])
         angles = (turns.real.astype(np.float32), (sign * turns.imag).astype(np.float32))
-        # (..., tokens, heads, dim), which codes are decoded to: then it is the only copy.
-        rows = keys.swapaxes(-3, -2).copy()
         for index in np.ndindex(rows.shape[:-3]):
             turn(rows[index], *angles, interleaved=self.interleaved)
+
+    def _turned(self, keys: Values, first: int, sign: float) -> Values:
+        rows = keys.swapaxes(-3, -2).copy()
+        self.turn_rows(rows, first, sign)
         return rows.swapaxes(-3, -2)
 
     def _turns(self, first: int, count: int) -> NDArray[np.complex128]:

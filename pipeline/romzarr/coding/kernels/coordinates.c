@@ -337,18 +337,19 @@ static void decode_group(Group *group, int16_t *levels, int64_t stride, const Ta
     }
 }
 
-/* Levels (tokens, stride) of the coordinates of several payloads, one below the other, for
+/* Levels (tokens, stride) of the coordinates of several payloads that follow one another, for
  * `expand_levels`. Those of a payload with an integer that has none are zero, and it is marked as
  * wide. There is room for one integer of each token. */
 EXPORT void decode_levels(int16_t *levels, int64_t stride, const Tables *tables, int64_t payloads,
-                          const uint8_t *const *addresses, const int64_t *lengths,
+                          const uint8_t *joined, const int64_t *lengths,
                           const int64_t *tokens, uint8_t *are_wide, int32_t *integers)
 {
     for (int64_t first = 0; first < payloads; first += SIDE_BY_SIDE) {
         Group group = {.tokens = tokens + first, .are_wide = are_wide + first};
         for (; group.count < SIDE_BY_SIDE && first + group.count < payloads; group.count++) {
             int64_t k = first + group.count;
-            group.decoders[group.count] = decoder_of(addresses[k], lengths[k]);
+            group.decoders[group.count] = decoder_of(joined, lengths[k]);
+            joined += lengths[k];
             are_wide[k] = 0;
         }
         decode_group(&group, levels, stride, tables, integers);
