@@ -1,8 +1,8 @@
 """Tokens from levels of their coordinates: products with directions, in integers.
 
 Directions are rounded to 16 bits, levels are small integers of `romzarr.coding.coordinates`, and
-the sums of their products are exact (`kernels/products.c`). So tokens decode to the same bits on
-every machine, and faster than by floating-point numbers: vectors have twice as many of 16 bits.
+the sums of their products are exact (`kernels/products.c`). So tokens do not depend on the vectors
+of a machine, and decode faster than by floating-point numbers: vectors have twice as many of 16 bits.
 """
 
 from __future__ import annotations
