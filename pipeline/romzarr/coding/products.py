@@ -2,7 +2,8 @@
 
 Directions are rounded to 16 bits, levels are small integers of `romzarr.coding.coordinates`, and
 the sums of their products are exact (`kernels/products.c`). So tokens do not depend on the vectors
-of a machine, and decode faster than by floating-point numbers: vectors have twice as many of 16 bits.
+of a machine, and decode faster than by floating-point numbers: vectors have twice as many of 16
+bits.
 """
 
 from __future__ import annotations
