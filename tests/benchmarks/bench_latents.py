@@ -42,6 +42,9 @@ class Case:
     groups: Sequence[int] = (5, 1)
     integers: Sequence[int] = (2, 4)
     hidden: Sequence[int] = (5, 15, 25)
+    # Bits a value for which costs are measured, and tokens that are read for it.
+    costs: float = 1.3
+    read: int = 128
 
 
 SMALLEST = Case(2, 160, 300, 20, 1, (2.0,), (2,), (4,), (0,))
@@ -159,36 +162,45 @@ def _error(x: Array, decoded: Array, tokens: slice) -> float:
 # --- costs --------------------------------------------------------------------------------
 
 
-def cost_rows(codec: CacheCodec, window: Serving, tokens: int) -> list[list[Any]]:
-    """CPU time of this thread: other programs of the machine do not count."""
+def cost_rows(case: Case, codec: CacheCodec, window: Serving) -> list[list[Any]]:
+    """CPU time of this thread: other programs of the machine do not count, but for its caches."""
     half = [each.astype(np.float16) for each in (window.keys, window.values)]
     cache, seconds = KVCache(codec), []
-    for token in range(min(tokens, window.context)):
+    for token in range(window.context):
         before = time.thread_time()
         for layer in range(codec.layers):
             cache.append(layer, *(each[layer][:, :, token : token + 1] for each in half))
         seconds.append(time.thread_time() - before)
     # Once blocks are coded.
-    typical, rare = np.percentile(1e3 * np.array(seconds[len(seconds) // 2 :]), [50, 99])
-    block = slice(cache.sinks, cache.sinks + min(2 * cache.block, cache.coded_tokens))
+    coding = 1e3 * np.array(seconds[len(seconds) // 2 :])
+    typical, rare = np.percentile(coding, [50, 99])
+    tokens = slice(cache.sinks, cache.sinks + min(case.read, cache.coded_tokens))
+    rates = [_gigabytes_a_second(cache, layer, tokens) for layer in range(codec.layers)]
+    return [
+        ["a token, all layers: mean, CPU ms", float(np.mean(coding))],
+        ["p99 over p50 of a token", float(rare / typical)],
+        [
+            f"{case.read} tokens of one layer decoded, GB/s of float16, median of layers",
+            float(np.median(rates)),
+        ],
+        ["calibration in memory, MB", codec.nbytes / 1e6],
+    ]
+
+
+def _gigabytes_a_second(cache: KVCache, layer: int, tokens: slice) -> float:
     taken, size = [], 0
     for _ in range(20):
         before = time.thread_time()
-        size = cache.keys(0, block).nbytes + cache.values(0, block).nbytes
+        size = cache.keys(layer, tokens).nbytes + cache.values(layer, tokens).nbytes
         taken.append(time.thread_time() - before)
-    return [
-        ["a token, all layers: mean, CPU ms", float(1e3 * np.mean(seconds[len(seconds) // 2 :]))],
-        ["p99 over p50 of a token", float(rare / typical)],
-        ["128 tokens of one layer decoded, GB/s of float16", float(size / np.median(taken) / 1e9)],
-        ["calibration in memory, MB", codec.nbytes / 1e6],
-    ]
+    return float(size / np.median(taken) / 1e9)
 
 
 # --- hidden states, dynamics --------------------------------------------------------------
 
 
 def hidden_rows(case: Case, model: Any, texts: Any, window: Serving) -> Iterator[list[Any]]:
-    """Hidden states behind a layer at 8 and at 4 bits."""
+    """Hidden states behind a layer at 8 and at 4 bits, as they go from one machine to the next."""
     import torch
 
     def states_of(ids: Any) -> Any:
@@ -201,23 +213,34 @@ def hidden_rows(case: Case, model: Any, texts: Any, window: Serving) -> Iterator
     states = states_of(ids)
     with torch.no_grad():
         exact = logs(model(input_ids=ids).logits[0])
+
+    def row(name: str, decoded: Array, nbytes: int, hook: Any, seconds: float | None) -> list[Any]:
+        with torch.no_grad():
+            changed = logs(model(input_ids=ids).logits[0])
+        hook.remove()
+        output = compared(exact, changed, window.tokens[0, 1 : window.context + 1])
+        taken = None if seconds is None else 1e6 * seconds / len(x)
+        return [name, 8 * nbytes / x.size, _off(x, decoded), taken, *output.cells()]
+
     for layer in case.hidden:
         module = model.model.layers[layer]
         x = states[layer + 1]
         for bits in (8, 4):
-            integers, nbytes = quantised(x, bits, "features")
-            codec = calibrate(samples[layer + 1], bits=8 * nbytes / x.size)
+            for what, group in (("", x.shape[1]), (", groups of 64", 64)):
+                integers, nbytes = quantised(x, bits, "features", group)
+                name = f"layer {layer}: int{bits} per token{what}"
+                yield row(name, integers, nbytes, _replaced(module, integers), None)
+            codec = calibrate(samples[layer + 1], bits=float(bits))
+            before = time.thread_time()
             codes = codec.encode(x)
-            for name, decoded, taken, how in (
-                (f"int{bits} per token", integers, nbytes, _replaced(module, integers)),
-                ("romzarr", codec.decode(codes), codes.nbytes, code_hidden_states(module, codec)),
-            ):
-                with torch.no_grad():
-                    changed = logs(model(input_ids=ids).logits[0])
-                how.remove()
-                output = compared(exact, changed, window.tokens[0, 1 : window.context + 1])
-                error = float(np.linalg.norm(decoded - x) / np.linalg.norm(x - x.mean(axis=0)))
-                yield [f"layer {layer}: {name}", 8 * taken / x.size, error, *output.cells()]
+            decoded = codec.decode(codes)
+            seconds = time.thread_time() - before
+            hook = code_hidden_states(module, codec)
+            yield row(f"layer {layer}: romzarr", decoded, codes.nbytes, hook, seconds)
+
+
+def _off(x: Array, decoded: Array) -> float:
+    return float(np.linalg.norm(decoded - x) / np.linalg.norm(x - x.mean(axis=0)))
 
 
 def _replaced(module: Any, states: Array) -> Any:
@@ -289,10 +312,11 @@ def main(arguments: list[str] | None = None) -> None:
     header = ["", "bits a value", "error, keys", "error, values", *COLUMNS]
     print(f"## Cache\n\n{table(header, cache_rows(case, samples, windows))}\n", flush=True)
     for group in case.groups:
-        rows = cost_rows(samples.calibrate(case.bits[0], group=group), windows[0], 1024)
+        rows = cost_rows(case, samples.calibrate(case.costs, group=group), windows[0])
         print(f"## Costs, groups of {group}\n\n{table(['', ''], rows)}\n", flush=True)
     rows = hidden_rows(case, model, texts[:4], windows[0])
-    print(f"## Hidden states\n\n{table(['', 'bits a value', 'error', *COLUMNS], rows)}\n")
+    header = ["", "bits a value", "error", "CPU us a token, both ways", *COLUMNS]
+    print(f"## Hidden states\n\n{table(header, rows)}\n", flush=True)
     print(f"## Dynamics\n\n{table(['', 'bits a value saved at most'], dynamics_rows(samples))}")
 
 

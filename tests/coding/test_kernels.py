@@ -21,7 +21,16 @@ from tests.golden.payloads import payloads
 assert kernels.__file__.startswith({folder!r})
 assert payloads() == json.loads(Path("tests/golden/payloads.json").read_text())
 """
-CODED = ("entropy", "field", "quantise", "wavelet", "coefficients", "differences")
+CODED = (
+    "entropy",
+    "field",
+    "quantise",
+    "wavelet",
+    "coefficients",
+    "differences",
+    "coordinates",
+    "products",
+)
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
 

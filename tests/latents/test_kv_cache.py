@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 from romzarr.errors import ConfigError, GapsError, StoreError
 from romzarr.latents import CacheCodec, KVCache, Rotary, calibrate_cache
+from romzarr.latents.groups import Group
 
 LAYERS, BATCH, HEADS, DIM = 3, 2, 2, 8
 ROTARY = Rotary.of_base(DIM)
@@ -98,6 +99,24 @@ def test_a_truncated_cache_goes_on(tokens, more):
         # Coded once more at most, and its last tokens not at all.
         assert not tokens or off(before[layer][:, :, :tokens], found[:, :, :tokens]) < 0.2
         assert_array_equal(found[:, :, tokens:][:, :, -10:], other[1][layer][:, :, -10:])
+
+
+def test_only_blocks_that_are_asked_for_are_decoded(monkeypatch):
+    keys, values = tensors(120, seed=14)
+    cache, decoded, decode = filled(keys, values), [], Group.decode
+
+    def recorded(group, blocks, *where):
+        decoded.append(len(blocks))
+        return decode(group, blocks, *where)
+
+    monkeypatch.setattr(Group, "decode", recorded)
+    whole = cache.keys(0)
+    assert decoded == [cache.coded_tokens // cache.block]
+    start = cache.sinks + 3 * cache.block
+    for stop, blocks in ((start + 1, 1), (start + cache.block, 1), (start + cache.block + 1, 2)):
+        decoded.clear()
+        assert_array_equal(cache.keys(0, slice(start, stop)), whole[:, :, start:stop])
+        assert decoded == [blocks]
 
 
 def test_copies_and_selections_are_independent():

@@ -7,6 +7,7 @@ of one another, and short ones cost little: a payload has 16 bytes besides what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int64, c_uint8, c_uint16, c_uint32
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from romzarr.coding.kernels import address, library
 
 Values = NDArray[np.float32]
 Payload = NDArray[np.uint8]
+Levels = NDArray[np.int16]
 
 # As in the kernel: symbols are integers from -CENTRE to CENTRE, and one for all others.
 CENTRE = 31
@@ -29,6 +31,8 @@ FREQUENCY_BITS = 12
 _HEAD_BYTES, _MOST_BYTES = 16, 6
 # Shifts of a table and of one payload together are those of one piece of plain bits.
 MOST_SHIFT = FREQUENCY_BITS
+# Levels of a step, and the largest level: that of the integer 127, and a step beyond.
+UNIT, MOST_LEVEL = 16, 128 * 16
 
 
 class _Tables(Structure):
@@ -96,6 +100,7 @@ class Tables:
             and self.classes.max(initial=0) < len(self.frequencies)
             and self.finest >= 0
             and (self.steps > 0).all()
+            and (np.abs(self.offsets) <= 1).all()
         )
 
     @cached_property
@@ -110,7 +115,7 @@ class Tables:
         for starts, count in zip(self._starts, counts, strict=True):
             symbols = np.repeat(np.arange(SYMBOLS, dtype=np.uint32), count)
             within = np.arange(len(symbols), dtype=np.uint32) - starts[symbols]
-            rows.append(symbols << 24 | within << FREQUENCY_BITS | count[symbols])
+            rows.append(count[symbols] << (8 + FREQUENCY_BITS) | within << 8 | symbols)
         return np.array(rows, np.uint32).reshape(len(rows), -1)
 
     @cached_property
@@ -150,6 +155,51 @@ def decode(payload: Payload, tokens: int, tables: Tables, finer: int = 0) -> Val
         c_int64(len(payload)),
     )
     return values
+
+
+def decode_levels(
+    payloads: Sequence[Payload], tokens: Sequence[int], tables: Tables, stride: int
+) -> tuple[Levels, NDArray[np.bool_]]:
+    """Levels of the coordinates of several payloads, with the steps of the tables.
+
+    Parameters
+    ----------
+    payloads : sequence of ndarray of uint8
+    tokens : sequence of int
+        Of each payload.
+    tables : Tables
+    stride : int
+        Length of a row of levels, as many as there are directions or more.
+
+    Returns
+    -------
+    levels : ndarray of int16 (tokens, stride)
+        Coordinates in units of a step / 16, up to 2048 in size; zero beyond the directions.
+    are_wide : ndarray of bool (payloads,)
+        Whether a payload has an integer beyond 127, so that its levels are all zero.
+    """
+    counts = np.array(tokens, np.int64)
+    levels = np.zeros((int(counts.sum()), stride), np.int16)
+    # Whole words: only what is damaged has half a one.
+    words = [each[: len(each) // 2 * 2] for each in payloads]
+    # Copied into one, as to ask each for its address takes longer.
+    joined = np.concatenate([np.empty(0, np.uint8), *words])
+    lengths = np.array([len(each) for each in words], np.int64)
+    are_wide = np.empty(len(payloads), np.bool_)
+    # The kernel's, for one direction of all tokens.
+    integers = np.empty(len(levels), np.int32)
+    library().decode_levels(
+        address(levels),
+        c_int64(stride),
+        byref(tables._structure),
+        c_int64(len(payloads)),
+        address(joined),
+        address(lengths),
+        address(counts),
+        address(are_wide),
+        address(integers),
+    )
+    return levels, are_wide
 
 
 def frequencies_of(counts: NDArray[Any]) -> NDArray[np.uint16]:

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.arguments import shown
+from romzarr.coding.products import halves
 from romzarr.errors import ConfigError, GapsError
 
 Values = NDArray[np.float32]
 
 # Bits of a fraction: half of the last is what rounding to the type may change.
 _FRACTIONS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
+# By the package that the type of an array comes from.
+_FRAMEWORKS = {"torch": "torch", "jaxlib": "jax", "jax": "jax"}
 
 
 def framework_of(array: Any) -> str:
     """``torch``, ``jax`` or ``numpy``, by where the type of the array comes from."""
-    home = type(array).__module__.partition(".")[0]
-    return {"torch": "torch", "jaxlib": "jax", "jax": "jax"}.get(home, "numpy")
+    return _FRAMEWORKS.get(type(array).__module__.partition(".")[0], "numpy")
 
 
 def dtype_name(array: Any) -> str:
@@ -33,7 +37,7 @@ def dtype_name(array: Any) -> str:
     >>> dtype_name(np.zeros(2, np.float16))
     'float16'
     """
-    return str(array.dtype).rpartition(".")[2]
+    return _name_of(array.dtype)
 
 
 def rounding_of(dtype: str) -> float:
@@ -60,12 +64,9 @@ def as_values(array: Any, name: str, shape: Sequence[int | None]) -> Values:
         If a value is not finite.
     """
     check_shape(array, name, shape)
-    array = _known(array, name)
-    values = _to_numpy(array)
-    # The sum of finite numbers of a model is finite, and is cheaper than a test of each.
-    with np.errstate(invalid="ignore"):
-        total = values.sum(dtype=np.float64)
-    if not np.isfinite(total) and not np.isfinite(values).all():
+    values = _to_numpy(array, name)
+    # The sum of squares of a model's numbers is finite, and is cheaper than a test of each.
+    if not isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
         places = np.argwhere(~np.isfinite(values))
         raise GapsError(
             f"{name}: found {values[tuple(places[0])]} at {places[0].tolist()}, {len(places)} "
@@ -81,10 +82,7 @@ def check_shape(array: Any, name: str, shape: Sequence[int | None]) -> None:
             f"{name}: found {shown(array)}, allowed is an array of NumPy, JAX or torch"
         )
     found = tuple(array.shape)
-    agrees = len(found) == len(shape) and all(
-        want is None or have == want for have, want in zip(found, shape, strict=True)
-    )
-    if not agrees:
+    if found != shape and not _agree(found, shape):
         allowed = ", ".join("any" if each is None else str(each) for each in shape)
         raise ConfigError(
             f"{name}: found the shape {found}, allowed is ({allowed}); reshape the array, or take "
@@ -100,6 +98,8 @@ def like(values: Values, array: Any) -> Any:
         return torch.from_numpy(values).to(device=array.device, dtype=array.dtype)
     if framework == "jax":
         return sys.modules["jax.numpy"].asarray(values, dtype=array.dtype)
+    if array.dtype == np.float16:
+        return halves(values)
     return values.astype(array.dtype, copy=False)
 
 
@@ -115,20 +115,28 @@ def concatenated(arrays: Sequence[Any], axis: int) -> Any:
     return np.concatenate(arrays, axis=axis)
 
 
-def _known(array: Any, name: str) -> Any:
-    """The array itself, or by DLPack if it is of no known framework."""
+@cache
+def _name_of(dtype: Any) -> str:
+    # NumPy takes longer for the name of a type than for a sum over a token.
+    return str(dtype).rpartition(".")[2]
+
+
+def _agree(found: Sequence[int], shape: Sequence[int | None]) -> bool:
+    return len(found) == len(shape) and all(
+        want is None or have == want for have, want in zip(found, shape, strict=True)
+    )
+
+
+def _to_numpy(array: Any, name: str) -> Values:
     if dtype_name(array) not in _FRACTIONS:
         raise ConfigError(
             f"{name}: found the type {dtype_name(array)}, allowed are {', '.join(_FRACTIONS)}"
         )
-    if framework_of(array) == "numpy" and not isinstance(array, np.ndarray):
-        return np.from_dlpack(array)
-    return array
-
-
-def _to_numpy(array: Any) -> Values:
-    if framework_of(array) == "torch":
+    framework = framework_of(array)
+    if framework == "torch":
         torch = sys.modules["torch"]
         found: Values = array.detach().to(device="cpu", dtype=torch.float32).numpy()
         return found
+    if framework == "numpy" and not isinstance(array, np.ndarray):
+        array = np.from_dlpack(array)
     return np.asarray(array, np.float32)

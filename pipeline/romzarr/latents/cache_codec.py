@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,10 @@ from numpy.typing import NDArray
 
 from romzarr.arguments import as_whole, shown
 from romzarr.errors import ConfigError
-from romzarr.latents import files
 from romzarr.latents.arrays import as_values, check_shape
 from romzarr.latents.calibration import directions_of, step_for
 from romzarr.latents.codec import Codec
+from romzarr.latents.files import Kind, Saved
 from romzarr.latents.positions import Rotary
 
 Values = NDArray[np.float32]
@@ -30,7 +28,7 @@ GROUP = 5
 
 
 @dataclass(frozen=True, eq=False)
-class CacheCodec:
+class CacheCodec(Saved):
     """Codecs of all layers of a model, which share one step.
 
     `romzarr.latents.calibrate_cache` makes one, `load` reads one from a file.
@@ -46,6 +44,8 @@ class CacheCodec:
     model : str
         Fingerprint of the model.
     """
+
+    kind = Kind.CACHE
 
     keys: tuple[Codec, ...]
     values: tuple[Codec, ...]
@@ -65,8 +65,8 @@ class CacheCodec:
     def nbytes(self) -> int:
         return sum(codec.nbytes for codec in (*self.keys, *self.values))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, which any reader of this format opens."""
+    def content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and facts, for a file."""
         facts: dict[str, Any] = {
             name: getattr(self, name) for name in ("layers", "heads", "dim", "group", "model")
         }
@@ -77,26 +77,11 @@ class CacheCodec:
         if self.rotary is not None:
             arrays["rotary.frequencies"] = np.asarray(self.rotary.frequencies, np.float64)
             facts["interleaved"] = self.rotary.interleaved
-        files.write(Path(path), arrays, {"kind": "cache", **facts})
+        return arrays, facts
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, model: str | None = None) -> CacheCodec:
-        """Read what `save` wrote.
-
-        Parameters
-        ----------
-        path : str or path
-        model : str, optional
-            Fingerprint that the file has to have.
-
-        Raises
-        ------
-        StoreError
-            If the file is damaged or holds something else.
-        ConfigError
-            If it is of another model.
-        """
-        arrays, facts = files.read(Path(path), "cache", model)
+    def of_content(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> CacheCodec:
+        """What `content` told; raises a `StoreError` if arrays are missing or disagree."""
         count, name = -(-int(facts["layers"]) // int(facts["group"])), str(facts["model"])
         codecs = {
             kind: tuple(Codec.of_arrays(arrays, f"{kind}.{k}.", name) for k in range(count))

@@ -43,8 +43,9 @@ MEASURED = 1024
 # A uniform quantiser of Laplacian values is best with a dead zone, and decodes to the centroids
 # of its intervals [3]_. Chosen on keys and values at 1 to 2 bits.
 ROUNDING = 0.38
-# Directions whose deviation is below this part of a step are always zero.
-SILENT = 0.25
+# Directions whose deviation is below this part of a step are always zero. Those between a quarter
+# and a half save two percent of the bits at equal error, and take a quarter of the time.
+SILENT = 0.5
 # Tables differ by a third of an octave of the ratio of deviation to step.
 CLASSES_AN_OCTAVE, MOST_CLASSES = 3, 64
 # The mean size of an integer that a table without plain bits is for: it has symbols for sizes
@@ -64,7 +65,7 @@ class Directions:
 
     mean: Values
     forward: Values
-    inverse: Values
+    metric: Values
     coordinates: Values
 
     def codec(self, step: float, model: str) -> Codec:
@@ -75,9 +76,7 @@ class Directions:
         alive = alive if len(alive) else np.array([int(sizes.argmax())])
         tables = tables_of(self.coordinates[:, alive], step)
         forward = np.ascontiguousarray(self.forward[alive])
-        same = self.inverse is self.forward
-        inverse = forward if same else np.ascontiguousarray(self.inverse[alive])
-        return Codec(self.mean, forward, inverse, tables, model)
+        return Codec(self.mean, forward, self.metric, tables, model)
 
 
 def calibrate(
@@ -140,10 +139,7 @@ def directions_of(values: Values, importance: Any = None) -> Directions:
     moments = scaled.T @ scaled / np.float32(len(scaled))
     axes = np.linalg.eigh(moments)[1].T[::-1]
     axes = axes[: min(values.shape)]
-    forward = (axes * weights).astype(np.float32)
-    plain = importance is None
-    inverse = forward if plain else (axes / weights).astype(np.float32)
-    return Directions(mean, forward, inverse, scaled @ axes.T)
+    return Directions(mean, axes * weights, weights**2, scaled @ axes.T)
 
 
 def step_for(

@@ -11,21 +11,21 @@ References
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.arguments import shown
-from romzarr.coding import coordinates
+from romzarr.coding import coordinates, products
 from romzarr.coding.coordinates import Tables
+from romzarr.coding.products import IntegerDirections
 from romzarr.errors import ConfigError, StoreError
-from romzarr.latents import files
 from romzarr.latents.arrays import as_values, dtype_name, like, rounding_of
+from romzarr.latents.files import Kind, Saved
 
 Values = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ class Codes:
 
 
 @dataclass(frozen=True, eq=False)
-class Codec:
+class Codec(Saved):
     """Tokens of `features` values to bytes and back.
 
     `romzarr.latents.calibrate` makes one. A codec may be used by several threads.
@@ -64,17 +64,21 @@ class Codec:
     Attributes
     ----------
     mean : ndarray of float32 (features,)
-    forward, inverse : ndarray of float32 (directions, features)
-        Coordinates are ``(x - mean) @ forward.T``, and tokens ``mean + coordinates @ inverse``.
-        Directions are orthonormal in the metric of the calibration; without one, these are equal.
+    forward : ndarray of float32 (directions, features)
+        Coordinates are ``(x - mean) @ forward.T``, and tokens
+        ``mean + coordinates @ forward / metric``.
+    metric : ndarray of float32 (features,)
+        In which the directions are orthonormal: ``forward / metric @ forward.T`` is one.
     tables : Tables
     model : str
         Fingerprint of the model whose activations it was calibrated with.
     """
 
+    kind = Kind.CODEC
+
     mean: Values
     forward: Values
-    inverse: Values
+    metric: Values
     tables: Tables
     model: str = ""
 
@@ -85,9 +89,8 @@ class Codec:
     @property
     def nbytes(self) -> int:
         """Bytes of the calibration in memory."""
-        arrays = (self.mean, self.forward, self.inverse, *vars(self.tables).values())
-        distinct = {id(a): a.nbytes for a in arrays if isinstance(a, np.ndarray)}
-        return sum(distinct.values())
+        arrays = (self.mean, self.forward, self.metric, *vars(self.tables).values())
+        return self._directions.nbytes + sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
 
     def encode(self, x: Any, *, bound: float | None = None) -> Codes:
         """Code tokens.
@@ -134,30 +137,53 @@ class Codec:
     def decode_values(self, codes: Sequence[Codes], features: slice = slice(None)) -> Values:
         """Decode some features of all tokens of several codes, one after the other.
 
-        One product for all of them: of short ones, most of the time would go to reading the
-        directions again.
+        In integers where codes are of small ones, with steps as they were calibrated, and in
+        floating-point numbers where not. One product for all of them: of short ones, most of the
+        time would go to reading the directions again.
         """
-        kept = [k for k, each in enumerate(codes) if each.finer >= 0]
-        decoded = self._products([codes[k] for k in kept], features)
-        if len(kept) == len(codes):
-            return decoded
-        ends = np.cumsum([codes[k].tokens for k in kept])
-        parts = dict(zip(kept, np.split(decoded, ends[:-1]) if kept else [], strict=True))
+        are_wide = np.array([each.finer != 0 for each in codes])
+        narrow = [each for each in codes if each.finer == 0]
+        levels, are_beyond = coordinates.decode_levels(
+            [each.payload for each in narrow],
+            [each.tokens for each in narrow],
+            self.tables,
+            self._directions.stride,
+        )
+        are_wide[~are_wide] = are_beyond
+        if are_wide.all():
+            return self._in_floats(codes, features)
+        found = products.expand(levels, self._directions, self.mean, features)
+        if not are_wide.any():
+            return found
+        wide = [each for each, is_wide in zip(codes, are_wide, strict=True) if is_wide]
+        rows = np.repeat(are_wide, [each.tokens for each in codes])
+        decoded = np.empty((len(rows), found.shape[1]), np.float32)
+        decoded[rows] = self._in_floats(wide, features)
+        decoded[~rows] = found[~np.repeat(are_beyond, [each.tokens for each in narrow])]
+        return decoded
+
+    @cached_property
+    def _directions(self) -> IntegerDirections:
+        return IntegerDirections.of(self.forward / self.metric, self.tables.steps)
+
+    def _in_floats(self, codes: Sequence[Codes], features: slice) -> Values:
+        coded = [each for each in codes if each.finer >= 0]
+        ends = np.cumsum([each.tokens for each in coded])
+        parts = iter(np.split(self._product(coded, features), ends[:-1]) if coded else ())
         return np.concatenate(
             [
-                parts[k]
-                if k in parts
+                next(parts)
+                if each.finer >= 0
                 else each.payload.view(np.float32).reshape(each.tokens, -1)[:, features]
-                for k, each in enumerate(codes)
+                for each in codes
             ]
         )
 
-    def _products(self, codes: Sequence[Codes], features: slice) -> Values:
-        if not codes:
-            return np.empty((0, len(self.mean[features])), np.float32)
+    def _product(self, codes: Sequence[Codes], features: slice) -> Values:
         found = [coordinates.decode(c.payload, c.tokens, self.tables, c.finer) for c in codes]
-        decoded: Values = np.concatenate(found, axis=1).T @ self.inverse[:, features]
-        # In place: a sum of its own would take a second array.
+        decoded: Values = np.concatenate(found, axis=1).T @ self.forward[:, features]
+        # In place: each would take another array.
+        decoded /= self.metric[features]
         decoded += self.mean[features]
         return decoded
 
@@ -174,36 +200,19 @@ class Codec:
                 break
         return Codes(np.ascontiguousarray(values).view(np.uint8).ravel().copy(), len(values), -1)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, which any reader of this format opens."""
-        files.write(Path(path), self.arrays(), {"kind": "codec", "model": self.model})
+    def content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and facts, for a file."""
+        return self.arrays(), {"model": self.model}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, model: str | None = None) -> Codec:
-        """Read what `save` wrote.
-
-        Parameters
-        ----------
-        path : str or path
-        model : str, optional
-            Fingerprint that the file has to have.
-
-        Raises
-        ------
-        StoreError
-            If the file is damaged or holds something else.
-        ConfigError
-            If it is of another model.
-        """
-        arrays, facts = files.read(Path(path), "codec", model)
+    def of_content(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Codec:
+        """What `content` told; raises a `StoreError` if arrays are missing or disagree."""
         return cls.of_arrays(arrays, "", str(facts["model"]))
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """All that has to be kept, by names with a prefix."""
-        found = {"mean": self.mean, "forward": self.forward}
+        found = {"mean": self.mean, "forward": self.forward, "metric": self.metric}
         found |= {name: getattr(self.tables, name) for name in _TABLES}
-        if self.inverse is not self.forward:
-            found["inverse"] = self.inverse
         return {prefix + name: array for name, array in found.items()}
 
     @classmethod
@@ -216,28 +225,29 @@ class Codec:
             If something is missing or arrays disagree.
         """
         try:
-            mean, forward = arrays[prefix + "mean"], arrays[prefix + "forward"]
+            mean, forward, metric = (
+                arrays[prefix + name] for name in ("mean", "forward", "metric")
+            )
             tables = Tables(*(arrays[prefix + name] for name in _TABLES))
-            inverse = arrays.get(prefix + "inverse", forward)
-            sound = _fit(mean, forward, inverse) and tables.are_sound(len(forward))
+            sound = _fit(mean, forward, metric) and tables.are_sound(len(forward))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{prefix}*: the calibration lacks {shown(error)}; calibrate anew"
             ) from error
         if not sound:
             raise StoreError(f"{prefix}*: the tables of the calibration disagree; calibrate anew")
-        return cls(mean, forward, inverse, tables, model)
+        return cls(mean, forward, metric, tables, model)
 
 
 _like = like
 
 
-def _fit(mean: Values, forward: Values, inverse: Values) -> bool:
-    directions, features = forward.shape
-    return (
-        mean.shape == (features,)
-        and inverse.shape == (directions, features)
-        and all(a.dtype == np.float32 and np.isfinite(a).all() for a in (mean, forward, inverse))
+def _fit(mean: Values, forward: Values, metric: Values) -> bool:
+    return bool(
+        forward.ndim == 2
+        and mean.shape == metric.shape == forward.shape[1:]
+        and all(a.dtype == np.float32 and np.isfinite(a).all() for a in (mean, forward, metric))
+        and (metric > 0).all()
     )
 
 

@@ -8,9 +8,12 @@ References
 from __future__ import annotations
 
 import json
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,52 @@ FORMAT = "1"
 _NAMES = {"F32": "<f4", "F64": "<f8", "U8": "u1", "U16": "<u2"}
 # Longest header: one of a thousand layers has less than a tenth of it.
 _MOST_HEADER = 2**24
+
+
+class Kind(StrEnum):
+    """What a file is the calibration of."""
+
+    CODEC = "codec"
+    CACHE = "cache"
+
+
+class Saved(ABC):
+    """A calibration that files keep."""
+
+    kind: ClassVar[Kind]
+
+    @abstractmethod
+    def content(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Arrays, and facts for JSON, of which ``model`` is one."""
+
+    @classmethod
+    @abstractmethod
+    def of_content(cls, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Self:
+        """What `content` told, after checks of all that the kernels rely on."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, which any reader of this format opens."""
+        arrays, facts = self.content()
+        write(Path(path), arrays, {"kind": self.kind, **facts})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, model: str | None = None) -> Self:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+        model : str, optional
+            Fingerprint that the file has to have.
+
+        Raises
+        ------
+        StoreError
+            If the file is damaged or holds something else.
+        ConfigError
+            If it is of another model.
+        """
+        return cls.of_content(*read(Path(path), cls.kind, model))
 
 
 def write(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
@@ -46,7 +95,7 @@ def write(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> 
 
 
 def read(
-    path: Path, kind: str, model: str | None = None
+    path: Path, kind: Kind, model: str | None = None
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and facts of a file that holds a calibration of a kind.
 

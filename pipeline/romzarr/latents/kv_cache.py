@@ -7,61 +7,27 @@ different tokens: a token makes one group wait, not all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from romzarr.arguments import as_whole, shown
 from romzarr.errors import ConfigError
-from romzarr.latents.arrays import (
-    as_values,
-    concatenated,
-    dtype_name,
-    framework_of,
-    like,
-    rounding_of,
-)
+from romzarr.latents.arrays import as_values, concatenated, dtype_name, like, rounding_of
 from romzarr.latents.cache_codec import SINKS, CacheCodec
-from romzarr.latents.codec import Codec, Codes, as_bound
-
-Values = NDArray[np.float32]
+from romzarr.latents.codec import as_bound
+from romzarr.latents.groups import Block, Group, bytes_of, selected
+from romzarr.latents.layers import SIDES, TOKENS, Layer
 
 # Tokens that stay as they came: the setting of arXiv:2511.01815.
 WINDOW = 128
 # Fewest tokens of a block: a payload has 16 bytes of its own, two percent of one of 8 tokens of
 # five layers at a bit a value.
 LEAST_BLOCK = 8
-
-# Keys and values.
-_SIDES = 2
-_TOKENS = 2  # axis of tokens of (batch, heads, tokens, dim)
-
-
-@dataclass
-class _Layer:
-    """Keys and values of a layer that are kept as they came."""
-
-    sinks: list[Any] = field(default_factory=list)
-    recent: list[list[Any]] = field(default_factory=lambda: [[], []])
-    # Tokens in `recent`.
-    tokens: int = 0
-
-    def copy(self) -> _Layer:
-        return _Layer(list(self.sinks), [list(side) for side in self.recent], self.tokens)
-
-    def joined(self, side: int) -> Any:
-        """All recent tokens in one array, or None."""
-        parts = self.recent[side]
-        if len(parts) > 1:
-            parts[:] = [concatenated(parts, _TOKENS)]
-        return parts[0] if parts else None
-
-
-# Codes of a block: of keys and of values, of each sequence of the batch.
-_Block = tuple[tuple[Codes, ...], tuple[Codes, ...]]
+# Tokens that are decoded at once, in float32: what is read beyond is in the type of the cache.
+SPAN = 256
 
 
 @dataclass(frozen=True)
@@ -73,7 +39,7 @@ class Part:
 
     sinks: list[Any]
     recent: list[Any]
-    blocks: list[_Block]
+    blocks: list[Block]
     is_first: bool
 
 
@@ -139,8 +105,12 @@ class KVCache:
         self.window = as_whole(window, "window", 0)
         self.block = _block_for(len(codec.keys)) if block is None else as_whole(block, "block", 1)
         self.bound = None if bound is None else as_bound(bound)
-        self._layers = [_Layer() for _ in range(codec.layers)]
-        self._blocks: list[list[_Block]] = [[] for _ in codec.keys]
+        self._layers = [Layer() for _ in range(codec.layers)]
+        self._blocks: list[list[Block]] = [[] for _ in codec.keys]
+        self._groups = [
+            Group(codec, number, self.block, self.sinks, self.bound)
+            for number in range(len(codec.keys))
+        ]
 
     # --- sizes ----------------------------------------------------------------------------
 
@@ -152,22 +122,12 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, and of what is kept as it came; without the calibration."""
-        return self.coded_nbytes + sum(
-            each.nbytes
-            for layer in self._layers
-            for each in (*layer.sinks, *layer.recent[0], *layer.recent[1])
-        )
+        return self.coded_nbytes + sum(layer.nbytes for layer in self._layers)
 
     @property
     def coded_nbytes(self) -> int:
         """Bytes of codes."""
-        return sum(
-            codes.nbytes
-            for blocks in self._blocks
-            for block in blocks
-            for side in block
-            for codes in side
-        )
+        return sum(map(bytes_of, self._blocks))
 
     @property
     def coded_tokens(self) -> int:
@@ -177,9 +137,13 @@ class KVCache:
     def tokens_of(self, layer: int) -> int:
         """Tokens of a layer."""
         state = self._layer(layer)
-        first = state.sinks[0].shape[_TOKENS] if state.sinks else 0
         coded = len(self._blocks[layer // self.codec.group]) * self.block
-        return int(first + coded + state.tokens)
+        return state.first_tokens + coded + state.tokens
+
+    @property
+    def batch(self) -> int | None:
+        """Sequences of the batch, once there are any."""
+        return next((layer.batch for layer in self._layers if layer.batch is not None), None)
 
     # --- writing --------------------------------------------------------------------------
 
@@ -205,19 +169,8 @@ class KVCache:
         shape = (self.batch, self.codec.heads, None, self.codec.dim)
         as_values(keys, "keys", shape)
         as_values(values, "values", tuple(keys.shape))
-        first = self.sinks - (state.sinks[0].shape[_TOKENS] if state.sinks else 0)
-        if first > 0:
-            heads = [each[:, :, :first] for each in (keys, values)]
-            old = state.sinks
-            state.sinks = [
-                concatenated([*old[k : k + 1], each], _TOKENS) for k, each in enumerate(heads)
-            ]
-            keys, values = keys[:, :, first:], values[:, :, first:]
-        if keys.shape[_TOKENS]:
-            state.recent[0].append(keys)
-            state.recent[1].append(values)
-            state.tokens += int(keys.shape[_TOKENS])
-            self._code_old(layer // self.codec.group)
+        state.add(keys, values, self.sinks)
+        self._code_old(layer // self.codec.group)
 
     def truncate(self, tokens: int) -> None:
         """Forget all but the first tokens, in all layers.
@@ -237,8 +190,9 @@ class KVCache:
             whole = coded // self.block
             if whole < len(blocks):
                 self._cut(number, whole, coded - whole * self.block)
-            else:
-                self._shorten(number, coded - len(blocks) * self.block)
+                continue
+            for layer in self._groups[number].layers:
+                self._layers[layer].keep(coded - len(blocks) * self.block)
         if tokens < self.sinks:
             for state in self._layers:
                 state.sinks = [each[:, :, :tokens] for each in state.sinks]
@@ -252,16 +206,10 @@ class KVCache:
     def select(self, rows: Sequence[int]) -> KVCache:
         """A cache of some sequences of the batch, in any order and as often as they are named."""
         index = np.array([int(row) for row in rows], np.int64)
-        layers = []
-        for layer in self._layers:
-            sinks = [each[index] for each in layer.sinks]
-            recent = [[each[index] for each in side] for side in layer.recent]
-            layers.append(_Layer(sinks, recent, layer.tokens))
-        blocks = [
-            [(tuple(k[i] for i in index), tuple(v[i] for i in index)) for k, v in each]
-            for each in self._blocks
-        ]
-        return self._with(layers, blocks)
+        return self._with(
+            [layer.select(index) for layer in self._layers],
+            [[selected(block, index) for block in blocks] for blocks in self._blocks],
+        )
 
     # --- reading --------------------------------------------------------------------------
 
@@ -292,46 +240,35 @@ class KVCache:
         if tokens.step not in (None, 1):
             raise ConfigError(f"tokens: found {shown(tokens)}, allowed are slices without a step")
         start, stop, _ = tokens.indices(self.tokens_of(layer))
-        blocks = self._blocks[layer // self.codec.group]
-        first = state.sinks[0].shape[_TOKENS] if state.sinks else 0
-        last = first + len(blocks) * self.block
+        first = state.first_tokens
+        last = first + len(self._blocks[layer // self.codec.group]) * self.block
         recent = state.joined(side)
         sample = recent if recent is not None else state.sinks[side]
         parts = []
         if start < first:
             parts.append(state.sinks[side][:, :, start:stop])
-        if max(start, first) < min(stop, last):
-            found = self._decoded(layer, side, max(start, first) - first, min(stop, last) - first)
-            parts.append(like(found, sample))
+        coded = self._decoded(layer, side, max(start, first) - first, min(stop, last) - first)
+        parts += [like(each, sample) for each in coded]
         if stop > last and recent is not None:
             parts.append(recent[:, :, max(start - last, 0) : stop - last])
-        return concatenated(parts, _TOKENS) if parts else sample[:, :, :0]
+        return concatenated(parts, TOKENS) if parts else sample[:, :, :0]
 
-    def _decoded(self, layer: int, side: int, start: int, stop: int) -> Values:
-        """Coded tokens of a layer, counted from the first coded one."""
-        codec = (self.codec.keys, self.codec.values)[side][layer // self.codec.group]
-        width, place = self.codec.width, layer % self.codec.group
-        features = slice(place * width, (place + 1) * width)
-        blocks = range(start // self.block, -(-stop // self.block))
-        some = self._blocks[layer // self.codec.group][blocks.start : blocks.stop]
-        batch = len(some[0][side])
-        shape = (len(some) * self.block, self.codec.heads, self.codec.dim)
-        rows = [
-            codec.decode_values([block[side][row] for block in some], features).reshape(shape)
-            for row in range(batch)
-        ]
-        found = np.stack(rows).swapaxes(1, 2)
-        rotary = self.codec.rotary if side == 0 else None
-        if rotary is not None:
-            found = rotary.turn(found, self.sinks + blocks.start * self.block)
-        offset = blocks.start * self.block
-        return found[:, :, start - offset : stop - offset]
+    def _decoded(self, layer: int, side: int, start: int, stop: int) -> Iterator[Any]:
+        """Coded tokens of a layer, counted from the first coded one, some at a time."""
+        number = layer // self.codec.group
+        together, end = max(SPAN // self.block, 1), -(-stop // self.block)
+        for first in range(start // self.block, end, together):
+            some = self._blocks[number][first : min(first + together, end)]
+            found = self._groups[number].decode(some, layer, side, first)
+            offset = first * self.block
+            yield found[:, :, max(start - offset, 0) : stop - offset]
 
     # --- coding ---------------------------------------------------------------------------
 
     def _code_old(self, number: int) -> None:
         """Code the blocks of a group that have left the window of all its layers."""
-        states = self._group(number)
+        group, blocks = self._groups[number], self._blocks[number]
+        states = [self._layers[layer] for layer in group.layers]
         # Groups take turns, so that not all of them code at one token.
         limit = self.window + self.block + number * self.block // len(self._blocks)
         count = (min(state.tokens for state in states) - limit) // self.block + 1
@@ -340,56 +277,25 @@ class KVCache:
         span = count * self.block
         sides = [
             [as_values(state.joined(side)[:, :, :span], "keys", (None,) * 4) for state in states]
-            for side in range(_SIDES)
+            for side in range(SIDES)
         ]
-        first = self.sinks + len(self._blocks[number]) * self.block
-        if self.codec.rotary is not None:
-            sides[0] = [self.codec.rotary.undo(each, first) for each in sides[0]]
         rounding = rounding_of(dtype_name(states[0].recent[0][0]))
-        for start in range(0, span, self.block):
-            block = slice(start, start + self.block)
-            self._blocks[number].append(
-                (
-                    self._coded(self.codec.keys[number], sides[0], block, rounding),
-                    self._coded(self.codec.values[number], sides[1], block, rounding),
-                )
-            )
+        blocks += group.encode(sides, len(blocks), rounding)
         for state in states:
-            _drop(state, span)
-
-    def _coded(
-        self, codec: Codec, layers: Sequence[Values], block: slice, rounding: float
-    ) -> tuple[Codes, ...]:
-        """Codes of a block of a group, of each sequence."""
-        # (batch, tokens, layers, heads, dim)
-        found = np.stack([each[:, :, block] for each in layers], axis=1).transpose(0, 3, 1, 2, 4)
-        rows = found.reshape(len(found), self.block, -1)
-        if self.bound is None:
-            return tuple(codec.encode_values(row) for row in rows)
-        return tuple(codec.encode_within(row, self.bound, rounding) for row in rows)
+            state.drop(span)
 
     def _cut(self, number: int, whole: int, rest: int) -> None:
         """Keep `whole` blocks of a group, and `rest` tokens of the next as they decode."""
         start = whole * self.block
-        for layer in self._members(number):
+        for layer in self._groups[number].layers:
             state = self._layers[layer]
-            decoded = [
-                like(self._decoded(layer, side, start, start + rest), state.sinks[side])
-                if state.sinks
-                else like(self._decoded(layer, side, start, start + rest), state.recent[side][0])
-                for side in range(_SIDES if rest else 0)
-            ]
-            state.recent = [[each] for each in decoded] or [[], []]
-            state.tokens = rest
+            samples = state.sinks or [side[0] for side in state.recent]
+            recent: list[list[Any]] = [[] for _ in range(SIDES)]
+            for side, parts in enumerate(recent):
+                decoded = self._decoded(layer, side, start, start + rest)
+                parts += [like(each, samples[side]) for each in decoded]
+            state.recent, state.tokens = recent, rest
         del self._blocks[number][whole:]
-
-    def _shorten(self, number: int, tokens: int) -> None:
-        """Keep the first of the recent tokens of a group."""
-        for state in self._group(number):
-            if tokens < state.tokens:
-                parts = [state.joined(side)[:, :, :tokens] for side in range(_SIDES)]
-                state.recent = [[each] for each in parts] if tokens else [[], []]
-                state.tokens = tokens
 
     # --- parts ----------------------------------------------------------------------------
 
@@ -398,7 +304,7 @@ class KVCache:
         return [
             Part(
                 state.sinks or [None, None],
-                [state.joined(side) for side in range(_SIDES)],
+                [state.joined(side) for side in range(SIDES)],
                 self._blocks[layer // self.codec.group],
                 layer % self.codec.group == 0,
             )
@@ -410,26 +316,19 @@ class KVCache:
         for layer, part in enumerate(parts):
             sinks = [each for each in part.sinks if each is not None]
             recent = [[] if each is None else [each] for each in part.recent]
-            tokens = recent[0][0].shape[_TOKENS] if recent[0] else 0
-            self._layers[layer] = _Layer(sinks, recent, int(tokens))
+            tokens = recent[0][0].shape[TOKENS] if recent[0] else 0
+            self._layers[layer] = Layer(sinks, recent, int(tokens))
             if layer % self.codec.group == 0:
                 self._blocks[layer // self.codec.group] = list(part.blocks)
 
-    def _with(self, layers: list[_Layer], blocks: list[list[_Block]]) -> KVCache:
+    def _with(self, layers: list[Layer], blocks: list[list[Block]]) -> KVCache:
         found = KVCache(
             self.codec, sinks=self.sinks, window=self.window, block=self.block, bound=self.bound
         )
         found._layers, found._blocks = layers, blocks
         return found
 
-    def _members(self, number: int) -> range:
-        start = number * self.codec.group
-        return range(start, min(start + self.codec.group, self.codec.layers))
-
-    def _group(self, number: int) -> list[_Layer]:
-        return [self._layers[layer] for layer in self._members(number)]
-
-    def _layer(self, layer: int) -> _Layer:
+    def _layer(self, layer: int) -> Layer:
         if not 0 <= as_whole(layer, "layer") < self.codec.layers:
             raise ConfigError(
                 f"layer: found {layer}, allowed are 0 to {self.codec.layers - 1}, the layers of "
@@ -437,29 +336,6 @@ class KVCache:
             )
         return self._layers[layer]
 
-    @property
-    def batch(self) -> int | None:
-        """Sequences of the batch, once there are any."""
-        for state in self._layers:
-            for array in (*state.sinks[:1], *state.recent[0][:1]):
-                return int(array.shape[0])
-        return None
-
 
 def _block_for(groups: int) -> int:
     return max(LEAST_BLOCK, 2 ** (groups - 1).bit_length())
-
-
-def _drop(state: _Layer, tokens: int) -> None:
-    """Drop the first of the recent tokens; a copy of the others, which holds no more memory."""
-    state.tokens -= tokens
-    for side in range(_SIDES):
-        rest = state.joined(side)[:, :, tokens:]
-        state.recent[side] = [_copied(rest)] if state.tokens else []
-
-
-def _copied(array: Any) -> Any:
-    framework = framework_of(array)
-    if framework == "torch":
-        return array.clone()
-    return array if framework == "jax" else array.copy()

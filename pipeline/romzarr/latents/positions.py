@@ -9,14 +9,19 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.arguments import shown
+from romzarr.coding.products import turn
 from romzarr.errors import ConfigError
 
 Values = NDArray[np.float32]
+
+# Positions whose turns are kept: those beyond are products, for sines take longer than all else.
+_SPAN = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,25 +54,35 @@ class Rotary:
         return cls(base ** (-np.arange(0, dim, 2) / dim), interleaved)
 
     def turn(self, keys: Values, first: int) -> Values:
-        """Keys (..., tokens, dim) turned by the positions `first`, `first` + 1, ..."""
+        """Keys (..., heads, tokens, dim) turned by the positions `first`, `first` + 1, ..."""
         return self._turned(keys, first, 1.0)
 
     def undo(self, keys: Values, first: int) -> Values:
         """What `turn` was given."""
         return self._turned(keys, first, -1.0)
 
-    def _turned(self, keys: Values, first: int, sign: float) -> Values:
-        angles = np.multiply.outer(first + np.arange(keys.shape[-2]), self.frequencies)
-        cos = np.cos(angles).astype(np.float32)
-        sin = (sign * np.sin(angles)).astype(np.float32)
-        left, right = self._pairs()
-        found = keys.copy()
-        found[..., left] = keys[..., left] * cos - keys[..., right] * sin
-        found[..., right] = keys[..., left] * sin + keys[..., right] * cos
-        return found
+    def turn_rows(self, rows: Values, first: int, sign: float = 1.0) -> None:
+        """Turn keys (..., tokens, heads, dim), in C order, in place; back with a sign of -1."""
+        turns = self._turns(first, rows.shape[-3])
+        angles = (turns.real.astype(np.float32), (sign * turns.imag).astype(np.float32))
+        for index in np.ndindex(rows.shape[:-3]):
+            turn(rows[index], *angles, interleaved=self.interleaved)
 
-    def _pairs(self) -> tuple[slice, slice]:
-        count = len(self.frequencies)
-        if self.interleaved:
-            return slice(0, 2 * count, 2), slice(1, 2 * count, 2)
-        return slice(0, count), slice(count, 2 * count)
+    def _turned(self, keys: Values, first: int, sign: float) -> Values:
+        rows = keys.swapaxes(-3, -2).copy()
+        self.turn_rows(rows, first, sign)
+        return rows.swapaxes(-3, -2)
+
+    def _turns(self, first: int, count: int) -> NDArray[np.complex128]:
+        """Turns (count, pairs) by the angles of positions, as numbers of the unit circle."""
+        # One of none, for it is empty but has pairs.
+        starts = range(first, first + max(count, 1), _SPAN)
+        turns = [
+            self._first_turns[: first + count - start] * np.exp(1j * start * self.frequencies)
+            for start in starts
+        ]
+        return np.concatenate(turns) if len(turns) != 1 else turns[0]
+
+    @cached_property
+    def _first_turns(self) -> NDArray[np.complex128]:
+        return np.exp(1j * np.multiply.outer(np.arange(_SPAN), self.frequencies))

@@ -1,5 +1,5 @@
-"""Compiled loops of the coding: `wavelet.c`, `quantise.c`, `entropy.c`,
-`coordinates.c`.
+"""Compiled loops of the coding: `wavelet.c`, `quantise.c`, `entropy.c`, `coordinates.c` and
+`products.c`.
 
 The C sources beside this file become one shared library when the package is built (`setup.py`).
 It depends on nothing, not even on Python, is loaded when it is first needed, and runs without
@@ -55,4 +55,5 @@ def _loaded() -> ctypes.CDLL:
     loaded.encode.restype = loaded.decode.restype = ctypes.c_int64
     loaded.encode_coordinates.restype = ctypes.c_int64
     loaded.make_tables()
+    loaded.choose_vectors(1)
     return loaded

@@ -1,0 +1,99 @@
+"""Products of levels with directions: exact, and alike for vectors of all widths."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from romzarr.coding import products
+from romzarr.coding.coordinates import MOST_LEVEL, UNIT
+from romzarr.coding.kernels import library
+from romzarr.coding.products import IntegerDirections
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(params=["narrow", "widest"], autouse=True, scope="module")
+def vectors(request):
+    library().choose_vectors(request.param == "widest")
+    yield
+    library().choose_vectors(1)
+
+
+def matrix(directions):
+    """Integers (features, directions), with those that fill up."""
+    blocks, pairs, features, _ = directions.integers.shape
+    return directions.integers.swapaxes(1, 2).reshape(blocks * features, 2 * pairs)
+
+
+def directions_of(rng, directions, features):
+    axes = rng.standard_normal((directions, features)) * 10.0 ** rng.uniform(-5, 5, features)
+    steps = 10.0 ** rng.uniform(-3, 3, directions)
+    return axes.astype(np.float32), steps.astype(np.float32)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=seeds,
+    tokens=st.integers(0, 20),
+    features=st.integers(1, 50),
+    directions=st.integers(1, 100),
+    first=st.integers(0, 20),
+    last=st.integers(0, 50),
+)
+def test_expanded_levels_are_exact_sums(seed, tokens, features, directions, first, last):
+    """Even the largest: the oracle has 64 bits."""
+    rng = np.random.default_rng(seed)
+    found = IntegerDirections.of(*directions_of(rng, directions, features))
+    mean = rng.standard_normal(features).astype(np.float32)
+    levels = np.zeros((tokens, found.stride), np.int16)
+    levels[:, :directions] = rng.integers(-MOST_LEVEL, MOST_LEVEL + 1, (tokens, directions))
+    # The largest sums that there are.
+    integers = matrix(found)[:features].astype(np.int64)
+    levels[:features] = MOST_LEVEL * np.sign(integers[:tokens])
+    sums = levels.astype(np.int64) @ integers.T
+    assert np.abs(sums).max(initial=0) < 2**31
+    some = slice(first, max(first, last))
+    expected = mean[some] + found.scales[some] * sums[:, some].astype(np.float32)
+    assert_array_equal(products.expand(levels, found, mean, some), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, features=st.integers(1, 20), directions=st.integers(1, 100))
+def test_directions_are_rounded_to_the_nearest_integers(seed, features, directions):
+    """Which have 15 bits, or the largest sum of sizes that is safe to within a percent."""
+    axes, steps = directions_of(np.random.default_rng(seed), directions, features)
+    found = IntegerDirections.of(axes, steps)
+    filled = matrix(found)
+    integers = filled[:features, :directions].astype(np.float64)
+    exact = (axes * steps[:, None].astype(np.float64)).T / UNIT
+    scales = found.scales[:, None].astype(np.float64)
+    assert (np.abs(integers * scales - exact) <= (0.5 + 2**15 * 2.0**-21) * scales).all()
+    assert not filled[:, directions:].any()
+    assert not filled[features:].any()
+    full = 2**31 / MOST_LEVEL
+    room = np.maximum(np.abs(integers).max(axis=1) / 2**15, np.abs(integers).sum(axis=1) / full)
+    assert (room > 0.99).all()
+
+
+def test_directions_that_are_zero_stay_so():
+    found = IntegerDirections.of(np.zeros((3, 2), np.float32), np.ones(3, np.float32))
+    assert not found.integers.any()
+    assert (found.scales > 0).all()
+
+
+def test_halves_are_those_of_numpy():
+    """All sizes of numbers, and around every float16 what is rounded to it and to the next."""
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    bits = every.view(np.uint32).astype(np.int64)
+    around = [bits + step for size in (1, 2**12, 2**13) for step in (-size, size)]
+    random = np.random.default_rng(0).integers(0, 2**32, 2**16)
+    values = np.concatenate([bits, *around, random]).astype(np.uint32)
+    values = values.view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(np.float16)
+    # A number that is none has any bits.
+    assert_array_equal(products.halves(values), expected)
+    signs = np.signbit(products.halves(values)) == np.signbit(expected)
+    assert signs[~np.isnan(expected)].all()
