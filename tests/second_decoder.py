@@ -77,8 +77,7 @@ class Fit:
         moved = self.shares + F(0.04) * gradients * self.shares * (1 - self.shares)
         self.shares = np.clip(moved, F(0.02), 1 - F(0.02))
         fours = np.pad([*features, 16 * sizes.astype(F)], ((0, 0), (0, -len(sizes) % 4)))
-        parts = self.weights[:, None] * fours[:4]
-        off = np.add.accumulate([np.full_like(parts[0], 16), *parts])[-1]
+        off = sum(self.weights[:, None] * fours[:4], np.full_like(fours[0], 16))
         added = ((1 / (off * off) * fours[:4])[:, None] * fours).reshape(4, 5, -1, 4)
         self.sums = np.add.accumulate(np.concatenate([self.sums, added], 2), 2)[:, :, -1:]
         self.seen, self.since = self.seen + len(sizes), self.since + len(sizes)
@@ -240,14 +239,13 @@ def values_of(layers: list[bytes], shape, dtype, step: list, levels, differences
     """The values of a chunk coded by `romzarr.wavelet`, in layers or in a single one."""
     values = np.zeros(shape)
     for content, unit in zip(layers, step, strict=True):
-        head = 3 if content[0] & 2 else 2
-        own = unit * ((content[2] + 32) / 128 if head == 3 else 1)
+        head = 2 + bool(content[0] & 2)
+        own = unit * ((content[2] + 32) / 128) if head == 3 else unit
         integers = np.rint(values / own).astype(np.int64)
         if len(content) > head:
             integers += integers_of(content[head:], shape, levels, bool(content[0] & 1))
         beyond, sizes = [0, (content[0] >> 2) / 64 - 0.5, content[1] / 256 - 0.5], np.abs(integers)
-        values = (sizes + np.choose(np.minimum(sizes, 2), beyond)) * own
-        values = np.copysign(values, integers)
+        values = np.copysign((sizes + np.choose(np.minimum(sizes, 2), beyond)) * own, integers)
     values = values.astype(dtype) + 0
     for axis, count in enumerate(levels):
         values = inverse(values, axis, count)
@@ -388,21 +386,20 @@ class Part:
     def array(self, path: str) -> Array:
         meta, layers = self.arrays[path], self.layers.get(path, [path])
         shape, codecs, dtype = meta["shape"], meta["codecs"], np.dtype(meta["data_type"])
-        chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
+        chunk, kind = meta["chunk_grid"]["configuration"]["chunk_shape"], codecs[0]["name"]
         grid = [-(-n // length) for n, length in zip(shape, chunk, strict=True)]
-        whole, options = np.empty(np.multiply(grid, chunk), dtype), {}
-        decode = values_of if codecs[0]["name"] == "romzarr.wavelet" else exact
-        if codecs[0]["name"] != "bytes":
-            metas = [self.arrays[each]["codecs"][0]["configuration"] for each in layers]
-            options = dict(metas[-1])
-            if "step" in options:
-                options["step"] = [each["step"] for each in metas]
+        whole = np.empty(np.multiply(grid, chunk), dtype)
+        options = {} if kind == "bytes" else dict(codecs[0]["configuration"])
+        if kind == "romzarr.wavelet":
+            every = [self.arrays[each]["codecs"][0]["configuration"] for each in layers]
+            options["step"] = [each["step"] for each in every]
         for index in np.ndindex(*grid):
+            place = "/".join(["c", *map(str, index)])
             # The last four bytes are a checksum.
-            files = (self.folder.joinpath(each, "c", *map(str, index)) for each in layers)
-            contents = [file.read_bytes()[:-4] for file in files]
+            contents = [(self.folder / each / place).read_bytes()[:-4] for each in layers]
             contents = [Blosc().decode(contents[0])] if codecs[1]["name"] == "blosc" else contents
             region = tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk, strict=True))
+            decode = values_of if kind == "romzarr.wavelet" else exact
             whole[region] = decode(contents, chunk, dtype, **options)
         return whole[tuple(slice(n) for n in shape)]
 
