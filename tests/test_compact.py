@@ -137,11 +137,12 @@ def test_a_store_of_many_nights_becomes_about_as_small_as_one_compression(tmp_pa
 
 
 @pytest.mark.slow
-def test_the_bound_holds_through_two_hundred_nights(tmp_path):
-    store, source = tmp_path / "store", with_levels(waves(1000, points=40, noise=0.02))
+def test_the_bound_holds_through_many_nights(tmp_path):
+    """Two hundred take minutes; a benchmark had them (docs/tolerance.md)."""
+    store, source = tmp_path / "store", with_levels(waves(200, points=40, noise=0.02))
     appended(store, source.isel(time=slice(5)), [5])
     parts = []
-    for end in range(10, 1001, 5):
+    for end in range(10, 201, 5):
         seen = source.isel(time=slice(end))
         romzarr.append(store, seen)
         parts.append(len(open_store(store).parts))
