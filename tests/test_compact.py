@@ -138,7 +138,7 @@ def test_a_store_of_many_nights_becomes_about_as_small_as_one_compression(tmp_pa
 
 @pytest.mark.slow
 def test_the_bound_holds_through_many_nights(tmp_path):
-    """Two hundred take minutes; a benchmark had them (docs/tolerance.md)."""
+    """Forty: two hundred take minutes."""
     store, source = tmp_path / "store", with_levels(waves(200, points=40, noise=0.02))
     appended(store, source.isel(time=slice(5)), [5])
     parts = []
