@@ -36,7 +36,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo docs coverage dist test test-oldest test-newest golden bench bench-compression bench-codec bench-rough bench-answers bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale torture lint format types check clean
+.PHONY: help demo docs coverage dist test test-oldest test-newest golden bench bench-compression bench-codec bench-rough bench-answers bench-reading bench-neural bench-stream bench-activations bench-stream-peers bench-nightly bench-scale torture lint format types check clean
 
 help:
 	@echo "make demo    compute a cylinder wake, compress it, verify it and draw a picture"
@@ -47,6 +47,7 @@ help:
 	@echo "make bench-codec  the codec of chunks beside SZ3, SPERR, ZFP, pcodec and bit rounding"
 	@echo "make bench-rough  speed and memory of whole commands where POD cannot pay, beside the peers"
 	@echo "make bench-answers  answers from stores beside decoding and computing"
+	@echo "make bench-reading  parts of stores, and looking coarse first"
 	@echo "make bench-stream  streams beside batch, and their memory;  DATA=... for archives of yours"
 	@echo "make bench-neural  train the operators of neural SINDy, the five runs, their cures"
 	@echo "make bench-activations  hidden states and key/value cache of a decoder;  make bench-stream-peers  POD of streams"
@@ -174,6 +175,9 @@ bench-codec: $(BENCH_STAMP)
 
 bench-answers: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_answers
+
+bench-reading: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_reading
 
 bench-rough: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_rough | tee tests/benchmarks/ROUGH.md

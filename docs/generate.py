@@ -29,6 +29,7 @@ COPIED = {
     "pipeline/romzarr/codecs/FORMAT.md": "generated/codec_format.md",
     "tests/benchmarks/ROUGH.md": "generated/benchmarks/rough.md",
     "tests/benchmarks/ANSWERS.md": "generated/benchmarks/answers.md",
+    "tests/benchmarks/READING.md": "generated/benchmarks/reading.md",
     "tests/benchmarks/RESULTS.md": "generated/benchmarks/results.md",
     "tests/benchmarks/IDENTIFICATION.md": "generated/benchmarks/identification.md",
     "tests/benchmarks/STREAMING.md": "generated/benchmarks/streaming.md",

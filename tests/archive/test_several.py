@@ -18,7 +18,7 @@ from romzarr.archive import open_archive
 from romzarr.archive.several import files_of_pattern
 from romzarr.errors import ArchiveError, StoreError
 from romzarr_flows.cli import main
-from tests.oracles import decoded_errors
+from tests.oracles import decoded_errors, without_loss
 from tests.strategies import chunkings, seeds
 
 
@@ -71,7 +71,7 @@ def test_many_files_are_one_archive(tmp_path, how):
     assert max(decoded_errors(ds, decoded).values()) <= 1e-3
     xr.testing.assert_equal(decoded.drop_vars(["u", "v"]).load(), ds.drop_vars(["u", "v"]))
     assert decoded.attrs == ds.attrs
-    assert decoded.u.attrs == ds.u.attrs
+    assert without_loss(decoded.u.attrs) == ds.u.attrs
     one = romzarr.compress(ds, tmp_path / "one", tolerance=1e-3)
     assert report.rank == one.rank
     assert romzarr.verify(tmp_path / "s", source).ok

@@ -1,0 +1,17 @@
+"""The benchmark of reading runs, at its smallest size."""
+
+from tests.benchmarks import bench_reading
+from tests.benchmarks.archives import Recipe, archive
+
+
+def test_smallest_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROMZARR_BENCH_CACHE", str(tmp_path))
+    path = archive(Recipe(snapshots=60, ny=16, nx=16, chunks=(30, 16, 16)))
+    bench_reading.main([str(path)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    tables = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    reading, layers = tables[2], tables[5]
+    assert len(reading) == len(bench_reading.READING)
+    assert len(layers) == len(bench_reading.LAYERS)
+    assert reading[0] == layers[0] == path.stem
+    assert all(float(cell.replace(",", "")) > 0 for cell in reading[1:] + layers[1:])
