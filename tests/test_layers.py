@@ -140,6 +140,17 @@ def test_appended_snapshots_have_layers_too(tmp_path):
     assert 0.05 < relative_error(coarse.u, whole.u) <= coarse.u.attrs[BOUND]
 
 
+def test_names_that_end_like_layers_are_names(tmp_path):
+    source = (
+        archive("rough").rename(u="values_1", x="x_1").assign_coords(lat_1=("lat", np.arange(24)))
+    )
+    for config in ({}, {"compression.layers": list(LAYERS)}):
+        romzarr.compress(source, tmp_path / "s", tolerance=1e-2, config=config, overwrite=True)
+        found = xr.open_dataset(tmp_path / "s", engine="romzarr").load()
+        xr.testing.assert_equal(found.drop_vars("values_1"), source.drop_vars("values_1"))
+        assert relative_error(found.values_1, source.values_1) <= 1e-2
+
+
 def test_tolerances_that_the_error_nearly_reaches_have_no_layer(tmp_path):
     source = archive("waves")
     config = {"compression.layers": [0.011, 1e-3]}

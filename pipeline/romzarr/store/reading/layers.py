@@ -25,11 +25,13 @@ def layers_of(layouts: Mapping[str, ArrayLayout], where: str) -> dict[str, tuple
         If there is one layer alone, or they differ in shape, chunks or dtype.
     """
     found = {}
-    for path in [each.removesuffix("_1") for each in layouts if each.endswith("_1")]:
+    firsts = [each.removesuffix("_1") for each in layouts if each.endswith("_1")]
+    # Names of coordinates may end like that, too.
+    for path in filter(layout.is_coded, firsts):
         numbers = range(1, layout.MAX_LAYERS + 1)
         layers = tuple(takewhile(layouts.__contains__, (layout.layer(path, k) for k in numbers)))
         forms = {(layouts[k].shape, layouts[k].chunk, layouts[k].dtype) for k in layers}
-        if not layout.is_coded(path) or len(layers) < 2 or len(forms) > 1:
+        if len(layers) < 2 or len(forms) > 1:
             raise StoreError(f"{where}: array {path} has layers that do not fit one another")
         found[path] = layers
     return found
