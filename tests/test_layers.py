@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dask
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import romzarr
 from romzarr.errors import ConfigError, StoreError
 from romzarr.store.reading.reader import open_store
 from tests.forgery import metadata_of, put_metadata, sign_metadata
+from tests.strategies import seeds
 
 LAYERS = (0.2, 0.05)
 BOUND = "romzarr_relative_l2_error"
@@ -101,6 +105,39 @@ def test_values_are_those_without_layers_and_coarse_ones_are_within_their_bound(
         np.testing.assert_array_equal(np.isnan(coarse.u), np.isnan(source.u))
         assert coarse.u.attrs["romzarr_tolerance"] == tolerance
         assert "romzarr_largest_error" not in coarse.u.attrs
+
+
+@pytest.mark.slow
+@given(
+    seed=seeds, m=st.integers(5, 80), shape=st.tuples(st.integers(2, 12), st.integers(1, 30)),
+    dtype=st.sampled_from(["f2", "f4", ">f8"]), rank=st.integers(1, 20), land=st.booleans(),
+    noise=st.sampled_from([0.0, 0.01, 1.0]), tolerance=st.sampled_from([0.05, 1e-2, 1e-3]),
+    asked=st.lists(st.sampled_from([0.9, 0.5, 0.1, 0.02]), min_size=1, max_size=3, unique=True),
+)  # fmt: skip
+@settings(deadline=None, max_examples=20)
+def test_every_layer_is_within_its_bound(
+    seed, m, shape, dtype, rank, land, noise, tolerance, asked
+):
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((m, rank)) @ rng.standard_normal((rank, np.prod(shape)))
+    values += noise * rng.standard_normal(values.shape) + 3
+    values = values.reshape(m, *shape).astype(dtype)
+    if land:
+        values[:, 0, 0] = np.nan
+    source = xr.Dataset({"u": (("time", "y", "x"), values)}, {"time": np.arange(m)})
+    with TemporaryDirectory() as folder:
+        config = {"compression.layers": asked}
+        romzarr.compress(source, f"{folder}/s", tolerance=tolerance, config=config)
+        romzarr.compress(source, f"{folder}/plain", tolerance=tolerance)
+        whole = xr.open_dataset(f"{folder}/s", engine="romzarr").load()
+        plain = xr.open_dataset(f"{folder}/plain", engine="romzarr").load()
+        xr.testing.assert_identical(whole, plain)
+        for each in asked:
+            coarse = xr.open_dataset(f"{folder}/s", engine="romzarr", tolerance=each).u.load()
+            bound = coarse.attrs.get(BOUND, 0.0)
+            assert bound <= max(each, whole.u.attrs.get(BOUND, 0.0))
+            if np.nanstd(values) > 0:
+                assert relative_error(coarse, source.u) <= bound * (1 + 1e-6)
 
 
 def test_only_the_layers_that_are_needed_are_read(tmp_path):

@@ -7,6 +7,7 @@ error of a layer is bounded by that and by the error of the store.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,10 +29,14 @@ from romzarr.store.layout import FIELDS
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
 
+log = logging.getLogger(__name__)
+
 # With a smaller ratio of steps a layer saves next to nothing.
 LEAST_RATIO = 1.5
 # Ratios looked at for each variable; between them losses follow powers of the step.
 RATIOS = 12
+# Less than this share of what is allowed says nothing of what larger steps would miss.
+LEAST_MISSED = 1e-6
 # Attempts at the steps of a variable, the share of the error allowed that they aim at, and the
 # share that is close enough.
 ATTEMPTS, AIM, CLOSE = 4, 0.98, 0.9
@@ -59,6 +64,8 @@ def write_layers(
         errors = _Split(writer, known, variable).written(tolerances)
         if errors:
             known = _with_layers(known, variable.name, errors)
+        else:
+            log.info("%s: no layer would be coarse enough to save bytes", variable.name)
         for array in writer.layered_arrays(variable.name):
             writer.drop_layers(variable.name, array, keep=bool(errors))
     return known
@@ -109,6 +116,8 @@ class _Split:
         room, draft = np.array(wider) - error, Draft(*self.writer.draft(self.facts))
         allowed, ratios = room**2 * squared, np.array(wider) / error
         losses = self._losses(draft, 4 * ratios[0])
+        if not losses.squares.any():
+            return []
         for _ in range(ATTEMPTS):
             useful = ratios >= LEAST_RATIO * np.append(ratios[1:], 1.0)
             ratios, room, allowed = ratios[useful], room[useful], allowed[useful]
@@ -119,7 +128,8 @@ class _Split:
             worst = float(np.max(missed / allowed))
             if CLOSE**2 <= worst <= 1:
                 break
-            ratios = losses.ratios_for(losses.squares_of(ratios) * AIM**2 * allowed / missed)
+            wanted = AIM**2 * allowed / np.maximum(missed, LEAST_MISSED * allowed)
+            ratios = losses.ratios_for(losses.squares_of(ratios) * wanted)
         if worst > 1:
             return []
         errors = error + np.sqrt(missed / squared)

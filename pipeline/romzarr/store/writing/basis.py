@@ -326,6 +326,8 @@ class BasisWriter(ArrayWriter):
             One for each layer. `drop_layers` removes the array once these are written.
         """
         path = self.path_of(variable, array)
+        # There may have been more of them.
+        self.drop_layers(variable, array, keep=False)
         whole, codec = zarr.open_array(self._store, path=path, mode="r"), self._codec(path)
         dims, writers = [str(dim) for dim in whole.metadata.dimension_names or ()], []  # type: ignore[union-attr]
         for number, step in enumerate((*steps, codec.step), start=1):
