@@ -165,7 +165,7 @@ test-newest: $(NEWEST)/.romzarr-test
 endif
 
 bench: $(BENCH_STAMP)
-	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+	$(BIN)/python -m pytest tests -m benchmark -s
 
 bench-compression: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_compression --verbose

@@ -95,8 +95,19 @@ def test_other_systems_are_recovered(system, noise):
     assert result.exact.all()
 
 
+# Half a minute each: half of them with all tests, the others with `make bench`.
+LONG = [
+    pytest.param(
+        each,
+        marks=[pytest.mark.benchmark] if number % 2 else [],
+        id=f"{each.name} {each.start[0]:g}",
+    )
+    for number, each in enumerate(OTHERS)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("system", OTHERS, ids=lambda s: f"{s.name} {s.start[0]:g}")
+@pytest.mark.parametrize("system", LONG)
 def test_more_samples_do_not_add_terms(system):
     for noise in (1e-3, 1e-2):
         _, result = beyond(replace(system, samples=3000), noise, seeds=2)
