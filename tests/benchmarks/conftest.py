@@ -1,4 +1,4 @@
-"""Tests of benchmarks are slow together, and say nothing of old dependencies: one suite has them."""
+"""Tests of benchmarks are slow together, and tell nothing of old dependencies."""
 
 from __future__ import annotations
 
