@@ -17,7 +17,7 @@ import romzarr
 from romzarr import StreamCompressor
 from romzarr.operations import compact
 from romzarr.operations.compact import MOST_PARTS, _reached
-from romzarr.store.reading.facts import ERRORS_BY_INDEX
+from romzarr.store.reading.facts import BLOCK_ERRORS, ERRORS_BY_INDEX
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.cli import main
 from tests import dying
@@ -68,6 +68,13 @@ def assert_within(store, source: xr.Dataset, weights=None) -> None:
     assert_same_but_values(source, decoded)
     for name, error in decoded_errors(source, decoded, weights).items():
         assert error <= facts["relative_l2_error"][name] * (1 + 1e-9) <= TOLERANCE * (1 + 1e-9)
+    # Errors by block, where they are known, are those against the archive.
+    for name, bounds in (
+        xr.open_dataset(store, engine="romzarr", cache=False).romzarr.error().items()
+    ):
+        if name in source and weights is None and np.isfinite(bounds).all():
+            lost = float(((decoded[name] - source[name].astype("f8")) ** 2).sum())
+            assert lost <= float((bounds**2).sum()) * (1 + 1e-9)
     for name, each in facts.get(ERRORS_BY_INDEX, {}).items():
         for number, told in enumerate(each["errors"]):
             level = {"lev": number}
@@ -133,6 +140,10 @@ def test_a_store_of_many_nights_becomes_about_as_small_as_one_compression(tmp_pa
     after = romzarr.info(store)
     assert after.source | {"appends": 3} == before.source
     assert (after.raw_bytes, after.snapshots) == (before.raw_bytes, 240)
+    assert_within(store, source)
+    # Those that coding found are against what was decoded, and not against the archive.
+    assert BLOCK_ERRORS not in open_store(store).facts
+    assert BLOCK_ERRORS in open_store(tmp_path / "once").facts
     assert romzarr.verify(store, source).ok
 
 
