@@ -167,6 +167,15 @@ def test_the_bound_holds_through_many_nights(tmp_path):
 # --- when appends do it -------------------------------------------------------------------
 
 
+def test_nights_of_one_snapshot_are_put_together_once_no_part_is_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(compact, "NIGHTS", 5)
+    monkeypatch.setattr(compact, "WORTHWHILE", 1.0)
+    store, source = tmp_path / "s", waves(200, points=30, noise=0.02).isel(time=slice(115))
+    appended(store, source, range(100, 116))
+    assert romzarr.info(store).source.get("appends", 0) < 15
+    assert_within(store, source)
+
+
 def test_appends_put_parts_together_after_many_nights_unless_they_are_not_to(tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "NIGHTS", 4)
     source, ends = with_levels(waves(200, points=30))[["w"]], [10, 100, 150, 200]

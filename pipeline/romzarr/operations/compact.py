@@ -28,6 +28,7 @@ from romzarr.recorded_config import config_of
 from romzarr.reports import CompactReport
 from romzarr.store.commit import sweep
 from romzarr.store.reading.facts import BLOCK_ERRORS, ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 
@@ -111,7 +112,12 @@ def part_share(opened: CoefficientStore) -> float:
 
 def appends_of(opened: CoefficientStore) -> int:
     """How often a store was appended to since it was compressed, or its parts put together."""
-    return int(opened.facts.get("source", {}).get(APPENDS, 0))
+    return _appends(opened.parts)
+
+
+def _appends(parts: Sequence[Generation]) -> int:
+    """The same, when the last of these parts was written."""
+    return int(parts[-1].facts.get("source", {}).get(APPENDS, 0)) if parts else 0
 
 
 def compact_if_it_pays(store: str | os.PathLike[str], before: CoefficientStore) -> None:
@@ -133,10 +139,10 @@ def compact_if_it_pays(store: str | os.PathLike[str], before: CoefficientStore) 
         If the store cannot be read or written, or was changed by another writer meanwhile.
     """
     opened = open_store(store)
-    nights = [1 + appends_of(each) for each in (before, opened)]
-    parts = [len(each.parts) for each in (before, opened)]
-    many = _reached(MOST_PARTS, *parts)
-    due = many or _reached(NIGHTS, *nights)
+    # What was reached while a part was open, as after few snapshots, could not be acted upon.
+    closed = [part for part in before.parts if "stream" not in part.facts]
+    many = _reached(MOST_PARTS, len(closed), len(opened.parts))
+    due = many or _reached(NIGHTS, 1 + _appends(closed), 1 + appends_of(opened))
     if due and _is_automatic(opened) and not _obstacle(opened):
         why = _merge(store, opened, 1.0 if many else WORTHWHILE)
         log.info("%s: %s", opened.url, why or "its parts were put together")
