@@ -27,7 +27,7 @@ from romzarr.objects import cache, requests
 from romzarr.store import layout
 from romzarr.store.commit import Commit, committer
 from romzarr.store.layout import Part, Root
-from romzarr.store.reading.reader import open_store
+from romzarr.store.reading.reader import _opened, open_store
 from romzarr.store.writing.files import put
 from romzarr_flows.cli import main
 from tests.oracles import decoded_errors
@@ -164,6 +164,18 @@ def test_indexes_are_fetched_side_by_side_and_so_are_tiles(s3, monkeypatch):
     # Each tile once.
     assert len(proxy.requests) == len({path for _, path, _ in proxy.requests})
     assert romzarr.verify(f"{url}/s", source).ok
+    # What is fetched ahead is checked like all else.
+    part = open_store(f"{url}/s").last
+    files, key = (
+        layout.zarr_store(f"{url}/s/{part.name}", read_only=False),
+        "basis/u/values/c/1/0/0",
+    )
+    content = bytearray(sync(files.get(key, default_buffer_prototype())).to_bytes())
+    content[len(content) // 2] ^= 1
+    put(files, key, bytes(content))
+    _opened.cache_clear()
+    with pytest.raises(StoreError, match=f"{part.name}/{key}"):
+        open_dataset(f"{url}/s").load()
 
 
 def open_dataset(url) -> xr.Dataset:
