@@ -34,9 +34,9 @@ from romzarr.compression.value_bounds import (
 from romzarr.compression.write_archive import write_archive
 from romzarr.compression.write_pod import Result
 from romzarr.compression.write_store import changed_settings
-from romzarr.config import Config
+from romzarr.config import NO_TOLERANCE, Config
 from romzarr.contracts import EXACT, ReadCost
-from romzarr.errors import AccuracyError, GapsError
+from romzarr.errors import AccuracyError, ConfigError, GapsError
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
@@ -87,6 +87,7 @@ def write_within_bounds(
     ------
     ArchiveError, AccuracyError, StoreError
     """
+    _refuse_finer_layers(config)
     task = _Task(open_writer, archive, config, facts_of, _resolved(archive, config), bounds)
     # Fill values that nobody declared cannot be told among logarithms.
     gaps = gaps or bool(task.resolved.logarithms.units)
@@ -95,6 +96,16 @@ def write_within_bounds(
     except GapsError as found:
         log.info("everything is read once more for its gaps: %s", found)
         return task.written(gaps=True)
+
+
+def _refuse_finer_layers(config: Config) -> None:
+    asked, tolerance = config.compression.layer_tolerances, config.compression.tolerance
+    finer = [each for each in asked if each <= tolerance < NO_TOLERANCE]
+    if finer:
+        raise ConfigError(
+            f"compression.layers: found {finer[0]:g}, allowed are numbers above the tolerance of "
+            f"{tolerance:g}, within which the whole store is read anyway"
+        )
 
 
 def _resolved(archive: Archive, config: Config) -> ResolvedBounds:
