@@ -346,6 +346,24 @@ def add_compress(subparsers: Subparsers) -> None:
         more=SOURCES,
         epilog=COMPRESS,
     )
+    add_bounds(command)
+    add_selection(command)
+    command.add_argument(
+        "--max-rank", type=rank, metavar="N", help="maximum number of POD modes (default auto)"
+    )
+    command.add_argument(
+        "--weights",
+        metavar="W",
+        help="weights in the error norm: none, cos(latitude), or the name of a variable",
+    )
+    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_overwrite(command, "STORE")
+    add_json(command)
+    add_where(command)
+
+
+def add_bounds(command: Parser) -> None:
+    """Add what a store is asked to keep."""
     command.add_argument(
         "--tolerance",
         type=float,
@@ -391,19 +409,6 @@ def add_compress(subparsers: Subparsers) -> None:
         help="larger tolerances, such as 0.1,0.03, at which a part of the bytes can be read as "
         "well (default none)",
     )
-    add_selection(command)
-    command.add_argument(
-        "--max-rank", type=rank, metavar="N", help="maximum number of POD modes (default auto)"
-    )
-    command.add_argument(
-        "--weights",
-        metavar="W",
-        help="weights in the error norm: none, cos(latitude), or the name of a variable",
-    )
-    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
-    add_overwrite(command, "STORE")
-    add_json(command)
-    add_where(command)
 
 
 def add_append(subparsers: Subparsers) -> None:
