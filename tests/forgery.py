@@ -12,8 +12,11 @@ import google_crc32c
 from numcodecs import Blosc
 
 from romzarr.store import layout
+from romzarr.store.inline import inline_array
+from romzarr.store.layout import JsonObject
 from romzarr.store.reading.reader import _opened
 
+DICTIONARY = Path(layout.__file__).with_name("dictionary.txt").read_bytes().replace(b"\n", b"")
 # Facts that are lists, whatever else is.
 LISTS = {"order", "coords", "episodes"}
 
@@ -51,7 +54,9 @@ def sign_metadata(store: Path) -> None:
 def unpacked(text: str) -> dict[str, Any]:
     """Facts that are compressed; if they are in columns, by name as without."""
     stream = base64.b85decode(text)
-    found = json.loads(zlib.decompress(stream) if stream[:1] == b"x" else Blosc().decode(stream))
+    inflating = zlib.decompressobj(zdict=DICTIONARY)
+    raw = inflating.decompress(stream) if stream[:1] == b"x" else Blosc().decode(stream)
+    found = json.loads(raw)
     if (table := found.pop("table", None)) is None:
         return found
     names = table.pop("names")
@@ -75,10 +80,27 @@ def metadata_of(generation: Path) -> dict[str, Any]:
     return document
 
 
+def write_as_files(generation: Path, *paths: str) -> None:
+    """Write small arrays that are facts, all or those at some paths, as arrays with files."""
+    document = metadata_of(generation)
+    inline = document["attributes"]["romzarr"].get("inline", {})
+    for path in paths or list(inline):
+        found = inline_array(JsonObject(inline.pop(path), path))
+        group = {"zarr_format": 3, "node_type": "group"}
+        document["arrays"].setdefault(path.split("/")[0], group)
+        document["arrays"][path] = found.metadata
+        file = generation / path / found.key
+        file.parent.mkdir(parents=True)
+        write_chunk(file, found.chunk[:-4])
+    document["arrays"] = dict(sorted(document["arrays"].items()))
+    put_metadata(generation, document)
+
+
 def put_metadata(generation: Path, document: dict[str, Any]) -> None:
     """Write what `metadata_of` has read and somebody has changed, all facts compressed."""
     document = json.loads(json.dumps(document))
-    document["consolidated_metadata"] = {"metadata": document.pop("arrays", None)}
+    inline = {"kind": "inline", "must_understand": False}
+    document["consolidated_metadata"] = inline | {"metadata": document.pop("arrays", None)}
     attributes = document.get("attributes")
     if isinstance(attributes, dict) and "romzarr" in attributes:
         packed = base64.b85encode(zlib.compress(json.dumps(attributes["romzarr"]).encode()))

@@ -348,6 +348,8 @@ def advanced(a: Array, dt: float, substeps: int, *model) -> Array:
 
 # --- stores: pipeline/romzarr/store/FORMAT.md ---------------------------------------------
 
+PAGES = Path(__file__).parents[1] / "pipeline/romzarr/store"
+DICTIONARY = (PAGES / "dictionary.txt").read_text().replace("\n", "").encode()
 ROOTS = [1.0, 1.0905077326652577, 1.189207115002721, 1.2968395546510096]
 ROOTS += [1.4142135623730951, 1.5422108254079407, 1.6817928305074292, 1.8340080864093424]
 
@@ -374,7 +376,8 @@ class Part:
         self.folder, metadata = folder, json.loads((folder / "zarr.json").read_bytes())
         self.facts = metadata["attributes"]["romzarr"]
         packed = base64.b85decode(self.facts["facts"])
-        packed = zlib.decompress(packed) if packed[:1] == b"x" else Blosc().decode(packed)
+        inflating = zlib.decompressobj(zdict=DICTIONARY)
+        packed = (packed[:1] == b"x" and inflating.decompress(packed)) or Blosc().decode(packed)
         self.facts |= json.loads(packed)
         for field, each in self.facts.get("table", {}).items():
             for k, name in enumerate(self.facts["table"]["names"]):
@@ -382,6 +385,7 @@ class Part:
                 own = self.facts.setdefault("variables", {}).setdefault(name, {})
                 own |= {} if value is None else {field: value}
         self.arrays, self.layers = metadata["consolidated_metadata"]["metadata"], {}
+        self.arrays |= self.facts.get("inline", {})
         for path in sorted(each for each in self.arrays if each[-2:-1] == "_" and "basis" in each):
             self.layers.setdefault(path[:-2], []).append(path)
             self.arrays[path[:-2]] = self.arrays[path]
@@ -389,17 +393,14 @@ class Part:
         before = earlier[self.facts["extends"]].chain if "extends" in self.facts else []
         self.chain = [*before, self]
 
-    def coordinate(self, name: str) -> Array:
-        if not (entry := self.facts["carried"][name].get("inline")):
-            return self.array(f"coordinates/{name}")
-        places = np.arange(entry.get("size", 0))
-        values = entry.get("values", entry.get("start", 0) + entry.get("step", 0) * places)
-        values = np.array(values).astype(entry["data_type"])
-        missed = np.ldexp(entry["units"], entry["exponent"]) if "units" in entry else 0
-        return (values + missed).astype(entry["data_type"])
-
     def array(self, path: str) -> Array:
         meta, layers = self.arrays[path], self.layers.get(path, [path])
+        if "codecs" not in meta:
+            places = np.arange(meta.get("size", 0))
+            values = meta.get("values", meta.get("start", 0) + meta.get("step", 0) * places)
+            values = np.array(values).astype(meta["data_type"])
+            missed = np.ldexp(meta["units"], meta["exponent"]) if "units" in meta else 0
+            return (values + missed).astype(meta["data_type"])
         shape, codecs, dtype = meta["shape"], meta["codecs"], np.dtype(meta["data_type"])
         chunk, kind = meta["chunk_grid"]["configuration"]["chunk_shape"], codecs[0]["name"]
         grid = [-(-n // length) for n, length in zip(shape, chunk, strict=True)]
@@ -425,7 +426,7 @@ class Part:
         time = self.facts["time"]
         if time["step"] is not None:
             return time["step"] * np.arange(self.snapshots)
-        times = self.coordinate(time["dim"]) if time["scale"] else self.array("latent/times")
+        times = self.array(f"coordinates/{time['dim']}" if time["scale"] else "latent/times")
         return (time["scale"] or 1.0) * (times - times[0]).astype(float)
 
     def coefficients(self) -> Array:
@@ -487,7 +488,7 @@ class Part:
                 values[codes == code] = value
         for dim, order in self.facts.get("orders", {}).items():
             if dim in sizes:
-                points = [self.coordinate(each) for each in order["coordinates"]]
+                points = [self.array(f"coordinates/{each}") for each in order["coordinates"]]
                 places = curve_order(order["curve"], np.array(points, float), order["pieces"])
                 values = np.take(values, np.argsort(places), list(sizes).index(dim))
         return np.moveaxis(values, 0, axis)

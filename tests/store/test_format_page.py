@@ -8,18 +8,27 @@ import pytest
 import xarray as xr
 import zarr
 
+from romzarr.coding import tiles
 from romzarr.store import layout
 from tests.golden.cases import CASES
 
 PAGE = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+OTHER_PAGE = (Path(tiles.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+DICTIONARY = (Path(layout.__file__).parent / "dictionary.txt").read_bytes().replace(b"\n", b"")
+
+
+def snippet():
+    """What decodes a variable, with what it takes from the page of coded arrays."""
+    numbers, _ = re.findall(r"```python\n(.*?)```", OTHER_PAGE, re.DOTALL)
+    (decoding,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    return numbers + decoding
 
 
 def test_the_snippet_decodes_a_store_by_zarr_and_the_codec(small):
     example, path = small
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     for name in example.variables:
-        scope = {"store": path, "name": name}
-        exec(snippet, scope)
+        scope = {"store": path, "name": name, "dictionary": DICTIONARY}
+        exec(snippet(), scope)
         assert scope["values"].dtype == example.dataset[name].dtype
         np.testing.assert_allclose(scope["values"], example.dataset[name], rtol=1e-6)
 
@@ -27,11 +36,10 @@ def test_the_snippet_decodes_a_store_by_zarr_and_the_codec(small):
 @pytest.mark.parametrize("name", ["pod_with_listed_gaps", "values_with_coded_gaps"])
 def test_the_snippet_decodes_gaps(name, tmp_path):
     CASES[name](tmp_path / "s")
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     decoded = xr.open_dataset(tmp_path / "s", engine="romzarr")
     for variable in decoded.data_vars:
-        scope = {"store": tmp_path / "s", "name": variable}
-        exec(snippet, scope)
+        scope = {"store": tmp_path / "s", "name": variable, "dictionary": DICTIONARY}
+        exec(snippet(), scope)
         np.testing.assert_allclose(scope["values"], decoded[variable], rtol=1e-6, atol=1e-6)
 
 

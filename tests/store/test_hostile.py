@@ -12,7 +12,14 @@ from romzarr.errors import LibraryError, StoreError
 from romzarr.store import layout
 from romzarr.store.reading.engine import RomzarrBackendEntrypoint
 from romzarr.store.reading.reader import _opened, open_store
-from tests.forgery import metadata_of, put_metadata, sign, sign_metadata, write_chunk
+from tests.forgery import (
+    metadata_of,
+    put_metadata,
+    sign,
+    sign_metadata,
+    write_as_files,
+    write_chunk,
+)
 
 
 def changed(path, keys, value):
@@ -129,7 +136,7 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
         ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
          [9, 2], "must not have chunks"),
         ((NODE, "latent/samples", "chunk_grid", "configuration", "chunk_shape"),
-         [1 << 26, 3], "exceed 131072 values"),
+         [1 << 26, 3], "exceed 262144 values"),
         ((NODE, "basis/u/mask", "shape"), [6, 9], "basis/u/mask has shape"),
         ((NODE, "basis/u/mask", "data_type"), "int8", "dims of bool"),
         ((NODE, "latent/corrections", "shape"), [21, 3], "latent/corrections has shape"),
@@ -150,6 +157,7 @@ WAVELET = {"name": "romzarr.wavelet", "configuration": {"step": 0.1, "levels": [
 )  # fmt: skip
 def test_metadata_that_do_not_fit_are_named(small, keys, value, message):
     _, path = small
+    write_as_files(next(path.glob("2*")))
     changed(path, keys, value)
     with pytest.raises(StoreError, match=message):
         open_store(path)
@@ -279,6 +287,7 @@ def rewritten(path, name, change):
     """Change the values of an array the way a hostile writer would: with plain zarr."""
     import zarr
 
+    write_as_files(next(path.glob("2*")))
     group = zarr.open_group(next(path.glob("2*")), mode="r+")
     array = group[name]
     array[...] = change(array[...])

@@ -22,6 +22,7 @@ from romzarr.store.reading.checked import CheckedStore
 from romzarr.store.reading.engine import RomzarrBackendEntrypoint
 from romzarr.store.reading.reader import _opened, open_store
 from romzarr.store.reading.tile_cache import TileCache
+from tests.forgery import sign_metadata, write_as_files
 from tests.oracles import without_loss
 
 
@@ -318,6 +319,8 @@ PIECES = ["fields", "mask", "samples", "corrections", "steps", "block_model", "s
 @pytest.mark.parametrize("piece", PIECES)
 def test_missing_chunks_are_errors_and_never_zeros(small, piece):
     _, path = small
+    write_as_files(next(path.glob("2*")))
+    sign_metadata(path)
     chunk = next(p for p in path.rglob("c/**/*") if p.is_file() and f"/{piece}/" in p.as_posix())
     chunk.unlink()
     with pytest.raises(StoreError, match=f"{piece}/c.*missing"):

@@ -26,8 +26,9 @@ FIELD_VALUES, MOST_POINTS = 1 << 23, 1 << 18
 # Values of a tile of values coded as they are, and its snapshots where the record is long:
 # whoever reads one snapshot decodes all of them.
 VALUES, MOST_SNAPSHOTS = 1 << 21, 1 << 7
-# Values of a chunk of samples or corrections: whoever reads one snapshot decodes one of each.
-ROW_VALUES = 1 << 17
+# Values of a chunk of samples or corrections: whoever reads one snapshot decodes one of each (some
+# 10 ms), whoever reads a history fetches all of them.
+ROW_VALUES = 1 << 18
 
 
 def tile_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:

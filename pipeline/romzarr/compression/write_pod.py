@@ -22,7 +22,14 @@ from romzarr.compression.direct import DirectVariable, write_direct
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD
 from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
-from romzarr.compression.write_store import Codings, codings_of, facts, write_fields, write_record
+from romzarr.compression.write_store import (
+    Codings,
+    codings_of,
+    facts,
+    rounded_down,
+    write_fields,
+    write_record,
+)
 from romzarr.config import Config
 from romzarr.contracts import Matrix, ReadCost
 from romzarr.errors import AccuracyError
@@ -30,9 +37,6 @@ from romzarr.numerics.error_blocks import BlockErrors, ErrorGrid
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
 from romzarr.store.writing.writer import StoreWriter
-
-# Significant digits of squared fluctuations: errors, which are relative to them, have fewer.
-TOTAL_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,11 @@ def write_factored(
         blocks = dict(found.blocks)
         if model is not None and not coded.plan.hybrid:
             blocks |= _pod_blocks(archive, coded, model.stored.missed, missed, in_episodes)
-    squares = zip(pod.norms, pod.fluctuations**2, strict=True)
-    totals = {norm.name: float(f"{square:.{TOTAL_DIGITS}g}") for norm, square in squares}
+    tolerance = config.compression.tolerance
+    squares = {n.name: s for n, s in zip(pod.norms, (pod.fluctuations**2).tolist(), strict=True)}
+    totals = {n: rounded_down(s, errors.get(n, 0.0), tolerance) for n, s in squares.items()}
+    # Relative to what is recorded.
+    errors |= {n: e * (squares[n] / totals[n]) ** 0.5 for n, e in errors.items() if totals.get(n)}
     said = {**facts(archive, codings, model, errors, config, rough), "fluctuation": totals}
     return Result(with_block_errors(said, blocks), codings, model, pod.cost + found.cost)
 

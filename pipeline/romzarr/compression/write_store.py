@@ -30,9 +30,9 @@ from romzarr.store.writing.writer import StoreWriter
 
 # Where it ran says nothing of what is stored.
 NOT_RECORDED = frozenset({"cluster", "nightly"})
-# Significant digits of errors at least, and those that float64 has; and how much of what an error
-# leaves of the tolerance fewer digits may take.
-ERROR_DIGITS, FULL_DIGITS, ROUNDED_SHARE = 4, 17, 0.1
+# Significant digits of errors and squared fluctuations at least, and those that float64 has; and
+# how much of what an error leaves of the tolerance fewer digits may take.
+LEAST_DIGITS, FULL_DIGITS, ROUNDED_SHARE = 4, 17, 0.1
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
 
 
@@ -210,7 +210,7 @@ def rounded_up(error: float, tolerance: float) -> float:
     """The error with a few digits, no smaller, that leave nearly all of what is left of the
     tolerance to later snapshots."""
     most = error + ROUNDED_SHARE * (tolerance - error)
-    for digits in range(ERROR_DIGITS, FULL_DIGITS):
+    for digits in range(LEAST_DIGITS, FULL_DIGITS):
         short = float(f"{error:.{digits}g}")
         if short < error:
             # Half a digit more than rounding takes away.
@@ -218,6 +218,23 @@ def rounded_up(error: float, tolerance: float) -> float:
         if error <= short <= most:
             return short
     return error
+
+
+def rounded_down(square: float, error: float, tolerance: float) -> float:
+    """The squared fluctuation with a few digits, no larger.
+
+    Errors relative to it are larger than before; they stay within the tolerance, with nearly all of
+    what is left of it.
+    """
+    most = error + ROUNDED_SHARE * (tolerance - error)
+    for digits in range(LEAST_DIGITS, FULL_DIGITS):
+        short = float(f"{square:.{digits}g}")
+        if short > square:
+            # Half a digit less than rounding adds.
+            short = float(f"{square * (1 - 10.0 ** (1 - digits)):.{digits}g}")
+        if 0 < short <= square and error * (square / short) ** 0.5 <= most:
+            return short
+    return square
 
 
 def compact_chunks(chunks: Sequence[int | Sequence[int]]) -> list[Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from numcodecs import Blosc
@@ -70,9 +72,17 @@ def _is_plain(key: str, value: Any) -> bool:
 def packed(facts: Any) -> str:
     """Compress strict JSON to text that JSON need not escape."""
     text = layout.compact_json(facts)
-    # Zstandard is better on long texts, and has a longer header.
-    streams = zlib.compress(text, 9), Blosc("zstd", 9, Blosc.NOSHUFFLE).encode(text)
+    deflating = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zdict=_dictionary())
+    # Zstandard is better on long texts.
+    streams = deflating.compress(text) + deflating.flush(), Blosc("zstd", 9, 0).encode(text)
     return base64.b85encode(min(streams, key=len)).decode()
+
+
+@cache
+def _dictionary() -> bytes:
+    """Strings that facts often have, as one of which they are coded; part of the format."""
+    lines = Path(__file__).with_name("dictionary.txt").read_text(encoding="utf-8").splitlines()
+    return "".join(lines).encode()
 
 
 def _in_columns(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +181,7 @@ def _unpacked(plain: JsonObject) -> bytes:
 
 def _inflated(stream: bytes) -> bytes | None:
     # The limit protects against a few bytes that decompress to many.
-    unpacking = zlib.decompressobj()
+    unpacking = zlib.decompressobj(zdict=_dictionary())
     text = unpacking.decompress(stream, MAX_METADATA_BYTES + 1)
     return text if len(text) <= MAX_METADATA_BYTES and unpacking.eof else None
 

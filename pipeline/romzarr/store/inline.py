@@ -1,4 +1,4 @@
-"""Small coordinates that are written among the facts instead of as arrays.
+"""Small arrays of numbers that are written among the facts.
 
 The metadata and the file of an array take some 700 bytes and a request, where a regular axis is two
 numbers. Zarr metadata and the chunk are made again from them when a store is opened.
@@ -7,7 +7,7 @@ numbers. Zarr metadata and the chunk are made again from them when a store is op
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
 from romzarr.store.layout import JsonObject
 
-# The member of a carried variable.
+# The fact that has them, by path.
 INLINE = "inline"
 # Bytes of the values, of their compressed JSON, and where roundings lie, in units of the smallest.
 MOST_VALUE_BYTES, _MOST_BYTES, _MOST_UNITS = layout.CHUNK_BYTES, 1 << 12, 1 << 20
@@ -122,6 +122,19 @@ def _rounding(values: NDArray[Any], regular: NDArray[Any]) -> dict[str, Any] | N
 
 def _corrected(regular: NDArray[Any], units: list[int], exponent: int) -> NDArray[Any]:
     return (regular + np.ldexp(np.array(units, np.float64), exponent)).astype(regular.dtype)
+
+
+def inline_arrays(facts: JsonObject, paths: Container[str]) -> dict[str, InlineArray]:
+    """Make the arrays that facts have instead of files, by path, as far as `paths` has these.
+
+    Raises
+    ------
+    StoreError
+    """
+    if INLINE not in facts.document:
+        return {}
+    listed = facts.object(INLINE)
+    return {path: inline_array(listed.object(path)) for path in listed if path in paths}
 
 
 def inline_array(entry: JsonObject) -> InlineArray:

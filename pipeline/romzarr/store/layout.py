@@ -464,6 +464,11 @@ def array_paths(facts: JsonObject) -> list[str]:
     ]
 
 
+def plain_paths(facts: JsonObject) -> list[str]:
+    """List the arrays that a generation may have and that wavelets do not code."""
+    return [path for path in array_paths(facts) if not is_coded(path)]
+
+
 def group_of(name: str, variable: JsonObject) -> str:
     """Return the group of variable `name`, which is named after it if nothing else is said."""
     return variable.text("group") if "group" in variable.document else name
@@ -504,7 +509,9 @@ def consolidated_group(arrays: Mapping[str, Any], facts: Any = None) -> dict[str
     """Make the metadata of a group with those of all arrays below it, by path."""
     parents = {path.rpartition("/")[0] for path in arrays}
     parents |= {parent.rpartition("/")[0] for parent in parents}
-    nodes = {parent: group_document() for parent in sorted(parents - {""})} | dict(arrays)
+    nodes = {parent: group_document() for parent in parents - {""}} | dict(arrays)
+    # Zarr expects the children of a group side by side.
+    nodes = {path: nodes[path] for path in sorted(nodes)}
     inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
     return group_document(facts) | {"consolidated_metadata": inline}
 

@@ -60,6 +60,10 @@ def as_store_errors(what: str) -> Iterator[None]:
         raise StoreError(f"{what}: {error or type(error).__name__}") from error
 
 
+# The path of an array, and the index of a chunk.
+ChunkPlace = tuple[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class StoredArrays:
     """The arrays of a generation.
@@ -87,6 +91,11 @@ class StoredArrays:
 
     def __contains__(self, path: str) -> bool:
         return path in self.layouts
+
+    @property
+    def is_far(self) -> bool:
+        """Whether every chunk takes a request."""
+        return not layout.is_local(self.url)
 
     def chunk(self, path: str) -> tuple[int, ...]:
         return self.layouts[path].chunk
@@ -143,7 +152,7 @@ class StoredArrays:
         _check_finite(values, f"{self.url}: {path}")
         return values
 
-    def fetch_ahead(self, chunks: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+    def fetch_ahead(self, chunks: Iterable[ChunkPlace]) -> None:
         """Fetch chunks of arrays concurrently that will be asked for next, if they are far."""
         store: Any = self.group.store
         store.fetch_ahead(
@@ -157,13 +166,25 @@ class StoredArrays:
 
         Decoded chunks are cached as (path, chunk, *`key`).
         """
-        chunk = self.chunk(path)
-        leading = (0,) * (len(chunk) - len(wanted))
-        found = pieces(wanted, chunk[len(leading) :])
+        found = pieces(wanted, self._tile(path, wanted))
         while some := list(islice(found, _AHEAD)):
-            far = (each.tile for each in some if self.kept((path, each.tile, *key)) is None)
-            self.fetch_ahead((path, (*leading, *tile)) for tile in far)
+            self.fetch_ahead(self._far(path, some, *key))
             yield from some
+
+    def first_chunks(self, path: str, wanted: Sequence[Positions], *key: Any) -> list[ChunkPlace]:
+        """Return the chunks that `pieces` fetches first."""
+        first = islice(pieces(wanted, self._tile(path, wanted)), _AHEAD)
+        return list(self._far(path, first, *key))
+
+    def _tile(self, path: str, wanted: Sequence[Positions]) -> tuple[int, ...]:
+        chunk = self.chunk(path)
+        return chunk[len(chunk) - len(wanted) :]
+
+    def _far(self, path: str, some: Iterable[Piece], *key: Any) -> Iterator[ChunkPlace]:
+        """Yield the chunks of pieces that are not cached."""
+        for each in some:
+            if self.kept((path, each.tile, *key)) is None:
+                yield path, (*(0,) * (len(self.chunk(path)) - len(each.tile)), *each.tile)
 
     def cached(self, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
         """Return the cached value of `key`, or decode it."""
@@ -179,14 +200,19 @@ class StoredArrays:
         if start >= stop:
             return np.zeros((0, columns))
         first = start // length
-        wanted = range(first, -(-stop // length))
-        self.fetch_ahead((path, (k, 0)) for k in wanted if self.kept((path, k)) is None)
+        self.fetch_ahead(self.row_chunks(path, start, stop))
         chunks = [
             self.cached((path, number), partial(self.decoded, path, (number, 0)))
-            for number in wanted
+            for number in range(first, -(-stop // length))
         ]
         rows: NDArray[np.float64] = np.concatenate(chunks)
         return rows[start - first * length : stop - first * length]
+
+    def row_chunks(self, path: str, start: int, stop: int) -> list[ChunkPlace]:
+        """Return the chunks with some rows of a table that are not cached."""
+        length = self.layouts[path].chunk[0]
+        wanted = range(start // length, -(-stop // length))
+        return [(path, (k, 0)) for k in wanted if self.kept((path, k)) is None]
 
     def decoded(self, path: str, index: tuple[int, ...]) -> Floats:
         """Decode one chunk of an array, without the part beyond the end of the array."""

@@ -92,7 +92,8 @@ class CheckedStore(WrapperStore[Store]):
 
     def fetch_ahead(self, keys: Iterable[str]) -> None:
         """Fetch chunks concurrently, each for the next that asks for it; local ones are near."""
-        wanted = [key for key in keys if key not in self._inline]
+        known = self._inline.keys() | self._ahead.keys()
+        wanted = [key for key in keys if key not in known]
         if not layout.is_local(self.url) and len(wanted) > 1:
             sync(self._fetch_ahead(wanted))
 

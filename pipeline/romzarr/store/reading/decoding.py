@@ -160,6 +160,7 @@ class PODDecoder(Decoder):
 
     def _sum_fields(self, rows: Positions, wanted: Wanted, out: NDArray[Any]) -> None:
         """Write the sums over all modes, time first."""
+        self._fetch_ahead(rows, wanted)
         a, aligned = self.home.latent.at(rows), AlignedRows.of(rows)
         # Sums overflow only in malicious stores.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -171,6 +172,13 @@ class PODDecoder(Decoder):
                 for each, columns in self._with_fields()
             ]
             write_sums(terms, self.home.chain[0].mean_weight, aligned, wanted, out)
+
+    def _fetch_ahead(self, rows: Positions, wanted: Wanted) -> None:
+        """Fetch coefficients and modes side by side, if they are far."""
+        arrays = self.home.arrays
+        if arrays.is_far and self.home.own:
+            fields = FieldValues(arrays, self.stored).first_chunks(wanted)
+            arrays.fetch_ahead([*self.home.latent.correction_chunks(rows), *fields])
 
     def _put_episodes(self, snapshots: Positions, wanted: Wanted, values: NDArray[Any]) -> None:
         """Replace the values of episodes, time first."""

@@ -117,7 +117,7 @@ _CHECKS: dict[str, tuple[Check, str]] = {
         "an object that describes the model",
     ),
 }
-# Squared fluctuations are recorded with ten digits.
+# Squared fluctuations are sums that were rounded.
 _DIGITS = 1 + 1e-9
 # Stores made before this key was dropped have it among their errors.
 _LARGEST = "largest"

@@ -17,10 +17,12 @@ from romzarr.numerics.dynamics.sampling import STRAIGHT_LINE, rebuild
 from romzarr.store import layout, limits
 from romzarr.store.layout import JsonObject
 from romzarr.store.models import StoredModels, models_from_facts
-from romzarr.store.reading.arrays import StoredArrays
+from romzarr.store.reading.arrays import ChunkPlace, StoredArrays
 
 # Snapshots with larger gaps are decoded as separate spans: a block has no more (`MAX_BLOCK_STEPS`).
 _LARGEST_GAP = limits.MAX_BLOCK_STEPS
+# Chunks of corrections that are fetched side by side with those of modes.
+_MOST_CHUNKS = 16
 
 
 @dataclass(frozen=True)
@@ -204,10 +206,22 @@ class StoredLatent:
         """Decode the coefficients of increasing snapshot numbers `rows`."""
         if not len(rows):
             return np.zeros((0, self.rank))
-        cuts = np.flatnonzero(np.diff(rows) > _LARGEST_GAP) + 1
-        return np.concatenate(
-            [
-                self.span(BlockSpan(int(run[0]), int(run[-1]) + 1))[run - run[0]]
-                for run in np.split(rows, cuts)
-            ]
-        )
+        return np.concatenate([self.span(_span(run))[run - run[0]] for run in _runs(rows)])
+
+    def correction_chunks(self, rows: NDArray[np.int64]) -> list[ChunkPlace]:
+        """Return the chunks of corrections that `at` reads first, as far as they are not cached."""
+        path = "latent/corrections"
+        if path not in self.arrays or not len(rows):
+            return []
+        spans = [_span(run) for run in _runs(rows)]
+        found = [each for s in spans for each in self.arrays.row_chunks(path, s.start, s.stop)]
+        return list(dict.fromkeys(found))[:_MOST_CHUNKS]
+
+
+def _runs(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Divide increasing rows where there are large gaps between them."""
+    return np.split(rows, np.flatnonzero(np.diff(rows) > _LARGEST_GAP) + 1)
+
+
+def _span(run: NDArray[np.int64]) -> BlockSpan:
+    return BlockSpan(int(run[0]), int(run[-1]) + 1)

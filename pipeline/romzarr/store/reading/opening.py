@@ -12,7 +12,7 @@ from romzarr.coding.tiles import grid
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
 from romzarr.store.document import parse_generation
-from romzarr.store.inline import INLINE, InlineArray, inline_array
+from romzarr.store.inline import inline_arrays
 from romzarr.store.layout import ArrayLayout, JsonObject
 from romzarr.store.limits import check_indexes
 from romzarr.store.reading.arrays import StoredArrays, as_store_errors
@@ -49,7 +49,7 @@ def open_generation(
     """
     place = layout.joined(url, name)
     facts, documents = checked_metadata(url, name, checksum)
-    inline = _inline_arrays(facts)
+    inline = inline_arrays(facts, frozenset(layout.plain_paths(facts)))
     documents |= {path: array.metadata for path, array in inline.items()}
     layouts = {
         path: layout.parse_array(
@@ -76,16 +76,6 @@ def open_generation(
     orders = orders_of(facts, variables, layouts)
     latent = StoredLatent(arrays, checked, known + own, snapshots)
     return Generation(name, checked, variables, own, arrays, latent, before, orders)
-
-
-def _inline_arrays(facts: JsonObject) -> dict[str, InlineArray]:
-    """Make the coordinates that facts have instead of arrays, by path."""
-    carried = facts.object("carried")
-    return {
-        f"coordinates/{name}": inline_array(fields.object(INLINE))
-        for name in carried
-        if INLINE in (fields := carried.object(name)).document
-    }
 
 
 def _opened(

@@ -21,7 +21,7 @@ from romzarr.errors import StoreError
 from romzarr.numerics.products import ROWS
 from romzarr.numerics.rounding import rounded_sum
 from romzarr.store.layout import SHARED_FIELDS
-from romzarr.store.reading.arrays import StoredArrays
+from romzarr.store.reading.arrays import ChunkPlace, StoredArrays
 from romzarr.store.reading.fields import AlignedRows, FieldPart, FieldTile, prefixed_errors
 from romzarr.store.reading.indexing import Piece, Positions, pieces, points
 from romzarr.store.reading.variables import StoredVariable
@@ -141,6 +141,14 @@ class FieldValues:
         for tile, inside, region in self._pieces(wanted):
             key = self.path, tile, _DECODED
             yield region, self.arrays.cached(key, partial(self._tile, tile)).part(inside)
+
+    def first_chunks(self, wanted: Wanted) -> list[ChunkPlace]:
+        """Return the chunks that `parts` reads first, as far as they are not cached."""
+        if self.stored.column is not None:
+            return (
+                [] if self.arrays.kept((SHARED_FIELDS,)) is not None else [(SHARED_FIELDS, (0, 0))]
+            )
+        return self.arrays.first_chunks(self.path, wanted, _DECODED)
 
     def _pieces(self, wanted: Wanted) -> Iterator[Piece]:
         if self.stored.column is not None:

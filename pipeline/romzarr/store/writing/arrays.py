@@ -58,8 +58,9 @@ class ArrayWriter:
     def write(self, path: str, values: NDArray[Any], dims: Sequence[str]) -> None:
         """Write an array in chunks of about 1 MiB."""
         chunk = limits.chunk_of(values.shape, values.dtype.itemsize, layout.CHUNK_BYTES)
-        with write_errors(self.target):
+        with write_errors(self.target), self._store.holding(path) as held:
             codecs = layout.codecs_for(values)
             array = self.create(path, values.shape, chunk, values.dtype, dims, compressors=codecs)
             if values.size:
                 array[...] = values
+            self._store.put_inline(path, held)

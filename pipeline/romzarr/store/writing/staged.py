@@ -7,15 +7,20 @@ storage, these were most of the requests for a small store.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import zarr
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from romzarr.objects import is_document
 from romzarr.store.checksums import SealingStore
+from romzarr.store.inline import chunk_place, inlined, is_one_chunk
 from romzarr.store.layout import ROOT
 
 
@@ -23,8 +28,8 @@ class StagedStore(SealingStore):
     """Zarr store at a new location in which nobody else creates arrays.
 
     Metadata documents are kept in memory; the one that is written has them all (`put_metadata`).
-    Chunks, which other processes write as well, go directly to the store. A path without documents
-    is empty.
+    So are small arrays that will be facts (``inline``, by path). Chunks, which other processes
+    write as well, go directly to the store. A path without documents is empty.
 
     Parameters
     ----------
@@ -40,6 +45,7 @@ class StagedStore(SealingStore):
         self._documents: dict[str, Buffer] = other._documents if other else {}
         self._held: dict[str, Buffer] = other._held if other else {}
         self._holding: list[str] = other._holding if other else []
+        self.inline: dict[str, Any] = other.inline if other else {}
 
     def _with_store(self, store: Store) -> StagedStore:
         return StagedStore(store, self.generation, self)
@@ -68,6 +74,31 @@ class StagedStore(SealingStore):
             sync(self.set(key, chunk))
         self._held.clear()
 
+    def put_inline(self, path: str, held: dict[str, Buffer]) -> None:
+        """Move an array among the facts (`romzarr.store.inline`), if that makes it smaller.
+
+        Parameters
+        ----------
+        path : str
+        held : dict
+            What `holding` yields, from which its chunk is taken.
+        """
+        document = self._documents[f"{path}/{ROOT}"]
+        metadata = json.loads(document.to_bytes())
+        place = chunk_place(metadata)
+        chunk = held.get(f"{path}/{place}")
+        if chunk is None or not is_one_chunk(metadata):
+            return
+        alone = MemoryStore({ROOT: document, place: chunk})
+        values = np.asarray(zarr.open_array(alone, mode="r")[...])
+        if entry := inlined(metadata, values, len(chunk)):
+            self.inline[path] = entry
+            del held[f"{path}/{place}"], self._documents[f"{path}/{ROOT}"]
+
+    def _put_document(self, key: str, document: Buffer) -> None:
+        self._documents[key] = document
+        self.inline.pop(key.removesuffix(f"/{ROOT}"), None)
+
     def _keeps(self, key: str) -> bool:
         return key.endswith(("/c", "/c/0")) and any(map(key.startswith, self._holding))
 
@@ -91,7 +122,7 @@ class StagedStore(SealingStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         if is_document(key):
-            self._documents[key] = value
+            self._put_document(key, value)
         elif self._keeps(key):
             self._held[key] = value
         else:
@@ -99,7 +130,7 @@ class StagedStore(SealingStore):
 
     def set_sync(self, key: str, value: Buffer) -> None:
         if is_document(key):
-            self._documents[key] = value
+            self._put_document(key, value)
         elif self._keeps(key):
             self._held[key] = value
         else:
@@ -109,7 +140,7 @@ class StagedStore(SealingStore):
         if not is_document(key):
             await super().set_if_not_exists(key, value)
         elif key not in self._documents:
-            self._documents[key] = value
+            self._put_document(key, value)
 
     async def delete(self, key: str) -> None:
         if is_document(key):

@@ -123,10 +123,10 @@ class StoreWriter(BasisWriter):
 
     def _coordinate(self, name: str) -> NDArray[Any]:
         """Return the values of a coordinate as they are stored."""
-        fields = JsonObject(self._facts["carried"][name], f"{self.url}: {name}")
-        if INLINE in fields.document:
-            return inline_values(fields.object(INLINE))
-        return np.asarray(zarr.open_array(self._store, path=f"coordinates/{name}", mode="r")[...])
+        path = f"coordinates/{name}"
+        if entry := self._store.inline.get(path):
+            return inline_values(JsonObject(entry, self.url))
+        return np.asarray(zarr.open_array(self._store, path=path, mode="r")[...])
 
     def write_latent(self, coded: CodedLatent, time_dim: str) -> None:
         """Write samples and corrections of a(t), after the time; omit samples that are all zero."""
@@ -284,4 +284,7 @@ class StoreWriter(BasisWriter):
                 variable["gaps"] = {**variable["gaps"], "home": self._groups[home]}
         carried = dict(self._facts["carried"])
         shared = {"shared_encoding": share(variables, carried)}
-        return {**facts, **self._facts, "variables": variables, "carried": carried, **shared}
+        inline = {INLINE: self._store.inline} if self._store.inline else {}
+        return {
+            **facts, **self._facts, "variables": variables, "carried": carried, **shared, **inline
+        }  # fmt: skip
