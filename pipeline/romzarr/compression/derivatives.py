@@ -38,7 +38,7 @@ AIM, CLOSE = 0.97, 0.9
 CLOSER, ATTEMPTS = 4, 8
 # By how many decades errors of a derivative change with those of the variable, at the least and
 # most; and by what factor shares change at a time.
-SLOPES, MOST_CHANGE = (0.3, 3.0), 30.0
+SLOPES, MOST_CHANGE = (0.3, 3.0), 1e4
 # Least share of the error allowed that coding is believed to use.
 LEAST_USED = 0.5
 
@@ -137,7 +137,8 @@ def next_shares(
     }
     attempt = len(next(iter(tried.values())))
     missed = any(error > 1 - RESERVE for error in errors.values())
-    loose = any(each[-1].share < 1 and each[-1].error < CLOSE for each in tried.values())
+    # What rounding makes exact comes no closer.
+    loose = any(each[-1].share < 1 and 0 < each[-1].error < CLOSE for each in tried.values())
     if not missed and (not loose or attempt >= CLOSER):
         return None
     if attempt == ATTEMPTS:
@@ -148,9 +149,9 @@ def next_shares(
 
 
 def _used(share: float, reached: float) -> float:
-    """The share that coding was asked for; what it used, where bounds on single values leave more
-    than that unused."""
-    return share if reached >= LEAST_USED * share else reached
+    """The share that coding was asked for; what it used, where other bounds, such as those on
+    single values, leave most of that unused."""
+    return reached if 0 < reached < LEAST_USED * share else share
 
 
 def _next(tried: Sequence[Try]) -> float:

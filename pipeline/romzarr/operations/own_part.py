@@ -45,10 +45,10 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive, appends: in
     """Append all snapshots of an archive that its store does not have. Runs Dask.
 
     Reads them twice or more. Their error, and that of derivatives with bounds, is within the bound
-    relative to their own fluctuation, so that of all snapshots is, too; a share of it is left to put parts together
-    (`romzarr.operations.compact.part_share`). A single one is kept to the bit, since it has no
-    fluctuation of its own, and so are those of which most are the only ones of their month, if
-    fluctuations are about a climatology.
+    relative to their own fluctuation, so that of all snapshots is, too; a share of it is left to
+    put parts together (`romzarr.operations.compact.part_share`). A single one is kept to the bit,
+    since it has no fluctuation of its own, and so are those of which most are the only ones of
+    their month, if fluctuations are about a climatology.
 
     Raises
     ------

@@ -52,9 +52,10 @@ def verify(
     """Check every file of a store, decode it and measure its error against the source.
 
     Reads the whole archive once, and the variables of each derivative with a bound once more, on
-    the current Dask scheduler or cluster; memory for a few blocks per worker. Measured are the bound in the L2 norm, those on single values, and,
-    where a variable is lossless, whether every bit is as it was. The settings ``archive`` of
-    the store are used, so weights and variables are those it was made with.
+    the current Dask scheduler or cluster; memory for a few blocks per worker. Measured are the
+    bound in the L2 norm, those on single values, and, where a variable is lossless, whether every
+    bit is as it was. The settings ``archive`` of the store are used, so weights and variables are
+    those it was made with.
 
     Parameters
     ----------
