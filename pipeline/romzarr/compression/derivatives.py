@@ -3,6 +3,10 @@
 A derivative amplifies what is short, and so are most errors. Variables are coded to the tolerance
 first. Where a derivative misses its bound, they are coded anew to a share of it that should just
 keep the bound, from how errors have followed such shares so far, until it does.
+
+All bands of wavelets have one step all the same. Steps by the gain of a gradient in each band would
+take 1 to 3 % fewer bytes where a bound of 1e-2 decides, on five fields of turbulence, currents, a
+wake and an atmosphere, and would have to be a part of the format.
 """
 
 from __future__ import annotations
