@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import product
 from typing import Any
@@ -52,8 +52,7 @@ Parts = Sequence[tuple[tuple[int, ...], ReadBlock]]
 
 @dataclass(frozen=True)
 class DerivativeError:
-    """Squared norms of the ``error`` of a derivative and of its ``fluctuation``, and what reading
-    cost.
+    """Squared norms of the ``error`` of a derivative and of its ``fluctuation``.
 
     The fluctuation is about the temporal mean of each point, or about that of each group of
     snapshots, or of a single snapshot about its average in space.
@@ -61,7 +60,6 @@ class DerivativeError:
 
     error: float
     fluctuation: float
-    cost: ReadCost
 
     @property
     def relative(self) -> float:
@@ -71,34 +69,56 @@ class DerivativeError:
         return math.sqrt(self.error / self.fluctuation) if self.fluctuation > 0 else math.inf
 
 
-def derivative_error(
-    derivative: Derivative,
+def derivative_errors(
+    derivatives: Sequence[Derivative],
+    variables: Mapping[str, ArchivedVariable],
+    decoder: Decoder,
+    special: Mapping[str, Floats],
+    groups: NDArray[np.int64],
+) -> tuple[dict[str, DerivativeError], ReadCost]:
+    """Measure derivatives of some `variables`, by name, and what that cost. Runs Dask.
+
+    What is `special` in a variable is no number. Fluctuations are about the mean of each of the
+    `groups` (m,) of snapshots. Variables at the same points have the same weights. They
+    are read and decoded once for all derivatives of the same ones. A worker holds a tile of each,
+    with what overlaps it, and two numbers for each point of a tile and derivative.
+    """
+    found, cost = dict[str, DerivativeError](), ReadCost()
+    together: dict[tuple[str, ...], list[Derivative]] = {}
+    for each in derivatives:
+        together.setdefault(tuple(sorted(each.variables)), []).append(each)
+    for names, same in together.items():
+        several = [variables[name] for name in names]
+        errors, read = _of_variables(same, several, decoder, special, groups)
+        found.update(zip((each.name for each in same), errors, strict=True))
+        cost += read
+    return {each.name: found[each.name] for each in derivatives}, cost
+
+
+def _of_variables(
+    derivatives: Sequence[Derivative],
     variables: Sequence[ArchivedVariable],
     decoder: Decoder,
     special: Mapping[str, Floats],
     groups: NDArray[np.int64],
-) -> DerivativeError:
-    """Measure a derivative of the `variables` that it is of. Runs Dask, and reads these once.
-
-    What is `special` in a variable is no number. Fluctuations are about the mean of each of the
-    `groups` (m,) of snapshots. Weights are those of the first variable. A worker holds a tile of
-    each variable, with what overlaps it, and two numbers for each point of a tile.
-    """
+) -> tuple[list[DerivativeError], ReadCost]:
+    """The errors of derivatives that are all of these variables."""
     first, tile = variables[0], aligned_tile(variables[0], LEAST, MOST)
-    measure = partial(
-        _measured, derivative, decoder, special, groups, first.time_axis, first.inner_product
-    )
+    axis, halo = first.time_axis, frozenset[int]().union(*(each.axes for each in derivatives))
+    measure = partial(_measured, derivatives, decoder, special, groups, axis, first.inner_product)
     counts = grid(first.shape, tile)
-    axis, times = first.time_axis, counts[first.time_axis]
     places = product(*(range(1 if a == axis else n) for a, n in enumerate(counts)))
-    found: list[_Sums] = []
+    times, found = counts[axis], list[_Place]()
     for some in slices(places, max(1, SLICE_RESULTS // times)):
         tiles = [(*p[:axis], t, *p[axis + 1 :]) for p in some for t in range(times)]
-        tasks = _tasks(variables, tile, derivative.axes, tiles, measure)
+        tasks = _tasks(variables, tile, halo, tiles, measure)
         same = (tasks[i : i + times] for i in range(0, len(tasks), times))
         ends = [delayed(_of_place, pure=False)(joined(each, _joined)) for each in same]
         found += dask.compute(*ends)
-    return _of_all(found, single=first.shape[axis] == 1)
+    single = first.shape[axis] == 1
+    sums = zip(*(each.sums for each in found), strict=True)
+    cost = sum((each.cost for each in found), ReadCost())
+    return [_of_all(each, single) for each in sums], cost
 
 
 def _tasks(
@@ -159,16 +179,30 @@ class _Tile:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """The squared error at some points, and the moments of the derivative by group of snapshots."""
+class _Sum:
+    """The squared error of a derivative at some points, and its moments by group of snapshots."""
 
     error: float
-    moments: Mapping[int, MomentsWithGaps] = field(default_factory=dict)
-    cost: ReadCost = field(default_factory=ReadCost)
+    moments: Mapping[int, MomentsWithGaps]
+
+    def joined(self, other: _Sum) -> _Sum:
+        """That of both, at the same points."""
+        moments = dict(self.moments)
+        for group, part in other.moments.items():
+            moments[group] = moments[group].joined(part) if group in moments else part
+        return _Sum(self.error + other.error, moments)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The sums of some derivatives at some points, and what reading cost."""
+
+    sums: tuple[_Sum, ...]
+    cost: ReadCost
 
 
 def _measured(
-    derivative: Derivative,
+    derivatives: Sequence[Derivative],
     decoder: Decoder,
     special: Mapping[str, Floats],
     groups: NDArray[np.int64],
@@ -181,50 +215,52 @@ def _measured(
     fields, errors = dict[str, Matrix](), dict[str, Matrix]()
     for name, block in blocks.items():
         known = gap_codes(block.values, special[name]) == 0
-        values = np.where(known, block.values, np.nan).astype(np.float64)
-        fields[name] = values
-        errors[name] = values - decoder.decode(name, time_axis, region)
+        fields[name] = np.where(known, block.values, np.nan).astype(np.float64)
+        errors[name] = fields[name] - decoder.decode(name, time_axis, region)
+    inner = inner.on(own[:time_axis] + own[time_axis + 1 :]).flat
     inside = tuple(
         slice(o.start - r.start, o.stop - r.start) for o, r in zip(own, region, strict=True)
     )
 
-    def flat(of: Mapping[str, Matrix]) -> Matrix:
+    def snapshots(derivative: Derivative, of: Mapping[str, Matrix]) -> Matrix:
         with np.errstate(over="ignore", invalid="ignore"):
             found = derivative_of(derivative, of, region)[inside]
-        snapshots = np.moveaxis(found, time_axis, 0)
-        return snapshots.reshape(len(snapshots), -1)
+        rows = np.moveaxis(found, time_axis, 0)
+        return rows.reshape(len(rows), -1)
 
-    values, missed = flat(fields), flat(errors)
+    sums = tuple(
+        _sum(snapshots(each, fields), snapshots(each, errors), inner, groups[own[time_axis]])
+        for each in derivatives
+    )
+    return _Measured(sums, sum((each.cost for each in blocks.values()), ReadCost()))
+
+
+def _sum(values: Matrix, errors: Matrix, inner: InnerProduct, groups: NDArray[np.int64]) -> _Sum:
+    """That of values (m, n) of a derivative, NaN where there are none, and of their errors."""
     known = np.isfinite(values)
-    inner = inner.on(own[:time_axis] + own[time_axis + 1 :]).flat
-    numbers = groups[own[time_axis]]
     moments = {
         group: MomentsWithGaps.of(values[some], known[some], inner)
-        for group in np.unique(numbers).tolist()
-        for some in [numbers == group]
+        for group in np.unique(groups).tolist()
+        for some in [groups == group]
     }
-    error = float(inner.sum(np.sum(np.where(known, missed, 0.0) ** 2, axis=0)))
-    return _Measured(error, moments, sum((each.cost for each in blocks.values()), ReadCost()))
+    return _Sum(float(inner.sum(np.sum(np.where(known, errors, 0.0) ** 2, axis=0))), moments)
 
 
 def _joined(several: Sequence[_Measured]) -> _Measured:
     """What is measured of several tiles at the same place."""
-    moments: dict[int, MomentsWithGaps] = {}
-    for each in several:
-        for group, part in each.moments.items():
-            moments[group] = moments[group].joined(part) if group in moments else part
+    by_derivative = zip(*(each.sums for each in several), strict=True)
     cost = sum((each.cost for each in several), ReadCost())
-    return _Measured(sum(each.error for each in several), moments, cost)
+    return _Measured(tuple(reduce(_Sum.joined, sums) for sums in by_derivative), cost)
 
 
 # --- sums ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """Of one place, with all snapshots: squares about the means of groups, and about the temporal
-    mean; the weight of all values, the average of their means, and the squares of these about it.
-    """
+class _PlaceSum:
+    """Of a derivative at one place, with all snapshots: squares about the means of groups, and
+    about the temporal mean; the weight of all values, the average of their means, and the squares
+    of these about it."""
 
     error: float
     square: float
@@ -232,27 +268,37 @@ class _Sums:
     weight: float
     average: float
     in_space: float
+
+    @classmethod
+    def of(cls, found: _Sum) -> _PlaceSum:
+        whole = reduce(MomentsWithGaps.joined, found.moments.values())
+        weights = whole.inner.weighted(whole.counts)
+        weight = float(weights.sum())
+        average = float(weights @ whole.mean) / weight if weight else 0.0
+        return cls(
+            error=found.error,
+            square=sum(each.square for each in found.moments.values()),
+            about_mean=whole.square,
+            weight=weight,
+            average=average,
+            in_space=float(weights @ (whole.mean - average) ** 2),
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What is kept of a place: numbers for each derivative, and what reading cost."""
+
+    sums: tuple[_PlaceSum, ...]
     cost: ReadCost
 
 
-def _of_place(found: _Measured) -> _Sums:
+def _of_place(found: _Measured) -> _Place:
     """Task: what is kept of a place."""
-    whole = reduce(MomentsWithGaps.joined, found.moments.values())
-    weights = whole.inner.weighted(whole.counts)
-    weight = float(weights.sum())
-    average = float(weights @ whole.mean) / weight if weight else 0.0
-    return _Sums(
-        error=found.error,
-        square=sum(each.square for each in found.moments.values()),
-        about_mean=whole.square,
-        weight=weight,
-        average=average,
-        in_space=float(weights @ (whole.mean - average) ** 2),
-        cost=found.cost,
-    )
+    return _Place(tuple(_PlaceSum.of(each) for each in found.sums), found.cost)
 
 
-def _of_all(found: Sequence[_Sums], single: bool) -> DerivativeError:
+def _of_all(found: Sequence[_PlaceSum], single: bool) -> DerivativeError:
     """The error of all places; of a `single` snapshot the fluctuation is that in space."""
     square = sum(each.square for each in found)
     # What repeats exactly from group to group is bounded about its mean.
@@ -262,5 +308,4 @@ def _of_all(found: Sequence[_Sums], single: bool) -> DerivativeError:
         average = sum(each.weight * each.average for each in found) / (weight or 1.0)
         about = (each.weight * (each.average - average) ** 2 for each in found)
         fluctuation = sum(each.in_space for each in found) + sum(about)
-    error = sum(each.error for each in found)
-    return DerivativeError(error, fluctuation, sum((each.cost for each in found), ReadCost()))
+    return DerivativeError(sum(each.error for each in found), fluctuation)

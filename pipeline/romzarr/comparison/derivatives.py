@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from romzarr.archive import Archive
 from romzarr.archive.climatology import groups_asked
-from romzarr.chunked.derivatives import derivative_error
+from romzarr.chunked.derivatives import derivative_errors
 from romzarr.contracts import Region
 from romzarr.derivatives import bounded_derivatives
 from romzarr.numerics.gaps import special_values
@@ -53,10 +53,7 @@ class DerivativeErrors:
 
 
 def derivative_errors_of(archive: Archive, opened: CoefficientStore) -> DerivativeErrors:
-    """Measure the derivatives whose errors a store bounds. Runs Dask.
-
-    Reads the variables of each once.
-    """
+    """Measure the derivatives whose errors a store bounds. Runs Dask, and reads their variables."""
     compression = config_of(opened).compression
     asked = bounded_derivatives(archive, compression)
     known = {variable.name: variable for variable in archive.variables}
@@ -67,10 +64,6 @@ def derivative_errors_of(archive: Archive, opened: CoefficientStore) -> Derivati
     }
     groups = groups_asked(archive, compression.climatology and bool(asked))
     stored = _Stored(opened.url, opened.root)
-    errors = {
-        each.name: derivative_error(
-            each, [known[name] for name in each.variables], stored, special, groups
-        ).relative
-        for each in asked
-    }
+    found, _ = derivative_errors(asked, known, stored, special, groups)
+    errors = {name: each.relative for name, each in found.items()}
     return DerivativeErrors(errors, {each.name: each.tolerance for each in asked})

@@ -21,11 +21,11 @@ import numpy as np
 
 from romzarr.archive import Archive
 from romzarr.archive.climatology import groups_asked
-from romzarr.chunked.derivatives import DerivativeError, derivative_error
+from romzarr.chunked.derivatives import DerivativeError, derivative_errors
 from romzarr.compression.by_index import IndexBounds, index_bounds
 from romzarr.compression.write_store import rounded_up
 from romzarr.config import CompressionConfig
-from romzarr.contracts import Derivative
+from romzarr.contracts import Derivative, ReadCost
 from romzarr.derivatives import SETTING
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import RESERVE
@@ -69,12 +69,12 @@ class DerivativeBounds:
         return sorted({name for each in self.derivatives for name in each.variables})
 
 
-def derivative_errors(
+def errors_of_draft(
     draft: Draft, archive: Archive, bounds: DerivativeBounds, facts: Mapping[str, Any], cycle: bool
-) -> dict[str, DerivativeError]:
-    """Measure all derivatives of a store before its commit, by name. Runs Dask.
+) -> tuple[dict[str, DerivativeError], ReadCost]:
+    """Measure all derivatives of a store before its commit, by name, and the cost. Runs Dask.
 
-    Reads the variables of each once. Fluctuations are about a mean `cycle`, or the temporal mean.
+    Fluctuations are about a mean `cycle`, or the temporal mean.
     """
     by_name = {variable.name: variable for variable in archive.variables}
     special = {
@@ -83,12 +83,7 @@ def derivative_errors(
         for known in [special_values(variable.dtype)]
     }
     groups = groups_asked(archive, cycle)
-    return {
-        each.name: derivative_error(
-            each, [by_name[name] for name in each.variables], draft, special, groups
-        )
-        for each in bounds.derivatives
-    }
+    return derivative_errors(bounds.derivatives, by_name, draft, special, groups)
 
 
 def derivative_facts(

@@ -23,8 +23,8 @@ from romzarr.compression.by_index import (
 )
 from romzarr.compression.derivatives import (
     DerivativeBounds,
-    derivative_errors,
     derivative_facts,
+    errors_of_draft,
     next_shares,
     unreachable,
     with_shares,
@@ -213,10 +213,9 @@ class _Task:
             return result, {}
         draft, facts = Draft(*writer.draft(result.facts)), result.facts
         with step("derivatives") as measuring:
-            found = derivative_errors(
+            found, cost = errors_of_draft(
                 draft, self.archive, derived, facts, self.config.compression.climatology
             )
-            cost = sum((each.cost for each in found.values()), ReadCost())
             measuring.bytes = cost.bytes_read
         said = derivative_facts(facts, derived, found)
         return replace(result, facts=said, cost=result.cost + cost), found
