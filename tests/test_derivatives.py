@@ -256,6 +256,7 @@ def test_all_snapshots_are_within_after_appends(tmp_path):
     again = romzarr.verify(tmp_path / "s", source)
     assert again.ok, again.problems
     stored = romzarr.info(tmp_path / "s").derivative_errors
+    assert stored.keys() == again.derivative_errors.keys()
     assert all(again.derivative_errors[name] <= error for name, error in stored.items())
     assert "derivatives" in romzarr.compact(tmp_path / "s").why
 
