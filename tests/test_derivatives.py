@@ -178,10 +178,11 @@ def test_a_bound_is_nearly_used_up(tmp_path):
         assert max(each for key, each in found.items() if name in key) >= 0.88 * 0.02
 
 
-def test_a_bound_that_is_kept_anyway_costs_its_record(tmp_path):
+@pytest.mark.parametrize("others", [{}, {"compression.max_error": "0.1%"}], ids=["L2", "max"])
+def test_a_bound_that_is_kept_anyway_costs_its_record(others, tmp_path):
     source = archive(np.random.default_rng(2), 30, (9, 14), 0.2)
-    plain = romzarr.compress(source, tmp_path / "a")
-    bounded = romzarr.compress(source, tmp_path / "b", config={SETTING: 0.9})
+    plain = romzarr.compress(source, tmp_path / "a", config=others)
+    bounded = romzarr.compress(source, tmp_path / "b", config={SETTING: 0.9, **others})
     xr.testing.assert_identical(decoded_from(tmp_path / "a"), decoded_from(tmp_path / "b"))
     assert bounded.stored_bytes - plain.stored_bytes < 300
 

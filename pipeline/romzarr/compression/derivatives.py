@@ -36,8 +36,9 @@ from romzarr.store.reading.facts import DERIVATIVE_ERRORS, DERIVATIVES
 log = logging.getLogger(__name__)
 
 # What errors should be of their bounds, and from where on a closer one would save few bytes: errors
-# of a tenth less take a seventh of a bit more for each value.
-AIM, CLOSE = 0.97, 0.9
+# of a tenth less take a seventh of a bit more for each value. Other machines may round decoded
+# values in another way, so a reserve is left.
+AIM, CLOSE, MOST = 0.97, 0.9, 1 - RESERVE
 # Attempts after which a bound that is kept is not gone closer to, and all of them.
 CLOSER, ATTEMPTS = 4, 8
 # By how many decades errors of a derivative change with those of the variable, at the least and
@@ -67,6 +68,12 @@ class DerivativeBounds:
     @property
     def variables(self) -> list[str]:
         return sorted({name for each in self.derivatives for name in each.variables})
+
+    def tried_now(self, name: str, errors: Mapping[str, float], reached: float) -> Try:
+        """What was tried with a variable, which `reached` such a share of the tolerance, and the
+        errors of derivatives by their bounds."""
+        mine = (errors[each.name] for each in self.derivatives if name in each.variables)
+        return Try(_used(self.shares.get(name, 1.0), reached), max(mine))
 
 
 def errors_of_draft(
@@ -123,26 +130,24 @@ def next_shares(
     errors = {each.name: found[each.name].relative / each.tolerance for each in bounds.derivatives}
     if not errors:
         return None
-    _refuse_steady(bounds, errors)
+    _refuse_steady(errors)
     tried = {
         name: (
             *bounds.tried.get(name, ()),
-            Try(
-                _used(bounds.shares.get(name, 1.0), reached[name] / tolerance),
-                max(errors[e.name] for e in bounds.derivatives if name in e.variables),
-            ),
+            bounds.tried_now(name, errors, reached[name] / tolerance),
         )
         for name in bounds.variables
     }
-    attempt = len(next(iter(tried.values())))
-    missed = any(error > 1 - RESERVE for error in errors.values())
+    attempt, missed = len(next(iter(tried.values()))), max(errors.values()) > MOST
+    shared = {name for name in tried if bounds.shares.get(name, 1.0) < 1}
     # What rounding makes exact comes no closer.
-    loose = any(each[-1].share < 1 and 0 < each[-1].error < CLOSE for each in tried.values())
+    loose = any(0 < tried[name][-1].error < CLOSE for name in shared)
     if not missed and (not loose or attempt >= CLOSER):
         return None
     if attempt == ATTEMPTS:
         raise _missed_error(bounds, errors)
-    shares = {name: _next(each) for name, each in tried.items()}
+    changed = shared | {name for name, each in tried.items() if each[-1].error > MOST}
+    shares = {name: _next(tried[name]) for name in sorted(changed)}
     log.info("coded anew for bounds on derivatives, to shares of the tolerance: %s", shares)
     return replace(bounds, shares=shares, tried=tried)
 
@@ -156,7 +161,7 @@ def _used(share: float, reached: float) -> float:
 def _next(tried: Sequence[Try]) -> float:
     """A share at which the error should be just within its bound."""
     last = tried[-1]
-    if last.error == 0 or (CLOSE <= last.error <= 1 - RESERVE):
+    if last.error == 0 or CLOSE <= last.error <= MOST:
         return last.share
     # Errors are about in proportion to shares, until two tell better.
     slope = 1.0
@@ -165,8 +170,8 @@ def _next(tried: Sequence[Try]) -> float:
         slope = float(np.clip(rise / math.log(last.share / tried[-2].share), *SLOPES))
     change = (AIM / last.error) ** (1 / slope)
     share = last.share * float(np.clip(change, 1 / MOST_CHANGE, MOST_CHANGE))
-    kept = max((each.share for each in tried if each.error <= 1 - RESERVE), default=0.0)
-    missed = min((each.share for each in tried if each.error > 1 - RESERVE), default=math.inf)
+    kept = max((each.share for each in tried if each.error <= MOST), default=0.0)
+    missed = min((each.share for each in tried if each.error > MOST), default=math.inf)
     if kept < missed < math.inf and not kept < share < missed:
         share = math.sqrt(kept * missed) if kept else AIM * missed
     return min(share, 1.0)
@@ -198,7 +203,7 @@ def with_shares(
     return replace(asked, shares=tighter)
 
 
-def _refuse_steady(bounds: DerivativeBounds, errors: Mapping[str, float]) -> None:
+def _refuse_steady(errors: Mapping[str, float]) -> None:
     steady = [name for name, error in errors.items() if error == math.inf]
     if steady:
         raise AccuracyError(
