@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+from numcodecs import Blosc
 
 from romzarr.store import layout
 from romzarr.store.reading.reader import _opened
+
+# Facts that are lists, whatever else is.
+LISTS = {"order", "coords", "episodes"}
 
 
 def bound_crc(file: Path, content: bytes) -> bytes:
@@ -44,11 +48,29 @@ def sign_metadata(store: Path) -> None:
     _opened.cache_clear()
 
 
+def unpacked(text: str) -> dict[str, Any]:
+    """Facts that are compressed; if they are in columns, by name as without."""
+    stream = base64.b85decode(text)
+    found = json.loads(zlib.decompress(stream) if stream[:1] == b"x" else Blosc().decode(stream))
+    if (table := found.pop("table", None)) is None:
+        return found
+    names = table.pop("names")
+    found.setdefault("order", names)
+    found["variables"] = {name: {} for name in names}
+    for field, values in table.items():
+        if isinstance(values, dict):
+            values = [values["start"] + k * values["step"] for k in range(len(names))]
+        for name, value in zip(names, values, strict=True):
+            found["variables"][name] |= {} if value is None else {field: value}
+    columns = {k: v for k, v in found.items() if isinstance(v, list) and k not in LISTS}
+    return found | {k: dict(zip(names, v, strict=True)) for k, v in columns.items()}
+
+
 def metadata_of(generation: Path) -> dict[str, Any]:
     """The metadata of a generation, with all its facts, and ``arrays`` by path."""
     document = json.loads((generation / layout.ROOT).read_text())
     facts = document["attributes"]["romzarr"]
-    facts |= json.loads(zlib.decompress(base64.b85decode(facts.pop("facts"))))
+    facts |= unpacked(facts.pop("facts"))
     document["arrays"] = document.pop("consolidated_metadata")["metadata"]
     return document
 

@@ -361,11 +361,10 @@ def parts_of(store: Path) -> list["Part"]:
 
 def decoded(store: Path) -> dict[str, Array]:
     """All variables that are coded."""
-    found, parts = {}, parts_of(store)
-    for name, each in parts[-1].facts["variables"].items():
-        pieces = [part.variable(name) for part in parts]
-        found[name] = np.concatenate(pieces, each["time_axis"], dtype=each["dtype"])
-    return found
+    parts = parts_of(store)
+    of_one = parts[-1].facts["variables"].items()
+    pieces = {name: [part.variable(name) for part in parts] for name, _ in of_one}
+    return {n: np.concatenate(pieces[n], v["time_axis"], dtype=v["dtype"]) for n, v in of_one}
 
 
 class Part:
@@ -374,7 +373,14 @@ class Part:
     def __init__(self, folder: Path, earlier: dict[str, "Part"]) -> None:
         self.folder, metadata = folder, json.loads((folder / "zarr.json").read_bytes())
         self.facts = metadata["attributes"]["romzarr"]
-        self.facts |= json.loads(zlib.decompress(base64.b85decode(self.facts["facts"])))
+        packed = base64.b85decode(self.facts["facts"])
+        packed = zlib.decompress(packed) if packed[:1] == b"x" else Blosc().decode(packed)
+        self.facts |= json.loads(packed)
+        for field, each in self.facts.get("table", {}).items():
+            for k, name in enumerate(self.facts["table"]["names"]):
+                value = each["start"] + k * each["step"] if isinstance(each, dict) else each[k]
+                own = self.facts.setdefault("variables", {}).setdefault(name, {})
+                own |= {} if value is None else {field: value}
         self.arrays, self.layers = metadata["consolidated_metadata"]["metadata"], {}
         for path in sorted(each for each in self.arrays if each[-2:-1] == "_" and "basis" in each):
             self.layers.setdefault(path[:-2], []).append(path)
@@ -382,6 +388,15 @@ class Part:
         self.snapshots = self.facts["latent"]["snapshots"]
         before = earlier[self.facts["extends"]].chain if "extends" in self.facts else []
         self.chain = [*before, self]
+
+    def coordinate(self, name: str) -> Array:
+        if not (entry := self.facts["carried"][name].get("inline")):
+            return self.array(f"coordinates/{name}")
+        places = np.arange(entry.get("size", 0))
+        values = entry.get("values", entry.get("start", 0) + entry.get("step", 0) * places)
+        values = np.array(values).astype(entry["data_type"])
+        missed = np.ldexp(entry["units"], entry["exponent"]) if "units" in entry else 0
+        return (values + missed).astype(entry["data_type"])
 
     def array(self, path: str) -> Array:
         meta, layers = self.arrays[path], self.layers.get(path, [path])
@@ -391,8 +406,8 @@ class Part:
         whole = np.empty(np.multiply(grid, chunk), dtype)
         options = {} if kind == "bytes" else dict(codecs[0]["configuration"])
         if kind == "romzarr.wavelet":
-            every = [self.arrays[each]["codecs"][0]["configuration"] for each in layers]
-            options["step"] = [each["step"] for each in every]
+            codecs_of = [self.arrays[each]["codecs"][0] for each in layers]
+            options["step"] = [each["configuration"]["step"] for each in codecs_of]
         for index in np.ndindex(*grid):
             place = "/".join(["c", *map(str, index)])
             # The last four bytes are a checksum.
@@ -410,7 +425,7 @@ class Part:
         time = self.facts["time"]
         if time["step"] is not None:
             return time["step"] * np.arange(self.snapshots)
-        times = self.array(f"coordinates/{time['dim']}" if time["scale"] else "latent/times")
+        times = self.coordinate(time["dim"]) if time["scale"] else self.array("latent/times")
         return (time["scale"] or 1.0) * (times - times[0]).astype(float)
 
     def coefficients(self) -> Array:
@@ -472,7 +487,7 @@ class Part:
                 values[codes == code] = value
         for dim, order in self.facts.get("orders", {}).items():
             if dim in sizes:
-                points = [self.array(f"coordinates/{each}") for each in order["coordinates"]]
+                points = [self.coordinate(each) for each in order["coordinates"]]
                 places = curve_order(order["curve"], np.array(points, float), order["pieces"])
                 values = np.take(values, np.argsort(places), list(sizes).index(dim))
         return np.moveaxis(values, 0, axis)

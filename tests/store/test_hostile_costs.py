@@ -19,6 +19,8 @@ from zarr.codecs import BloscCodec
 from romzarr.coding.field import encode_field
 from romzarr.encoding import attributes_to_json, encoding_from_json
 from romzarr.errors import StoreError
+from romzarr.store.inline import inline_array
+from romzarr.store.layout import JsonObject
 from romzarr.store.limits import chunk_of
 from tests import forged
 from tests.forgery import metadata_of, put_metadata, sign_metadata, write_chunk
@@ -85,9 +87,23 @@ def node_of(generation, path, **changes):
     put_metadata(generation, document)
 
 
+def array_of_x(generation):
+    """Write the coordinate x, which is a fact, as an array."""
+    document = metadata_of(generation)
+    entry = document["attributes"]["romzarr"]["carried"]["x"].pop("inline")
+    found = inline_array(JsonObject(entry, "x"))
+    document["arrays"]["coordinates"] = {"zarr_format": 3, "node_type": "group"}
+    document["arrays"]["coordinates/x"] = found.metadata
+    put_metadata(generation, document)
+    file = generation / "coordinates/x" / found.key
+    file.parent.mkdir(parents=True)
+    write_chunk(file, found.chunk[:-4])
+
+
 def zeros_as_a_coordinate(store):
     """Zeros compress ten thousand times."""
     generation, *_ = facts_of(store)
+    array_of_x(generation)
     size = 1 << 28
     grid = {"name": "regular", "configuration": {"chunk_shape": [size]}}
     node = metadata_of(generation)["arrays"]["coordinates/x"]
@@ -102,6 +118,7 @@ def zeros_as_a_coordinate(store):
 
 def huge_coordinate(store):
     generation, *_ = facts_of(store)
+    array_of_x(generation)
     node_of(generation, "coordinates/x", shape=[2**40])
 
 

@@ -312,8 +312,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(a, b)
 
 
-PIECES = ["fields", "mask", "samples", "corrections", "steps", "block_model", "time",
-          "singular_values"]  # fmt: skip
+PIECES = ["fields", "mask", "samples", "corrections", "steps", "block_model", "singular_values"]
 
 
 @pytest.mark.parametrize("piece", PIECES)

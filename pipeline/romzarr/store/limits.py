@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ MAX_INDICES = 1 << 16
 MAX_SUMS = 16
 # Values of sums of one variable, which are read completely.
 MAX_SUM_VALUES = 1 << 25
+_BLOSC_HEADER = struct.Struct("<4B3I")
 # A trajectory is integrated from the first snapshot of its block (`CODE_BLOCK`), with at most the
 # substeps of `romzarr.numerics.dynamics.sampling.choose_substeps`.
 MAX_BLOCK_STEPS, MAX_SUBSTEPS = 256, 8
@@ -135,4 +137,22 @@ def check_indexes(arrays: Iterable[tuple[int, int]], where: str) -> None:
         raise StoreError(
             f"{where}: opening its coordinates takes {size} bytes in {chunks} chunks, at most "
             f"{MAX_INDEX_BYTES} bytes in {MAX_INDEX_CHUNKS} chunks are allowed"
+        )
+
+
+def check_blosc(payload: bytes, expected: int | None, where: str) -> None:
+    """Refuse a chunk that does not decode to the expected number of bytes, if that is known.
+
+    Raises
+    ------
+    StoreError
+    """
+    if len(payload) < _BLOSC_HEADER.size:
+        raise StoreError(f"{where}: chunk is shorter than its header; the store is damaged")
+    *_, decoded, _, encoded = _BLOSC_HEADER.unpack_from(payload)
+    fits = decoded == expected if expected is not None else decoded <= MAX_TEXT_BYTES
+    if encoded != len(payload) or not fits:
+        raise StoreError(
+            f"{where}: chunk claims {encoded} bytes that decode to {decoded}, has "
+            f"{len(payload)} and should decode to {expected}"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,12 @@ from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
 from romzarr.errors import StoreError
-from romzarr.store import checksums, layout, limits
+from romzarr.store import checksums, layout
 from romzarr.store.layout import ArrayLayout
+from romzarr.store.limits import check_blosc
 
 # Chunks kept that nobody has asked for yet.
 _MOST_AHEAD = 64
-_BLOSC_HEADER = struct.Struct("<4B3I")
 
 
 class CheckedStore(WrapperStore[Store]):
@@ -35,27 +34,36 @@ class CheckedStore(WrapperStore[Store]):
         The layout of each array, by path.
     metadata : bytes, optional
         Consolidated metadata that were checked.
+    inline : mapping of str to bytes, optional
+        Chunks that are not files, by key (`romzarr.store.inline`).
     """
 
     def __init__(
-        self, url: str, arrays: Mapping[str, ArrayLayout], metadata: bytes | None = None
+        self,
+        url: str,
+        arrays: Mapping[str, ArrayLayout],
+        metadata: bytes | None = None,
+        inline: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__(layout.zarr_store(url))
         self.url, self.arrays, self._metadata = url, arrays, metadata
+        self._inline = inline or {}
         self.generation = url.rpartition("/")[2]
         self._ahead: dict[str, Buffer] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CheckedStore, (self.url, self.arrays)
+        return CheckedStore, (self.url, self.arrays, None, self._inline)
 
     def _with_store(self, store: Store) -> CheckedStore:
-        return CheckedStore(self.url, self.arrays, self._metadata)
+        return CheckedStore(self.url, self.arrays, self._metadata, self._inline)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         if key == layout.ROOT and self._metadata is not None:
             return prototype.buffer.from_bytes(self._metadata)
+        if key in self._inline:
+            return prototype.buffer.from_bytes(self._inline[key])
         if byte_range is None and (ahead := self._ahead.pop(key, None)) is not None:
             return ahead
         chunk = await _found(self._store, key, prototype, byte_range)
@@ -72,6 +80,8 @@ class CheckedStore(WrapperStore[Store]):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         # Only zarr >= 3.2 has and calls this method.
+        if key in self._inline:
+            return (prototype or default_buffer_prototype()).buffer.from_bytes(self._inline[key])
         if byte_range is None and (ahead := self._ahead.pop(key, None)) is not None:
             return ahead
         store: Any = self._store
@@ -82,7 +92,7 @@ class CheckedStore(WrapperStore[Store]):
 
     def fetch_ahead(self, keys: Iterable[str]) -> None:
         """Fetch chunks concurrently, each for the next that asks for it; local ones are near."""
-        wanted = list(keys)
+        wanted = [key for key in keys if key not in self._inline]
         if not layout.is_local(self.url) and len(wanted) > 1:
             sync(self._fetch_ahead(wanted))
 
@@ -114,7 +124,7 @@ class CheckedStore(WrapperStore[Store]):
         payload = checksums.payload_of(chunk.to_bytes(), place, where)
         array = self.arrays[path]
         if array.compressed:
-            _check_blosc(payload, array.packed_bytes, where)
+            check_blosc(payload, array.packed_bytes, where)
         elif not array.coded and len(payload) != array.chunk_bytes:
             raise StoreError(f"{where}: chunk has {len(payload)} bytes, not {array.chunk_bytes}")
         return chunk
@@ -129,16 +139,3 @@ async def _found(
     except FileNotFoundError:
         # Zarr cannot open a missing folder.
         return None
-
-
-def _check_blosc(payload: bytes, expected: int | None, where: str) -> None:
-    """Refuse a chunk that does not decode to the expected number of bytes."""
-    if len(payload) < _BLOSC_HEADER.size:
-        raise StoreError(f"{where}: chunk is shorter than its header; the store is damaged")
-    *_, decoded, _, encoded = _BLOSC_HEADER.unpack_from(payload)
-    fits = decoded == expected if expected is not None else decoded <= limits.MAX_TEXT_BYTES
-    if encoded != len(payload) or not fits:
-        raise StoreError(
-            f"{where}: chunk claims {encoded} bytes that decode to {decoded}, has "
-            f"{len(payload)} and should decode to {expected}"
-        )

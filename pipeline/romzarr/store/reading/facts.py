@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from romzarr.errors import StoreError
+from romzarr.store.document import BY_NAME
 from romzarr.store.layout import JsonObject
 
 Check = Callable[[Any], bool]
@@ -120,17 +121,6 @@ _CHECKS: dict[str, tuple[Check, str]] = {
         "an object that describes the model",
     ),
 }
-# Those by name of a coded variable.
-_BY_NAME = (
-    "relative_l2_error",
-    "max_error",
-    "largest_pointwise_error",
-    "fluctuation",
-    "max_relative_error",
-    "largest_relative_error",
-    ERRORS_BY_INDEX,
-    BLOCK_ERRORS,
-)
 # Squared fluctuations are recorded with ten digits.
 _DIGITS = 1 + 1e-9
 # Stores made before this key was dropped have it among their errors.
@@ -173,7 +163,7 @@ def check_errors(facts: Mapping[str, Any], variables: Mapping[str, Any], where: 
     """
     known = {*variables, _LARGEST}
     errors = facts.get("relative_l2_error")
-    for name in _BY_NAME:
+    for name in BY_NAME:
         if not set(facts.get(name, {})) <= known:
             raise StoreError(f"{where}: {name!r} names an unknown variable")
     if errors is not None and not set(variables) <= set(errors):

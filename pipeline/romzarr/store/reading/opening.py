@@ -12,6 +12,7 @@ from romzarr.coding.tiles import grid
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
 from romzarr.store.document import parse_generation
+from romzarr.store.inline import INLINE, InlineArray, inline_array
 from romzarr.store.layout import ArrayLayout, JsonObject
 from romzarr.store.limits import check_indexes
 from romzarr.store.reading.arrays import StoredArrays, as_store_errors
@@ -48,6 +49,8 @@ def open_generation(
     """
     place = layout.joined(url, name)
     facts, documents = checked_metadata(url, name, checksum)
+    inline = _inline_arrays(facts)
+    documents |= {path: array.metadata for path, array in inline.items()}
     layouts = {
         path: layout.parse_array(
             JsonObject(document, layout.joined(place, path)), layout.is_coded(path)
@@ -65,7 +68,8 @@ def open_generation(
     variables = variables_of(facts, layouts, own if own or not before else None, snapshots)
     _check_extended(variables, before, facts)
     check_layers(variables, layers, facts.where)
-    group = _opened(place, layouts, documents)
+    chunks = {layout.joined(path, array.key): array.chunk for path, array in inline.items()}
+    group = _opened(place, layouts, documents, chunks)
     arrays = StoredArrays(url, name, layouts, group, tiles, layers)
     checked = checked_facts(facts)
     check_errors(checked, variables, facts.where)
@@ -74,12 +78,34 @@ def open_generation(
     return Generation(name, checked, variables, own, arrays, latent, before, orders)
 
 
+def _inline_arrays(facts: JsonObject) -> dict[str, InlineArray]:
+    """Make the coordinates that facts have instead of arrays, by path."""
+    carried = facts.object("carried")
+    return {
+        f"coordinates/{name}": inline_array(fields.object(INLINE))
+        for name in carried
+        if INLINE in (fields := carried.object(name)).document
+    }
+
+
 def _opened(
-    place: str, layouts: Mapping[str, ArrayLayout], documents: Mapping[str, Any]
+    place: str,
+    layouts: Mapping[str, ArrayLayout],
+    documents: Mapping[str, Any],
+    inline: Mapping[str, bytes],
 ) -> zarr.Group:
-    """Open a generation with some of its arrays, given their layouts and metadata by path."""
+    """Open a generation with some of its arrays.
+
+    Parameters
+    ----------
+    place : str
+    layouts, documents : mapping
+        Their layouts and metadata, by path.
+    inline : mapping
+        Chunks that are not files, by key.
+    """
     metadata = layout.compact_json(layout.consolidated_group(documents))
-    store = CheckedStore(place, layouts, metadata)
+    store = CheckedStore(place, layouts, metadata, inline)
     # Zarr parses unchecked metadata, such as fill values, with many kinds of errors.
     with as_store_errors(f"{place}: invalid metadata of an array"):
         return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)

@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from zarr.abc.store import Store
+import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from romzarr.coding.exact import LEVEL, QUICK_LEVEL, SHUFFLES, ExactCoding, encode_exact
 from romzarr.encoding import attributes_to_json, encoding_to_json, share_encodings
@@ -19,7 +23,10 @@ from romzarr.errors import ArchiveError, PipelineError, refuse_blame
 from romzarr.store import layout, limits
 from romzarr.store.checksums import ChecksumCodec
 from romzarr.store.exact import ExactCodec
+from romzarr.store.inline import INLINE, chunk_place, inlined, is_one_chunk
+from romzarr.store.writing.staged import StagedStore
 
+_GROUP = "coordinates"
 # Carried numbers that take more are coded like lossless variables, in the way that is best on so
 # many bytes of them.
 EXACT_BYTES, SAMPLE_BYTES = 1 << 14, 1 << 20
@@ -30,22 +37,59 @@ _PACKING_KEYS = frozenset(
 )
 
 
-def write_carried(store: Store, carried: xr.Dataset) -> dict[str, Any]:
-    """Write `carried` to group ``coordinates``; return what Zarr metadata cannot express."""
+def write_carried(store: StagedStore, carried: xr.Dataset) -> dict[str, Any]:
+    """Write `carried` to group ``coordinates``; return what Zarr metadata cannot express.
+
+    Small coordinates are among what is returned, instead of being arrays (`romzarr.store.inline`).
+    """
     with _unstable_types_allowed(), _encodable(carried):
         prepared = carried.reset_coords().drop_attrs(deep=False)
         prepared.encoding = {}
         for name in prepared.variables:
             prepared[name] = _prepared(prepared[name])
-        prepared.to_zarr(
-            store,
-            group="coordinates",
-            mode="w-",
-            zarr_format=3,
-            consolidated=False,
-            write_empty_chunks=True,
-        )
-    return {str(name): _beyond_zarr(variable) for name, variable in carried.variables.items()}
+        with store.holding(_GROUP) as held:
+            # What Dask computes is written by other processes, too, and not held.
+            rest = prepared.to_zarr(
+                store,
+                group=_GROUP,
+                mode="w-",
+                zarr_format=3,
+                consolidated=False,
+                write_empty_chunks=True,
+                compute=False,
+            )
+            inline = {str(name): _inlined(store, held, str(name)) for name in carried.variables}
+        if prepared.chunks:
+            rest.compute()
+    return {
+        str(name): _beyond_zarr(variable) | inline[str(name)]
+        for name, variable in carried.variables.items()
+    }
+
+
+def _inlined(store: StagedStore, held: dict[str, Buffer], name: str) -> dict[str, Any]:
+    """Move an array, if its only chunk is held, to the facts, if it is smaller there."""
+    path = layout.joined(_GROUP, name)
+    document = layout.joined(path, layout.ROOT)
+    metadata = json.loads(store.documents[document])
+    place = chunk_place(metadata)
+    chunk = held.get(layout.joined(path, place))
+    if chunk is None or not is_one_chunk(metadata):
+        return {}
+    content = {layout.ROOT: store.documents[document], place: chunk.to_bytes()}
+    entry = inlined(metadata, _read_alone(content), len(chunk))
+    if not entry:
+        return {}
+    del held[layout.joined(path, place)]
+    sync(store.delete(document))
+    return {INLINE: entry}
+
+
+def _read_alone(content: Mapping[str, bytes]) -> NDArray[Any]:
+    """Read an array whose metadata and chunks are in memory."""
+    as_buffer = default_buffer_prototype().buffer.from_bytes
+    store = MemoryStore({key: as_buffer(each) for key, each in content.items()})
+    return np.asarray(zarr.open_array(store, mode="r")[...])
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ storage, these were most of the requests for a small store.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -37,6 +38,8 @@ class StagedStore(SealingStore):
     def __init__(self, store: Store, generation: str, other: StagedStore | None = None) -> None:
         super().__init__(store, generation)
         self._documents: dict[str, Buffer] = other._documents if other else {}
+        self._held: dict[str, Buffer] = other._held if other else {}
+        self._holding: list[str] = other._holding if other else []
 
     def _with_store(self, store: Store) -> StagedStore:
         return StagedStore(store, self.generation, self)
@@ -49,6 +52,24 @@ class StagedStore(SealingStore):
     def put_metadata(self, content: bytes) -> None:
         """Write the metadata document of the generation, which has those of all arrays."""
         sync(self._store.set(ROOT, default_buffer_prototype().buffer.from_bytes(content)))
+
+    @contextlib.contextmanager
+    def holding(self, folder: str) -> Iterator[dict[str, Buffer]]:
+        """Keep first chunks below a folder, which this process writes meanwhile, in memory.
+
+        Yields what was kept, by key; at the end, what is still there is written.
+        """
+        self._holding.append(_folder(folder))
+        try:
+            yield self._held
+        finally:
+            self._holding.clear()
+        for key, chunk in self._held.items():
+            sync(self.set(key, chunk))
+        self._held.clear()
+
+    def _keeps(self, key: str) -> bool:
+        return key.endswith(("/c", "/c/0")) and any(map(key.startswith, self._holding))
 
     def _holds(self, prefix: str) -> bool:
         """Tell whether there may be something below a path."""
@@ -71,12 +92,16 @@ class StagedStore(SealingStore):
     async def set(self, key: str, value: Buffer) -> None:
         if is_document(key):
             self._documents[key] = value
+        elif self._keeps(key):
+            self._held[key] = value
         else:
             await super().set(key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
         if is_document(key):
             self._documents[key] = value
+        elif self._keeps(key):
+            self._held[key] = value
         else:
             super().set_sync(key, value)
 

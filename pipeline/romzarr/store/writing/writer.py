@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
 from romzarr.coding.tiles import row_levels
 from romzarr.contracts import CodedLatent, LatentFormat, TimeAxis
@@ -22,7 +23,8 @@ from romzarr.errors import LargerStoreError
 from romzarr.store import layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.commit import committer
-from romzarr.store.layout import Part, Root
+from romzarr.store.inline import INLINE, inline_values
+from romzarr.store.layout import JsonObject, Part, Root
 from romzarr.store.writing.basis import BasisWriter
 from romzarr.store.writing.carried import share, write_carried
 from romzarr.store.writing.files import finish, write_errors
@@ -108,10 +110,9 @@ class StoreWriter(BasisWriter):
 
     def _scale_of(self, time: TimeAxis) -> float | None:
         """Find the factor from the stored coordinate, less its first value, to the exact times."""
-        path = f"coordinates/{time.dim}"
         if time.dim not in self._facts["carried"]:
             return None
-        stored = np.asarray(zarr.open_array(self._store, path=path, mode="r")[...])
+        stored = self._coordinate(time.dim)
         if stored.dtype.kind not in "iuf" or stored.shape != time.values.shape:
             return None
         elapsed = layout.since_first(stored)
@@ -119,6 +120,13 @@ class StoreWriter(BasisWriter):
             return None
         scale = float(time.values[-1] / elapsed[-1])
         return scale if np.array_equal(time.values, scale * elapsed) else None
+
+    def _coordinate(self, name: str) -> NDArray[Any]:
+        """Return the values of a coordinate as they are stored."""
+        fields = JsonObject(self._facts["carried"][name], f"{self.url}: {name}")
+        if INLINE in fields.document:
+            return inline_values(fields.object(INLINE))
+        return np.asarray(zarr.open_array(self._store, path=f"coordinates/{name}", mode="r")[...])
 
     def write_latent(self, coded: CodedLatent, time_dim: str) -> None:
         """Write samples and corrections of a(t), after the time; omit samples that are all zero."""
