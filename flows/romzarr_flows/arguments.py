@@ -431,7 +431,7 @@ def add_bounds(command: Parser) -> None:
         metavar="D=X,E=Y",
         help="bounds on the L2 error of derivatives in space, relative to their own fluctuation: "
         "0.05 for the gradients of all variables along each dim, or derivatives by name such as "
-        "'gradient(u)=0.05,vorticity(u,v)=0.01,divergence(u,v)=0.01' (default none)",
+        "'gradient(u)=0.05, vorticity(u,v)=0.01, divergence(u,v)=0.01' (default none)",
     )
     command.add_argument(
         "--layers",
