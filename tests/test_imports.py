@@ -44,6 +44,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "romzarr.store": (*BELOW, *STORE),
     "romzarr.store.reading": (*BELOW, *STORE, "romzarr.store"),
     "romzarr.store.writing": (*BELOW, *STORE, "romzarr.store"),
+    "romzarr.derivatives": (*BELOW, "romzarr.config", "romzarr.archive"),
     "romzarr.recorded_config": ("romzarr.errors", "romzarr.config", "romzarr.store.reading"),
 }
 # Each of these may import all of the above, and those before it that are named.

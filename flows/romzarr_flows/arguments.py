@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from importlib.metadata import version
 
 from romzarr.config import AUTO, NONE, Reference, whole_place
@@ -255,6 +256,28 @@ def bounds(text: str) -> dict[str, float | str] | str:
     return found
 
 
+def derivatives(text: str) -> dict[str, float] | float | str:
+    """Parse derivatives and bounds, or one bound for all gradients.
+
+    >>> derivatives("gradient(u)=0.05, vorticity(u, v)=0.01")
+    {'gradient(u)': 0.05, 'vorticity(u, v)': 0.01}
+    """
+    if text == NONE:
+        return text
+    if "=" not in text:
+        return float(text)
+    found: dict[str, float] = {}
+    for part in re.split(r",(?![^(]*\))", text):
+        name, equals, bound = part.rpartition("=")
+        if not equals or name.strip() in found:
+            raise argparse.ArgumentTypeError(
+                f"found {part!r}, expected each derivative once with its bound: "
+                "'gradient(u)=0.05,vorticity(u,v)=0.01'"
+            )
+        found[name.strip()] = float(bound)
+    return found
+
+
 def names(text: str) -> list[str] | str:
     return text if text == ALL else [name.strip() for name in text.split(",")]
 
@@ -401,6 +424,14 @@ def add_bounds(command: Parser) -> None:
         metavar="A,B",
         help="variables of the archive that hold weights, such as cell areas: sums over their dims "
         "with these weights are exact at every snapshot but for rounding (default none)",
+    )
+    command.add_argument(
+        "--derivatives",
+        type=derivatives,
+        metavar="D=X,E=Y",
+        help="bounds on the L2 error of derivatives in space, relative to their own fluctuation: "
+        "0.05 for the gradients of all variables along each dim, or derivatives by name such as "
+        "'gradient(u)=0.05, vorticity(u,v)=0.01, divergence(u,v)=0.01' (default none)",
     )
     command.add_argument(
         "--layers",

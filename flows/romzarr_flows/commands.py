@@ -34,6 +34,7 @@ SETTINGS = {
     "per": "compression.per",
     "fluctuation": "compression.fluctuation",
     "sums": "compression.sums",
+    "derivatives": "compression.derivatives",
     "layers": "compression.layers",
     "max_rank": "compression.max_rank",
     "variables": "archive.variables",
@@ -111,7 +112,7 @@ def estimate(options: Namespace) -> int:
 
 def compress(options: Namespace) -> int:
     config = settings(options)
-    if config.compression.max_error != NONE:
+    if config.compression.max_error != NONE or config.compression.derivative_bounds:
         # Refuse a wrong name before any worker starts. This imports Dask.
         from romzarr.operations.compress import check_early
 

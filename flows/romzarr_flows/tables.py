@@ -92,11 +92,12 @@ def value_rows(
 
 
 def bounded_rows(facts: Facts) -> list[tuple[str, str]]:
-    """Compare the largest errors of single values with their bounds, of either kind."""
+    """Compare the largest errors of single values, and those of derivatives, with their bounds."""
     relative = facts["largest_relative_error"], facts["max_relative_error"]
     return [
         *value_rows(facts["largest_pointwise_error"], facts["max_error"]),
         *value_rows(*relative, "largest of value"),
+        *value_rows(facts["derivative_errors"], facts["derivatives"], "derivatives"),
     ]
 
 

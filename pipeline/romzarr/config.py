@@ -253,6 +253,74 @@ some_bounds = mapping(
     positive | a_share,
     least=1,
 )
+A_DERIVATIVE = re.compile(r"(gradient|divergence|vorticity)\(([^()]+)\)")
+
+
+class DerivativeKind(StrEnum):
+    """A combination of first derivatives in space, of one variable or of the components of a
+    vector."""
+
+    GRADIENT = "gradient"
+    DIVERGENCE = "divergence"
+    VORTICITY = "vorticity"
+
+    @property
+    def components(self) -> tuple[int, ...]:
+        """How many variables it may be of."""
+        counts = {DerivativeKind.GRADIENT: (1,), DerivativeKind.DIVERGENCE: (2, 3)}
+        return counts.get(self, (2,))
+
+
+@dataclass(frozen=True)
+class DerivativeBound:
+    """A bound on the error of a derivative of some ``variables``, by its own fluctuation.
+
+    Without variables it is one on the gradient of each that has one.
+    """
+
+    kind: DerivativeKind
+    variables: tuple[str, ...]
+    tolerance: float
+
+    @classmethod
+    def of(cls, expression: str, tolerance: float) -> DerivativeBound:
+        """Parse text such as "vorticity(u, v)".
+
+        Raises
+        ------
+        ValueError
+
+        >>> DerivativeBound.of("vorticity(u, v)", 0.01).variables
+        ('u', 'v')
+        """
+        found = A_DERIVATIVE.fullmatch(expression.strip())
+        require(found is not None)
+        kind = DerivativeKind(found[1])  # type: ignore[index]
+        names = tuple(name.strip() for name in found[2].split(","))  # type: ignore[index]
+        require(all(names) and len(set(names)) == len(names) and len(names) in kind.components)
+        return cls(kind, names, tolerance)
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}({', '.join(self.variables)})"
+
+
+below_one = number("a number above 0 and below 1", lambda value: 0 < value < 1)
+
+
+def _accept_derivatives(value: Any) -> dict[str, float]:
+    require(isinstance(value, Mapping) and len(value) > 0)
+    require(all(isinstance(name, str) for name in value))
+    found = [DerivativeBound.of(name, below_one.accept(each)) for name, each in value.items()]
+    accepted = {bound.name: bound.tolerance for bound in found}
+    require(len(accepted) == len(value))
+    return accepted
+
+
+some_derivatives = below_one | Check(
+    "a mapping of gradient(u), divergence(u, v) and vorticity(u, v) to such numbers",
+    _accept_derivatives,
+)
 scalar = Check("text, a number, true or false", _accept_scalar)
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
 a_cluster = one_of("threads", "local", "slurm", "kubernetes", "gateway") | text(
@@ -340,6 +408,7 @@ class CompressionConfig(Section):
     sums: str | tuple[str, ...] = setting(
         NONE, nothing | texts("a list of different names of variables that hold weights", least=1)
     )
+    derivatives: str | float | Mapping[str, float] = setting(NONE, nothing | some_derivatives)
     layers: str | tuple[float, ...] = setting(NONE, nothing | some_tolerances)
     max_rank: int | Auto = setting(AUTO, automatic | integer(1))
     compact: str = setting(Compaction.AUTO, one_of(*Compaction))
@@ -363,6 +432,16 @@ class CompressionConfig(Section):
     def sum_weights(self) -> tuple[str, ...]:
         """Names of the weights of sums that are kept exactly."""
         return () if isinstance(self.sums, str) else self.sums
+
+    @property
+    def derivative_bounds(self) -> tuple[DerivativeBound, ...]:
+        """Bounds on derivatives in space; none where nothing is lost."""
+        given = self.derivatives
+        if isinstance(given, str) or self.tolerance == 0:
+            return ()
+        if not isinstance(given, Mapping):
+            return (DerivativeBound(DerivativeKind.GRADIENT, (), given),)
+        return tuple(DerivativeBound.of(name, each) for name, each in given.items())
 
     @property
     def climatology(self) -> bool:

@@ -333,6 +333,45 @@ class ArchivedVariable:
 
 
 @dataclass(frozen=True)
+class Slope:
+    """The first derivative of a ``variable`` along an ``axis`` of it, by a ``coordinate`` (n,).
+
+    It counts with a ``sign`` of 1 or -1 in a sum. If it is ``weighted``, the variable is multiplied
+    by the cosines of latitude before.
+    """
+
+    variable: str
+    axis: int
+    coordinate: Vector
+    sign: float = 1.0
+    weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """A sum of ``slopes`` whose error is bounded, relative to its own fluctuation.
+
+    Variables have the same dims and shape. The sum is divided by the ``cosines`` of latitude, where
+    there are any, which broadcast over the variables; it is left out where they are zero.
+    """
+
+    name: str
+    tolerance: float
+    slopes: tuple[Slope, ...]
+    cosines: Matrix | None = None
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables, each once."""
+        return tuple(dict.fromkeys(slope.variable for slope in self.slopes))
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """The axes along which a point needs its neighbours."""
+        return frozenset(slope.axis for slope in self.slopes)
+
+
+@dataclass(frozen=True)
 class TriangularFactor:
     """Upper-triangular R with ``R.T @ R = [G b].T @ [G b]`` for ``windows`` test functions.
 

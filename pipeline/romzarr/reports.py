@@ -78,11 +78,12 @@ class CompressionReport(Report):
     ``relative_l2_error`` maps each variable to its error relative to the fluctuation.
     ``largest_pointwise_error`` maps each variable with a bound in ``max_error`` to the largest
     measured error of a value, ``largest_relative_error`` each with one in ``max_relative_error`` to
-    the largest error of a value relative to itself. ``variables`` has a line for each data
-    variable. ``raw_bytes`` counts all that is stored, with coordinates; ``orders`` has, for
-    each dim whose points are stored along a Hilbert curve, the coordinates that it goes through;
-    ``bytes_read`` bytes fetched from storage, and ``chunks_read`` the chunks of the archive that
-    were read. ``cpu_seconds`` covers this process alone.
+    the largest error of a value relative to itself. ``derivative_errors`` maps each derivative with
+    a bound in ``derivatives`` to its error relative to its own fluctuation. ``variables`` has a
+    line for each data variable. ``raw_bytes`` counts all that is stored, with coordinates;
+    ``orders`` has, for each dim whose points are stored along a Hilbert curve, the coordinates that
+    it goes through; ``bytes_read`` bytes fetched from storage, and ``chunks_read`` the chunks of
+    the archive that were read. ``cpu_seconds`` covers this process alone.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -103,6 +104,8 @@ class CompressionReport(Report):
     max_error: Mapping[str, float] = field(default_factory=dict)
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     max_relative_error: Mapping[str, float] = field(default_factory=dict)
+    derivative_errors: Mapping[str, float] = field(default_factory=dict)
+    derivatives: Mapping[str, float] = field(default_factory=dict)
     variables: Mapping[str, StoredVariableReport] = field(default_factory=dict)
     orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -152,6 +155,7 @@ class VerifyReport(Report):
     ``worst`` locates the largest pointwise error of the variable with the largest relative error.
     ``problems`` names everything lost or violated, and is empty if ``ok``. ``compared`` is the
     share of the archive's values that were compared; below 1 the errors are those of a sample.
+    ``derivative_errors`` and ``derivatives`` are as in `CompressionReport`, and empty for a sample.
     ``by_index`` has the errors on each index by variable and dim, and ``warnings`` all that is said
     there; they break no bound. ``measures`` are further ones by variable and name, if any were
     asked for.
@@ -167,6 +171,8 @@ class VerifyReport(Report):
     max_error: Mapping[str, float] = field(default_factory=dict)
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
     max_relative_error: Mapping[str, float] = field(default_factory=dict)
+    derivative_errors: Mapping[str, float] = field(default_factory=dict)
+    derivatives: Mapping[str, float] = field(default_factory=dict)
     compared: float = 1.0
     by_index: Mapping[str, Mapping[str, ErrorsByIndex]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -204,8 +210,8 @@ class StoreInfo(Report):
     degree less extrapolate the coefficients or the errors of the model. Wavelets along time code
     the modes of order 0 and all others. ``errors_by_index`` has the ``dims`` of each variable with
     a bound for each of their indices, and the ``errors`` of these. ``layers`` are the errors that
-    the first layer of each variable leaves, the first two, and so on. ``orders`` is as in
-    `CompressionReport`.
+    the first layer of each variable leaves, the first two, and so on. ``derivative_errors``,
+    ``derivatives`` and ``orders`` are as in `CompressionReport`.
     """
 
     relative_l2_error: Mapping[str, float]
@@ -232,6 +238,8 @@ class StoreInfo(Report):
     largest_pointwise_error: Mapping[str, float] = field(default_factory=dict)
     max_relative_error: Mapping[str, float] = field(default_factory=dict)
     largest_relative_error: Mapping[str, float] = field(default_factory=dict)
+    derivative_errors: Mapping[str, float] = field(default_factory=dict)
+    derivatives: Mapping[str, float] = field(default_factory=dict)
     prediction: Mapping[str, Any] = field(default_factory=dict)
     errors_by_index: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Sequence[float]] = field(default_factory=dict)

@@ -39,7 +39,7 @@ STATES = {
 # Settings that a store has to keep; others may change without making it obsolete.
 PROMISED = (
     ("archive", ("time", "variables", "weights")),
-    ("compression", ("tolerance", "max_error")),
+    ("compression", ("tolerance", "max_error", "derivatives")),
 )
 AGES = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

@@ -80,7 +80,7 @@ def lazy_tiles(
     (`romzarr.chunked.slices`).
     """
     segments = [
-        _segments(lengths, length) for lengths, length in zip(variable.chunks, tile, strict=True)
+        block_edges(lengths, length) for lengths, length in zip(variable.chunks, tile, strict=True)
     ]
     found: Iterable[tuple[Lengths, Region]] = tiles(variable.shape, tile)
     if only is not None:
@@ -101,7 +101,7 @@ def _slice(
     graph: dict[Any, Any] = dict(variable.source.graph())
     keys, sharing = [], dict[tuple[tuple[int, int], ...], list[Tile]]()
     for index, region in some:
-        overlaps = [_overlapping(edges, part) for edges, part in zip(segments, region, strict=True)]
+        overlaps = [overlapping(edges, part) for edges, part in zip(segments, region, strict=True)]
         corners, piece = list(product(*overlaps)), Tile(index, region, tile)
         if len(corners) == 1:
             sharing.setdefault(tuple((s.start, s.stop) for s in corners[0]), []).append(piece)
@@ -128,7 +128,7 @@ def time_groups(variable: ArchivedVariable, tile: Lengths) -> tuple[list[range],
     next one.
     """
     axis = variable.time_axis
-    edges, length = _segments(variable.chunks[axis], tile[axis]), tile[axis]
+    edges, length = block_edges(variable.chunks[axis], tile[axis]), tile[axis]
     if all(edge % length == 0 for edge in edges[:-1]):
         return [range(a // length, -(-b // length)) for a, b in pairwise(edges)], True
     return [range(i, i + 1) for i in range(-(-variable.shape[axis] // length))], False
@@ -143,16 +143,16 @@ def some_tiles(variable: ArchivedVariable, tile: Lengths, most: int) -> list[Len
     ]
 
 
-def _segments(lengths: Sequence[int], tile: int) -> list[int]:
-    """Edges of the blocks along an axis: of chunks, and of tiles too where these fit."""
+def block_edges(lengths: Sequence[int], tile: int) -> list[int]:
+    """Return the edges of the blocks along an axis: of chunks, and of tiles too where these fit."""
     edges = [0, *accumulate(lengths)]
     both = [edge for edge in edges if edge % tile == 0 or edge == edges[-1]]
     longest = max(b - a for a, b in pairwise(both))
     return both if longest <= 2 * max(tile, *lengths) else edges
 
 
-def _overlapping(edges: Sequence[int], part: slice) -> list[slice]:
-    """Blocks along an axis that overlap a part of it."""
+def overlapping(edges: Sequence[int], part: slice) -> list[slice]:
+    """Return the blocks along an axis that overlap a part of it."""
     first, last = bisect_right(edges, part.start) - 1, bisect_left(edges, part.stop)
     return [slice(edges[i], edges[i + 1]) for i in range(first, last)]
 
@@ -167,30 +167,32 @@ def _part(
     """Task of what a block has of a region. What several tiles share is read by one task."""
     key = (f"block-{token}", *(s.start for s in block))
     graph.setdefault(key, variable.source.task(block))
-    return (_cut_of(block, region), key)
+    return (cut_of(block, region), key)
 
 
-def _cut_of(block: Region, region: Region) -> _Cut:
+def cut_of(block: Region, region: Region, own: Region | None = None) -> Cut:
+    """What a block has of a region. It says what reading cost, if it begins in its `own` part of
+    the region, or all of it: of the tiles that share a block one is its first."""
     inside = tuple(
         slice(max(b.start, r.start) - b.start, min(b.stop, r.stop) - b.start)
         for b, r in zip(block, region, strict=True)
     )
     place = tuple(max(b.start - r.start, 0) for b, r in zip(block, region, strict=True))
-    return _Cut(inside, place)
+    begins = zip(block, region if own is None else own, strict=True)
+    return Cut(inside, place, all(r.start <= b.start < r.stop for b, r in begins))
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Part of a block, and where in the tile it goes."""
+class Cut:
+    """Part of a block, where in the tile it goes, and whether it says what the block cost."""
 
     inside: Region
     place: tuple[int, ...]
+    says_cost: bool
 
     def __call__(self, block: ReadBlock) -> tuple[tuple[int, ...], ReadBlock]:
         values = block.values[self.inside]
-        # Of the tiles that share a block, the first says what it cost.
-        first = all(s.start == 0 for s in self.inside)
-        cost = (block.bytes_read, block.chunks_read) if first else (0, 0)
+        cost = (block.bytes_read, block.chunks_read) if self.says_cost else (0, 0)
         return self.place, ReadBlock(values, *cost)
 
 
@@ -203,13 +205,13 @@ class _Tasks:
 
     def whole(self, parts: Sequence[tuple[tuple[int, ...], ReadBlock]], tile: Tile) -> Any:
         """The result of one tile, put together from parts of several blocks."""
-        return self.function(_joined(parts, tile), tile)
+        return self.function(joined_block(parts, tile.region), tile)
 
     def parts(self, block: ReadBlock, place: Region, pieces: Sequence[Tile], shared: bool) -> Any:
         """The results of tiles that all lie in one block, which others may share."""
         results = []
         for number, tile in enumerate(pieces):
-            _, part = _cut_of(place, tile.region)(block)
+            _, part = cut_of(place, tile.region)(block)
             if not shared:
                 cost = (block.bytes_read, block.chunks_read) if number == 0 else (0, 0)
                 part = ReadBlock(part.values, *cost)
@@ -217,10 +219,11 @@ class _Tasks:
         return results[0] if len(results) == 1 else self.join(results)
 
 
-def _joined(parts: Sequence[tuple[tuple[int, ...], ReadBlock]], tile: Tile) -> ReadBlock:
+def joined_block(parts: Sequence[tuple[tuple[int, ...], ReadBlock]], region: Region) -> ReadBlock:
+    """A region, put together from parts of several blocks."""
     if len(parts) == 1:
         return parts[0][1]
-    values: Floats = np.empty([s.stop - s.start for s in tile.region], parts[0][1].values.dtype)
+    values: Floats = np.empty([s.stop - s.start for s in region], parts[0][1].values.dtype)
     for place, part in parts:
         there = tuple(
             slice(start, start + n) for start, n in zip(place, part.values.shape, strict=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive
+from romzarr.archive.directions import is_scattered
 from romzarr.archive.vertical import is_horizontal, vertical_among
 from romzarr.chunked.plan import PODPlan, leaf_region, plan_pod
 from romzarr.comparison.blocks import fill_values
@@ -37,12 +37,6 @@ MOST_VALUES, LEAST_MAPS, MOST_MAPS = 1 << 26, 8, 4096
 # Values of the maps of one task, and of a single map, whose spectrum takes some 70 bytes for each:
 # of a larger one its middle is looked at.
 TASK_VALUES, LARGEST = 1 << 20, 1 << 23
-# Dims that number places which lie anywhere: neighbours by number are none in space.
-_UNORDERED = re.compile(
-    r"(n|num_?)?(cell|cells|ncells|col|node|nodes|nod2|nod2d|station|stations|particle|particles"
-    r"|trajectory|obs|point|points|face|faces|site|sites)(_?\d+)?|n?mesh2?d?_?n?(face|node|edge)s?",
-    re.IGNORECASE,
-)
 
 
 class MapMeasure(Protocol):
@@ -108,7 +102,7 @@ def maps_of(
         whole=points == math.prod(shape[k] for k in axes),
         total=total,
         chosen=tuple((int(first), tuple(int(i) for i in rest)) for first, *rest in places),
-        scattered=any(_scattered(variable.space_dims[k], coordinates) for k in axes),
+        scattered=any(is_scattered(variable.space_dims[k], coordinates) for k in axes),
     )
 
 
@@ -121,23 +115,12 @@ def _map_axes(
     horizontal = [k for k in long if is_horizontal(dims[k], coordinates)]
     if len(horizontal) == 2:
         return tuple(horizontal)
-    scattered = [k for k in long if _scattered(dims[k], coordinates)]
+    scattered = [k for k in long if is_scattered(dims[k], coordinates)]
     if scattered:
         return (scattered[-1],)
     vertical = vertical_among(dims, coordinates)
     level = [k for k in long if dims[k] not in vertical]
     return tuple((level if len(level) > 1 else long)[-2:])
-
-
-def _scattered(dim: str, coordinates: Mapping[Hashable, xr.Variable]) -> bool:
-    """Whether a dim numbers places that lie anywhere: by its name, or two horizontal coordinates
-    along it."""
-    along = {name: each for name, each in coordinates.items() if each.dims == (dim,)}
-    named = [
-        name for name, each in along.items()
-        if is_horizontal(str(name), {name: xr.Variable((str(name),), [0], each.attrs)})
-    ]  # fmt: skip
-    return len(named) > 1 or _UNORDERED.fullmatch(dim) is not None
 
 
 def _middle(sizes: Sequence[int]) -> Region:

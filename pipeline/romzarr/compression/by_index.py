@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -66,23 +66,35 @@ class Aim:
 
 @dataclass(frozen=True)
 class IndexBounds:
-    """What is asked of the indices of an archive's variables, by name, and how it is aimed at."""
+    """What is asked of the indices of an archive's variables, by name, and how it is aimed at.
+
+    Variables get ``shares`` of the tolerance, 1 where none is named.
+    """
 
     norms: Mapping[str, IndexNorms]
     aims: Mapping[str, Aim]
     tolerance: float
     cost: ReadCost
     attempt: int = 0
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     def scaled(self, archive: Archive) -> Archive:
         """The archive with values scaled."""
         variables = [
-            _scaled(each, self.norms[each.name], self.aims[each.name], self.tolerance)
+            _scaled(each, self.norms[each.name], self._aim(each.name), self.tolerance)
             if each.name in self.aims
             else each
             for each in archive.variables
         ]
         return replace(archive, variables=tuple(variables))
+
+    def tolerance_of(self, name: str) -> float:
+        """The tolerance of a variable."""
+        return self.tolerance * self.shares.get(name, 1.0)
+
+    def _aim(self, name: str) -> Aim:
+        aim = self.aims[name]
+        return replace(aim, share=aim.share * self.shares.get(name, 1.0))
 
 
 @dataclass(frozen=True)
@@ -309,7 +321,7 @@ def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBo
     if attempt == len(AIMS):
         raise _missed_error(asked, found)
     aims = {
-        name: _next(asked.norms[name], aim, found[name], asked.tolerance, AIMS[attempt])
+        name: _next(asked.norms[name], aim, found[name], asked.tolerance_of(name), AIMS[attempt])
         for name, aim in asked.aims.items()
         if name in found
     }

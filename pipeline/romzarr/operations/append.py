@@ -31,7 +31,7 @@ from romzarr.operations.own_part import append_own_part, source_after
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep
-from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.facts import DERIVATIVES, ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.streams.compressor import StreamCompressor
 
@@ -101,7 +101,8 @@ def append(
     # A run that was killed may have left open what it had committed, and files besides.
     sweep(store)
     layered = any(variable.layers for variable in opened.last.variables.values())
-    alone = ERRORS_BY_INDEX in opened.facts or layered or _lost_otherwise(opened, archive)
+    bounded = ERRORS_BY_INDEX in opened.facts or DERIVATIVES in opened.facts
+    alone = bounded or layered or _lost_otherwise(opened, archive)
     appends = appends_of(opened) + 1
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.

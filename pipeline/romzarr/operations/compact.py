@@ -177,6 +177,8 @@ def _never(opened: CoefficientStore) -> str:
         return "bounds on single values (compression.max_error) are not kept by this yet"
     if compression.sum_weights:
         return "sums (compression.sums) are not kept by this yet"
+    if compression.derivative_bounds:
+        return "bounds on derivatives (compression.derivatives) are not kept by this yet"
     if compression.climatology:
         return "bounds about a climatology (compression.fluctuation) are not kept by this yet"
     if compression.layer_tolerances:

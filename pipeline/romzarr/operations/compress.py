@@ -24,6 +24,7 @@ from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
 from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
 from romzarr.contracts import NO_TIME
+from romzarr.derivatives import bounded_derivatives
 from romzarr.encoding import encoding_from_json
 from romzarr.errors import ArchiveError
 from romzarr.loss import loss_in_words
@@ -31,7 +32,7 @@ from romzarr.operations.trees import check_tree, compress_tree
 from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
-from romzarr.store.reading.facts import errors_of
+from romzarr.store.reading.facts import DERIVATIVE_ERRORS, DERIVATIVES, errors_of
 from romzarr.store.writing.writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ def compress(
     opens as has bounds against the original in its attributes (`romzarr.loss`). Runs on the
     current Dask scheduler or cluster and reads each chunk once. Chunks of values
     that are coded after a POD, and of variables with a bound on single values, are read once more,
-    and up to 32 blocks in time of an archive above 64 MB beforehand, to see whether POD can pay
+    those of derivatives with bounds (``compression.derivatives``) several times, and up to 32
+    blocks in time of an archive above 64 MB beforehand, to see whether POD can pay
     (`romzarr.estimate`); and one block for each dim whose points have coordinates, to see whether
     they are better stored along a Hilbert curve. What is coded without POD takes no more memory
     than a block of chunks and some tiles for each thread; a POD grows with its rank.
@@ -196,6 +198,7 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
     check_bounds(archive, asked.bounds)
     bounded_dims(archive, asked)
     groups_asked(archive, asked.climatology)
+    bounded_derivatives(archive, asked)
     return archive, replace(config, compression=asked)
 
 
@@ -211,6 +214,8 @@ def _report(
         max_error=result.facts["max_error"],
         largest_relative_error=result.facts.get("largest_relative_error", {}),
         max_relative_error=result.facts.get("max_relative_error", {}),
+        derivative_errors=result.facts.get(DERIVATIVE_ERRORS, {}),
+        derivatives=result.facts.get(DERIVATIVES, {}),
         rank=codings.rank,
         nonzero_terms=result.facts["nonzero_terms"],
         kept_samples=model.latent.format.kept if model and model.pays else 0,

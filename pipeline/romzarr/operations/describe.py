@@ -19,7 +19,7 @@ from romzarr.store import layout
 from romzarr.store.document import packed
 from romzarr.store.layout import JsonObject
 from romzarr.store.models import UNEXPLAINED, StoredModels, models_from_facts
-from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.facts import DERIVATIVE_ERRORS, DERIVATIVES, ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import CoefficientStore, open_store
@@ -81,6 +81,8 @@ def info(store: str | os.PathLike[str]) -> StoreInfo:
         ),
         max_error=facts.get("max_error", {}),
         largest_pointwise_error=facts.get("largest_pointwise_error", {}),
+        derivative_errors=facts.get(DERIVATIVE_ERRORS, {}),
+        derivatives=facts.get(DERIVATIVES, {}),
         errors_by_index=facts.get(ERRORS_BY_INDEX, {}),
         layers={name: v.layers for name, v in last.variables.items() if v.layers},
         max_relative_error=facts.get("max_relative_error", {}),

@@ -97,6 +97,11 @@ def estimate(
     for tolerance in tolerances:
         if not 0 < tolerance < 1:
             raise ConfigError(f"tolerances: found {tolerance!r}, allowed are 0 < tolerance < 1")
+    if config.compression.derivative_bounds:
+        raise ConfigError(
+            "compression.derivatives: an estimate does not know what bounds on derivatives take, "
+            "which is found by coding; leave them out, or use romzarr.compress"
+        )
     with working_on(name_of(source)), threadpool_limits(1, user_api="blas"):
         archive, config = open_checked(source, config)
         least = _at(config, min(tolerances, default=config.compression.tolerance))

@@ -19,17 +19,20 @@ from romzarr.operations.compact import APPENDS, part_share
 from romzarr.operations.joined_errors import joined_errors
 from romzarr.operations.written import write_within_bounds
 from romzarr.recorded_config import config_of
-from romzarr.store.reading.facts import ERRORS_BY_INDEX
+from romzarr.store.reading.facts import DERIVATIVE_ERRORS, DERIVATIVES, ERRORS_BY_INDEX
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.compressor import StreamCompressor
 
-# Bounds on single values, and the largest errors: the larger ones are those of all parts.
+# Bounds on single values and derivatives, and the largest errors: the larger ones are those of all
+# parts.
 LARGER = (
     "max_error",
     "largest_pointwise_error",
     "max_relative_error",
     "largest_relative_error",
+    DERIVATIVES,
+    DERIVATIVE_ERRORS,
 )
 
 
@@ -41,11 +44,11 @@ def source_after(archive: Archive, config: Config, appends: int, snapshots: int)
 def append_own_part(store: str | os.PathLike[str], archive: Archive, appends: int) -> None:
     """Append all snapshots of an archive that its store does not have. Runs Dask.
 
-    Reads them twice or three times. Their error is within the bound relative to their own
-    fluctuation, so that of all snapshots is, too; a share of it is left to put parts together
-    (`romzarr.operations.compact.part_share`). A single one is kept to the bit, since it has no
-    fluctuation of its own, and so are those of which most are the only ones of their month, if
-    fluctuations are about a climatology.
+    Reads them twice or more. Their error, and that of derivatives with bounds, is within the bound
+    relative to their own fluctuation, so that of all snapshots is, too; a share of it is left to
+    put parts together (`romzarr.operations.compact.part_share`). A single one is kept to the bit,
+    since it has no fluctuation of its own, and so are those of which most are the only ones of
+    their month, if fluctuations are about a climatology.
 
     Raises
     ------

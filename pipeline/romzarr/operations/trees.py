@@ -122,15 +122,21 @@ def verify_tree(
 def _settings_of(groups: Groups, path: str, config: Config) -> Config:
     """The settings for a group: its own time dim, and the bounds of its variables and dims."""
     dataset, compression = groups.datasets[path], config.compression
-    bounds, per = compression.max_error, compression.per
+    bounds, per, derivatives = compression.max_error, compression.per, compression.derivatives
     if not isinstance(bounds, str):
         bounds = {n: bound for n, bound in bounds.items() if n in dataset.data_vars} or NONE
     if not isinstance(per, str):
         per = tuple(dim for dim in per if dim in dataset.dims) or NONE
+    if isinstance(derivatives, Mapping):
+        inside = (
+            e for e in compression.derivative_bounds if dataset.data_vars.keys() >= {*e.variables}
+        )
+        derivatives = {each.name: each.tolerance for each in inside} or NONE
     changed: dict[str, object] = {
         "archive.time": time_of(groups, path, config.archive.time),
         "compression.max_error": bounds,
         "compression.per": per,
+        "compression.derivatives": derivatives,
     }
     return with_values(config, changed)
 
@@ -149,6 +155,14 @@ def check_tree(groups: Groups, config: Config) -> None:
             f"compression.max_error: no group has a variable {min(unknown)!r}; allowed are "
             f"{', '.join(map(repr, sorted(known)))}"
         )
+    for each in config.compression.derivative_bounds:
+        if not any(
+            {*each.variables} <= dataset.data_vars.keys() for dataset in groups.datasets.values()
+        ):
+            raise ConfigError(
+                f"compression.derivatives: no group has all variables of {each.name}; there are "
+                f"{', '.join(map(repr, sorted(known)))}"
+            )
     per, dims = config.compression.per, {str(d) for ds in groups.datasets.values() for d in ds.dims}
     if not isinstance(per, str) and (unknown := set(per) - dims):
         raise ConfigError(

@@ -18,6 +18,7 @@ from romzarr.chunked.plan import plan_pod
 from romzarr.chunked.spots import all_leaves, share_of, some_leaves
 from romzarr.comparison.blocks import as_stored, refuse_other_archive
 from romzarr.comparison.by_index import broken_bound, dims_by_index, errors_by_index
+from romzarr.comparison.derivatives import DerivativeErrors, derivative_errors_of
 from romzarr.comparison.fold import Block, fold
 from romzarr.comparison.joint import WHOLE, GroupMoments, Joint, moments_along
 from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measures_of
@@ -50,10 +51,11 @@ def verify(
 ) -> VerifyReport:
     """Check every file of a store, decode it and measure its error against the source.
 
-    Reads the whole archive once, on the current Dask scheduler or cluster; memory for a
-    few blocks per worker. Measured are the bound in the L2 norm, those on single values, and,
-    where a variable is lossless, whether every bit is as it was. The settings ``archive`` of
-    the store are used, so weights and variables are those it was made with.
+    Reads the whole archive once, and the variables of each derivative with a bound once more, on
+    the current Dask scheduler or cluster; memory for a few blocks per worker. Measured are the
+    bound in the L2 norm, those on single values, and, where a variable is lossless, whether every
+    bit is as it was. The settings ``archive`` of the store are used, so weights and variables are
+    those it was made with.
 
     Parameters
     ----------
@@ -67,7 +69,8 @@ def verify(
     sample : bool
         Compare a few blocks of each variable, which other ones for each store; more of them
         while these do not keep the bound, since relative to the fluctuation of a few blocks an
-        error is an estimate. Only the whole decides that a bound is broken.
+        error is an estimate. Only the whole decides that a bound is broken. Derivatives are not
+        looked at.
     per : str or iterable of str
         Dims whose indices are told apart, besides the vertical ones and those whose indices have
         bounds of their own. The error on each is relative to the fluctuation there, and one of ten
@@ -126,7 +129,9 @@ def _of_one(
         compared = _decided(archive, opened, sample, dims, bool(asked))
         found = compared.found
         further = compared.further(archive, opened, asked) if asked else {}
-        problems = (*lost, *(words for each in found.values() for words in each.problems))
+        derived = DerivativeErrors({}, {}) if sample else derivative_errors_of(archive, opened)
+        broken = (words for each in found.values() for words in each.problems)
+        problems = (*lost, *broken, *derived.problems)
         if problems:
             with archive.unchanging():
                 pass
@@ -159,6 +164,8 @@ def _of_one(
             for words in errors.warnings
         ),
         measures=further,
+        derivative_errors=derived.errors,
+        derivatives=derived.tolerances,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from romzarr.archive import Archive
 from romzarr.archive.climatology import groups_asked
+from romzarr.chunked.derivatives import DerivativeError
 from romzarr.compression.block_errors import without_block_errors
 from romzarr.compression.by_index import (
     IndexBounds,
@@ -19,6 +20,14 @@ from romzarr.compression.by_index import (
     index_bounds,
     index_errors,
     next_bounds,
+)
+from romzarr.compression.derivatives import (
+    DerivativeBounds,
+    derivative_facts,
+    errors_of_draft,
+    next_shares,
+    unreachable,
+    with_shares,
 )
 from romzarr.compression.few_snapshots import are_few
 from romzarr.compression.layers import write_layers
@@ -36,6 +45,7 @@ from romzarr.compression.write_pod import Result
 from romzarr.compression.write_store import changed_settings
 from romzarr.config import NO_TOLERANCE, Config
 from romzarr.contracts import EXACT, ReadCost
+from romzarr.derivatives import bounded_derivatives
 from romzarr.errors import AccuracyError, ConfigError, GapsError
 from romzarr.progress import step
 from romzarr.store.reading.draft import Draft
@@ -136,22 +146,29 @@ class _Task:
         """Write attempts until one is within all bounds, and commit it."""
         asked, resolved = self._asked(gaps), self.resolved
         aim = self._best_aim(asked, gaps)
-        cost, tolerance = asked.cost + resolved.cost, self.config.compression.tolerance
+        cost, compression = ReadCost(), self.config.compression
+        derived = DerivativeBounds(bounded_derivatives(self.archive, compression))
         while True:
             with self.open_writer() as writer:
                 with self.archive.unchanging():
-                    result, found = self._attempt(writer, asked, resolved, gaps, aim)
+                    result, found = self._reached(writer, asked, resolved, gaps, aim, derived)
+                    result, errors = self._with_derivatives(writer, result, derived)
                 cost += result.cost
                 following = next_bounds(asked, found)
-                tighter = tightened(resolved, found, tolerance)
-                if following is None and tighter is None:
+                tighter = tightened(resolved, found, compression.tolerance)
+                reached = result.facts["relative_l2_error"]
+                closer = next_shares(derived, errors, reached, compression.tolerance)
+                if following is None and tighter is None and closer is None:
                     result = self._with_layers(writer, result)
                     with step("commit"):
                         nbytes = writer.commit(self.facts_of(result))
                     by_index = {name: found[name] for name in asked.norms}
-                    result = replace(result, cost=cost)
+                    result = replace(result, cost=cost + asked.cost + resolved.cost)
                     return Written(result, nbytes, writer.bytes_by_variable, by_index)
             asked, resolved = following or asked, tighter or resolved
+            if closer is not None:
+                derived = closer
+                asked = with_shares(asked, closer.shares, self.archive, compression, gaps)
 
     def _with_sums(self, writer: StoreWriter, result: Result, bounds: IndexBounds) -> Result:
         """The same with weighted sums exact, where they are asked for."""
@@ -170,6 +187,38 @@ class _Task:
         # They are measured where what sums add is known.
         said = sum_facts(without_block_errors(result.facts, asked), asked)
         return replace(result, facts=said, cost=result.cost + cost)
+
+    def _reached(
+        self,
+        writer: StoreWriter,
+        asked: IndexBounds,
+        resolved: ResolvedBounds,
+        gaps: bool,
+        aim: float,
+        derived: DerivativeBounds,
+    ) -> tuple[Result, Mapping[str, IndexErrors]]:
+        """An attempt that says so where derivatives ask for more than there is."""
+        try:
+            return self._attempt(writer, asked, resolved, gaps, aim)
+        except AccuracyError as error:
+            if not asked.shares:
+                raise
+            raise unreachable(derived, error) from error
+
+    def _with_derivatives(
+        self, writer: StoreWriter, result: Result, derived: DerivativeBounds
+    ) -> tuple[Result, Mapping[str, DerivativeError]]:
+        """The same with the errors of derivatives, where these are bounded."""
+        if not derived.derivatives:
+            return result, {}
+        draft, facts = Draft(*writer.draft(result.facts)), result.facts
+        with step("derivatives") as measuring:
+            found, cost = errors_of_draft(
+                draft, self.archive, derived, facts, self.config.compression.climatology
+            )
+            measuring.bytes = cost.bytes_read
+        said = derivative_facts(facts, derived, found)
+        return replace(result, facts=said, cost=result.cost + cost), found
 
     def _with_layers(self, writer: StoreWriter, result: Result) -> Result:
         """The same in layers, where these are asked for."""

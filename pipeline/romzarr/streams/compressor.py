@@ -462,6 +462,11 @@ def _check_settings(config: Config) -> None:
             "compression.sums: a stream keeps no sums exactly; leave it out, or use "
             "romzarr.compress and romzarr.append"
         )
+    if config.compression.derivative_bounds:
+        raise ConfigError(
+            "compression.derivatives: a stream does not bound derivatives; leave it out, or use "
+            "romzarr.compress and romzarr.append"
+        )
     if config.compression.climatology:
         raise ConfigError(
             "compression.fluctuation: a stream knows no climatology, which takes years; leave it "

@@ -79,6 +79,8 @@ def _of(**checks: Check) -> Check:
 
 # The fact with the errors of single indices: there if these are bounded.
 ERRORS_BY_INDEX = "errors_by_index"
+# Facts on derivatives in space, by their name: bounds, and errors; there if they are bounded.
+DERIVATIVES, DERIVATIVE_ERRORS = "derivatives", "derivative_errors"
 # The fact with the errors of each part by block of time and tile of space.
 BLOCK_ERRORS = "block_errors"
 # The facts that the modules `checks` and `variables` do not check.
@@ -90,6 +92,8 @@ _CHECKS: dict[str, tuple[Check, str]] = {
     "largest_relative_error": (_named(_error), "numbers of at least 0 by name"),
     "largest_pointwise_error": (_named(_error), "numbers of at least 0 by name"),
     "fluctuation": (_named(_error), "numbers of at least 0 by name"),
+    DERIVATIVES: (_named(_positive), "positive numbers by name"),
+    DERIVATIVE_ERRORS: (_named(_error), "numbers of at least 0 by name"),
     ERRORS_BY_INDEX: (
         _named(_of(dims=_all(_text), errors=_all(_error), fluctuation=_all(_error))),
         "objects with 'dims', 'errors' and 'fluctuation' by name",
