@@ -5,7 +5,7 @@ first. Where a derivative misses its bound, they are coded anew to a share of it
 keep the bound, from how errors have followed such shares so far, until it does.
 
 All bands of wavelets have one step all the same. Steps by the gain of a gradient in each band would
-take 1 to 3 % fewer bytes where a bound of 1e-2 decides, on five fields of turbulence, currents, a
+take 1 to 5 % fewer bytes where a bound of 1e-2 decides, on five fields of turbulence, currents, a
 wake and an atmosphere, and would have to be a part of the format.
 """
 
