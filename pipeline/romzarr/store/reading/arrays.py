@@ -18,9 +18,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from romzarr.coding.bands import coarse_shape
+from romzarr.coding.coarse import coarsened
 from romzarr.coding.coefficients import Coefficients
 from romzarr.coding.layers import Payload, joined
-from romzarr.coding.tiles import grid, region_of
+from romzarr.coding.tiles import extended, grid, region_of
 from romzarr.contracts import Floats, Region
 from romzarr.errors import ResourceError, StorageError, StoreError, refuse_blame
 from romzarr.store import checksums, layout
@@ -219,6 +220,32 @@ class StoredArrays:
     def coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
         """Decode the coefficients of one chunk."""
         halvings = self.halvings.get(path, ())
+        if halvings and self._sticks_out(path, index):
+            return self._ended(path, index)
+        return self._coefficients(path, index, halvings)
+
+    def _sticks_out(self, path: str, index: tuple[int, ...]) -> bool:
+        """Whether the array ends inside of a chunk, along an axis that is halved."""
+        array = self.layouts[path]
+        axes = zip(index, array.chunk, array.shape, self.halvings[path], strict=True)
+        return any((i + 1) * length > n for i, length, n, halved in axes if halved)
+
+    def _ended(self, path: str, index: tuple[int, ...]) -> Coefficients:
+        """A chunk on a coarser grid, from its values inside the array and repetitions of the last.
+
+        No error is known of what was decoded beyond. The result has no levels.
+        """
+        array, halvings = self.layouts[path], self.halvings[path]
+        region = region_of(index, array.shape, array.chunk)
+        values = self._coefficients(path, index, ()).array()
+        inside = values[tuple(slice(0, part.stop - part.start) for part in region)]
+        return Coefficients.of(
+            coarsened(extended(inside, array.chunk), halvings), (0,) * inside.ndim
+        )
+
+    def _coefficients(
+        self, path: str, index: tuple[int, ...], halvings: tuple[int, ...]
+    ) -> Coefficients:
         if path not in self.layers:
             decode = partial(self.codec(path).coefficients, halvings=halvings)
             return self._read(path, index, decode)
