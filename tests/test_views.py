@@ -15,6 +15,7 @@ import romzarr
 from romzarr.contracts import Coding
 from romzarr.errors import AnswerError, ConfigError
 from romzarr.store.reading.reader import open_store
+from romzarr_flows.cli import main
 from tests import oracles
 from tests.golden.make import STORES
 
@@ -342,6 +343,17 @@ def test_a_tree_refuses_a_level_and_answers_refuse_views(wave_store):
     for view in ({"level": 1}, {"modes": 2}):
         with pytest.raises(AnswerError, match=r"romzarr\.open"):
             opened(wave_store, cache=False, **view).romzarr.mean()
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_a_view_is_reconstructed(name, wave_store, tmp_path):
+    out = tmp_path / name
+    assert main(["reconstruct", str(wave_store), str(out), "--level", "1", "--modes", "2"]) == 0
+    view = opened(wave_store, level=1, modes=2)
+    zarr = {"engine": "zarr", "consolidated": False}
+    found = xr.open_dataset(out, **(zarr if name == "out.zarr" else {"engine": "h5netcdf"}))
+    xr.testing.assert_equal(found[["u"]], view[["u"]])
+    assert found.u.attrs[ABSOLUTE] == pytest.approx(view.u.attrs[ABSOLUTE])
 
 
 def test_a_level_is_written_and_compressed_again(tmp_path):
