@@ -18,7 +18,7 @@ from romzarr.coding.bands import coarse_shape, depth
 from romzarr.coding.coarse import coarsened
 from romzarr.coding.fill import fill_masked
 from romzarr.coding.gains import NO_GAINS, Gains, axis_gains
-from romzarr.contracts import EXACT, Floats
+from romzarr.contracts import EXACT, Coding, Floats
 from romzarr.numerics.rounding import rounded
 from romzarr.store import layout
 from romzarr.store.reading.arrays import as_store_errors
@@ -83,7 +83,7 @@ class CoarseStore:
 
     def gains(self, variable: str) -> Gains:
         """By how much errors grow at most, as of single values and in the L2 norm of all."""
-        gains = [each.gains for each in self._parts(variable)]
+        gains = [each.gains for each in self._parts[variable]]
         return Gains(max(each.l2 for each in gains), max(each.largest for each in gains))
 
     def decode(
@@ -91,7 +91,7 @@ class CoarseStore:
     ) -> NDArray[Any]:
         """Decode as `CoefficientStore.decode`, by indices of the coarser grid."""
         with as_store_errors(f"{self.fine.url}: {variable!r} cannot be decoded"):
-            parts = self._parts(variable)
+            parts = self._parts[variable]
             before = space_indexers[: parts[0].stored.time_axis]
             axis = sum(not isinstance(i, int | np.integer) for i in before)
             if len(parts) == 1:
@@ -102,11 +102,8 @@ class CoarseStore:
 
             return across(self.fine.starts, time_indexer, axis, read)
 
-    def _parts(self, variable: str) -> tuple[CoarseVariable, ...]:
-        return self._by_name[variable]
-
     @cached_property
-    def _by_name(self) -> Mapping[str, tuple[CoarseVariable, ...]]:
+    def _parts(self) -> Mapping[str, tuple[CoarseVariable, ...]]:
         return {
             name: tuple(self._of_part(part, name) for part in self.fine.parts)
             for name in self.fine.variables
@@ -170,7 +167,9 @@ class CoarseVariable:
         decoder, axis = decoder_of(self.home, self.name), self.stored.time_axis
         wanted, backs = places_of(self.home, _halved(self.stored, self.rest), space_indexers)
         rows, back = positions(time_indexer, self.stored.shape[axis])
-        if any(self.rest):
+        if self.stored.coding is Coding.CONSTANT:
+            values = np.repeat(self._low_passed(decoder, rows[:1], wanted), len(rows), axis)
+        elif any(self.rest):
             values = self._low_passed(decoder, rows, wanted)
         else:
             values = without_gaps(decoder, rows, wanted)
@@ -212,25 +211,38 @@ def _coarse_rows(
 ) -> NDArray[Any]:
     """Coarsen snapshots (m, *space), and choose some of the points along each axis.
 
-    What is not finite counts as something smooth, and stays where it stands at a coarse point.
+    What is not finite counts as something smooth, and stays where it stands at a coarse point. Only
+    along axes that are halved do values depend on others: so they do not on what is selected.
     """
-    wide = values.astype(np.float64)
+    axes = [axis for axis, count in enumerate(halvings, start=1) if count]
+    last = range(-len(axes), 0)
+    rows = np.moveaxis(values, axes, last)
+    alone = rows.shape[: rows.ndim - len(axes)]
+    flat = rows.reshape(-1, *rows.shape[len(alone) :])
+    counts = (0, *(halvings[axis - 1] for axis in axes))
+    points = flat[tuple(slice(None, None, 1 << count) for count in counts)]
     with np.errstate(over="ignore", invalid="ignore"):
-        means = coarsened(_filled(wide), (0, *halvings))
-    points = values[(slice(None), *(slice(None, None, 1 << count) for count in halvings))]
-    coarse = np.where(np.isfinite(points), rounded(means, values.dtype), points)
+        means = coarsened(_filled(flat.astype(np.float64)), counts)
+    flat = np.where(np.isfinite(points), rounded(means, values.dtype), points)
+    coarse = np.moveaxis(flat.reshape(*alone, *flat.shape[1:]), last, axes)
     for axis, some in enumerate(chosen, start=1):
         coarse = coarse[(slice(None),) * axis + (some,)]
     return coarse
 
 
-def _filled(values: Floats) -> Floats:
-    """Each snapshot with something smooth in place of what is not finite."""
-    for row in values:
-        valid = np.isfinite(row)
-        if not valid.all():
-            row[...] = fill_masked(row[None], valid)[0]
-    return values
+def _filled(rows: Floats) -> Floats:
+    """Each row with something smooth in place of what is not finite; those alike together."""
+    valid = np.isfinite(rows)
+    if valid.all():
+        return rows
+    flags = valid.reshape(len(rows), -1)
+    some = np.flatnonzero(~flags.all(axis=1))
+    packed = np.packbits(flags[some], axis=1)
+    _, first, kinds = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    for kind, number in enumerate(first):
+        alike = some[kinds.ravel() == kind]
+        rows[alike] = fill_masked(rows[alike], valid[some[number]])
+    return rows
 
 
 def _coarse_chunks(chunks: Any, halvings: int) -> Any:

@@ -54,16 +54,23 @@ def with_loss(facts: Mapping[str, Any], stored: StoredVariable, shown: Shown) ->
     store's.
     """
     attrs = encoding_from_json(stored.attrs)
-    if stored.coding in EXACT:
-        return attrs | shown.attributes
+    loss = Loss.of(attrs) if stored.coding in EXACT else _loss(facts, stored, attrs, shown)
+    if loss is not None and shown.level:
+        loss = loss.coarsened(shown.gains.l2, shown.gains.largest, shown.share)
+    elif stored.coding in EXACT:
+        loss = None
+    return (attrs if loss is None else loss.within(attrs)) | shown.attributes
+
+
+def _loss(
+    facts: Mapping[str, Any], stored: StoredVariable, attrs: Mapping[str, Any], shown: Shown
+) -> Loss:
+    """The loss of a lossy variable on the whole grid."""
     fluctuation = facts.get("fluctuation", {}).get(stored.name, 0.0) ** 0.5
     loss = _at_tolerance(_own_loss(facts, stored), shown, fluctuation)
     if shown.beyond:
         loss = loss.with_more(shown.beyond, fluctuation)
-    loss = loss.after(Loss.of(attrs), fluctuation)
-    if shown.level:
-        loss = loss.coarsened(shown.gains.l2, shown.gains.largest, shown.share)
-    return loss.within(attrs) | shown.attributes
+    return loss.after(Loss.of(attrs), fluctuation)
 
 
 def _at_tolerance(own: Loss, shown: Shown, fluctuation: float) -> Loss:
