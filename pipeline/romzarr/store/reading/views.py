@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from romzarr.arguments import as_whole
 from romzarr.coding.bands import depth
 from romzarr.errors import ConfigError
 from romzarr.store.layout import Root
@@ -34,30 +34,20 @@ class View:
 
         Raises
         ------
-        ConfigError
+        ConfigError, TypeError
         """
         if tolerance != 0 and not (isinstance(tolerance, float) and 0 < tolerance < 1):
             raise ConfigError(
                 f"tolerance: found {tolerance!r}, allowed are numbers from 0 to below 1"
             )
-        number = None if modes is None else _whole("modes", modes)
-        return cls(float(tolerance), number, _whole("level", level))
+        number = None if modes is None else as_whole(modes, "modes", 0)
+        return cls(float(tolerance), number, as_whole(level, "level", 0))
 
     def of(self, stored: StoredVariable) -> View:
         """The part of it that concerns a variable: modes of logarithms are read all."""
         if stored.coding.has_modes and stored.unit is None:
             return self
         return replace(self, modes=None)
-
-
-def _whole(name: str, given: Any) -> int:
-    try:
-        number = operator.index(given)
-    except TypeError:
-        number = -1
-    if isinstance(given, bool) or number < 0:
-        raise ConfigError(f"{name}: found {given!r}, allowed are integers from 0 on")
-    return number
 
 
 def open_view(url: str, root: Root, view: View) -> CoefficientStore | CoarseStore:
