@@ -100,6 +100,13 @@ def test_errors_grow_by_no_more_than_the_gains(length, units, halvings):
     assert largest * (1 - 1e-9) <= gains.largest <= largest * (1 + 1e-9)
 
 
+def test_many_halvings_grow_errors_by_no_more_than_some_and_the_others():
+    matrix = oracles.coarsened(np.eye(1100), 1, 7).T
+    gains = axis_gains(1100, 1100, 7)
+    assert np.linalg.norm(matrix, 2) <= gains.l2
+    assert np.abs(matrix).sum(axis=1).max() <= gains.largest
+
+
 @pytest.mark.parametrize("halvings", [1, 3])
 def test_gains_of_long_axes_are_those_of_short_ones_with_the_same_ends(halvings):
     """Lengths are compared that the shortening changes, and must not."""

@@ -16,7 +16,9 @@ from romzarr.contracts import Matrix
 _REACH = 4
 # Points of a coarse axis that tell its gains: as many at each end depend on the end, or overlap
 # with some that do.
-_ENOUGH = 16 * _REACH
+_ENOUGH = 8 * _REACH
+# Halvings of which a matrix is computed together: those of ten take a second.
+_DEEPEST = 6
 # Columns of a matrix that are computed at a time.
 _COLUMNS = 256
 # The gains are sums of a few dozen rounded numbers.
@@ -47,6 +49,10 @@ def axis_gains(length: int, piece: int, halvings: int) -> Gains:
         sticks out; points that stand for these are left out.
     halvings : int
     """
+    if halvings > _DEEPEST and length % piece == 0:
+        coarse = coarse_shape((length, piece), (_DEEPEST, _DEEPEST))
+        rest = axis_gains(*coarse, halvings - _DEEPEST)
+        return axis_gains(length, piece, _DEEPEST).times(rest)
     last = (length - 1) % piece + 1
     kinds = {(last, piece)} | ({(piece, piece)} if length > piece else set())
     each = [_gains(*_shortened(valid, whole, halvings), halvings) for valid, whole in kinds]
