@@ -50,8 +50,8 @@ def axis_gains(length: int, piece: int, halvings: int) -> Gains:
     halvings : int
     """
     if halvings > _DEEPEST and length % piece == 0:
-        coarse = coarse_shape((length, piece), (_DEEPEST, _DEEPEST))
-        rest = axis_gains(*coarse, halvings - _DEEPEST)
+        coarse_length, coarse_piece = coarse_shape((length, piece), (_DEEPEST, _DEEPEST))
+        rest = axis_gains(coarse_length, coarse_piece, halvings - _DEEPEST)
         return axis_gains(length, piece, _DEEPEST).times(rest)
     last = (length - 1) % piece + 1
     kinds = {(last, piece)} | ({(piece, piece)} if length > piece else set())
