@@ -118,3 +118,31 @@ def without_loss(attrs: Mapping[str, Any]) -> dict[str, Any]:
 def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
     for where, _, names in os.walk(folder):
         yield from (os.path.join(where, name) for name in names)
+
+
+# JPEG 2000 Part 1 (ISO/IEC 15444-1), Table F.2, low-pass: from the middle outwards, of sum 1.
+_LOW = [0.6029490182363579, 0.2668641184428723, -0.07822326652898785, -0.01686411844287495,
+        0.02674875741080976]  # fmt: skip
+
+
+def coarsened(
+    values: NDArray[np.floating], axis: int, halvings: int, piece: int | None = None
+) -> Matrix:
+    """Every second point, so often, of what the low-pass filter of CDF 9/7 makes of an axis.
+
+    Each `piece` is mirrored at its ends; the last one first repeats its last value.
+    """
+    rows = np.moveaxis(np.asarray(values, np.float64), axis, -1)
+    length = rows.shape[-1]
+    kernel, found = np.array(_LOW[:0:-1] + _LOW), []
+    for start in range(0, length, piece or length):
+        part = rows[..., start : start + (piece or length)]
+        kept = -(-part.shape[-1] // 2**halvings)
+        missing = (piece or length) - part.shape[-1]
+        part = np.concatenate([part, np.repeat(part[..., -1:], missing, -1)], -1)
+        for _ in range(halvings):
+            wide = np.pad(part, [(0, 0)] * (part.ndim - 1) + [(4, 4)], mode="reflect")
+            windows = np.lib.stride_tricks.sliding_window_view(wide, 9, axis=-1)
+            part = (windows @ kernel)[..., ::2]
+        found.append(part[..., :kept])
+    return np.moveaxis(np.concatenate(found, -1), -1, axis)

@@ -134,6 +134,7 @@ examples:
   romzarr reconstruct run.romzarr again.zarr
   romzarr reconstruct run.romzarr again.nc                            a NetCDF file
   romzarr reconstruct run.romzarr part.zarr --start 100 --stop 200    snapshots 100 to 199
+  romzarr reconstruct run.romzarr small.zarr --level 2                every fourth point
 """
 
 EQUATIONS = """\
@@ -533,6 +534,16 @@ def add_reconstruct(subparsers: Subparsers) -> None:
         help="first snapshot (default 0); negative numbers count from the end",
     )
     command.add_argument("--stop", type=int, metavar="J", help="first snapshot after the range")
+    command.add_argument(
+        "--level",
+        type=int,
+        metavar="K",
+        default=0,
+        help="grid of every 2**K-th point (default 0: the whole one)",
+    )
+    command.add_argument(
+        "--modes", type=int, metavar="N", help="number of leading POD modes (default all)"
+    )
     add_overwrite(command, "an archive at OUT")
     add_where(command)
 

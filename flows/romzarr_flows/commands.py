@@ -167,6 +167,8 @@ def reconstruct(options: Namespace) -> int:
             options.out,
             start=options.start,
             stop=options.stop,
+            level=options.level,
+            modes=options.modes,
             overwrite=options.overwrite,
         )
     show(f"{options.store} decoded into {options.out}", sys.stderr)

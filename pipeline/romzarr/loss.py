@@ -69,6 +69,40 @@ class Loss:
         """Attributes of a variable with these in the place of what they said of loss."""
         return without_loss(attrs) | self.attributes
 
+    def with_more(self, l2: float, fluctuation: float) -> Loss:
+        """The loss where values are off by as much more, in the L2 norm over all of them.
+
+        Relative errors are relative to the `fluctuation`. With weights, and of single values, no
+        bound is known then.
+        """
+        known = self.weights == "none" and self.l2_error is not None and fluctuation > 0
+        return Loss(
+            implementation=self.implementation,
+            compressions=self.compressions,
+            weights=self.weights,
+            l2_error=_sum(self.l2_error, l2) if known else None,
+            relative_l2_error=_sum(self.relative_l2_error, l2 / fluctuation) if known else None,
+        )
+
+    def coarsened(self, l2_gain: float, largest_gain: float, share: float) -> Loss:
+        """The loss of values on a coarser grid, which has a `share` of the points.
+
+        Errors grow by no more than the gains. Relative L2 errors are root mean squares relative to
+        that of the fluctuation on the whole grid. With weights they are not known.
+        """
+        known = l2_gain if self.weights == "none" else None
+        relative = None if known is None else known * share**-0.5
+        return Loss(
+            implementation=self.implementation,
+            compressions=self.compressions,
+            weights=self.weights,
+            tolerance=_times(self.tolerance, relative),
+            relative_l2_error=_times(self.relative_l2_error, relative),
+            l2_error=_times(self.l2_error, known),
+            max_error=_times(self.max_error, largest_gain),
+            largest_error=_times(self.largest_error, largest_gain),
+        )
+
     def packed(self) -> Loss:
         """The loss of values that are rounded once more, as the original ones were when packed.
 
@@ -141,6 +175,10 @@ def _bound(value: Any) -> float | None:
 
 def _sum(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one + other
+
+
+def _times(error: float | None, factor: float | None) -> float | None:
+    return None if error is None or factor is None else error * factor
 
 
 def _product(one: float | None, other: float | None) -> float | None:

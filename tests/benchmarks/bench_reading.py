@@ -1,11 +1,14 @@
 """CPU time of reading parts of stores, and bytes of looking coarse first.
 
-``make bench-reading``, or ``python -m tests.benchmarks.bench_reading``, prints two tables in
+``make bench-reading``, or ``python -m tests.benchmarks.bench_reading``, prints three tables in
 Markdown, for every archive of ``$ROMZARR_BENCH_DATA`` (by default ../shared/data beside the
 repository), or those that are named. The first has bytes and objects of a store at 1e-2, and CPU
 milliseconds of opening it, of one snapshot (of one level), of another one, of the history of one
 point, of another one, and MB of everything in a CPU second. The second has what a layer at 1e-1
-costs in bytes, and the bytes that looking at it takes beside those of a store at 1e-1.
+costs in bytes, and the bytes that looking at it takes beside those of a store at 1e-1. The third
+has CPU milliseconds of opening views of the store at 1e-2, coarser ones and one of few modes, and
+of reading all that these have; the bytes of its arrays that this fetches; and the bound on the
+error of the first variable, relative to the fluctuation.
 
 Every archive and way has a process of its own, which has opened and read another store before.
 """
@@ -19,14 +22,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 import romzarr
+from romzarr.store.reading.checked import CheckedStore
 from tests.benchmarks.measure import ROOT, Record, in_child, machine, table
 
-TOLERANCE, COARSE = 1e-2, 1e-1
+TOLERANCE, COARSE, MODES = 1e-2, 1e-1, 8
 MODULE = "tests.benchmarks.bench_reading"
 
 
@@ -42,6 +47,8 @@ def _warm_up() -> None:
         romzarr.compress(archive, f"{folder}/s", tolerance=TOLERANCE)
         opened = xr.open_dataset(f"{folder}/s", engine="romzarr")
         _ = opened.u[3].values, opened.load()
+        romzarr.compress(archive.isel(x=[0, 1] * 8), f"{folder}/t", tolerance=TOLERANCE)
+        xr.open_dataset(f"{folder}/t", engine="romzarr", level=1, modes=1).load()
 
 
 def child(store: str, way: str) -> Record:
@@ -68,6 +75,46 @@ def child(store: str, way: str) -> Record:
         read(number)
         found[f"{way}, {part}"] = 1e3 * (time.process_time() - start)
     return found
+
+
+def view_child(store: str, view: str) -> Record:
+    """Open a view of a store in this process and read all of it; CPU milliseconds, and bytes."""
+    fetched = []
+    check = CheckedStore._checked
+
+    def counting(self: CheckedStore, key: str, chunk: Any) -> Any:
+        fetched.append(0 if chunk is None else len(chunk))
+        return check(self, key, chunk)
+
+    CheckedStore._checked = counting  # type: ignore[method-assign]
+    start = time.process_time()
+    opened = xr.open_dataset(store, engine="romzarr", cache=False, **json.loads(view))
+    between = time.process_time()
+    names = list(romzarr.info(store).variables)
+    opened[names].load()
+    return {
+        "open": 1e3 * (between - start),
+        "everything": 1e3 * (time.process_time() - between),
+        "bytes": sum(fetched),
+        "bound": opened[names[0]].attrs["romzarr_relative_l2_error"],
+    }
+
+
+def view_rows(paths: Sequence[Path], folder: Path) -> Iterator[tuple[object, ...]]:
+    for path in paths:
+        store = folder / f"{path.stem}-views.romzarr"
+        romzarr.compress(path, store, tolerance=TOLERANCE)
+        most = len(xr.open_datatree(store, engine="romzarr").children)
+        views: list[dict[str, int]] = [{"level": level} for level in range(min(4, most))]
+        for view in (*views, {"modes": MODES}):
+            found = in_child(MODULE, ["--view", str(store), json.dumps(view)])
+            if "failed" in found:
+                raise RuntimeError(f"{path}, {view}: {found['failed']}")
+            words = " ".join(f"{name} {number}" for name, number in view.items())
+            yield (
+                path.stem, words, found["open"], found["everything"], found["bytes"],
+                found["bound"],
+            )  # fmt: skip
 
 
 def reading_rows(paths: Sequence[Path], folder: Path) -> Iterator[tuple[object, ...]]:
@@ -110,6 +157,7 @@ def archives() -> list[Path]:
 
 READING = ("archive", "bytes", "objects", "open, ms", "snapshot, ms", "another, ms", "point, ms",
            "another, ms", "everything, MB a CPU s")  # fmt: skip
+VIEWS = ("archive", "view", "open, ms", "everything, ms", "bytes of arrays", "bound")
 LAYERS = ("archive", "bytes at 1e-2", "with a layer", "fetched at 1e-1", "store at 1e-1",
           "fetched by store")  # fmt: skip
 
@@ -117,17 +165,23 @@ LAYERS = ("archive", "bytes at 1e-2", "with a layer", "fetched at 1e-1", "store 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--view", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("archives", type=Path, nargs="*", help="those to read")
     given = parser.parse_args(arguments)
     if given.child:
         _warm_up()
         print(json.dumps(child(*given.child)))
         return
+    if given.view:
+        _warm_up()
+        print(json.dumps(view_child(*given.view)))
+        return
     paths = given.archives or archives()
     print(f"{machine()}.\n")
     with tempfile.TemporaryDirectory() as folder:
         print(table(READING, reading_rows(paths, Path(folder))), "\n")
-        print(table(LAYERS, layer_rows(paths, Path(folder))))
+        print(table(LAYERS, layer_rows(paths, Path(folder))), "\n")
+        print(table(VIEWS, view_rows(paths, Path(folder))))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ def test_smallest_size(tmp_path, monkeypatch, capsys):
     bench_reading.main([str(path)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     tables = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    reading, layers = tables[2], tables[5]
+    reading, layers, views = tables[2], tables[5], tables[8:]
     assert len(reading) == len(bench_reading.READING)
     assert len(layers) == len(bench_reading.LAYERS)
     assert reading[0] == layers[0] == path.stem
     assert all(float(cell.replace(",", "")) > 0 for cell in reading[1:] + layers[1:])
+    assert [row[1] for row in views] == ["level 0", "level 1", "level 2", "modes 8"]
+    assert all(float(cell.replace(",", "")) > 0 for row in views for cell in row[2:])

@@ -219,6 +219,12 @@ def selection_of(variable: xr.DataArray) -> Selection:
             "dims. Use romzarr.open(store)"
         )
     lazy, key = data.array, list(data.key.tuple)
+    if lazy.view.level or lazy.view.modes is not None:
+        raise AnswerError(
+            f"variable {variable.name!r}: it was opened with level={lazy.view.level}, "
+            f"modes={lazy.view.modes}, but answers are about all modes on the whole grid; use "
+            f"romzarr.open({lazy.url!r})"
+        )
     store = open_store(lazy.url, lazy.root)
     stored = store.variables[lazy.variable.name]
     axis = stored.time_axis

@@ -84,6 +84,23 @@ def lengths(length: int, levels: int) -> list[int]:
     return found
 
 
+def coarse_shape(shape: Sequence[int], halvings: Sequence[int]) -> tuple[int, ...]:
+    """Shape of the mean part of an array whose axes are halved so often; none: the same shape."""
+    if not halvings:
+        return tuple(shape)
+    return tuple(lengths(n, count)[-1] for n, count in zip(shape, halvings, strict=True))
+
+
+@lru_cache(maxsize=256)
+def bands_until(shape: tuple[int, ...], levels: tuple[int, ...], halvings: tuple[int, ...]) -> int:
+    """Number of leading bands among which are all of an array whose axes are halved so often.
+
+    Axes are those with levels.
+    """
+    last = tuple(count - halved for count, halved in zip(levels, halvings, strict=True))
+    return 1 + [band.scales for band in bands(shape, levels)].index(last)
+
+
 @lru_cache(maxsize=256)
 def geometry(shape: tuple[int, ...], levels: tuple[int, ...]) -> Geometry:
     """How the kernels see an array of this shape, transformed with these levels.

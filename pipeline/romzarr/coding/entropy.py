@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from romzarr.coding.bands import geometry
+from romzarr.coding.bands import bands_until, geometry
 from romzarr.coding.kernels import address, library
 from romzarr.coding.quantise import Integers
 
@@ -60,10 +60,23 @@ def encode(integers: Integers, levels: Sequence[int]) -> bytes:
 
 
 def decode(
-    payload: bytes, shape: Sequence[int], levels: Sequence[int], dtype: np.dtype[Any]
+    payload: bytes,
+    shape: Sequence[int],
+    levels: Sequence[int],
+    dtype: np.dtype[Any],
+    halvings: Sequence[int] = (),
 ) -> Integers:
-    """Array of int32 or int64 from what `encode` made of it; of other bytes, some integers."""
+    """Array of int32 or int64 from what `encode` made of it; of other bytes, some integers.
+
+    With `halvings` of the axes only the mean part that these leave is complete: nothing is decoded
+    beyond its last band.
+    """
     view = geometry(tuple(shape), tuple(levels))
+    bands = view.bands
+    if any(halvings):
+        inner = [axis for axis, count in enumerate(levels) if count]
+        some = (tuple(each[axis] for axis in inner) for each in (shape, levels, halvings))
+        bands = bands_until(*some)
     integers = np.zeros([shape[axis] for axis in view.order], dtype)
     content = np.frombuffer(payload, np.uint8)
     answer = library().decode(
@@ -71,7 +84,7 @@ def decode(
         int(dtype.itemsize == 8),
         len(view.shape) - 1,
         address(view.shape),
-        c_int64(view.bands),
+        c_int64(bands),
         address(view.extents),
         address(content),
         c_int64(len(content)),

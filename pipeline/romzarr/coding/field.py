@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.coding.bands import coarse_shape
+from romzarr.coding.coarse import coarse_coefficients, coarse_levels
 from romzarr.coding.coefficients import Coefficients, inverted
 from romzarr.coding.differences import LARGEST, differenced, summed
 from romzarr.coding.entropy import NARROW, decode, encode
@@ -126,41 +128,52 @@ def decode_coefficients(
     levels: Sequence[int],
     dtype: np.dtype[Any],
     orders: Sequence[int] = (),
+    halvings: Sequence[int] = (),
 ) -> Coefficients:
     """The coefficients of what `decode_field` returns: their `array`, to the bit.
 
-    Those of a table with differences are its values.
+    Those of a table with differences are its values. With `halvings` of the axes of an array
+    without differences they are of that array on a coarser grid (`romzarr.coding.coarse`).
 
     Raises
     ------
     StoreError
         As for `decode_field`; values that are not finite are found by who asks for them.
     """
-    read = _read(content, shape, step, levels)
+    read = _read(content, shape, step, levels, halvings)
     if read is None:
-        nothing = np.zeros(0, np.intp)
-        return Coefficients(tuple(shape), tuple(levels), nothing, np.zeros(0, dtype))
+        nothing, shape = np.zeros(0, np.intp), coarse_shape(shape, halvings)
+        return Coefficients(shape, coarse_levels(levels, halvings), nothing, np.zeros(0, dtype))
     coded, step = read
-    return Coefficients.of(
-        _restored(coded, step, levels, dtype, orders), _levels_left(levels, orders)
-    )
+    coefficients = _restored(coded, step, levels, dtype, orders)
+    if any(halvings):
+        return coarse_coefficients(coefficients, levels, halvings)
+    return Coefficients.of(coefficients, _levels_left(levels, orders))
 
 
 def _read(
-    content: bytes, shape: Sequence[int], step: float, levels: Sequence[int]
+    content: bytes,
+    shape: Sequence[int],
+    step: float,
+    levels: Sequence[int],
+    halvings: Sequence[int] = (),
 ) -> tuple[Coded, float] | None:
     """What a payload says, and its step; None if all is zero."""
     head = _head(content)
     _check(step, shape, levels)
     if len(content) == head.length:
         return None
-    return _coded(content, shape, levels), head.share * step
+    return _coded(content, shape, levels, halvings), head.share * step
 
 
 def read_integers(
-    content: bytes, shape: Sequence[int], step: float, levels: Sequence[int]
+    content: bytes,
+    shape: Sequence[int],
+    step: float,
+    levels: Sequence[int],
+    halvings: Sequence[int] = (),
 ) -> tuple[Coded, float]:
-    """What a payload says, and its step.
+    """What a payload says, and its step; with `halvings` of the axes only their mean part.
 
     Raises
     ------
@@ -169,7 +182,7 @@ def read_integers(
     """
     head = _head(content)
     _check(step, shape, levels)
-    return _coded(content, shape, levels), head.share * step
+    return _coded(content, shape, levels, halvings), head.share * step
 
 
 class _Head(NamedTuple):
@@ -199,10 +212,16 @@ def share_byte_of(content: bytes) -> int:
     return _head(content).share_byte
 
 
-def _coded(content: bytes, shape: Sequence[int], levels: Sequence[int]) -> Coded:
+def _coded(
+    content: bytes, shape: Sequence[int], levels: Sequence[int], halvings: Sequence[int] = ()
+) -> Coded:
     head = _head(content)
     kind, rest = _WIDE if head.wide else _NARROW, content[head.length :]
-    integers = decode(rest, shape, levels, kind) if rest else np.zeros(shape, kind)
+    if not rest:
+        return Coded(np.zeros(coarse_shape(shape, halvings), kind), head.excess)
+    integers = decode(rest, shape, levels, kind, halvings)
+    if any(halvings):
+        integers = integers[tuple(map(slice, coarse_shape(shape, halvings)))]
     return Coded(integers, head.excess)
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.coding.bands import coarse_shape
+from romzarr.coding.coarse import coarse_coefficients
 from romzarr.coding.coefficients import Coefficients
 from romzarr.coding.entropy import NARROW
 from romzarr.coding.field import (
@@ -90,20 +92,25 @@ def joined(
     shape: Sequence[int],
     levels: Sequence[int],
     dtype: np.dtype[Any],
+    halvings: Sequence[int] = (),
 ) -> Coefficients:
     """Coefficients of a chunk from all of its layers, or from the first ones.
+
+    With `halvings` of its axes they are of that chunk on a coarser grid.
 
     Raises
     ------
     StoreError
         If payloads are damaged, or no layers of one chunk.
     """
-    foretold: Floats = np.zeros(shape)
+    foretold: Floats = np.zeros(coarse_shape(shape, halvings))
     for number, payload in enumerate(payloads, start=1):
-        rest, step = read_integers(payload.content, shape, payload.step, levels)
+        rest, step = read_integers(payload.content, shape, payload.step, levels, halvings)
         integers = _narrowed(rest.integers + _multiples(foretold, step))
         kind = dtype if number == len(payloads) else _DOUBLE
         foretold = restore(integers, step, rest.excess, kind)
+    if any(halvings):
+        return coarse_coefficients(foretold, levels, halvings)
     return Coefficients.of(foretold, levels)
 
 

@@ -38,6 +38,8 @@ def reconstruct(
     *,
     start: int | None = None,
     stop: int | None = None,
+    level: int = 0,
+    modes: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the dataset that a store decodes to, with its original encodings.
@@ -55,6 +57,10 @@ def reconstruct(
         kept that NetCDF knows. At a URL only Zarr, and only where nothing is.
     start, stop : int, optional
         Range of snapshots, as in a slice.
+    level : int
+        Grid of every ``2**level``-th point, in place of the whole one.
+    modes : int, optional
+        Number of leading POD modes, in place of all.
     overwrite : bool
         Replace a Zarr archive or a NetCDF file at `out`. The store itself, other stores and the
         archive that the store was made from are never replaced.
@@ -64,7 +70,8 @@ def reconstruct(
     StoreExistsError
         If `out` exists and may not be replaced.
     ConfigError
-        If the range holds no snapshot, or `out` is of a kind that is not written.
+        If the range holds no snapshot, the store has no such level, or `out` is of a kind that is
+        not written.
     StoreError
         If the store is damaged, or `out` cannot be written or must not be.
     """
@@ -74,7 +81,7 @@ def reconstruct(
     opened, kind = open_store(store), suffix(target)
     if kind in CSV or kind == ".zip":
         raise ConfigError(f"{out}: found {kind}, allowed are Zarr (.zarr) and NetCDF (.nc)")
-    dataset = xr.open_dataset(store, engine="romzarr", chunks={})
+    dataset = xr.open_dataset(store, engine="romzarr", chunks={}, level=level, modes=modes)
     dim, given = opened.facts["time"]["dim"], {"start": start, "stop": stop}
     named = ", ".join(f"{name}={n}" for name, n in given.items() if n is not None)
     if not len(range(*slice(start, stop).indices(opened.snapshots))):

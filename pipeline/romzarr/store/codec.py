@@ -140,10 +140,16 @@ class WaveletCodec(ArrayBytesCodec):
             )
 
     def coefficients(
-        self, content: bytes, shape: Sequence[int], dtype: np.dtype[Any]
+        self,
+        content: bytes,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        halvings: Sequence[int] = (),
     ) -> Coefficients:
-        """Decode the coefficients of a chunk, without its values."""
-        return decode_coefficients(content, shape, self.step, self.levels, dtype, self.differences)
+        """Decode the coefficients of a chunk, perhaps on a coarser grid, without its values."""
+        return decode_coefficients(
+            content, shape, self.step, self.levels, dtype, self.differences, halvings
+        )
 
     def values(self, content: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> Floats:
         """Decode a chunk."""

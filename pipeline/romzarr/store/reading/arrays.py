@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from romzarr.coding.bands import coarse_shape
+from romzarr.coding.coarse import coarsened
 from romzarr.coding.coefficients import Coefficients
 from romzarr.coding.layers import Payload, joined
-from romzarr.coding.tiles import grid, region_of
+from romzarr.coding.tiles import extended, grid, region_of
 from romzarr.contracts import Floats, Region
 from romzarr.errors import ResourceError, StorageError, StoreError, refuse_blame
 from romzarr.store import checksums, layout
@@ -80,6 +82,9 @@ class StoredArrays:
     layers : mapping of str to sequence of str
         The layers that arrays consist of, by their paths. The layout of such an array is that of
         its last layer.
+    halvings : mapping of str to tuple of int
+        How often each axis of an array is halved (`romzarr.coding.coarse`), by its path: chunks of
+        coded arrays, regions and selections are then those of the coarser grid.
     """
 
     url: str
@@ -88,6 +93,7 @@ class StoredArrays:
     group: zarr.Group = field(repr=False)
     tiles: TileCache = field(repr=False, compare=False)
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    halvings: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __contains__(self, path: str) -> bool:
         return path in self.layouts
@@ -98,7 +104,12 @@ class StoredArrays:
         return not layout.is_local(self.url)
 
     def chunk(self, path: str) -> tuple[int, ...]:
-        return self.layouts[path].chunk
+        """Shape of the chunks of an array."""
+        return coarse_shape(self.layouts[path].chunk, self.halvings.get(path, ()))
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        """Shape of an array."""
+        return coarse_shape(self.layouts[path].shape, self.halvings.get(path, ()))
 
     def read(self, path: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Read array `path` of the generation, or some of its rows.
@@ -138,8 +149,10 @@ class StoredArrays:
         return array
 
     def selected(self, path: str, selection: Region) -> NDArray[Any]:
-        """Read a region of an array."""
+        """Read a region of an array; on a coarser grid every so many points of it."""
         array = self._array(path)
+        if path in self.halvings:
+            selection = _spread(selection, self.halvings[path])
         with self._reading(path):
             return np.asarray(array[selection or ...])
 
@@ -216,13 +229,12 @@ class StoredArrays:
 
     def decoded(self, path: str, index: tuple[int, ...]) -> Floats:
         """Decode one chunk of an array, without the part beyond the end of the array."""
-        array = self.layouts[path]
-        if path in self.layers:
+        if path in self.layers or path in self.halvings:
             with prefixed_errors(f"{self.url}: array {path} cannot be read"):
                 values = self.coefficients(path, index).array()
         else:
             values = self._read(path, index, self.codec(path).values)
-        region = region_of(index, array.shape, array.chunk)
+        region = region_of(index, self.shape(path), self.chunk(path))
         values = values[tuple(slice(0, part.stop - part.start) for part in region)]
         values.flags.writeable = False
         return values
@@ -233,12 +245,40 @@ class StoredArrays:
 
     def coefficients(self, path: str, index: tuple[int, ...]) -> Coefficients:
         """Decode the coefficients of one chunk."""
+        halvings = self.halvings.get(path, ())
+        if halvings and self._sticks_out(path, index):
+            return self._ended(path, index)
+        return self._coefficients(path, index, halvings)
+
+    def _sticks_out(self, path: str, index: tuple[int, ...]) -> bool:
+        """Whether the array ends inside of a chunk, along an axis that is halved."""
+        array = self.layouts[path]
+        axes = zip(index, array.chunk, array.shape, self.halvings[path], strict=True)
+        return any((i + 1) * length > n for i, length, n, halved in axes if halved)
+
+    def _ended(self, path: str, index: tuple[int, ...]) -> Coefficients:
+        """A chunk on a coarser grid, from its values inside the array and repetitions of the last.
+
+        No error is known of what was decoded beyond. The result has no levels.
+        """
+        array, halvings = self.layouts[path], self.halvings[path]
+        region = region_of(index, array.shape, array.chunk)
+        values = self._coefficients(path, index, ()).array()
+        inside = values[tuple(slice(0, part.stop - part.start) for part in region)]
+        return Coefficients.of(
+            coarsened(extended(inside, array.chunk), halvings), (0,) * inside.ndim
+        )
+
+    def _coefficients(
+        self, path: str, index: tuple[int, ...], halvings: tuple[int, ...]
+    ) -> Coefficients:
         if path not in self.layers:
-            return self._read(path, index, self.codec(path).coefficients)
+            decode = partial(self.codec(path).coefficients, halvings=halvings)
+            return self._read(path, index, decode)
         payloads = [self.payload(each, index) for each in self.layers[path]]
         levels, array = self.codec(path).levels, self.layouts[path]
         with prefixed_errors(f"{self.url}: array {path} cannot be read"):
-            return joined(payloads, array.chunk, levels, np.dtype(array.dtype))
+            return joined(payloads, array.chunk, levels, np.dtype(array.dtype), halvings)
 
     def payload(self, path: str, index: tuple[int, ...]) -> Payload:
         """Fetch the payload of one chunk of a coded array, or of one of its layers."""
@@ -265,6 +305,14 @@ class StoredArrays:
         # The checksum at the end has been checked.
         payload: bytes = content.to_bytes()[: -checksums.SIZE]
         return payload
+
+
+def _spread(region: Region, halvings: Sequence[int]) -> Region:
+    """The points of a region of a coarser grid on the whole one."""
+    return tuple(
+        slice(part.start << halved, part.stop << halved, 1 << halved)
+        for part, halved in zip(region, halvings, strict=True)
+    )
 
 
 def _codec(array: zarr.Array[Any]) -> WaveletCodec:

@@ -146,11 +146,11 @@ class PODDecoder(Decoder):
         return values
 
     def modes(self, wanted: Wanted, out: Floats) -> None:
-        for each, columns in self._with_fields():
+        for each, columns in self.with_fields():
             fields = FieldValues(each.arrays, each.variables[self.stored.name])
             fields.modes(wanted, each.own_values, out[columns])
 
-    def _with_fields(self) -> Iterator[tuple[Generation, slice]]:
+    def with_fields(self) -> Iterator[tuple[Generation, slice]]:
         """Yield the generations with fields, and the range of their modes."""
         start = 0
         for number, each in enumerate(self.home.chain):
@@ -169,7 +169,7 @@ class PODDecoder(Decoder):
                     FieldValues(each.arrays, each.variables[self.stored.name]),
                     aligned.spread(a[:, columns] / each.own_values, self.arithmetic),
                 )
-                for each, columns in self._with_fields()
+                for each, columns in self.with_fields()
             ]
             write_sums(terms, self.home.chain[0].mean_weight, aligned, wanted, out)
 
@@ -225,17 +225,22 @@ def decode(
     decoder = decoder_of(home, variable)
     stored = decoder.stored
     rows, back = positions(time_indexer, stored.shape[stored.time_axis])
-    wanted, backs = _places(home, stored, space_indexers)
-    if _is_corrected(decoder):
-        values = rounded(_corrected(decoder, rows, wanted), stored.dtype)
-    else:
-        values = decoder.values(rows, wanted, stored.dtype)
+    wanted, backs = places_of(home, stored, space_indexers)
+    values = without_gaps(decoder, rows, wanted)
     if stored.gaps is not None:
         put_gaps(values, stored.gaps, home.arrays, stored.shape, stored.time_axis, rows, wanted)
     backs.insert(stored.time_axis, back)
     indexers = list(space_indexers)
     indexers.insert(stored.time_axis, time_indexer)
     return as_asked(values, backs, indexers)
+
+
+def without_gaps(decoder: Decoder, rows: Positions, wanted: Wanted) -> NDArray[Any]:
+    """Decode values in the dtype of the variable; where gaps are, these are some smooth filling."""
+    dtype = decoder.stored.dtype
+    if _is_corrected(decoder):
+        return rounded(_corrected(decoder, rows, wanted), dtype)
+    return decoder.values(rows, wanted, dtype)
 
 
 def _is_corrected(decoder: Decoder) -> bool:
@@ -274,7 +279,7 @@ def predict(
     decoder = decoder_of(home, variable)
     stored = decoder.stored
     rows, _ = positions(time_indexer, stored.shape[stored.time_axis])
-    wanted = _places(home, stored, space_indexers)[0]
+    wanted = places_of(home, stored, space_indexers)[0]
     if as_coded:
         return decoder.values(rows, wanted, np.dtype(np.float64))
     return _in_units(decoder, rows, wanted)
@@ -298,7 +303,7 @@ def mean(
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
-    wanted, backs = _places(home, decoder.stored, indexers)
+    wanted, backs = places_of(home, decoder.stored, indexers)
     if decoder.stored.unit is not None:
         return as_asked(_mean_of_numbers(decoder, wanted), backs, indexers)
     found, scaling = decoder.mean(wanted), decoder.stored.scaling
@@ -331,7 +336,7 @@ def modes(
     """
     decoder = decoder_of(home, variable)
     indexers = space_indexers or [slice(None)] * len(decoder.stored.space_shape)
-    wanted, backs = _places(home, decoder.stored, indexers)
+    wanted, backs = places_of(home, decoder.stored, indexers)
     count = home.rank if leading is None else min(leading, home.rank)
     values = np.empty((count, *map(len, wanted)), decoder.arithmetic)
     decoder.modes(wanted, values)
@@ -340,7 +345,7 @@ def modes(
     return as_asked(values, [np.arange(count), *backs], [slice(None), *indexers])
 
 
-def _places(
+def places_of(
     home: Generation, stored: StoredVariable, space_indexers: Sequence[Indexer]
 ) -> tuple[list[Positions], list[Positions]]:
     """Return increasing stored positions per space dim, and the indices that restore the order."""

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
 import xarray as xr
 from xarray.backends import BackendEntrypoint
-from xarray.core import indexing
 
-from romzarr.contracts import NO_TIME
-from romzarr.encoding import encoding_from_json
 from romzarr.errors import ConfigError
 from romzarr.store import layout
-from romzarr.store.layout import JsonObject, Root
-from romzarr.store.reading.arrays import as_store_errors
-from romzarr.store.reading.coordinates import carried, restored
-from romzarr.store.reading.lazy import DecodedArray
-from romzarr.store.reading.loss import with_loss
-from romzarr.store.reading.reader import CoefficientStore, open_store
-from romzarr.store.reading.variables import StoredVariable
+from romzarr.store.reading.dataset import dataset_of
+from romzarr.store.reading.pyramid import multiscales
+from romzarr.store.reading.reader import open_store
+from romzarr.store.reading.views import View, check_level, deepest
 from romzarr.store.trees import read_tree, store_of
 
 
@@ -72,18 +66,23 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         use_cftime: bool | None = None,
         decode_timedelta: bool | None = None,
         tolerance: float = 0.0,
+        modes: int | None = None,
+        level: int = 0,
     ) -> xr.Dataset:
-        """Open the store at `filename_or_obj` (a path or a URL).
+        """Open the store at `filename_or_obj` (a path or a URL), or a view of it.
 
         The decoding options apply to coordinates and other variables that were copied unchanged;
         decoded variables are always in physical units.
 
         With a `tolerance`, no more is read than it needs, of stores that were made with layers
-        (``compression.layers``). The attributes of each variable bound the error of what is read
-        (`romzarr.loss`).
+        (``compression.layers``). With `modes`, no more than so many leading modes count; variables
+        without modes, and logarithms, stay whole. A `level` has every ``2**level``-th point alone
+        (`romzarr.coding.coarse`). The attributes of each variable bound the error of what is read
+        (`romzarr.loss`), on a coarser grid as a distance from the original data on that grid.
         """
         store = open_store(filename_or_obj)
-        errors = store.errors_within(_checked(tolerance)) if tolerance != 0 else {}
+        view = View.asked(tolerance, modes, level)
+        check_level(store, view.level)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         options = {
             "mask_and_scale": mask_and_scale,
@@ -93,31 +92,30 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
             "use_cftime": use_cftime,
             "decode_timedelta": decode_timedelta,
         }
-        variables = dict(carried(store, options).variables)
-        variables |= {
-            name: _lazy(store, v, tolerance, errors) for name, v in store.variables.items()
-        }
-        facts = JsonObject(store.facts, store.url)
-        order: list[Any] = [name for name in facts.names("order") if name in variables]
-        # Coordinates that the order does not name come last.
-        order += [name for name in variables if name not in order]
-        with as_store_errors(f"{store.url}: inconsistent variables"):
-            dataset = xr.Dataset({name: variables[name] for name in order if name not in dropped})
-            coords = [name for name in facts.names("coords") if name in dataset.variables]
-            dataset = dataset.set_coords(coords)
-        dataset.attrs = restored(store.facts, "attrs")
-        dataset.encoding = restored(store.facts, "encoding") | {"source": store.url}
-        return dataset
+        return dataset_of(store, view, options, dropped)
 
-    def open_groups_as_dict(self, filename_or_obj: Any, **options: Any) -> dict[str, xr.Dataset]:
-        """Open every group of a tree of stores, or the only one of a store.
+    def open_groups_as_dict(
+        self, filename_or_obj: Any, *, level: int = 0, **options: Any
+    ) -> dict[str, xr.Dataset]:
+        """Open every group of a tree of stores, or every level of a single store.
 
-        `options` are those of `open_dataset`.
+        `options` are those of `open_dataset`. The levels of a store are groups "/0", "/1" and so
+        on, which the root lists (`romzarr.store.reading.pyramid`).
         """
+        if level != 0:
+            raise ConfigError(
+                f"level: found {level!r}, allowed is 0 in a tree, which has all levels of a store; "
+                "take xarray.open_dataset for one of them"
+            )
         url = layout.normalised(filename_or_obj)
         tree = read_tree(url)
         if tree is None:
-            return {"/": self.open_dataset(filename_or_obj, **options)}
+            store = open_store(filename_or_obj)
+            levels = {
+                f"/{level}": self.open_dataset(filename_or_obj, level=level, **options)
+                for level in range(deepest(store) + 1)
+            }
+            return {"/": xr.Dataset(attrs=multiscales(store)), **levels}
         return {
             each.path: self.open_dataset(store_of(url, each), **options)
             if each.store
@@ -126,27 +124,6 @@ class RomzarrBackendEntrypoint(BackendEntrypoint):
         }
 
     def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:
-        """Open a tree of stores as it was compressed; a single store is its root."""
+        """Open a tree of stores as it was compressed, or a single store as the tree of its levels,
+        as `open_groups_as_dict`."""
         return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
-
-
-def _checked(tolerance: float) -> float:
-    if not isinstance(tolerance, float) or not 0 < tolerance < 1:
-        raise ConfigError(f"tolerance: found {tolerance!r}, allowed are numbers from 0 to below 1")
-    return tolerance
-
-
-def _lazy(
-    store: CoefficientStore, stored: StoredVariable, tolerance: float, errors: Mapping[str, float]
-) -> xr.Variable:
-    """A variable, decoded as far as a tolerance needs; then its error is among `errors`."""
-    array = DecodedArray(store.url, Root(store.root.parts), stored, tolerance)
-    data = indexing.LazilyIndexedArray(array)
-    encoding = encoding_from_json(stored.encoding)
-    if stored.chunks is not None:
-        chunks = dict(zip(stored.dims, stored.chunks, strict=True))
-        chunks.pop(NO_TIME, None)
-        encoding["preferred_chunks"] = chunks
-    attrs = with_loss(encoding_from_json(stored.attrs), store.facts, stored, tolerance, errors)
-    dims = stored.space_dims if stored.is_timeless else stored.dims
-    return xr.Variable(dims, data, attrs, encoding)

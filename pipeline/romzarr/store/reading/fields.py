@@ -117,16 +117,17 @@ class FieldPart:
 
         Parameters
         ----------
-        weights : ndarray, shape (n, ROWS, r)
-            In the fields' dtype.
+        weights : ndarray, shape (n, ROWS, k)
+            In the fields' dtype, of the leading k of them.
 
         Returns
         -------
         ndarray, shape (n * ROWS, *shape of the first)
         """
-        _, blocks, _ = self.blocks.shape
-        sums = np.empty((len(weights), ROWS, blocks, COLUMNS), self.blocks.dtype)
-        product(weights[:, None], self.blocks.swapaxes(0, 1), sums.swapaxes(1, 2))
+        leading = self.blocks[: weights.shape[2]]
+        _, blocks, _ = leading.shape
+        sums = np.empty((len(weights), ROWS, blocks, COLUMNS), leading.dtype)
+        product(weights[:, None], leading.swapaxes(0, 1), sums.swapaxes(1, 2))
         rows = len(weights) * ROWS
         return sums.reshape(rows, self.width)[:, self.columns].reshape(rows, *self.first.shape)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Generation:
         All JSON facts (FORMAT.md).
     variables : mapping of str to StoredVariable
     own : int
-        Modes that it adds to those of the generations `before`.
+        Modes that it adds to those of the generations `before`, or of these those that are read.
     arrays : StoredArrays
     latent : StoredLatent
         Coefficients of all modes.
@@ -76,7 +76,9 @@ class Generation:
         """The `singular_values` of its own modes."""
         if not self.own:
             return np.zeros(0)
-        values = self.arrays.finite("basis/singular_values")
+        # From the cache, as views of a store are generations of their own.
+        path = "basis/singular_values"
+        values = self.arrays.cached((path,), partial(self.arrays.finite, path))[: self.own]
         # Fields are divided by them.
         if not (values > 0).all():
             raise StoreError(f"{self.arrays.url}: basis/singular_values are not all positive")

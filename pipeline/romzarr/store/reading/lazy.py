@@ -9,22 +9,19 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from romzarr.store.layout import Root
-from romzarr.store.reading.reader import open_store
 from romzarr.store.reading.variables import StoredVariable
+from romzarr.store.reading.views import View, open_view
 
 
 class DecodedArray(BackendArray):
-    """A lazily decoded variable of a store.
+    """A lazily decoded variable of a store, as it is in a ``view``.
 
-    Pickles contain the URL and the root metadata: every process opens the store itself. With a
-    ``tolerance`` no more layers are read than that needs.
+    Pickles contain the URL and the root metadata: every process opens the store itself.
     """
 
-    def __init__(
-        self, url: str, root: Root, variable: StoredVariable, tolerance: float = 0.0
-    ) -> None:
+    def __init__(self, url: str, root: Root, variable: StoredVariable, view: View) -> None:
         self.url, self.root, self.variable = url, root, variable
-        self.tolerance = tolerance
+        self.view = view
         self.shape = variable.space_shape if variable.is_timeless else variable.shape
         self.dtype = variable.dtype
 
@@ -36,9 +33,7 @@ class DecodedArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._decode)
 
     def _decode(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        axis, store = self.variable.time_axis, open_store(self.url, self.root)
-        if self.tolerance:
-            store = store.within(self.tolerance)
+        axis, store = self.variable.time_axis, open_view(self.url, self.root, self.view)
         if self.variable.is_timeless:
             return store.decode(self.variable.name, 0, key)
         return store.decode(self.variable.name, key[axis], key[:axis] + key[axis + 1 :])

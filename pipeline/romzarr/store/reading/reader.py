@@ -31,7 +31,7 @@ from romzarr.store.trees import refuse_tree
 
 # Decoding a tile takes as long as using it some hundred times, and reading a variable by blocks of
 # time needs each tile for every block. A tile takes up to 64 MiB.
-_CACHED_BYTES = 256 * 2**20
+CACHED_BYTES = 256 * 2**20
 # Attempts to open a store that is replaced meanwhile, as streams may do several times a second.
 _OPENINGS = 5
 
@@ -246,7 +246,7 @@ def open_draft(url: str, part: Part) -> Generation:
 # Generations never change, so tasks of one process can share an open one.
 @lru_cache(maxsize=16)
 def _opened(url: str, named: tuple[Part, ...]) -> CoefficientStore:
-    tiles, parts = TileCache(_CACHED_BYTES), list[Generation]()
+    tiles, parts = TileCache(CACHED_BYTES), list[Generation]()
     for name, checksum in named:
         part = open_generation(url, name, checksum, parts, tiles)
         if parts:
@@ -266,7 +266,7 @@ def _within(url: str, named: tuple[Part, ...], tolerance: float) -> CoefficientS
     store = _opened(url, named)
     if any(part.before and any(each.arrays.layers for each in part.before) for part in store.parts):
         return store
-    tiles = TileCache(_CACHED_BYTES)
+    tiles = TileCache(CACHED_BYTES)
     parts = (coarser(part, lambda v: needed(v, tolerance), tiles) for part in store.parts)
     return replace(store, parts=tuple(parts))
 
