@@ -51,7 +51,7 @@ class Remaining:
 
 
 def remaining_bounds(
-    archive: Archive, facts: Mapping[str, Any]
+    archive: Archive, facts: Mapping[str, Any], most: float = 1.0
 ) -> tuple[IndexBounds, dict[str, Remaining]]:
     """Find what may be lost of a decoded archive, by variable and index. Runs Dask.
 
@@ -63,6 +63,8 @@ def remaining_bounds(
         What the store decodes to.
     facts : mapping
         Those of the whole store, with the errors against the original.
+    most : float in (0, 1]
+        Share of the bounds that may be used at most, if more is left.
 
     Returns
     -------
@@ -82,7 +84,7 @@ def remaining_bounds(
         by_index = facts.get(ERRORS_BY_INDEX, {}).get(variable.name)
         dims = tuple(by_index["dims"]) if by_index else ()
         each, read = index_norms(variable, dims, once, gaps=True, sampled=False)
-        left = _remaining(variable, each, facts, tolerance)
+        left = _remaining(variable, each, facts, tolerance, most)
         _refuse_spent(variable, each, left, tolerance)
         found[variable.name], cost = left, cost + read
         norms[variable.name] = replace(each, squares=(left.allowed / tolerance) ** 2)
@@ -94,7 +96,11 @@ def remaining_bounds(
 
 
 def _remaining(
-    variable: ArchivedVariable, norms: IndexNorms, facts: Mapping[str, Any], tolerance: float
+    variable: ArchivedVariable,
+    norms: IndexNorms,
+    facts: Mapping[str, Any],
+    tolerance: float,
+    most: float,
 ) -> Remaining:
     decoded, name = np.sqrt(norms.squares), variable.name
     by_index = facts.get(ERRORS_BY_INDEX, {}).get(name, {})
@@ -108,7 +114,8 @@ def _remaining(
         known = np.sqrt(_along(variable, norms.dims, squares))
         lost = relative * known
     known = np.where(norms.bounded, np.maximum(known, decoded - lost), known)
-    allowed = np.where(norms.bounded, tolerance * known - lost, 0.0)
+    allowed = np.minimum(tolerance * known - lost, most * tolerance * known)
+    allowed = np.where(norms.bounded, allowed, 0.0)
     return Remaining(norms.dims, lost, known, allowed)
 
 

@@ -26,8 +26,9 @@ from romzarr.contracts import BlockSpan
 from romzarr.encoding import encoding_from_json
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.loss import Loss
-from romzarr.operations.compact import appends_of, compact_if_it_pays, part_share
+from romzarr.operations.compact import compact_if_it_pays
 from romzarr.operations.own_part import append_own_part, source_after
+from romzarr.operations.when_to_compact import appends_of, part_share
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep

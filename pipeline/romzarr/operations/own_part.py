@@ -15,8 +15,8 @@ from romzarr.archive.later import later_part
 from romzarr.compression.order_points import in_order_of
 from romzarr.compression.write_store import source_facts
 from romzarr.config import NONE, TOLERANCE, Config, with_values
-from romzarr.operations.compact import APPENDS, part_share
 from romzarr.operations.joined_errors import joined_errors
+from romzarr.operations.when_to_compact import APPENDS, part_share
 from romzarr.operations.written import write_within_bounds
 from romzarr.recorded_config import config_of
 from romzarr.store.reading.facts import ERRORS_BY_INDEX
