@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import romzarr
 from romzarr import StreamCompressor
-from romzarr.operations import compact
-from romzarr.operations.compact import MOST_PARTS, _reached
+from romzarr.operations import when_to_compact
+from romzarr.operations.when_to_compact import MOST_PARTS, _reached
 from romzarr.store.reading.facts import BLOCK_ERRORS, ERRORS_BY_INDEX
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.cli import main
@@ -25,10 +25,14 @@ from tests.oracles import assert_same_but_values, decoded_errors, files_below
 from tests.strategies import seeds
 
 TOLERANCE = 1e-2
+# Shares of the bound to be left for early merges: as it is, and more than there is.
+EARLY, NEVER = when_to_compact.EARLY_SHARE, 2.0
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread(monkeypatch):
+    """And parts stay as they are before the thirtieth night, but in tests of that."""
+    monkeypatch.setattr(when_to_compact, "EARLY_SHARE", NEVER)
     with dask.config.set(scheduler="synchronous"):
         yield
 
@@ -77,7 +81,7 @@ def assert_within(store, source: xr.Dataset, weights=None) -> None:
             assert lost <= float((bounds**2).sum()) * (1 + 1e-9)
     for name, each in facts.get(ERRORS_BY_INDEX, {}).items():
         for number, told in enumerate(each["errors"]):
-            level = {"lev": number}
+            level = dict.fromkeys(each["dims"], number)
             one, other = source[[name]].isel(level), decoded[[name]].isel(level)
             error = decoded_errors(one, other)[name]
             assert error <= told * (1 + 1e-6) <= TOLERANCE * (1 + 1e-6)
@@ -96,10 +100,11 @@ def assert_within(store, source: xr.Dataset, weights=None) -> None:
     still=st.booleans(),
     weights=st.sampled_from(["none", "area"]),
     dtype=st.sampled_from(["f4", "f8"]),
+    early=st.booleans(),
 )
 @settings(max_examples=5, deadline=None)
 def test_the_bound_holds_after_it_and_after_what_is_appended_then(
-    seed, nights, noise, levels, gap, mask, still, weights, dtype, tmp_path_factory
+    seed, nights, noise, levels, gap, mask, still, weights, dtype, early, tmp_path_factory
 ):
     store = tmp_path_factory.mktemp("compact") / "s"
     source = waves(12 * (nights + 1), seed=seed, noise=noise)
@@ -114,13 +119,16 @@ def test_the_bound_holds_after_it_and_after_what_is_appended_then(
         source.u[20, 3] = np.nan
     ends = np.arange(1, nights + 1) * 12
     given = {"u": source.area, "still": source.area} if weights == "area" else None
-    appended(store, source, ends, **{"archive.weights": weights})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(when_to_compact, "EARLY_SHARE", EARLY if early else NEVER)
+        appended(store, source, ends, **{"archive.weights": weights})
     last = source.isel(time=slice(ends[-1]))
     before = open_store(store)
     report = romzarr.compact(store)
     assert_within(store, last, given)
     assert report.stored_bytes == open_store(store).stored_bytes() <= before.stored_bytes()
-    assert report.compacted == (report.parts == 1) == (not report.why)
+    assert report.compacted == (report.parts < report.parts_before) == (not report.why)
+    assert report.compacted or early or report.parts > 1
     if not report.compacted:
         assert open_store(store).root == before.root
     romzarr.append(store, source)
@@ -168,8 +176,8 @@ def test_the_bound_holds_through_many_nights(tmp_path):
 
 
 def test_nights_of_one_snapshot_are_put_together_once_no_part_is_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(compact, "NIGHTS", 5)
-    monkeypatch.setattr(compact, "WORTHWHILE", 1.0)
+    monkeypatch.setattr(when_to_compact, "NIGHTS", 5)
+    monkeypatch.setattr(when_to_compact, "WORTHWHILE", 1.0)
     store, source = tmp_path / "s", waves(200, points=30, noise=0.02).isel(time=slice(115))
     appended(store, source, range(100, 116))
     assert romzarr.info(store).source.get("appends", 0) < 15
@@ -177,7 +185,7 @@ def test_nights_of_one_snapshot_are_put_together_once_no_part_is_open(tmp_path, 
 
 
 def test_appends_put_parts_together_after_many_nights_unless_they_are_not_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(compact, "NIGHTS", 4)
+    monkeypatch.setattr(when_to_compact, "NIGHTS", 4)
     source, ends = with_levels(waves(200, points=30))[["w"]], [10, 100, 150, 200]
     appended(tmp_path / "auto", source, ends)
     assert len(open_store(tmp_path / "auto").parts) == 1
@@ -190,7 +198,7 @@ def test_appends_put_parts_together_after_many_nights_unless_they_are_not_to(tmp
 
 def test_small_nights_after_a_long_record_are_put_together_by_themselves(tmp_path, monkeypatch):
     """The record has used up its bound, and stays as it is: only requests matter then."""
-    monkeypatch.setattr(compact, "NIGHTS", 4)
+    monkeypatch.setattr(when_to_compact, "NIGHTS", 4)
     store, source = tmp_path / "store", with_levels(waves(320, points=30))[["w"]]
     appended(store, source, [240])
     oldest, parts = open_store(store).parts[0].name, []

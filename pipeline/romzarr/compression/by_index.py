@@ -84,6 +84,12 @@ class IndexBounds:
         ]
         return replace(archive, variables=tuple(variables))
 
+    def without(self, names: Collection[str]) -> IndexBounds:
+        """The same without those of some variables."""
+        norms = {name: each for name, each in self.norms.items() if name not in names}
+        aims = {name: each for name, each in self.aims.items() if name not in names}
+        return replace(self, norms=norms, aims=aims)
+
 
 @dataclass(frozen=True)
 class IndexErrors:

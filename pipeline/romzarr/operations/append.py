@@ -102,7 +102,9 @@ def append(
     # A run that was killed may have left open what it had committed, and files besides.
     sweep(store)
     layered = any(variable.layers for variable in opened.last.variables.values())
-    alone = ERRORS_BY_INDEX in opened.facts or layered or _lost_otherwise(opened, archive)
+    bounded = bool(config_of(opened).compression.bounds)
+    indices = ERRORS_BY_INDEX in opened.facts
+    alone = indices or layered or bounded or _lost_otherwise(opened, archive)
     appends = appends_of(opened) + 1
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.

@@ -13,20 +13,23 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from romzarr.archive import Archive
+from romzarr.archive.climatology import are_alone, groups_asked, groups_of
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.by_index import bounded_dims
+from romzarr.compression.index_norms import Groups
 from romzarr.compression.remaining import Remaining, remaining_bounds
 from romzarr.compression.write_pod import check_bound
 from romzarr.compression.write_store import compact_chunks, rounded_up
+from romzarr.config import Config, with_values
 from romzarr.errors import AccuracyError, LargerStoreError
 from romzarr.operations.decoded import decoded_archive
-from romzarr.operations.joined_errors import joined_errors
+from romzarr.operations.joined_errors import joined_errors, larger_errors
 from romzarr.operations.when_to_compact import (
     APPENDS,
     Merge,
     due_merge,
     never_merged,
-    recorded_errors,
     whole_merge,
 )
 from romzarr.operations.written import write_within_bounds
@@ -129,42 +132,66 @@ def _obstacle(opened: CoefficientStore) -> str:
 
 def _merged(store: str | os.PathLike[str], opened: CoefficientStore, merge: Merge) -> str:
     """Put parts together; return why not, or nothing."""
-    keep = merge.keep
-    merged = replace(opened, parts=opened.parts[keep:])
-    recorded = recorded_errors(opened, keep)
-    most_bytes = int(merge.worth * sum(merged.sizes().values()))
     with working_on(opened.url), threadpool_limits(1, user_api="blas"):
-        archive, config = decoded_archive(opened, int(opened.starts[keep])), config_of(opened)
-        for name, dims in bounded_dims(archive, config.compression).items():
-            if name not in recorded.get(ERRORS_BY_INDEX, {}):
-                return f"variable {name!r}: no errors are recorded for each of {', '.join(dims)}"
         try:
-            bounds, remaining = remaining_bounds(archive, {**opened.facts, **recorded}, merge.share)
-            write_within_bounds(
-                partial(StoreWriter, store, onto=opened.root, keep=keep, most_bytes=most_bytes),
-                archive,
-                config,
-                lambda result: _facts(merged, merge, opened, result.facts, recorded, remaining),
-                gaps=True,
-                bounds=bounds,
-            )
+            _write_merged(store, opened, merge)
         except (AccuracyError, LargerStoreError) as error:
             return str(error)
     return ""
 
 
+def _write_merged(store: str | os.PathLike[str], opened: CoefficientStore, merge: Merge) -> None:
+    keep, config = merge.keep, config_of(opened)
+    parts = replace(opened, parts=opened.parts[keep:])
+    archive, recorded = decoded_archive(opened, int(opened.starts[keep])), merge.recorded(opened)
+    _check_recorded(archive, config, recorded)
+    values = merge.values(opened)
+    left = {"compression.max_error": values.settings(merge.share)}
+    groups = _groups(archive, config)
+    bounds, remaining = remaining_bounds(archive, recorded, groups, merge.share)
+    write_within_bounds(
+        partial(
+            StoreWriter,
+            store,
+            onto=opened.root,
+            keep=keep,
+            most_bytes=int(merge.worth * sum(parts.sizes().values())),
+        ),
+        archive,
+        with_values(config, left),
+        lambda result: _facts(parts, merge, opened, result.facts),
+        gaps=True,
+        bounds=bounds,
+        known=lambda found: {**_known(found, recorded, remaining), **values.facts(found)},
+    )
+
+
+def _check_recorded(archive: Archive, config: Config, recorded: Mapping[str, Any]) -> None:
+    for name, dims in bounded_dims(archive, config.compression).items():
+        if name not in recorded.get(ERRORS_BY_INDEX, {}):
+            of = f" for each of {', '.join(dims)}" if dims else ""
+            raise AccuracyError(f"variable {name!r}: no errors are recorded{of}")
+
+
+def _groups(archive: Archive, config: Config) -> Groups:
+    """Of snapshots, about whose means fluctuations are."""
+    if config.compression.climatology and are_alone(groups_of(archive)):
+        raise AccuracyError(
+            f"{len(archive.time.values)} snapshots are too few for a climatology of their own; try "
+            "again when there are more"
+        )
+    return groups_asked(archive, config.compression.climatology)
+
+
 def _facts(
-    merged: CoefficientStore,
-    merge: Merge,
-    opened: CoefficientStore,
-    found: Mapping[str, Any],
-    recorded: Mapping[str, Any],
-    remaining: Mapping[str, Remaining],
+    merged: CoefficientStore, merge: Merge, opened: CoefficientStore, found: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Facts of the part in place of those `merged`, with errors of all against the archive."""
-    facts, tolerance, keep = opened.facts, float(opened.facts["tolerance"]), merge.keep
-    own = _errors(found, recorded, remaining)
-    whole = joined_errors(opened.parts[keep - 1].facts, own) if keep else own
+    facts, tolerance = opened.facts, float(opened.facts["tolerance"])
+    whole = dict(found)
+    if merge.keep:
+        kept = opened.parts[merge.keep - 1].facts
+        whole |= {**joined_errors(kept, found), **larger_errors(kept, found)}
     errors = {
         name: rounded_up(each, tolerance) for name, each in whole["relative_l2_error"].items()
     }
@@ -176,8 +203,6 @@ def _facts(
         for name, each in found["variables"].items()
     }
     return {
-        # Errors by block are against what was decoded.
-        **{key: found[key] for key in found if key not in (ERRORS_BY_INDEX, BLOCK_ERRORS)},
         **whole,
         "variables": variables,
         "relative_l2_error": errors,
@@ -191,10 +216,11 @@ def _source(source: Mapping[str, Any], is_early: bool) -> dict[str, Any]:
     return {key: each for key, each in source.items() if is_early or key != APPENDS}
 
 
-def _errors(
+def _known(
     found: Mapping[str, Any], recorded: Mapping[str, Any], remaining: Mapping[str, Remaining]
 ) -> dict[str, Any]:
-    """Facts on the errors of merged parts: what they had lost, and what was lost now."""
+    """Facts of merged parts with errors against the archive: what they had lost, and what was lost
+    now. Errors by block are not known."""
     errors, fluctuation, by_index = dict[str, float](), dict[str, float](), dict[str, Any]()
     for name, left in remaining.items():
         added = found["relative_l2_error"][name] * found["fluctuation"][name] ** 0.5
@@ -203,8 +229,12 @@ def _errors(
         errors[name] = (lost + added) / fluctuation[name] ** 0.5 if lost + added else 0.0
         if name in recorded.get(ERRORS_BY_INDEX, {}):
             by_index[name] = _by_index(found[ERRORS_BY_INDEX][name], left)
-    said: dict[str, Any] = {"relative_l2_error": errors, "fluctuation": fluctuation}
-    return said | ({ERRORS_BY_INDEX: by_index} if ERRORS_BY_INDEX in recorded else {})
+    return {
+        **{key: found[key] for key in found if key not in (ERRORS_BY_INDEX, BLOCK_ERRORS)},
+        "relative_l2_error": errors,
+        "fluctuation": fluctuation,
+        **({ERRORS_BY_INDEX: by_index} if ERRORS_BY_INDEX in recorded else {}),
+    }
 
 
 def _chunk_facts(chunks: Sequence[int | Sequence[int]] | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
+from romzarr.compression.remaining_values import RemainingValues
 from romzarr.config import Compaction
 from romzarr.operations.joined_errors import errors_after
 from romzarr.recorded_config import config_of
@@ -35,6 +36,8 @@ NIGHTS, MOST_PARTS = 30, 32
 EARLY_SHARE = 0.1
 # Share of the bound that has to be left for putting parts together: numbers take two bits more.
 ENOUGH_LEFT = 0.25
+# An early merge has to be of such a share of the bytes of the store.
+LARGE_SHARE = 0.5
 # What appends keep has to take at most such a share of the bytes of the parts.
 WORTHWHILE = 0.75
 
@@ -56,10 +59,36 @@ class Merge:
         """Whether the same snapshots are to be put together with more later."""
         return self.share < 1
 
+    def recorded(self, opened: CoefficientStore) -> Mapping[str, Any]:
+        """Facts of the store, with the errors of these parts alone."""
+        if not self.keep:
+            return opened.facts
+        return {**opened.facts, **errors_after(opened.parts[self.keep - 1].facts, opened.facts)}
+
+    def values(self, opened: CoefficientStore) -> RemainingValues:
+        """What these parts have left of the bounds on single values."""
+        parts = [part.facts for part in opened.parts[self.keep :]]
+        return RemainingValues.of(config_of(opened).compression, parts)
+
+    def left(self, opened: CoefficientStore) -> float:
+        """Least share of a bound that is left of any variable or index, as far as facts tell."""
+        facts = self.recorded(opened)
+        errors = [*facts["relative_l2_error"].values()]
+        for each in facts.get(ERRORS_BY_INDEX, {}).values():
+            errors += each["errors"]
+        spent = max(errors, default=0.0) / float(facts["tolerance"])
+        return min(1 - spent, self.values(opened).left)
+
 
 def whole_merge(opened: CoefficientStore, worth: float = 1.0) -> Merge:
-    """The merge with all that is left of the bound, of the parts for which that is enough."""
-    return Merge(_spent(opened), 1.0, worth)
+    """The merge for good: of all parts, but the fewest of the oldest without which enough is left.
+
+    Of all, where that is so of none. What is spent is so joined again only when several times as
+    much has come, as the levels of a log-structured merge tree are.
+    """
+    every = (Merge(keep, 1.0, worth) for keep in range(len(opened.parts) - 1))
+    fit = (merge for merge in every if _has_left(opened, merge, ENOUGH_LEFT))
+    return next(fit, Merge(0, 1.0, worth))
 
 
 def due_merge(before: CoefficientStore, opened: CoefficientStore) -> Merge | None:
@@ -103,11 +132,6 @@ def never_merged(opened: CoefficientStore) -> str:
     return ""
 
 
-def recorded_errors(opened: CoefficientStore, keep: int) -> Mapping[str, Any]:
-    """Facts on the errors of all parts but so many of the oldest."""
-    return errors_after(opened.parts[keep - 1].facts, opened.facts) if keep else opened.facts
-
-
 def _appends(parts: Sequence[Generation]) -> int:
     """How often a store was appended to when the last of these parts was written."""
     return int(parts[-1].facts.get("source", {}).get(APPENDS, 0)) if parts else 0
@@ -122,22 +146,14 @@ def _is_automatic(opened: CoefficientStore) -> bool:
     return config_of(opened).compression.compact == Compaction.AUTO
 
 
-def _spent(opened: CoefficientStore) -> int:
-    """How many of the oldest parts are to stay: the fewest for which the others have left a share.
-
-    None, where that is so whatever stays. What is spent is so joined again only when several times
-    as much has come, as the levels of a log-structured merge tree are.
-    """
-    fit = (k for k in range(len(opened.parts) - 1) if _has_left(opened, k, ENOUGH_LEFT))
-    return next(fit, 0)
-
-
 def _early_merge(opened: CoefficientStore, before: int) -> Merge | None:
     """The early merge that is due, when there were so many snapshots before the append."""
     for keep in range(len(opened.parts)):
-        if _has_grown(opened, keep, before) and _has_left(opened, keep, EARLY_SHARE):
-            is_large = _bytes_from(opened, keep) > (1 - WORTHWHILE) * _bytes_from(opened, 0)
-            return Merge(keep, EARLY_SHARE, WORTHWHILE) if is_large else None
+        merge = Merge(keep, EARLY_SHARE, WORTHWHILE)
+        if _has_grown(opened, keep, before) and _has_left(opened, merge, EARLY_SHARE):
+            # What saves little of the whole store is not worth the time, nor the bound.
+            is_large = _bytes_from(opened, keep) > LARGE_SHARE * _bytes_from(opened, 0)
+            return merge if is_large else None
     return None
 
 
@@ -152,19 +168,10 @@ def _has_grown(opened: CoefficientStore, keep: int, before: int) -> bool:
     return start < before < stop and _reached(stop - before, before - start, stop - start)
 
 
-def _has_left(opened: CoefficientStore, keep: int, share: float) -> bool:
-    """Whether the parts after so many are long enough, and have left such a share of the bound."""
-    if opened.snapshots - opened.starts[keep] < MIN_SNAPSHOTS:
-        return False
-    return _left(recorded_errors(opened, keep), float(opened.facts["tolerance"])) >= share
-
-
-def _left(facts: Mapping[str, Any], tolerance: float) -> float:
-    """Least share of the bound that is left of any variable or index, as far as facts tell."""
-    errors = [*facts["relative_l2_error"].values()]
-    for each in facts.get(ERRORS_BY_INDEX, {}).values():
-        errors += each["errors"]
-    return 1 - max(errors, default=0.0) / tolerance
+def _has_left(opened: CoefficientStore, merge: Merge, share: float) -> bool:
+    """Whether the parts are long enough, and have left such a share of the bounds."""
+    count = opened.snapshots - opened.starts[merge.keep]
+    return bool(count >= MIN_SNAPSHOTS and merge.left(opened) >= share)
 
 
 def _bytes_from(opened: CoefficientStore, keep: int) -> int:
