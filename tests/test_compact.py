@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import romzarr
 from romzarr import StreamCompressor
 from romzarr.operations import when_to_compact
-from romzarr.operations.when_to_compact import MOST_PARTS, _reached
+from romzarr.operations.when_to_compact import MOST_PARTS, _has_grown, _reached
 from romzarr.store.reading.facts import BLOCK_ERRORS, ERRORS_BY_INDEX
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.cli import main
@@ -218,6 +219,39 @@ def test_marks_are_reached_once(mark, before, more):
     assert _reached(mark, before, before + more) == passed
 
 
+def test_nights_before_the_thirtieth_are_put_together_as_they_double(tmp_path, monkeypatch):
+    monkeypatch.setattr(when_to_compact, "EARLY_SHARE", EARLY)
+    store, source, parts = tmp_path / "s", waves(100, points=200), []
+    romzarr.compress(source.isel(time=slice(20)), store, tolerance=TOLERANCE)
+    for night in range(2, 6):
+        seen = source.isel(time=slice(20 * night))
+        romzarr.append(store, seen)
+        parts.append(len(open_store(store).parts))
+        assert_within(store, seen)
+        # Nights are still counted, and most of the bound is left for the thirtieth.
+        assert romzarr.info(store).source["appends"] == night - 1
+        assert open_store(store).facts["relative_l2_error"]["u"] <= 0.83 * TOLERANCE
+    assert parts == [1, 2, 1, 2]
+    assert romzarr.verify(store, source).ok
+
+
+@given(nights=st.lists(st.integers(1, 60), min_size=2, max_size=60))
+def test_no_snapshot_is_put_together_more_often_than_the_record_doubles(nights):
+    parts, merges = [nights[:1]], np.zeros(len(nights), int)
+    for night, length in enumerate(nights[1:], 1):
+        parts.append([length])
+        sizes = [sum(part) for part in parts]
+        opened = SimpleNamespace(starts=np.cumsum([0, *sizes]), snapshots=sum(sizes))
+        due = [k for k in range(len(parts)) if _has_grown(opened, k, sum(sizes[:-1]))]
+        if due:
+            first = sum(map(len, parts[: due[0]]))
+            merges[first : night + 1] += 1
+            parts[due[0] :] = [nights[first : night + 1]]
+        # Each is longer than all after it.
+        assert all(sum(part) > sum(map(sum, parts[k + 1 :])) for k, part in enumerate(parts))
+    assert (merges <= 1 + np.log2(sum(nights) / np.array(nights))).all()
+
+
 # --- what is left as it is ----------------------------------------------------------------
 
 
@@ -242,8 +276,9 @@ def test_what_cannot_be_put_together_says_why_and_stays(tmp_path):
         stream.commit()
     assert "a stream is open" in left_as_it_is(tmp_path / "open")
     levels = with_levels(source)[["w"]]
-    bounded = {"compression.max_error": {"w": 100.0}}
+    bounded = {"compression.max_error": {"w": 1e-3}}
     appended(tmp_path / "bounded", levels, [30, 60], **bounded)
+    # That of the first part is all used up, whatever is appended.
     assert "compression.max_error" in left_as_it_is(tmp_path / "bounded")
 
 
