@@ -53,8 +53,8 @@ def compact(store: str | os.PathLike[str]) -> CompactReport:
     are at most those of the parts and those of this together (triangle inequality), and recorded as
     such; all kinds of bounds are kept, and sums but for rounding. Modes, coefficients, regimes and
     the model are found anew. Oldest parts stay as they are if they have used up too much of a bound
-    for that, as a long record has that grew by little. The whole store stays as it
-    is, and the report says why, where nothing would make it smaller.
+    for that, as a long record has that grew by little. The whole store stays as it is,
+    and the report says why, where nothing would make it smaller.
 
     Runs on the current Dask scheduler or cluster. The store is decoded three times, block by block,
     and held in no place; a POD grows with its rank. The commit is one step: whoever is killed
