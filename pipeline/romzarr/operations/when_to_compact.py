@@ -32,11 +32,13 @@ PART_SHARE = 0.2
 # little of all that numbers take half a bit more than at once, which a later time would not better
 # much. Or once there are so many parts: opening them takes requests.
 NIGHTS, MOST_PARTS = 30, 32
-# Share of the bound that an early merge may use.
+# Share of the bound that an early merge may use. After four of them the thirtieth night has 0.57 of
+# the bound left in place of 0.73, and a growing wake takes 7 % more bytes than without them.
 EARLY_SHARE = 0.1
 # Share of the bound that has to be left for putting parts together: numbers take two bits more.
 ENOUGH_LEFT = 0.25
-# An early merge has to be of such a share of the bytes of the store.
+# An early merge has to be of such a share of the bytes of the store: smaller ones saved an eighth of
+# an atmosphere before its thirtieth night, for a third more time.
 LARGE_SHARE = 0.5
 # What appends keep has to take at most such a share of the bytes of the parts.
 WORTHWHILE = 0.75
