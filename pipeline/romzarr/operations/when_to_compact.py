@@ -37,8 +37,8 @@ NIGHTS, MOST_PARTS = 30, 32
 EARLY_SHARE = 0.1
 # Share of the bound that has to be left for putting parts together: numbers take two bits more.
 ENOUGH_LEFT = 0.25
-# An early merge has to be of such a share of the bytes of the store: smaller ones saved an eighth of
-# an atmosphere before its thirtieth night, for a third more time.
+# An early merge has to be of such a share of the bytes of the store: smaller ones saved an eighth
+# of an atmosphere before its thirtieth night, for a third more time.
 LARGE_SHARE = 0.5
 # What appends keep has to take at most such a share of the bytes of the parts.
 WORTHWHILE = 0.75
