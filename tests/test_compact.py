@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 
 import romzarr
 from romzarr import StreamCompressor
-from romzarr.operations import compact
-from romzarr.operations.compact import MOST_PARTS, _reached
+from romzarr.operations import when_to_compact
+from romzarr.operations.when_to_compact import MOST_PARTS, _has_grown, _reached
 from romzarr.store.reading.facts import BLOCK_ERRORS, ERRORS_BY_INDEX
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.cli import main
@@ -25,10 +26,14 @@ from tests.oracles import assert_same_but_values, decoded_errors, files_below
 from tests.strategies import seeds
 
 TOLERANCE = 1e-2
+# Shares of the bound to be left for early merges: as it is, and more than there is.
+EARLY, NEVER = when_to_compact.EARLY_SHARE, 2.0
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread(monkeypatch):
+    """And parts stay as they are before the thirtieth night, but in tests of that."""
+    monkeypatch.setattr(when_to_compact, "EARLY_SHARE", NEVER)
     with dask.config.set(scheduler="synchronous"):
         yield
 
@@ -77,7 +82,7 @@ def assert_within(store, source: xr.Dataset, weights=None) -> None:
             assert lost <= float((bounds**2).sum()) * (1 + 1e-9)
     for name, each in facts.get(ERRORS_BY_INDEX, {}).items():
         for number, told in enumerate(each["errors"]):
-            level = {"lev": number}
+            level = dict.fromkeys(each["dims"], number)
             one, other = source[[name]].isel(level), decoded[[name]].isel(level)
             error = decoded_errors(one, other)[name]
             assert error <= told * (1 + 1e-6) <= TOLERANCE * (1 + 1e-6)
@@ -96,10 +101,11 @@ def assert_within(store, source: xr.Dataset, weights=None) -> None:
     still=st.booleans(),
     weights=st.sampled_from(["none", "area"]),
     dtype=st.sampled_from(["f4", "f8"]),
+    early=st.booleans(),
 )
 @settings(max_examples=5, deadline=None)
 def test_the_bound_holds_after_it_and_after_what_is_appended_then(
-    seed, nights, noise, levels, gap, mask, still, weights, dtype, tmp_path_factory
+    seed, nights, noise, levels, gap, mask, still, weights, dtype, early, tmp_path_factory
 ):
     store = tmp_path_factory.mktemp("compact") / "s"
     source = waves(12 * (nights + 1), seed=seed, noise=noise)
@@ -114,13 +120,16 @@ def test_the_bound_holds_after_it_and_after_what_is_appended_then(
         source.u[20, 3] = np.nan
     ends = np.arange(1, nights + 1) * 12
     given = {"u": source.area, "still": source.area} if weights == "area" else None
-    appended(store, source, ends, **{"archive.weights": weights})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(when_to_compact, "EARLY_SHARE", EARLY if early else NEVER)
+        appended(store, source, ends, **{"archive.weights": weights})
     last = source.isel(time=slice(ends[-1]))
     before = open_store(store)
     report = romzarr.compact(store)
     assert_within(store, last, given)
     assert report.stored_bytes == open_store(store).stored_bytes() <= before.stored_bytes()
-    assert report.compacted == (report.parts == 1) == (not report.why)
+    assert report.compacted == (report.parts < report.parts_before) == (not report.why)
+    assert report.compacted or early or report.parts > 1
     if not report.compacted:
         assert open_store(store).root == before.root
     romzarr.append(store, source)
@@ -168,8 +177,8 @@ def test_the_bound_holds_through_many_nights(tmp_path):
 
 
 def test_nights_of_one_snapshot_are_put_together_once_no_part_is_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(compact, "NIGHTS", 5)
-    monkeypatch.setattr(compact, "WORTHWHILE", 1.0)
+    monkeypatch.setattr(when_to_compact, "NIGHTS", 5)
+    monkeypatch.setattr(when_to_compact, "WORTHWHILE", 1.0)
     store, source = tmp_path / "s", waves(200, points=30, noise=0.02).isel(time=slice(115))
     appended(store, source, range(100, 116))
     assert romzarr.info(store).source.get("appends", 0) < 15
@@ -177,7 +186,7 @@ def test_nights_of_one_snapshot_are_put_together_once_no_part_is_open(tmp_path, 
 
 
 def test_appends_put_parts_together_after_many_nights_unless_they_are_not_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(compact, "NIGHTS", 4)
+    monkeypatch.setattr(when_to_compact, "NIGHTS", 4)
     source, ends = with_levels(waves(200, points=30))[["w"]], [10, 100, 150, 200]
     appended(tmp_path / "auto", source, ends)
     assert len(open_store(tmp_path / "auto").parts) == 1
@@ -190,7 +199,7 @@ def test_appends_put_parts_together_after_many_nights_unless_they_are_not_to(tmp
 
 def test_small_nights_after_a_long_record_are_put_together_by_themselves(tmp_path, monkeypatch):
     """The record has used up its bound, and stays as it is: only requests matter then."""
-    monkeypatch.setattr(compact, "NIGHTS", 4)
+    monkeypatch.setattr(when_to_compact, "NIGHTS", 4)
     store, source = tmp_path / "store", with_levels(waves(320, points=30))[["w"]]
     appended(store, source, [240])
     oldest, parts = open_store(store).parts[0].name, []
@@ -208,6 +217,39 @@ def test_marks_are_reached_once(mark, before, more):
     marks = [mark * 2**k for k in range(14)]
     passed = any(before < each <= before + more for each in marks)
     assert _reached(mark, before, before + more) == passed
+
+
+def test_nights_before_the_thirtieth_are_put_together_as_they_double(tmp_path, monkeypatch):
+    monkeypatch.setattr(when_to_compact, "EARLY_SHARE", EARLY)
+    store, source, parts = tmp_path / "s", waves(100, points=200), []
+    romzarr.compress(source.isel(time=slice(20)), store, tolerance=TOLERANCE)
+    for night in range(2, 6):
+        seen = source.isel(time=slice(20 * night))
+        romzarr.append(store, seen)
+        parts.append(len(open_store(store).parts))
+        assert_within(store, seen)
+        # Nights are still counted, and most of the bound is left for the thirtieth.
+        assert romzarr.info(store).source["appends"] == night - 1
+        assert open_store(store).facts["relative_l2_error"]["u"] <= 0.83 * TOLERANCE
+    assert parts == [1, 2, 1, 2]
+    assert romzarr.verify(store, source).ok
+
+
+@given(nights=st.lists(st.integers(1, 60), min_size=2, max_size=60))
+def test_no_snapshot_is_put_together_more_often_than_the_record_doubles(nights):
+    parts, merges = [nights[:1]], np.zeros(len(nights), int)
+    for night, length in enumerate(nights[1:], 1):
+        parts.append([length])
+        sizes = [sum(part) for part in parts]
+        opened = SimpleNamespace(starts=np.cumsum([0, *sizes]), snapshots=sum(sizes))
+        due = [k for k in range(len(parts)) if _has_grown(opened, k, sum(sizes[:-1]))]
+        if due:
+            first = sum(map(len, parts[: due[0]]))
+            merges[first : night + 1] += 1
+            parts[due[0] :] = [nights[first : night + 1]]
+        # Each is longer than all after it.
+        assert all(sum(part) > sum(map(sum, parts[k + 1 :])) for k, part in enumerate(parts))
+    assert (merges <= 1 + np.log2(sum(nights) / np.array(nights))).all()
 
 
 # --- what is left as it is ----------------------------------------------------------------
@@ -234,8 +276,9 @@ def test_what_cannot_be_put_together_says_why_and_stays(tmp_path):
         stream.commit()
     assert "a stream is open" in left_as_it_is(tmp_path / "open")
     levels = with_levels(source)[["w"]]
-    bounded = {"compression.max_error": {"w": 100.0}}
+    bounded = {"compression.max_error": {"w": 1e-3}}
     appended(tmp_path / "bounded", levels, [30, 60], **bounded)
+    # That of the first part is all used up, whatever is appended.
     assert "compression.max_error" in left_as_it_is(tmp_path / "bounded")
 
 

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 
 import romzarr
 from romzarr import StreamCompressor
+from romzarr.operations import when_to_compact
 from romzarr.store.reading.reader import open_store
 from romzarr.streams.continued import whole_orders
 from tests.oracles import assert_same_but_values, decoded_errors
@@ -88,7 +89,8 @@ def test_what_was_there_stays_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["none", "cos(latitude)"])
-def test_masks_constants_and_weights_go_on(tmp_path, weights):
+def test_masks_constants_and_weights_go_on(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(when_to_compact, "EARLY_SHARE", 2.0)
     source = record().drop_vars(["u", "depth"]).drop_dims("x", errors="ignore")
     source["still"] = (("time", "lat"), np.full((160, 9), 0.1))
     store = tmp_path / "store"

@@ -34,6 +34,8 @@ Vector = NDArray[np.float64]
 
 BLOCKS = (50, 7, 1)
 TOLERANCE = 1e-2
+# Nights after which a store that grows is beside batch.
+GROWN = (2, 5, 10, 15, 20, 29, 30)
 PICTURE = Path(__file__).with_name("streaming_memory.png")
 # Of the stream whose memory is watched.
 POINTS, STEPS, WATCHED = 2000, 100_000, 2000
@@ -245,6 +247,45 @@ def nights(source: xr.Dataset, dim: str, name: str, count: int = 10) -> list[Rec
     return found
 
 
+def grown(source: xr.Dataset, dim: str, name: str, count: int = 30) -> list[Record]:
+    """Bytes and CPU of a store that grows by so many nights, with its parts put together as it is
+    the default, beside batch."""
+    found, ends = [], np.linspace(0, source.sizes[dim], count + 1).astype(int)[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        store, batch, spent, since = f"{folder}/s", f"{folder}/batch", 0.0, 0
+        for night, end in enumerate(ends, 1):
+            seen, began = source.isel({dim: slice(end)}), time.process_time()
+            if night == 1:
+                romzarr.compress(seen, store, tolerance=TOLERANCE)
+            else:
+                romzarr.append(store, seen)
+            spent, since = spent + time.process_time() - began, since + 1
+            if night not in GROWN:
+                continue
+            at_once = romzarr.compress(seen, batch, tolerance=TOLERANCE, overwrite=True)
+            info, checked = romzarr.info(store), romzarr.verify(store, seen)
+            found.append(
+                {
+                    "dataset": name,
+                    "night": night,
+                    "bound kept": checked.ok,
+                    "parts": len(open_store(store).parts),
+                    "bytes": info.stored_bytes,
+                    "bytes / batch": info.stored_bytes / at_once.stored_bytes,
+                    "CPU s a night": spent / since,
+                }
+            )
+            spent, since = 0.0, 0
+    return found
+
+
+def travelling(snapshots: int = 1200, points: int = 2000) -> xr.Dataset:
+    """Five travelling waves."""
+    t, x = 0.2 * np.arange(snapshots)[:, None], np.linspace(0, 6, points)
+    u = sum(np.sin(k * x - (1 + 0.3 * k) * t) / k for k in range(1, 6))
+    return xr.Dataset({"u": (("time", "x"), u)}, {"time": t[:, 0]})
+
+
 # --- memory -------------------------------------------------------------------------------
 
 
@@ -299,8 +340,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             source, dim = xr.open_zarr(path, consolidated=False).load(), _time_of(path)
             print(page(beside_batch(source, dim, Path(path).stem, chosen.blocks)), flush=True)
             print(page(nights(source, dim, Path(path).stem)), flush=True)
+            print(page(grown(source, dim, Path(path).stem)), flush=True)
             if "cylinder_nek" in path:
                 print(page(switch(source, dim, Path(path).stem, 25)), flush=True)
+        print(page(grown(travelling(), "time", "travelling waves")), flush=True)
         print(page(switch(two_systems(), "time", "two systems", 250)), flush=True)
         for rhos, snapshots in (((28,), 6000), ((28, 40), 3000), ((28, 34, 40, 46, 31, 37), 2000)):
             print(page(regimes(rhos, snapshots)), flush=True)

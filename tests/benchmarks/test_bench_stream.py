@@ -13,6 +13,8 @@ def test_streams_are_compared_with_batch_and_watched(tmp_path):
     found = bench_stream.nights(source, "time", "two", 2)
     assert [each["night"] for each in found if each["bound kept"]] == [1, 2]
     assert found[0]["bytes / batch"] == 1
+    grown = bench_stream.grown(bench_stream.travelling(40, 20), "time", "waves", 2)
+    assert [each["night"] for each in grown if each["bound kept"]] == [2]
     ranks = [each["rank"] for each in bench_stream.switch(source, "time", "two", 50)]
     assert ranks[1] == 2
     assert ranks[2] == 5

@@ -96,6 +96,12 @@ class IndexBounds:
         aim = self.aims[name]
         return replace(aim, share=aim.share * self.shares.get(name, 1.0))
 
+    def without(self, names: Collection[str]) -> IndexBounds:
+        """The same without those of some variables."""
+        norms = {name: each for name, each in self.norms.items() if name not in names}
+        aims = {name: each for name, each in self.aims.items() if name not in names}
+        return replace(self, norms=norms, aims=aims)
+
 
 @dataclass(frozen=True)
 class IndexErrors:

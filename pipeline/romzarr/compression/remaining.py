@@ -17,7 +17,7 @@ import numpy as np
 
 from romzarr.archive import Archive
 from romzarr.compression.by_index import Aim, IndexBounds
-from romzarr.compression.index_norms import IndexNorms, index_norms
+from romzarr.compression.index_norms import Groups, IndexNorms, index_norms
 from romzarr.contracts import ArchivedVariable, Matrix, ReadCost
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import RESERVE
@@ -51,7 +51,7 @@ class Remaining:
 
 
 def remaining_bounds(
-    archive: Archive, facts: Mapping[str, Any]
+    archive: Archive, facts: Mapping[str, Any], groups: Groups, most: float = 1.0
 ) -> tuple[IndexBounds, dict[str, Remaining]]:
     """Find what may be lost of a decoded archive, by variable and index. Runs Dask.
 
@@ -63,6 +63,10 @@ def remaining_bounds(
         What the store decodes to.
     facts : mapping
         Those of the whole store, with the errors against the original.
+    groups : (m,) int64
+        Of snapshots, about whose means fluctuations are.
+    most : float in (0, 1]
+        Share of the bounds that may be used at most, if more is left.
 
     Returns
     -------
@@ -77,12 +81,11 @@ def remaining_bounds(
     """
     norms, found = dict[str, IndexNorms](), dict[str, Remaining]()
     tolerance, cost = float(facts["tolerance"]), ReadCost()
-    once = np.zeros(len(archive.time.values), np.int64)
     for variable in archive.variables:
         by_index = facts.get(ERRORS_BY_INDEX, {}).get(variable.name)
         dims = tuple(by_index["dims"]) if by_index else ()
-        each, read = index_norms(variable, dims, once, gaps=True, sampled=False)
-        left = _remaining(variable, each, facts, tolerance)
+        each, read = index_norms(variable, dims, groups, gaps=True, sampled=False)
+        left = _remaining(variable, each, facts, bool(groups.any()), most)
         _refuse_spent(variable, each, left, tolerance)
         found[variable.name], cost = left, cost + read
         norms[variable.name] = replace(each, squares=(left.allowed / tolerance) ** 2)
@@ -94,9 +97,14 @@ def remaining_bounds(
 
 
 def _remaining(
-    variable: ArchivedVariable, norms: IndexNorms, facts: Mapping[str, Any], tolerance: float
+    variable: ArchivedVariable,
+    norms: IndexNorms,
+    facts: Mapping[str, Any],
+    cyclic: bool,
+    most: float,
 ) -> Remaining:
     decoded, name = np.sqrt(norms.squares), variable.name
+    tolerance = float(facts["tolerance"])
     by_index = facts.get(ERRORS_BY_INDEX, {}).get(name, {})
     errors = by_index.get("errors", facts["relative_l2_error"][name])
     squares = by_index.get("fluctuation") if by_index else facts["fluctuation"][name]
@@ -107,8 +115,11 @@ def _remaining(
     else:
         known = np.sqrt(_along(variable, norms.dims, squares))
         lost = relative * known
-    known = np.where(norms.bounded, np.maximum(known, decoded - lost), known)
-    allowed = np.where(norms.bounded, tolerance * known - lost, 0.0)
+    # What repeats exactly from group to group is measured about its mean, which is more.
+    about = np.where(norms.squares < norms.about_mean, decoded, 0.0) if cyclic else decoded
+    known = np.where(norms.bounded, np.maximum(known, about - lost), known)
+    allowed = np.minimum(tolerance * known - lost, most * tolerance * known)
+    allowed = np.where(norms.bounded, allowed, 0.0)
     return Remaining(norms.dims, lost, known, allowed)
 
 

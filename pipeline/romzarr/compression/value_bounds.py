@@ -68,6 +68,12 @@ class ResolvedBounds:
         """Whether single values have any bounds."""
         return bool(self.config.compression.absolute_bounds)
 
+    def within(self, norms: Mapping[str, IndexNorms]) -> ResolvedBounds:
+        """The same with other norms, by which the tolerance is meant."""
+        logarithms = self.logarithms
+        others = {name: norms.get(name, each) for name, each in logarithms.norms.items()}
+        return replace(self, logarithms=replace(logarithms, norms=others))
+
 
 def resolve_bounds(archive: Archive, config: Config) -> ResolvedBounds:
     """Make all bounds on single values absolute. Runs Dask, and reads variables with others.

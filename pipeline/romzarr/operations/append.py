@@ -26,8 +26,9 @@ from romzarr.contracts import BlockSpan
 from romzarr.encoding import encoding_from_json
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.loss import Loss
-from romzarr.operations.compact import appends_of, compact_if_it_pays, part_share
+from romzarr.operations.compact import compact_if_it_pays
 from romzarr.operations.own_part import append_own_part, source_after
+from romzarr.operations.when_to_compact import appends_of, part_share
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store.commit import sweep
@@ -59,11 +60,11 @@ def append(
     are closed, as a segment of their own or in the modes of the parts before, whichever takes
     fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
     New snapshots with gaps become a part of their own, coded as by `romzarr.compress`; so do all
-    where single indices, such as levels, have bounds (``compression.per``), where there are layers
-    (``compression.layers``), or where the archive has lost more than before to compression of its
-    own (`romzarr.loss`). They use a fifth of the bound relative to their own fluctuation. What they
-    leave is for putting parts together, which happens at last where it pays (`romzarr.compact`),
-    but with ``compression.compact: none``.
+    where single indices, such as levels, or single values have bounds (``compression.per``,
+    ``compression.max_error``), where there are layers (``compression.layers``), or where the
+    archive has lost more than before to compression of its own (`romzarr.loss`). They use a fifth
+    of the bounds. What they leave is for putting parts together, which happens at last where it
+    pays (`romzarr.compact`), but with ``compression.compact: none``.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def append(
     ArchiveError
         If the archive does not begin as the store does; the first time that differs is named.
     ConfigError
-        If the store is lossless, or bounds single values: these cannot be appended to.
+        If the store is lossless, or of a single snapshot: these cannot be appended to.
     StoreError
         If the store cannot be written, or somebody else appends to it.
     """
@@ -100,9 +101,7 @@ def append(
     stream = None
     # A run that was killed may have left open what it had committed, and files besides.
     sweep(store)
-    layered = any(variable.layers for variable in opened.last.variables.values())
-    bounded = ERRORS_BY_INDEX in opened.facts or DERIVATIVES in opened.facts
-    alone = bounded or layered or _lost_otherwise(opened, archive)
+    alone = _are_apart(opened, archive)
     appends = appends_of(opened) + 1
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.
@@ -120,6 +119,16 @@ def append(
             append_own_part(store, archive, appends)
     compact_if_it_pays(store, opened)
     return _report(open_store(store), before, began)
+
+
+def _are_apart(opened: CoefficientStore, archive: Archive) -> bool:
+    """Whether new snapshots become a part of their own, since a stream cannot keep what is asked
+    of them."""
+    facts, bounds = opened.facts, config_of(opened).compression.bounds
+    layered = any(variable.layers for variable in opened.last.variables.values())
+    bounded = ERRORS_BY_INDEX in facts or DERIVATIVES in facts
+    bounded |= bool(bounds) and "fluctuation" in facts
+    return bounded or layered or _lost_otherwise(opened, archive)
 
 
 def _lost_otherwise(opened: CoefficientStore, archive: Archive) -> bool:

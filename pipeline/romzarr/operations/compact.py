@@ -13,41 +13,35 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from romzarr.archive import Archive
+from romzarr.archive.climatology import are_alone, groups_asked, groups_of
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.by_index import bounded_dims
+from romzarr.compression.index_norms import Groups
 from romzarr.compression.remaining import Remaining, remaining_bounds
 from romzarr.compression.write_pod import check_bound
 from romzarr.compression.write_store import compact_chunks, rounded_up
-from romzarr.config import NONE, Compaction
+from romzarr.config import Config, with_values
 from romzarr.errors import AccuracyError, LargerStoreError
 from romzarr.operations.decoded import decoded_archive
-from romzarr.operations.joined_errors import errors_after, joined_errors
+from romzarr.operations.joined_errors import joined_errors, larger_errors
+from romzarr.operations.when_to_compact import (
+    APPENDS,
+    Merge,
+    due_merge,
+    never_merged,
+    whole_merge,
+)
 from romzarr.operations.written import write_within_bounds
 from romzarr.progress import working_on
 from romzarr.recorded_config import config_of
 from romzarr.reports import CompactReport
 from romzarr.store.commit import sweep
 from romzarr.store.reading.facts import BLOCK_ERRORS, ERRORS_BY_INDEX, errors_of
-from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 
 log = logging.getLogger(__name__)
-
-# Where the facts on the source count the appends.
-APPENDS = "appends"
-# Share of the bound that snapshots use which are appended. The rest is left for putting parts
-# together. Of an open wake (tests/benchmarks/STREAMING.md) in 30 nights a half would take a quarter
-# more bytes once they are; an eighth saves 4 %, for parts a third larger until then.
-PART_SHARE = 0.2
-# Appends put parts together after so many of them: what the oldest part lost is then so little of
-# all that numbers take half a bit more than at once, which a later time would not better much. Or
-# once there are so many parts: opening them takes requests.
-NIGHTS, MOST_PARTS = 30, 32
-# Share of the bound that has to be left for putting parts together: numbers take two bits more.
-ENOUGH_LEFT = 0.25
-# What appends keep has to take at most such a share of the bytes of the parts.
-WORTHWHILE = 0.75
 
 
 def compact(store: str | os.PathLike[str]) -> CompactReport:
@@ -57,9 +51,10 @@ def compact(store: str | os.PathLike[str]) -> CompactReport:
     before later snapshots were known. This decodes the store, and compresses what it decodes to
     within what the parts have left of the bounds; nothing of the archive is read. Errors against it
     are at most those of the parts and those of this together (triangle inequality), and recorded as
-    such. Modes, coefficients, regimes and the model are found anew. Oldest parts stay as they are
-    if they have used up too much of the bound for that, as a long record has that grew by little.
-    The whole store stays as it is, and the report says why, where nothing would make it smaller.
+    such; all kinds of bounds are kept, and sums but for rounding. Modes, coefficients, regimes and
+    the model are found anew. Oldest parts stay as they are if they have used up too much of a bound
+    for that, as a long record has that grew by little. The whole store stays as it is,
+    and the report says why, where nothing would make it smaller.
 
     Runs on the current Dask scheduler or cluster. The store is decoded three times, block by block,
     and held in no place; a POD grows with its rank. The commit is one step: whoever is killed
@@ -84,7 +79,7 @@ def compact(store: str | os.PathLike[str]) -> CompactReport:
     sweep(store)
     opened = open_store(store)
     before = opened.stored_bytes()
-    why = _obstacle(opened) or _merge(store, opened, 1.0)
+    why = _obstacle(opened) or _merged(store, opened, whole_merge(opened))
     now = open_store(store)
     return CompactReport(
         compacted=not why,
@@ -102,30 +97,10 @@ def compact(store: str | os.PathLike[str]) -> CompactReport:
     )
 
 
-def part_share(opened: CoefficientStore) -> float:
-    """Share of the bound that snapshots may use which are appended to a store.
-
-    All of it, where parts are never put together.
-    """
-    return PART_SHARE if _is_automatic(opened) and not _never(opened) else 1.0
-
-
-def appends_of(opened: CoefficientStore) -> int:
-    """How often a store was appended to since it was compressed, or its parts put together."""
-    return _appends(opened.parts)
-
-
-def _appends(parts: Sequence[Generation]) -> int:
-    """The same, when the last of these parts was written."""
-    return int(parts[-1].facts.get("source", {}).get(APPENDS, 0)) if parts else 0
-
-
 def compact_if_it_pays(store: str | os.PathLike[str], before: CoefficientStore) -> None:
-    """Put the parts of a store together after an append, if that saves enough.
+    """Put the parts of a store together after an append, if it is time and saves enough.
 
-    It is tried after 30 appends (`NIGHTS`, the first compression among them) or with 32 parts
-    (`MOST_PARTS`), and again each time that these numbers have doubled; and kept if it takes at
-    most three quarters (`WORTHWHILE`) of the bytes, or fewer at all where there are many parts.
+    See `romzarr.operations.when_to_compact` for when that is.
 
     Parameters
     ----------
@@ -139,22 +114,10 @@ def compact_if_it_pays(store: str | os.PathLike[str], before: CoefficientStore) 
         If the store cannot be read or written, or was changed by another writer meanwhile.
     """
     opened = open_store(store)
-    # What was reached while a part was open, as after few snapshots, could not be acted upon.
-    closed = [part for part in before.parts if "stream" not in part.facts]
-    many = _reached(MOST_PARTS, len(closed), len(opened.parts))
-    due = many or _reached(NIGHTS, 1 + _appends(closed), 1 + appends_of(opened))
-    if due and _is_automatic(opened) and not _obstacle(opened):
-        why = _merge(store, opened, 1.0 if many else WORTHWHILE)
+    merge = due_merge(before, opened)
+    if merge is not None and not _obstacle(opened):
+        why = _merged(store, opened, merge)
         log.info("%s: %s", opened.url, why or "its parts were put together")
-
-
-def _reached(mark: int, before: int, now: int) -> bool:
-    """Whether a number has reached a mark, or that times a power of two."""
-    return (now // mark).bit_length() > (before // mark).bit_length()
-
-
-def _is_automatic(opened: CoefficientStore) -> bool:
-    return config_of(opened).compression.compact == Compaction.AUTO
 
 
 def _obstacle(opened: CoefficientStore) -> str:
@@ -165,92 +128,71 @@ def _obstacle(opened: CoefficientStore) -> str:
         return "a stream is open here; close it, or append to the store, first"
     if opened.snapshots < MIN_SNAPSHOTS:
         return f"there are {opened.snapshots} snapshots, and it takes {MIN_SNAPSHOTS} at least"
-    return _never(opened)
+    return never_merged(opened)
 
 
-def _never(opened: CoefficientStore) -> str:
-    """What always stands against it; empty: nothing."""
-    compression = config_of(opened).compression
-    if compression.tolerance == 0:
-        return "it is lossless, so there is no bound to share"
-    if compression.max_error != NONE:
-        return "bounds on single values (compression.max_error) are not kept by this yet"
-    if compression.sum_weights:
-        return "sums (compression.sums) are not kept by this yet"
-    if compression.derivative_bounds:
-        return "bounds on derivatives (compression.derivatives) are not kept by this yet"
-    if compression.climatology:
-        return "bounds about a climatology (compression.fluctuation) are not kept by this yet"
-    if compression.layer_tolerances:
-        return "layers (compression.layers) are not made by this yet"
-    return ""
-
-
-def _merge(store: str | os.PathLike[str], opened: CoefficientStore, share: float) -> str:
-    """Put parts together, in such a share of their bytes at most; return why not, or nothing."""
-    keep = _parts_to_keep(opened)
-    merged = replace(opened, parts=opened.parts[keep:])
-    recorded = _recorded(opened, keep)
-    most_bytes = int(share * sum(merged.sizes().values()))
+def _merged(store: str | os.PathLike[str], opened: CoefficientStore, merge: Merge) -> str:
+    """Put parts together; return why not, or nothing."""
     with working_on(opened.url), threadpool_limits(1, user_api="blas"):
-        archive, config = decoded_archive(opened, int(opened.starts[keep])), config_of(opened)
-        for name, dims in bounded_dims(archive, config.compression).items():
-            if name not in recorded.get(ERRORS_BY_INDEX, {}):
-                return f"variable {name!r}: no errors are recorded for each of {', '.join(dims)}"
         try:
-            bounds, remaining = remaining_bounds(archive, {**opened.facts, **recorded})
-            write_within_bounds(
-                partial(StoreWriter, store, onto=opened.root, keep=keep, most_bytes=most_bytes),
-                archive,
-                config,
-                lambda result: _facts(merged, keep, opened, result.facts, recorded, remaining),
-                gaps=True,
-                bounds=bounds,
-            )
+            _write_merged(store, opened, merge)
         except (AccuracyError, LargerStoreError) as error:
             return str(error)
     return ""
 
 
-def _parts_to_keep(opened: CoefficientStore) -> int:
-    """How many of the oldest parts are to stay: the fewest for which the others have left a share.
+def _write_merged(store: str | os.PathLike[str], opened: CoefficientStore, merge: Merge) -> None:
+    keep, config = merge.keep, config_of(opened)
+    parts = replace(opened, parts=opened.parts[keep:])
+    archive, recorded = decoded_archive(opened, int(opened.starts[keep])), merge.recorded(opened)
+    _check_recorded(archive, config, recorded)
+    values = merge.values(opened)
+    left = {"compression.max_error": values.settings(merge.share)}
+    groups = _groups(archive, config)
+    bounds, remaining = remaining_bounds(archive, recorded, groups, merge.share)
+    write_within_bounds(
+        partial(
+            StoreWriter,
+            store,
+            onto=opened.root,
+            keep=keep,
+            most_bytes=int(merge.worth * sum(parts.sizes().values())),
+        ),
+        archive,
+        with_values(config, left),
+        lambda result: _facts(parts, merge, opened, result.facts),
+        gaps=True,
+        bounds=bounds,
+        known=lambda found: {**_known(found, recorded, remaining), **values.facts(found)},
+    )
 
-    None, where that is so whatever stays. What is spent is so joined again only when several times
-    as much has come, as the levels of a log-structured merge tree are.
-    """
-    for keep in range(len(opened.parts) - 1):
-        enough = opened.snapshots - opened.starts[keep] >= MIN_SNAPSHOTS
-        left = _left(_recorded(opened, keep), float(opened.facts["tolerance"]))
-        if enough and left >= ENOUGH_LEFT:
-            return keep
-    return 0
+
+def _check_recorded(archive: Archive, config: Config, recorded: Mapping[str, Any]) -> None:
+    for name, dims in bounded_dims(archive, config.compression).items():
+        if name not in recorded.get(ERRORS_BY_INDEX, {}):
+            of = f" for each of {', '.join(dims)}" if dims else ""
+            raise AccuracyError(f"variable {name!r}: no errors are recorded{of}")
 
 
-def _recorded(opened: CoefficientStore, keep: int) -> Mapping[str, Any]:
-    """Facts on the errors of all parts but so many of the oldest."""
-    return errors_after(opened.parts[keep - 1].facts, opened.facts) if keep else opened.facts
-
-
-def _left(facts: Mapping[str, Any], tolerance: float) -> float:
-    """Least share of the bound that is left of any variable or index, as far as facts tell."""
-    errors = [*facts["relative_l2_error"].values()]
-    for each in facts.get(ERRORS_BY_INDEX, {}).values():
-        errors += each["errors"]
-    return 1 - max(errors, default=0.0) / tolerance
+def _groups(archive: Archive, config: Config) -> Groups:
+    """Of snapshots, about whose means fluctuations are."""
+    if config.compression.climatology and are_alone(groups_of(archive)):
+        raise AccuracyError(
+            f"{len(archive.time.values)} snapshots are too few for a climatology of their own; try "
+            "again when there are more"
+        )
+    return groups_asked(archive, config.compression.climatology)
 
 
 def _facts(
-    merged: CoefficientStore,
-    keep: int,
-    opened: CoefficientStore,
-    found: Mapping[str, Any],
-    recorded: Mapping[str, Any],
-    remaining: Mapping[str, Remaining],
+    merged: CoefficientStore, merge: Merge, opened: CoefficientStore, found: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Facts of the part in place of those `merged`, with errors of all against the archive."""
     facts, tolerance = opened.facts, float(opened.facts["tolerance"])
-    own = _errors(found, recorded, remaining)
-    whole = joined_errors(opened.parts[keep - 1].facts, own) if keep else own
+    whole = dict(found)
+    if merge.keep:
+        kept = opened.parts[merge.keep - 1].facts
+        whole |= {**joined_errors(kept, found), **larger_errors(kept, found)}
     errors = {
         name: rounded_up(each, tolerance) for name, each in whole["relative_l2_error"].items()
     }
@@ -262,20 +204,24 @@ def _facts(
         for name, each in found["variables"].items()
     }
     return {
-        # Errors by block are against what was decoded.
-        **{key: found[key] for key in found if key not in (ERRORS_BY_INDEX, BLOCK_ERRORS)},
         **whole,
         "variables": variables,
         "relative_l2_error": errors,
-        "source": {key: each for key, each in facts.get("source", {}).items() if key != APPENDS},
+        "source": _source(facts.get("source", {}), merge.is_early),
         **{key: facts[key] for key in ("raw_bytes", "config")},
     }
 
 
-def _errors(
+def _source(source: Mapping[str, Any], is_early: bool) -> dict[str, Any]:
+    """Facts on the source, in which appends are counted from the last merge for good on."""
+    return {key: each for key, each in source.items() if is_early or key != APPENDS}
+
+
+def _known(
     found: Mapping[str, Any], recorded: Mapping[str, Any], remaining: Mapping[str, Remaining]
 ) -> dict[str, Any]:
-    """Facts on the errors of merged parts: what they had lost, and what was lost now."""
+    """Facts of merged parts with errors against the archive: what they had lost, and what was lost
+    now. Errors by block are not known."""
     errors, fluctuation, by_index = dict[str, float](), dict[str, float](), dict[str, Any]()
     for name, left in remaining.items():
         added = found["relative_l2_error"][name] * found["fluctuation"][name] ** 0.5
@@ -284,8 +230,12 @@ def _errors(
         errors[name] = (lost + added) / fluctuation[name] ** 0.5 if lost + added else 0.0
         if name in recorded.get(ERRORS_BY_INDEX, {}):
             by_index[name] = _by_index(found[ERRORS_BY_INDEX][name], left)
-    said: dict[str, Any] = {"relative_l2_error": errors, "fluctuation": fluctuation}
-    return said | ({ERRORS_BY_INDEX: by_index} if ERRORS_BY_INDEX in recorded else {})
+    return {
+        **{key: found[key] for key in found if key not in (ERRORS_BY_INDEX, BLOCK_ERRORS)},
+        "relative_l2_error": errors,
+        "fluctuation": fluctuation,
+        **({ERRORS_BY_INDEX: by_index} if ERRORS_BY_INDEX in recorded else {}),
+    }
 
 
 def _chunk_facts(chunks: Sequence[int | Sequence[int]] | None) -> dict[str, Any]:

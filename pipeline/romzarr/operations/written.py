@@ -74,6 +74,7 @@ def write_within_bounds(
     facts_of: Callable[[Result], Mapping[str, Any]],
     gaps: bool = False,
     bounds: IndexBounds | None = None,
+    known: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
 ) -> Written:
     """Write and commit a store, or a part of one. Runs Dask.
 
@@ -92,13 +93,18 @@ def write_within_bounds(
         Whether to look for gaps from the beginning.
     bounds : IndexBounds, optional
         Those of single indices and of variables as a whole, in place of those of the settings.
+    known : callable
+        Gives facts with errors against the original, where the archive is not that.
 
     Raises
     ------
     ArchiveError, AccuracyError, StoreError
     """
     _refuse_finer_layers(config)
-    task = _Task(open_writer, archive, config, facts_of, _resolved(archive, config), bounds)
+    resolved = _resolved(archive, config)
+    if bounds is not None:
+        resolved, bounds = resolved.within(bounds.norms), bounds.without(resolved.logarithms.units)
+    task = _Task(open_writer, archive, config, facts_of, resolved, bounds, known)
     # Fill values that nobody declared cannot be told among logarithms.
     gaps = gaps or bool(task.resolved.logarithms.units)
     try:
@@ -141,6 +147,7 @@ class _Task:
     facts_of: Callable[[Result], Mapping[str, Any]]
     resolved: ResolvedBounds
     bounds: IndexBounds | None
+    known: Callable[[Mapping[str, Any]], dict[str, Any]]
 
     def written(self, gaps: bool) -> Written:
         """Write attempts until one is within all bounds, and commit it."""
@@ -159,6 +166,7 @@ class _Task:
                 reached = result.facts["relative_l2_error"]
                 closer = next_shares(derived, errors, reached, compression.tolerance)
                 if following is None and tighter is None and closer is None:
+                    result = replace(result, facts=self.known(result.facts))
                     result = self._with_layers(writer, result)
                     with step("commit"):
                         nbytes = writer.commit(self.facts_of(result))
