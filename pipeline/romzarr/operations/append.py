@@ -9,9 +9,12 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
+
+import xarray as xr
 
 from romzarr.archive import Archive, Source, lazy_dataset
+from romzarr.archive.groups import groups_of
 from romzarr.archive.time_axis import NONE
 from romzarr.arguments import as_whole
 from romzarr.chunked.plan import LEAF_BYTES
@@ -27,12 +30,16 @@ from romzarr.encoding import encoding_from_json
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.loss import Loss
 from romzarr.operations.compact import appends_of, compact_if_it_pays, part_share
+from romzarr.operations.compress import compress_one
+from romzarr.operations.groups import append_tree
 from romzarr.operations.own_part import append_own_part, source_after
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
+from romzarr.store import layout
 from romzarr.store.commit import sweep
 from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.trees import read_tree
 from romzarr.streams.compressor import StreamCompressor
 
 log = logging.getLogger(__name__)
@@ -43,7 +50,7 @@ COMMIT_STEPS = 512
 
 def append(
     store: str | os.PathLike[str],
-    source: Source,
+    source: Source | xr.DataTree,
     *,
     engine: str | None = None,
     config: Settings | None = None,
@@ -65,11 +72,13 @@ def append(
     leave is for putting parts together, which happens at last where it pays (`romzarr.compact`),
     but with ``compression.compact: none``.
 
+    Of a tree every group is brought up to date, one after the other.
+
     Parameters
     ----------
     store : path or URL
         Written by `romzarr.compress`, a stream, or this; its settings are used.
-    source : path, URL, Dataset or DataArray
+    source : path, URL, Dataset, DataArray or DataTree
         What the store was made from, and more.
     engine : str, optional
         Name of the xarray engine that opens `source`. Default: that of the store.
@@ -91,9 +100,25 @@ def append(
     StoreError
         If the store cannot be written, or somebody else appends to it.
     """
-    began = time.perf_counter()
     commit_steps = as_whole(commit_steps, "commit_steps", least=1)
-    opened, config = open_store(store), with_engine(given_config(config), engine)
+    asked, url = with_engine(given_config(config), engine), layout.normalised(store)
+
+    def one(at: str | os.PathLike[str], group: Source) -> AppendReport:
+        return _to_one(at, group, asked, commit_steps)
+
+    tree = read_tree(url)
+    if tree is None:
+        return one(store, cast(Source, source))
+    return append_tree(
+        groups_of(source, asked.archive.missing_chunks), url, tree, one, compress_one
+    )
+
+
+def _to_one(
+    store: str | os.PathLike[str], source: Source, config: Config, commit_steps: int
+) -> AppendReport:
+    """Bring a single store up to date."""
+    began, opened = time.perf_counter(), open_store(store)
     archive, before = as_stored(opened, source, config), opened.snapshots
     refuse_other_variables(opened, archive)
     refuse_other_times(opened, archive)

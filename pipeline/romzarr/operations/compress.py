@@ -123,19 +123,19 @@ def compress(
     config = settled(given_config(config), tolerance, max_error, variables, weights, engine)
     overwrite = as_flag(overwrite, "overwrite")
     check_expressions(config)
-    groups = _tree(source, config)
+    groups = tree_of(source, config)
     if groups is not None:
-        return compress_tree(groups, store, config, overwrite, _of_one)
+        return compress_tree(groups, store, config, overwrite, compress_one)
     try:
-        return _of_one(cast(Source, source), store, config, overwrite)
+        return compress_one(cast(Source, source), store, config, overwrite)
     except ArchiveError:
         # At a URL what has no arrays may have groups, which to look for takes requests.
-        if (groups := _tree(source, config, remote=True)) is None:
+        if (groups := tree_of(source, config, remote=True)) is None:
             raise
-        return compress_tree(groups, store, config, overwrite, _of_one)
+        return compress_tree(groups, store, config, overwrite, compress_one)
 
 
-def _tree(source: Source | xr.DataTree, config: Config, remote: bool = False) -> Groups | None:
+def tree_of(source: Source | xr.DataTree, config: Config, remote: bool = False) -> Groups | None:
     """The groups of a source; None for a single dataset, which is all that an engine opens."""
     if config.archive.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
         return groups_of(source, config.archive.missing_chunks, remote)
@@ -149,16 +149,17 @@ def check_early(source: Source | xr.DataTree, config: Config) -> None:
     ------
     ArchiveError, ConfigError, LibraryError
     """
-    groups = _tree(source, config)
+    groups = tree_of(source, config)
     if groups is None:
         open_checked(cast(Source, source), config)
     else:
         check_tree(groups, config)
 
 
-def _of_one(
+def compress_one(
     source: Source, store: str | os.PathLike[str], config: Config, overwrite: bool = False
 ) -> CompressionReport:
+    """Compress a single dataset, as `compress` does."""
     began, cpu = time.perf_counter(), time.process_time()
     with working_on(name_of(source)):
         with step("open") as opening:
