@@ -16,7 +16,7 @@ from romzarr.config import Config
 from romzarr.contracts import NO_TIME
 from romzarr.errors import ArchiveError, StoreError
 from romzarr.operations.of_all_groups import estimates_of_all, of_all_groups
-from romzarr.operations.trees import check_tree, remove_folder, settings_of, sweep_tree
+from romzarr.operations.trees import check_tree, in_group, remove_folder, settings_of, sweep_tree
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport, CompactReport, CompressionReport, EstimateReport
 from romzarr.store import layout
@@ -104,13 +104,12 @@ def append_tree(
             if not branch.store:
                 branches.append(branch._replace(attrs=dataset.attrs))
                 continue
-            at = store_of(url, branch)
-            if _has_grown_without_time(at, dataset):
-                settings = config_of(open_store(at))
-                branch = branch._replace(store=f"{token}/{number}")
-                at = layout.joined(url, branch.store)
-                compress(own, at, settings)
-            reports[branch.path] = one(at, own)
+            with in_group(branch.path):
+                if _has_grown_without_time(store_of(url, branch), dataset):
+                    settings = config_of(open_store(store_of(url, branch)))
+                    branch = branch._replace(store=f"{token}/{number}")
+                    compress(own, layout.joined(url, branch.store), settings)
+                reports[branch.path] = one(layout.joined(url, branch.store), own)
             branches.append(branch)
         made = {**tree.made, "stamp": source.stamp}
         write_tree(url, _current(url, Tree(tuple(branches), tuple(tree.folders), made)))
@@ -141,7 +140,10 @@ def compact_tree(url: str, tree: Tree, one: CompactOne) -> CompactReport:
     StoreError
         If a store cannot be read or written.
     """
-    reports = {each.path: one(store_of(url, each)) for each in tree.stores}
+    reports = {}
+    for each in tree.stores:
+        with in_group(each.path):
+            reports[each.path] = one(store_of(url, each))
     write_tree(url, _current(url, tree))
     return of_all_groups(reports)
 
@@ -166,11 +168,11 @@ def estimate_tree(source: Groups, config: Config, one: EstimateOne) -> EstimateR
     ArchiveError, ConfigError, AccuracyError
     """
     check_tree(source, config)
-    reports = {
-        path: one(source.sources[path], settings_of(source, path, config))
-        for path, dataset in source.datasets.items()
-        if dataset.variables
-    }
+    reports = {}
+    for path, dataset in source.datasets.items():
+        if dataset.variables:
+            with in_group(path):
+                reports[path] = one(source.sources[path], settings_of(source, path, config))
     if not reports:
         raise ArchiveError(f"archive {source.name!r}: no group has variables")
     return estimates_of_all(reports)

@@ -6,7 +6,8 @@ import os
 import posixpath
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from romzarr.archive.groups import Groups, refuse_selection, time_of
 from romzarr.archive.stamp import unchanging
 from romzarr.compression.write_store import changed_settings
 from romzarr.config import NONE, Config, with_values
-from romzarr.errors import ArchiveError, ConfigError, StoreError, StoreExistsError
+from romzarr.errors import ArchiveError, ConfigError, PipelineError, StoreError, StoreExistsError
 from romzarr.operations.of_all_groups import by_path, of_all_groups
 from romzarr.reports import CompressionReport, VerifyReport
 from romzarr.store import layout
@@ -29,6 +30,15 @@ ABANDONED = timedelta(days=7)
 
 CompressOne = Callable[[Source, str, Config], CompressionReport]
 VerifyOne = Callable[[str, Source], VerifyReport]
+
+
+@contextmanager
+def in_group(path: str) -> Iterator[None]:
+    """Name the group in errors of romzarr that are raised inside."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"group {path!r}: {error}") from error
 
 
 def compress_tree(
@@ -69,8 +79,9 @@ def compress_tree(
                     continue
                 inside = f"{token}/{number}"
                 place = layout.joined(url, inside)
-                asked = settings_of(groups, path, config)
-                reports[path] = one(groups.sources[path], place, asked)
+                with in_group(path):
+                    asked = settings_of(groups, path, config)
+                    reports[path] = one(groups.sources[path], place, asked)
                 generation = layout.current_root(place).parts[-1].generation
                 branches.append(Branch(path, inside, generation, {}))
         if not reports:
