@@ -269,11 +269,6 @@ def test_too_many_indices_are_refused_before_anything_is_read(tmp_path):
         romzarr.compress(u, tmp_path / "s", config={"compression.per": ["lev", "x"]})
 
 
-def test_streams_refuse_bounds_on_single_indices(tmp_path):
-    with pytest.raises(ConfigError, match=r"compression\.per"):
-        romzarr.StreamCompressor(tmp_path / "s", config=PER_LEVEL)
-
-
 def test_estimates_know_the_bounds(tmp_path):
     values = levels(np.random.default_rng(9), 200, np.array([1.0, 0.01]), n=400)
     u = xr.DataArray(values, dims=("time", "lev", "x"), name="u")

@@ -37,10 +37,11 @@ from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
 from romzarr.store import layout
 from romzarr.store.commit import sweep
-from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.trees import read_tree
 from romzarr.streams.compressor import StreamCompressor
+from romzarr.streams.held import needs_holding
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,12 @@ def append(
     are closed, as a segment of their own or in the modes of the parts before, whichever takes
     fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
     New snapshots with gaps become a part of their own, coded as by `romzarr.compress`; so do all
-    where single indices, such as levels, have bounds (``compression.per``), where there are layers
-    (``compression.layers``), or where the archive has lost more than before to compression of its
-    own (`romzarr.loss`). They use a fifth of the bound relative to their own fluctuation. What they
-    leave is for putting parts together, which happens at last where it pays (`romzarr.compact`),
-    but with ``compression.compact: none``.
+    where single indices, such as levels, values or sums have bounds (``compression.per``,
+    ``max_error``, ``sums``), about a climatology, with layers (``compression.layers``), or where
+    the archive has lost more than before to compression of its own (`romzarr.loss`). They use a
+    fifth of the bound relative to their own fluctuation. What they leave is for putting parts
+    together, which happens at last where it pays (`romzarr.compact`), but with
+    ``compression.compact: none``.
 
     Of a tree every group is brought up to date, one after the other.
 
@@ -96,7 +98,7 @@ def append(
     ArchiveError
         If the archive does not begin as the store does; the first time that differs is named.
     ConfigError
-        If the store is lossless, or bounds single values: these cannot be appended to.
+        If the store is lossless, which cannot be appended to.
     StoreError
         If the store cannot be written, or somebody else appends to it.
     """
@@ -126,13 +128,16 @@ def _to_one(
     # A run that was killed may have left open what it had committed, and files besides.
     sweep(store)
     layered = any(variable.layers for variable in opened.last.variables.values())
-    alone = ERRORS_BY_INDEX in opened.facts or layered or _lost_otherwise(opened, archive)
+    alone = layered or _lost_otherwise(opened, archive)
+    alone = alone or needs_holding(config_of(opened), opened.facts)
     appends = appends_of(opened) + 1
     if not alone and (len(archive.time.values) > before or "stream" in opened.facts):
         # What cannot be appended to says so before anything is read.
         told = partial(source_after, archive, config_of(opened), appends)
         share = part_share(opened)
-        stream = StreamCompressor(store, commit_steps=commit_steps, source=told, share=share)
+        stream = StreamCompressor(
+            store, commit_steps=commit_steps, source=told, share=share, gaps=False
+        )
     refuse_other_values(opened, archive)
     if alone and len(archive.time.values) > before:
         append_own_part(store, archive, appends)

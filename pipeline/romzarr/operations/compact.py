@@ -15,14 +15,14 @@ from threadpoolctl import threadpool_limits
 
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.by_index import bounded_dims
+from romzarr.compression.joined_errors import errors_after, joined_errors
 from romzarr.compression.remaining import Remaining, remaining_bounds
 from romzarr.compression.write_pod import check_bound
 from romzarr.compression.write_store import compact_chunks, rounded_up
+from romzarr.compression.written import write_within_bounds
 from romzarr.config import NONE, Compaction
 from romzarr.errors import AccuracyError, LargerStoreError
 from romzarr.operations.decoded import decoded_archive
-from romzarr.operations.joined_errors import errors_after, joined_errors
-from romzarr.operations.written import write_within_bounds
 from romzarr.progress import working_on
 from romzarr.recorded_config import config_of
 from romzarr.reports import CompactReport

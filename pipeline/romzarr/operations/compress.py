@@ -22,13 +22,13 @@ from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
+from romzarr.compression.written import Written, write_within_bounds
 from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
 from romzarr.contracts import NO_TIME
 from romzarr.encoding import encoding_from_json
 from romzarr.errors import ArchiveError
 from romzarr.loss import loss_in_words
 from romzarr.operations.trees import check_tree, compress_tree
-from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
 from romzarr.store.reading.facts import errors_of

@@ -12,25 +12,17 @@ from threadpoolctl import threadpool_limits
 from romzarr.archive import Archive
 from romzarr.archive.climatology import are_alone, groups_of
 from romzarr.archive.later import later_part
+from romzarr.compression.joined_errors import joined_errors, larger_errors
 from romzarr.compression.order_points import in_order_of
 from romzarr.compression.write_store import source_facts
+from romzarr.compression.written import write_within_bounds
 from romzarr.config import NONE, TOLERANCE, Config, with_values
 from romzarr.operations.compact import APPENDS, part_share
-from romzarr.operations.joined_errors import joined_errors
-from romzarr.operations.written import write_within_bounds
 from romzarr.recorded_config import config_of
 from romzarr.store.reading.facts import ERRORS_BY_INDEX
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.compressor import StreamCompressor
-
-# Bounds on single values, and the largest errors: the larger ones are those of all parts.
-LARGER = (
-    "max_error",
-    "largest_pointwise_error",
-    "max_relative_error",
-    "largest_relative_error",
-)
 
 
 def source_after(archive: Archive, config: Config, appends: int, snapshots: int) -> dict[str, Any]:
@@ -78,12 +70,6 @@ def append_own_part(store: str | os.PathLike[str], archive: Archive, appends: in
         )
 
 
-def _larger(earlier: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
-    """The larger of two numbers for each name."""
-    names = {*earlier, *own}
-    return {name: max(earlier.get(name, 0.0), own.get(name, 0.0)) for name in sorted(names)}
-
-
 def _of_all(
     opened: CoefficientStore, archive: Archive, facts: Mapping[str, Any], config: Config
 ) -> dict[str, Any]:
@@ -92,7 +78,7 @@ def _of_all(
         **facts,
         "tolerance": config.compression.tolerance,
         **joined_errors(opened.facts, facts),
-        **{key: _larger(opened.facts.get(key, {}), facts.get(key, {})) for key in LARGER},
+        **larger_errors(opened.facts, facts),
         "raw_bytes": archive.total_bytes,
         "config": opened.facts["config"],
     }

@@ -14,6 +14,13 @@ import numpy as np
 from romzarr.store.reading.facts import ERRORS_BY_INDEX
 
 ERRORS, FLUCTUATION = "relative_l2_error", "fluctuation"
+# Bounds on single values, and the largest errors: the larger ones are those of all parts.
+LARGER = (
+    "max_error",
+    "largest_pointwise_error",
+    "max_relative_error",
+    "largest_relative_error",
+)
 
 
 def joined_errors(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,6 +39,17 @@ def joined_errors(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
         fluctuation[name] = sum(squares)
         errors[name] = (lost / fluctuation[name]) ** 0.5 if lost else 0.0
     return {ERRORS: errors, FLUCTUATION: fluctuation, **_by_index(earlier, own)}
+
+
+def larger_errors(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts on single values of earlier snapshots and those after them together."""
+    return {key: _larger(earlier.get(key, {}), own.get(key, {})) for key in LARGER}
+
+
+def _larger(earlier: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
+    """The larger of two numbers for each name."""
+    names = sorted({*earlier, *own})
+    return {name: max(earlier.get(name, 0.0), own.get(name, 0.0)) for name in names}
 
 
 def errors_after(earlier: Mapping[str, Any], joined: Mapping[str, Any]) -> dict[str, Any]:
