@@ -202,6 +202,16 @@ def test_a_moving_edge_takes_little_more_than_a_fixed_one(tmp_path, tolerance):
     assert stored_bytes(moving.astype("f4"), tmp_path, tolerance) < 1.3 * least
 
 
+def test_errors_count_where_numbers_are_alone(tmp_path):
+    """What is put into gaps is coded too, and its error would take a third of the bound here."""
+    rng = np.random.default_rng(8)
+    gaps = rng.random((60, 16, 20)) < 0.3
+    values = np.where(gaps, np.nan, waves(rng, 60, (16, 20), 0.1))
+    source = xr.Dataset({"u": (("time", "y", "x"), values)})
+    _, decoded = checked(source, {"u": ~gaps}, tmp_path, 1e-2)
+    assert relative_error(values, decoded.u.values, ~gaps) >= 0.98e-2
+
+
 def test_variables_with_the_same_gaps_share_their_codes(tmp_path):
     rng = np.random.default_rng(4)
     gaps = rng.random((40, 20, 20)) < 0.3

@@ -188,10 +188,11 @@ class _Cut:
 
     def __call__(self, block: ReadBlock) -> tuple[tuple[int, ...], ReadBlock]:
         values = block.values[self.inside]
+        present = None if block.present is None else block.present[self.inside]
         # Of the tiles that share a block, the first says what it cost.
         first = all(s.start == 0 for s in self.inside)
         cost = (block.bytes_read, block.chunks_read) if first else (0, 0)
-        return self.place, ReadBlock(values, *cost)
+        return self.place, ReadBlock(values, *cost, present)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class _Tasks:
             _, part = _cut_of(place, tile.region)(block)
             if not shared:
                 cost = (block.bytes_read, block.chunks_read) if number == 0 else (0, 0)
-                part = ReadBlock(part.values, *cost)
+                part = ReadBlock(part.values, *cost, part.present)
             results.append(self.function(part, tile))
         return results[0] if len(results) == 1 else self.join(results)
 
@@ -220,14 +221,20 @@ class _Tasks:
 def _joined(parts: Sequence[tuple[tuple[int, ...], ReadBlock]], tile: Tile) -> ReadBlock:
     if len(parts) == 1:
         return parts[0][1]
-    values: Floats = np.empty([s.stop - s.start for s in tile.region], parts[0][1].values.dtype)
+    shape = [s.stop - s.start for s in tile.region]
+    values: Floats = np.empty(shape, parts[0][1].values.dtype)
+    gaps = any(part.present is not None for _, part in parts)
+    present = np.ones(shape, bool) if gaps else None
     for place, part in parts:
         there = tuple(
             slice(start, start + n) for start, n in zip(place, part.values.shape, strict=True)
         )
         values[there] = part.values
+        if present is not None and part.present is not None:
+            present[there] = part.present
     return ReadBlock(
         values,
         sum(part.bytes_read for _, part in parts),
         sum(part.chunks_read for _, part in parts),
+        present,
     )
