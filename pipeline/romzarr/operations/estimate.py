@@ -78,7 +78,8 @@ def estimate(
         For each tolerance the ratio, and for each variable how it would be coded, and why.
         Variables of which a sample says nothing are said to be constant, and so counted.
         Ratios are within 15 % of those of `compress`, except where equations replace most of the
-        coefficients, which makes stores smaller, and where the rank of a large archive grows in
+        coefficients, or where there are gaps, what stands in which counts here alone: both make
+        stores smaller; and where the rank of a large archive grows in
         another way than in its sample.
 
     Raises
