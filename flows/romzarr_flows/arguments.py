@@ -330,7 +330,7 @@ def add_estimate(subparsers: Subparsers) -> None:
         metavar="W",
         help="weights in the error norm: none, cos(latitude), or the name of a variable",
     )
-    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_time(command)
     add_json(command)
     add_where(command)
 
@@ -356,10 +356,19 @@ def add_compress(subparsers: Subparsers) -> None:
         metavar="W",
         help="weights in the error norm: none, cos(latitude), or the name of a variable",
     )
-    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_time(command)
     add_overwrite(command, "STORE")
     add_json(command)
     add_where(command)
+
+
+def add_time(command: Parser) -> None:
+    command.add_argument(
+        "--time",
+        metavar="DIM",
+        help="name of the time dimension; each: all of several, in a tree of stores with a group "
+        "for each (default auto)",
+    )
 
 
 def add_bounds(command: Parser) -> None:

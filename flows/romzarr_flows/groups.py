@@ -8,9 +8,12 @@ from typing import Any
 
 import romzarr
 from romzarr.archive import Source
-from romzarr.archive.groups import groups_of
 from romzarr.config import Config
 from romzarr.errors import ConfigError
+from romzarr.operations.compress import tree_of
+from romzarr.operations.groups import made_time
+from romzarr.store.layout import normalised
+from romzarr.store.trees import read_tree
 
 # A single store, or that of --group, needs no name.
 ALONE = ""
@@ -35,15 +38,16 @@ def stores_asked(options: Namespace) -> dict[str, str]:
     return {ALONE: found[options.group]}
 
 
-def source_of_group(source: str, group: str, config: Config) -> Source:
-    """Find the group of a source that belongs to the group of a store.
+def source_of_group(source: str, store: str, group: str, config: Config) -> Source:
+    """Find the group of a source that belongs to a group of a tree of stores.
 
     Raises
     ------
     ConfigError
         If the source has no such group.
     """
-    found = groups_of(source, config.archive.missing_chunks)
+    tree = read_tree(normalised(store))
+    found = tree_of(source, made_time(config, tree) if tree else config, remote=True)
     if found is None or group not in found.sources:
         raise ConfigError(f"--source {source}: has no group {group!r}, as the store has")
     return found.sources[group]

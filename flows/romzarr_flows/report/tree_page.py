@@ -42,7 +42,7 @@ def _source(options: Namespace, group: str, config: Config) -> Source | None:
     name = group or options.group
     if not options.source or not name:
         return options.source or None
-    return source_of_group(options.source, name, config)
+    return source_of_group(options.source, options.store, name, config)
 
 
 def _page_of(out: str, group: str) -> str:

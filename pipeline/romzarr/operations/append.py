@@ -14,7 +14,6 @@ from typing import Any, cast
 import xarray as xr
 
 from romzarr.archive import Archive, Source, lazy_dataset
-from romzarr.archive.groups import groups_of
 from romzarr.archive.time_axis import NONE
 from romzarr.arguments import as_whole
 from romzarr.chunked.plan import LEAF_BYTES
@@ -30,8 +29,8 @@ from romzarr.encoding import encoding_from_json
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.loss import Loss
 from romzarr.operations.compact import appends_of, compact_if_it_pays, part_share
-from romzarr.operations.compress import compress_one
-from romzarr.operations.groups import append_tree
+from romzarr.operations.compress import compress_one, tree_of
+from romzarr.operations.groups import append_tree, made_time
 from romzarr.operations.own_part import append_own_part, source_after
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
@@ -111,9 +110,8 @@ def append(
     tree = read_tree(url)
     if tree is None:
         return one(store, cast(Source, source))
-    return append_tree(
-        groups_of(source, asked.archive.missing_chunks), url, tree, one, compress_one
-    )
+    groups = tree_of(source, made_time(asked, tree), remote=True)
+    return append_tree(groups, url, tree, one, compress_one)
 
 
 def _to_one(

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive, places_of
 from romzarr.archive.climatology import groups_asked
-from romzarr.archive.groups import Groups, groups_of
+from romzarr.archive.groups import Groups, groups_by_time, groups_of
+from romzarr.archive.time_axis import EACH
 from romzarr.arguments import as_flag
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
@@ -136,10 +137,19 @@ def compress(
 
 
 def tree_of(source: Source | xr.DataTree, config: Config, remote: bool = False) -> Groups | None:
-    """The groups of a source; None for a single dataset, which is all that an engine opens."""
-    if config.archive.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
-        return groups_of(source, config.archive.missing_chunks, remote)
-    return None
+    """The groups of a source; None for a single dataset, which is all that an engine opens.
+
+    Where each of several times is asked for, these make groups of a dataset.
+    """
+    settings = config.archive
+    found = None
+    if settings.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
+        found = groups_of(source, settings.missing_chunks, remote)
+    if found is None and settings.time == EACH:
+        return groups_by_time(
+            cast(Source, source), settings.missing_chunks, settings.columns, settings.engine
+        )
+    return found
 
 
 def check_early(source: Source | xr.DataTree, config: Config) -> None:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from romzarr.archive import Source
 from romzarr.archive.groups import Groups
-from romzarr.config import Config
+from romzarr.config import AUTO, Config, with_values
 from romzarr.contracts import NO_TIME
 from romzarr.errors import ArchiveError, StoreError
 from romzarr.operations.of_all_groups import estimates_of_all, of_all_groups
@@ -56,6 +56,12 @@ def groups(store: str | os.PathLike[str]) -> dict[str, str]:
     if tree is None:
         return {"/": url}
     return {each.path: store_of(url, each) for each in tree.stores}
+
+
+def made_time(config: Config, tree: Tree) -> Config:
+    """The settings with the time of which a tree was made."""
+    made = tree.made.get("config", {}).get("archive", {})
+    return with_values(config, {"archive.time": str(made.get("time", AUTO))})
 
 
 def matching(tree: Tree, url: str, source: Groups | None) -> Groups:
