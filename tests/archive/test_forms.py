@@ -107,16 +107,14 @@ def test_the_choice_is_told_and_another_may_be_made(tmp_path, capsys, caplog):
     assert "copied, lossless: it has no dim 'time'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["memory", "netcdf", "zarr"])
+@pytest.mark.parametrize("kind", ["memory", "netcdf"])
 def test_each_of_several_times_may_have_a_group_and_its_bound(tmp_path, kind):
     def saved(hours: int, days: int) -> tuple[xr.Dataset, xr.Dataset | Path]:
         ds = hourly_and_daily(hours, days).assign(area=("x", X), flag=("time", np.arange(days) % 3))
         ds.attrs["title"] = "two times"
         if kind == "netcdf":
             ds.to_netcdf(tmp_path / "a.nc")
-        elif kind == "zarr":
-            ds.to_zarr(tmp_path / "a.zarr", mode="w", consolidated=False)
-        return ds, {"memory": ds, "netcdf": tmp_path / "a.nc", "zarr": tmp_path / "a.zarr"}[kind]
+        return ds, {"memory": ds, "netcdf": tmp_path / "a.nc"}[kind]
 
     store, each = tmp_path / "s", {"archive.time": "each"}
     _, source = saved(48, 9)
