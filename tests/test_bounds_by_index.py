@@ -174,8 +174,6 @@ def test_appended_snapshots_keep_the_bound(tmp_path):
     assert found["dims"] == ["lev"]
     assert len(found["errors"]) == 3
     assert romzarr.verify(tmp_path / "s", u).ok
-    with pytest.raises(ConfigError, match=r"romzarr\.append"):
-        romzarr.StreamCompressor(tmp_path / "s")
 
 
 def test_gaps_are_not_filled_from_levels_of_other_sizes(tmp_path):
@@ -267,11 +265,6 @@ def test_too_many_indices_are_refused_before_anything_is_read(tmp_path):
     u = xr.DataArray(np.zeros((5, 300, 300), "f4"), dims=("time", "lev", "x"), name="u")
     with pytest.raises(ConfigError, match="90000 indices of lev, x"):
         romzarr.compress(u, tmp_path / "s", config={"compression.per": ["lev", "x"]})
-
-
-def test_streams_refuse_bounds_on_single_indices(tmp_path):
-    with pytest.raises(ConfigError, match=r"compression\.per"):
-        romzarr.StreamCompressor(tmp_path / "s", config=PER_LEVEL)
 
 
 def test_estimates_know_the_bounds(tmp_path):

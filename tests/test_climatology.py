@@ -106,8 +106,3 @@ def test_what_has_no_climatology_is_refused(times, words, tmp_path):
     source = xr.Dataset({"u": (("time", "x"), values)}, {"time": times})
     with pytest.raises(ConfigError, match=words):
         romzarr.compress(source, tmp_path / "s", config=CLIMATOLOGY)
-
-
-def test_streams_refuse_it(tmp_path):
-    with pytest.raises(ConfigError, match=r"compression\.fluctuation"):
-        romzarr.StreamCompressor(tmp_path / "s", config=CLIMATOLOGY)

@@ -202,6 +202,16 @@ def test_a_moving_edge_takes_little_more_than_a_fixed_one(tmp_path, tolerance):
     assert stored_bytes(moving.astype("f4"), tmp_path, tolerance) < 1.3 * least
 
 
+def test_errors_count_where_numbers_are_alone(tmp_path):
+    """What is put into gaps is coded too, and its error would take a third of the bound here."""
+    rng = np.random.default_rng(8)
+    gaps = rng.random((60, 16, 20)) < 0.3
+    values = np.where(gaps, np.nan, waves(rng, 60, (16, 20), 0.1))
+    source = xr.Dataset({"u": (("time", "y", "x"), values)})
+    _, decoded = checked(source, {"u": ~gaps}, tmp_path, 1e-2)
+    assert relative_error(values, decoded.u.values, ~gaps) >= 0.98e-2
+
+
 def test_variables_with_the_same_gaps_share_their_codes(tmp_path):
     rng = np.random.default_rng(4)
     gaps = rng.random((40, 20, 20)) < 0.3
@@ -244,7 +254,10 @@ def test_large_and_small_archives(tmp_path, monkeypatch, least_bytes, noise):
     ds = xr.Dataset({"u": (("time", "y", "x"), values)}).chunk(time=40)
     report, _ = checked(ds, {"u": ~np.isnan(values)}, tmp_path, 1e-2)
     (found,) = romzarr.estimate(ds, tolerances=[1e-2]).estimates
-    assert found.stored_bytes == pytest.approx(report.stored_bytes, rel=0.15)
+    # What stands in gaps counts in estimates; without noise it is most that modes leave.
+    assert report.stored_bytes <= 1.15 * found.stored_bytes
+    if noise:
+        assert found.stored_bytes == pytest.approx(report.stored_bytes, rel=0.15)
 
 
 def test_weights_count_where_there_are_numbers(tmp_path):
@@ -362,11 +375,11 @@ def test_constants_are_appended_beside_gaps(tmp_path, lengths):
     np.testing.assert_array_equal(decoded.steady, ds.steady)
 
 
-def test_a_stream_refuses_gaps_and_stays_at_its_last_commit(tmp_path):
+def test_a_stream_that_takes_no_gaps_stays_at_its_last_commit(tmp_path):
     ds, _ = growing(1)
-    stream = romzarr.StreamCompressor(tmp_path / "s", tolerance=1e-2, commit_steps=20)
+    stream = romzarr.StreamCompressor(tmp_path / "s", tolerance=1e-2, commit_steps=20, gaps=False)
     stream.update(ds.isel(time=slice(40)))
-    with pytest.raises(GapsError, match="found NaN; values of a stream must be finite"):
+    with pytest.raises(GapsError, match="values are missing that were not before"):
         stream.update(ds.isel(time=slice(40, 80)))
     assert xr.open_dataset(tmp_path / "s", engine="romzarr").sizes["time"] == 40
     with pytest.raises(ArchiveError, match="no floating-point variable"):

@@ -229,11 +229,6 @@ def test_a_tolerance_that_cannot_be_is_refused(layered, tolerance):
         xr.open_dataset(layered, engine="romzarr", tolerance=tolerance)
 
 
-def test_a_stream_refuses_them():
-    with pytest.raises(ConfigError, match="layers"):
-        romzarr.StreamCompressor("s", config={"compression.layers": [0.1]})
-
-
 @pytest.fixture(scope="module")
 def layered(tmp_path_factory):
     path = tmp_path_factory.mktemp("layers") / "s"

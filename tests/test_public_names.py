@@ -15,6 +15,7 @@ OPERATIONS = (
     "reconstruct",
     "info",
     "equations",
+    "groups",
     "field_model",
     "forecast",
     "identify",

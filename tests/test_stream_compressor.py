@@ -370,12 +370,11 @@ def test_a_store_of_batch_is_gone_on_with(tmp_path):
 
 def test_an_error_leaves_the_last_commit_and_says_how_to_go_on(tmp_path):
     source, store = record(40), tmp_path / "s"
-    broken = source.isel(time=slice(20, 30)).copy(deep=True)
-    broken["v"][3, 1, 1] = np.inf
+    broken = source.isel(time=slice(20, 30)).drop_vars("u")
     stream = StreamCompressor(store, tolerance=TOLERANCE)
     stream.update(source.isel(time=slice(20)))
     stream.commit()
-    with pytest.raises(ArchiveError, match="infinite"):
+    with pytest.raises(ArchiveError, match="'u' is missing"):
         stream.update(broken)
     with pytest.raises(PipelineError, match="go on from snapshot 20"):
         stream.update(source.isel(time=slice(20, 30)))
@@ -434,7 +433,7 @@ def test_arrays_that_may_be_one_snapshot_or_many_are_refused(tmp_path, shape):
 
 
 def test_what_a_stream_cannot_promise_is_refused_before_it_begins(tmp_path):
-    for settings in ({"tolerance": 0.0}, {"max_error": {"u": 1.0}}, {"max_rank": 3}):
+    for settings in ({"tolerance": 0.0}, {"max_rank": 3}):
         with pytest.raises(ConfigError, match=r"use romzarr\.compress"):
             StreamCompressor(tmp_path, config=Config(compression=CompressionConfig(**settings)))
     romzarr.compress(record(30), tmp_path / "s", tolerance=TOLERANCE)

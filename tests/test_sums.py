@@ -164,8 +164,3 @@ def test_other_sums_are_refused(sums, more, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         romzarr.compress(source, tmp_path / "s", config={"compression.sums": sums, **more})
     assert not (tmp_path / "s").exists()
-
-
-def test_streams_refuse_them(tmp_path):
-    with pytest.raises(ConfigError, match=r"compression\.sums"):
-        romzarr.StreamCompressor(tmp_path / "s", config={"compression.sums": ["area"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import xarray as xr
 
 import romzarr
 from romzarr.errors import ArchiveError, ConfigError, PipelineError, StoreError, StoreExistsError
+from romzarr.loss import CONTAINER
+from romzarr.operations import groups as operations_groups
 from romzarr.operations import trees
 from romzarr.store.trees import MARKER
 from romzarr_flows.cli import main
@@ -144,14 +147,153 @@ def test_what_is_no_tree_is_never_replaced_by_one(tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
-def test_other_operations_say_what_to_do(tmp_path, capsys):
+def printed(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_each_group_is_described_in_turn_or_the_one_that_is_asked_for(tmp_path, capsys):
+    store = str(tmp_path / "s")
+    romzarr.compress(a_tree(), store, tolerance=TOLERANCE)
+    stores = romzarr.groups(store)
+    assert set(stores) == {"/", *CODED, "/grid"}
+    for command in ("info", "equations"):
+        found = json.loads(printed(capsys, command, store, "--json"))["groups"]
+        assert set(found) == set(stores)
+        text = printed(capsys, command, store)
+        assert all(f"group {path}\n" in text for path in stores)
+        alone = json.loads(printed(capsys, command, store, "--json", "--group", "/air"))
+        assert (
+            alone == found["/air"] == json.loads(printed(capsys, command, stores["/air"], "--json"))
+        )
+    out = str(tmp_path / "next.nc")
+    printed(capsys, "forecast", store, "--until", "12", "--out", out, "--group", "/air")
+    assert xr.open_dataset(out, engine="h5netcdf").t.sizes["x"] == len(X)
+    for arguments in (["info", store, "--group", "/sea"], ["forecast", store, "--until", "3"]):
+        capsys.readouterr()
+        assert main(arguments) == 2
+        assert "/ocean/deep" in capsys.readouterr().err
+    with pytest.raises(StoreError, match=r"--group NAME.*romzarr\.groups"):
+        romzarr.info(store)
+
+
+def test_the_report_of_a_tree_links_to_a_page_of_each_group(tmp_path, capsys):
+    deep = xr.Dataset({"u": (("time", "x"), wave(20))})
+    tree = xr.DataTree.from_dict({"/ocean/deep": deep, "/grid": a_tree()["grid"].to_dataset()})
+    store, source = tmp_path / "s", saved(tree, tmp_path, "zarr")
+    romzarr.compress(source, store, tolerance=TOLERANCE)
+    page = tmp_path / "page.html"
+    arguments = ["report", str(store), "-o", str(page), "--source", str(source)]
+    assert main(arguments) == 0
+    linked = re.findall(r'<a href="([^"]+)">([^<]+)</a>', page.read_text())
+    assert {group for _, group in linked} == set(romzarr.groups(store))
+    own = {group: (tmp_path / name).read_text() for name, group in linked}
+    assert "group /ocean/deep" in own["/ocean/deep"]
+    # An error over time is drawn only where there is a source to measure it against.
+    assert "relative error of each snapshot" in own["/ocean/deep"]
+    assert main([*arguments[:3], str(tmp_path / "one.html"), "--group", "/grid"]) == 0
+    assert not (tmp_path / "one.grid.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["memory", "zarr"])
+def test_a_tree_that_grows_is_appended_to_group_by_group(tmp_path, kind, monkeypatch):
+    store = tmp_path / "s"
+    romzarr.compress(saved(a_tree(), tmp_path, kind), store, tolerance=TOLERANCE)
+    grown = a_tree(50)
+    for old in tmp_path.glob("a.*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    source = saved(grown, tmp_path, kind)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            operations_groups, "write_tree", lambda *_: (_ for _ in ()).throw(OSError("full"))
+        )
+        with pytest.raises(OSError, match="full"):
+            romzarr.append(store, source)
+    # Some groups had grown before the crash: the next append brings up the others.
+    report = romzarr.append(store, source)
+    assert report.snapshots == 50
+    check(grown, xr.open_datatree(store, engine="romzarr"))
+    assert romzarr.verify(store, source).ok
+    assert len(os.listdir(store)) == 3
+    assert romzarr.append(store, source).appended == 0
+    compacted = romzarr.compact(store)
+    assert compacted.parts < report.parts
+    assert compacted.stored_bytes < compacted.bytes_before
+    check(grown, xr.open_datatree(store, engine="romzarr"))
+
+
+def test_a_group_that_was_put_together_by_a_dead_writer_still_opens(tmp_path, monkeypatch):
     store = tmp_path / "s"
     romzarr.compress(a_tree(), store, tolerance=TOLERANCE)
-    for command in (["info", str(store)], ["reconstruct", str(store), str(tmp_path / "b.zarr")]):
-        assert main(command) != 0
-        assert "open_datatree" in capsys.readouterr().err
-    place = next(each for each in store.glob("*/1"))
-    assert main(["info", str(place)]) == 0
+    romzarr.append(store, a_tree(50))
+    monkeypatch.setattr(operations_groups, "write_tree", lambda *_: None)
+    assert romzarr.compact(store).compacted
+    check(a_tree(50), xr.open_datatree(store, engine="romzarr"))
+
+
+def test_what_is_no_later_state_of_the_tree_is_not_appended(tmp_path):
+    store, tree = tmp_path / "s", a_tree()
+    romzarr.compress(tree, store, tolerance=TOLERANCE)
+    for change, named in (({"/more": xr.Dataset({"a": 1})}, "/more"), ({"/air": None}, "/air")):
+        groups = {node.path: node.to_dataset(inherit=False) for node in tree.subtree} | change
+        other = xr.DataTree.from_dict({p: each for p, each in groups.items() if each is not None})
+        with pytest.raises(ArchiveError, match=f"group '{named}' is not as in"):
+            romzarr.append(store, other)
+    with pytest.raises(StoreError, match="the source is none"):
+        romzarr.append(store, tree["ocean"].to_dataset())
+    other = a_tree(50)
+    other["ocean/deep/u"].values[3, 3] += 5
+    with pytest.raises(ArchiveError, match=r"group '/ocean/deep': .*history has changed"):
+        romzarr.append(store, other)
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "nc"])
+def test_a_tree_is_decoded_into_an_archive_of_groups(tmp_path, suffix, capsys):
+    store, out = tmp_path / "s", tmp_path / f"b.{suffix}"
+    romzarr.compress(a_tree(), store, tolerance=TOLERANCE)
+    romzarr.reconstruct(store, out)
+    options = (
+        {"engine": "zarr", "consolidated": False} if suffix == "zarr" else {"engine": "h5netcdf"}
+    )
+    written = xr.open_datatree(out, **options)
+    for node in xr.open_datatree(store, engine="romzarr").subtree:
+        found = written[node.path].to_dataset().drop_vars(CONTAINER, errors="ignore")
+        xr.testing.assert_equal(found, node.to_dataset())
+    with pytest.raises(StoreExistsError):
+        romzarr.reconstruct(store, out)
+    romzarr.reconstruct(store, out, overwrite=True)
+    with pytest.raises(ConfigError, match="one group"):
+        romzarr.reconstruct(store, tmp_path / "c.zarr", start=3)
+    part = str(tmp_path / f"part.{suffix}")
+    arguments = ["reconstruct", str(store), part, "--group", "/air", "--start", "15"]
+    assert main(arguments) == 0
+    assert xr.open_dataset(part, **options).sizes["time"] == 5
+
+
+def test_the_archive_of_a_tree_is_never_decoded_over(tmp_path):
+    source = saved(a_tree(), tmp_path, "netcdf")
+    romzarr.compress(source, tmp_path / "s", tolerance=TOLERANCE)
+    with pytest.raises(StoreError, match="made from"):
+        romzarr.reconstruct(tmp_path / "s", source, overwrite=True)
+    assert romzarr.verify(tmp_path / "s", source).ok
+
+
+def test_an_estimate_of_a_tree_adds_those_of_its_groups():
+    tolerances, tree = [1e-2, 1e-3], a_tree()
+    alone = {
+        p: tree[p].to_dataset(inherit=False).rename({t: "time"}) for p, (_, t) in CODED.items()
+    }
+    whole = romzarr.estimate(xr.DataTree.from_dict(alone), tolerances=tolerances)
+    own = {p: romzarr.estimate(each, tolerances=tolerances) for p, each in alone.items()}
+    assert whole.raw_bytes == sum(each.raw_bytes for each in own.values())
+    for number, found in enumerate(whole.estimates):
+        estimates = {path: each.estimates[number] for path, each in own.items()}
+        # A group records its time dim as a setting, a dataset finds it.
+        together = sum(each.stored_bytes for each in estimates.values())
+        assert found.stored_bytes == pytest.approx(together, abs=100)
+        assert found.compression_ratio == pytest.approx(whole.raw_bytes / found.stored_bytes)
+        for path, (name, _) in CODED.items():
+            assert found.variables[f"{path}/{name}"] == estimates[path].variables[name]
 
 
 def test_settings_that_name_variables(tmp_path):

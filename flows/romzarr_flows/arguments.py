@@ -182,7 +182,7 @@ The page opens offline in any browser. --source measures the error and plots it 
 map and by level; it reads the whole archive, or 2 GiB of a larger one. With --measures, which needs
 --source, the archive is verified as well, all of it, and its measures are plotted: see
 `romzarr verify --help`. The page of the catalogue links to pages named STORE.html that lie beside
-their stores.
+their stores. Of a tree of groups PAGE.html lists the groups, and each has a page beside it.
 
 examples:
   romzarr report run.romzarr -o run.romzarr.html
@@ -354,7 +354,7 @@ def add_estimate(subparsers: Subparsers) -> None:
         metavar="W",
         help="weights in the error norm: none, cos(latitude), or the name of a variable",
     )
-    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_time(command)
     add_json(command)
     add_where(command)
 
@@ -380,10 +380,19 @@ def add_compress(subparsers: Subparsers) -> None:
         metavar="W",
         help="weights in the error norm: none, cos(latitude), or the name of a variable",
     )
-    command.add_argument("--time", metavar="DIM", help="name of the time dimension (default auto)")
+    add_time(command)
     add_overwrite(command, "STORE")
     add_json(command)
     add_where(command)
+
+
+def add_time(command: Parser) -> None:
+    command.add_argument(
+        "--time",
+        metavar="DIM",
+        help="name of the time dimension; each: all of several, in a tree of stores with a group "
+        "for each (default auto)",
+    )
 
 
 def add_bounds(command: Parser) -> None:
@@ -475,6 +484,7 @@ def add_compact(subparsers: Subparsers) -> None:
 
 def add_info(subparsers: Subparsers) -> None:
     command = add_command(subparsers, "info", "show what a store contains", commands.info, "store")
+    add_group(command, "show this group of a tree (default each in turn)")
     add_json(command)
 
 
@@ -505,6 +515,10 @@ def add_verify(subparsers: Subparsers) -> None:
     add_measures(command)
     add_json(command)
     add_where(command)
+
+
+def add_group(command: Parser, what: str) -> None:
+    command.add_argument("--group", metavar="NAME", help=what)
 
 
 def add_measures(command: Parser) -> None:
@@ -544,6 +558,7 @@ def add_reconstruct(subparsers: Subparsers) -> None:
     command.add_argument(
         "--modes", type=int, metavar="N", help="number of leading POD modes (default all)"
     )
+    add_group(command, "decode this group of a tree (default all, into an archive of groups)")
     add_overwrite(command, "an archive at OUT")
     add_where(command)
 
@@ -557,6 +572,7 @@ def add_equations(subparsers: Subparsers) -> None:
         "store",
         epilog=EQUATIONS,
     )
+    add_group(command, "print those of this group of a tree (default each in turn)")
     command.add_argument(
         "--modes",
         action="store_true",
@@ -579,6 +595,7 @@ def add_forecast(subparsers: Subparsers) -> None:
         "store",
         epilog=FORECAST,
     )
+    add_group(command, "group of a tree; needed if it has several")
     command.add_argument(
         "--until",
         required=True,
@@ -659,6 +676,9 @@ def add_report(subparsers: Subparsers) -> None:
     command.add_argument("store", metavar="STORE", nargs="?")
     command.add_argument("-o", "--output", metavar="PAGE.html", required=True, help="page to write")
     command.add_argument("--source", metavar="SOURCE", help="measure the error against the archive")
+    add_group(
+        command, "write the page of this group of a tree (default all, and a page that lists them)"
+    )
     add_measures(command)
     command.add_argument(
         "--catalogue",

@@ -6,7 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from romzarr.config import NONE, ClusterConfig, Config, load_config
 from romzarr.errors import ConfigError, PipelineError
 from romzarr_flows.cluster import connect
 from romzarr_flows.clusters import Workers
+from romzarr_flows.groups import ALONE, in_json, stores_asked, titled
 from romzarr_flows.tables import (
     append_table,
     compact_table,
@@ -141,7 +142,12 @@ def compact(options: Namespace) -> int:
 
 
 def info(options: Namespace) -> int:
-    show_result(options, romzarr.info(options.store).to_dict(), info_table, options.store)
+    found = {g: romzarr.info(each).to_dict() for g, each in stores_asked(options).items()}
+    if options.json:
+        print_json(in_json(found))
+    else:
+        tables = (info_table(facts, titled(options.store, g)) for g, facts in found.items())
+        show("\n\n".join(tables))
     return 0
 
 
@@ -161,9 +167,11 @@ def verify(options: Namespace) -> int:
 
 
 def reconstruct(options: Namespace) -> int:
+    # A tree is decoded as a whole, unless one group is asked for.
+    store = options.store if options.group is None else stores_asked(options)[ALONE]
     with working(settings(options)):
         romzarr.reconstruct(
-            options.store,
+            store,
             options.out,
             start=options.start,
             stop=options.stop,
@@ -176,6 +184,18 @@ def reconstruct(options: Namespace) -> int:
 
 
 def equations(options: Namespace) -> int:
+    found = {g: _equations_of(each, options) for g, each in stores_asked(options).items()}
+    if options.json:
+        print_json(in_json({group: facts for group, (facts, _) in found.items()}))
+        return 0
+    for number, (group, (_, text)) in enumerate(found.items()):
+        heading = f"{titled(options.store, group)}\n\n" if group else ""
+        show(("\n\n" if number else "") + heading + text)
+    return 0
+
+
+def _equations_of(store: str, options: Namespace) -> tuple[dict[str, Any], str]:
+    """Find the equations of a store, as JSON values and as text."""
     # Imports xarray, which `romzarr --help` does without.
     from romzarr.operations.field_model import field_model
     from romzarr.operations.identified import (
@@ -186,28 +206,26 @@ def equations(options: Namespace) -> int:
     )
     from romzarr.operations.series_model import series_model
 
-    asked = {
-        name: getattr(options, name)
-        for name in ("degree", "states", "threshold")
-        if getattr(options, name) is not None
-    }
-    found = romzarr.equations(options.store)
+    asked = _fit(options)
+    found = romzarr.equations(store)
     stored = options.latex or (options.modes and not asked)
-    series = None if stored or asked else series_model(options.store)
+    series = None if stored or asked else series_model(store)
     field = None
     if not stored and series is None:
-        field = field_model(options.store, sparse=not options.modes, **asked)
-    if options.json:
-        own = {} if series is None else {"series": model_facts(series)}
-        own |= {} if field is None else {"field": model_facts(field) | coordinates_facts(field)}
-        print_json({"modes": found.to_dict(), **own})
-    elif series is not None:
-        show(f"Equations of the series in the store\n\n{equations_text(series)}")
-    elif field is not None:
-        show(field_text(field))
-    else:
-        show(found.latex() if options.latex else found.text())
-    return 0
+        field = field_model(store, sparse=not options.modes, **asked)
+    facts = {"modes": found.to_dict()}
+    if series is not None:
+        text = f"Equations of the series in the store\n\n{equations_text(series)}"
+        return facts | {"series": model_facts(series)}, text
+    if field is not None:
+        return facts | {"field": model_facts(field) | coordinates_facts(field)}, field_text(field)
+    return facts, found.latex() if options.latex else found.text()
+
+
+def _fit(options: Namespace) -> dict[str, Any]:
+    """Collect what is asked of a fit to what a store holds."""
+    names = ("degree", "states", "threshold")
+    return {name: each for name in names if (each := getattr(options, name)) is not None}
 
 
 def forecast(options: Namespace) -> int:
@@ -216,12 +234,13 @@ def forecast(options: Namespace) -> int:
 
     if options.out:
         check_out(options.out)
-    asked = {
-        name: getattr(options, name)
-        for name in ("degree", "states", "threshold")
-        if getattr(options, name) is not None
-    }
-    found = romzarr.forecast(options.store, options.until, bounded=not options.unbounded, **asked)
+    stores = stores_asked(options)
+    if ALONE not in stores:
+        raise ConfigError(
+            f"{options.store}: is a tree of groups; choose one with --group: {', '.join(stores)}"
+        )
+    bounded = not options.unbounded
+    found = romzarr.forecast(stores[ALONE], options.until, bounded=bounded, **_fit(options))
     if options.out:
         write_forecast(found, options.out)
     if options.json:
@@ -270,20 +289,16 @@ def report(options: Namespace) -> int:
         count = write_page(
             options.output, lambda: catalogue_page(options.catalogue, options.output, config)
         )
-    else:
-        count = write_page(options.output, lambda: _store_page(options))
-    print(f"{options.output}: {size(count)}", file=sys.stderr)
-    return 0
-
-
-def _store_page(options: Namespace) -> str:
+        print(f"{options.output}: {size(count)}", file=sys.stderr)
+        return 0
     with extras("report"):
-        from romzarr_flows.report.store_page import store_page
+        from romzarr_flows.report.tree_page import write_pages
     config = settings(options)
-    if not options.source:
-        return store_page(options.store, None, config)
-    with working(config):
-        return store_page(options.store, options.source, config, options.measures)
+    with working(config) if options.source else nullcontext():
+        pages = write_pages(options, config)
+    for page, count in pages.items():
+        print(f"{page}: {size(count)}", file=sys.stderr)
+    return 0
 
 
 def demo(options: Namespace) -> int:

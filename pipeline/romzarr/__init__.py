@@ -1,9 +1,9 @@
 """romzarr: error-bounded compression of simulation output by its dynamics.
 
 The operations are functions: `estimate`, `compress`, `append`, `compact`, `verify`, `reconstruct`,
-`info`, `equations`, `field_model`, `forecast`; `open` asks a store for statistics with bounds; of
-states without a store `identify`, `right_hand_side`, `integrate`. `Codec` and `NumcodecsCodec` code
-chunks for other writers.
+`info`, `equations`, `field_model`, `forecast`; `groups` are the stores of a tree; `open` asks a
+store for statistics with bounds; of states without a store `identify`, `right_hand_side`,
+`integrate`. `Codec` and `NumcodecsCodec` code chunks for other writers.
 The numerical method is in `numerics` (NumPy arrays) and `chunked` (Dask).
 """
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from romzarr.codecs.zarr import Codec
     from romzarr.config import Config, load_config
     from romzarr.operations.append import append
-    from romzarr.operations.compact import compact
+    from romzarr.operations.compact_groups import compact
     from romzarr.operations.compress import compress
     from romzarr.operations.describe import equations, info
     from romzarr.operations.estimate import estimate
     from romzarr.operations.field_model import field_model
     from romzarr.operations.forecast import forecast
+    from romzarr.operations.groups import groups
     from romzarr.operations.identify import identify, integrate, right_hand_side
     from romzarr.operations.reconstruct import reconstruct
     from romzarr.operations.verify import verify
@@ -37,12 +38,13 @@ _HOMES = {
     "NumcodecsCodec": "romzarr.codecs.v2",
     "StreamCompressor": "romzarr.streams.compressor",
     "append": "romzarr.operations.append",
-    "compact": "romzarr.operations.compact",
+    "compact": "romzarr.operations.compact_groups",
     "compress": "romzarr.operations.compress",
     "equations": "romzarr.operations.describe",
     "estimate": "romzarr.operations.estimate",
     "field_model": "romzarr.operations.field_model",
     "forecast": "romzarr.operations.forecast",
+    "groups": "romzarr.operations.groups",
     "identify": "romzarr.operations.identify",
     "info": "romzarr.operations.describe",
     "integrate": "romzarr.operations.identify",
@@ -66,6 +68,7 @@ __all__ = [
     "estimate",
     "field_model",
     "forecast",
+    "groups",
     "identify",
     "info",
     "integrate",

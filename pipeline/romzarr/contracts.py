@@ -114,12 +114,14 @@ class ReadCost:
 class ReadBlock:
     """Values of one block of the archive and what reading them cost, as of `ReadCost`.
 
-    ``values`` has the variable's own order of dims; masked points are NaN.
+    ``values`` has the variable's own order of dims; masked points are NaN. ``present`` tells values
+    of the archive from what was put into gaps between them; None: there are no gaps.
     """
 
     values: Floats
     bytes_read: int
     chunks_read: int
+    present: Mask | None = None
 
     @property
     def cost(self) -> ReadCost:

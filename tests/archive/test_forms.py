@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -104,6 +105,33 @@ def test_the_choice_is_told_and_another_may_be_made(tmp_path, capsys, caplog):
     arguments = ["compress", str(tmp_path / "a.nc"), str(tmp_path / "s"), "--time", "time"]
     assert main(arguments) == 0
     assert "copied, lossless: it has no dim 'time'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["memory", "netcdf"])
+def test_each_of_several_times_may_have_a_group_and_its_bound(tmp_path, kind):
+    def saved(hours: int, days: int) -> tuple[xr.Dataset, xr.Dataset | Path]:
+        ds = hourly_and_daily(hours, days).assign(area=("x", X), flag=("time", np.arange(days) % 3))
+        ds.attrs["title"] = "two times"
+        if kind == "netcdf":
+            ds.to_netcdf(tmp_path / "a.nc")
+        return ds, {"memory": ds, "netcdf": tmp_path / "a.nc"}[kind]
+
+    store, each = tmp_path / "s", {"archive.time": "each"}
+    _, source = saved(48, 9)
+    romzarr.compress(source, store, tolerance=TOLERANCE, config=each)
+    ds, source = saved(72, 17)
+    assert romzarr.append(store, source).appended == 24
+    tree = xr.open_datatree(store, engine="romzarr")
+    assert set(romzarr.groups(store)) == {"/hour", "/time"}
+    for name, time in (("u", "hour"), ("v", "time")):
+        assert 0 < error(ds, tree[time].to_dataset().load(), name, time) <= TOLERANCE
+    xr.testing.assert_equal(tree["time/flag"].load(), ds.flag)
+    xr.testing.assert_equal(tree["hour/area"].load(), ds.area)
+    assert tree.attrs == ds.attrs
+    assert romzarr.verify(store, source).ok
+    # Of one time there is nothing to be told apart.
+    romzarr.compress(ds[["u"]], tmp_path / "one", tolerance=TOLERANCE, config=each)
+    assert "u" in xr.open_dataset(tmp_path / "one", engine="romzarr")
 
 
 def test_a_store_keeps_its_time_when_another_dim_outgrows_it(tmp_path):

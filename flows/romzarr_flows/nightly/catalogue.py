@@ -17,8 +17,8 @@ from typing import Any
 
 from romzarr.archive.find import Dataset
 from romzarr.reports import VerifyReport
-from romzarr.store.reading.reader import CoefficientStore
 from romzarr_flows.files import Folder, folder_at
+from romzarr_flows.nightly.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -114,36 +114,36 @@ def entry_from_json(content: bytes) -> Entry:
 
 def stored_entry(
     dataset: Dataset,
-    store: CoefficientStore,
+    store: Standing,
     verified: VerifyReport,
     files: Dataset,
     settings: Mapping[str, Any],
 ) -> Entry:
     """Make the entry of a store that was just verified; `files` describes its files."""
-    facts, stored_bytes, when = store.facts, store.stored_bytes(), now().isoformat()
+    when = now().isoformat()
     return Entry(
         dataset=dataset.name,
         source=dataset.location,
         store=files.location,
         state="stored",
         last_run=when,
-        ratio=facts["raw_bytes"] / stored_bytes,
-        raw_bytes=facts["raw_bytes"],
-        stored_bytes=stored_bytes,
-        relative_l2_error=max(facts["relative_l2_error"].values()),
-        tolerance=facts["tolerance"],
+        ratio=store.raw_bytes / store.stored_bytes,
+        raw_bytes=store.raw_bytes,
+        stored_bytes=store.stored_bytes,
+        relative_l2_error=store.relative_l2_error,
+        tolerance=store.tolerance,
         verified={
             "error": verified.largest_relative_l2_error,
             "when": when,
             "how": "full" if verified.compared == 1 else "sample",
             "share": verified.compared,
         },
-        fingerprint=facts["source"]["fingerprint"],
-        stamp=facts["source"].get("stamp", ""),
-        generation=store.last.name,
+        fingerprint=store.fingerprint,
+        stamp=store.stamp,
+        generation=store.generation,
         store_stamp=files.stamp,
         settings=settings,
-        replaced=bool(store.root.superseded),
+        replaced=store.replaced,
     )
 
 

@@ -20,9 +20,9 @@ from romzarr.archive.find import Dataset, find_datasets, matcher
 from romzarr.archive.location import redacted
 from romzarr.config import Config, NightlyConfig, with_values
 from romzarr.errors import ArchiveError, ConfigError, StoreError
-from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr_flows.nightly import CannotRunError
 from romzarr_flows.nightly.catalogue import FETCHED, FOLDER, Catalogue, Entry, catalogue_of, now
+from romzarr_flows.nightly.standing import standing_of
 
 SUFFIX = ".romzarr"
 # States of a dataset and what a run does about them, in the order of a run: quick jobs first.
@@ -271,22 +271,22 @@ def assess(
     if entry is not None and entry.state == "stored" and known(entry, dataset, store, promise):
         return "stored", ""
     try:
-        opened = open_store(store.location)
-        nbytes = opened.stored_bytes()
+        found = standing_of(store.location)
     except (StoreError, OSError) as error:
         return "damaged", str(error)
-    made = promised(made_with(opened))
+    made = promised(made_with(found.settings))
     if made != promise:
         return "outdated", "; ".join(
             f"{key} was {made[key]!r} and is now {promise[key]!r}"
             for key in promise
             if made[key] != promise[key]
         )
-    if opened.facts["source"].get("stamp") != dataset.stamp:
+    if found.stamp != dataset.stamp:
         return "grown", "the dataset was modified since it was stored"
-    same = entry is not None and entry.generation == opened.last.name
-    if entry is not None and same and entry.stored_bytes != nbytes:
-        return "damaged", f"it has {nbytes} of {entry.stored_bytes} bytes: incomplete copy?"
+    same = entry is not None and entry.generation == found.generation
+    if entry is not None and same and entry.stored_bytes != found.stored_bytes:
+        there = f"{found.stored_bytes} of {entry.stored_bytes} bytes"
+        return "damaged", f"it has {there}: incomplete copy?"
     return "unverified", "this store has not been verified"
 
 
@@ -302,9 +302,8 @@ def promised(config: Config) -> dict[str, Any]:
     return {f"{section}.{key}": plain[section][key] for section, keys in PROMISED for key in keys}
 
 
-def made_with(store: CoefficientStore) -> Config:
-    """Return those settings that a store was made with."""
-    sections: Mapping[str, Mapping[str, Any]] = store.facts["config"]
+def made_with(sections: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return those settings that a store was made with, of what it has recorded."""
     values = {
         f"{section}.{key}": sections[section][key]
         for section, keys in PROMISED

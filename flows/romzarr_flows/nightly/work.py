@@ -15,13 +15,13 @@ from romzarr.config import Config, NightlyConfig
 from romzarr.errors import AccuracyError, ArchiveError, ConfigError, PipelineError, StoreError
 from romzarr.objects import caching, is_document
 from romzarr.reports import VerifyReport
-from romzarr.store.commit import RETENTION, sweep
+from romzarr.store.commit import RETENTION
 from romzarr.store.layout import GENERATION
-from romzarr.store.reading.reader import open_store
 from romzarr_flows.cluster import FAILURES
 from romzarr_flows.logs import without_secrets
 from romzarr_flows.nightly.catalogue import Entry, now, stored_entry
 from romzarr_flows.nightly.plan import Job, promised
+from romzarr_flows.nightly.standing import standing_of, sweep
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def update_store(job: Job, config: Config) -> Entry:
     if not verified.ok:
         raise AccuracyError("; ".join(verified.problems))
     files = dataset_at(job.store, job.dataset.name)
-    return stored_entry(job.dataset, open_store(job.store), verified, files, promised(config))
+    return stored_entry(job.dataset, standing_of(job.store), verified, files, promised(config))
 
 
 def compress(job: Job, config: Config, overwrite: bool = False) -> VerifyReport:
@@ -91,7 +91,9 @@ def verify_or_redo(job: Job, config: Config) -> VerifyReport:
 
 def cached_requests(job: Job) -> AbstractContextManager[None]:
     """Cache files of the store and metadata of the dataset, which do not change meanwhile."""
-    generation = re.compile(rf"{re.escape(job.store)}/{GENERATION.pattern}/.+")
+    # The stores of a tree are numbered below a folder that has the name of a generation.
+    name = GENERATION.pattern
+    generation = re.compile(rf"{re.escape(job.store)}/{name}/(?:\d+/{name}/.+|(?!\d+/).+)")
     inside = f"{job.dataset.location}/"
 
     def wanted(url: str) -> bool:

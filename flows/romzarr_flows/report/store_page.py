@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 import romzarr
+from romzarr.archive import Source
 from romzarr.archive.location import redacted
 from romzarr.config import Config
 from romzarr.contracts import Coding
@@ -47,9 +48,15 @@ PARTS = {
 
 
 def store_page(
-    store: str, source: str | None, config: Config, measures: str | Sequence[str] = ()
+    store: str,
+    source: Source | None,
+    config: Config,
+    measures: str | Sequence[str] = (),
+    name: str = "",
 ) -> str:
     """Make the HTML report of a store. With a source it measures the error, which runs Dask.
+
+    Its title is that of the dataset, or else `name`, or else that of the folder.
 
     The amount of data that is read and decoded is bounded, unless there are further `measures`:
     these verify all of it.
@@ -61,18 +68,22 @@ def store_page(
     time, place = _time_axis(opened, dataset, dim), redacted(store)
     moving = [name for name, v in opened.variables.items() if v.coding != Coding.CONSTANT]
     sections = [section_of(dataset, name, dim) for name in moving[:VARIABLES]]
-    deviations = deviation(store, source, sections, config=config) if source and sections else ()
+    deviations = (
+        deviation(store, source, sections, config=config) if source is not None and sections else ()
+    )
     measured = {found.variable: found for found in deviations}
     by_index = {found.variable: found.by_index for found in deviations}
     verified = None
-    if source and measures:
+    if source is not None and measures:
         verified = romzarr.verify(store, source, config=config, measures=measures)
         by_index |= verified.by_index
     errors = info.relative_l2_error
     with styled():
         return rendered(
             "store.html",
-            title=str(dataset.attrs.get("title") or os.path.basename(place.rstrip("/")))[:200],
+            title=str(dataset.attrs.get("title") or name or os.path.basename(place.rstrip("/")))[
+                :200
+            ],
             place=place,
             info=info,
             rows=ROWS,

@@ -12,9 +12,9 @@ import zarr
 
 from romzarr.archive.guard import guarded, unreadable
 from romzarr.archive.location import is_url, normalised, open_store, redacted, suffix
-from romzarr.archive.open import NETCDF, Place, places_of
-from romzarr.archive.stamp import stamp_of
-from romzarr.archive.time_axis import NONE, time_axis
+from romzarr.archive.open import NETCDF, Place, Source, lazy_dataset, name_of, places_of
+from romzarr.archive.stamp import stamp_of, stamp_of_all
+from romzarr.archive.time_axis import NONE, main_dim, time_axis, time_dims
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
 from romzarr.errors import ConfigError
 
@@ -61,6 +61,39 @@ def groups_of(source: object, missing_chunks: MissingChunks, remote: bool = True
                 return None
             return _zarr_groups(location, missing_chunks)
         return _file_groups(location) if _has_file_groups(location) else None
+
+
+def groups_by_time(
+    source: Source, missing_chunks: MissingChunks, columns: str, engine: str
+) -> Groups | None:
+    """The variables of a dataset by time dim, as groups called like these; None if there is one.
+
+    What has no time is in the group of the dim along which most values lie, and so is what has
+    this dim among others.
+
+    Raises
+    ------
+    ArchiveError
+        If the source cannot be opened.
+    """
+    dataset = lazy_dataset(source, missing_chunks, "auto", columns, engine)
+    dims = time_dims(dataset)
+    if len(dims) < 2:
+        return None
+    main, found = main_dim(dataset, dims), {"/": xr.Dataset(attrs=dataset.attrs)}
+    rest = dataset
+    for dim in dims:
+        names = [n for n, v in rest.data_vars.items() if dim in v.dims and main not in v.dims]
+        if names:
+            found[f"/{dim}"] = rest[names]
+            along = [n for n, v in rest.variables.items() if dim in v.dims and main not in v.dims]
+            rest = rest.drop_vars(along)
+    if len(found) == 1:
+        return None
+    found[f"/{main}"] = rest
+    locations = tuple(map(str, places_of(source)))
+    stamp = stamp_of_all(locations) if locations else ""
+    return Groups(name_of(source), found, found, locations, stamp)
 
 
 def _may_be_zarr(location: str) -> bool:

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 # A model needs a few samples for a fit.
 MIN_SNAPSHOTS = 5
-# What `archive.time` says of an archive that has none.
-NONE = "none"
+# What `archive.time` says of an archive that has none, and of one with several side by side.
+NONE, EACH = "none", "each"
 _NAMES = ("time", "t")
 SECONDS = {"s": 1.0, "h": 3600.0, "d": 86400.0}
 _NANOSECONDS = 1e9
@@ -39,7 +39,8 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
         "auto": the dim called time or t, that of a coordinate with CF axis "T" or standard_name
         "time", or that of a datetime or cftime coordinate; else that of a timedelta, else the
         unlimited dim, else none. Where several dims are, that along which most floating-point
-        values lie, and of equal ones the first in this order.
+        values lie, and of equal ones the first in this order. "each" is the same, where
+        `romzarr.archive.groups.groups_by_time` has left one.
     archive : str
         Name of the archive in messages.
 
@@ -55,7 +56,8 @@ def time_axis(dataset: xr.Dataset, time: str, archive: str) -> TimeAxis:
         If the time dim is named but missing, or of length zero, or times are missing, unsorted or
         duplicate.
     """
-    found = _found(dataset, archive) if time == "auto" else _named(dataset, time, archive)
+    looked_for = time in ("auto", EACH)
+    found = _found(dataset, archive) if looked_for else _named(dataset, time, archive)
     if found is None:
         return TimeAxis(NO_TIME, np.zeros(1), "1")
     dim, coordinate = found
@@ -141,16 +143,9 @@ def _named(dataset: xr.Dataset, time: str, archive: str) -> tuple[str, str | Non
 
 
 def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None] | None:
-    lines = [name for name, coord in dataset.coords.items() if coord.ndim == 1]
-    named = [dim for dim in dataset.dims if str(dim).casefold() in _NAMES]
-    marked = [dataset[name].dims[0] for name in lines if _is_cf_time(dataset[name])]
-    dated = [dataset[name].dims[0] for name in lines if _is_date(dataset[name].variable)]
-    spans = [dataset[name].dims[0] for name in lines if is_calendar(dataset[name].variable)]
-    unlimited = [dim for dim in dataset.encoding.get("unlimited_dims", ()) if dim in dataset.dims]
-    for found in ([*named, *marked, *dated], spans, unlimited):
-        if found:
-            dim = _main(dataset, list(dict.fromkeys(map(str, found))), archive)
-            return dim, coordinate_along(dataset, dim)
+    if found := time_dims(dataset):
+        dim = _main(dataset, found, archive)
+        return dim, coordinate_along(dataset, dim)
     if dataset.sizes:
         logger.warning(
             "archive %r: no dim looks like time (called time or t, CF axis T, datetimes, or "
@@ -162,15 +157,34 @@ def _found(dataset: xr.Dataset, archive: str) -> tuple[str, str | None] | None:
     return None
 
 
-def _main(dataset: xr.Dataset, dims: Sequence[str], archive: str) -> str:
-    """The dim of most floating-point values among several that may be time, the first of equals."""
+def time_dims(dataset: xr.Dataset) -> list[str]:
+    """All dims that may be time, those by which it is known best alone."""
+    lines = [name for name, coord in dataset.coords.items() if coord.ndim == 1]
+    named = [dim for dim in dataset.dims if str(dim).casefold() in _NAMES]
+    marked = [dataset[name].dims[0] for name in lines if _is_cf_time(dataset[name])]
+    dated = [dataset[name].dims[0] for name in lines if _is_date(dataset[name].variable)]
+    spans = [dataset[name].dims[0] for name in lines if is_calendar(dataset[name].variable)]
+    unlimited = [dim for dim in dataset.encoding.get("unlimited_dims", ()) if dim in dataset.dims]
+    known = ([*named, *marked, *dated], spans, unlimited)
+    return list(dict.fromkeys(map(str, next((found for found in known if found), []))))
+
+
+def main_dim(dataset: xr.Dataset, dims: Sequence[str]) -> str:
+    """The dim of most floating-point values among several, the first of equals."""
     floats = [v for v in dataset.data_vars.values() if v.dtype.kind == "f"]
-    main = max(dims, key=lambda dim: sum(v.size for v in floats if dim in v.dims))
+    return max(dims, key=lambda dim: sum(v.size for v in floats if dim in v.dims))
+
+
+def _main(dataset: xr.Dataset, dims: Sequence[str], archive: str) -> str:
+    """The main dim among several that may be time, which is told."""
+    floats = [v for v in dataset.data_vars.values() if v.dtype.kind == "f"]
+    main = main_dim(dataset, dims)
     others = {dim for dim in dims if dim != main}
     if any(others.intersection(v.dims) and main not in v.dims for v in floats):
         logger.warning(
             "archive %r: time is %r, along which most values lie, and not %s; variables without "
-            "it are copied losslessly; for another set archive.time (--time)",
+            "it are copied losslessly; for another set archive.time (--time), to code along all of "
+            "them to 'each'",
             archive,
             main,
             _listed(others),

@@ -192,8 +192,9 @@ class Cut:
 
     def __call__(self, block: ReadBlock) -> tuple[tuple[int, ...], ReadBlock]:
         values = block.values[self.inside]
+        present = None if block.present is None else block.present[self.inside]
         cost = (block.bytes_read, block.chunks_read) if self.says_cost else (0, 0)
-        return self.place, ReadBlock(values, *cost)
+        return self.place, ReadBlock(values, *cost, present)
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class _Tasks:
             _, part = cut_of(place, tile.region)(block)
             if not shared:
                 cost = (block.bytes_read, block.chunks_read) if number == 0 else (0, 0)
-                part = ReadBlock(part.values, *cost)
+                part = ReadBlock(part.values, *cost, part.present)
             results.append(self.function(part, tile))
         return results[0] if len(results) == 1 else self.join(results)
 
@@ -223,14 +224,20 @@ def joined_block(parts: Sequence[tuple[tuple[int, ...], ReadBlock]], region: Reg
     """A region, put together from parts of several blocks."""
     if len(parts) == 1:
         return parts[0][1]
-    values: Floats = np.empty([s.stop - s.start for s in region], parts[0][1].values.dtype)
+    shape = [s.stop - s.start for s in region]
+    values: Floats = np.empty(shape, parts[0][1].values.dtype)
+    gaps = any(part.present is not None for _, part in parts)
+    present = np.ones(shape, bool) if gaps else None
     for place, part in parts:
         there = tuple(
             slice(start, start + n) for start, n in zip(place, part.values.shape, strict=True)
         )
         values[there] = part.values
+        if present is not None and part.present is not None:
+            present[there] = part.present
     return ReadBlock(
         values,
         sum(part.bytes_read for _, part in parts),
         sum(part.chunks_read for _, part in parts),
+        present,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import xor
 from typing import Any
@@ -170,11 +170,12 @@ class _FillBlock:
         values = np.moveaxis(block.values, axis, 0)
         present = gap_codes(values, self.special) == 0
         origin = mean[(*self.region[:axis], *self.region[axis + 1 :])]
+        known = None
         if not (present | np.isnan(origin)).all():
-            values = _filled(values, present, origin)
+            values, known = _filled(values, present, origin), np.moveaxis(present, 0, axis)
         elif not present.all():
             values = np.where(present, values, values.dtype.type(np.nan))
-        return ReadBlock(np.moveaxis(values, 0, axis), block.bytes_read, block.chunks_read)
+        return replace(block, values=np.moveaxis(values, 0, axis), present=known)
 
 
 def _filled(values: Floats, present: Mask, origin: Floats) -> Floats:

@@ -171,7 +171,8 @@ class Predictor(Protocol):
 @dataclass(frozen=True)
 class Snapshots:
     """One tile, time first: its values and what they are added to when decoded, both where they
-    are ``valid``, and how they count. ``place`` is that in the archive's order of dims."""
+    are ``valid``, and how they count. ``place`` is that in the archive's order of dims. Errors
+    count where values are ``present``; None: everywhere."""
 
     place: Lengths
     tile: Tile
@@ -179,6 +180,7 @@ class Snapshots:
     valid: Mask | None
     base: Base
     inner: InnerProduct
+    present: Mask | None = None
 
     @property
     def counted(self) -> float:
@@ -194,7 +196,9 @@ class Snapshots:
     def measured(self, decoded: Floats, cuts: Sequence[int] = (0,)) -> tuple[Matrix, Moments]:
         """Squared errors (k, points) of decoded values as they are read, summed over the snapshots
         from each of k `cuts` on, and moments of the values."""
-        return _measured(self.values, self.valid, decoded, self.base, self.inner, cuts)
+        return _measured(
+            self.values, self.valid, decoded, self.base, self.inner, cuts, self.present
+        )
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,9 @@ class HoldValues:
         if _defective(values, valid):
             return Held(None, block.cost)
         inner, base = self.inner.on(own.region[1:]).within(valid), self._base(tile, valid)
-        return Held((Snapshots(tile.index, own, values, valid, base, inner),), block.cost)
+        present = None if block.present is None else np.moveaxis(block.present, axis, 0)
+        found = Snapshots(tile.index, own, values, valid, base, inner, present)
+        return Held((found,), block.cost)
 
     def _base(self, tile: Tile, valid: Mask | None) -> Base:
         if self.below is None:
@@ -452,15 +458,17 @@ def _measured(
     base: Base,
     inner: InnerProduct,
     cuts: Sequence[int] = (0,),
+    present: Mask | None = None,
 ) -> tuple[Matrix, Moments]:
     """Squared errors (k, points) of decoded values as they are read, summed over the snapshots from
-    each of k `cuts` on, and moments of the values."""
+    each of k `cuts` on where values are `present`, and moments of all values."""
     flat, inner = values.reshape(len(values), -1), inner.flat
     parts, squares = [], np.zeros((len(cuts), flat.shape[1]))
     width = max(1, PANEL // len(flat))
     known = None if valid is None else valid.ravel()
     others = None if decoded is None else decoded.reshape(flat.shape)
     below = None if isinstance(base, float) else base.reshape(flat.shape)
+    counting = None if present is None else present.reshape(flat.shape)
     # What cannot be squared is found by its sums.
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, flat.shape[1], width):
@@ -474,6 +482,8 @@ def _measured(
                 added = np.float64(base) if below is None else below[:, some]
                 rounded_sum(others[:, some], added, read)
                 off = exact - read
+                if counting is not None:
+                    off[~counting[:, some]] = 0.0
                 for number, (first, last) in enumerate(pairwise([*cuts, len(flat)])):
                     during = off[first:last]
                     sums = np.einsum("tp,tp->p", during, during)

@@ -104,7 +104,7 @@ def refuse_other_values(opened: CoefficientStore, archive: Archive) -> None:
         Naming the first snapshot that differs.
     """
     evidence, spans = _suspected(opened, archive)
-    if not spans:
+    if not spans or not archive.variables:
         return
     blocks = _to_compare(opened, archive, evidence, spans)
     with working_on(archive.name), step("compare") as comparing:

@@ -71,7 +71,7 @@ def remaining_bounds(
     Returns
     -------
     IndexBounds
-        By which `romzarr.operations.written.write_within_bounds` codes the archive.
+        By which `romzarr.compression.written.write_within_bounds` codes the archive.
     dict of str to Remaining
 
     Raises

@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
+
+import xarray as xr
 
 from romzarr.archive import Archive, Source, lazy_dataset
 from romzarr.archive.time_axis import NONE
@@ -27,14 +29,19 @@ from romzarr.encoding import encoding_from_json
 from romzarr.errors import AccuracyError, GapsError
 from romzarr.loss import Loss
 from romzarr.operations.compact import compact_if_it_pays
+from romzarr.operations.compress import compress_one, tree_of
+from romzarr.operations.groups import append_tree, made_time
 from romzarr.operations.own_part import append_own_part, source_after
 from romzarr.operations.when_to_compact import appends_of, part_share
 from romzarr.recorded_config import config_of
 from romzarr.reports import AppendReport
+from romzarr.store import layout
 from romzarr.store.commit import sweep
-from romzarr.store.reading.facts import DERIVATIVES, ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.facts import DERIVATIVES, errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.trees import read_tree
 from romzarr.streams.compressor import StreamCompressor
+from romzarr.streams.held import needs_holding
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +51,7 @@ COMMIT_STEPS = 512
 
 def append(
     store: str | os.PathLike[str],
-    source: Source,
+    source: Source | xr.DataTree,
     *,
     engine: str | None = None,
     config: Settings | None = None,
@@ -60,17 +67,20 @@ def append(
     are closed, as a segment of their own or in the modes of the parts before, whichever takes
     fewer bytes; of fewer than five the part stays open. Nothing is written where nothing is new.
     New snapshots with gaps become a part of their own, coded as by `romzarr.compress`; so do all
-    where single indices, such as levels, or single values have bounds (``compression.per``,
-    ``compression.max_error``), where there are layers (``compression.layers``), or where the
-    archive has lost more than before to compression of its own (`romzarr.loss`). They use a fifth
-    of the bounds. What they leave is for putting parts together, which happens at last where it
-    pays (`romzarr.compact`), but with ``compression.compact: none``.
+    where single indices, such as levels, values, sums or derivatives have bounds
+    (``compression.per``, ``max_error``, ``sums``, ``derivatives``), about a climatology, with
+    layers (``compression.layers``), or where the archive has lost more than before to compression
+    of its own (`romzarr.loss`). They use a fifth of the bounds. What they leave is for putting
+    parts together, which happens at last where it pays (`romzarr.compact`), but with
+    ``compression.compact: none``.
+
+    Of a tree every group is brought up to date, one after the other.
 
     Parameters
     ----------
     store : path or URL
         Written by `romzarr.compress`, a stream, or this; its settings are used.
-    source : path, URL, Dataset or DataArray
+    source : path, URL, Dataset, DataArray or DataTree
         What the store was made from, and more.
     engine : str, optional
         Name of the xarray engine that opens `source`. Default: that of the store.
@@ -92,9 +102,24 @@ def append(
     StoreError
         If the store cannot be written, or somebody else appends to it.
     """
-    began = time.perf_counter()
     commit_steps = as_whole(commit_steps, "commit_steps", least=1)
-    opened, config = open_store(store), with_engine(given_config(config), engine)
+    asked, url = with_engine(given_config(config), engine), layout.normalised(store)
+
+    def one(at: str | os.PathLike[str], group: Source) -> AppendReport:
+        return _to_one(at, group, asked, commit_steps)
+
+    tree = read_tree(url)
+    if tree is None:
+        return one(store, cast(Source, source))
+    groups = tree_of(source, made_time(asked, tree), remote=True)
+    return append_tree(groups, url, tree, one, compress_one)
+
+
+def _to_one(
+    store: str | os.PathLike[str], source: Source, config: Config, commit_steps: int
+) -> AppendReport:
+    """Bring a single store up to date."""
+    began, opened = time.perf_counter(), open_store(store)
     archive, before = as_stored(opened, source, config), opened.snapshots
     refuse_other_variables(opened, archive)
     refuse_other_times(opened, archive)
@@ -107,7 +132,9 @@ def append(
         # What cannot be appended to says so before anything is read.
         told = partial(source_after, archive, config_of(opened), appends)
         share = part_share(opened)
-        stream = StreamCompressor(store, commit_steps=commit_steps, source=told, share=share)
+        stream = StreamCompressor(
+            store, commit_steps=commit_steps, source=told, share=share, gaps=False
+        )
     refuse_other_values(opened, archive)
     if alone and len(archive.time.values) > before:
         append_own_part(store, archive, appends)
@@ -124,10 +151,12 @@ def append(
 def _are_apart(opened: CoefficientStore, archive: Archive) -> bool:
     """Whether new snapshots become a part of their own, since a stream cannot keep what is asked
     of them."""
-    facts, bounds = opened.facts, config_of(opened).compression.bounds
+    facts = opened.facts
+    if "fluctuation" not in facts:
+        # Lossless stores are not appended to.
+        return False
     layered = any(variable.layers for variable in opened.last.variables.values())
-    bounded = ERRORS_BY_INDEX in facts or DERIVATIVES in facts
-    bounded |= bool(bounds) and "fluctuation" in facts
+    bounded = needs_holding(config_of(opened), facts) or DERIVATIVES in facts
     return bounded or layered or _lost_otherwise(opened, archive)
 
 

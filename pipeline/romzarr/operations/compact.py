@@ -18,13 +18,14 @@ from romzarr.archive.climatology import are_alone, groups_asked, groups_of
 from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.index_norms import Groups
+from romzarr.compression.joined_errors import joined_errors, larger_errors
 from romzarr.compression.remaining import Remaining, remaining_bounds
 from romzarr.compression.write_pod import check_bound
 from romzarr.compression.write_store import compact_chunks, rounded_up
+from romzarr.compression.written import write_within_bounds
 from romzarr.config import Config, with_values
 from romzarr.errors import AccuracyError, LargerStoreError
 from romzarr.operations.decoded import decoded_archive
-from romzarr.operations.joined_errors import joined_errors, larger_errors
 from romzarr.operations.when_to_compact import (
     APPENDS,
     Merge,
@@ -32,7 +33,6 @@ from romzarr.operations.when_to_compact import (
     never_merged,
     whole_merge,
 )
-from romzarr.operations.written import write_within_bounds
 from romzarr.progress import working_on
 from romzarr.recorded_config import config_of
 from romzarr.reports import CompactReport

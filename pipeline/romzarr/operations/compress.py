@@ -16,12 +16,14 @@ from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of, open_archive, places_of
 from romzarr.archive.climatology import groups_asked
-from romzarr.archive.groups import Groups, groups_of
+from romzarr.archive.groups import Groups, groups_by_time, groups_of
+from romzarr.archive.time_axis import EACH
 from romzarr.arguments import as_flag
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
+from romzarr.compression.written import Written, write_within_bounds
 from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
 from romzarr.contracts import NO_TIME
 from romzarr.derivatives import bounded_derivatives
@@ -29,7 +31,6 @@ from romzarr.encoding import encoding_from_json
 from romzarr.errors import ArchiveError
 from romzarr.loss import loss_in_words
 from romzarr.operations.trees import check_tree, compress_tree
-from romzarr.operations.written import Written, write_within_bounds
 from romzarr.progress import step, working_on
 from romzarr.reports import CARRIED, CompressionReport, StoredVariableReport, advice
 from romzarr.store.reading.facts import DERIVATIVE_ERRORS, DERIVATIVES, errors_of
@@ -125,23 +126,32 @@ def compress(
     config = settled(given_config(config), tolerance, max_error, variables, weights, engine)
     overwrite = as_flag(overwrite, "overwrite")
     check_expressions(config)
-    groups = _tree(source, config)
+    groups = tree_of(source, config)
     if groups is not None:
-        return compress_tree(groups, store, config, overwrite, _of_one)
+        return compress_tree(groups, store, config, overwrite, compress_one)
     try:
-        return _of_one(cast(Source, source), store, config, overwrite)
+        return compress_one(cast(Source, source), store, config, overwrite)
     except ArchiveError:
         # At a URL what has no arrays may have groups, which to look for takes requests.
-        if (groups := _tree(source, config, remote=True)) is None:
+        if (groups := tree_of(source, config, remote=True)) is None:
             raise
-        return compress_tree(groups, store, config, overwrite, _of_one)
+        return compress_tree(groups, store, config, overwrite, compress_one)
 
 
-def _tree(source: Source | xr.DataTree, config: Config, remote: bool = False) -> Groups | None:
-    """The groups of a source; None for a single dataset, which is all that an engine opens."""
-    if config.archive.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
-        return groups_of(source, config.archive.missing_chunks, remote)
-    return None
+def tree_of(source: Source | xr.DataTree, config: Config, remote: bool = False) -> Groups | None:
+    """The groups of a source; None for a single dataset, which is all that an engine opens.
+
+    Where each of several times is asked for, these make groups of a dataset.
+    """
+    settings = config.archive
+    found = None
+    if settings.engine == ArchiveConfig().engine or isinstance(source, xr.DataTree):
+        found = groups_of(source, settings.missing_chunks, remote)
+    if found is None and settings.time == EACH:
+        return groups_by_time(
+            cast(Source, source), settings.missing_chunks, settings.columns, settings.engine
+        )
+    return found
 
 
 def check_early(source: Source | xr.DataTree, config: Config) -> None:
@@ -151,16 +161,17 @@ def check_early(source: Source | xr.DataTree, config: Config) -> None:
     ------
     ArchiveError, ConfigError, LibraryError
     """
-    groups = _tree(source, config)
+    groups = tree_of(source, config)
     if groups is None:
         open_checked(cast(Source, source), config)
     else:
         check_tree(groups, config)
 
 
-def _of_one(
+def compress_one(
     source: Source, store: str | os.PathLike[str], config: Config, overwrite: bool = False
 ) -> CompressionReport:
+    """Compress a single dataset, as `compress` does."""
     began, cpu = time.perf_counter(), time.process_time()
     with working_on(name_of(source)):
         with step("open") as opening:

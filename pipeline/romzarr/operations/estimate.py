@@ -9,8 +9,10 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
+import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive, Source, name_of
@@ -28,7 +30,8 @@ from romzarr.config import Config, Settings, given_config, settled
 from romzarr.contracts import ArchivedVariable, Coding
 from romzarr.errors import AccuracyError, ConfigError, GapsError
 from romzarr.numerics.scaling import factors_of
-from romzarr.operations.compress import open_checked
+from romzarr.operations.compress import open_checked, tree_of
+from romzarr.operations.groups import estimate_tree
 from romzarr.progress import step, working_on
 from romzarr.reports import Estimate, EstimateReport, VariableEstimate
 
@@ -46,7 +49,7 @@ MOST_COMPRESSED, CARRIED_SHARE = 1 << 20, 0.3
 
 
 def estimate(
-    source: Source,
+    source: Source | xr.DataTree,
     *,
     tolerances: Sequence[float] = TOLERANCES,
     variables: Sequence[str] | None = None,
@@ -62,8 +65,8 @@ def estimate(
 
     Parameters
     ----------
-    source : path, URL, Dataset or DataArray
-        As for `romzarr.compress`.
+    source : path, URL, Dataset, DataArray or DataTree
+        As for `romzarr.compress`. Of a tree all groups are estimated, and their bytes added.
     tolerances : sequence of float
         Above 0 and below 1.
     variables, weights, engine, config
@@ -75,7 +78,8 @@ def estimate(
         For each tolerance the ratio, and for each variable how it would be coded, and why.
         Variables of which a sample says nothing are said to be constant, and so counted.
         Ratios are within 15 % of those of `compress`, except where equations replace most of the
-        coefficients, which makes stores smaller, and where the rank of a large archive grows in
+        coefficients, or where there are gaps, what stands in which counts here alone: both make
+        stores smaller; and where the rank of a large archive grows in
         another way than in its sample.
 
     Raises
@@ -92,7 +96,6 @@ def estimate(
     >>> 4 < found.estimates[0].compression_ratio < 10
     True
     """
-    began = time.perf_counter()
     config = settled(given_config(config), None, None, variables, weights, engine)
     for tolerance in tolerances:
         if not 0 < tolerance < 1:
@@ -102,6 +105,14 @@ def estimate(
             "compression.derivatives: an estimate does not know what bounds on derivatives take, "
             "which is found by coding; leave them out, or use romzarr.compress"
         )
+    groups = tree_of(source, config)
+    if groups is None:
+        return _of_one(cast(Source, source), tolerances, config)
+    return estimate_tree(groups, config, lambda each, own: _of_one(each, tolerances, own))
+
+
+def _of_one(source: Source, tolerances: Sequence[float], config: Config) -> EstimateReport:
+    began = time.perf_counter()
     with working_on(name_of(source)), threadpool_limits(1, user_api="blas"):
         archive, config = open_checked(source, config)
         least = _at(config, min(tolerances, default=config.compression.tolerance))

@@ -13,14 +13,14 @@ from threadpoolctl import threadpool_limits
 from romzarr.archive import Archive
 from romzarr.archive.climatology import are_alone, groups_of
 from romzarr.archive.later import later_part
+from romzarr.compression.joined_errors import joined_errors, larger_errors
 from romzarr.compression.order_points import in_order_of
 from romzarr.compression.remaining_values import PART_VALUE_BOUNDS, shared_bounds, value_bounds
 from romzarr.compression.write_store import source_facts
+from romzarr.compression.written import write_within_bounds
 from romzarr.config import NO_TOLERANCE, NONE, TOLERANCE, Config, with_values
 from romzarr.errors import AccuracyError
-from romzarr.operations.joined_errors import joined_errors, larger_errors
 from romzarr.operations.when_to_compact import APPENDS, part_share
-from romzarr.operations.written import write_within_bounds
 from romzarr.recorded_config import config_of
 from romzarr.store.reading.facts import ERRORS_BY_INDEX
 from romzarr.store.reading.reader import CoefficientStore, open_store

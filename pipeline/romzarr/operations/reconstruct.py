@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import dask
 import numpy as np
 import xarray as xr
+import zarr
 
 from romzarr.archive.location import suffix
 from romzarr.archive.open import CSV, NETCDF
+from romzarr.archive.stamp import stamp_of
 from romzarr.arguments import as_flag, as_whole
 from romzarr.contracts import NO_TIME
 from romzarr.errors import ConfigError, PipelineError, StoreError, refuse_blame
@@ -24,7 +27,8 @@ from romzarr.reconstruction.destination import Destination
 from romzarr.reconstruction.exchange import built_aside
 from romzarr.reconstruction.remote_archive import MARK, built_at_url
 from romzarr.store import layout
-from romzarr.store.reading.reader import open_store
+from romzarr.store.reading.reader import CoefficientStore, open_store
+from romzarr.store.trees import Tree, read_tree, store_of
 
 # What a NetCDF-4 file says of compression that every reader knows.
 _DEFLATED = {"zlib": True, "complevel": 4, "shuffle": True}
@@ -48,6 +52,7 @@ def reconstruct(
     file is written by threads of this process. What appears at `out` is complete: it is built
     aside (`romzarr.reconstruction.exchange`), and what was there is whole until then. Where
     variables are not exact it has a variable ``romzarr_quantization`` more (CF-1.12, section 8.4).
+    A tree becomes an archive with the same groups, which opens as an `xarray.DataTree`.
 
     Parameters
     ----------
@@ -56,7 +61,7 @@ def reconstruct(
         Zarr archive to write, or by its suffix (.nc) a NetCDF-4 file, for which encodings are
         kept that NetCDF knows. At a URL only Zarr, and only where nothing is.
     start, stop : int, optional
-        Range of snapshots, as in a slice.
+        Range of snapshots, as in a slice; not of a tree, whose groups have times of their own.
     level : int
         Grid of every ``2**level``-th point, in place of the whole one.
     modes : int, optional
@@ -78,30 +83,88 @@ def reconstruct(
     target, overwrite = layout.normalised(out, "out"), as_flag(overwrite, "overwrite")
     start = None if start is None else as_whole(start, "start")
     stop = None if stop is None else as_whole(stop, "stop")
-    opened, kind = open_store(store), suffix(target)
+    kind, given = suffix(target), {"start": start, "stop": stop}
     if kind in CSV or kind == ".zip":
         raise ConfigError(f"{out}: found {kind}, allowed are Zarr (.zarr) and NetCDF (.nc)")
-    dataset = xr.open_dataset(store, engine="romzarr", chunks={}, level=level, modes=modes)
-    dim, given = opened.facts["time"]["dim"], {"start": start, "stop": stop}
-    named = ", ".join(f"{name}={n}" for name, n in given.items() if n is not None)
-    if not len(range(*slice(start, stop).indices(opened.snapshots))):
+    view = partial(xr.open_dataset, engine="romzarr", chunks={}, level=level, modes=modes)
+    tree = read_tree(layout.normalised(store))
+    if tree is None:
+        chosen = _chosen(store, given, view)
+        _write([open_store(store)], {"/": chosen}, target, overwrite, lambda _: False)
+        return
+    if start is not None or stop is not None:
         raise ConfigError(
-            f"{named}: found no snapshot, allowed are ranges within 0 to {opened.snapshots}"
+            f"{_named(given)}: found a range of a tree, whose groups have times of their own; give "
+            "one group (--group NAME, in Python romzarr.groups(STORE)[NAME])"
         )
-    chosen = dataset if dim == NO_TIME else dataset.isel({dim: slice(start, stop)})
+    stores = {each.path: store_of(layout.normalised(store), each) for each in tree.stores}
+    decoded = {
+        each.path: _chosen(stores[each.path], given, view)
+        if each.store
+        else xr.Dataset(attrs=each.attrs)
+        for each in tree.branches
+    }
+    opened = [open_store(each) for each in stores.values()]
+    _write(opened, decoded, target, overwrite, partial(_is_source, tree))
+
+
+def _is_source(tree: Tree, path: Path) -> bool:
+    """Whether what is at `path` may be what a tree was made from."""
+    name, stamp = tree.made.get("name"), tree.made.get("stamp")
+    return path.exists() and (path.name == name or (bool(stamp) and stamp_of(str(path)) == stamp))
+
+
+def _named(given: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{name}={n}" for name, n in given.items() if n is not None)
+
+
+def _chosen(
+    store: str | os.PathLike[str],
+    given: Mapping[str, int | None],
+    view: Callable[[str | os.PathLike[str]], xr.Dataset],
+) -> xr.Dataset:
+    """The snapshots of a store that are to be written, as files have them."""
+    opened, span = open_store(store), slice(given["start"], given["stop"])
+    dataset = view(store)
+    dim = opened.facts["time"]["dim"]
+    if not len(range(*span.indices(opened.snapshots))):
+        raise ConfigError(
+            f"{_named(given)}: found no snapshot, allowed are ranges within 0 to {opened.snapshots}"
+        )
+    chosen = dataset if dim == NO_TIME else dataset.isel({dim: span})
     chosen = _marked(chosen, opened.facts["versions"].get("romzarr", "unknown"))
-    write = _write_netcdf if kind in NETCDF else _write_zarr
     refuse_names(chosen)
+    return chosen
+
+
+def _write(
+    opened: Sequence[CoefficientStore],
+    groups: Mapping[str, xr.Dataset],
+    target: str,
+    overwrite: bool,
+    is_source: Callable[[Path], bool],
+) -> None:
+    """Write datasets as the groups of an archive, parents first."""
+    is_file = suffix(target) in NETCDF
     with _reported(target):
         if not layout.is_local(target):
-            if kind in NETCDF:
-                raise ConfigError(f"{out}: NetCDF files are written to local paths only")
+            if is_file:
+                raise ConfigError(f"{target}: NetCDF files are written to local paths only")
             with built_at_url(target, overwrite) as place:
-                _write_zarr(chosen, place)
+                _write_zarr(groups, place)
             return
-        destination = Destination(Path(target), opened, overwrite)
-        with built_aside(destination.path, destination.replaces) as built:
-            write(chosen, built)
+        places = [Destination(Path(target), each, overwrite) for each in opened]
+
+        def replaces() -> bool:
+            found = [each.replaces() for each in places]
+            if is_source(places[0].path):
+                raise StoreError(
+                    f"{target}: may be what the tree was made from; choose another destination"
+                )
+            return any(found)
+
+        with built_aside(places[0].path, replaces) as built:
+            (_write_netcdf if is_file else _write_zarr)(groups, built)
 
 
 def _marked(dataset: xr.Dataset, version: str) -> xr.Dataset:
@@ -157,19 +220,27 @@ def refuse_names(dataset: xr.Dataset) -> None:
             )
 
 
-def _write_zarr(dataset: xr.Dataset, place: Any) -> None:
-    version: Literal[2, 3] = 2 if _has_v2_codecs(dataset) else 3
-    texts = {name: _texts_of(v, version) for name, v in dataset.variables.items()}
-    dataset = dataset.assign({name: v for name, v in texts.items() if v is not None})
+def _write_zarr(groups: Mapping[str, xr.Dataset], place: Any) -> None:
+    version: Literal[2, 3] = 2 if any(map(_has_v2_codecs, groups.values())) else 3
+    alone = len(groups) == 1
     with (
         _expressible("Zarr", "read it in Python with xarray.open_dataset(..., engine='romzarr')"),
         warnings.catch_warnings(),
     ):
         # The mark of a writer at a URL is no part of the hierarchy, and goes in the end.
         warnings.filterwarnings("ignore", message=f"Object at {MARK} is not recognized")
-        dataset.to_zarr(
-            place, mode="w", zarr_format=version, consolidated=version == 2, align_chunks=True
-        )
+        for path, dataset in groups.items():
+            texts = {name: _texts_of(v, version) for name, v in dataset.variables.items()}
+            dataset.assign({name: v for name, v in texts.items() if v is not None}).to_zarr(
+                place,
+                group=None if path == "/" else path.strip("/"),
+                mode="w",
+                zarr_format=version,
+                consolidated=version == 2 and alone,
+                align_chunks=True,
+            )
+        if version == 2 and not alone:
+            zarr.consolidate_metadata(place, zarr_format=2)
 
 
 @contextmanager
@@ -217,23 +288,35 @@ def _has_v2_codecs(dataset: xr.Dataset) -> bool:
     return any(type(codec).__module__.startswith("numcodecs") for codec in codecs)
 
 
-def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:
+def _write_netcdf(groups: Mapping[str, xr.Dataset], path: Path) -> None:
     """Write a NetCDF-4 file, chunk by chunk.
 
     By threads of this process: one file is not written by several, and a few chunks are in memory
     at a time.
     """
+    with (
+        _expressible("NetCDF", "write a Zarr archive instead"),
+        dask.config.set(scheduler="threads"),
+    ):
+        for group, dataset in groups.items():
+            _as_netcdf(dataset).to_netcdf(
+                path,
+                group=None if group == "/" else group,
+                mode="a" if path.exists() else "w",
+                engine="h5netcdf",
+                format="NETCDF4",
+            )
+
+
+def _as_netcdf(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset with encodings and types of NetCDF."""
     encoded = dataset.copy()
     for name, variable in encoded.variables.items():
         variable.encoding = netcdf_encoding(variable)
         if variable.dtype == np.float16:
             # NetCDF has no such type, and every value of it has a place in the next.
             encoded[name] = variable.astype(np.float32)
-    with (
-        _expressible("NetCDF", "write a Zarr archive instead"),
-        dask.config.set(scheduler="threads"),
-    ):
-        encoded.to_netcdf(path, engine="h5netcdf", format="NETCDF4")
+    return encoded
 
 
 def netcdf_encoding(variable: xr.Variable) -> dict[str, Any]:

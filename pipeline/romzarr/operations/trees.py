@@ -6,18 +6,20 @@ import os
 import posixpath
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from romzarr import objects
 from romzarr.archive import Source
 from romzarr.archive.groups import Groups, refuse_selection, time_of
 from romzarr.archive.stamp import unchanging
+from romzarr.compression.write_store import changed_settings
 from romzarr.config import NONE, Config, with_values
-from romzarr.errors import ArchiveError, ConfigError, StoreError, StoreExistsError
+from romzarr.errors import ArchiveError, ConfigError, PipelineError, StoreError, StoreExistsError
+from romzarr.operations.of_all_groups import by_path, of_all_groups
 from romzarr.reports import CompressionReport, VerifyReport
 from romzarr.store import layout
 from romzarr.store.staging import new_token
@@ -28,6 +30,15 @@ ABANDONED = timedelta(days=7)
 
 CompressOne = Callable[[Source, str, Config], CompressionReport]
 VerifyOne = Callable[[str, Source], VerifyReport]
+
+
+@contextmanager
+def in_group(path: str) -> Iterator[None]:
+    """Name the group in errors of romzarr that are raised inside."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"group {path!r}: {error}") from error
 
 
 def compress_tree(
@@ -68,18 +79,26 @@ def compress_tree(
                     continue
                 inside = f"{token}/{number}"
                 place = layout.joined(url, inside)
-                asked = _settings_of(groups, path, config)
-                reports[path] = one(groups.sources[path], place, asked)
+                with in_group(path):
+                    asked = settings_of(groups, path, config)
+                    reports[path] = one(groups.sources[path], place, asked)
                 generation = layout.current_root(place).parts[-1].generation
                 branches.append(Branch(path, inside, generation, {}))
         if not reports:
             raise ArchiveError(f"archive {groups.name!r}: no group has variables")
-        write_tree(url, Tree(tuple(branches), tuple(before.folders) if before else ()))
+        folders = tuple(before.folders) if before else ()
+        write_tree(url, Tree(tuple(branches), folders, _made(groups, config)))
     except BaseException:
-        _remove(url, token)
+        remove_folder(url, token)
         raise
-    _sweep(url, before, token)
-    return replace(_merged(reports), seconds=time.perf_counter() - began)
+    sweep_tree(url, before, token)
+    return replace(of_all_groups(reports), seconds=time.perf_counter() - began)
+
+
+def _made(groups: Groups, config: Config) -> dict[str, object]:
+    """What a tree records of its source, and of the settings for all its groups."""
+    name = posixpath.basename(groups.name)
+    return {"name": name, "stamp": groups.stamp, "config": changed_settings(config)}
 
 
 def verify_tree(
@@ -110,7 +129,7 @@ def verify_tree(
     worst = max(found, key=lambda path: max(found[path].relative_l2_error.values(), default=0.0))
     return replace(
         found[worst],
-        **_by_variable(found),
+        **by_path(found),
         ok=not problems,
         worst=f"{worst} {found[worst].worst}" if found[worst].worst else "",
         problems=tuple(problems),
@@ -119,7 +138,7 @@ def verify_tree(
     )
 
 
-def _settings_of(groups: Groups, path: str, config: Config) -> Config:
+def settings_of(groups: Groups, path: str, config: Config) -> Config:
     """The settings for a group: its own time dim, and the bounds of its variables and dims."""
     dataset, compression = groups.datasets[path], config.compression
     bounds, per, derivatives = compression.max_error, compression.per, compression.derivatives
@@ -186,7 +205,7 @@ def _replaced(url: str, overwrite: bool) -> Tree | None:
     return before
 
 
-def _sweep(url: str, before: Tree | None, token: str) -> None:
+def sweep_tree(url: str, before: Tree | None, token: str) -> None:
     """Remove what the tree that was replaced had replaced, and leftovers of killed writers."""
     oldest = f"{datetime.now(UTC) - ABANDONED:%Y%m%dT%H%M%S}"
     kept = {token, *(before.folders if before else ())}
@@ -194,53 +213,13 @@ def _sweep(url: str, before: Tree | None, token: str) -> None:
         if layout.GENERATION.fullmatch(name) and (
             name < oldest or (before is not None and name in before.before)
         ):
-            _remove(url, name)
+            remove_folder(url, name)
 
 
-def _remove(url: str, name: str) -> None:
+def remove_folder(url: str, name: str) -> None:
     if not layout.is_local(url):
         objects.folder(url).remove(name)
         return
     shutil.rmtree(Path(url) / name, ignore_errors=True)
     if Path(url).is_dir() and not any(Path(url).iterdir()):
         Path(url).rmdir()
-
-
-def _by_variable(reports: Mapping[str, CompressionReport | VerifyReport]) -> dict[str, Any]:
-    """All that reports say of single variables, which are named by their paths."""
-    first = next(iter(reports.values()))
-    return {
-        each.name: {
-            posixpath.join(path, name): value
-            for path, report in reports.items()
-            for name, value in getattr(report, each.name).items()
-        }
-        for each in fields(first)
-        if isinstance(getattr(first, each.name), Mapping)
-    }
-
-
-def _merged(reports: Mapping[str, CompressionReport]) -> CompressionReport:
-    every: Sequence[CompressionReport] = list(reports.values())
-    raw, stored = sum(r.raw_bytes for r in every), sum(r.stored_bytes for r in every)
-    named = _by_variable(reports)
-    variables = {
-        name: replace(line, share=line.stored_bytes / stored)
-        for name, line in named["variables"].items()
-    }
-    return replace(
-        every[0],
-        **named | {"variables": variables},
-        tolerance=max(r.tolerance for r in every),
-        rank=sum(r.rank for r in every),
-        nonzero_terms=sum(r.nonzero_terms for r in every),
-        kept_samples=sum(r.kept_samples for r in every),
-        snapshots=max(r.snapshots for r in every),
-        raw_bytes=raw,
-        stored_bytes=stored,
-        compression_ratio=raw / stored,
-        cpu_seconds=sum(r.cpu_seconds for r in every),
-        bytes_read=sum(r.bytes_read for r in every),
-        chunks_read=sum(r.chunks_read for r in every),
-        advice="",
-    )

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, cast
 import xarray as xr
 
 from romzarr.archive import Archive, Source, name_of
-from romzarr.archive.groups import groups_of
 from romzarr.archive.time_axis import shown_time
 from romzarr.arguments import as_flag
 from romzarr.chunked.plan import plan_pod
@@ -25,7 +24,9 @@ from romzarr.comparison.measures import MEASURES, Finding, VerifyMeasure, measur
 from romzarr.config import Config, Settings, given_config, with_engine
 from romzarr.contracts import ArchivedVariable, BlockSpan, FurtherMeasure
 from romzarr.loss import CONTAINER
+from romzarr.operations.compress import tree_of
 from romzarr.operations.further import as_measures, further_measures
+from romzarr.operations.groups import made_time
 from romzarr.operations.trees import verify_tree
 from romzarr.progress import step, working_on
 from romzarr.recorded_config import config_of
@@ -100,7 +101,7 @@ def verify(
     tree = read_tree(layout.normalised(store))
     if tree is None:
         return _of_one(store, cast(Source, source), config, sample, per, asked)
-    groups = groups_of(source, config.archive.missing_chunks)
+    groups = tree_of(source, made_time(config, tree), remote=True)
     return verify_tree(
         groups,
         store,

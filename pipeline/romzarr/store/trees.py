@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from romzarr import objects
@@ -40,14 +41,24 @@ class Branch(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """The groups of a tree, parents first, and the folders of the tree that it replaced."""
+    """The groups of a tree, parents first, and the folders of the tree that it replaced.
+
+    ``made`` has the ``name`` and the ``stamp`` of the source, and under ``config`` the settings
+    that are not defaults; it is empty in trees of older versions.
+    """
 
     branches: tuple[Branch, ...]
     before: tuple[str, ...] = ()
+    made: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def stores(self) -> tuple[Branch, ...]:
+        """The groups that have variables, and so a store."""
+        return tuple(each for each in self.branches if each.store)
 
     @property
     def folders(self) -> frozenset[str]:
-        return frozenset(each.store.partition("/")[0] for each in self.branches if each.store)
+        return frozenset(each.store.partition("/")[0] for each in self.stores)
 
 
 def read_tree(url: str) -> Tree | None:
@@ -70,13 +81,14 @@ def read_tree(url: str) -> Tree | None:
             raise ValueError("wrong checksum or version")
         branches = tuple(_branch(each) for each in document["groups"])
         before = tuple(_matched(layout.GENERATION, each) for each in document["before"])
+        made = dict(document.get("made", {}))
     # Whatever is wrong with a document of strangers.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"{where}: is damaged, or of another version of romzarr ({error}); restore it, or "
             "compress the tree anew"
         ) from error
-    return Tree(branches, before)
+    return Tree(branches, before, made)
 
 
 def write_tree(url: str, tree: Tree) -> None:
@@ -94,6 +106,7 @@ def write_tree(url: str, tree: Tree) -> None:
             for each in tree.branches
         ],
         "before": list(tree.before),
+        "made": dict(tree.made),
     }
     document = layout.compact_json(content | {"checksum": _checksum(content)})
     if not layout.is_local(url):
@@ -114,7 +127,8 @@ def store_of(url: str, branch: Branch) -> str:
         If it is another than when the tree was written.
     """
     place = layout.joined(url, branch.store)
-    if branch.generation not in layout.current_root(place).generations:
+    # Once its parts are put together, it is superseded for a while.
+    if branch.generation not in layout.current_root(place).named:
         raise StoreError(
             f"{place}: is not the store of the group {branch.path!r}: it was replaced, or moved; "
             "restore the tree, or compress it anew"
@@ -131,11 +145,11 @@ def refuse_tree(url: str) -> None:
     """
     tree = read_tree(url)
     if tree is not None:
-        stores = [each for each in tree.branches if each.store]
-        listed = ", ".join(f"{each.path} in {each.store}" for each in stores[:8])
+        listed = ", ".join(each.path for each in tree.stores[:8])
         raise StoreError(
-            f"{url}: is a tree of {len(stores)} stores, but one store is needed; open all with "
-            f'xarray.open_datatree(PATH, engine="romzarr"), or give one of them: {listed}'
+            f"{url}: is a tree of {len(tree.stores)} groups, but one store is needed; give one of "
+            f"{listed} (--group NAME, in Python romzarr.groups(STORE)[NAME]), or open all with "
+            'xarray.open_datatree(STORE, engine="romzarr")'
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -25,7 +25,8 @@ from romzarr.streams.series import Series
 
 F = TypeVar("F", bound=np.floating[Any])
 Block = xr.Dataset | xr.DataArray | ArrayLike
-Variables = Mapping[Hashable, xr.Variable]
+# Keys are text in most, and any name in datasets.
+Variables = Mapping[Any, xr.Variable]
 
 NAME = "stream"
 # What an array without names becomes.
@@ -121,22 +122,38 @@ class Frame:
         """
         parts = []
         for variable in self.variables:
-            if variable.name not in block:
-                raise ArchiveError(f"variable {variable.name!r} is missing in this block")
-            found = block[variable.name]
-            if set(found.dims) == set(variable.dims):
-                found = found.transpose(self.dim, *variable.space_dims)
-            if found.dims != (self.dim, *variable.space_dims) or (
-                found.shape[1:] != variable.space_shape
-            ):
-                raise ArchiveError(
-                    f"variable {variable.name!r}: this block has {dict(found.sizes)}, allowed are "
-                    f"the sizes of the first block but for {self.dim!r}: "
-                    f"{dict(zip(variable.space_dims, variable.space_shape, strict=True))}"
-                )
+            found = self._found(variable, block)
             values = np.asarray(found.values, np.float64)
             parts.append(self.as_stored(variable, values).reshape(len(values), -1))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def values(self, block: Variables) -> dict[str, xr.Variable]:
+        """The variables of a block with dims and dtypes of the first one.
+
+        Raises
+        ------
+        ArchiveError
+            If a variable is missing or has other dims or sizes than before.
+        """
+        found = {v.name: self._found(v, block).transpose(*v.dims) for v in self.variables}
+        return {v.name: found[v.name].astype(v.dtype, copy=True) for v in self.variables}
+
+    def _found(self, variable: ArchivedVariable, block: Variables) -> xr.Variable:
+        """A variable of a block, with time as its first dim."""
+        if variable.name not in block:
+            raise ArchiveError(f"variable {variable.name!r} is missing in this block")
+        found = block[variable.name]
+        if set(found.dims) == set(variable.dims):
+            found = found.transpose(self.dim, *variable.space_dims)
+        if found.dims != (self.dim, *variable.space_dims) or (
+            found.shape[1:] != variable.space_shape
+        ):
+            raise ArchiveError(
+                f"variable {variable.name!r}: this block has {dict(found.sizes)}, allowed are "
+                f"the sizes of the first block but for {self.dim!r}: "
+                f"{dict(zip(variable.space_dims, variable.space_shape, strict=True))}"
+            )
+        return found
 
     def as_stored(self, variable: ArchivedVariable, values: NDArray[F]) -> NDArray[F]:
         """Values (..., *space) of a variable with points in the order of the store."""

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.contracts import ArchivedVariable, BlockSpan, Coding, Matrix, Vector
+from romzarr.contracts import ArchivedVariable, BlockSpan, Coding, Mask, Matrix, Vector
 from romzarr.store.reading import decoding
 from romzarr.store.reading.generation import Generation
 from romzarr.store.reading.reader import CoefficientStore
@@ -44,14 +44,15 @@ class Chain:
     """Modes to go on with, as they decode.
 
     ``extends`` names the part they end with, ``before`` that which the ``tail`` extends;
-    ``varies`` (V,) tells the variables that have them; ``fixed_bytes`` is what a part takes up
-    besides coefficients and fields.
+    ``masked`` (n,) are points without numbers; ``varies`` (V,) tells the variables that have
+    modes; ``fixed_bytes`` is what a part takes up besides coefficients and fields.
     """
 
     extends: str
     before: str | None
     origin: Matrix
     modes: Matrix
+    masked: Mask
     varies: NDArray[np.bool_]
     arithmetic: np.dtype[Any]
     fixed_bytes: int
@@ -74,15 +75,16 @@ def chain_of(store: CoefficientStore, frame: Frame, opened: int) -> Chain | None
     ):
         return None
     modes = [modes_of(last, frame, v) for v in frame.variables]
-    origin = [mean_of(last, frame, v) for v in frame.variables]
+    origin = np.concatenate([mean_of(last, frame, v) for v in frame.variables])
     sizes = {path: size for path, size in store.sizes().items() if path.startswith(last.name)}
     coded = sum(size for path, size in sizes.items() if _is_coded(path))
     tail = _tail(store, number, frame, coded) if _can_be_joined(last) else None
     return Chain(
         extends=last.name,
         before=last.before[-1].name if tail else None,
-        origin=np.nan_to_num(np.concatenate(origin)),
+        origin=np.nan_to_num(origin),
         modes=np.concatenate(modes, axis=1),
+        masked=np.isnan(origin),
         varies=np.array([last.variables[name].coding == Coding.POD for name in names]),
         arithmetic=np.dtype(last.facts["arithmetic"]),
         fixed_bytes=sum(sizes.values()) - coded,

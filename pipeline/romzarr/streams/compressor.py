@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from numbers import Real
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +20,6 @@ from romzarr.compression.model import check_expressions
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_store import changed_settings
 from romzarr.config import (
-    AUTO,
-    NONE,
     TOLERANCE,
     Config,
     Settings,
@@ -29,17 +27,18 @@ from romzarr.config import (
     settled,
     with_values,
 )
-from romzarr.contracts import SparseModel
+from romzarr.contracts import Mask, SparseModel
 from romzarr.encoding import encoding_from_json
-from romzarr.errors import ConfigError, StoreError
+from romzarr.errors import ConfigError, GapsError, StoreError
 from romzarr.recorded_config import config_of
 from romzarr.reports import ErrorsByVariable
 from romzarr.store import layout
-from romzarr.store.reading.facts import ERRORS_BY_INDEX, errors_of
+from romzarr.store.reading.facts import errors_of
 from romzarr.store.reading.reader import CoefficientStore, open_store
 from romzarr.store.writing.writer import StoreWriter
 from romzarr.streams.blocks import Block, Frame, Variables, named
 from romzarr.streams.continued import Continued
+from romzarr.streams.held import HeldSnapshots, held_settings, needs_holding
 from romzarr.streams.liveness import Signature, last_sign
 from romzarr.streams.segment import OpenSegment, earlier_of, resumed
 
@@ -63,6 +62,12 @@ class StreamCompressor:
     compressor for the same store again, in any process on any machine. Until `close` the newest
     part is coded finer than asked for; then it is what `romzarr.compress` would have made.
 
+    Snapshots with gaps, values that are missing at some times or infinite, are held as they are,
+    and so are those that follow, until there are enough: 64 MB or `commit_steps`, but 16 at least.
+    They become a part of their own, with exact gaps and the bound over all numbers.
+    Bounds on single indices (``compression.per``), values (``max_error``) and sums, about a
+    climatology, and layers take whole parts as well: with them all snapshots are held.
+
     Parameters
     ----------
     store : path or URL
@@ -82,6 +87,8 @@ class StreamCompressor:
         What gives facts on where so many snapshots are from.
     share : float in (0, 1], default 1
         What of the bound new snapshots may use. The rest is left for `romzarr.compact`.
+    gaps : bool, default True
+        Take snapshots with gaps; else they are refused.
 
     Attributes
     ----------
@@ -122,6 +129,7 @@ class StreamCompressor:
         forgetting: float = 1.0,
         source: Callable[[int], Mapping[str, Any]] | None = None,
         share: float = 1.0,
+        gaps: bool = True,
     ) -> None:
         self._target, self._overwrite = layout.normalised(store), as_flag(overwrite, "overwrite")
         self._commit_steps = as_whole(commit_steps, "commit_steps", least=1)
@@ -131,13 +139,14 @@ class StreamCompressor:
             self._made = settled(given_config(config), tolerance, None, variables, weights)
         else:
             self._made = _config_of(self._store, tolerance)
-            _refuse_bounds_by_index(self._store)
         _check_settings(self._made)
         # Settings by which snapshots are coded, and not those that the store was made with.
         self._bound = self._made.compression.tolerance
         finer = {TOLERANCE: _share("share", share) * self._bound}
         self._config = with_values(self._made, finer)
         self._segment: OpenSegment | None = None
+        self._held: HeldSnapshots | None = None
+        self._takes_gaps = as_flag(gaps, "gaps")
         self._opened, self._ended = 0, ""
         self.snapshots = self.committed = 0
         self._raw_bytes = 0
@@ -175,10 +184,7 @@ class StreamCompressor:
             )
         else:
             last = dataset[frame.dim].values[-1] if frame.dim in dataset.coords else None
-            earlier = earlier_of(store.facts, frame)
-            self._segment = OpenSegment(
-                frame, self._config, earlier, self._forgetting, last, self._bound
-            )
+            self._segment = self._next(frame, last, None)
 
     # --- use --------------------------------------------------------------------------------
 
@@ -206,7 +212,9 @@ class StreamCompressor:
         with self._ended_by_errors():
             with self._blas_threads():
                 self._take(named(block, times, self.snapshots))
-            if self._segment is not None and self._segment.is_full:
+            if self._held is not None and self._held.is_full(self._commit_steps):
+                self._write_held(self._held)
+            elif self._segment is not None and self._segment.is_full:
                 self._seal(self._segment)
             elif self.snapshots - self.committed >= self._commit_steps:
                 self._commit()
@@ -225,6 +233,10 @@ class StreamCompressor:
 
     def _commit(self) -> None:
         segment = self._segment
+        if self._held is not None:
+            if self.snapshots > self.committed:
+                self._write_held(self._held)
+            return
         if segment is None or segment.snapshots == segment.written:
             return
         if self._opened < MOST_OPEN:
@@ -245,7 +257,8 @@ class StreamCompressor:
         """
         self._check_usable()
         with self._ended_by_errors():
-            if self._segment is not None and self._segment.can_be_sealed:
+            sealable = self._segment is not None and self._segment.can_be_sealed
+            if self._segment is not None and sealable and self._held is None:
                 self._seal(self._segment)
             else:
                 self._commit()
@@ -308,15 +321,67 @@ class StreamCompressor:
         if self._segment is None:
             first = block if isinstance(block, xr.Dataset) else xr.Dataset(block)
             frame = Frame.of(first, self._config)
-            earlier = Earlier.none(len(frame.variables))
-            self._segment = OpenSegment(
-                frame, self._config, earlier, self._forgetting, bound=self._bound
-            )
+            self._segment = self._next(frame, None, None)
             self._raw_bytes = frame.fixed_bytes
         variables = block.variables if isinstance(block, xr.Dataset) else block
-        count = self._segment.take(variables)
+        count = self._taken(self._segment, variables)
         self.snapshots += count
         self._raw_bytes += count * self._segment.frame.snapshot_bytes
+
+    def _taken(self, segment: OpenSegment, block: Variables) -> int:
+        """Give a block to the segment, or hold it."""
+        if self._held is None and not self._holds_all:
+            try:
+                return segment.take(block)
+            except GapsError:
+                if not self._takes_gaps:
+                    raise
+        if self._held is None:
+            self._held = self._holding(segment)
+        return self._held.take(block)
+
+    @property
+    def _holds_all(self) -> bool:
+        return needs_holding(self._made, self._store.facts if self._store else {})
+
+    def _holding(self, segment: OpenSegment) -> HeldSnapshots:
+        """End the segment, or take over what has just begun."""
+        begun = list(segment.beginning)
+        if segment.can_be_sealed:
+            self._seal(segment)
+        elif not begun:
+            self._commit()
+        facts = self._store.facts if self._store else None
+        held = HeldSnapshots(segment.frame, facts, segment.after if begun else segment.last_time)
+        for block in begun:
+            held.take(block)
+        self._segment = self._next(segment.frame, held.last_time, segment.masked)
+        return held
+
+    def _write_held(self, held: HeldSnapshots) -> None:
+        """Write what is held as one part, and go on without it once it is full."""
+        root, config = self._store.root if self._store else None, self._config
+        keep = len(root.parts) - held.parts if root else 0
+        writer = partial(StoreWriter, self._target, self._overwrite, onto=root, keep=keep)
+        facts = self._store.facts if self._store else {}
+        with self._alone():
+            held.write(writer, held_settings(config, facts), self._completed)
+        self._written(0)
+        held.parts = 1
+        if held.is_full(self._commit_steps) and self._segment is not None and self._store:
+            frame, self._held = self._segment.frame, None
+            self._segment = self._next(frame, held.last_time, held.masked)
+
+    def _next(self, frame: Frame, after: Any, masked: Mask | None) -> OpenSegment:
+        """A new segment after all that is in the store."""
+        earlier = (
+            earlier_of(self._store.facts, frame)
+            if self._store
+            else Earlier.none(len(frame.variables))
+        )
+        return OpenSegment(
+            frame, self._config, earlier, self._forgetting, after, self._bound, masked
+        )
 
     def _blas_threads(self) -> AbstractContextManager[Any]:
         """One BLAS thread, unless modes are large: the work of an update is over before others
@@ -342,18 +407,9 @@ class StreamCompressor:
             found = (
                 segment.write_continued(writer, coded) if coded else segment.write_sealed(writer)
             )
-            facts = self._completed(found)
-            writer.commit(facts)
+            writer.commit(self._completed(found))
         self._written(0)
-        earlier = earlier_of(facts, segment.frame)
-        self._segment = OpenSegment(
-            segment.frame,
-            self._config,
-            earlier,
-            self._forgetting,
-            segment.last_time,
-            self._bound,
-        )
+        self._segment = self._next(segment.frame, segment.last_time, segment.masked)
 
     def _continued(self, segment: OpenSegment) -> Continued | None:
         """How the segment goes on with the modes of the part before it, if that is smallest."""
@@ -447,51 +503,18 @@ def _config_of(store: CoefficientStore, tolerance: float | None) -> Config:
     return config
 
 
-def _refuse_bounds_by_index(store: CoefficientStore) -> None:
-    if ERRORS_BY_INDEX in store.facts:
-        raise ConfigError(
-            f"{store.url} bounds the errors of single indices (compression.per), which a stream "
-            f"cannot; use romzarr.append, or make the store with compression.per none"
-        )
-
-
 def _check_settings(config: Config) -> None:
     """Refuse what a stream cannot promise, before anything is read."""
-    if config.compression.sum_weights:
-        raise ConfigError(
-            "compression.sums: a stream keeps no sums exactly; leave it out, or use "
-            "romzarr.compress and romzarr.append"
-        )
     if config.compression.derivative_bounds:
         raise ConfigError(
             "compression.derivatives: a stream does not bound derivatives; leave it out, or use "
             "romzarr.compress and romzarr.append"
-        )
-    if config.compression.climatology:
-        raise ConfigError(
-            "compression.fluctuation: a stream knows no climatology, which takes years; leave it "
-            "out, or use romzarr.compress and romzarr.append"
-        )
-    if config.compression.per not in (AUTO, NONE):
-        raise ConfigError(
-            "compression.per: a stream bounds the error of each variable as a whole, and not of "
-            "single indices; leave it out, or use romzarr.compress and romzarr.append"
-        )
-    if config.compression.layer_tolerances:
-        raise ConfigError(
-            "compression.layers: a stream has no layers; leave it out, or use romzarr.compress and "
-            "romzarr.append"
         )
     check_expressions(config)
     if config.compression.tolerance == 0:
         raise ConfigError(
             "compression.tolerance: found 0, allowed are numbers above 0: a stream is never "
             "lossless; use romzarr.compress"
-        )
-    if config.compression.max_error != NONE:
-        raise ConfigError(
-            "compression.max_error: a stream bounds the error of each variable, and not of single "
-            "values; leave it out, or use romzarr.compress"
         )
     if config.compression.max_rank != "auto":
         raise ConfigError("compression.max_rank: a stream needs 'auto'; use romzarr.compress")

@@ -13,8 +13,8 @@ from romzarr.compression.pod import Earlier
 from romzarr.compression.write_pod import write_factored
 from romzarr.compression.write_store import write_latent
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan, Matrix, Vector
-from romzarr.errors import AccuracyError, ArchiveError
+from romzarr.contracts import BlockSpan, Mask, Matrix, Vector
+from romzarr.errors import AccuracyError, ArchiveError, GapsError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r
 from romzarr.store.reading.reader import CoefficientStore
@@ -59,11 +59,15 @@ class OpenSegment:
     bound : float, optional
         Relative error that all snapshots together may have. Default: the tolerance of the settings,
         by which these are coded.
+    masked : (n,) bool, optional
+        Points that have no numbers. Default: those of the first snapshot.
 
     Attributes
     ----------
     written : int
         Snapshots in the parts that are in the store.
+    beginning : list of Variables
+        All blocks so far, while they are too few to be sealed and none is in the store.
     """
 
     def __init__(
@@ -74,8 +78,14 @@ class OpenSegment:
         forgetting: float = 1.0,
         after: Any = None,
         bound: float | None = None,
+        masked: Mask | None = None,
     ) -> None:
         self.frame, self._config, self._earlier = frame, config, earlier
+        self._masked, self.after, self.beginning = (
+            masked,
+            after,
+            list[Variables](),
+        )
         self._bound = config.compression.tolerance if bound is None else bound
         self._last_time = after
         self._series = Series(frame.dim)
@@ -129,17 +139,48 @@ class OpenSegment:
 
         Raises
         ------
+        GapsError
+            If values are infinite, or NaN comes or goes. Then nothing was taken.
         ArchiveError
             If they do not fit those before, or cannot be compressed.
         """
         count = self.frame.length(block)
         if count:
-            stamps = self._stamps(block, count)
-            changing, rows = self.frame.changing(block), self.frame.rows(block)
+            rows = self.frame.rows(block)
+            self._check_gaps(rows)
+            stamps, changing = self._stamps(block, count), self.frame.changing(block)
             self._check_scale(rows)
             self.reduction.update(rows, stamps)
             self._series.append(changing, count)
+            if self.can_be_sealed or self.written:
+                self.beginning.clear()
+            else:
+                # Copies: who gives a block may write over it.
+                self.beginning.append({**changing, **self.frame.values(block)})
         return count
+
+    @property
+    def masked(self) -> Mask | None:
+        """Points (n,) that have no numbers; None before any are known."""
+        if not self.snapshots:
+            return self._masked
+        return np.zeros(len(self.pod.origin), bool) if self.pod.valid is None else ~self.pod.valid
+
+    def _check_gaps(self, rows: Matrix) -> None:
+        """Refuse values (b, n) with gaps: not finite, or finite, where they were not before."""
+        masked = self.masked
+        # One sum tells of most blocks that every value is finite.
+        if np.isfinite(rows.sum()) and (masked is None or not masked.any()):
+            return
+        missing = np.isnan(rows)
+        gaps = (missing != (missing[0] if masked is None else masked)) | np.isinf(rows)
+        for variable, part in zip(self.frame.variables, self.frame.edges, strict=True):
+            if found := np.count_nonzero(gaps[:, part]):
+                raise GapsError(
+                    f"variable {variable.name!r}: {found} values are missing that were not "
+                    "before, or were missing before, or are infinite; fill them, or leave the "
+                    "points out"
+                )
 
     def _check_scale(self, rows: Matrix) -> None:
         """Refuse values (b, n) whose squares, or those of their fluctuations, leave float64."""
@@ -194,6 +235,7 @@ class OpenSegment:
         model = LiveModel(self.reduction.library, self.reduction.model)
         write_latent(writer, archive, coded)
         self._coded, self.written, self._modes = lost, self.snapshots, pod.rank
+        self.beginning.clear()
         self._cuts, self._varying = self.reduction.cuts, pod.fluctuation > 0
         all_lost = (np.sqrt(pod.lost) + np.sqrt(lost)) ** 2
         errors = relative_errors(self.frame, pod, all_lost, self._earlier)
@@ -228,7 +270,7 @@ class OpenSegment:
         are this segment; None if it can be sealed with fewer bytes, or there is no way."""
         pod, tolerance = self.pod, self._config.compression.tolerance
         chain = chain_of(store, self.frame, opened)
-        if chain is None:
+        if chain is None or self.masked is None or (chain.masked != self.masked).any():
             return None
         if pod.is_exact:
             pod.settle()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import xarray as xr
 
 import romzarr
 import romzarr_flows.nightly.catalogue
@@ -463,3 +464,32 @@ def test_generations_that_were_replaced_are_swept_a_while_later(place, monkeypat
         assert swept == [str(place.stores / "a.romzarr")]
         assert place.entry("a.zarr")["replaced"] is False
     assert place.generation("a") == first
+
+
+def test_a_tree_of_groups_is_stored_left_alone_appended_to_and_shown(place, capsys):
+    def write(snapshots: int) -> None:
+        groups = {"/fast": dataset(1, snapshots), "/slow": dataset(2, 16)}
+        tree = xr.DataTree.from_dict(groups)
+        tree.to_zarr(place.archive / "a.zarr", consolidated=False, mode="w")
+
+    place.set(compression__tolerance=1e-2)
+    write(24)
+    assert place.nightly() == 0
+    entry = place.entry("a.zarr")
+    assert (entry["state"], entry["raw_bytes"]) == ("stored", 40 * (30 * 4 + 8))
+    assert place.nightly() == 0
+    assert place.entry("a.zarr") == entry
+    write(40)
+    assert main(place.arguments("status")) == 0
+    assert "grown" in capsys.readouterr().out
+    assert place.nightly() == 0
+    store = place.stores / "a.romzarr"
+    assert len(open_store(romzarr.groups(store)["/fast"]).parts) == 2
+    assert len(open_store(romzarr.groups(store)["/slow"]).parts) == 1
+    assert xr.open_datatree(store, engine="romzarr")["fast"].sizes["time"] == 40
+    assert place.nightly() == 0
+    assert main(place.arguments("status")) == 0
+    assert "stored" in capsys.readouterr().out
+    place.set(compression__tolerance=1e-1)
+    assert place.nightly() == 0
+    assert place.entry("a.zarr")["tolerance"] == 1e-1
