@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import dask
 from dask.delayed import Delayed
 
-from romzarr.chunked.memory import check_leaves, worker_memory
+from romzarr.chunked.memory import WorkerMemory, check_leaves, worker_memory
 from romzarr.chunked.plan import MERGE_BYTES, SCHEDULED, PODPlan, plan_pod
 from romzarr.chunked.pod_graph import Builder
 from romzarr.chunked.pod_slices import Slices, estimated_scales
@@ -121,9 +121,8 @@ def run_pod(
     at its slice; what a lost worker held is made again, but for the `blocks` once they are
     returned.
 
-    No task of a merge holds more than half of the memory that a worker has for it
-    (`romzarr.chunked.memory`), however many columns there are: where nodes have kept so many that
-    it would, their space blocks are cut, and so are those of the POD that is returned.
+    No task of a merge holds more than half of the memory that a worker has for it, however many
+    columns there are: space blocks are cut for it, and so are those of the POD that is returned.
 
     Parameters
     ----------
@@ -140,10 +139,7 @@ def run_pod(
         for it.
     """
     memory = worker_memory()
-    merge_bytes = min(MERGE_BYTES, memory.rows) if memory else MERGE_BYTES
-    plan = planned = plan or plan_pod(variables, merge_bytes=merge_bytes)
-    if memory is not None:
-        check_leaves(plan, variables, memory)
+    plan = planned = _planned(variables, plan, memory)
     builder = _builder(variables, plan, tolerance, None, None, scales)
 
     def refusal(defect: Defect) -> Exception:
@@ -164,6 +160,17 @@ def run_pod(
     rows, spans = 1 + len(plan.rows), plan.right_spans(*plan.tree.root)
     right = Table(tuple(spans), tuple(held[rows:]), factor.columns)
     return HeldPOD(plan, tuple(held[1:rows]), factor, right)
+
+
+def _planned(
+    variables: Sequence[ArchivedVariable], plan: PODPlan | None, memory: WorkerMemory | None
+) -> PODPlan:
+    """The plan, or one of merges that workers have the memory for, as far as is known."""
+    if memory is None:
+        return plan or plan_pod(variables)
+    plan = plan or plan_pod(variables, merge_bytes=min(MERGE_BYTES, memory.rows))
+    check_leaves(plan, variables, memory)
+    return plan
 
 
 def _builder(
