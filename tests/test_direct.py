@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import romzarr
 from romzarr.coding import tiles
 from romzarr.compression import choose_coding, direct, write_archive
-from romzarr.errors import AccuracyError
+from romzarr.errors import AccuracyError, WorkerMemoryError
 from romzarr.store.reading.reader import open_store
 from romzarr.store.writing.tiles import TileWriter
 from romzarr_flows.tables import info_table
@@ -270,3 +270,21 @@ def test_where_no_step_is_enough_nothing_is_left(tmp_path, monkeypatch, unreadab
     with pytest.raises(AccuracyError, match=r"variable 'u': no quantisation step"):
         romzarr.compress(source.to_dataset(), tmp_path / "store", tolerance=1e-2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_values_are_coded_where_modes_need_more_memory_than_workers_have(tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise WorkerMemoryError("snapshots 0 to 9: a merge of 9 columns needs 9 MB")
+
+    monkeypatch.setattr(write_archive, "LEAST_BYTES", 0)
+    monkeypatch.setattr(write_archive, "factor_archive", refused)
+    source = waves({"time": 256, "x": 400}).to_dataset().assign_coords(time=np.arange(256.0))
+    source = source.chunk(time=64)
+    report = romzarr.compress(source, tmp_path / "s.romzarr", tolerance=1e-2)
+    assert report.rank == 0
+    assert romzarr.verify(tmp_path / "s.romzarr", source).ok
+    # Of variables with bounds on single values no sample was taken.
+    with pytest.raises(WorkerMemoryError, match="9 columns"):
+        romzarr.compress(
+            source, tmp_path / "t.romzarr", tolerance=1e-2, max_error=dict.fromkeys(source, 0.1)
+        )

@@ -14,6 +14,7 @@
     |   `-- TooFineError (ValueError)   a quantisation step that is too small for the values
     |-- AnswerError      (ValueError)   a question that a store does not answer
     |-- ResourceError    (RuntimeError) threads that the system refuses to start
+    |   `-- WorkerMemoryError           a task that no worker has the memory for
     `-- StoreError                      a coefficient store that cannot be written or read
         |-- StoreExistsError (FileExistsError)
         |-- StoreReplacedError          the opened store no longer exists
@@ -65,6 +66,10 @@ class AnswerError(PipelineError, ValueError):
 
 class ResourceError(PipelineError, RuntimeError):
     """The system lacks resources; this says nothing about the data."""
+
+
+class WorkerMemoryError(ResourceError):
+    """A task needs more memory than a worker has for it."""
 
 
 def refuse_blame(error: BaseException) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise, product
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ class SpaceBlock:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(s.stop - s.start for s in self.region)
+
+    @property
+    def points(self) -> int:
+        return prod(self.shape)
 
     def inner_product(self, variables: Sequence[ArchivedVariable]) -> InnerProduct:
         """That of its points (n,) in a row."""
@@ -135,6 +140,38 @@ class PODPlan:
     def rows_of(self, variable: int) -> list[SpaceBlock]:
         return [row for row in self.rows if row.variable == variable]
 
+    @property
+    def largest(self) -> int:
+        """Points of the largest space block."""
+        return max(row.points for row in self.rows)
+
+    def finer(self, points: int) -> PODPlan:
+        """The same with space blocks halved until none has more than so many points.
+
+        Blocks with fewer `points` are parts of those with more, and the points of each part
+        follow one another in the block that it is of.
+        """
+        blocks = list(zip(self.rows, self.leaves, strict=True))
+        found = list[_Block]()
+        for variable in sorted({row.variable for row in self.rows}):
+            mine = [(row, leaves) for row, leaves in blocks if row.variable == variable]
+            while max(row.points for row, _ in mine) > max(points, 1):
+                mine = _halved(mine)
+            found += mine
+        rows = tuple(replace(row, number=number) for number, (row, _) in enumerate(found))
+        return replace(self, rows=rows, leaves=tuple(leaves for _, leaves in found))
+
+    def parts(self, finer: PODPlan) -> list[tuple[int, slice]]:
+        """For each space block of a `finer` plan the number of that which it is of, and its points
+        there."""
+        found, number, first = list[tuple[int, slice]](), 0, 0
+        for row in finer.rows:
+            found.append((number, slice(first, first + row.points)))
+            first += row.points
+            if first == self.rows[number].points:
+                number, first = number + 1, 0
+        return found
+
     @cached_property
     def tree(self) -> TimeTree:
         """How time blocks merge."""
@@ -225,22 +262,26 @@ def plan_pod(
     variables: Sequence[ArchivedVariable],
     leaf_bytes: int = LEAF_BYTES,
     scheduled: int = SCHEDULED,
+    merge_bytes: int = MERGE_BYTES,
 ) -> PODPlan:
     """Group the chunks of an archive into leaves of a POD tree, without splitting any.
 
     Chunks are grouped along time first (up to `leaf_bytes` and 256 snapshots), then, where
     they are small, along space, from the last dim to the first. Where there are so many space
     blocks that even single time blocks are more than `scheduled` tasks and results, they take as
-    many more chunks as it needs, and leaves as much more memory.
+    many more chunks as it needs, and leaves as much more memory. As many time blocks merge at a
+    time as fit `merge_bytes`, if they keep as many rows as is usual.
     """
-    together, plan = 1, _planned(variables, leaf_bytes, 1)
+    together, plan = 1, _planned(variables, leaf_bytes, 1, merge_bytes)
     while plan.scheduled > scheduled and len(plan.rows) > len(variables):
         together = max(together + 1, together * plan.scheduled // scheduled)
-        plan = _planned(variables, leaf_bytes, together)
+        plan = _planned(variables, leaf_bytes, together, merge_bytes)
     return plan
 
 
-def _planned(variables: Sequence[ArchivedVariable], leaf_bytes: int, together: int) -> PODPlan:
+def _planned(
+    variables: Sequence[ArchivedVariable], leaf_bytes: int, together: int, merge_bytes: int
+) -> PODPlan:
     """A plan whose leaves take up to so many chunks along space, or more where these are small."""
     common = _common_boundaries(variables)
     snapshot_bytes = max(_largest_chunk(v) for v in variables)
@@ -257,10 +298,10 @@ def _planned(variables: Sequence[ArchivedVariable], leaf_bytes: int, together: i
         for region in _space_regions(variable, size, max(leaf_bytes // 4, together * size)):
             rows.append(SpaceBlock(len(rows), number, region))
             leaves.append(spans)
-    most = max(4 * int(np.prod(row.shape, dtype=np.int64)) for row in rows)
+    most = max(4 * row.points for row in rows)
     # Pairs of one space block merge in one task, of several in three: triples keep these few.
     least, largest = (2, ARITY_ALONE) if len(rows) == 1 else (3, ARITY)
-    arity = int(np.clip(MERGE_BYTES // (USUAL_ROWS * most), least, largest))
+    arity = int(np.clip(merge_bytes // (USUAL_ROWS * most), least, largest))
     return PODPlan(tuple(rows), time_blocks, tuple(leaves), arity)
 
 
@@ -268,6 +309,27 @@ def leaf_region(variable: ArchivedVariable, space: Region, span: BlockSpan) -> R
     """Region of the variable's own dims that a leaf reads."""
     axis = variable.time_axis
     return (*space[:axis], slice(span.start, span.stop), *space[axis:])
+
+
+_Block = tuple[SpaceBlock, tuple[tuple[BlockSpan, ...], ...]]
+
+
+def _halved(blocks: Sequence[_Block]) -> list[_Block]:
+    """Space blocks of one variable in halves along the first dim in which any is longer than 1.
+
+    Those that have the same range there are halved at the same place: they stay a grid.
+    """
+    lengths = [max(along) for along in zip(*(row.shape for row, _ in blocks), strict=True)]
+    axis = next(dim for dim, length in enumerate(lengths) if length > 1)
+    found = []
+    for row, leaves in blocks:
+        part = row.region[axis]
+        middle = (part.start + part.stop) // 2
+        halves = [slice(part.start, middle), slice(middle, part.stop)]
+        for half in halves if middle > part.start else halves[1:]:
+            region = (*row.region[:axis], half, *row.region[axis + 1 :])
+            found.append((replace(row, region=region), leaves))
+    return found
 
 
 def _boundaries(chunks: Sequence[int]) -> list[int]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import dask
 from dask.delayed import Delayed
 
-from romzarr.chunked.plan import SCHEDULED, PODPlan, plan_pod
+from romzarr.chunked.memory import WorkerMemory, check_leaves, worker_memory
+from romzarr.chunked.plan import MERGE_BYTES, SCHEDULED, PODPlan, plan_pod
 from romzarr.chunked.pod_graph import Builder
 from romzarr.chunked.pod_slices import Slices, estimated_scales
 from romzarr.chunked.tables import Table
@@ -120,6 +121,9 @@ def run_pod(
     at its slice; what a lost worker held is made again, but for the `blocks` once they are
     returned.
 
+    No task of a merge holds more than half of the memory that a worker has for it, however many
+    columns there are: space blocks are cut for it, and so are those of the POD that is returned.
+
     Parameters
     ----------
     variables, tolerance, scales, plan
@@ -127,25 +131,46 @@ def run_pod(
     refused : callable
         The exception to raise for data that cannot be compressed.
     slice_tasks, submitted_tasks : int
+
+    Raises
+    ------
+    WorkerMemoryError
+        If a task that reads, or one on the columns of a merge, needs more memory than a worker has
+        for it.
     """
-    plan = plan or plan_pod(variables)
-    if plan.tasks(*plan.tree.root) <= slice_tasks:
+    memory = worker_memory()
+    plan = planned = _planned(variables, plan, memory)
+    builder = _builder(variables, plan, tolerance, None, None, scales)
+
+    def refusal(defect: Defect) -> Exception:
+        return refused(planned, defect)
+
+    run = Slices(builder, slice_tasks, submitted_tasks, refusal, memory)
+    if not run.is_merge(plan.tree.root):
         lazy = decompose(variables, tolerance=tolerance, scales=scales, plan=plan)
         # Persisted together, the modes stay where they are, and the factor comes here.
         held = list(dask.persist(lazy.factor, *lazy.blocks, *lazy.right))
     else:
-        builder = _builder(variables, plan, tolerance, None, None, scales)
         if scales is None and not builder.alone:
-            builder = replace(builder, scales=estimated_scales(builder))
-        held = Slices(
-            builder, slice_tasks, submitted_tasks, lambda defect: refused(plan, defect)
-        ).run()
+            run.builder = replace(builder, scales=estimated_scales(builder))
+        plan, held = run.run()
     (factor,) = dask.compute(held[0])
     if factor.defect is not None:
-        raise refused(plan, factor.defect)
+        raise refusal(factor.defect)
     rows, spans = 1 + len(plan.rows), plan.right_spans(*plan.tree.root)
     right = Table(tuple(spans), tuple(held[rows:]), factor.columns)
     return HeldPOD(plan, tuple(held[1:rows]), factor, right)
+
+
+def _planned(
+    variables: Sequence[ArchivedVariable], plan: PODPlan | None, memory: WorkerMemory | None
+) -> PODPlan:
+    """The plan, or one of merges that workers have the memory for, as far as is known."""
+    if memory is None:
+        return plan or plan_pod(variables)
+    plan = plan or plan_pod(variables, merge_bytes=min(MERGE_BYTES, memory.rows))
+    check_leaves(plan, variables, memory)
+    return plan
 
 
 def _builder(

@@ -21,6 +21,10 @@ from romzarr.numerics.pod.truncation import Cut
 
 Graph = dict[Any, Any]
 
+# Inner products that one task adds: with what it takes to add them by QR, these are fewer arrays
+# than finding directions takes.
+SUMMANDS = 3
+
 _second = itemgetter(1)
 
 
@@ -41,7 +45,8 @@ class Builder:
     """Adds tasks of one POD to ``graph``; `own_cut` is that of single space blocks.
 
     `inner` has the inner product of each space block, `scales` the factor on the energy of each
-    variable. All keys have one name of their own: results are never shared with another run.
+    variable, `origins` of which space block of the leaves each one is, and from which point on. All
+    keys have one name of their own: results are never shared with another run.
     """
 
     plan: PODPlan
@@ -51,12 +56,14 @@ class Builder:
     precision: Precision
     inner: Sequence[InnerProduct]
     scales: Mapping[int, float] | None = None
+    origins: Sequence[tuple[int, int]] = ()
     graph: Graph = field(default_factory=dict)
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def __post_init__(self) -> None:
         self.owners = [row.variable for row in self.plan.rows]
         self.alone = len(self.owners) == 1
+        self.origins = self.origins or [(row, 0) for row in range(len(self.owners))]
         self.common: Graph = {
             self.key("inner", row): inner for row, inner in enumerate(self.inner) if not inner.even
         }
@@ -69,6 +76,20 @@ class Builder:
     def anew(self) -> Builder:
         """A builder of the same POD whose graph is empty and whose keys are others."""
         return replace(self, graph={}, token=uuid4().hex)
+
+    def finer(self, points: int) -> Builder:
+        """A builder of the same POD whose space blocks have so many points at most."""
+        plan = self.plan.finer(points)
+        parts = self.plan.parts(plan)
+        return replace(
+            self,
+            plan=plan,
+            inner=[self.inner[row].on(part) for row, part in parts],
+            origins=[(self.origins[row][0], self.origins[row][1] + p.start) for row, p in parts],
+            scales={self.owners[0]: 1.0} if self.alone else self.scales,
+            graph={},
+            token=uuid4().hex,
+        )
 
     def layer(self) -> tuple[HighLevelGraph, str]:
         """All tasks added, and what they need in common."""
@@ -140,16 +161,80 @@ class Builder:
             below = [part.blocks[i] for part in parts]
             products.append(self.key(f"product{level}", i, number))
             self.graph[products[-1]] = (
-                pod_tasks.product_of, below, factors, self._inner(i), self.precision, i,
+                pod_tasks.product_of, below, factors, self._inner(i), self.precision,
+                *self.origins[i],
             )  # fmt: skip
             rows.append(self.key(f"rows{level}", i, number))
-            self.graph[rows[-1]] = (pod_tasks.rows_of, below, factors, merged, self.precision)
+            turn = (_second, merged)
+            self.graph[rows[-1]] = (pod_tasks.rows_of, below, factors, turn, self.precision)
         self.graph[merged] = (
             pod_tasks.merge_joint, factors, self.owners, products, self._scales, self.cut,
             self.precision, self.plan.is_long(level, number),
         )  # fmt: skip
         self.graph[joint] = (itemgetter(0), merged)
         return Columns(joint, rows, self._right(level, number, joint, parts))
+
+    def merge_parts(
+        self, level: int, number: int, parts: Sequence[Columns], plans: Sequence[PODPlan]
+    ) -> Columns:
+        """Add the merge of consecutive nodes whose space blocks are those of `plans`.
+
+        These may be coarser than those here.
+        No task has both columns in time and rows.
+        """
+        merged, joint = self.key(f"merge{level}", number), self.key(f"factor{level}", number)
+        turn = self.key(f"turn{level}", number)
+        factors, summaries, below = [], [], []
+        for i, (part, plan) in enumerate(zip(parts, plans, strict=True)):
+            factors.append(self.key(f"part{level}", number, i))
+            self.graph[factors[-1]] = (pod_tasks.factor_in, part.joint)
+            summaries.append(self.key(f"summary{level}", number, i))
+            self.graph[summaries[-1]] = (pod_tasks.summary_of, part.joint)
+            below.append(self._parts(level, number, i, part, plan))
+        products, rows = [], []
+        for i, blocks in enumerate(zip(*below, strict=True)):
+            products.append(self.key(f"product{level}", i, number))
+            self.graph[products[-1]] = (
+                pod_tasks.product_of, list(blocks), summaries, self._inner(i), self.precision,
+                *self.origins[i],
+            )  # fmt: skip
+            rows.append(self.key(f"rows{level}", i, number))
+            self.graph[rows[-1]] = (
+                pod_tasks.rows_of, list(blocks), summaries, turn, self.precision,
+            )  # fmt: skip
+        variables, sums = self._sums(level, number, products)
+        self.graph[merged] = (
+            pod_tasks.merge_joint, factors, variables, sums, self._scales, self.cut,
+            self.precision, self.plan.is_long(level, number),
+        )  # fmt: skip
+        self.graph[joint], self.graph[turn] = (itemgetter(0), merged), (_second, merged)
+        return Columns(joint, rows, self._right(level, number, joint, parts))
+
+    def _parts(self, level: int, number: int, i: int, part: Columns, plan: PODPlan) -> list[Any]:
+        """Add the rows of a node on each space block here, of those in its own blocks."""
+        if level > 1 and len(plan.rows) == len(self.owners) > 1:
+            return part.blocks
+        keys = [self.key(f"cut{level}", number, i, j) for j in range(len(self.owners))]
+        for key, (row, points) in zip(keys, plan.parts(self.plan), strict=True):
+            self.graph[key] = (pod_tasks.part_of, part.blocks[row], part.joint, points)
+        return keys
+
+    def _sums(
+        self, level: int, number: int, products: Sequence[Any]
+    ) -> tuple[list[int], list[Any]]:
+        """Add sums of the products of each variable; the variables and their keys."""
+        of: dict[int, list[Any]] = {}
+        for variable, product in zip(self.owners, products, strict=True):
+            of.setdefault(variable, []).append(product)
+        count = 0
+        for variable, left in of.items():
+            while len(left) > 1:
+                key = self.key(f"sum{level}", number, count)
+                some, left = left[:SUMMANDS], left[SUMMANDS:]
+                self.graph[key] = (pod_tasks.added, some, self.precision)
+                left, count = [*left, key], count + 1
+            of[variable] = left
+        return list(of), [key for (key,) in of.values()]
 
     def _right(
         self, level: int, number: int, joint: Any, parts: Sequence[Columns]

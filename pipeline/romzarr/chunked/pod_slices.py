@@ -3,6 +3,9 @@
 A scheduler remembers whatever a result is made of, as long as anybody wants the result, in order
 to make it again. Results of a subtree are therefore handed to the workers as plain data, and the
 subtree is forgotten. Should a worker be lost with some of them, their subtrees are run again.
+
+Where a merge could need more memory than a worker has for a task, it is a slice of its own: what
+its parts have kept is known by then, and its space blocks are cut as finely as it takes.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ from typing import Any
 from uuid import uuid4
 
 import dask
-from dask.base import get_scheduler
 from dask.delayed import Delayed
 from dask.optimization import cull
 from dask.threaded import get as threaded_get
 
+from romzarr.chunked.memory import Merge, WorkerMemory, check_columns, current_client
+from romzarr.chunked.plan import PODPlan
 from romzarr.chunked.pod_graph import Builder, Columns
+from romzarr.chunked.pod_tasks import Node as Result
+from romzarr.chunked.pod_tasks import factor_in
 from romzarr.numerics.pod.factors import Defect
 
 log = logging.getLogger(__name__)
@@ -89,30 +95,38 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Tasks on the scheduler: `results` are what cannot be compressed, and then the outputs of
-    a node, first its joint columns."""
+    """Tasks on the scheduler, and bytes that they may keep.
+
+    `results` are what cannot be compressed, the number of columns, and then the outputs of a node
+    on the space blocks of `plan`, first its joint columns.
+    """
 
     node: Node
     tasks: int
+    bytes: int
+    plan: PODPlan
     results: _Graph
 
 
 @dataclass(frozen=True)
 class _Done:
-    """Outputs of a node by key, as they go into the graph of its merge."""
+    """Outputs of a node by key, as they go into the graph of its merge: so many columns, and rows
+    on the space blocks of `plan`."""
 
     columns: Columns
     outputs: dict[Any, Any]
+    count: int
+    plan: PODPlan
 
     @classmethod
-    def of(cls, outputs: Sequence[Any], blocks: int) -> _Done:
+    def of(cls, outputs: Sequence[Any], count: int, plan: PODPlan) -> _Done:
         """Outputs with the joint columns first, where they are not those of the only block, then
-        those of so many space blocks, then the columns of a long node."""
+        those of all space blocks, then the columns of a long node."""
         # A future keeps its key: another one would be an alias, and a task more.
         keys = [getattr(output, "key", f"held-{uuid4().hex}") for output in outputs]
-        last = 1 if blocks == 1 else 1 + blocks
+        last = 1 if len(plan.rows) == 1 else 1 + len(plan.rows)
         columns = Columns(keys[0], keys[1:last] or keys[:1], tuple(keys[last:]))
-        return cls(columns, dict(zip(keys, outputs, strict=True)))
+        return cls(columns, dict(zip(keys, outputs, strict=True)), count, plan)
 
 
 @dataclass
@@ -120,35 +134,45 @@ class Slices:
     """Runs subtrees from the first time to the last, and merges them as soon as they are there.
 
     ``done`` are finished nodes that no merge has taken up yet, ``todo`` the nodes to submit,
-    ``running`` those submitted, ``parents`` what each is merged into.
+    ``running`` those submitted, ``parents`` what each is merged into. Tasks are kept within
+    `memory`, where that is known.
     """
 
     builder: Builder
     slice_tasks: int
     submitted_tasks: int
     refused: Callable[[Defect], Exception]
+    memory: WorkerMemory | None = None
     done: dict[Node, _Done] = field(default_factory=dict)
     todo: deque[Node] = field(default_factory=deque)
     running: deque[_Slice] = field(default_factory=deque)
     parents: dict[Node, Node] = field(default_factory=dict)
     attempts: dict[Node, int] = field(default_factory=dict)
 
-    def run(self) -> list[Delayed]:
-        """What `Builder.finished` has the keys of, on the workers."""
+    def run(self) -> tuple[PODPlan, list[Delayed]]:
+        """What `Builder.finished` has the keys of, on the workers, and the plan of its blocks."""
         root = self.builder.plan.tree.root
         self.need(root)
         while root not in self.done:
             while self.todo and self.has_room(self.todo[0]):
                 self.submit(self.todo.popleft())
             self.collect(self.running.popleft())
-        builder, done = self.builder.anew(), self.done[root]
+        done = self.done[root]
+        builder = self.builder.anew().finer(done.plan.largest)
         builder.graph.update(done.outputs)
         keys = builder.finished(done.columns)
         layer, name = builder.layer()
         held = list(dask.persist(*(Delayed(key, layer, layer=name) for key in keys)))
         # Data that was handed over is forgotten with the last who wants it.
         _wait(held)
-        return held
+        return builder.plan, held
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether all tasks are more than a scheduler may know: else it is left to make again what
+        is lost."""
+        plan = self.builder.plan
+        return current_client() is not None and plan.tasks(*plan.tree.root) > self.slice_tasks
 
     def need(self, node: Node) -> None:
         """Have a node made, of what is there."""
@@ -164,7 +188,26 @@ class Slices:
 
     def is_merge(self, node: Node) -> bool:
         """Whether a node is more than one slice."""
-        return node[0] > 0 and self.builder.plan.tasks(*node) > self.slice_tasks
+        plan = self.builder.plan
+        return node[0] > 0 and (plan.tasks(*node) > self.slice_tasks or not self.is_safe(node))
+
+    def is_safe(self, node: Node) -> bool:
+        """Whether its merge, and so all below, is within memory even if every column is kept."""
+        if self.memory is None:
+            return True
+        spans = [len(self.builder.plan.span(*child)) for child in self.children(node)]
+        merge = self.merge_of(spans, [m - 1 for m in spans])
+        return merge.is_small(self.builder.plan, self.memory)
+
+    def merge_of(self, snapshots: Sequence[int], columns: Sequence[int]) -> Merge:
+        builder = self.builder
+        itemsize = builder.precision.rows.itemsize
+        return Merge(snapshots, columns, itemsize, len(builder.variables))
+
+    def kept_bytes(self, columns: int) -> int:
+        """Bytes of so many columns on all points."""
+        points = sum(row.points for row in self.builder.plan.rows)
+        return points * (columns * self.builder.precision.rows.itemsize + 8)
 
     def children(self, node: Node) -> list[Node]:
         level, number = node
@@ -182,24 +225,59 @@ class Slices:
         plan = self.builder.plan
         tasks = plan.merge_tasks(*node) if self.is_merge(node) else plan.tasks(*node)
         there = sum(s.tasks for s in self.running) + sum(len(d.outputs) for d in self.done.values())
-        return tasks + len(self.builder.common) + there <= self.submitted_tasks
+        fits = tasks + len(self.builder.common) + there <= self.submitted_tasks
+        if self.memory is None or not fits:
+            return fits
+        kept = sum(self.kept_bytes(d.count) for d in self.done.values())
+        kept += sum(s.bytes for s in self.running) + self.kept_bytes(len(plan.span(*node)))
+        return kept <= self.memory.together
 
     def submit(self, node: Node) -> None:
         """Submit a subtree, or a merge of nodes that are done."""
-        level, number = node
-        builder = self.builder.anew()
         parts = [self.done[child] for child in self.children(node)] if self.is_merge(node) else []
+        builder = self.builder.anew()
         if parts:
-            columns = builder.merge(level, number, [part.columns for part in parts])
+            builder, columns = self.merged(builder, node, parts)
         else:
-            columns = builder.subtree(level, number)
-        self.running.append(_submitted(node, builder, columns, parts))
+            columns = builder.subtree(*node)
+        most = self.kept_bytes(len(builder.plan.span(*node)))
+        self.running.append(_submitted(node, builder, columns, parts, most, self.hands_over))
         held = sum(len(part.outputs) for part in self.done.values())
         tasks = sum(s.tasks for s in self.running)
         log.info(
             "slice of %d tasks submitted: %d on the scheduler, %d results held",
             self.running[-1].tasks, tasks, held,
         )  # fmt: skip
+
+    def merged(
+        self, builder: Builder, node: Node, parts: Sequence[_Done]
+    ) -> tuple[Builder, Columns]:
+        """Add the merge of `parts`, with space blocks as fine as their columns ask for.
+
+        Raises
+        ------
+        WorkerMemoryError
+            If it takes more memory than a worker has, however fine.
+        """
+        columns = [part.columns for part in parts]
+        if self.memory is None:
+            return builder, builder.merge(*node, columns)
+        spans = [builder.plan.span(*child) for child in self.children(node)]
+        merge = self.merge_of([len(span) for span in spans], [part.count for part in parts])
+        check_columns(merge, spans[0].start, self.memory)
+        finest, whole = min(part.plan.largest for part in parts), builder.plan.largest
+        small = merge.is_small(builder.plan, self.memory)
+        if small and finest == whole:
+            return builder, builder.merge(*node, columns)
+        if not small:
+            # A single space block is cut in any case: its rows would be with the columns.
+            finest = min(finest, merge.points(self.memory), whole // (1 + builder.alone))
+        builder = builder.finer(finest)
+        log.info(
+            "snapshots %d to %d: %d columns to merge, in %d space blocks",
+            spans[0].start, spans[-1].stop - 1, merge.height, len(builder.plan.rows),
+        )  # fmt: skip
+        return builder, builder.merge_parts(*node, columns, [part.plan for part in parts])
 
     def collect(self, finished: _Slice) -> None:
         """Wait for a slice and take its outputs, or have it run again if they were lost.
@@ -211,13 +289,13 @@ class Slices:
         """
         node = finished.node
         try:
-            defect, *outputs = _values(finished.results)
+            defect, count, *outputs = _values(finished.results, self.hands_over)
         except CancelledError:
             self.lost(node)
             return
         if defect is not None:
             raise self.refused(defect)
-        self.done[node] = _Done.of(outputs, len(self.builder.owners))
+        self.done[node] = _Done.of(outputs, count, finished.plan)
         if self.is_merge(node):
             for child in self.children(node):
                 del self.done[child]
@@ -237,35 +315,41 @@ class Slices:
         self.need(self.builder.plan.tree.root)
 
 
-def _submitted(node: Node, builder: Builder, columns: Columns, parts: Sequence[_Done]) -> _Slice:
+def _submitted(
+    node: Node,
+    builder: Builder,
+    columns: Columns,
+    parts: Sequence[_Done],
+    most: int,
+    handed_over: bool,
+) -> _Slice:
     """Submit the graph of a node that merges `parts`, with what hands its outputs over."""
     keys = list(dict.fromkeys([columns.joint, *columns.blocks, *columns.right]))
     results = [builder.key("held", i) for i in range(len(keys))]
-    hold, defect = _hand_over if _client() is not None else _as_is, builder.key("defect")
+    hold = _hand_over if handed_over else _as_is
+    defect, count = builder.key("defect"), builder.key("count")
     # Rows and columns of a merge go nowhere else: making them and handing them over is one task.
     alone = set(keys[1:] if node[0] > 0 else [])
     for result, key in zip(results, keys, strict=True):
         builder.graph[result] = (hold, builder.graph.pop(key) if key in alone else key)
     builder.graph[defect] = (_defect_of, columns.joint)
+    builder.graph[count] = (_count_of, columns.joint)
     tasks = len(builder.graph) + len(builder.common)
     for part in parts:
         builder.graph.update(part.outputs)
-    (held,) = dask.persist(_Graph(builder.graph, [defect, *results], builder.common))
-    return _Slice(node, tasks, held)
+    (held,) = dask.persist(_Graph(builder.graph, [defect, count, *results], builder.common))
+    return _Slice(node, tasks, most, builder.plan, held)
 
 
-def _client() -> Any:
-    """The client that Dask computes with; None where it computes in this process."""
-    return getattr(get_scheduler(), "__self__", None)
-
-
-def _values(held: _Graph) -> list[Any]:
-    """What cannot be compressed and the outputs of a slice, once they are there."""
-    client, results = _client(), [held.graph[key] for key in held.keys]
+def _values(held: _Graph, handed_over: bool) -> list[Any]:
+    """What cannot be compressed, the columns and the outputs of a slice, once they are there."""
+    client, results = current_client(), [held.graph[key] for key in held.keys]
     if client is None:
         return results
-    defect, *handed_over = client.gather(results)
-    return [defect, *_wanted(client, [future.key for future in handed_over])]
+    if not handed_over:
+        return [*client.gather(results[:2]), *results[2:]]
+    defect, count, *outputs = client.gather(results)
+    return [defect, count, *_wanted(client, [future.key for future in outputs])]
 
 
 def _wanted(client: Any, keys: list[str]) -> list[Any]:
@@ -280,7 +364,7 @@ def _wanted(client: Any, keys: list[str]) -> list[Any]:
 
 
 def _wait(results: Sequence[Delayed]) -> None:
-    if _client() is not None:
+    if current_client() is not None:
         from distributed import futures_of, wait
 
         wait(futures_of(results))
@@ -306,7 +390,11 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-def _defect_of(joint: Any) -> Defect | None:
-    """What the columns of a node have found; for a single space block they come as a pair."""
-    defect: Defect | None = (joint[1] if isinstance(joint, tuple) else joint).defect
-    return defect
+def _defect_of(joint: Result) -> Defect | None:
+    """What the columns of a node have found."""
+    return factor_in(joint).defect
+
+
+def _count_of(joint: Result) -> int:
+    """Number of the columns of a node."""
+    return factor_in(joint).columns

@@ -28,6 +28,7 @@ from romzarr.numerics.pod.truncation import Cut
 
 # The joint columns of a node: for a single space block they come in a pair with its rows.
 Node = TimeFactor | Factored
+Product = tuple[Gram, Defect | None]
 
 
 def read_and_factor(
@@ -69,16 +70,29 @@ def product_of(
     inner: InnerProduct,
     precision: Precision,
     row: int,
-) -> tuple[Gram, Defect | None]:
-    """Inner product of the columns of consecutive time blocks on one space block."""
+    first: int,
+) -> Product:
+    """Inner product of the columns of consecutive time blocks on one space block.
+
+    Its points are those of `row` of the plan from `first` on.
+    """
     pairs = _pairs(blocks, factors)
-    return merge.merge_product(pairs, inner, precision), merge.mask_defect(pairs, row)
+    defect = merge.mask_defect(pairs, row)
+    if defect is not None:
+        defect = replace(defect, point=defect.point + first)
+    return merge.merge_product(pairs, inner, precision), defect
+
+
+def added(products: Sequence[Product], precision: Precision) -> Product:
+    """Inner product on several space blocks of one variable."""
+    defect = merge.first_defect(defect for _, defect in products)
+    return add_products([product for product, _ in products], precision), defect
 
 
 def merge_joint(
     factors: Sequence[TimeFactor],
     variables: Sequence[int],
-    products: Sequence[tuple[Gram, Defect | None]],
+    products: Sequence[Product],
     scales: Mapping[int, float],
     cut: Cut,
     precision: Precision,
@@ -96,11 +110,19 @@ def merge_joint(
 def rows_of(
     blocks: Sequence[RowBlock | Factored],
     factors: Sequence[TimeFactor],
-    merged: tuple[TimeFactor, Matrix],
+    turn: Matrix,
     precision: Precision,
 ) -> RowBlock:
-    """Rows of the merged time block on one space block."""
-    return merge.merge_rows(_pairs(blocks, factors), merged[1], precision)
+    """Rows of the merged time block on one space block, for the directions `turn`."""
+    return merge.merge_rows(_pairs(blocks, factors), turn, precision)
+
+
+def part_of(block: RowBlock | Factored, joint: Node, points: slice) -> RowBlock:
+    """Rows of the joint columns at some of the points of a space block."""
+    if not isinstance(block, RowBlock):
+        # Columns of a single space block are those of all.
+        block = block[0] if isinstance(joint, tuple) else merge.onto_joint(*block, joint)
+    return block.on(points)
 
 
 def factor_in(node: Node) -> TimeFactor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -12,14 +13,17 @@ from romzarr.compression.gaps import shown, with_gaps
 from romzarr.compression.lossless import write_lossless
 from romzarr.compression.pod import factor_archive
 from romzarr.compression.pointwise import AIM, sharpened_by, write_residuals
-from romzarr.compression.survey import LEAST_BYTES, survey
-from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
+from romzarr.compression.survey import LEAST_BYTES, Surveyed, survey
+from romzarr.compression.values import WrittenValues, write_values
 from romzarr.compression.write_pod import Result, check_bound, write_factored
 from romzarr.compression.write_store import Codings, facts, write_latent
 from romzarr.config import Config
 from romzarr.contracts import Coding, ReadCost
+from romzarr.errors import WorkerMemoryError
 from romzarr.progress import step
 from romzarr.store.writing.writer import StoreWriter
+
+log = logging.getLogger(__name__)
 
 NO_CODINGS = Codings((), 0, "float64")
 ERRORS = "relative_l2_error"
@@ -89,9 +93,16 @@ def _nothing_but_carried(writer: StoreWriter, archive: Archive, config: Config) 
 
 def _write_lossy(writer: StoreWriter, archive: Archive, config: Config, aim: float) -> Result:
     """Put everything into the store with errors."""
-    plans = _without_pod(archive, config)
+    found = _surveyed(archive, config)
+    plans = [each.plan for each in found.values() if each.plan and each.is_rough]
     if not plans:
-        return _write_by_pod(writer, archive, config, aim)
+        try:
+            return _write_by_pod(writer, archive, config, aim)
+        except WorkerMemoryError as error:
+            plans = [each.plan for each in found.values() if each.plan]
+            if len(plans) < len(archive.variables):
+                raise
+            log.warning("values are coded without modes: %s", error)
     with step("write") as writing:
         written = write_values(writer, archive, plans)
         cost = sum((each.cost for each in written.values()), ReadCost())
@@ -105,19 +116,19 @@ def _write_lossy(writer: StoreWriter, archive: Archive, config: Config, aim: flo
     return _with_values(archive, result, written, config)
 
 
-def _without_pod(archive: Archive, config: Config) -> list[ValuesPlan]:
-    """How to code the variables for which a sample shows that POD cannot pay.
+def _surveyed(archive: Archive, config: Config) -> dict[int, Surveyed]:
+    """What a sample says of variables that need not go through a POD.
 
     None of a small archive, which POD reads as quickly, or of variables with bounds on single
     values, for which there is more to weigh.
     """
     if archive.raw_bytes < LEAST_BYTES or config.compression.max_rank != "auto":
-        return []
+        return {}
     bounds = config.compression.absolute_bounds
     numbers = [n for n, v in enumerate(archive.variables) if v.name not in bounds]
     with step("survey"):
         found = survey(archive, [config.compression.tolerance], numbers)
-    return [each.plan for (each,) in found.values() if each.plan and each.is_rough]
+    return {number: each for number, (each,) in found.items()}
 
 
 def _with_values(

@@ -72,26 +72,33 @@ def monomial_maps(library: Library, turns: Matrix, shifts: Matrix) -> Matrix:
     count, _, own = turns.shape
     target = moved_library(library, Move(turns[0], shifts[0]))
     table = _products(target.degree, own)
-    columns = {term: k for k, term in enumerate(target.factors)}
     found = np.zeros((count, library.size, target.size))
     found[:, 0, 0] = 1.0
     for degree in range(1, target.degree + 1):
         low = _terms_below(degree, own)
-        here = [k for term, k in columns.items() if len(term) == degree]
-        terms = [term for term in target.factors if len(term) == degree]
-        prefixes = found[:, :low, [columns[term[:-1]] for term in terms]]
-        last = [term[-1] for term in terms]
-        block = np.zeros((count, library.size, len(terms)))
+        here, before, last = _terms_of(degree, target.states)
+        prefixes = found[:, :low, before]
+        block = found[:, :, here]
         block[:, :low] = prefixes * shifts[:, None, last]
         for state in range(own):
             # A product by one state leads from every monomial to another one.
             block[:, table[:low, state]] += prefixes * turns[:, None, last, state]
-        found[:, :, here] = block
     return found
 
 
+@lru_cache(maxsize=32)
 def _terms_below(degree: int, states: int) -> int:
     return PolynomialLibrary(states, degree - 1).size
+
+
+@lru_cache(maxsize=32)
+def _terms_of(degree: int, states: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp]]:
+    """Where the monomials of a degree are, the number of the prefix of each, and its last state."""
+    number = {term: k for k, term in enumerate(PolynomialLibrary(states, degree).factors)}
+    terms = [term for term in number if len(term) == degree]
+    before, last = [number[term[:-1]] for term in terms], [term[-1] for term in terms]
+    here = slice(len(number) - len(terms), len(number))
+    return here, np.array(before, np.intp), np.array(last, np.intp)
 
 
 @lru_cache(maxsize=8)

@@ -51,6 +51,13 @@ class RowBlock:
     valid: Mask | None = None
     mix: Matrix | None = None
 
+    def on(self, points: slice) -> RowBlock:
+        """That of some of the points. A copy: it does not keep the others in memory."""
+        valid = None if self.valid is None else self.valid[points].copy()
+        return replace(
+            self, mean=self.mean[points].copy(), rows=self.rows[:, points].copy(), valid=valid
+        )
+
 
 @dataclass(frozen=True)
 class LongTime:

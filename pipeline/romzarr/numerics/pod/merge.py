@@ -66,12 +66,15 @@ def merge_in_space(
     right, gram, lost = _joint_columns(
         small, scales, cut, replace(precision, householder=True), np.ones(factors[0].snapshots)
     )
-    defect, cost = _first(f.defect for f in factors), sum((f.cost for f in factors), ReadCost())
+    defect, cost = (
+        first_defect(f.defect for f in factors),
+        sum((f.cost for f in factors), ReadCost()),
+    )
     return TimeFactor(factors[0].start, right, gram, lost, apart, defect, cost)
 
 
-def _first(defects: Iterable[Defect | None]) -> Defect | None:
-    """The defect that comes first in time."""
+def first_defect(defects: Iterable[Defect | None]) -> Defect | None:
+    """Return the defect that comes first in time."""
     return min((d for d in defects if d is not None), key=lambda d: d.time, default=None)
 
 
@@ -271,7 +274,7 @@ def _merged(
         gram,
         {v: lost[v] + sum(f.discarded[v] for f in factors) for v in gram},
         {v: sum(f.apart.get(v, 0.0) for f in factors) for v in gram},
-        _first((*defects, *(f.defect for f in factors))),
+        first_defect((*defects, *(f.defect for f in factors))),
         sum((f.cost for f in factors), ReadCost()),
         time if long else None,
     )

@@ -44,7 +44,8 @@ MOST_ROUNDS = 30  # of adding a term and dropping others, which take up to ten
 class Model:
     """Terms `support` (p, q) and their `coefficients` (p, q) in the coordinates `frame`.
 
-    ``squares`` is what they leave of the evidence, ``rows`` (k, p, q) the evidence in the frame.
+    ``squares`` is what they leave of the evidence, ``rows`` (k, p, q) the evidence in the frame,
+    ``basis`` (k, terms) orthonormal and spans those of the terms.
     """
 
     evidence: Evidence
@@ -53,17 +54,22 @@ class Model:
     coefficients: Matrix
     squares: float
     rows: Matrix
+    basis: Matrix
 
     @classmethod
     def of(cls, evidence: Evidence, frame: Move, support: Mask) -> Model:
         """The most likely coefficients of the terms `support`."""
-        rows = evidence.rows_in(frame)
+        return cls._in(evidence, frame, support, evidence.rows_in(frame))
+
+    @classmethod
+    def _in(cls, evidence: Evidence, frame: Move, support: Mask, rows: Matrix) -> Model:
+        """The same, with the evidence in the frame."""
         columns = columns_of(rows, support)
-        values = solved(columns, evidence.y)
+        values, basis = solved(columns, evidence.y)
         coefficients = np.zeros(support.shape)
         coefficients[support] = values
         left = evidence.y - columns @ values
-        return cls(evidence, frame, support, coefficients, float(left @ left), rows)
+        return cls(evidence, frame, support, coefficients, float(left @ left), rows, basis)
 
     @property
     def residual(self) -> Vector:
@@ -142,8 +148,7 @@ class Model:
 
     def _moved(self, damping: float) -> Model | None:
         """After one damped step; None if that leads too far or to no better model."""
-        basis, _ = np.linalg.qr(columns_of(self.rows, self.support))
-        columns = self.moves - basis @ (basis.T @ self.moves)
+        columns = self.moves - self.basis @ (self.basis.T @ self.moves)
         gram = columns.T @ columns
         least = max(damping * float(np.trace(gram)) / len(gram), np.finfo(float).tiny)
         sizes: Matrix = np.asarray(
@@ -169,7 +174,7 @@ class Model:
         """With or without terms (numbers in the flat support), settled."""
         support = self.support.copy()
         support.flat[terms] = there
-        return Model.of(self.evidence, self.frame, support).settled()
+        return Model._in(self.evidence, self.frame, support, self.rows).settled()
 
 
 def eliminated(model: Model, price: float) -> Model:
