@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import dask
@@ -21,11 +20,11 @@ from romzarr.compression import direct, pointwise
 from romzarr.config import NO_TOLERANCE
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.dynamics import sampling
-from romzarr.store import layout
 from romzarr.store.reading import fields
 from romzarr.store.reading.latent import StoredLatent
 from romzarr.store.reading.reader import _opened, open_store
 from romzarr_flows.cli import main
+from tests.format_page import decoded_by_hand
 from tests.oracles import decoded_errors
 from tests.strategies import grids, seeds
 
@@ -204,11 +203,8 @@ def test_bounds_hold_where_every_result_of_arithmetic_is_another(bounded, monkey
 
 def test_the_snippet_of_the_format_page_decodes_it(bounded):
     source, store = bounded
-    page = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    scope = {"store": store, "name": "noise"}
-    exec(snippet, scope)
-    assert np.abs(scope["values"] - source.noise.values).max() <= BOUNDS["noise"]
+    found = decoded_by_hand(store, "noise")
+    assert np.abs(found - source.noise.values).max() <= BOUNDS["noise"]
 
 
 def test_other_threads_change_nothing(bounded):

@@ -1,7 +1,6 @@
 """Variables stored as their values: what is written comes back, and nothing is believed."""
 
 import pickle
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from hypothesis import strategies as st
 from romzarr.coding import tiles
 from romzarr.contracts import TimeAxis
 from romzarr.errors import StoreError
-from romzarr.store import layout
 from romzarr.store.reading.engine import RomzarrBackendEntrypoint
 from romzarr.store.reading.reader import _opened, open_store
 from romzarr.store.writing.writer import StoreWriter
 from tests.forgery import write_chunk
+from tests.format_page import PAGE, decoded_by_hand
 from tests.store.test_hostile import FACTS, NODE, changed
 from tests.store.test_roundtrip import indexers
 
@@ -282,13 +281,10 @@ def test_a_missing_tile_is_damage_and_never_zeros(small):
 
 def test_the_snippet_of_the_format_page_decodes_it(small):
     values, path = small
-    page = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    scope = {"store": path, "name": "u"}
-    exec(snippet, scope)
-    assert scope["values"].dtype == np.float32
-    np.testing.assert_array_equal(scope["values"], values.expected("float32"))
+    found = decoded_by_hand(path, "u")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, values.expected("float32"))
     root = zarr.open_group(path, mode="r")
     described = root[root.attrs["romzarr"]["parts"][0][0]]["basis/u"]
     for array, _ in described.members():
-        assert f"basis/<group>/{array} " in page
+        assert f"basis/<group>/{array} " in PAGE
