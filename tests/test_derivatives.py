@@ -16,10 +16,10 @@ import romzarr
 from romzarr.archive import open_archive
 from romzarr.archive.directions import directions_of
 from romzarr.chunked import derivatives as chunked
+from romzarr.compression import written
 from romzarr.config import CompressionConfig
 from romzarr.derivatives import bounded_derivatives
 from romzarr.errors import AccuracyError, ConfigError
-from romzarr.operations import written
 from romzarr_flows.cli import main
 from tests.strategies import seeds
 

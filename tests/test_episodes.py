@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import dask
@@ -18,9 +17,9 @@ from romzarr.chunked.tables import Table, consecutive
 from romzarr.compression import choose_coding
 from romzarr.contracts import BlockSpan
 from romzarr.numerics.pod.roughness import runs
-from romzarr.store import layout
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.tables import info_table
+from tests.format_page import decoded_by_hand
 from tests.oracles import assert_same_but_values, decoded_errors
 from tests.strategies import seeds
 
@@ -140,15 +139,12 @@ def test_equations_are_those_of_the_quiet_time(tmp_path):
 def test_the_snippet_of_the_format_page_decodes_it(tmp_path):
     _, decoded = stored(storm(4, names=("u", "v")), tmp_path, tolerance=0.05)
     assert romzarr.info(tmp_path / "s.romzarr").episodes
-    page = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     for name in ("u", "v"):
-        scope = {"store": tmp_path / "s.romzarr", "name": name}
-        exec(snippet, scope)
+        found = decoded_by_hand(tmp_path / "s.romzarr", name)
         quiet = np.delete(np.arange(300), np.arange(99, 181))
         axis = decoded[name].dims.index("time")
         # In the quiet time a model, which the snippet does without, may be in between.
-        there, here = (np.moveaxis(v, axis, 0) for v in (scope["values"], decoded[name].values))
+        there, here = (np.moveaxis(v, axis, 0) for v in (found, decoded[name].values))
         np.testing.assert_allclose(there[100:180], here[100:180], rtol=1e-5, atol=1e-6)
         assert np.isfinite(there[quiet]).all()
 

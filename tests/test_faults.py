@@ -246,7 +246,7 @@ def test_what_is_no_store_is_never_replaced(tmp_path, kind):
     assert {path: Path(path).read_bytes() for path in files_below(tmp_path)} == before
 
 
-@pytest.mark.parametrize("puts", [0, 1, 3, 6])
+@pytest.mark.parametrize("puts", [0, 1, 2, 3])
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, puts):
     """The disk takes `puts` pieces and no more, while worker threads write."""
     left = itertools.count(puts, -1)

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import romzarr
+from romzarr.compression import written
 from romzarr.compression.pointwise import AIM
 from romzarr.config import Config, load_config
 from romzarr.errors import AccuracyError, ConfigError
 from romzarr.numerics.logarithm import allowed_error
-from romzarr.operations import written
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.cli import main
 from tests.oracles import relative_error

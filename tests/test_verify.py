@@ -79,7 +79,7 @@ def test_a_tampered_coefficient_is_found_with_variable_time_and_place(source, st
     group = zarr.open_group(next(store.glob("2*")), mode="r+")
     corrections, at = group["latent/corrections"], 45
     row = corrections[at]
-    row[0] += 3 * group["basis/singular_values"][0]
+    row[0] += 3 * np.linalg.norm(corrections[:, 0])
     corrections[at] = row
     sign(store)
     report = romzarr.verify(store, source)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import romzarr
-from romzarr.archive import Source
 from romzarr.config import Config
 from romzarr.errors import ConfigError
-from romzarr.operations.compress import tree_of
-from romzarr.operations.groups import made_time
-from romzarr.store.layout import normalised
-from romzarr.store.trees import read_tree
+
+if TYPE_CHECKING:
+    from romzarr.archive import Source
 
 # A single store, or that of --group, needs no name.
 ALONE = ""
@@ -46,6 +44,12 @@ def source_of_group(source: str, store: str, group: str, config: Config) -> Sour
     ConfigError
         If the source has no such group.
     """
+    # Help does not wait for what these import.
+    from romzarr.operations.compress import tree_of
+    from romzarr.operations.groups import made_time
+    from romzarr.store.layout import normalised
+    from romzarr.store.trees import read_tree
+
     tree = read_tree(normalised(store))
     found = tree_of(source, made_time(config, tree) if tree else config, remote=True)
     if found is None or group not in found.sources:

@@ -281,7 +281,7 @@ def test_a_model_that_serves_a_part_of_the_record_is_used_there_alone():
 def test_long_rows_are_cut_into_chunks_that_decode_alike():
     """More numbers than one chunk of rows holds."""
     rng = np.random.default_rng(0)
-    m, r = 3000, 50
+    m, r = 3000, 100
     times = 0.1 * np.arange(m)
     a = np.sin(times[:, None] * rng.uniform(0.01, 0.5, r) + rng.uniform(0, 6, r))
     limits = whole_within(a, 1e-2)

@@ -34,6 +34,7 @@ from romzarr.operations.compress import open_checked, tree_of
 from romzarr.operations.groups import estimate_tree
 from romzarr.progress import step, working_on
 from romzarr.reports import Estimate, EstimateReport, VariableEstimate
+from romzarr.store.inline import inline_bytes
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,10 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 # What a bound on single values is priced at: so many times the root of the mean square error.
 BOUND = 5.0
 # Facts are JSON, which is stored compressed, beside the metadata of arrays: of the store, of each
-# variable and its array, and of a carried one; what samples, models and masks take at least.
-JSON_SHARE, FIXED_BYTES, VARIABLE_BYTES, CARRIED_BYTES = 0.45, 1200, 450, 400
-MODEL_BYTES, MASK_BYTES = 1300, 500
+# variable and its array, and of a carried one, as a fact or as an array; what samples, models and
+# masks take at least.
+JSON_SHARE, FIXED_BYTES, VARIABLE_BYTES, INLINE_BYTES, CARRIED_BYTES = 0.25, 600, 450, 60, 400
+MODEL_BYTES, MASK_BYTES = 800, 500
 # Carried variables up to here are compressed to see what they take; longer ones about so much.
 MOST_COMPRESSED, CARRIED_SHARE = 1 << 20, 0.3
 
@@ -266,14 +268,14 @@ def _carried(archive: Archive) -> float:
     """Bytes of coordinates and of all else that is stored as it is."""
     total = 0.0
     for variable in archive.carried.variables.values():
-        total += CARRIED_BYTES
         if variable.nbytes > MOST_COMPRESSED or variable.dtype.kind in "OT":
-            total += CARRIED_SHARE * variable.nbytes
+            total += CARRIED_BYTES + CARRIED_SHARE * variable.nbytes
         elif variable.size:
             # Byte by byte, as Blosc does.
             values = np.ascontiguousarray(variable.values).reshape(-1)
             shuffled = values.view(np.uint8).reshape(values.size, -1).T
-            total += len(zlib.compress(shuffled.tobytes(), 9))
+            as_array = CARRIED_BYTES + len(zlib.compress(shuffled.tobytes(), 9))
+            total += min(as_array, INLINE_BYTES + inline_bytes(variable.values))
     return total
 
 

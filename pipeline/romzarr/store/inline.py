@@ -6,6 +6,7 @@ numbers. Zarr metadata and the chunk are made again from them when a store is op
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
@@ -71,10 +72,23 @@ def inlined(metadata: Mapping[str, Any], values: NDArray[Any], nbytes: int) -> d
     if str(metadata["data_type"]) not in _TYPES or values.ndim > 1 or not np.isfinite(values).all():
         return {}
     kept = {key: metadata[key] for key in _KEPT if key in metadata}
-    found = kept | (_formula(values) or {"values": values.tolist()})
+    found = kept | _as_json(values)
     size = len(zlib.compress(layout.compact_json(found), 9))
     array_size = (len(layout.compact_json(metadata)) + nbytes) / _BASE85
     return found if size < min(_MOST_BYTES, array_size) else {}
+
+
+def inline_bytes(values: NDArray[Any]) -> float:
+    """Estimate the bytes of values among the facts; inf if they are no numbers of a single dim."""
+    if values.dtype.kind in "mM" and values.size:
+        values = (values - values.flat[0]).astype("m8[s]").astype(np.int64)
+    if values.dtype.kind not in "iuf" or values.ndim > 1 or not np.isfinite(values).all():
+        return math.inf
+    return _BASE85 * len(zlib.compress(layout.compact_json(_as_json(values)), 9))
+
+
+def _as_json(values: NDArray[Any]) -> dict[str, Any]:
+    return _formula(values) or {"values": values.tolist()}
 
 
 def _formula(values: NDArray[Any]) -> dict[str, Any] | None:

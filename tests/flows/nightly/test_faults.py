@@ -192,7 +192,7 @@ HALVES = {
     "torn root": lambda store: (store / "zarr.json").write_text('{"zarr'),
     "no metadata": lambda store: next(store.glob("*/zarr.json")).unlink(),
     "no chunks": lambda store: [shutil.rmtree(path) for path in store.glob("*/basis/u/exact/c")],
-    "cut chunk": lambda store: cut(max(store.rglob("c/*"), key=size_of)),
+    "cut chunk": lambda store: cut(max(store.rglob("c/**/*"), key=size_of)),
     "root alone": lambda store: [shutil.rmtree(p) for p in store.iterdir() if p.is_dir()],
 }
 
