@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 
 import romzarr
-from romzarr.operations import when_to_compact, written
+from romzarr.compression import written
+from romzarr.operations import when_to_compact
 from romzarr.store.reading.reader import open_store
 from tests.oracles import decoded_errors
 from tests.test_climatology import CLIMATOLOGY, anomaly_error, monthly, seasons
