@@ -14,16 +14,15 @@ import numpy as np
 from romzarr.store.reading.facts import DERIVATIVE_ERRORS, DERIVATIVES, ERRORS_BY_INDEX
 
 ERRORS, FLUCTUATION = "relative_l2_error", "fluctuation"
-# Bounds on single values and derivatives, and the largest errors: the larger ones are those of all
-# parts.
+# Bounds on single values, and the largest errors: the larger ones are those of all parts. So are those
+# of derivatives, which few stores have.
 LARGER = (
     "max_error",
     "largest_pointwise_error",
     "max_relative_error",
     "largest_relative_error",
-    DERIVATIVES,
-    DERIVATIVE_ERRORS,
 )
+OF_DERIVATIVES = (DERIVATIVES, DERIVATIVE_ERRORS)
 
 
 def joined_errors(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def joined_errors(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
 def larger_errors(earlier: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The facts on single values and derivatives of earlier snapshots and those after them
     together."""
-    known = [key for key in LARGER if key in earlier or key in own]
+    known = (*LARGER, *(key for key in OF_DERIVATIVES if key in earlier or key in own))
     return {key: _larger(earlier.get(key, {}), own.get(key, {})) for key in known}
 
 
