@@ -14,8 +14,8 @@ import numpy as np
 from romzarr.store.reading.facts import DERIVATIVE_ERRORS, DERIVATIVES, ERRORS_BY_INDEX
 
 ERRORS, FLUCTUATION = "relative_l2_error", "fluctuation"
-# Bounds on single values, and the largest errors: the larger ones are those of all parts. So are those
-# of derivatives, which few stores have.
+# Bounds on single values, and the largest errors: the larger ones are those of all parts. So are
+# those of derivatives, which few stores have.
 LARGER = (
     "max_error",
     "largest_pointwise_error",
