@@ -178,6 +178,7 @@ bench-answers: $(STAMP)
 
 bench-reading: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_reading
+	$(BIN)/python -m tests.benchmarks.bench_remote
 
 bench-rough: $(BENCH_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_rough | tee tests/benchmarks/ROUGH.md

@@ -182,6 +182,18 @@ def test_indexes_are_fetched_side_by_side_and_so_are_tiles(s3, monkeypatch):
         open_dataset(f"{url}/s").load()
 
 
+def test_a_history_takes_one_round_of_requests_after_two_to_open(s3):
+    """Singular values and regular coordinates are facts; coefficients and modes come together."""
+    proxy, url = s3
+    romzarr.compress(waves(), f"{url}/s", tolerance=1e-2)
+    proxy.requests.clear()
+    opened = open_dataset(f"{url}/s")
+    assert len(proxy.requests) == 2
+    proxy.requests.clear()
+    assert most_at_a_time(proxy, lambda: opened.u.isel(x=3).load()) == 2
+    assert len(proxy.requests) == 2
+
+
 def open_dataset(url) -> xr.Dataset:
     return xr.open_dataset(url, engine="romzarr")
 
