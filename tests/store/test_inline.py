@@ -50,6 +50,8 @@ def read_again(entry):
 @example(np.array([5e-324, 1.0, 2.0]))
 @example(np.array([-1.7e308, 0.0, 1.7e308]))
 @example(np.array([2**63 - 1, 0, -(2**63)]))
+@example(np.array([1, -(2**63)]))
+@example(np.array([-(2**63), -(2**63)]))
 @example(np.array([0.0, -0.0, 0.0]))
 @example(np.array(7.5))
 def test_every_value_has_its_bits(values):

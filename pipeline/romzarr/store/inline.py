@@ -93,7 +93,10 @@ def _as_json(values: NDArray[Any]) -> dict[str, Any]:
 
 def _formula(values: NDArray[Any]) -> dict[str, Any] | None:
     """Find the start and step of regular values, and how they are rounded otherwise; else None."""
-    if values.ndim == 0 or len(values) < 2 or np.abs(values).max() >= _EXACT_INTEGERS:
+    if values.ndim == 0 or len(values) < 2:
+        return None
+    # As Python's integers, whose signs change without overflow.
+    if max(-values.min().item(), values.max().item()) >= _EXACT_INTEGERS:
         return None
     first, second, last = (values[k].item() for k in (0, 1, -1))
     if isinstance(first, int):
