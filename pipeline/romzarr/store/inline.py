@@ -104,12 +104,14 @@ def _formula(values: NDArray[Any]) -> dict[str, Any] | None:
     else:
         computed = second - first, (last - first) / (len(values) - 1)
         steps = [float(f"{step:.{digits}g}") for step in computed for digits in _STEP_DIGITS]
-    tried = [
-        {"size": len(values), "start": first, "step": step, **rounded}
-        for step in dict.fromkeys(steps)
-        if (rounded := _rounding(values, _regular(first, step, len(values), values.dtype)))
-        is not None
-    ]
+    tried = []
+    for step in dict.fromkeys(filter(math.isfinite, steps)):
+        # What is beyond all numbers is no value.
+        with np.errstate(over="ignore", invalid="ignore"):
+            regular = _regular(first, step, len(values), values.dtype)
+            rounded = _rounding(values, regular) if np.isfinite(regular).all() else None
+        if rounded is not None:
+            tried.append({"size": len(values), "start": first, "step": step, **rounded})
     return min(tried, key=lambda each: len(str(each)), default=None)
 
 
