@@ -52,7 +52,8 @@ def test_what_is_decoded_without_details_is_the_coarsened_array(case, dtype):
     some = decode_coefficients(
         content, values.shape, 0.01, levels, np.dtype(dtype), halvings=halvings
     )
-    eps = 50 * np.finfo(dtype).eps * max(1.0, float(np.abs(whole).max()))
+    # Some ten roundings a halving and axis, there and back; wrong ones would be parts of a step.
+    eps = 500 * np.finfo(dtype).eps * max(1.0, float(np.abs(whole).max()))
     assert some.array().dtype == dtype
     assert_allclose(some.array(), by_oracle(whole, halvings), rtol=0, atol=eps)
 
