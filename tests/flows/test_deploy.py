@@ -129,7 +129,7 @@ def test_the_script_of_sbatch_is_one_of_bash():
 
 
 JOB = """\
-JobId=17 JobName=my-nightly
+JobId=8675309 JobName=my-nightly
    Priority=4294901758 Nice=0 Account=physics QOS=N/A
    JobState=RUNNING Reason=None Dependency=(null)
    RunTime=00:00:00 TimeLimit={limit} TimeMin=N/A
@@ -139,7 +139,7 @@ JobId=17 JobName=my-nightly
    Features=(null) DelayBoot=00:00:00
    Command={folder}/nightly.sbatch
    WorkDir={folder}
-   StdOut={folder}/log-17.txt
+   StdOut={folder}/log-8675309.txt
 """
 
 
@@ -159,7 +159,7 @@ def job(tmp_path):
     def run(limit, *options, **ends):
         (tmp_path / "called").write_text("")
         (tmp_path / "job").write_text(JOB.format(limit=limit, folder=tmp_path))
-        environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "17", **ends}
+        environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "8675309", **ends}
         command = ["bash", tmp_path / "nightly.sbatch", *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         calls = (tmp_path / "called").read_text().splitlines()
