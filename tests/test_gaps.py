@@ -192,15 +192,15 @@ def test_a_missing_snapshot_hardly_costs_anything(tmp_path, tolerance):
     assert stored_bytes(values, tmp_path, tolerance) < 1.15 * whole + 100
 
 
-@pytest.mark.parametrize("tolerance", [1e-1, 1e-2])
-def test_a_moving_edge_takes_little_more_than_a_fixed_one(tmp_path, tolerance):
-    values = waves(np.random.default_rng(3), 120, (80, 100), 0.05).astype("f4")
-    y, t = np.arange(80)[None, :, None], np.arange(120)[:, None, None]
-    moving = np.where(y > 40 + 12 * np.sin(0.1 * t), values, np.nan)
-    fixed = np.where((y > 40) & (t >= 0), values, np.nan)
+@pytest.mark.parametrize(("tolerance", "noise"), [(1e-1, 0.5), (1e-2, 0.05)])
+def test_a_moving_edge_takes_little_more_than_a_fixed_one(tmp_path, tolerance, noise):
+    """Where values, and not metadata, are most of a store: there is noise to be kept."""
+    values = waves(np.random.default_rng(3), 120, (40, 50), noise).astype("f4")
+    y, t = np.arange(40)[None, :, None], np.arange(120)[:, None, None]
+    moving = np.where(y > 20 + 6 * np.sin(0.1 * t), values, np.nan)
+    fixed = np.where((y > 20) & (t >= 0), values, np.nan)
     least = stored_bytes(fixed.astype("f4"), tmp_path, tolerance)
-    # And the metadata of the array with the codes.
-    assert stored_bytes(moving.astype("f4"), tmp_path, tolerance) < 1.3 * least + 500
+    assert stored_bytes(moving.astype("f4"), tmp_path, tolerance) < 1.3 * least
 
 
 def test_errors_count_where_numbers_are_alone(tmp_path):

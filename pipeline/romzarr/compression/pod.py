@@ -467,7 +467,8 @@ def _mean_sums(archive: Archive, held: HeldPOD) -> tuple[_MeanSums, ...]:
 
 def _sums_of_block(block: RowBlock, inner: InnerProduct) -> _MeanSums:
     mean, mask = block.mean, ""
-    if block.valid is not None:
+    # Streams say of every point whether it has values.
+    if block.valid is not None and not block.valid.all():
         mask = digest_of([np.packbits(block.valid).tobytes()])
         mean, inner = mean[block.valid], inner.on(block.valid)
     # What cannot be squared is refused with its name, as rounding of float64 is too much beside it,

@@ -30,9 +30,9 @@ from romzarr.store.writing.writer import StoreWriter
 
 # Where it ran says nothing of what is stored.
 NOT_RECORDED = frozenset({"cluster", "nightly"})
-# Significant digits of errors and squared fluctuations at least, and those that float64 has; and
+# Significant digits of errors, and of squared fluctuations, at least, those that float64 has, and
 # how much of what an error leaves of the tolerance fewer digits may take.
-LEAST_DIGITS, FULL_DIGITS, ROUNDED_SHARE = 4, 17, 0.1
+ERROR_DIGITS, SQUARE_DIGITS, FULL_DIGITS, ROUNDED_SHARE = 4, 5, 17, 0.1
 PACKAGES = ("romzarr", "dask", "distributed", "xarray", "zarr", "numpy", "scipy")
 
 
@@ -210,7 +210,7 @@ def rounded_up(error: float, tolerance: float) -> float:
     """The error with a few digits, no smaller, that leave nearly all of what is left of the
     tolerance to later snapshots."""
     most = error + ROUNDED_SHARE * (tolerance - error)
-    for digits in range(LEAST_DIGITS, FULL_DIGITS):
+    for digits in range(ERROR_DIGITS, FULL_DIGITS):
         short = float(f"{error:.{digits}g}")
         if short < error:
             # Half a digit more than rounding takes away.
@@ -227,7 +227,7 @@ def rounded_down(square: float, error: float, tolerance: float) -> float:
     what is left of it.
     """
     most = error + ROUNDED_SHARE * (tolerance - error)
-    for digits in range(LEAST_DIGITS, FULL_DIGITS):
+    for digits in range(SQUARE_DIGITS, FULL_DIGITS):
         short = float(f"{square:.{digits}g}")
         if short > square:
             # Half a digit less than rounding adds.

@@ -73,7 +73,7 @@ def inlined(metadata: Mapping[str, Any], values: NDArray[Any], nbytes: int) -> d
         return {}
     kept = {key: metadata[key] for key in _KEPT if key in metadata}
     found = kept | _as_json(values)
-    size = len(zlib.compress(layout.compact_json(found), 9))
+    size = _compressed(found)
     array_size = (len(layout.compact_json(metadata)) + nbytes) / _BASE85
     return found if size < min(_MOST_BYTES, array_size) else {}
 
@@ -84,11 +84,16 @@ def inline_bytes(values: NDArray[Any]) -> float:
         values = (values - values.flat[0]).astype("m8[s]").astype(np.int64)
     if values.dtype.kind not in "iuf" or values.ndim > 1 or not np.isfinite(values).all():
         return math.inf
-    return _BASE85 * len(zlib.compress(layout.compact_json(_as_json(values)), 9))
+    return _BASE85 * _compressed(_as_json(values))
 
 
 def _as_json(values: NDArray[Any]) -> dict[str, Any]:
-    return _formula(values) or {"values": values.tolist()}
+    formula, listed = _formula(values), {"values": values.tolist()}
+    return listed if formula is None else min(formula, listed, key=_compressed)
+
+
+def _compressed(document: Any) -> int:
+    return len(zlib.compress(layout.compact_json(document), 9))
 
 
 def _formula(values: NDArray[Any]) -> dict[str, Any] | None:
