@@ -53,6 +53,8 @@ def read_again(entry):
 @example(np.array([1, -(2**63)]))
 @example(np.array([-(2**63), -(2**63)]))
 @example(np.array([0.0, -0.0, 0.0]))
+@example(np.array([*(k * 1.0 for k in range(30)), 30 + 2.0**-40, -0.0]))
+@example(np.array([-0.0, *(k * 1.0 for k in range(1, 30)), 30 + 2.0**-40]))
 @example(np.array(7.5))
 def test_every_value_has_its_bits(values):
     entry = inlined(metadata_of(values), values, LARGE)
