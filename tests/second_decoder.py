@@ -348,8 +348,7 @@ def advanced(a: Array, dt: float, substeps: int, *model) -> Array:
 
 # --- stores: pipeline/romzarr/store/FORMAT.md ---------------------------------------------
 
-PAGES = Path(__file__).parents[1] / "pipeline/romzarr/store"
-DICTIONARY = (PAGES / "dictionary.txt").read_text().replace("\n", "").encode()
+DICTIONARY = Path(__file__).parents[1] / "pipeline/romzarr/store/dictionary.txt"
 ROOTS = [1.0, 1.0905077326652577, 1.189207115002721, 1.2968395546510096]
 ROOTS += [1.4142135623730951, 1.5422108254079407, 1.6817928305074292, 1.8340080864093424]
 
@@ -376,9 +375,9 @@ class Part:
         self.folder, metadata = folder, json.loads((folder / "zarr.json").read_bytes())
         self.facts = metadata["attributes"]["romzarr"]
         packed = base64.b85decode(self.facts["facts"])
-        inflating = zlib.decompressobj(zdict=DICTIONARY)
-        packed = (packed[:1] == b"x" and inflating.decompress(packed)) or Blosc().decode(packed)
-        self.facts |= json.loads(packed)
+        inflating = zlib.decompressobj(zdict=DICTIONARY.read_bytes().replace(b"\n", b""))
+        decode = inflating.decompress if packed[:1] == b"x" else Blosc().decode
+        self.facts |= json.loads(decode(packed))
         for field, each in self.facts.get("table", {}).items():
             for k, name in enumerate(self.facts["table"]["names"]):
                 value = each["start"] + k * each["step"] if isinstance(each, dict) else each[k]
@@ -398,17 +397,15 @@ class Part:
         if "codecs" not in meta:
             places = np.arange(meta.get("size", 0))
             values = meta.get("values", meta.get("start", 0) + meta.get("step", 0) * places)
-            values = np.array(values).astype(meta["data_type"])
             missed = np.ldexp(meta["units"], meta["exponent"]) if "units" in meta else 0
-            return (values + missed).astype(meta["data_type"])
+            return (np.array(values).astype(dtype := meta["data_type"]) + missed).astype(dtype)
         shape, codecs, dtype = meta["shape"], meta["codecs"], np.dtype(meta["data_type"])
         chunk, kind = meta["chunk_grid"]["configuration"]["chunk_shape"], codecs[0]["name"]
         grid = [-(-n // length) for n, length in zip(shape, chunk, strict=True)]
         whole = np.empty(np.multiply(grid, chunk), dtype)
         options = {} if kind == "bytes" else dict(codecs[0]["configuration"])
         if kind == "romzarr.wavelet":
-            codecs_of = [self.arrays[each]["codecs"][0] for each in layers]
-            options["step"] = [each["configuration"]["step"] for each in codecs_of]
+            options["step"] = [self.arrays[e]["codecs"][0]["configuration"]["step"] for e in layers]
         for index in np.ndindex(*grid):
             place = "/".join(["c", *map(str, index)])
             # The last four bytes are a checksum.
