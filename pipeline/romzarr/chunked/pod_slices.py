@@ -38,6 +38,8 @@ Node = tuple[int, int]
 SCALED_BLOCKS = 100
 # How often a slice may be run until it is given up: workers are lost, but not for ever.
 MOST_ATTEMPTS = 4
+# A scheduler that is not overloaded answers within this; else it is asked what it still knows.
+ANSWER_SECONDS = 1.0
 
 
 def estimated_scales(builder: Builder) -> Mapping[int, float]:
@@ -153,11 +155,18 @@ class Slices:
         """What `Builder.finished` has the keys of, on the workers, and the plan of its blocks."""
         root = self.builder.plan.tree.root
         self.need(root)
-        while root not in self.done:
-            while self.todo and self.has_room(self.todo[0]):
-                self.submit(self.todo.popleft())
-            self.collect(self.running.popleft())
-        done = self.done[root]
+        while True:
+            while root not in self.done:
+                while self.todo and self.has_room(self.todo[0]):
+                    self.submit(self.todo.popleft())
+                self.collect(self.running.popleft())
+            try:
+                return self.finished(self.done[root])
+            except CancelledError:
+                self.lost(root)
+
+    def finished(self, done: _Done) -> tuple[PODPlan, list[Delayed]]:
+        """The blocks and columns of the POD, made of the outputs of the root."""
         builder = self.builder.anew().finer(done.plan.largest)
         builder.graph.update(done.outputs)
         keys = builder.finished(done.columns)
@@ -353,14 +362,27 @@ def _values(held: _Graph, handed_over: bool) -> list[Any]:
 
 
 def _wanted(client: Any, keys: list[str]) -> list[Any]:
-    """Futures of data that some worker has handed over: with the last who wants it, it goes."""
-    from distributed import Future
+    """Futures of data that some worker has handed over: with the last who wants it, it goes.
+
+    Raises
+    ------
+    CancelledError
+        If some of it went with its worker before it was known to be wanted.
+    """
+    from distributed import Future, wait
 
     futures: list[Any] = [Future(key, client) for key in keys]
     # A future that came as a result is not known to be wanted by the client that got it, and
     # for want of a public way to say so the message is the one that `Variable.get` leads to.
     client._send_to_scheduler({"op": "client-desires-keys", "keys": keys, "client": client.id})
-    return futures
+    # The scheduler is silent about what it does not know any more: the future would stay pending.
+    while True:
+        try:
+            wait(futures, timeout=ANSWER_SECONDS)
+            return futures
+        except TimeoutError:
+            if not all(client.who_has(futures).values()):
+                raise CancelledError("results went with the worker that held them") from None
 
 
 def _wait(results: Sequence[Delayed]) -> None:
