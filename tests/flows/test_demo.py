@@ -12,6 +12,8 @@ pytest.importorskip("matplotlib", reason="romzarr[plot] is not installed")
 from PIL import Image
 
 from romzarr.config import Config
+from romzarr.operations.field_model import field_model
+from romzarr.operations.identified import field_text
 from romzarr_flows.demo import run as demo
 from romzarr_flows.demo.cylinder import CylinderFlow
 from romzarr_flows.demo.picture import LINE_WIDTH, LINES, fitted, singular_values
@@ -54,7 +56,7 @@ def test_a_flow_says_how_far_it_is(tmp_path, caplog, monkeypatch):
     assert any(message.startswith("simulating the flow: 50 %") for message in caplog.messages)
 
 
-def test_the_picture_quotes_the_error_of_the_vorticity_that_it_shows(tmp_path, monkeypatch):
+def test_the_picture_shows_errors_and_equations_of_the_store(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(demo, "draw", lambda wake, path: drawn.append(wake))
     demo.run(tmp_path, Config(), flow=COARSE, snapshots=60)
@@ -65,6 +67,11 @@ def test_the_picture_quotes_the_error_of_the_vorticity_that_it_shows(tmp_path, m
     expected = float(np.sqrt((off**2).sum() / ((w - w.mean("time")) ** 2).sum()))
     assert_allclose(wake.error, expected, rtol=1e-4)
     assert f"of the vorticity (shown) {expected:.2g}" in wake.title
+    printed = field_text(field_model(tmp_path / "cylinder.romzarr")).splitlines()
+    assert wake.equations == [line for line in printed if "/dt = " in line] != []
+    assert (
+        wake.states == ("rotated" if "z1" in wake.equations[0] else "the leading") + " coefficients"
+    )
 
 
 def test_singular_values_are_those_of_the_scaled_archive():

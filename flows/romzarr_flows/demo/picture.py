@@ -26,7 +26,8 @@ class Wake:
     `original` and `decoded` hold u and v of one snapshot over (y, x); `error` is the error of the
     vorticity over the whole record, relative to its fluctuation. `singular_values` (m,)
     belong to the archive, `coefficients` (m, r) are the a(t) of the store at `times`, and `kept`
-    numbers the snapshots whose samples it keeps. `equations` has one line per equation.
+    numbers the snapshots whose samples it keeps. `equations` has a line for each of
+    `states`.
     """
 
     original: xr.Dataset
@@ -38,6 +39,7 @@ class Wake:
     times: NDArray[np.float64]
     coefficients: NDArray[np.float64]
     kept: NDArray[np.int64]
+    states: str
     equations: Sequence[str]
     title: str
 
@@ -148,7 +150,7 @@ def draw_coefficients(ax: Axes, wake: Wake) -> None:
 
 def draw_equations(ax: Axes, wake: Wake) -> None:
     ax.set_axis_off()
-    ax.set_title("equations of the leading coefficients")
+    ax.set_title(f"equations of {wake.states}")
     lines = fitted(wake.equations)
     ax.text(0, 0.98, "\n".join(lines), va="top", family="monospace", fontsize=8.5, color=INK)
 

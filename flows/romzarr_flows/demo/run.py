@@ -14,6 +14,8 @@ import xarray as xr
 import romzarr
 from romzarr.config import Config
 from romzarr.contracts import BlockSpan
+from romzarr.operations.field_model import field_model
+from romzarr.operations.identified import equations_text
 from romzarr.reports import CompressionReport
 from romzarr.store.reading.reader import open_store
 from romzarr_flows.background import repeating
@@ -38,8 +40,10 @@ def run(
         report = romzarr.compress(str(archive), str(store), config=config, overwrite=True)
     with announced("verifying"):
         check = romzarr.verify(str(store), str(archive), config=config)
+    with announced("finding equations in the store"):
+        model = field_model(store)
     with announced("drawing"):
-        draw(wake(archive, store, report), picture)
+        draw(wake(archive, store, report, model), picture)
     print(compression_table(report.to_dict(), str(archive), str(store)), end="\n\n")
     print(verify_table(check.to_dict(), str(archive), str(store)), end="\n\n")
     print(summary(report, store, picture))
@@ -95,13 +99,14 @@ def announced(stage: str) -> Iterator[None]:
         logging.getLogger().removeHandler(last)
 
 
-def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
-    """Collect the content of the picture from the archive and the store."""
+def wake(archive: Path, store: Path, report: CompressionReport, model: xr.Dataset | None) -> Wake:
+    """Collect the content of the picture from the archive, the store and its equations."""
     original = xr.open_zarr(archive, consolidated=False)
     decoded = xr.open_dataset(store, engine="romzarr", chunks=None)
     error = vorticity_error(original, decoded)
     coded = open_store(store).last.latent
     shown = original.sizes["time"] // 2
+    sparse = model is not None and model.attrs["sparse"]
     return Wake(
         original=original.isel(time=shown).load(),
         decoded=decoded.isel(time=shown).load(),
@@ -112,18 +117,13 @@ def wake(archive: Path, store: Path, report: CompressionReport) -> Wake:
         times=coded.times,
         coefficients=coded.span(BlockSpan(0, coded.snapshots)),
         kept=coded.index,
-        equations=equation_lines(str(store)),
+        states="rotated coefficients" if sparse else "the leading coefficients",
+        equations=[] if model is None else equations_text(model, trust=False).splitlines(),
         title=f"{original.attrs['title']}: {size(report.raw_bytes)} in "
         f"{size(report.stored_bytes)}, {ratio(report.compression_ratio)} times smaller\n"
         f"relative error of u and v {report.largest_relative_l2_error:.2g}, of the vorticity "
         f"(shown) {error:.2g}",
     )
-
-
-def equation_lines(store: str) -> list[str]:
-    """Return the equations without the remarks around them."""
-    lines = romzarr.equations(store).text().splitlines()
-    return [line.split("    [")[0] for line in lines if "' = " in line]
 
 
 def summary(report: CompressionReport, store: Path, picture: Path) -> str:

@@ -138,16 +138,15 @@ def _sentence(
     )
 
 
-def equations_text(model: xr.Dataset) -> str:
+def equations_text(model: xr.Dataset, *, trust: bool = True) -> str:
     """The equations in lines: coefficients with standard errors, probabilities of terms that are
-    not sure, and what to trust."""
+    not sure, and, with `trust`, what to trust."""
     lines = []
     for equation in model_facts(model)["equations"]:
         parts = [_part(term) for term in equation["terms"]]
-        lines += [
-            f"d{equation['state']}/dt = {' + '.join(parts) or '0'}",
-            f"    {equation['trust']}",
-        ]
+        lines.append(f"d{equation['state']}/dt = {' + '.join(parts) or '0'}")
+        if trust:
+            lines.append(f"    {equation['trust']}")
     return "\n".join(lines)
 
 
