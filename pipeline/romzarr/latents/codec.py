@@ -147,12 +147,12 @@ class Codec(Saved):
             [each.payload for each in narrow],
             [each.tokens for each in narrow],
             self.tables,
-            self._directions.stride,
         )
         are_wide[~are_wide] = are_beyond
         if are_wide.all():
             return self._in_floats(codes, features)
-        found = products.expand(levels, self._directions, self.mean, features)
+        tokens = sum(each.tokens for each in narrow)
+        found = products.expand(levels, tokens, self._directions, self.mean, features)
         if not are_wide.any():
             return found
         wide = [each for each, is_wide in zip(codes, are_wide, strict=True) if is_wide]

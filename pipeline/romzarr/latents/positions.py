@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from romzarr.errors import ConfigError
 
 Values = NDArray[np.float32]
 
-# Positions whose turns are kept: those beyond are products, for sines take longer than all else.
+# Positions whose turns are kept: those of others are products with that of one.
 _SPAN = 256
 
 
@@ -63,26 +64,18 @@ class Rotary:
 
     def turn_rows(self, rows: Values, first: int, sign: float = 1.0) -> None:
         """Turn keys (..., tokens, heads, dim), in C order, in place; back with a sign of -1."""
-        turns = self._turns(first, rows.shape[-3])
-        angles = (turns.real.astype(np.float32), (sign * turns.imag).astype(np.float32))
-        for index in np.ndindex(rows.shape[:-3]):
-            turn(rows[index], *angles, interleaved=self.interleaved)
+        sequences = rows.reshape(prod(rows.shape[:-3]), *rows.shape[-3:])
+        for start in range(0, rows.shape[-3], _SPAN):
+            of_start = np.exp(1j * (first + start) * self.frequencies)
+            for keys in sequences[:, start : start + _SPAN]:
+                turn(keys, self._turns, of_start, interleaved=self.interleaved, sign=sign)
 
     def _turned(self, keys: Values, first: int, sign: float) -> Values:
         rows = keys.swapaxes(-3, -2).copy()
         self.turn_rows(rows, first, sign)
         return rows.swapaxes(-3, -2)
 
-    def _turns(self, first: int, count: int) -> NDArray[np.complex128]:
-        """Turns (count, pairs) by the angles of positions, as numbers of the unit circle."""
-        # One of none, for it is empty but has pairs.
-        starts = range(first, first + max(count, 1), _SPAN)
-        turns = [
-            self._first_turns[: first + count - start] * np.exp(1j * start * self.frequencies)
-            for start in starts
-        ]
-        return np.concatenate(turns) if len(turns) != 1 else turns[0]
-
     @cached_property
-    def _first_turns(self) -> NDArray[np.complex128]:
+    def _turns(self) -> NDArray[np.complex128]:
+        """Of the first positions (_SPAN, pairs), as points of the unit circle."""
         return np.exp(1j * np.multiply.outer(np.arange(_SPAN), self.frequencies))
