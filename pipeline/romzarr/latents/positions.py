@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import inf, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.arguments import shown
+from romzarr.arguments import as_whole, is_number, shown
 from romzarr.coding.products import turn
 from romzarr.errors import ConfigError
 
@@ -36,10 +36,24 @@ class Rotary:
     interleaved : bool
         Whether a pair is features 2k and 2k + 1 (GPT-J, GGUF) rather than k and pairs + k
         (GPT-NeoX, Llama in transformers).
+
+    Raises
+    ------
+    ConfigError
+        If frequencies are not a row of finite numbers.
     """
 
     frequencies: NDArray[np.float64]
     interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        frequencies = np.array(self.frequencies, np.float64)
+        if frequencies.ndim != 1 or not frequencies.size or not np.isfinite(frequencies).all():
+            raise ConfigError(
+                f"frequencies: found {shown(self.frequencies)}, allowed is a row of finite "
+                "numbers, one for each pair of features"
+            )
+        object.__setattr__(self, "frequencies", frequencies)
 
     @classmethod
     def of_base(cls, dim: int, base: float = 1e4, *, interleaved: bool = False) -> Rotary:
@@ -48,11 +62,22 @@ class Rotary:
         Raises
         ------
         ConfigError
-            If `dim` is odd.
+            If `dim` is odd, or `base` is not positive.
         """
-        if dim % 2:
+        if as_whole(dim, "dim", 2) % 2:
             raise ConfigError(f"dim: found {shown(dim)}, allowed are even numbers")
+        if not is_number(base) or not 0 < base < inf:
+            raise ConfigError(f"base: found {shown(base)}, allowed is a positive number")
         return cls(base ** (-np.arange(0, dim, 2) / dim), interleaved)
+
+    def check(self, dim: int) -> None:
+        """Raise a `ConfigError` unless heads of `dim` features have all pairs."""
+        pairs = len(self.frequencies)
+        if 2 * pairs > dim:
+            raise ConfigError(
+                f"rotary: found {pairs} pairs of features, allowed are up to {dim // 2}, as a head "
+                f"has {dim} features; take the frequencies of this model"
+            )
 
     def turn(self, keys: Values, first: int) -> Values:
         """Keys (..., heads, tokens, dim) turned by the positions `first`, `first` + 1, ..."""
@@ -64,6 +89,7 @@ class Rotary:
 
     def turn_rows(self, rows: Values, first: int, sign: float = 1.0) -> None:
         """Turn keys (..., tokens, heads, dim), in C order, in place; back with a sign of -1."""
+        self.check(rows.shape[-1])
         sequences = rows.reshape(prod(rows.shape[:-3]), *rows.shape[-3:])
         for start in range(0, rows.shape[-3], _SPAN):
             of_start = np.exp(1j * (first + start) * self.frequencies)
