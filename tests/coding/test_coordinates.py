@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from romzarr.coding import coordinates
-from romzarr.coding.coordinates import MOST_LEVEL, SYMBOLS, UNIT, Tables, frequencies_of
+from romzarr.coding.coordinates import SYMBOLS, UNIT, Tables, frequencies_of
 from romzarr.coding.kernels import Vectors, library
 
 seeds = st.integers(0, 2**32 - 1)
@@ -51,18 +51,21 @@ def tables_of(rng, directions, shift=3):
         # As in a cache: those of equally many are decoded in turns.
         st.builds(lambda count, each: [each] * count, st.integers(1, 70), st.integers(0, 40)),
     ),
-    most=st.sampled_from([1, 30, 127, 140, 10**6]),
-    shift=st.sampled_from([0, 3]),
+    most=st.sampled_from([1, 30, 127, 140, 600, 3000, 10**6]),
+    shift=st.sampled_from([0, 3, 7]),
 )
 def test_levels_are_integers_and_offsets_in_sixteenths(seed, directions, tokens, most, shift):
-    """Of many payloads at once; those with an integer beyond 127 are zero, and say so."""
+    """Of many payloads at once; those with an integer that is beyond are zero, and say so."""
     rng = np.random.default_rng(seed)
     tables = tables_of(rng, directions, shift)
     integers = [rng.integers(-most, most + 1, (directions, count)) for count in tokens]
     payloads = [coordinates.encode(each.astype(np.float32), tables) for each in integers]
     levels, are_wide = decoded(payloads, tokens, tables)
 
-    assert_array_equal(are_wide, [bool((np.abs(each) > 127).any()) for each in integers])
+    # Without plain bits, with one and two; with three to seven.
+    limits = np.array([127, 127, 127, 255, 511, 1023, 2046, 2046])[tables.shifts, None]
+    assert_array_equal(are_wide, [bool((np.abs(each) > limits).any()) for each in integers])
+    assert_array_equal(tables.most_narrow, limits[:, 0])
     offsets = np.copysign(np.floor(np.abs(tables.offsets) * UNIT + 0.5), tables.offsets)
     expected = np.zeros((sum(tokens), directions), np.int64)
     for rows, each, is_wide in zip(
@@ -82,7 +85,7 @@ def test_damaged_payloads_have_levels_within_bounds(seed, payloads, tokens):
     tables = tables_of(np.random.default_rng(seed), 20)
     given = [np.frombuffer(each, np.uint8).copy() for each in payloads]
     levels, are_wide = decoded(given, [tokens] * len(given), tables)
-    assert np.abs(levels.astype(int)).max(initial=0) <= MOST_LEVEL
+    assert (np.abs(levels.astype(int)) <= tables.most_levels).all()
     for rows in levels.reshape(len(given), tokens, 20)[are_wide]:
         assert not rows.any()
 

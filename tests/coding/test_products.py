@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from romzarr.coding import products
-from romzarr.coding.coordinates import MOST_LEVEL, PANEL, UNIT
+from romzarr.coding.coordinates import PANEL, UNIT
 from romzarr.coding.kernels import Vectors, library
 from romzarr.coding.products import IntegerDirections
 
@@ -38,7 +38,8 @@ def in_panels(levels):
 def directions_of(rng, directions, features):
     axes = rng.standard_normal((directions, features)) * 10.0 ** rng.uniform(-5, 5, features)
     steps = 10.0 ** rng.uniform(-3, 3, directions)
-    return axes.astype(np.float32), steps.astype(np.float32)
+    most = UNIT * 2 ** rng.integers(7, 11, directions)
+    return axes.astype(np.float32), steps.astype(np.float32), most
 
 
 @settings(deadline=None, max_examples=40)
@@ -53,13 +54,14 @@ def directions_of(rng, directions, features):
 def test_expanded_levels_are_exact_sums(seed, tokens, features, directions, first, last):
     """Even the largest: the oracle has 64 bits."""
     rng = np.random.default_rng(seed)
-    found = IntegerDirections.of(*directions_of(rng, directions, features))
+    axes, steps, most = directions_of(rng, directions, features)
+    found = IntegerDirections.of(axes, steps, most)
     mean = rng.standard_normal(features).astype(np.float32)
     levels = np.zeros((tokens, directions + directions % 2), np.int16)
-    levels[:, :directions] = rng.integers(-MOST_LEVEL, MOST_LEVEL + 1, (tokens, directions))
+    levels[:, :directions] = rng.integers(-most, most + 1, (tokens, directions))
     # The largest sums that there are.
     integers = matrix(found)[:features].astype(np.int64)
-    levels[:features] = MOST_LEVEL * np.sign(integers[:tokens])
+    levels[:features, :directions] = most * np.sign(integers[:tokens, :directions])
     sums = levels.astype(np.int64) @ integers.T
     assert np.abs(sums).max(initial=0) < 2**31
     some = slice(first, max(first, last))
@@ -71,8 +73,8 @@ def test_expanded_levels_are_exact_sums(seed, tokens, features, directions, firs
 @given(seed=seeds, features=st.integers(1, 20), directions=st.integers(1, 100))
 def test_directions_are_rounded_to_the_nearest_integers(seed, features, directions):
     """Which have 15 bits, or the largest sum of sizes that is safe to within a percent."""
-    axes, steps = directions_of(np.random.default_rng(seed), directions, features)
-    found = IntegerDirections.of(axes, steps)
+    axes, steps, most = directions_of(np.random.default_rng(seed), directions, features)
+    found = IntegerDirections.of(axes, steps, most)
     filled = matrix(found)
     integers = filled[:features, :directions].astype(np.float64)
     exact = (axes * steps[:, None].astype(np.float64)).T / UNIT
@@ -80,13 +82,13 @@ def test_directions_are_rounded_to_the_nearest_integers(seed, features, directio
     assert (np.abs(integers * scales - exact) <= (0.5 + 2**15 * 2.0**-21) * scales).all()
     assert not filled[:, directions:].any()
     assert not filled[features:].any()
-    full = 2**31 / MOST_LEVEL
-    room = np.maximum(np.abs(integers).max(axis=1) / 2**15, np.abs(integers).sum(axis=1) / full)
+    room = np.maximum(np.abs(integers).max(axis=1) / 2**15, np.abs(integers) @ most / 2**31)
     assert (room > 0.99).all()
 
 
 def test_directions_that_are_zero_stay_so():
-    found = IntegerDirections.of(np.zeros((3, 2), np.float32), np.ones(3, np.float32))
+    most = np.full(3, 2048)
+    found = IntegerDirections.of(np.zeros((3, 2), np.float32), np.ones(3, np.float32), most)
     assert not found.integers.any()
     assert (found.scales > 0).all()
 

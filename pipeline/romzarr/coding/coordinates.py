@@ -33,8 +33,9 @@ _HEAD_BYTES, _MOST_BYTES = 16, 6
 MOST_SHIFT = FREQUENCY_BITS
 # Tokens of a panel of levels.
 PANEL = 8
-# Levels of a step, and the largest level: that of the integer 127, and a step beyond.
-UNIT, MOST_LEVEL = 16, 128 * 16
+# Levels of a step; integers that have levels in all directions, and in those with the most plain
+# bits, as far as 16 bits have room.
+UNIT, FEWEST_NARROW, MOST_NARROW = 16, 127, 2046
 
 
 # Behind payloads that are decoded side by side, for the kernel to read on without asking whether
@@ -85,6 +86,17 @@ class Tables:
     def finest(self) -> int:
         """How often all steps may be halved for one payload."""
         return MOST_SHIFT - int(self.shifts.max(initial=0))
+
+    @property
+    def most_narrow(self) -> NDArray[np.int64]:
+        """The largest integer of each direction that has a level: those beyond are rare."""
+        most = (FEWEST_NARROW + 1) << np.maximum(self.shifts.astype(np.int64) - 2, 0)
+        return np.minimum(most - 1, MOST_NARROW)
+
+    @property
+    def most_levels(self) -> NDArray[np.int64]:
+        """The largest level of each direction: that of an integer, and a step beyond."""
+        return UNIT * (self.most_narrow + 1)
 
     def are_sound(self, directions: int) -> bool:
         """Whether arrays that were read from somewhere are such as the kernel may be given."""
@@ -179,10 +191,11 @@ def decode_levels(
     Returns
     -------
     levels : ndarray of int16 (panels, pairs, PANEL, 2)
-        Of pairs of directions and panels of tokens: coordinates in units of a step / 16, up to 2048
-        in size. Zero beyond the directions and the tokens.
+        Of pairs of directions and panels of tokens: coordinates in units of a step / 16, up to
+        `Tables.most_levels` in size. Zero beyond the directions and the tokens.
     are_wide : ndarray of bool (payloads,)
-        Whether a payload has an integer beyond 127, so that its levels are all zero.
+        Whether a payload has an integer beyond `Tables.most_narrow`, so that its levels are all
+        zero.
     """
     # Whole words: only what is damaged has half a one.
     words: list[Any] = [each if len(each) % 2 == 0 else each[:-1] for each in payloads]

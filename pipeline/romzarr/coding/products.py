@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.coding.coordinates import MOST_LEVEL, UNIT, Levels
+from romzarr.coding.coordinates import UNIT, Levels
 from romzarr.coding.kernels import address, library
 
 Values = NDArray[np.float32]
@@ -23,10 +23,9 @@ Turns = NDArray[np.complex128]
 
 # Features that the kernel sums together.
 _FEATURES = 16
-# The largest integer of a direction, and the largest sum of sizes of one feature, for which sums
-# of products with levels stay within 32 bits.
+# The largest integer of a direction, and the largest sum of products of one feature with levels.
 _MOST = 2**15 - 1
-_MOST_SUM = (2**31 - 1) // MOST_LEVEL
+_MOST_SUM = 2**31 - 1
 
 
 # Axes of an array that is rounded to half precision, as the kernel has them.
@@ -65,8 +64,10 @@ class IntegerDirections:
     scales: Values
 
     @classmethod
-    def of(cls, inverse: Values, steps: Values) -> IntegerDirections:
-        """Round directions (directions, features), whose coordinates have such steps.
+    def of(
+        cls, inverse: Values, steps: Values, most_levels: NDArray[np.int64]
+    ) -> IntegerDirections:
+        """Round directions (directions, features), whose coordinates have such steps and levels.
 
         Each feature has as many digits as its largest direction and its sum of sizes leave room
         for: 11 bits or more for a typical direction of five hundred.
@@ -74,7 +75,7 @@ class IntegerDirections:
         wanted = (inverse.T * steps.astype(np.float64)) / UNIT
         sizes = np.abs(wanted)
         # Rounding adds half a unit to each direction at most.
-        sums = sizes.sum(axis=1) / (_MOST_SUM - len(steps) / 2)
+        sums = sizes @ most_levels / (_MOST_SUM - most_levels.sum() / 2)
         scales = np.maximum(sums, sizes.max(axis=1) / _MOST)
         scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
         # The scale may have been rounded down.

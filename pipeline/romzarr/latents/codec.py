@@ -173,7 +173,8 @@ class Codec(Saved):
 
     @cached_property
     def _directions(self) -> IntegerDirections:
-        return IntegerDirections.of(self.forward / self.metric, self.tables.steps)
+        inverse = self.forward / self.metric
+        return IntegerDirections.of(inverse, self.tables.steps, self.tables.most_levels)
 
     def _in_floats(self, codes: Sequence[Codes], features: slice) -> Values:
         coded = [each for each in codes if each.finer >= 0]

@@ -409,13 +409,17 @@ WIDE static void take_wide(Group *group, int32_t *integers, int shift, const uin
 #endif
 
 /* Levels are values in steps, in units of 1 / UNIT: fine enough for where in its interval an
- * integer is decoded. Integers up to MOST_NARROW have levels. */
+ * integer is decoded, and coarse enough for 16 bits. */
 #define UNIT 16
-#define MOST_NARROW 127
+#define FEWEST_NARROW 127
+#define MOST_NARROW 2046
 
-INLINE int is_narrow(int32_t integer)
+/* The largest integer of a direction that has a level: four times those that are symbols without
+ * plain bits, and as many as are symbols with them. */
+INLINE int32_t narrow_of(int shift)
 {
-    return integer <= MOST_NARROW && integer >= -MOST_NARROW;
+    int64_t most = (int64_t)(FEWEST_NARROW + 1) << (shift > 2 ? shift - 2 : 0);
+    return most - 1 < MOST_NARROW ? (int32_t)most - 1 : MOST_NARROW;
 }
 
 /* In unsigned numbers, as wide integers have levels beyond what is signed. */
@@ -448,13 +452,21 @@ INLINE void put_levels(uint32_t *levels, int64_t pairs, int64_t first, const int
     }
 }
 
+/* Whether one has no level. */
+INLINE int has_wide(const int32_t *integers, int64_t count, int32_t most)
+{
+    int is_wide = 0;
+    for (int64_t t = 0; t < count; t++)
+        is_wide |= integers[t] > most || integers[t] < -most;
+    return is_wide;
+}
+
 /* Mark the payloads that have an integer without a level. Returns whether all have. */
-static int mark_wide(Group *group, const int32_t *integers)
+static int mark_wide(Group *group, const int32_t *integers, int32_t most)
 {
     int all_wide = 1;
     for (int k = 0; k < group->count; integers += group->tokens[k++]) {
-        for (int64_t t = 0; t < group->tokens[k]; t++)
-            group->are_wide[k] |= !is_narrow(integers[t]);
+        group->are_wide[k] |= (uint8_t)has_wide(integers, group->tokens[k], most);
         all_wide &= group->are_wide[k];
     }
     return all_wide;
@@ -467,7 +479,7 @@ INLINE void decode_group(Group *group, uint32_t *levels, int64_t first, const Ta
     int64_t pairs = (tables->directions + 1) / 2, count = group->all_tokens;
     int32_t *sides[2] = {integers, integers + count};
     for (int64_t d = 0; d < tables->directions; d += 2) {
-        int32_t offs[2] = {0, 0};
+        int32_t offs[2] = {0, 0}, most[2] = {0, 0};
         int is_wide = 0;
         for (int side = 0; side < 2; side++) {
             if (d + side == tables->directions) {
@@ -476,11 +488,12 @@ INLINE void decode_group(Group *group, uint32_t *levels, int64_t first, const Ta
             }
             offs[side] = rounded(tables->shifts_of_values[d + side] * UNIT, 0.5f);
             take(group, sides[side], tables->shifts[d + side], slots_of(tables, d + side));
-            for (int64_t t = 0; t < count; t++)
-                is_wide |= !is_narrow(sides[side][t]);
+            most[side] = narrow_of(tables->shifts[d + side]);
+            is_wide |= has_wide(sides[side], count, most[side]);
         }
         put_levels(levels + d / 2 * PANEL, pairs, first, sides[0], sides[1], offs, count);
-        if (is_wide && (mark_wide(group, sides[0]) & mark_wide(group, sides[1])))
+        if (is_wide &&
+            (mark_wide(group, sides[0], most[0]) & mark_wide(group, sides[1], most[1])))
             return;
     }
 }
