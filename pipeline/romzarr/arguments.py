@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 from romzarr.errors import ConfigError
 
@@ -59,6 +60,15 @@ def as_flag(value: bool, name: str) -> bool:
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
         raise wrong_type(name, value, "True or False")
     return bool(value)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a real number, of Python or NumPy.
+
+    >>> is_number(1.5), is_number(True), is_number("1")
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def as_whole(value: int, name: str, least: int | None = None) -> int:

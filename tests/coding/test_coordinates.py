@@ -1,17 +1,35 @@
 """Entropy coding of coordinates: levels are the integers that were coded, whatever the payloads."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from romzarr.coding import coordinates
-from romzarr.coding.coordinates import MOST_LEVEL, SYMBOLS, UNIT, Tables, frequencies_of
+from romzarr.coding.coordinates import SYMBOLS, UNIT, Tables, frequencies_of
+from romzarr.coding.kernels import Vectors, library
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def tables_of(rng, directions):
+@pytest.fixture(params=list(Vectors), autouse=True, scope="module")
+def vectors(request):
+    library().choose_vectors(request.param)
+    yield
+    library().choose_vectors(Vectors.WIDEST)
+
+
+def decoded(payloads, tokens, tables):
+    """Levels (tokens, directions), and which payloads are wide; what fills up levels is zero."""
+    panels, are_wide = coordinates.decode_levels(payloads, tokens, tables)
+    levels = panels.swapaxes(1, 2).reshape(-1, 2 * panels.shape[1])
+    assert not levels[sum(tokens) :].any()
+    assert not levels[:, tables.directions :].any()
+    return levels[: sum(tokens), : tables.directions], are_wide
+
+
+def tables_of(rng, directions, shift=3):
     """Steps of one, so that coordinates are integers, with some offsets, classes and shifts."""
     chances = np.exp(-np.abs(np.arange(SYMBOLS) - SYMBOLS // 2) / np.array([[0.5], [3.0], [30.0]]))
     return Tables(
@@ -19,7 +37,7 @@ def tables_of(rng, directions):
         np.full(directions, 0.5, np.float32),
         rng.uniform(-1, 1, directions).astype(np.float32),
         rng.integers(0, 3, directions).astype(np.uint8),
-        rng.integers(0, 4, directions).astype(np.uint8),
+        rng.integers(0, shift + 1, directions).astype(np.uint8),
         frequencies_of(chances),
     )
 
@@ -28,25 +46,32 @@ def tables_of(rng, directions):
 @given(
     seed=seeds,
     directions=st.integers(1, 40),
-    tokens=st.lists(st.integers(0, 70), min_size=1, max_size=70),
-    most=st.sampled_from([1, 30, 127, 140, 10**6]),
-    spare=st.integers(0, 40),
+    tokens=st.one_of(
+        st.lists(st.integers(0, 70), min_size=1, max_size=70),
+        # As in a cache: those of equally many are decoded in turns.
+        st.builds(lambda count, each: [each] * count, st.integers(1, 70), st.integers(0, 40)),
+    ),
+    most=st.sampled_from([1, 30, 127, 140, 600, 3000, 10**6]),
+    shift=st.sampled_from([0, 3, 7]),
 )
-def test_levels_are_integers_and_offsets_in_sixteenths(seed, directions, tokens, most, spare):
-    """Of many payloads at once; those with an integer beyond 127 are zero, and say so."""
+def test_levels_are_integers_and_offsets_in_sixteenths(seed, directions, tokens, most, shift):
+    """Of many payloads at once; those with an integer that is beyond are zero, and say so."""
     rng = np.random.default_rng(seed)
-    tables = tables_of(rng, directions)
+    tables = tables_of(rng, directions, shift)
     integers = [rng.integers(-most, most + 1, (directions, count)) for count in tokens]
     payloads = [coordinates.encode(each.astype(np.float32), tables) for each in integers]
-    levels, are_wide = coordinates.decode_levels(payloads, tokens, tables, directions + spare)
+    levels, are_wide = decoded(payloads, tokens, tables)
 
-    assert_array_equal(are_wide, [bool((np.abs(each) > 127).any()) for each in integers])
+    # Without plain bits, with one and two; with three to seven.
+    limits = np.array([127, 127, 127, 255, 511, 1023, 2046, 2046])[tables.shifts, None]
+    assert_array_equal(are_wide, [bool((np.abs(each) > limits).any()) for each in integers])
+    assert_array_equal(tables.most_narrow, limits[:, 0])
     offsets = np.copysign(np.floor(np.abs(tables.offsets) * UNIT + 0.5), tables.offsets)
-    expected = np.zeros((sum(tokens), directions + spare), np.int64)
+    expected = np.zeros((sum(tokens), directions), np.int64)
     for rows, each, is_wide in zip(
         np.split(expected, np.cumsum(tokens)[:-1]), integers, are_wide, strict=True
     ):
-        rows[:, :directions] = 0 if is_wide else (UNIT * each.T + np.sign(each.T) * offsets)
+        rows[:] = 0 if is_wide else (UNIT * each.T + np.sign(each.T) * offsets)
     assert_array_equal(levels, expected)
 
 
@@ -59,10 +84,9 @@ def test_levels_are_integers_and_offsets_in_sixteenths(seed, directions, tokens,
 def test_damaged_payloads_have_levels_within_bounds(seed, payloads, tokens):
     tables = tables_of(np.random.default_rng(seed), 20)
     given = [np.frombuffer(each, np.uint8).copy() for each in payloads]
-    levels, are_wide = coordinates.decode_levels(given, [tokens] * len(given), tables, 32)
-    assert levels.shape == (len(given) * tokens, 32)
-    assert np.abs(levels.astype(int)).max(initial=0) <= MOST_LEVEL
-    for rows in levels.reshape(len(given), tokens, 32)[are_wide]:
+    levels, are_wide = decoded(given, [tokens] * len(given), tables)
+    assert (np.abs(levels.astype(int)) <= tables.most_levels).all()
+    for rows in levels.reshape(len(given), tokens, 20)[are_wide]:
         assert not rows.any()
 
 
@@ -76,14 +100,31 @@ def test_what_is_cut_is_like_what_zeros_follow(seed, cut, tokens):
     short = whole[: int(cut * len(whole)) // 2 * 2].copy()
     filled = np.concatenate([short, np.zeros(2000, np.uint8)])
     for found, expected in zip(
-        coordinates.decode_levels([short], [tokens], tables, 32),
-        coordinates.decode_levels([filled], [tokens], tables, 32),
+        decoded([short], [tokens], tables),
+        decoded([filled], [tokens], tables),
         strict=True,
     ):
         assert_array_equal(found, expected)
     assert_array_equal(
         coordinates.decode(short, tokens, tables), coordinates.decode(filled, tokens, tables)
     )
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=seeds,
+    payloads=st.lists(st.binary(max_size=90), min_size=2, max_size=6),
+    tokens=st.integers(1, 20),
+)
+def test_a_payload_decodes_alike_by_itself_and_among_others(seed, payloads, tokens):
+    """Even where it is damaged, and reads on into nothing while others have bytes."""
+    tables = tables_of(np.random.default_rng(seed), 20, 0)
+    given = [np.frombuffer(each, np.uint8).copy() for each in payloads]
+    levels, are_wide = decoded(given, [tokens] * len(given), tables)
+    for rows, is_wide, each in zip(np.split(levels, len(given)), are_wide, given, strict=True):
+        alone, is_alone_wide = decoded([each], [tokens], tables)
+        assert_array_equal(rows, alone)
+        assert is_wide == is_alone_wide[0]
 
 
 def test_offsets_beyond_a_step_are_no_tables():

@@ -157,6 +157,28 @@ def test_a_bound_is_kept_for_tokens_unlike_the_samples(bound, seed, scale, dtype
     assert codes.nbytes <= 4 * x.size + 2
 
 
+@pytest.mark.parametrize(
+    ("scale", "middle"),
+    # The smallest float16, which are few steps apart, and the largest, next to infinity.
+    [(3e-7, 0.0), (1e-6, 0.0), (12000.0, 30000.0)],
+)
+@pytest.mark.parametrize("bound", [0.4, 0.1, 0.01])
+def test_a_bound_is_kept_where_float16_ends(scale, middle, bound):
+    x = np.random.default_rng(0).standard_normal((2000, 48)).astype(np.float32)
+    codec = calibrate(np.float32(scale) * x + np.float32(middle), bits=2.0)
+    for some in np.split(scale * np.random.default_rng(1).standard_normal((800, 48)) + middle, 20):
+        given = some.clip(-65504, 65504).astype(np.float16)
+        decoded = codec.decode(codec.encode(given, bound=bound), like=given).astype(np.float64)
+        exact = given.astype(np.float64)
+        assert np.linalg.norm(decoded - exact) <= bound * np.linalg.norm(exact - codec.mean)
+
+
+def test_a_bound_is_kept_where_squares_are_beyond_float32():
+    x = np.float32(1e25) * states(100)[0]
+    decoded = CODEC.decode(CODEC.encode(x, bound=0.01)).astype(np.float64)
+    assert np.linalg.norm(decoded - x) <= 0.01 * np.linalg.norm(x.astype(np.float64) - CODEC.mean)
+
+
 # --- files --------------------------------------------------------------------------------
 
 
@@ -224,6 +246,8 @@ def test_damaged_files_are_refused(how, tmp_path):
         ({"error": -1.0}, "error: found -1.0"),
         ({"importance": np.ones(3, np.float32)}, "importance: found the shape"),
         ({"importance": -np.ones(48, np.float32)}, "importance: found a least weight"),
+        ({"bits": True}, "bits: found True"),
+        ({"bits": "2"}, "bits: found '2'"),
     ],
 )
 def test_wrong_arguments_say_what_is_allowed(arguments, message):
@@ -242,7 +266,35 @@ def test_values_that_are_not_finite_are_refused_where_they_are(value):
         calibrate(x)
 
 
-@pytest.mark.parametrize("bound", [0, -0.1, 1, "0.1"])
+def test_numbers_of_numpy_are_numbers():
+    x, _ = states(100)
+    codec = calibrate(x, bits=np.float32(2))
+    assert_array_equal(codec.encode(x).payload, calibrate(x, bits=2).encode(x).payload)
+    codec.encode(x, bound=np.float64(0.1))
+
+
+def test_numbers_beyond_float32_are_refused():
+    with pytest.raises(GapsError, match=r"found inf at \[0, 0\].*allowed are numbers of float32"):
+        CODEC.encode(np.full((1, 48), 1e300))
+
+
+def test_what_is_neither_codes_nor_an_array_is_refused():
+    codes = CODEC.encode(states(10)[0])
+    with pytest.raises(TypeError, match=r"codes: found b'abc'.*what encode\(\) returned"):
+        CODEC.decode(b"abc")
+    with pytest.raises(ConfigError, match=r"like: found \[1.0\], allowed is an array"):
+        CODEC.decode(codes, like=[1.0])
+    with pytest.raises(ConfigError, match="like: found the type int32"):
+        CODEC.decode(codes, like=np.zeros(1, np.int32))
+
+
+def test_no_tokens_are_coded_as_nothing():
+    for bound in (None, 0.1):
+        codes = CODEC.encode(np.zeros((0, 48), np.float16), bound=bound)
+        assert CODEC.decode(codes).shape == (0, 48)
+
+
+@pytest.mark.parametrize("bound", [0, -0.1, 1, "0.1", True])
 def test_bounds_that_cannot_be_kept_are_refused(bound):
     with pytest.raises(ConfigError, match="bound: found"):
         CODEC.encode(states(10)[0], bound=bound)
@@ -267,6 +319,41 @@ def test_positions_are_turned_as_complex_numbers_are(interleaved):
         assert_allclose(turned[..., a] + 1j * turned[..., b], expected, atol=1e-5)
     assert_array_equal(turned[..., 6:], keys[..., 6:])
     assert_allclose(rotary.undo(turned, 40), keys, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rotary.of_base(7), "dim: found 7, allowed are even"),
+        (lambda: Rotary.of_base(0), "dim: found 0, allowed are numbers of 2 or more"),
+        (lambda: Rotary.of_base(8, 0), "base: found 0, allowed is a positive"),
+        (lambda: Rotary.of_base(8, np.nan), "base: found nan"),
+        (lambda: Rotary(np.ones((2, 2))), "frequencies: found .*allowed is a row"),
+        (lambda: Rotary([1.0, np.inf]), "frequencies: found .*finite"),
+        (lambda: Rotary([]), "frequencies: found"),
+    ],
+)
+def test_frequencies_are_finite_and_of_pairs(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_heads_with_fewer_features_than_pairs_are_refused(interleaved):
+    """The kernel would turn what is behind them."""
+    rotary = Rotary.of_base(16, interleaved=interleaved)
+    for turn in (rotary.turn, rotary.undo):
+        with pytest.raises(ConfigError, match="found 8 pairs of features, allowed are up to 4"):
+            turn(np.ones((1, 3, 8), np.float32), 0)
+
+
+def test_positions_beyond_those_of_a_table_go_on():
+    """Keys of many positions are keys of each, turned by itself."""
+    rotary = Rotary.of_base(8)
+    keys = np.random.default_rng(0).standard_normal((2, 600, 8)).astype(np.float32)
+    turned = rotary.turn(keys, 10**6)
+    for k in (0, 255, 256, 599):
+        assert_allclose(turned[:, k], rotary.turn(keys[:, k : k + 1], 10**6 + k)[:, 0], atol=1e-5)
 
 
 def test_nothing_of_torch_or_jax_is_imported():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from romzarr.errors import ConfigError, GapsError, StoreError
-from romzarr.latents import CacheCodec, KVCache, Rotary, calibrate_cache
+from romzarr.latents import CacheCodec, KVCache, Rotary, calibrate_cache, files
 from romzarr.latents.groups import Group
 
 LAYERS, BATCH, HEADS, DIM = 3, 2, 2, 8
@@ -171,6 +171,28 @@ def test_the_bound_of_keys_is_kept_where_positions_are_turned_back():
         assert off(keys[layer], cache.keys(layer)) < 0.01
 
 
+@pytest.mark.parametrize("bound", [0.3, 0.1])
+def test_a_bound_is_kept_where_float16_ends(bound):
+    """Keys of which a pair of features has all of its size in one, next to infinity."""
+    keys, values = tensors(600)
+    scale, turned = 8000, ROTARY.undo(keys, 0)
+    turned[..., : DIM // 2] += 4
+    turned[..., DIM // 2 :] += 4
+    keys = ROTARY.turn(scale * turned, 0).clip(-65504, 65504)
+    codec = calibrate_cache(keys, scale * values, 1.0, group=1, rotary=ROTARY)
+    half = [each.astype(np.float16) for each in (keys, scale * values)]
+    cache = filled(*half, bound=bound, codec=codec)
+    for layer in range(LAYERS):
+        mean = codec.keys[layer].mean.reshape(HEADS, DIM)[None, :, None]
+        exact = ROTARY.undo(half[0][layer].astype(np.float32), 0)
+        for start in range(2, 2 + cache.coded_tokens, 8):
+            block = np.s_[:, :, start : start + 8]
+            decoded = cache.keys(layer, block[2]).astype(np.float64)
+            for row in range(BATCH):
+                error = np.linalg.norm(decoded[row] - half[0][layer][block][row])
+                assert error <= bound * np.linalg.norm((exact - mean)[block][row])
+
+
 def test_a_saved_calibration_codes_alike(tmp_path):
     CODEC.save(tmp_path / "cache.safetensors")
     loaded = CacheCodec.load(tmp_path / "cache.safetensors", model="tiny")
@@ -257,11 +279,98 @@ def test_what_cannot_be_appended_is_refused_and_changes_nothing(spoil, error, me
         (lambda: KVCache(CODEC).truncate(3), "tokens: found 3, allowed are up to 0"),
         (lambda: filled(*tensors(30)).keys(0, slice(0, 9, 2)), "slices without a step"),
         (lambda: calibrate_cache(np.zeros((2, 1, 2, 4, 8), np.float32), None), "values: found"),
+        (lambda: filled(*tensors(30)).keys(0, 5), "tokens: found 5, allowed are slices"),
+        (lambda: filled(*tensors(30)).select([]), r"rows: found \[\], allowed are .* 0 to 1"),
+        (lambda: filled(*tensors(30)).select([0, 2]), r"rows: found \[0, 2\], allowed are"),
+        (lambda: filled(*tensors(30)).select([-1]), r"rows: found \[-1\], allowed are"),
+        (
+            lambda: calibrate_cache(*tensors(600), rotary=Rotary.of_base(2 * DIM)),
+            "rotary: found 8 pairs of features, allowed are up to 4",
+        ),
     ],
 )
 def test_wrong_use_says_what_is_allowed(use, message):
     with pytest.raises(ConfigError, match=message):
         use()
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: KVCache(CODEC.keys[0]), r"codec: found Codec.*as calibrate_cache\(\) makes it"),
+        (lambda: calibrate_cache(*tensors(90), rotary=1e4), "rotary: found 10000.0 .*a Rotary"),
+        (lambda: filled(*tensors(30)).select(np.array([True, False])), "rows: found .*True"),
+        (lambda: filled(*tensors(30)).select(["0"]), "rows: found '0'"),
+    ],
+)
+def test_wrong_types_say_what_is_allowed(use, message):
+    with pytest.raises(TypeError, match=message):
+        use()
+
+
+def changed(path, facts, arrays):
+    """A file of another calibration, which disagrees with itself."""
+    kept, known = files.read(path, files.Kind.CACHE)
+    files.write(path, kept | arrays, known | facts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "arrays"),
+    [
+        ({"dim": 4}, {}),
+        ({"heads": 4}, {}),
+        ({"layers": 2, "group": 1}, {}),
+        ({}, {"rotary.frequencies": np.ones(DIM)}),
+        ({}, {"rotary.frequencies": np.full(2, np.nan)}),
+    ],
+)
+def test_calibrations_that_disagree_with_themselves_are_refused(facts, arrays, tmp_path):
+    """Kernels would read what is behind their arrays."""
+    path = tmp_path / "cache.safetensors"
+    CODEC.save(path)
+    changed(path, facts, arrays)
+    with pytest.raises(StoreError, match="calibrate anew"):
+        CacheCodec.load(path)
+
+
+# --- what users do ------------------------------------------------------------------------
+
+
+def test_a_prompt_of_no_tokens_is_one():
+    keys, values = tensors(60)
+    cache = filled(keys[..., :0, :], values[..., :0, :])
+    assert cache.tokens == 0
+    assert cache.keys(0).shape == (BATCH, HEADS, 0, DIM)
+    for layer in range(LAYERS):
+        cache.append(layer, keys[layer], values[layer])
+        cache.append(layer, keys[layer][:, :, :0], values[layer][:, :, :0])
+    assert_array_equal(cache.keys(1), filled(keys, values).keys(1))
+
+
+def test_a_cache_that_forgot_its_sinks_goes_on():
+    keys, values = tensors(60)
+    for tokens in (0, 1):
+        cache = filled(keys, values)
+        cache.truncate(tokens)
+        assert cache.keys(0).shape[2] == tokens
+        for layer in range(LAYERS):
+            cache.append(layer, keys[layer][:, :, tokens:], values[layer][:, :, tokens:])
+        assert_array_equal(cache.keys(2), filled(keys, values).keys(2))
+
+
+def test_arrays_in_any_order_of_memory_are_alike():
+    keys, values = tensors(60)
+    turned = [np.asfortranarray(each)[..., ::1] for each in (keys, values)]
+    assert not turned[0][0].flags.c_contiguous
+    assert_array_equal(filled(*turned).keys(1), filled(keys, values).keys(1))
+
+
+def test_beams_of_a_batch_are_those_of_its_rows():
+    keys, values = tensors(60)
+    beams = filled(keys, values).select([0, 0, 1, 1]).select([3, 0])
+    assert beams.batch == 2
+    expected = filled(keys, values).keys(1)
+    assert_array_equal(beams.keys(1), expected[[1, 0]])
 
 
 def test_a_token_waits_for_one_group_of_layers_only():

@@ -31,8 +31,16 @@ FREQUENCY_BITS = 12
 _HEAD_BYTES, _MOST_BYTES = 16, 6
 # Shifts of a table and of one payload together are those of one piece of plain bits.
 MOST_SHIFT = FREQUENCY_BITS
-# Levels of a step, and the largest level: that of the integer 127, and a step beyond.
-UNIT, MOST_LEVEL = 16, 128 * 16
+# Tokens of a panel of levels.
+PANEL = 8
+# Levels of a step; integers that have levels in all directions, and in those with the most plain
+# bits, as far as 16 bits have room.
+UNIT, FEWEST_NARROW, MOST_NARROW = 16, 127, 2046
+
+
+# Behind payloads that are decoded side by side, for the kernel to read on without asking whether
+# there is more: all that it may take at once.
+_ZEROS = bytes(64)
 
 
 class _Tables(Structure):
@@ -78,6 +86,17 @@ class Tables:
     def finest(self) -> int:
         """How often all steps may be halved for one payload."""
         return MOST_SHIFT - int(self.shifts.max(initial=0))
+
+    @property
+    def most_narrow(self) -> NDArray[np.int64]:
+        """The largest integer of each direction that has a level: those beyond are rare."""
+        most = (FEWEST_NARROW + 1) << np.maximum(self.shifts.astype(np.int64) - 2, 0)
+        return np.minimum(most - 1, MOST_NARROW)
+
+    @property
+    def most_levels(self) -> NDArray[np.int64]:
+        """The largest level of each direction: that of an integer, and a step beyond."""
+        return UNIT * (self.most_narrow + 1)
 
     def are_sound(self, directions: int) -> bool:
         """Whether arrays that were read from somewhere are such as the kernel may be given."""
@@ -158,7 +177,7 @@ def decode(payload: Payload, tokens: int, tables: Tables, finer: int = 0) -> Val
 
 
 def decode_levels(
-    payloads: Sequence[Payload], tokens: Sequence[int], tables: Tables, stride: int
+    payloads: Sequence[Payload], tokens: Sequence[int], tables: Tables
 ) -> tuple[Levels, NDArray[np.bool_]]:
     """Levels of the coordinates of several payloads, with the steps of the tables.
 
@@ -168,34 +187,34 @@ def decode_levels(
     tokens : sequence of int
         Of each payload.
     tables : Tables
-    stride : int
-        Length of a row of levels, as many as there are directions or more.
 
     Returns
     -------
-    levels : ndarray of int16 (tokens, stride)
-        Coordinates in units of a step / 16, up to 2048 in size; zero beyond the directions.
+    levels : ndarray of int16 (panels, pairs, PANEL, 2)
+        Of pairs of directions and panels of tokens: coordinates in units of a step / 16, up to
+        `Tables.most_levels` in size. Zero beyond the directions and the tokens.
     are_wide : ndarray of bool (payloads,)
-        Whether a payload has an integer beyond 127, so that its levels are all zero.
+        Whether a payload has an integer beyond `Tables.most_narrow`, so that its levels are all
+        zero.
     """
-    counts = np.array(tokens, np.int64)
-    levels = np.zeros((int(counts.sum()), stride), np.int16)
     # Whole words: only what is damaged has half a one.
-    words = [each[: len(each) // 2 * 2] for each in payloads]
+    words: list[Any] = [each if len(each) % 2 == 0 else each[:-1] for each in payloads]
     # Copied into one, as to ask each for its address takes longer.
-    joined = np.concatenate([np.empty(0, np.uint8), *words])
-    lengths = np.array([len(each) for each in words], np.int64)
+    joined = _ZEROS.join([*words, b""])
+    sizes = np.array([[len(each) + len(_ZEROS) for each in words], tokens], np.int64)
+    total = sum(tokens)
+    levels = np.empty((-(-total // PANEL), (tables.directions + 1) // 2, PANEL, 2), np.int16)
+    # Of the last panel the kernel leaves out what is beyond the tokens.
+    levels[total // PANEL :] = 0
     are_wide = np.empty(len(payloads), np.bool_)
-    # The kernel's, for one direction of all tokens.
-    integers = np.empty(len(levels), np.int32)
+    # The kernel's, for two directions of all tokens.
+    integers = np.empty(2 * total, np.int32)
     library().decode_levels(
         address(levels),
-        c_int64(stride),
         byref(tables._structure),
         c_int64(len(payloads)),
-        address(joined),
-        address(lengths),
-        address(counts),
+        joined,
+        address(sizes),
         address(are_wide),
         address(integers),
     )

@@ -8,30 +8,43 @@ bits.
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_int64, c_void_p
+from ctypes import Structure, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.coding.coordinates import MOST_LEVEL, UNIT, Levels
+from romzarr.coding.coordinates import UNIT, Levels
 from romzarr.coding.kernels import address, library
 
 Values = NDArray[np.float32]
+Turns = NDArray[np.complex128]
 
 # Features that the kernel sums together.
 _FEATURES = 16
-# The largest integer of a direction, and the largest sum of sizes of one feature, for which sums
-# of products with levels stay within 32 bits.
+# The largest integer of a direction, and the largest sum of products of one feature with levels.
 _MOST = 2**15 - 1
-_MOST_SUM = (2**31 - 1) // MOST_LEVEL
+_MOST_SUM = 2**31 - 1
+
+
+# Axes of an array that is rounded to half precision, as the kernel has them.
+_AXES = 4
+_Axes = c_int64 * _AXES
 
 
 class _Expansion(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("values", "levels", "directions", "scales", "mean")),
         *((name, c_int64) for name in ("tokens", "features", "first", "pairs")),
+    )
+
+
+class _Turn(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("keys", "turns", "start")),
+        ("sign", c_double),
+        *((name, c_int64) for name in ("tokens", "heads", "dim", "pairs", "apart", "step")),
     )
 
 
@@ -51,8 +64,10 @@ class IntegerDirections:
     scales: Values
 
     @classmethod
-    def of(cls, inverse: Values, steps: Values) -> IntegerDirections:
-        """Round directions (directions, features), whose coordinates have such steps.
+    def of(
+        cls, inverse: Values, steps: Values, most_levels: NDArray[np.int64]
+    ) -> IntegerDirections:
+        """Round directions (directions, features), whose coordinates have such steps and levels.
 
         Each feature has as many digits as its largest direction and its sum of sizes leave room
         for: 11 bits or more for a typical direction of five hundred.
@@ -60,7 +75,7 @@ class IntegerDirections:
         wanted = (inverse.T * steps.astype(np.float64)) / UNIT
         sizes = np.abs(wanted)
         # Rounding adds half a unit to each direction at most.
-        sums = sizes.sum(axis=1) / (_MOST_SUM - len(steps) / 2)
+        sums = sizes @ most_levels / (_MOST_SUM - most_levels.sum() / 2)
         scales = np.maximum(sums, sizes.max(axis=1) / _MOST)
         scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
         # The scale may have been rounded down.
@@ -70,10 +85,10 @@ class IntegerDirections:
         blocks = padded.reshape(-1, _FEATURES, (directions + 1) // 2, 2)
         return cls(np.ascontiguousarray(blocks.swapaxes(1, 2)), scales)
 
-    @property
-    def stride(self) -> int:
-        """Length of a row of levels."""
-        return 2 * self.integers.shape[1]
+    @cached_property
+    def addresses(self) -> tuple[c_void_p, c_void_p]:
+        """Of integers and scales; kept, as to ask for them takes as long as some tokens do."""
+        return address(self.integers), address(self.scales)
 
     @property
     def nbytes(self) -> int:
@@ -81,32 +96,45 @@ class IntegerDirections:
 
 
 def expand(
-    levels: Levels, directions: IntegerDirections, mean: Values, features: slice = slice(None)
+    levels: Levels,
+    tokens: int,
+    directions: IntegerDirections,
+    mean: Values,
+    features: slice = slice(None),
 ) -> Values:
-    """Some features (tokens, features) of what levels (tokens, stride) say, and the mean."""
+    """The mean and what levels (panels, pairs, PANEL, 2) say: some features (tokens, features)."""
     first, last, _ = features.indices(len(mean))
-    found = np.empty((len(levels), last - first), np.float32)
-    arrays: tuple[NDArray[Any], ...] = (found, levels, directions.integers, directions.scales, mean)
-    task = _Expansion(*map(address, arrays), *found.shape, first, directions.stride // 2)
+    found = np.empty((tokens, last - first), np.float32)
+    arrays = (address(found), address(levels), *directions.addresses, address(mean))
+    task = _Expansion(*arrays, *found.shape, first, levels.shape[1])
     library().expand_levels(byref(task))
     return found
 
 
-def turn(keys: Values, cosines: Values, sines: Values, *, interleaved: bool) -> None:
-    """Turn pairs of features of keys (tokens, heads, dim), in place, by angles (tokens, pairs).
+def turn(keys: Values, turns: Turns, start: Turns, *, interleaved: bool, sign: float = 1.0) -> None:
+    """Turn pairs of features of keys (tokens, heads, dim), in place.
 
+    By the angles of points of the unit circle, ``turns[:tokens] * start``; back with a sign of -1.
     Pairs are features 2k and 2k + 1 if `interleaved`, k and pairs + k if not; features beyond
     them stay.
     """
-    pairs = cosines.shape[1]
+    pairs = len(start)
     apart, step = (1, 2) if interleaved else (pairs, 1)
-    sizes = map(c_int64, (*keys.shape, pairs, apart, step))
-    library().turn_pairs(*map(address, (keys, cosines, sines)), *sizes)
+    places = (address(keys), address(turns), address(start))
+    task = _Turn(*places, sign, *keys.shape, pairs, apart, step)
+    library().turn_pairs(byref(task))
 
 
 def halves(values: Values) -> NDArray[np.float16]:
-    """Values in float16, as ``astype`` has them; values beyond its range become infinite."""
-    plain = np.ascontiguousarray(values)
-    found = np.empty(plain.shape, np.float16)
-    library().round_to_halves(address(plain), address(found), c_int64(plain.size))
+    """Values in float16, as ``astype`` has them; values beyond its range become infinite.
+
+    In C order, of up to four axes in any order of which the last has its numbers side by side.
+    """
+    found = np.empty(values.shape, np.float16)
+    if values.strides[-1:] != (values.itemsize,) or values.ndim > _AXES:
+        values = np.ascontiguousarray(values).reshape(-1)
+    lacking = (1,) * (_AXES - values.ndim)
+    shape = _Axes(*lacking, *values.shape)
+    strides = _Axes(*lacking, *(stride // values.itemsize for stride in values.strides))
+    library().round_to_halves(address(values), address(found), shape, strides)
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from math import isfinite
 from typing import Any
@@ -20,8 +21,39 @@ from romzarr.errors import ConfigError, GapsError
 
 Values = NDArray[np.float32]
 
-# Bits of a fraction: half of the last is what rounding to the type may change.
-_FRACTIONS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
+
+@dataclass(frozen=True)
+class Precision:
+    """What rounding to a type may change.
+
+    Attributes
+    ----------
+    relative, absolute : float
+        Of a number, by these together at most.
+    largest : float
+        Numbers beyond become infinite.
+    """
+
+    relative: float
+    absolute: float
+    largest: float
+
+    @classmethod
+    def of(cls, fraction: int, exponent: int) -> Precision:
+        """Of types of so many bits, without the sign."""
+        beyond = 2.0 ** (2 ** (exponent - 1) - 1)
+        # The last bit of the smallest numbers, which have no more of a fraction.
+        last = 2.0 ** (2 - 2 ** (exponent - 1) - fraction)
+        return cls(0.5 ** (fraction + 1), last / 2, beyond * (2 - 0.5**fraction))
+
+
+# In float64 they have been float32 all the same.
+_PRECISIONS = {
+    "float16": Precision.of(10, 5),
+    "bfloat16": Precision.of(7, 8),
+    "float32": Precision.of(23, 8),
+    "float64": Precision.of(23, 8),
+}
 # By the package that the type of an array comes from.
 _FRAMEWORKS = {"torch": "torch", "jaxlib": "jax", "jax": "jax"}
 
@@ -40,9 +72,13 @@ def dtype_name(array: Any) -> str:
     return _name_of(array.dtype)
 
 
-def rounding_of(dtype: str) -> float:
-    """Largest relative change of a number that is rounded to a type."""
-    return 0.5 ** (_FRACTIONS[dtype] + 1)
+def precision_of(array: Any) -> Precision:
+    """Of the type of an array.
+
+    >>> precision_of(np.zeros(2, np.float16))
+    Precision(relative=0.00048828125, absolute=2.9802322387695312e-08, largest=65504.0)
+    """
+    return _PRECISIONS[dtype_name(array)]
 
 
 def as_values(array: Any, name: str, shape: Sequence[int | None]) -> Values:
@@ -64,29 +100,39 @@ def as_values(array: Any, name: str, shape: Sequence[int | None]) -> Values:
         If a value is not finite.
     """
     check_shape(array, name, shape)
-    values = _to_numpy(array, name)
+    values = _to_numpy(array)
     # The sum of squares of a model's numbers is finite, and is cheaper than a test of each.
     if not isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
         places = np.argwhere(~np.isfinite(values))
         raise GapsError(
             f"{name}: found {values[tuple(places[0])]} at {places[0].tolist()}, {len(places)} "
-            f"values that are not finite; allowed are numbers: find out which layer makes them"
+            "values that are not finite; allowed are numbers of float32: find out which layer "
+            "makes others"
         )
     return values
 
 
 def check_shape(array: Any, name: str, shape: Sequence[int | None]) -> None:
-    """Raise a `ConfigError` unless each axis has the length that is given, or none is."""
-    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-        raise ConfigError(
-            f"{name}: found {shown(array)}, allowed is an array of NumPy, JAX or torch"
-        )
+    """Raise a `ConfigError` unless it is an array whose axes have the lengths that are given."""
+    check_type(array, name)
     found = tuple(array.shape)
     if found != shape and not _agree(found, shape):
         allowed = ", ".join("any" if each is None else str(each) for each in shape)
         raise ConfigError(
             f"{name}: found the shape {found}, allowed is ({allowed}); reshape the array, or take "
             "the calibration of its model"
+        )
+
+
+def check_type(array: Any, name: str) -> None:
+    """Raise a `ConfigError` unless it is an array of floating-point numbers."""
+    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        raise ConfigError(
+            f"{name}: found {shown(array)}, allowed is an array of NumPy, JAX or torch"
+        )
+    if dtype_name(array) not in _PRECISIONS:
+        raise ConfigError(
+            f"{name}: found the type {dtype_name(array)}, allowed are {', '.join(_PRECISIONS)}"
         )
 
 
@@ -122,16 +168,16 @@ def _name_of(dtype: Any) -> str:
 
 
 def _agree(found: Sequence[int], shape: Sequence[int | None]) -> bool:
-    return len(found) == len(shape) and all(
-        want is None or have == want for have, want in zip(found, shape, strict=True)
-    )
+    if len(found) != len(shape):
+        return False
+    # Not all(): it would take most of the time of a token.
+    for have, want in zip(found, shape, strict=True):
+        if want is not None and have != want:
+            return False
+    return True
 
 
-def _to_numpy(array: Any, name: str) -> Values:
-    if dtype_name(array) not in _FRACTIONS:
-        raise ConfigError(
-            f"{name}: found the type {dtype_name(array)}, allowed are {', '.join(_FRACTIONS)}"
-        )
+def _to_numpy(array: Any) -> Values:
     framework = framework_of(array)
     if framework == "torch":
         torch = sys.modules["torch"]
@@ -139,4 +185,8 @@ def _to_numpy(array: Any, name: str) -> Values:
         return found
     if framework == "numpy" and not isinstance(array, np.ndarray):
         array = np.from_dlpack(array)
+    if array.dtype == np.float64:
+        # What is beyond float32 is refused with all that is not finite.
+        with np.errstate(over="ignore"):
+            return np.asarray(array, np.float32)
     return np.asarray(array, np.float32)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.arguments import as_whole, shown
-from romzarr.errors import ConfigError
+from romzarr.arguments import as_whole, shown, wrong_type
+from romzarr.errors import ConfigError, StoreError
 from romzarr.latents.arrays import as_values, check_shape
 from romzarr.latents.calibration import directions_of, step_for
 from romzarr.latents.codec import Codec
@@ -88,8 +88,21 @@ class CacheCodec(Saved):
             for kind in ("keys", "values")
         }
         frequencies = arrays.get("rotary.frequencies")
-        rotary = None if frequencies is None else Rotary(frequencies, bool(facts["interleaved"]))
         layers, heads, dim, group = (int(facts[k]) for k in ("layers", "heads", "dim", "group"))
+        try:
+            rotary = (
+                None if frequencies is None else Rotary(frequencies, bool(facts["interleaved"]))
+            )
+            if rotary is not None:
+                rotary.check(dim)
+        except ConfigError as error:
+            raise StoreError(f"rotary.frequencies: {error}; calibrate anew") from error
+        widths = [min(group, layers - k) * heads * dim for k in range(0, layers, group)]
+        if any([c.features for c in some] != widths for some in codecs.values()):
+            raise StoreError(
+                f"keys.*, values.*: the codecs do not have the {heads} * {dim} features of each of "
+                f"{layers} layers; calibrate anew"
+            )
         return cls(codecs["keys"], codecs["values"], layers, heads, dim, group, rotary, name)
 
 
@@ -140,6 +153,10 @@ def calibrate_cache(
     shape = _checked(keys, values)
     layers, _, heads, _, dim = shape
     as_whole(group, "group", 1)
+    if rotary is not None:
+        if not isinstance(rotary, Rotary):
+            raise wrong_type("rotary", rotary, "a Rotary, such as Rotary.of_base(dim)")
+        rotary.check(dim)
     sides = [_samples(keys, "keys", rotary), _samples(values, "values", None)]
     weights = [_weights(side, k, importance, shape) for k, side in enumerate(sides)]
     starts = range(0, layers, group)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.arguments import shown
+from romzarr.arguments import is_number, shown
 from romzarr.coding.coordinates import CENTRE, MOST_SHIFT, SYMBOLS, Tables, frequencies_of
 from romzarr.errors import ConfigError
 from romzarr.latents.arrays import as_values
@@ -153,7 +153,7 @@ def step_for(
     if bits is not None and error is not None:
         raise ConfigError("bits, error: found both, allowed is one of them")
     wanted = BITS if bits is None and error is None else bits if error is None else error
-    if not isinstance(wanted, int | float) or not 0 < wanted < 32:
+    if not is_number(wanted) or not 0 < wanted < 32:
         name = "bits" if error is None else "error"
         raise ConfigError(f"{name}: found {shown(wanted)}, allowed is a positive number below 32")
     some = [_spread(len(each)) for each in values]

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.arguments import shown
+from romzarr.arguments import is_number, shown, wrong_type
 from romzarr.coding import coordinates, products
 from romzarr.coding.coordinates import Tables
 from romzarr.coding.products import IntegerDirections
 from romzarr.errors import ConfigError, StoreError
-from romzarr.latents.arrays import as_values, dtype_name, like, rounding_of
+from romzarr.latents.arrays import Precision, as_values, check_type, like, precision_of
 from romzarr.latents.files import Kind, Saved
 
 Values = NDArray[np.float32]
@@ -114,7 +114,7 @@ class Codec(Saved):
         values = as_values(x, "x", (None, self.features))
         if bound is None:
             return self.encode_values(values)
-        return self.encode_within(values, as_bound(bound), rounding_of(dtype_name(x)))
+        return self.encode_within(values, as_bound(bound), precision_of(x))
 
     def decode(self, codes: Codes, *, like: Any = None) -> Any:
         """Decode tokens (codes.tokens, features), in float32 of NumPy.
@@ -125,7 +125,16 @@ class Codec(Saved):
             Made by this codec, or by one that was loaded from the same file.
         like : array, optional
             The result is of its framework, type and device.
+
+        Raises
+        ------
+        ConfigError
+            If `like` is not of floating-point numbers.
         """
+        if not isinstance(codes, Codes):
+            raise wrong_type("codes", codes, "what encode() returned")
+        if like is not None:
+            check_type(like, "like")
         values = self.decode_values([codes])
         return values if like is None else _like(values, like)
 
@@ -147,12 +156,12 @@ class Codec(Saved):
             [each.payload for each in narrow],
             [each.tokens for each in narrow],
             self.tables,
-            self._directions.stride,
         )
         are_wide[~are_wide] = are_beyond
         if are_wide.all():
             return self._in_floats(codes, features)
-        found = products.expand(levels, self._directions, self.mean, features)
+        tokens = sum(each.tokens for each in narrow)
+        found = products.expand(levels, tokens, self._directions, self.mean, features)
         if not are_wide.any():
             return found
         wide = [each for each, is_wide in zip(codes, are_wide, strict=True) if is_wide]
@@ -164,7 +173,8 @@ class Codec(Saved):
 
     @cached_property
     def _directions(self) -> IntegerDirections:
-        return IntegerDirections.of(self.forward / self.metric, self.tables.steps)
+        inverse = self.forward / self.metric
+        return IntegerDirections.of(inverse, self.tables.steps, self.tables.most_levels)
 
     def _in_floats(self, codes: Sequence[Codes], features: slice) -> Values:
         coded = [each for each in codes if each.finer >= 0]
@@ -187,14 +197,19 @@ class Codec(Saved):
         decoded += self.mean[features]
         return decoded
 
-    def encode_within(self, values: Values, bound: float, rounding: float) -> Codes:
-        """Code such tokens within a bound; `rounding` is the relative one of their own type."""
-        size = float(np.linalg.norm(values - self.mean))
-        # Rounding to the type of the input comes last, and adds to the error.
-        allowed = bound * size - rounding * float(np.linalg.norm(values)) * (1 + bound)
+    def encode_within(self, values: Values, bound: float, precision: Precision) -> Codes:
+        """Code such tokens within a bound, which they keep when they are rounded to their type."""
+        limit = bound * _norm(values, self.mean)
+        # Turned by a position, a pair of features may have all of its size in one.
+        largest = precision.largest / 2**0.5
         for finer in range(self.tables.finest + 1):
             codes = self.encode_values(values, finer)
-            if float(np.linalg.norm(self.decode_values([codes]) - values)) <= allowed:
+            decoded = self.decode_values([codes])
+            rounding = (
+                precision.relative * _norm(decoded, 0) + precision.absolute * values.size**0.5
+            )
+            is_finite = np.abs(decoded).max(initial=0) <= largest
+            if is_finite and _norm(decoded, values) + rounding <= limit:
                 return codes
             if codes.nbytes >= values.nbytes:
                 break
@@ -242,6 +257,11 @@ class Codec(Saved):
 _like = like
 
 
+def _norm(values: Values, others: Values | float) -> float:
+    """Of a difference: in float64, for the squares of single ones may be beyond its numbers."""
+    return float(np.linalg.norm(np.subtract(values, others, dtype=np.float64)))
+
+
 def _fit(mean: Values, forward: Values, metric: Values) -> bool:
     return bool(
         forward.ndim == 2
@@ -253,7 +273,7 @@ def _fit(mean: Values, forward: Values, metric: Values) -> bool:
 
 def as_bound(bound: float) -> float:
     """Check a bound on a relative error."""
-    if not isinstance(bound, int | float) or not 0 < bound < 1:
+    if not is_number(bound) or not 0 < bound < 1:
         raise ConfigError(
             f"bound: found {shown(bound)}, allowed is a number between 0 and 1, such as 0.1"
         )

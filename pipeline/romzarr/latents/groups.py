@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from romzarr.latents.arrays import Precision
 from romzarr.latents.cache_codec import CacheCodec
 from romzarr.latents.codec import Codec, Codes
 from romzarr.latents.layers import SIDES
 
 Values = NDArray[np.float32]
+# What turning a key back and again may change of it: in float32, an angle, two products and a sum
+# each time.
+TURNING = 2.0**-21
 # Codes of a block: of keys and of values, of each sequence of the batch.
 Block = tuple[tuple[Codes, ...], tuple[Codes, ...]]
 
@@ -49,7 +53,9 @@ class Group:
     def _codecs(self) -> tuple[Codec, Codec]:
         return self.codec.keys[self.number], self.codec.values[self.number]
 
-    def encode(self, sides: Sequence[Sequence[Values]], first: int, rounding: float) -> list[Block]:
+    def encode(
+        self, sides: Sequence[Sequence[Values]], first: int, precision: Precision
+    ) -> list[Block]:
         """Blocks of tokens.
 
         Parameters
@@ -58,7 +64,7 @@ class Group:
             Keys and values of each layer, of a multiple of the tokens of a block.
         first : int
             Number of the first block, which tells positions.
-        rounding : float
+        precision : Precision
             Of the type that the values came in.
         """
         stacked = [np.stack(list(side)) for side in sides]
@@ -68,17 +74,19 @@ class Group:
         rows = [each.transpose(1, 3, 0, 2, 4) for each in stacked]
         starts = range(0, rows[0].shape[1], self.block)
         return [
-            (self._coded(0, rows[0][:, k : k + self.block], rounding),
-             self._coded(1, rows[1][:, k : k + self.block], rounding))
+            (self._coded(0, rows[0][:, k : k + self.block], precision),
+             self._coded(1, rows[1][:, k : k + self.block], precision))
             for k in starts
         ]  # fmt: skip
 
-    def _coded(self, side: int, tokens: Values, rounding: float) -> tuple[Codes, ...]:
+    def _coded(self, side: int, tokens: Values, precision: Precision) -> tuple[Codes, ...]:
         codec = self._codecs[side]
+        if side == 0 and self.codec.rotary is not None:
+            precision = replace(precision, relative=precision.relative + TURNING)
         rows = tokens.reshape(*tokens.shape[:2], -1)
         if self.bound is None:
             return tuple(codec.encode_values(row) for row in rows)
-        return tuple(codec.encode_within(row, self.bound, rounding) for row in rows)
+        return tuple(codec.encode_within(row, self.bound, precision) for row in rows)
 
     def decode(self, blocks: Sequence[Block], layer: int, side: int, first: int) -> Values:
         """Keys or values (batch, heads, tokens, dim) of one layer.

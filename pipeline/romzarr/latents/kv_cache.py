@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from romzarr.arguments import as_whole, shown
+from romzarr.arguments import as_whole, shown, wrong_type
 from romzarr.errors import ConfigError
-from romzarr.latents.arrays import as_values, concatenated, dtype_name, like, rounding_of
+from romzarr.latents.arrays import as_values, concatenated, like, precision_of
 from romzarr.latents.cache_codec import SINKS, CacheCodec
 from romzarr.latents.codec import as_bound
 from romzarr.latents.groups import Block, Group, bytes_of, selected
@@ -95,6 +95,8 @@ class KVCache:
         bound: float | None = None,
         model: str | None = None,
     ) -> None:
+        if not isinstance(codec, CacheCodec):
+            raise wrong_type("codec", codec, "a CacheCodec, as calibrate_cache() makes it")
         if model is not None and model != codec.model:
             raise ConfigError(
                 f"codec: found a calibration of the model {shown(codec.model)}, allowed is one of "
@@ -204,8 +206,20 @@ class KVCache:
         )
 
     def select(self, rows: Sequence[int]) -> KVCache:
-        """A cache of some sequences of the batch, in any order and as often as they are named."""
-        index = np.array([int(row) for row in rows], np.int64)
+        """A cache of some sequences of the batch, in any order and as often as they are named.
+
+        Raises
+        ------
+        ConfigError
+            If there is no sequence of such a number, or none is named.
+        """
+        index = np.array([as_whole(row, "rows") for row in rows], np.int64)
+        batch = self.batch
+        if batch is not None and not (index.size and 0 <= index.min() <= index.max() < batch):
+            raise ConfigError(
+                f"rows: found {shown(index.tolist())}, allowed are numbers from 0 to {batch - 1}, "
+                "one or more"
+            )
         return self._with(
             [layer.select(index) for layer in self._layers],
             [[selected(block, index) for block in blocks] for blocks in self._blocks],
@@ -237,7 +251,7 @@ class KVCache:
         state = self._layer(layer)
         if not state.sinks and not state.tokens:
             raise ConfigError(f"layer: found {layer}, to which no token was appended yet")
-        if tokens.step not in (None, 1):
+        if not isinstance(tokens, slice) or tokens.step not in (None, 1):
             raise ConfigError(f"tokens: found {shown(tokens)}, allowed are slices without a step")
         start, stop, _ = tokens.indices(self.tokens_of(layer))
         first = state.first_tokens
@@ -279,8 +293,8 @@ class KVCache:
             [as_values(state.joined(side)[:, :, :span], "keys", (None,) * 4) for state in states]
             for side in range(SIDES)
         ]
-        rounding = rounding_of(dtype_name(states[0].recent[0][0]))
-        blocks += group.encode(sides, len(blocks), rounding)
+        precision = precision_of(states[0].recent[0][0])
+        blocks += group.encode(sides, len(blocks), precision)
         for state in states:
             state.drop(span)
 

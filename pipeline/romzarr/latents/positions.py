@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from romzarr.arguments import shown
+from romzarr.arguments import as_whole, is_number, shown
 from romzarr.coding.products import turn
 from romzarr.errors import ConfigError
 
 Values = NDArray[np.float32]
 
-# Positions whose turns are kept: those beyond are products, for sines take longer than all else.
+# Positions whose turns are kept: those of others are products with that of one.
 _SPAN = 256
 
 
@@ -35,10 +36,24 @@ class Rotary:
     interleaved : bool
         Whether a pair is features 2k and 2k + 1 (GPT-J, GGUF) rather than k and pairs + k
         (GPT-NeoX, Llama in transformers).
+
+    Raises
+    ------
+    ConfigError
+        If frequencies are not a row of finite numbers.
     """
 
     frequencies: NDArray[np.float64]
     interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        frequencies = np.array(self.frequencies, np.float64)
+        if frequencies.ndim != 1 or not frequencies.size or not np.isfinite(frequencies).all():
+            raise ConfigError(
+                f"frequencies: found {shown(self.frequencies)}, allowed is a row of finite "
+                "numbers, one for each pair of features"
+            )
+        object.__setattr__(self, "frequencies", frequencies)
 
     @classmethod
     def of_base(cls, dim: int, base: float = 1e4, *, interleaved: bool = False) -> Rotary:
@@ -47,11 +62,22 @@ class Rotary:
         Raises
         ------
         ConfigError
-            If `dim` is odd.
+            If `dim` is odd, or `base` is not positive.
         """
-        if dim % 2:
+        if as_whole(dim, "dim", 2) % 2:
             raise ConfigError(f"dim: found {shown(dim)}, allowed are even numbers")
+        if not is_number(base) or not 0 < base < inf:
+            raise ConfigError(f"base: found {shown(base)}, allowed is a positive number")
         return cls(base ** (-np.arange(0, dim, 2) / dim), interleaved)
+
+    def check(self, dim: int) -> None:
+        """Raise a `ConfigError` unless heads of `dim` features have all pairs."""
+        pairs = len(self.frequencies)
+        if 2 * pairs > dim:
+            raise ConfigError(
+                f"rotary: found {pairs} pairs of features, allowed are up to {dim // 2}, as a head "
+                f"has {dim} features; take the frequencies of this model"
+            )
 
     def turn(self, keys: Values, first: int) -> Values:
         """Keys (..., heads, tokens, dim) turned by the positions `first`, `first` + 1, ..."""
@@ -63,26 +89,19 @@ class Rotary:
 
     def turn_rows(self, rows: Values, first: int, sign: float = 1.0) -> None:
         """Turn keys (..., tokens, heads, dim), in C order, in place; back with a sign of -1."""
-        turns = self._turns(first, rows.shape[-3])
-        angles = (turns.real.astype(np.float32), (sign * turns.imag).astype(np.float32))
-        for index in np.ndindex(rows.shape[:-3]):
-            turn(rows[index], *angles, interleaved=self.interleaved)
+        self.check(rows.shape[-1])
+        sequences = rows.reshape(prod(rows.shape[:-3]), *rows.shape[-3:])
+        for start in range(0, rows.shape[-3], _SPAN):
+            of_start = np.exp(1j * (first + start) * self.frequencies)
+            for keys in sequences[:, start : start + _SPAN]:
+                turn(keys, self._turns, of_start, interleaved=self.interleaved, sign=sign)
 
     def _turned(self, keys: Values, first: int, sign: float) -> Values:
         rows = keys.swapaxes(-3, -2).copy()
         self.turn_rows(rows, first, sign)
         return rows.swapaxes(-3, -2)
 
-    def _turns(self, first: int, count: int) -> NDArray[np.complex128]:
-        """Turns (count, pairs) by the angles of positions, as numbers of the unit circle."""
-        # One of none, for it is empty but has pairs.
-        starts = range(first, first + max(count, 1), _SPAN)
-        turns = [
-            self._first_turns[: first + count - start] * np.exp(1j * start * self.frequencies)
-            for start in starts
-        ]
-        return np.concatenate(turns) if len(turns) != 1 else turns[0]
-
     @cached_property
-    def _first_turns(self) -> NDArray[np.complex128]:
+    def _turns(self) -> NDArray[np.complex128]:
+        """Of the first positions (_SPAN, pairs), as points of the unit circle."""
         return np.exp(1j * np.multiply.outer(np.arange(_SPAN), self.frequencies))

@@ -1,5 +1,5 @@
 """Compiled loops of the coding: `wavelet.c`, `quantise.c`, `entropy.c`, `coordinates.c` and
-`products.c`.
+`products.c`, with the vectors that `vectors.c` chooses.
 
 The C sources beside this file become one shared library when the package is built (`setup.py`).
 It depends on nothing, not even on Python, is loaded when it is first needed, and runs without
@@ -10,6 +10,7 @@ fixed order: every machine finds the same bits.
 from __future__ import annotations
 
 import ctypes
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _loading = Lock()
+
+
+class Vectors(IntEnum):
+    """Vectors that kernels may use, as far as the machine has them; all find the same bits.
+
+    Of 16 bytes; of 32, with AVX2; of 64, with the sums of products of AVX-512.
+    """
+
+    NARROW = 0
+    WIDE = 1
+    WIDEST = 2
 
 
 def library() -> ctypes.CDLL:
@@ -55,5 +67,5 @@ def _loaded() -> ctypes.CDLL:
     loaded.encode.restype = loaded.decode.restype = ctypes.c_int64
     loaded.encode_coordinates.restype = ctypes.c_int64
     loaded.make_tables()
-    loaded.choose_vectors(1)
+    loaded.choose_vectors(Vectors.WIDEST)
     return loaded

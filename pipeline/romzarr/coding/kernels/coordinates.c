@@ -4,7 +4,8 @@
  * J. Duda, "Asymmetric numeral systems: entropy coding combining speed of Huffman coding with
  * compression rate of arithmetic coding", arXiv:1311.2540; F. Giesen, "Interleaved entropy
  * coders", arXiv:1402.3392. */
-#include "kernels.h"
+#include "panels.h"
+#include "vectors.h"
 
 /* Symbols of a table: integers from -CENTRE to CENTRE, and one for all others. */
 #define CENTRE 31
@@ -284,77 +285,277 @@ EXPORT void decode_coordinates(float *values, int64_t tokens, const Tables *tabl
     }
 }
 
-/* Levels are values in steps, in units of 1 / UNIT: fine enough for where in its interval an
- * integer is decoded. Integers up to MOST_NARROW have levels. */
-#define UNIT 16
-#define MOST_NARROW 127
+#if defined(__x86_64__)
+/* By which lanes of two payloads take a word, bits of the index: which of the next words each takes,
+ * LANES of the first payload before those of the second. */
+static uint8_t taken_words[1 << 2 * LANES][2 * LANES];
+
+static void make_taken_words(void)
+{
+    for (int mask = 0; mask < 1 << 2 * LANES; mask++)
+        for (int lane = 0, next = 0; lane < 2 * LANES; lane++) {
+            next = lane == LANES ? LANES : next;
+            taken_words[mask][lane] = (uint8_t)next;
+            next += mask >> lane & 1;
+        }
+}
+
+WIDE INLINE __m256i joined(__m128i left, __m128i right)
+{
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(left), right, 1);
+}
+
+/* As `refilled`, the lanes of two payloads. */
+WIDE INLINE __m256i refilled_pair(Reader *left, Reader *right, __m256i states)
+{
+    __m256i lack = _mm256_cmpeq_epi32(_mm256_srli_epi32(states, 16), _mm256_setzero_si256());
+    unsigned mask = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(lack));
+    __m128i words = _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)left->next),
+                                       _mm_loadl_epi64((const __m128i *)right->next));
+    __m256i order = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)taken_words[mask]));
+    __m256i taken = _mm256_permutevar8x32_epi32(_mm256_cvtepu16_epi32(words), order);
+    left->next += __builtin_popcount(mask & ((1 << LANES) - 1));
+    right->next += __builtin_popcount(mask >> LANES);
+    __m256i filled = _mm256_or_si256(_mm256_slli_epi32(states, 16), taken);
+    return _mm256_blendv_epi8(states, filled, lack);
+}
+
+/* Two numbers, at places that are the halves of one. */
+WIDE INLINE __m128i two_of(const uint32_t *slots, int64_t places)
+{
+    return _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)places]),
+                              _mm_cvtsi32_si128((int)slots[places >> 32]));
+}
+
+/* As a gathering load, which takes longer on some machines. */
+WIDE INLINE __m256i loaded(const uint32_t *slots, __m256i places)
+{
+    __m128i left = _mm256_castsi256_si128(places), right = _mm256_extracti128_si256(places, 1);
+    return joined(_mm_unpacklo_epi64(two_of(slots, _mm_cvtsi128_si64(left)),
+                                     two_of(slots, _mm_extract_epi64(left, 1))),
+                  _mm_unpacklo_epi64(two_of(slots, _mm_cvtsi128_si64(right)),
+                                     two_of(slots, _mm_extract_epi64(right, 1))));
+}
+
+/* An integer of each lane of two payloads, without plain bits. */
+WIDE INLINE void take_pair(Decoder *decoders, int32_t *left, int32_t *right, const uint32_t *slots)
+{
+    const __m256i in_slots = _mm256_set1_epi32(SLOTS - 1), in_symbols = _mm256_set1_epi32(255);
+    Reader a = decoders[0].reader, b = decoders[1].reader;
+    __m128i *states[2] = {(__m128i *)decoders[0].states, (__m128i *)decoders[1].states};
+    __m256i state = joined(_mm_loadu_si128(states[0]), _mm_loadu_si128(states[1]));
+    __m256i slot = loaded(slots, _mm256_and_si256(state, in_slots));
+    __m256i symbols = _mm256_and_si256(slot, in_symbols);
+    __m256i others = _mm256_cmpeq_epi32(symbols, _mm256_set1_epi32(OTHER));
+    if (_mm256_movemask_epi8(others) || a.end - a.next < LANES || b.end - b.next < LANES) {
+        take_some(decoders, left, LANES, 0, slots);
+        take_some(decoders + 1, right, LANES, 0, slots);
+        return;
+    }
+    symbols = _mm256_sub_epi32(symbols, _mm256_set1_epi32(CENTRE));
+    _mm_storeu_si128((__m128i *)left, _mm256_castsi256_si128(symbols));
+    _mm_storeu_si128((__m128i *)right, _mm256_extracti128_si256(symbols, 1));
+    state = _mm256_add_epi32(_mm256_mullo_epi32(_mm256_srli_epi32(slot, 8 + FREQUENCY_BITS),
+                                                _mm256_srli_epi32(state, FREQUENCY_BITS)),
+                             _mm256_and_si256(_mm256_srli_epi32(slot, 8), in_slots));
+    state = refilled_pair(&a, &b, state);
+    _mm_storeu_si128(states[0], _mm256_castsi256_si128(state));
+    _mm_storeu_si128(states[1], _mm256_extracti128_si256(state, 1));
+    decoders[0].reader.next = a.next, decoders[1].reader.next = b.next;
+}
+#endif
 
 /* Payloads that are decoded side by side: tables of a direction stay in the first cache for all. */
 #define SIDE_BY_SIDE 32
 
-/* Levels of integers, into a column of rows that are `stride` long. Returns whether one has none. */
-INLINE int put_levels(int16_t *column, int64_t stride, const int32_t *integers, int64_t count,
-                      int32_t off)
-{
-    int is_wide = 0;
-    for (int64_t k = 0; k < count; k++) {
-        int32_t found = integers[k], side = (found > 0) - (found < 0);
-        is_wide |= found > MOST_NARROW || found < -MOST_NARROW;
-        column[k * stride] = (int16_t)((uint32_t)found * UNIT + (uint32_t)(off * side));
-    }
-    return is_wide;
-}
-
-/* Payloads that are decoded side by side, and the tokens of each. */
 typedef struct {
     int count;
     Decoder decoders[SIDE_BY_SIDE];
+    /* Of each payload, and of all together; whether all have equally many. */
     const int64_t *tokens;
+    int64_t all_tokens;
+    int are_equal;
     uint8_t *are_wide;
 } Group;
 
-/* Levels (tokens, stride) of a group; one direction of all its tokens fits into `integers`. */
-static void decode_group(Group *group, int16_t *levels, int64_t stride, const Tables *tables,
-                         int32_t *integers)
+/* Take the next integers of a direction, of one payload after the other. */
+typedef void Take(Group *group, int32_t *integers, int shift, const uint32_t *slots);
+
+static void take_anywhere(Group *group, int32_t *integers, int shift, const uint32_t *slots)
 {
-    for (int64_t d = 0; d < tables->directions; d++) {
-        int32_t off = rounded(tables->shifts_of_values[d] * UNIT, 0.5f);
-        int32_t *next = integers;
-        for (int k = 0; k < group->count; next += group->tokens[k++])
-            take_some(group->decoders + k, next, group->tokens[k], tables->shifts[d],
-                      slots_of(tables, d));
-        if (!put_levels(levels + d, stride, integers, next - integers, off))
-            continue;
-        int all_wide = 1;
-        next = integers;
-        for (int k = 0; k < group->count; next += group->tokens[k++]) {
-            for (int64_t t = 0; t < group->tokens[k]; t++)
-                group->are_wide[k] |= next[t] > MOST_NARROW || next[t] < -MOST_NARROW;
-            all_wide &= group->are_wide[k];
+    for (int k = 0; k < group->count; integers += group->tokens[k++])
+        take_some(group->decoders + k, integers, group->tokens[k], shift, slots);
+}
+
+#if defined(__x86_64__)
+/* In turns, for one payload not to wait for another. */
+WIDE static void take_wide(Group *group, int32_t *integers, int shift, const uint32_t *slots)
+{
+    if (shift || !group->are_equal) {
+        take_anywhere(group, integers, shift, slots);
+        return;
+    }
+    int64_t count = group->tokens[0], rounds = count / LANES * LANES;
+    int paired = group->count & ~1;
+    for (int64_t t = 0; t < rounds; t += LANES)
+        for (int k = 0; k < paired; k += 2)
+            take_pair(group->decoders + k, integers + k * count + t,
+                      integers + (k + 1) * count + t, slots);
+    for (int k = 0; k < group->count; k++) {
+        int64_t taken = k < paired ? rounds : 0;
+        take_some(group->decoders + k, integers + k * count + taken, count - taken, 0, slots);
+    }
+}
+#endif
+
+/* Levels are values in steps, in units of 1 / UNIT: fine enough for where in its interval an
+ * integer is decoded, and coarse enough for 16 bits. */
+#define UNIT 16
+#define FEWEST_NARROW 127
+#define MOST_NARROW 2046
+
+/* The largest integer of a direction that has a level: four times those that are symbols without
+ * plain bits, and as many as are symbols with them. */
+INLINE int32_t narrow_of(int shift)
+{
+    int64_t most = (int64_t)(FEWEST_NARROW + 1) << (shift > 2 ? shift - 2 : 0);
+    return most - 1 < MOST_NARROW ? (int32_t)most - 1 : MOST_NARROW;
+}
+
+/* In unsigned numbers, as wide integers have levels beyond what is signed. */
+typedef uint32_t WordQuad __attribute__((vector_size(16), aligned(4)));
+
+/* Levels of two directions side by side, four at a time: compilers make no vectors of conditions. */
+INLINE WordQuad levels_of(IntQuad integers, IntQuad others, const int32_t *offs)
+{
+    WordQuad side = (WordQuad)((offs[0] & (integers > 0)) - (offs[0] & (integers < 0)));
+    WordQuad next = (WordQuad)((offs[1] & (others > 0)) - (offs[1] & (others < 0)));
+    side += (WordQuad)integers * UNIT, next += (WordQuad)others * UNIT;
+    return (side & 0xffff) | next << 16;
+}
+
+/* Levels of two directions of a group, into (panels, pairs, PANEL). */
+INLINE void put_levels(uint32_t *levels, int64_t pairs, int64_t first, const int32_t *integers,
+                       const int32_t *others, const int32_t *offs, int64_t count)
+{
+    for (int64_t t = 0; t < count;) {
+        int64_t place = (first + t) % PANEL;
+        uint32_t *found = levels + (first + t) / PANEL * pairs * PANEL + place;
+        if (place % 4 == 0 && t + 4 <= count) {
+            *(WordQuad *)found = levels_of(*(const IntQuad *)(integers + t),
+                                           *(const IntQuad *)(others + t), offs);
+            t += 4;
+        } else {
+            *found = levels_of((IntQuad){integers[t]}, (IntQuad){others[t]}, offs)[0];
+            t++;
         }
-        if (all_wide)
+    }
+}
+
+/* Whether one has no level. */
+INLINE int has_wide(const int32_t *integers, int64_t count, int32_t most)
+{
+    int is_wide = 0;
+    for (int64_t t = 0; t < count; t++)
+        is_wide |= integers[t] > most || integers[t] < -most;
+    return is_wide;
+}
+
+/* Mark the payloads that have an integer without a level. Returns whether all have. */
+static int mark_wide(Group *group, const int32_t *integers, int32_t most)
+{
+    int all_wide = 1;
+    for (int k = 0; k < group->count; integers += group->tokens[k++]) {
+        group->are_wide[k] |= (uint8_t)has_wide(integers, group->tokens[k], most);
+        all_wide &= group->are_wide[k];
+    }
+    return all_wide;
+}
+
+/* Levels of a group whose first token is `first`; there is room for two integers of each token. */
+INLINE void decode_group(Group *group, uint32_t *levels, int64_t first, const Tables *tables,
+                         int32_t *integers, Take *take)
+{
+    int64_t pairs = (tables->directions + 1) / 2, count = group->all_tokens;
+    int32_t *sides[2] = {integers, integers + count};
+    for (int64_t d = 0; d < tables->directions; d += 2) {
+        int32_t offs[2] = {0, 0}, most[2] = {0, 0};
+        int is_wide = 0;
+        for (int side = 0; side < 2; side++) {
+            if (d + side == tables->directions) {
+                memset(sides[side], 0, (size_t)count * sizeof *integers);
+                break;
+            }
+            offs[side] = rounded(tables->shifts_of_values[d + side] * UNIT, 0.5f);
+            take(group, sides[side], tables->shifts[d + side], slots_of(tables, d + side));
+            most[side] = narrow_of(tables->shifts[d + side]);
+            is_wide |= has_wide(sides[side], count, most[side]);
+        }
+        put_levels(levels + d / 2 * PANEL, pairs, first, sides[0], sides[1], offs, count);
+        if (is_wide &&
+            (mark_wide(group, sides[0], most[0]) & mark_wide(group, sides[1], most[1])))
             return;
     }
 }
 
-/* Levels (tokens, stride) of the coordinates of several payloads that follow one another, for
- * `expand_levels`. Those of a payload with an integer that has none are zero, and it is marked as
- * wide. There is room for one integer of each token. */
-EXPORT void decode_levels(int16_t *levels, int64_t stride, const Tables *tables, int64_t payloads,
-                          const uint8_t *joined, const int64_t *lengths,
-                          const int64_t *tokens, uint8_t *are_wide, int32_t *integers)
+static void decode_anywhere(Group *group, uint32_t *levels, int64_t first, const Tables *tables,
+                            int32_t *integers)
 {
+    decode_group(group, levels, first, tables, integers, take_anywhere);
+}
+
+#if defined(__x86_64__)
+WIDE static void decode_wide(Group *group, uint32_t *levels, int64_t first, const Tables *tables,
+                             int32_t *integers)
+{
+    decode_group(group, levels, first, tables, integers, take_wide);
+}
+#endif
+
+static void (*decode_some)(Group *, uint32_t *, int64_t, const Tables *, int32_t *) =
+    decode_anywhere;
+
+void choose_decoding(Vectors vectors)
+{
+    decode_some = decode_anywhere;
+#if defined(__x86_64__)
+    make_taken_words();
+    if (vectors >= VECTORS_WIDE)
+        decode_some = decode_wide;
+#else
+    (void)vectors;
+#endif
+}
+
+static void clear_levels(uint32_t *levels, int64_t pairs, int64_t first, int64_t count)
+{
+    for (int64_t t = first; t < first + count; t++)
+        for (int64_t p = 0; p < pairs; p++)
+            levels[(t / PANEL * pairs + p) * PANEL + t % PANEL] = 0;
+}
+
+/* Levels (panels, pairs, PANEL, 2) of the coordinates of several payloads that follow one another,
+ * for `expand_levels`: of the last panel, those of the tokens that there are. Those of a payload
+ * with an integer that has none are zero, and it is marked as wide. `sizes` (2, payloads) are bytes
+ * and tokens; there is room for two integers of each token. */
+EXPORT void decode_levels(uint32_t *levels, const Tables *tables, int64_t payloads,
+                          const uint8_t *joined, const int64_t *sizes, uint8_t *are_wide,
+                          int32_t *integers)
+{
+    int64_t pairs = (tables->directions + 1) / 2, start = 0;
     for (int64_t first = 0; first < payloads; first += SIDE_BY_SIDE) {
-        Group group = {.tokens = tokens + first, .are_wide = are_wide + first};
-        for (; group.count < SIDE_BY_SIDE && first + group.count < payloads; group.count++) {
-            int64_t k = first + group.count;
-            group.decoders[group.count] = decoder_of(joined, lengths[k]);
+        const int64_t *lengths = sizes + first, *tokens = lengths + payloads;
+        Group group = {.tokens = tokens, .are_equal = 1, .are_wide = are_wide + first};
+        for (int k = 0; k < SIDE_BY_SIDE && first + k < payloads; k++, group.count++) {
+            group.decoders[k] = decoder_of(joined, lengths[k]);
+            group.all_tokens += tokens[k];
+            group.are_equal &= tokens[k] == tokens[0];
+            group.are_wide[k] = 0;
             joined += lengths[k];
-            are_wide[k] = 0;
         }
-        decode_group(&group, levels, stride, tables, integers);
-        for (int k = 0; k < group.count; levels += group.tokens[k++] * stride)
+        decode_some(&group, levels, start, tables, integers);
+        for (int k = 0; k < group.count; start += tokens[k++])
             if (group.are_wide[k])
-                memset(levels, 0, (size_t)(group.tokens[k] * stride) * sizeof *levels);
+                clear_levels(levels, pairs, start, tokens[k]);
     }
 }
