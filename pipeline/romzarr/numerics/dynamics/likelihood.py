@@ -333,11 +333,12 @@ def _step(records: Sequence[Record], library: Library, guess: Guess, support: Ma
 
 
 def _least_squares(columns: Matrix, right: Vector) -> tuple[Vector, Matrix]:
-    """Least squares, and the inverse of the Gram matrix; of combinations of columns the shortest."""
+    """Least squares, of combinations the shortest, and the inverse of the Gram matrix."""
     size = np.linalg.norm(columns, axis=0)
     size[size == 0] = 1.0
     k = len(size)
-    triangle = np.linalg.qr(np.column_stack([columns / size, right]), mode="r")
+    both = np.column_stack([columns / size, right])
+    triangle: Matrix = np.asarray(np.linalg.qr(both, mode="r"))
     r, y = triangle[:k, :k], triangle[:k, k]
     if k and is_regular(r):
         inverse = solve_triangular(r, np.eye(k), check_finite=False)
