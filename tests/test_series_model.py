@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 
 import romzarr
-from romzarr.operations.series_model import MOST_SAMPLES, series_model
+from romzarr.operations.series_model import series_model
+from romzarr.operations.stretches import MOST_SAMPLES
 from romzarr_flows.cli import main
 from tests.systems_of_odes import LORENZ, LOTKA_VOLTERRA, VAN_DER_POL, KnownSystem, with_noise
 

@@ -204,22 +204,25 @@ def _equations_of(store: str, options: Namespace) -> tuple[dict[str, Any], str]:
         field_text,
         model_facts,
     )
-    from romzarr.operations.series_model import series_model
 
     asked = _fit(options)
     found = romzarr.equations(store)
-    stored = options.latex or (options.modes and not asked)
-    series = None if stored or asked else series_model(store)
-    field = None
-    if not stored and series is None:
-        field = field_model(store, sparse=not options.modes, **asked)
     facts = {"modes": found.to_dict()}
+    if options.latex or (options.modes and not asked):
+        return facts, found.latex() if options.latex else found.text()
+    series = None
+    if not asked:
+        # Imports what reads archives, which equations of a field do without.
+        from romzarr.operations.series_model import series_model
+
+        series = series_model(store)
     if series is not None:
         text = f"Equations of the series in the store\n\n{equations_text(series)}"
         return facts | {"series": model_facts(series)}, text
+    field = field_model(store, sparse=not options.modes, **asked)
     if field is not None:
         return facts | {"field": model_facts(field) | coordinates_facts(field)}, field_text(field)
-    return facts, found.latex() if options.latex else found.text()
+    return facts, found.text()
 
 
 def _fit(options: Namespace) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from romzarr.operations.estimate import estimate
     from romzarr.operations.field_model import field_model
     from romzarr.operations.forecast import forecast
-    from romzarr.operations.groups import groups
+    from romzarr.operations.group_stores import groups
     from romzarr.operations.identify import identify, integrate, right_hand_side
     from romzarr.operations.reconstruct import reconstruct
     from romzarr.operations.verify import verify
@@ -44,7 +44,7 @@ _HOMES = {
     "estimate": "romzarr.operations.estimate",
     "field_model": "romzarr.operations.field_model",
     "forecast": "romzarr.operations.forecast",
-    "groups": "romzarr.operations.groups",
+    "groups": "romzarr.operations.group_stores",
     "identify": "romzarr.operations.identify",
     "info": "romzarr.operations.describe",
     "integrate": "romzarr.operations.identify",

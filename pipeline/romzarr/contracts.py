@@ -25,6 +25,8 @@ Region = tuple[slice, ...]
 
 # Times that are looked at together.
 PIECE = 1 << 20
+# A model needs a few samples for a fit; one of every series a few more.
+MIN_SNAPSHOTS, LEAST_SAMPLES = 5, 8
 
 
 class Coding(StrEnum):

@@ -15,12 +15,10 @@ from romzarr.archive.engine_source import AUTO
 from romzarr.archive.location import normalised, redacted, suffix
 from romzarr.archive.open import CSV, lazy_dataset
 from romzarr.archive.time_axis import time_axis
-from romzarr.contracts import Layout, Matrix, Vector
+from romzarr.contracts import LEAST_SAMPLES, Layout, Matrix, Vector
 from romzarr.errors import ArchiveError
 
 States = ArrayLike | xr.DataArray | xr.Dataset
-# A model of each series needs a few samples for a fit.
-LEAST_SAMPLES = 8
 
 
 @dataclass(frozen=True)

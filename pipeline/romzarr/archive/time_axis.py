@@ -17,8 +17,6 @@ from romzarr.errors import ArchiveError
 
 logger = logging.getLogger(__name__)
 
-# A model needs a few samples for a fit.
-MIN_SNAPSHOTS = 5
 # What `archive.time` says of an archive that has none, and of one with several side by side.
 NONE, EACH = "none", "each"
 _NAMES = ("time", "t")

@@ -14,7 +14,6 @@ import dask
 import numpy as np
 
 from romzarr.archive import Archive
-from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.chunked.blocks import Lengths, Tile, aligned_tile, lazy_tiles
 from romzarr.chunked.values import ValuesCoding, values_tile
 from romzarr.coding.tiles import region_of
@@ -26,7 +25,7 @@ from romzarr.compression.values import ValuesPlan, values_bytes, write_values
 from romzarr.compression.write_pod import Result, check_bound
 from romzarr.compression.write_store import Codings, facts, write_latent
 from romzarr.config import Config
-from romzarr.contracts import ArchivedVariable, Coding, Floats, ReadBlock
+from romzarr.contracts import MIN_SNAPSHOTS, ArchivedVariable, Coding, Floats, ReadBlock
 from romzarr.errors import AccuracyError
 from romzarr.numerics.budget import ROUNDING_SHARE
 from romzarr.numerics.error_blocks import BlockErrors

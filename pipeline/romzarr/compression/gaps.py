@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from romzarr.archive import Archive
-from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.chunked.blocks import Lengths, aligned_tile, lazy_tiles
 from romzarr.chunked.gaps import FilledSource, FindGaps, FoundGaps, joined_gaps
 from romzarr.chunked.slices import gathered
 from romzarr.coding.exact import ExactCoding
 from romzarr.coding.tiles import region_of
-from romzarr.contracts import ArchivedVariable, Gaps, Mask, ReadCost
+from romzarr.contracts import MIN_SNAPSHOTS, ArchivedVariable, Gaps, Mask, ReadCost
 from romzarr.numerics.gaps import Runs, runs_of, special_values
 from romzarr.store.writing.writer import StoreWriter
 

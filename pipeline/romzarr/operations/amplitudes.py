@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from romzarr.archive.time_axis import MIN_SNAPSHOTS
-from romzarr.contracts import BlockSpan, Coding, Matrix, Vector
+from romzarr.contracts import MIN_SNAPSHOTS, BlockSpan, Coding, Matrix, Vector
 from romzarr.store.reading.reader import CoefficientStore
 
 # Values that are decoded to make modes where a store has none (128 MB), and the modes made.

@@ -15,7 +15,6 @@ from threadpoolctl import threadpool_limits
 
 from romzarr.archive import Archive
 from romzarr.archive.climatology import are_alone, groups_asked, groups_of
-from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.index_norms import Groups
 from romzarr.compression.joined_errors import joined_errors, larger_errors
@@ -24,6 +23,7 @@ from romzarr.compression.write_pod import check_bound
 from romzarr.compression.write_store import compact_chunks, rounded_up
 from romzarr.compression.written import write_within_bounds
 from romzarr.config import Config, with_values
+from romzarr.contracts import MIN_SNAPSHOTS
 from romzarr.errors import AccuracyError, LargerStoreError
 from romzarr.operations.decoded import decoded_archive
 from romzarr.operations.when_to_compact import (

@@ -16,9 +16,8 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from romzarr.archive.series import LEAST_SAMPLES
 from romzarr.config import AUTO
-from romzarr.contracts import BlockSpan, Matrix
+from romzarr.contracts import LEAST_SAMPLES, BlockSpan, Matrix
 from romzarr.errors import ConfigError
 from romzarr.numerics.change_of_basis import Move
 from romzarr.numerics.dynamics.coordinates.affine import inverse
@@ -38,7 +37,7 @@ from romzarr.numerics.dynamics.shooting import Record
 from romzarr.numerics.dynamics.term_selection import Selection, term_price
 from romzarr.operations.amplitudes import Amplitudes, amplitudes_of
 from romzarr.operations.identified import MOSTLY_NOISE, described
-from romzarr.operations.series_model import stretches
+from romzarr.operations.stretches import stretches
 from romzarr.store.reading.reader import open_store
 
 # Coordinates at most, and coefficients of a dense model: more take minutes.

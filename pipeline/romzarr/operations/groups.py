@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,40 +21,12 @@ from romzarr.reports import AppendReport, CompactReport, CompressionReport, Esti
 from romzarr.store import layout
 from romzarr.store.reading.reader import open_store
 from romzarr.store.staging import new_token
-from romzarr.store.trees import Branch, Tree, read_tree, store_of, write_tree
+from romzarr.store.trees import Branch, Tree, store_of, write_tree
 
 AppendOne: TypeAlias = Callable[[str, Source], AppendReport]
 CompactOne: TypeAlias = Callable[[str], CompactReport]
 CompressOne: TypeAlias = Callable[[Source, str, Config], CompressionReport]
 EstimateOne: TypeAlias = Callable[[Source, Config], EstimateReport]
-
-
-def groups(store: str | os.PathLike[str]) -> dict[str, str]:
-    """Find the stores of the groups of a tree, by the paths of the groups.
-
-    Each is a store like any other to whatever reads one: `romzarr.info`, `romzarr.equations`,
-    `romzarr.open`. Whatever writes takes the tree: `romzarr.append`, `romzarr.compact`.
-
-    Parameters
-    ----------
-    store : path or URL
-
-    Returns
-    -------
-    dict of str to str
-        Paths or URLs; those of a single store are itself, as ``"/"``. Groups without variables
-        have none.
-
-    Raises
-    ------
-    StoreError
-        If the tree is damaged.
-    """
-    url = layout.normalised(store)
-    tree = read_tree(url)
-    if tree is None:
-        return {"/": url}
-    return {each.path: store_of(url, each) for each in tree.stores}
 
 
 def made_time(config: Config, tree: Tree) -> Config:

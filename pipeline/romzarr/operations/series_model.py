@@ -7,16 +7,15 @@ import os
 import numpy as np
 import xarray as xr
 
-from romzarr.archive.series import LEAST_SAMPLES, as_series
-from romzarr.contracts import Coding
+from romzarr.archive.series import as_series
+from romzarr.contracts import LEAST_SAMPLES, Coding
 from romzarr.errors import ArchiveError
 from romzarr.operations.identify import identify
+from romzarr.operations.stretches import stretches
 from romzarr.store.reading.reader import CoefficientStore, open_store
 
 # Series of which equations are looked for: more take minutes.
 MOST_SERIES = 4
-# Samples that are looked at: of more, stretches of the record.
-MOST_SAMPLES, STRETCHES = 4000, 4
 
 
 def series_model(store: str | os.PathLike[str]) -> xr.Dataset | None:
@@ -59,12 +58,3 @@ def series_model(store: str | os.PathLike[str]) -> xr.Dataset | None:
 def _count(opened: CoefficientStore) -> int:
     shapes = [v.space_shape for v in opened.variables.values() if v.coding is not Coding.CONSTANT]
     return sum(int(np.prod(shape)) for shape in shapes)
-
-
-def stretches(samples: int) -> list[slice]:
-    """Stretches of a record, evenly spread."""
-    if samples <= MOST_SAMPLES:
-        return [slice(samples)]
-    length = MOST_SAMPLES // STRETCHES
-    starts = np.linspace(0, samples - length, STRETCHES).astype(int).tolist()
-    return [slice(start, start + length) for start in starts]

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.joined_errors import errors_after
 from romzarr.compression.remaining_values import RemainingValues
 from romzarr.config import Compaction
+from romzarr.contracts import MIN_SNAPSHOTS
 from romzarr.recorded_config import config_of
 from romzarr.store.reading.facts import ERRORS_BY_INDEX
 from romzarr.store.reading.generation import Generation

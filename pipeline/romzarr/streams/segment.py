@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from romzarr.archive.time_axis import MIN_SNAPSHOTS
 from romzarr.compression.pod import Earlier
 from romzarr.compression.write_pod import write_factored
 from romzarr.compression.write_store import write_latent
 from romzarr.config import Config
-from romzarr.contracts import BlockSpan, Mask, Matrix, Vector
+from romzarr.contracts import MIN_SNAPSHOTS, BlockSpan, Mask, Matrix, Vector
 from romzarr.errors import AccuracyError, ArchiveError, GapsError
 from romzarr.numerics.pod.incremental import IncrementalPOD, PODState
 from romzarr.numerics.triangles import square_r

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from romzarr.contracts import Mask, Matrix, Vector
 from romzarr.numerics.dynamics.integrate import Dynamics
 from romzarr.numerics.dynamics.library import Library
 from romzarr.numerics.dynamics.shooting import Columns, Record, Whitening, advance, linearised
+from romzarr.numerics.triangles import is_regular
 
 # What is smaller of a state's rms is rounding: half a unit in the last place of float32.
 ROUNDING = 2.0**-24
@@ -331,9 +333,15 @@ def _step(records: Sequence[Record], library: Library, guess: Guess, support: Ma
 
 
 def _least_squares(columns: Matrix, right: Vector) -> tuple[Vector, Matrix]:
-    """Least squares, and the inverse of the Gram matrix."""
+    """Least squares, of combinations the shortest, and the inverse of the Gram matrix."""
     size = np.linalg.norm(columns, axis=0)
     size[size == 0] = 1.0
-    q, r = np.linalg.qr(columns / size)
-    inverse = np.linalg.pinv(r, rcond=1e-13)
-    return inverse @ (q.T @ right) / size, inverse @ inverse.T / np.outer(size, size)
+    k = len(size)
+    both = np.column_stack([columns / size, right])
+    triangle: Matrix = np.asarray(np.linalg.qr(both, mode="r"))
+    r, y = triangle[:k, :k], triangle[:k, k]
+    if k and is_regular(r):
+        inverse = solve_triangular(r, np.eye(k), check_finite=False)
+    else:
+        inverse = np.linalg.pinv(r, rcond=1e-13)
+    return inverse @ y / size, inverse @ inverse.T / np.outer(size, size)

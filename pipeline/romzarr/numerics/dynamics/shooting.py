@@ -24,6 +24,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,11 +68,12 @@ class Steps:
     def columns(self, terms: Columns, equations: Columns) -> Batch:
         """B (m - 1, q, k) for the k pairs of a term and its equation."""
         needed, place = np.unique(terms, return_inverse=True)
-        total = np.zeros((*self.end.shape, len(terms)))
-        for weights, node in zip(self.weights, self.nodes, strict=True):
-            features = self.library.evaluate(node, needed)[:, None, place]
-            total += weights[:, :, equations] * features
-        return total
+        m, q = self.end.shape
+        weights = np.stack([each.reshape(m, q * q) for each in self.weights], axis=2)
+        features = np.stack([self.library.evaluate(node, needed) for node in self.nodes], axis=1)
+        # One product for all terms in all equations is faster than those asked for one by one.
+        every = np.matmul(weights, features).reshape(m, q, q, len(needed))
+        return np.asarray(every[:, :, equations, place])
 
 
 def advance(model: RightHandSide, a: Matrix, dt: Vector, substeps: int) -> Matrix:
@@ -81,9 +83,16 @@ def advance(model: RightHandSide, a: Matrix, dt: Vector, substeps: int) -> Matri
         for _ in range(substeps):
             slopes = np.empty((DOP853.n_stages, *a.shape))
             for s in range(DOP853.n_stages):
-                slopes[s] = model(a + h * np.tensordot(DOP853.A[s, :s], slopes[:s], 1))
-            a = a + h * np.tensordot(DOP853.B, slopes, 1)
+                slopes[s] = model(a + h * _combined(DOP853.A[s, :s], slopes[:s]))
+            a = a + h * _combined(DOP853.B, slopes)
     return a
+
+
+def _combined(weights: Vector, slopes: Batch) -> Matrix:
+    """Sum of slopes (s, m, q) with weights (s,)."""
+    shape = slopes.shape[1:]
+    combined: Matrix = weights @ slopes.reshape(len(slopes), math.prod(shape))
+    return combined.reshape(shape)
 
 
 def jacobian(model: Dynamics, a: Matrix) -> Batch:

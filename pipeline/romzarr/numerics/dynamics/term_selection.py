@@ -30,6 +30,7 @@ from romzarr.numerics.dynamics.likelihood import (
     most_likely,
     rounding,
 )
+from romzarr.numerics.dynamics.robust import robust
 from romzarr.numerics.dynamics.shooting import Columns, Record
 from romzarr.numerics.dynamics.stlsq import PRICE, stlsq
 from romzarr.numerics.dynamics.subsets import IN_SPAN, Score, gains_of, local_search
@@ -155,7 +156,9 @@ def weigh_terms(
 
 def _selection(records: Sequence[Record], best: _Candidate) -> Selection:
     price = term_price(records, best.library)
-    return Selection(*best[:3], probabilities(best.choice, best.fit.support, price))
+    probability = probabilities(best.choice, best.fit.support, price)
+    fit = robust(records, best.library, best.fit)
+    return Selection(best.library, fit, best.score, probability)
 
 
 def leading(factor: TriangularFactor, library: Library) -> TriangularFactor:

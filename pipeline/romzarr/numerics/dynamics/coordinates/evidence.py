@@ -15,11 +15,7 @@ from romzarr.numerics.dynamics.library import PolynomialLibrary
 from romzarr.numerics.dynamics.likelihood import Guess, LinearSystem, rounding
 from romzarr.numerics.dynamics.moving import monomial_map
 from romzarr.numerics.dynamics.shooting import Record
-from romzarr.numerics.triangles import square_r
-
-# Least distance of a column of length one from those before it at which a triangle is solved, a
-# quarter of the work of singular values: rounding then stays below 1e-9 of the coefficients.
-REGULAR = 1e-6
+from romzarr.numerics.triangles import is_regular, square_r
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,6 @@ def solved(columns: Matrix, right: Vector) -> tuple[Vector, Matrix]:
     else:
         values = np.linalg.lstsq(columns / length, right, rcond=1e-12)[0]
     return values / length, basis
-
-
-def is_regular(triangle: Matrix) -> bool:
-    """Whether columns of length one whose QR has this triangle are far from combinations."""
-    diagonal = np.abs(triangle.diagonal())
-    square = triangle.shape[0] == triangle.shape[1]
-    return square and bool(diagonal.min(initial=1.0) > REGULAR)
 
 
 def columns_of(rows: Matrix, support: Mask) -> Matrix:

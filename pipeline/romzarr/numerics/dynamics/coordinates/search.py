@@ -39,7 +39,8 @@ PATIENCE, HOPELESS = 12, 10
 SMALL = 4e-3
 # Contributions about which a start has a term or not, where starts are compared.
 TERM = 0.02
-# Sums that differ by less, relatively, are those of one place that was reached twice.
+# Sums, of contributions or squares, that differ by less, relatively, are those of one place that
+# was reached twice.
 ALIKE = 1e-3
 SEED = 0
 
@@ -184,9 +185,13 @@ def _best(evidence: Evidence, candidates: Iterable[tuple[Move, Matrix]], price: 
     """The best of the models near the candidates."""
     best: Model | None = None
     waited = 0
+    reached: list[Model] = []
     for frame, shares in candidates:
         model = eliminated(Model.of(evidence, frame, shares > SMALL).settled(), price)
-        if best is None or model.score(price) < best.score(price) + HOPELESS * price:
+        hopeless = best is not None and model.score(price) >= best.score(price) + HOPELESS * price
+        # What the same model improves to is known.
+        if not hopeless and not any(_alike(model, each) for each in reached):
+            reached.append(model)
             model = improved(model, price)
         if best is None or model.score(price) < best.score(price) - SETTLED:
             best, waited = model, 0
@@ -197,6 +202,12 @@ def _best(evidence: Evidence, candidates: Iterable[tuple[Move, Matrix]], price: 
     if best is None:
         raise np.linalg.LinAlgError("no coordinates are finite")
     return best
+
+
+def _alike(one: Model, other: Model) -> bool:
+    """Whether two models are one, but for the order and signs of coordinates."""
+    same = one.support.sum() == other.support.sum()
+    return bool(same and abs(one.squares - other.squares) <= ALIKE * other.squares)
 
 
 def _candidates(evidence: Evidence, moments: Matrix) -> Iterator[tuple[Move, Matrix]]:
