@@ -138,7 +138,7 @@ def merge_seconds(points: int, rank: int, arity: int) -> float:
     from romzarr.numerics.pod.gram import Gram
     from romzarr.numerics.pod.inner_products import choose_precision
     from romzarr.numerics.pod.merge import merge_in_time
-    from romzarr.numerics.pod.truncation import tree_cut
+    from romzarr.numerics.pod.truncation import tree_cuts
 
     rng = np.random.default_rng(0)
     pairs = []
@@ -149,8 +149,9 @@ def merge_seconds(points: int, rank: int, arity: int) -> float:
         factor = TimeFactor(4 * rank * k, right - right.mean(axis=0), {0: Gram(gram)}, {0: 0.0})
         pairs.append((RowBlock(np.zeros(points), rows), factor))
     precision = choose_precision([np.dtype("f4")], TOLERANCE)
+    *_, cut = tree_cuts(TOLERANCE, None, 6)
     began = time.process_time()
-    merge_in_time(pairs, InnerProduct(), tree_cut(TOLERANCE, None, 6), precision, Place(0, 0, 0))
+    merge_in_time(pairs, InnerProduct(), cut, precision, Place(0, 0, 0))
     return time.process_time() - began
 
 

@@ -14,7 +14,7 @@ from romzarr.numerics.pod.truncation import (
     kept_columns,
     rank_within,
     tails,
-    tree_cut,
+    tree_cuts,
 )
 from tests.strategies import seeds
 
@@ -54,12 +54,30 @@ def test_columns_of_rounding_go_even_where_nothing_may_be_dropped():
     assert kept_columns(np.zeros((1, 0)), np.zeros(1), Cut(0.1), 1e-15) == 0
 
 
-@given(levels=st.integers(1, 9), tolerance=st.floats(1e-12, 0.9), rank=st.integers(1, 50))
-def test_the_levels_of_a_tree_together_stay_within_their_share(levels, tolerance, rank):
-    assert_allclose(levels * tree_cut(tolerance, None, levels).share, TREE_SHARE * tolerance**2)
-    by_rank = tree_cut(None, rank, levels)
-    assert_allclose(levels * by_rank.share, RANK_SHARE)
-    assert by_rank.rank == rank
+@given(
+    used=st.lists(st.floats(0, 1), min_size=1, max_size=9),
+    idle=st.integers(0, 9),
+    tolerance=st.floats(1e-12, 0.9),
+)
+def test_the_levels_of_a_tree_together_stay_within_their_share(used, idle, tolerance):
+    """Whatever part of what it may each level drops; what is not dropped below may be above."""
+    whole = TREE_SHARE * tolerance**2
+    spent = 0.0
+    for cut, part in zip(tree_cuts(tolerance, None, len(used)), used, strict=True):
+        spent += part * cut.after(spent).share
+    assert spent <= whole * (1 + 1e-12)
+    *_, root = tree_cuts(tolerance, None, idle + 1)
+    assert_allclose(root.after(0.0).share, whole)
+    # Blocks that are as good as constant, and drop rounding, take nothing from those above.
+    assert all(cut.after(1.0).share > 0 for cut in tree_cuts(tolerance, None, idle + 1))
+
+
+@given(levels=st.integers(1, 9), rank=st.integers(1, 50))
+def test_with_a_rank_the_levels_of_a_tree_stay_within_its_share(levels, rank):
+    cuts = tree_cuts(None, rank, levels)
+    assert_allclose(sum(cut.after(1.0).share for cut in cuts), RANK_SHARE)
+    assert {cut.rank for cut in cuts} == {rank}
+    assert len(cuts) == levels
     # Twice a share of the error, squared, is what the optimum may be missed by: one thousandth.
     assert (1 + RANK_SHARE) ** 0.5 <= 1.001
 

@@ -21,7 +21,7 @@ from romzarr.chunked.tables import Table
 from romzarr.contracts import ArchivedVariable
 from romzarr.numerics.pod.factors import Defect, TimeFactor
 from romzarr.numerics.pod.inner_products import Precision, choose_precision
-from romzarr.numerics.pod.truncation import tree_cut
+from romzarr.numerics.pod.truncation import tree_cuts
 
 # Where there are several space blocks, what is dropped in each alone is this much less: it
 # adds to the error in full, not in squares.
@@ -185,7 +185,7 @@ def _builder(
     sharpest = tolerance if tolerance is None or alone else tolerance / APART**0.5
     precision = precision or choose_precision([v.dtype for v in variables], sharpest)
     precision = replace(precision, sketch=alone and not precision.householder)
-    cut = tree_cut(tolerance, rank, plan.levels, precision.floor)
-    own_cut = cut if alone else cut.split(APART)
+    cuts = tree_cuts(tolerance, rank, plan.levels, precision.floor)
+    own_cuts = cuts if alone else tuple(cut.split(APART) for cut in cuts)
     inner = [row.inner_product(variables) for row in plan.rows]
-    return Builder(plan, variables, cut, own_cut, precision, inner, scales)
+    return Builder(plan, variables, cuts, own_cuts, precision, inner, scales)

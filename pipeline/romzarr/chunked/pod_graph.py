@@ -42,17 +42,18 @@ class Columns(NamedTuple):
 
 @dataclass
 class Builder:
-    """Adds tasks of one POD to ``graph``; `own_cut` is that of single space blocks.
+    """Adds tasks of one POD to ``graph``.
 
-    `inner` has the inner product of each space block, `scales` the factor on the energy of each
-    variable, `origins` of which space block of the leaves each one is, and from which point on. All
-    keys have one name of their own: results are never shared with another run.
+    `cuts` are those of the levels of the tree, leaves first, `own_cuts` those of single space
+    blocks; `inner` has the inner product of each space block, `scales` the factor on the energy of
+    each variable, `origins` of which space block of the leaves each one is, and from which point
+    on. All keys have one name of their own: results are never shared with another run.
     """
 
     plan: PODPlan
     variables: Sequence[ArchivedVariable]
-    cut: Cut
-    own_cut: Cut
+    cuts: Sequence[Cut]
+    own_cuts: Sequence[Cut]
     precision: Precision
     inner: Sequence[InnerProduct]
     scales: Mapping[int, float] | None = None
@@ -111,7 +112,8 @@ class Builder:
         own = [self._own(row, t, block) for row, block in enumerate(blocks)]
         joint = self.key("joint", t)
         self.graph[joint] = (
-            merge.merge_in_space, own, self.owners, self._scales, self.cut, self.precision,
+            merge.merge_in_space, own, self.owners, self._scales, self.cuts[self._level(0)],
+            self.precision,
         )  # fmt: skip
         return Columns(joint, blocks)
 
@@ -123,7 +125,7 @@ class Builder:
             return block
         keys = [self.key("leaf", row, t, i) for i in range(len(spans))]
         self.graph.update((k, self._leaf(row, s)) for k, s in zip(keys, spans, strict=True))
-        self.graph[block] = self._merged_pairs(row, keys)
+        self.graph[block] = self._merged_pairs(row, keys, self.own_cuts[1])
         return block
 
     def _leaf(self, row: int, span: BlockSpan) -> tuple[Any, ...]:
@@ -134,7 +136,7 @@ class Builder:
             variable.source.task(leaf_region(variable, space.region, span)),
             variable.time_axis,
             self._inner(row),
-            self.own_cut,
+            self.own_cuts[0],
             self.precision,
             Place(space.variable, row, span.start),
         )
@@ -143,17 +145,21 @@ class Builder:
         key = self.key("inner", row)
         return key if key in self.common else self.inner[row]
 
-    def _merged_pairs(self, row: int, keys: list[Any]) -> tuple[Any, ...]:
+    def _level(self, level: int) -> int:
+        """The number among the cuts of that of a level of the tree over time."""
+        return level - 1 - len(self.plan.tree.edges)
+
+    def _merged_pairs(self, row: int, keys: list[Any], cut: Cut) -> tuple[Any, ...]:
         place = Place(self.owners[row], row, 0)
         inner = self._inner(row)
-        return (merge.merge_in_time, keys, inner, self.own_cut, self.precision, place)
+        return (merge.merge_in_time, keys, inner, cut, self.precision, place)
 
     def merge(self, level: int, number: int, parts: Sequence[Columns]) -> Columns:
         """Add the merge of consecutive nodes: products by space block, a factor, rows again."""
-        merged = self.key(f"merge{level}", number)
+        merged, cut = self.key(f"merge{level}", number), self.cuts[self._level(level)]
         if self.alone:
-            long = self.plan.is_long(level, number)
-            self.graph[merged] = (*self._merged_pairs(0, [part.joint for part in parts]), long)
+            long, below = self.plan.is_long(level, number), [part.joint for part in parts]
+            self.graph[merged] = (*self._merged_pairs(0, below, cut), long)
             return Columns(merged, [merged], self._right(level, number, merged, parts))
         factors, joint = [part.joint for part in parts], self.key(f"factor{level}", number)
         products, rows = [], []
@@ -168,7 +174,7 @@ class Builder:
             turn = (_second, merged)
             self.graph[rows[-1]] = (pod_tasks.rows_of, below, factors, turn, self.precision)
         self.graph[merged] = (
-            pod_tasks.merge_joint, factors, self.owners, products, self._scales, self.cut,
+            pod_tasks.merge_joint, factors, self.owners, products, self._scales, cut,
             self.precision, self.plan.is_long(level, number),
         )  # fmt: skip
         self.graph[joint] = (itemgetter(0), merged)
@@ -204,8 +210,8 @@ class Builder:
             )  # fmt: skip
         variables, sums = self._sums(level, number, products)
         self.graph[merged] = (
-            pod_tasks.merge_joint, factors, variables, sums, self._scales, self.cut,
-            self.precision, self.plan.is_long(level, number),
+            pod_tasks.merge_joint, factors, variables, sums, self._scales,
+            self.cuts[self._level(level)], self.precision, self.plan.is_long(level, number),
         )  # fmt: skip
         self.graph[joint], self.graph[turn] = (itemgetter(0), merged), (_second, merged)
         return Columns(joint, rows, self._right(level, number, joint, parts))

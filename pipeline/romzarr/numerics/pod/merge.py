@@ -241,8 +241,32 @@ def merge_factors(
     TimeFactor
     turn : (K, k) the directions kept, for `merge_rows`
     """
-    turn, gram, lost = _joint_columns(products, scales, cut, precision, _constant(factors))
+    constant = _constant(factors)
+    total = {v: float(product.energies.sum()) for v, product in products.items()}
+    left = cut.after(_spent(factors, total, scales))
+    turn, gram, lost = _joint_columns(products, scales, left, precision, constant)
     return _merged(factors, turn, gram, lost, defects, long), turn
+
+
+def _spent(
+    factors: Sequence[TimeFactor], total: Mapping[int, float], scales: Mapping[int, float]
+) -> float:
+    """Share that time blocks have dropped of the energy of all, of the variable that lost most."""
+    before = {v: sum(f.discarded[v] for f in factors) for v in total}
+    counted = _counted(
+        np.array([scales[v] * total[v] for v in total]), sum(f.snapshots for f in factors)
+    )
+    lost = np.array([scales[v] * before[v] for v in total])
+    return float(np.max(lost / np.where(counted > 0, counted, np.inf), initial=0.0))
+
+
+def _counted(energies: Matrix, snapshots: float) -> Matrix:
+    """Energies (V,) of scaled variables that cuts are relative to.
+
+    Scaled variables have unit variance on average. One that is quiet for a while may lose a share
+    of that average, not only of the little it does here.
+    """
+    return energies if len(energies) == 1 else np.maximum(energies, snapshots / 4)
 
 
 def _constant(factors: Sequence[TimeFactor]) -> Matrix:
@@ -295,11 +319,7 @@ def _joint_columns(
     turn, own = spectrum(products, scales, precision)
     scale = np.array([scales[v] for v in products])
     shares = own * scale[:, None]
-    totals = shares.sum(axis=1)
-    if len(totals) > 1:
-        # Scaled variables have unit variance on average. One that is quiet for a while may
-        # lose a share of that average, not only of the little it does here.
-        totals = np.maximum(totals, constant @ constant / 4)
+    totals = _counted(shares.sum(axis=1), float(constant @ constant))
     kept = kept_columns(shares, totals, cut, precision.rounding)
     lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
     turn = orthogonal_to(constant, turn[:, : min(kept, len(turn) - 1)])
@@ -348,6 +368,9 @@ def _merge_sketched(
         return None
     seen = stack.at(points, DOUBLE.products)
     product = inner.on(points).gram(np.asarray(seen, np.float64))
+    total = sum(float(f.gram[place.variable].energies.sum()) for f in factors)
+    total += stack.shifted(inner)
+    cut = cut.after(_spent(factors, {place.variable: total}, {place.variable: 1.0}))
     turn, _, _ = _joint_columns(
         {place.variable: Gram(stack.mixed(stack.mixed(product).T))},
         {place.variable: 1.0},
@@ -358,8 +381,6 @@ def _merge_sketched(
     precision = affordable(_wide_enough(pairs, precision), n * columns)
     panels = stack.panels(precision.products)
     rows, gram = rotated(panels, stack.unmixed(turn), n, inner, precision)
-    total = sum(float(f.gram[place.variable].energies.sum()) for f in factors)
-    total += stack.shifted(inner)
     missed = total - float(np.trace(gram))
     if not suffices(missed, total, gram, cut, precision):
         return None

@@ -6,7 +6,8 @@ tolerances add up to the bound of the whole tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,9 +15,13 @@ from romzarr.contracts import Matrix
 from romzarr.errors import AccuracyError
 
 # Share of the squared error that all cuts of the tree together may use up. What they drop
-# may meet the error of the coefficients in full: at four times this share stores are 3 %
-# larger, and the tree is hardly faster.
+# may meet the error of the coefficients in full: at four times this share stores are up to 3 %
+# larger.
 TREE_SHARE = 0.005
+# Of it each level gets so much of what the one below does, and all that those below leave. So many
+# times fewer nodes, and as much less work, are there: a column is best dropped early. None at all
+# would make columns many that are alike in several blocks.
+UPWARDS = 0.25
 # With a given rank the tail beyond it is lost anyway; 1/500 of it changes the error by 1/1000.
 RANK_SHARE = 0.002
 
@@ -27,16 +32,22 @@ class Cut:
 
     ``share`` is relative to the node's own energy, or, if `rank` is given, to the energy
     that the node's own best approximation of that rank would lose. There ``floor`` is the
-    share of the node's energy that is below the precision of the arithmetic anyway.
+    share of the node's energy that is below the precision of the arithmetic anyway. With `below`
+    the share is that of the node and of all nodes below it, which may have up to so much of it.
     """
 
     share: float
     rank: int | None = None
     floor: float = 0.0
+    below: float = 0.0
 
     def split(self, parts: float) -> Cut:
         """The cut of each of `parts` levels that together stay within this one."""
-        return replace(self, share=self.share / parts, floor=self.floor / parts)
+        return Cut(self.share / parts, self.rank, self.floor / parts, self.below / parts)
+
+    def after(self, spent: float) -> Cut:
+        """What nodes below leave of it that have dropped such a share of the node's energy."""
+        return Cut(self.share - min(spent, self.below), self.rank, self.floor)
 
     def of_rank(self, energy: Matrix) -> float:
         """Energy that may go from a node with column energies (k,), where a rank is given."""
@@ -44,11 +55,15 @@ class Cut:
         return max(self.share * float(tail[min(self.rank or 0, len(energy))]), self.floor * tail[0])
 
 
-def tree_cut(tolerance: float | None, rank: int | None, levels: int, floor: float = 0.0) -> Cut:
-    """Cut of each node of a tree of `levels` levels (leaves included)."""
-    if tolerance is not None:
-        return Cut(TREE_SHARE * tolerance**2 / levels)
-    return Cut(RANK_SHARE / levels, rank, floor / levels)
+def tree_cuts(
+    tolerance: float | None, rank: int | None, levels: int, floor: float = 0.0
+) -> tuple[Cut, ...]:
+    """Cut of the nodes on each of the `levels` of a tree, from its leaves to its root."""
+    if tolerance is None:
+        return (Cut(RANK_SHARE / levels, rank, floor / levels),) * levels
+    parts = UPWARDS ** np.arange(levels)
+    shares = TREE_SHARE * tolerance**2 * np.cumsum(parts) / parts.sum()
+    return tuple(Cut(share, below=below) for below, share in pairwise([0.0, *shares.tolist()]))
 
 
 def tails(energy: Matrix) -> Matrix:
