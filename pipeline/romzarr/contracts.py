@@ -283,7 +283,8 @@ class ArchivedVariable:
     the squared norm by which the tolerance of what it provides is meant, where that is known from
     all values: that of the numbers about their temporal mean, or of a single snapshot about its
     mean in space, or about a mean cycle. ``share`` is its root by the norm about the temporal mean,
-    which a POD takes tolerances by until it knows better.
+    which a POD takes tolerances by until it knows better. ``tile`` says what tiles have at most
+    along dims, where that is asked for.
     """
 
     name: str
@@ -300,6 +301,7 @@ class ArchivedVariable:
     average: float | None = None
     fluctuation: float | None = None
     share: float = 1.0
+    tile: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unscaled(self) -> ArchivedVariable:
@@ -324,6 +326,17 @@ class ArchivedVariable:
     @property
     def space_shape(self) -> tuple[int, ...]:
         return self.shape[: self.time_axis] + self.shape[self.time_axis + 1 :]
+
+    @property
+    def longest(self) -> tuple[int, ...]:
+        """What tiles have at most along each dim of space."""
+        dims = zip(self.space_dims, self.space_shape, strict=True)
+        return tuple(self.tile.get(dim, n) for dim, n in dims)
+
+    @property
+    def longest_time(self) -> int:
+        """What tiles have at most along time."""
+        return self.tile.get(self.dims[self.time_axis], self.shape[self.time_axis])
 
     @property
     def space_chunks(self) -> tuple[tuple[int, ...], ...]:
