@@ -329,14 +329,13 @@ class ArchivedVariable:
 
     @property
     def longest(self) -> tuple[int, ...]:
-        """What tiles have at most along each dim of space."""
-        dims = zip(self.space_dims, self.space_shape, strict=True)
-        return tuple(self.tile.get(dim, n) for dim, n in dims)
+        """What tiles have at most along each dim."""
+        dims = zip(self.dims, self.shape, strict=True)
+        return tuple(min(n, self.tile.get(dim, n)) for dim, n in dims)
 
     @property
-    def longest_time(self) -> int:
-        """What tiles have at most along time."""
-        return self.tile.get(self.dims[self.time_axis], self.shape[self.time_axis])
+    def longest_space(self) -> tuple[int, ...]:
+        return self.longest[: self.time_axis] + self.longest[self.time_axis + 1 :]
 
     @property
     def space_chunks(self) -> tuple[tuple[int, ...], ...]:

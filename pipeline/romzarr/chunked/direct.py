@@ -106,7 +106,7 @@ def lazy_values(
 
 def even_tile(variable: ArchivedVariable, snapshots: int) -> tuple[int, ...]:
     """Shape of the tiles of so many snapshots, time first; they need not fit any chunks."""
-    longest = (min(variable.longest_time, snapshots), *variable.longest)
+    longest = (variable.longest[variable.time_axis], *variable.longest_space)
     return value_tile((snapshots, *variable.space_shape), longest)
 
 

@@ -45,9 +45,7 @@ def values_tile(variable: ArchivedVariable, usual: int | None = None) -> Lengths
 
     Chunks are cut evenly or joined, along time first, to about the `usual` number of snapshots.
     """
-    tile, axis = _fitting_tile(variable, usual or USUAL), variable.time_axis
-    longest = [*variable.longest[:axis], variable.longest_time, *variable.longest[axis:]]
-    return tuple(map(min, tile, longest))
+    return tuple(map(min, _fitting_tile(variable, usual or USUAL), variable.longest))
 
 
 def _fitting_tile(variable: ArchivedVariable, usual: int) -> Lengths:

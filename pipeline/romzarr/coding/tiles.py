@@ -49,7 +49,7 @@ def tile_shape(
     rank : int
         Modes that lie together in a tile, besides the mean.
     longest : sequence of int, optional
-        What it has at most along each axis.
+        What it has at most along each axis, if not the whole.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def tile_shape(
         is cut evenly, so that the last tile sticks out by little.
     """
     points = min(max(1, FIELD_VALUES // (rank + 1)), MOST_POINTS)
-    return cube(tuple(map(min, shape, longest or shape)), points)
+    return cube(shape if longest is None else longest, points)
 
 
 def usual_snapshots(points: int) -> int:
@@ -71,7 +71,7 @@ def value_tile(shape: Sequence[int], longest: Sequence[int] | None = None) -> tu
 
     It has at most what `longest` says along each axis.
     """
-    snapshots, *space = map(min, shape, longest or shape)
+    snapshots, *space = shape if longest is None else map(min, shape, longest)
     time = even_length(snapshots, usual_snapshots(math.prod(space)))
     return (time, *cube(space, max(1, VALUES // time)))
 

@@ -196,11 +196,11 @@ def _planned(
 
 def _tile(variable: ArchivedVariable, snapshots: int) -> Lengths:
     """Shape of the tiles of a variable, in its order of dims."""
-    usual = usual_snapshots(math.prod(variable.longest))
+    usual, axis = usual_snapshots(math.prod(variable.longest_space)), variable.time_axis
     tile = list(values_tile(variable, usual))
     if variable.nbytes <= HELD_BYTES:
         # All of it is held at once: chunks in time need not fit, and what sticks out takes bytes.
-        tile[variable.time_axis] = min(variable.longest_time, even_length(snapshots, usual))
+        tile[axis] = min(variable.longest[axis], even_length(snapshots, usual))
     return tuple(tile)
 
 
