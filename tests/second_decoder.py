@@ -8,7 +8,6 @@ import base64
 import json
 import math
 import zlib
-from functools import reduce
 from itertools import chain, combinations_with_replacement, islice, product, repeat
 from pathlib import Path
 
@@ -22,7 +21,7 @@ F, Array = np.float32, np.ndarray
 LEAST = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 25, 41, 73)
 BITS = (0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 5, 0)
 NORTH, BEFORE, PARENTS, WEST = range(4)
-LIFTING = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
+LIFTING = (-0.443506852043971, -0.882911075530934, 0.052980118572961, 1.586134342059924)
 SCALE = 1.4142135623730951 / 1.230174104914001
 MEANS = [(2 ** (k // 4 + 1) * (1 + (k % 4 + 0.5) / 4) - 2) / 16 for k in range(128)]
 SHIFTS = [next(k for k in range(25) if k == 24 or mean / 2**k <= 5) for mean in MEANS]
@@ -87,17 +86,15 @@ class Fit:
                 self.seen, self.sums = self.seen // 2, self.sums / 2
 
     def solve(self) -> None:
-        pairs = self.sums[:, :, 0, ::2] + self.sums[:, :, 0, 1::2]
-        rows = (pairs[..., 0] + pairs[..., 1]).astype(float)
+        rows = (self.sums[:, :, 0, ::2] + self.sums[:, :, 0, 1::2]).sum(-1).astype(float)
         rows[:, :4] = np.triu(rows[:, :4]) + np.triu(rows[:, :4], 1).T + 20 * np.eye(4)
         rows[:, 4] += 20 * self.first.astype(float)
         for k, below in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)):
             rows[below] -= rows[below, k] / rows[k, k] * rows[k]
         self.since, self.weights = 0, np.zeros(4, F)
         for k in (3, 2, 1, 0):
-            for j in range(k + 1, 4):
-                rows[k, 4] -= rows[k, j] * float(self.weights[j])
-            self.weights[k] = min(max(rows[k, 4] / rows[k, k], 0), 4)
+            known = rows[k, k + 1 : 4] * self.weights[k + 1 :].astype(float)
+            self.weights[k] = np.clip(np.subtract.reduce([rows[k, 4], *known]) / rows[k, k], 0, 4)
 
 
 class Payload:
@@ -111,14 +108,13 @@ class Payload:
         self.fits = {kind: Fit(kind) for kind in product([False, True], repeat=3)}
         self.slots, self.ends, self.alive = SLOTS.copy(), guess(0.2, 8), {}
         self.digits, self.places, self.flags = map(counters, (60, 16, 24), (0.5,) * 3, (2, 6, 1))
-        every = product(*(range(len(edges) - 1) for edges in self.edges))
-        for scales in sorted(every, key=lambda each: (sum(each), each)):
+        for scales in sorted(product(*(range(len(edges) - 1) for edges in self.edges)), key=sum):
             self.read_band(scales)
 
     def narrow(self, start: int, stop: int) -> None:
         shift = 32 - (stop - start).bit_length()
-        self.range = stop - start << shift
-        self.code = (self.code - start << shift) + self.front(shift)
+        self.range, self.code = stop - start << shift, self.code - start << shift
+        self.code += self.front(shift)
 
     def bit(self, counter: list[int]) -> int:
         estimate, seen = counter
@@ -161,16 +157,15 @@ class Payload:
     def sums(self, index: tuple) -> list[list[Array]]:
         """What the first three features of a row are sums of."""
         north, planes, parents, last = [], [], [], len(index) - 2
-        for axis in range(last + 1):
-            if index[axis] > self.spans[axis][0]:
-                there = (*index[:axis], index[axis] - 1, *index[axis + 1 :])
-                row, far = self.known[there], self.at(there, axis, -1 if axis else 0)
-                sides = self.at(there, last + 1, -1) + self.at(there, last + 1, 1)
-                if axis == last > 0:
-                    north = [3 * row + far + 2 * sides]
-                else:
-                    around = sum(self.at(there, last, by) if last else row for by in (-1, 1))
-                    planes.append(2 * (row + far) + around + sides)
+        for axis in (k for k in range(last + 1) if index[k] > self.spans[k][0]):
+            there = (*index[:axis], index[axis] - 1, *index[axis + 1 :])
+            row, far = self.known[there], self.at(there, axis, -1 if axis else 0)
+            sides = self.at(there, last + 1, -1) + self.at(there, last + 1, 1)
+            if axis == last > 0:
+                north = [3 * row + far + 2 * sides]
+            else:
+                around = sum(self.at(there, last, by) if last else row for by in (-1, 1))
+                planes.append(2 * (row + far) + around + sides)
         for k, scales in self.parents:
             start, stop = self.edges[k][scales[k] : scales[k] + 2]
             half = np.minimum(start + (index[k + 1] - stop) // 2, stop - 1)
@@ -196,9 +191,9 @@ class Payload:
                     continue
                 group, shift, slot = 12, 0, self.ends
             else:
-                level = int((expected[x] + w[WEST] * left + 2).view(np.int32) >> 21) - 512
-                slot, shift = self.slots[min(level, 127), groups[x]], SHIFTS[min(level, 127)]
-                group = min(level // 4, 11)
+                level = min(int((expected[x] + w[WEST] * left + 2).view(np.int32) >> 21) - 512, 127)
+                group, shift = min(level // 4, 11), SHIFTS[level]
+                slot = self.slots[level, groups[x]]
             features[WEST, x] = left
             symbol, gradient = self.symbol(slot, self.band[group], fit.shares[group])
             gradients[group] += gradient
@@ -216,10 +211,9 @@ class Payload:
         return node - 16
 
     def integer(self, symbol: int, shift: int) -> int:
-        size, digits = LEAST[symbol], 0
+        size = LEAST[symbol]
         if symbol == 15:
-            while digits < 60 and self.bit(self.digits[digits]):
-                digits += 1
+            digits = next((k for k in range(60) if not self.bit(self.digits[k])), 60)
             size += 2**digits - 1 + self.plain(digits)
         size = (size << shift) + self.plain(BITS[symbol] + shift)
         return -size if size and self.plain(1) else size
@@ -248,27 +242,22 @@ def values_of(layers: list[bytes], shape, dtype, step: list, levels, differences
         values = np.copysign((sizes + np.choose(np.minimum(sizes, 2), beyond)) * own, integers)
     values = values.astype(dtype) + 0
     for axis, count in enumerate(levels):
-        values = inverse(values, axis, count)
+        undo_wavelets(np.moveaxis(values, axis, 0), count)
     for column, order in enumerate(differences):
-        rows = integers[:, column].copy()
         for k in range(order, 0, -1):
-            rows[k - 1 :] = np.cumsum(rows[k - 1 :])
-            values[:, column] = own * rows
+            integers[k - 1 :, column] = np.cumsum(integers[k - 1 :, column])
+            values[:, column] = own * integers[:, column]
     return values
 
 
-def inverse(values: Array, axis: int, levels: int) -> Array:
-    """Undo the wavelet transform along one axis."""
-    rows, real = np.moveaxis(values, axis, 0).copy(), values.dtype.type
+def undo_wavelets(rows: Array, levels: int) -> None:
+    """Undo the wavelet transform along the first axis, in place."""
     for length in edges_of(len(rows), levels)[2:]:
-        half, some = (length + 1) // 2, np.empty_like(rows[:length])
+        half, some, real = (length + 1) // 2, rows[:length], rows.dtype.type
         some[::2], some[1::2] = rows[:half] * real(1 / SCALE), rows[half:length] * real(SCALE)
-        for number in (3, 2, 1, 0):
-            places = np.arange((number + 1) % 2, length, 2)
-            left, right = np.abs(places - 1), np.where(places + 1 < length, places + 1, places - 1)
-            some[places] += real(-LIFTING[number]) * (some[left] + some[right])
-        rows[:length] = some
-    return np.moveaxis(rows, 0, axis)
+        for number, weight in enumerate(LIFTING):
+            around = np.pad(some, [(1, 1), *[(0, 0)] * (some.ndim - 1)], "reflect")
+            some[number % 2 :: 2] += real(weight) * (around[:-2] + around[2:])[number % 2 :: 2]
 
 
 def exact(contents: list[bytes], shape, dtype: np.dtype, axes=(), packing=None) -> Array:
@@ -281,9 +270,9 @@ def exact(contents: list[bytes], shape, dtype: np.dtype, axes=(), packing=None) 
     if packing:
         found, missing = found.view(kind), found.view(kind) == packing["missing"]
         return np.where(missing, np.nan, found.astype(dtype) * packing["scale"] + packing["offset"])
-    top = 1 << 8 * dtype.itemsize - 1
     if axes and dtype.kind == "f":
-        found = np.where(found & top, found ^ top, ~found)
+        # Numbers above their complements have the highest bit set.
+        found = np.where(found > ~found, found << 1 >> 1, ~found)
     return found.view(dtype)
 
 
@@ -321,17 +310,15 @@ def hilbert(shares: Array, bits: int) -> Array:
         x[0] ^= np.where(is_set, lower, swapped)
         x[k] ^= swapped
     x = np.bitwise_xor.accumulate(x, axis=0)
-    x ^= reduce(np.bitwise_xor, [(x[-1] >> b & 1) * (2**b - 1) for b in range(1, bits)])
-    digits = [each >> bit & 1 for bit in range(bits - 1, -1, -1) for each in x]
-    return reduce(lambda index, digit: index << 1 | digit, digits)
+    x ^= np.bitwise_xor.reduce([(x[-1] >> b & 1) * (2**b - 1) for b in range(1, bits)])
+    return sum((e >> b & 1) << b * len(x) + k for k, e in enumerate(x[::-1]) for b in range(bits))
 
 
 def rates(library: dict, equations: list, a: Array) -> Array:
     """Time derivatives of a by a polynomial model of its leading coefficients."""
     degrees, leading = range(library["degree"] + 1), range(len(equations))
     every = [each for d in degrees for each in combinations_with_replacement(leading, d)]
-    terms = (each for each in every if library["interactions"] or len(set(each)) < 2)
-    theta = [math.prod(a[list(each)]) for each in terms]
+    theta = [math.prod(a[list(k)]) for k in every if library["interactions"] or len(set(k)) < 2]
     found = [sum(xi * theta[k] for k, xi in zip(e[::2], e[1::2], strict=True)) for e in equations]
     return np.array([*found, *np.zeros(len(a) - len(found))])
 
@@ -372,8 +359,8 @@ class Part:
     """One generation."""
 
     def __init__(self, folder: Path, earlier: dict[str, "Part"]) -> None:
-        self.folder, metadata = folder, json.loads((folder / "zarr.json").read_bytes())
-        self.facts = metadata["attributes"]["romzarr"]
+        self.folder, self.layers, root = folder, {}, json.loads((folder / "zarr.json").read_bytes())
+        self.facts = root["attributes"]["romzarr"]
         packed = base64.b85decode(self.facts["facts"])
         inflating = zlib.decompressobj(zdict=DICTIONARY.read_bytes().replace(b"\n", b""))
         decode = inflating.decompress if packed[:1] == b"x" else Blosc().decode
@@ -383,12 +370,10 @@ class Part:
                 value = each["start"] + k * each["step"] if isinstance(each, dict) else each[k]
                 own = self.facts.setdefault("variables", {}).setdefault(name, {})
                 own |= {} if value is None else {field: value}
-        self.arrays, self.layers = metadata["consolidated_metadata"]["metadata"], {}
-        self.arrays |= self.facts.get("inline", {})
+        self.arrays = root["consolidated_metadata"]["metadata"] | self.facts.get("inline", {})
         for path in sorted(each for each in self.arrays if each[-2:-1] == "_" and "basis" in each):
             self.layers.setdefault(path[:-2], []).append(path)
             self.arrays[path[:-2]] = self.arrays[path]
-        self.snapshots = self.facts["latent"]["snapshots"]
         before = earlier[self.facts["extends"]].chain if "extends" in self.facts else []
         self.chain = [*before, self]
 
@@ -407,32 +392,28 @@ class Part:
         if kind == "romzarr.wavelet":
             options["step"] = [self.arrays[e]["codecs"][0]["configuration"]["step"] for e in layers]
         for index in np.ndindex(*grid):
-            place = "/".join(["c", *map(str, index)])
             # The last four bytes are a checksum.
-            contents = [(self.folder / each / place).read_bytes()[:-4] for each in layers]
-            contents = [Blosc().decode(contents[0])] if codecs[1]["name"] == "blosc" else contents
+            place = "/".join(["c", *map(str, index)])
+            files = [(self.folder / each / place).read_bytes()[:-4] for each in layers]
+            files = [Blosc().decode(files[0])] if codecs[1]["name"] == "blosc" else files
             region = tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk, strict=True))
             decode = values_of if kind == "romzarr.wavelet" else exact
-            whole[region] = decode(contents, chunk, dtype, **options)
+            whole[region] = decode(files, chunk, dtype, **options)
         return whole[tuple(slice(n) for n in shape)]
 
     def get(self, path: str, otherwise=None) -> Array:
         return self.array(path) if path in self.arrays else otherwise
 
-    def times(self) -> Array:
-        time = self.facts["time"]
-        if time["step"] is not None:
-            return time["step"] * np.arange(self.snapshots)
-        times = self.array(f"coordinates/{time['dim']}" if time["scale"] else "latent/times")
-        return (time["scale"] or 1.0) * (times - times[0]).astype(float)
-
     def coefficients(self) -> Array:
         """a(t)."""
-        corrections, rows = self.get("latent/corrections", np.zeros((self.snapshots, 1))), []
+        facts, time, model, rows = *map(self.facts.get, ("latent", "time", "model")), []
+        corrections = self.get("latent/corrections", np.zeros((facts["snapshots"], 1)))
         if "latent/steps" not in self.arrays:
             return corrections
         kept, samples = self.array("latent/steps").cumsum(dtype=int), self.array("latent/samples")
-        facts, model, times = self.facts["latent"], self.facts["model"], self.times()
+        path = f"coordinates/{time['dim']}" if time.get("scale") else "latent/times"
+        times = self.array(path) if time["step"] is None else np.arange(facts["snapshots"])
+        times = (time["step"] or time.get("scale") or 1.0) * (times - times[0]).astype(float)
         number = self.get("latent/block_model", [0 if model.get("decodes") else -1] * len(times))
         for i, j, start, end in zip(kept, kept[1:], samples, samples[1:], strict=False):
             serves, path = number[i // facts["block_steps"]], [start]
@@ -444,11 +425,11 @@ class Part:
         return np.array([*rows, samples[-1]]) + corrections
 
     def sums_over_modes(self, name: str) -> Array:
-        a, total, mean = self.coefficients(), 0.0, self.chain[0].snapshots ** -0.5
+        a, total, mean = self.coefficients(), 0.0, len(self.chain[0].coefficients()) ** -0.5
         for part in self.chain:
             sigma, facts = part.get("basis/singular_values", []), part.facts["variables"][name]
-            weights, a = a[:, : len(sigma)] / sigma, a[:, len(sigma) :]
-            weights, mean = np.insert(weights, 0, mean, axis=1), 0.0
+            weights = np.insert(a[:, : len(sigma)] / sigma, 0, mean, axis=1)
+            a, mean = a[:, len(sigma) :], 0.0
             fields = part.get(f"basis/{facts.get('group', name)}/fields")
             if "column" in facts and "shared/fields" in part.arrays:
                 space = np.delete(facts["shape"], facts["time_axis"])
@@ -474,20 +455,18 @@ class Part:
         values = values.astype(dtype)
         if gaps := facts.get("gaps"):
             special = {int(k): float(each) for k, each in gaps.get("special", {1: "nan"}).items()}
+            values[np.isnan(values)] = special.get(gaps.get("masked"), np.nan)
+            codes = np.zeros(values.shape, np.uint8)
+            for start, length, *code in gaps.get("runs", []):
+                codes.reshape(-1)[start : start + length] = (*code, 1)[0]
             if "home" in gaps:
                 codes = np.moveaxis(self.array(f"basis/{gaps['home']}/gaps"), axis, 0)
-            else:
-                values[np.isnan(values)] = special.get(gaps.get("masked"), np.nan)
-                codes = np.zeros(values.shape, np.uint8)
-                for start, length, *code in gaps["runs"]:
-                    codes.reshape(-1)[start : start + length] = (*code, 1)[0]
             for code, value in special.items():
                 values[codes == code] = value
-        for dim, order in self.facts.get("orders", {}).items():
-            if dim in sizes:
-                points = [self.array(f"coordinates/{each}") for each in order["coordinates"]]
-                places = curve_order(order["curve"], np.array(points, float), order["pieces"])
-                values = np.take(values, np.argsort(places), list(sizes).index(dim))
+        for dim, how in self.facts.get("orders", {}).items():
+            points = np.array([self.array(f"coordinates/{e}") for e in how["coordinates"]], float)
+            places = np.argsort(curve_order(how["curve"], points, how["pieces"]))
+            values = np.take(values, places, list(sizes).index(dim)) if dim in sizes else values
         return np.moveaxis(values, 0, axis)
 
     def in_units(self, name: str, own: str, sizes: dict[str, int]) -> Array:

@@ -321,6 +321,9 @@ some_derivatives = below_one | Check(
     "a mapping of gradient(u), divergence(u, v) and vorticity(u, v) to such numbers",
     _accept_derivatives,
 )
+some_lengths = mapping(
+    "a mapping of dims to integers, 1 or more, such as {lev: 1, time: 61}", integer(1), least=1
+)
 scalar = Check("text, a number, true or false", _accept_scalar)
 a_size = text("a size such as '4 GB' or '512 MiB'", r"\d+(\.\d+)?\s*([kMGT]i?)?B")
 a_cluster = one_of("threads", "local", "slurm", "kubernetes", "gateway") | text(
@@ -460,6 +463,18 @@ class CompressionConfig(Section):
         """Those of the bounds that are in the units of what is coded, by variable."""
         kind = BoundKind.ABSOLUTE
         return {name: each.size for name, each in self.bounds.items() if each.kind == kind}
+
+
+@dataclass(frozen=True)
+class LayoutConfig(Section):
+    """How modes and values are cut into tiles, which are read and decoded whole."""
+
+    tile: Auto | Mapping[str, int] = setting(AUTO, automatic | some_lengths)
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """What tiles have at most along some dims."""
+        return {} if isinstance(self.tile, str) else self.tile
 
 
 @dataclass(frozen=True)
@@ -663,6 +678,7 @@ class Config:
 
     archive: ArchiveConfig = field(default_factory=ArchiveConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
     weak_form: WeakFormConfig = field(default_factory=WeakFormConfig)
     library: LibraryConfig = field(default_factory=LibraryConfig)
     sparse_regression: SparseRegressionConfig = field(default_factory=SparseRegressionConfig)
@@ -683,6 +699,7 @@ class Config:
 SECTIONS: dict[str, type[Section]] = {
     "archive": ArchiveConfig,
     "compression": CompressionConfig,
+    "layout": LayoutConfig,
     "weak_form": WeakFormConfig,
     "library": LibraryConfig,
     "sparse_regression": SparseRegressionConfig,

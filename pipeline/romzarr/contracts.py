@@ -285,7 +285,8 @@ class ArchivedVariable:
     the squared norm by which the tolerance of what it provides is meant, where that is known from
     all values: that of the numbers about their temporal mean, or of a single snapshot about its
     mean in space, or about a mean cycle. ``share`` is its root by the norm about the temporal mean,
-    which a POD takes tolerances by until it knows better.
+    which a POD takes tolerances by until it knows better. ``tile`` says what tiles have at most
+    along dims, where that is asked for.
     """
 
     name: str
@@ -302,6 +303,7 @@ class ArchivedVariable:
     average: float | None = None
     fluctuation: float | None = None
     share: float = 1.0
+    tile: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unscaled(self) -> ArchivedVariable:
@@ -326,6 +328,16 @@ class ArchivedVariable:
     @property
     def space_shape(self) -> tuple[int, ...]:
         return self.shape[: self.time_axis] + self.shape[self.time_axis + 1 :]
+
+    @property
+    def longest(self) -> tuple[int, ...]:
+        """What tiles have at most along each dim."""
+        dims = zip(self.dims, self.shape, strict=True)
+        return tuple(min(n, self.tile.get(dim, n)) for dim, n in dims)
+
+    @property
+    def longest_space(self) -> tuple[int, ...]:
+        return self.longest[: self.time_axis] + self.longest[self.time_axis + 1 :]
 
     @property
     def space_chunks(self) -> tuple[tuple[int, ...], ...]:

@@ -59,6 +59,7 @@ ALLOWED = {
     "compression.tolerance": ("0", "1e-2", "0.99", "1e-12", "1e-300"),
     "compression.max_error": ("{u: 1e-3}", "{u: 1e-300}", "{u: 1e300}", "none", "{x: 1}"),
     "compression.max_rank": ("1", "2", "auto", "9" * 30),
+    "layout.tile": ("auto", "{time: 1}", "{x: 3, time: 7}", "{lat: 2}", "{time: 9999999999}"),
     "weak_form.test_function": (
         "bell",
         "bell(1)",

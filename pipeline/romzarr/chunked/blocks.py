@@ -59,6 +59,11 @@ def aligned_tile(variable: ArchivedVariable, least: int, most: int) -> Lengths:
     return tuple(tile)
 
 
+def stored_tile(variable: ArchivedVariable, least: int, most: int) -> Lengths:
+    """`aligned_tile`, but no longer along any dim than tiles of a store shall be."""
+    return tuple(map(min, aligned_tile(variable, least, most), variable.longest))
+
+
 def _shortened(length: int) -> int:
     """The longest proper part of which `length` is a small multiple, or about half of it."""
     parts = next((k for k in (2, 3, 5) if length % k == 0), 0)

@@ -84,7 +84,7 @@ def lazy_values(
         Only parts of a few tiles.
     """
     shape = (len(series), *variable.space_shape)
-    full = value_tile(shape)
+    full = even_tile(variable, len(series))
     grid = held.plan.grid_of(number)
     # Tiles that follow one another in time are made of the same pieces.
     cuts: dict[Any, tuple[tuple[Region, ...], tuple[Delayed, ...]]] = {}
@@ -102,6 +102,12 @@ def lazy_values(
         times.append(series.rows(BlockSpan(region[0].start, region[0].stop)))
     share = sum(math.prod(tile.extent) for tile in found) / math.prod(shape)
     return LazyValues(tuple(found), tuple(pieces), tuple(times), share)
+
+
+def even_tile(variable: ArchivedVariable, snapshots: int) -> tuple[int, ...]:
+    """Shape of the tiles of so many snapshots, time first; they need not fit any chunks."""
+    longest = (variable.longest[variable.time_axis], *variable.longest_space)
+    return value_tile((snapshots, *variable.space_shape), longest)
 
 
 # --- tasks --------------------------------------------------------------------------------

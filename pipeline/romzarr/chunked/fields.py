@@ -125,7 +125,11 @@ def lazy_fields(
 
 @dataclass(frozen=True)
 class Sample:
-    """At most so many of all tiles, evenly spread, and of each at most so many points."""
+    """At most so many of all tiles, evenly spread, and of each at most so many points.
+
+    Of small tiles more are taken, up to as many points together: a few, such as single levels, are
+    not like the others.
+    """
 
     tiles: int
     points: int
@@ -134,7 +138,9 @@ class Sample:
         self, regions: Sequence[tuple[tuple[int, ...], Region]]
     ) -> list[tuple[tuple[int, ...], Region]]:
         """Of tiles (place in the grid, region), those taken, cut to their middles."""
-        some = (regions[i] for i in spread(len(regions), self.tiles))
+        largest = max(math.prod(s.stop - s.start for s in region) for _, region in regions)
+        most = max(self.tiles, self.tiles * self.points // max(1, largest))
+        some = (regions[i] for i in spread(len(regions), most))
         return [(index, middle(region, self.points)) for index, region in some]
 
 

@@ -19,7 +19,7 @@ from romzarr.chunked.blocks import Lengths, Tile, TileWriter
 from romzarr.chunked.fields import middle
 from romzarr.coding.field import WHOLE
 from romzarr.coding.fill import fill_masked
-from romzarr.coding.tiles import code_values, coded_values, even_length
+from romzarr.coding.tiles import code_values, coded_values, even_length, even_multiple
 from romzarr.contracts import ArchivedVariable, Floats, Mask, Matrix, ReadBlock, ReadCost, Region
 from romzarr.inner_product import InnerProduct
 from romzarr.numerics.error_blocks import ErrorGrid
@@ -45,8 +45,12 @@ def values_tile(variable: ArchivedVariable, usual: int | None = None) -> Lengths
 
     Chunks are cut evenly or joined, along time first, to about the `usual` number of snapshots.
     """
+    return tuple(map(min, _fitting_tile(variable, usual or USUAL), variable.longest))
+
+
+def _fitting_tile(variable: ArchivedVariable, usual: int) -> Lengths:
+    """Shape of tiles that chunks of the archive are made of, or these of them."""
     tile, axis = [max(lengths) for lengths in variable.chunks], variable.time_axis
-    usual = usual or USUAL
     size = variable.dtype.itemsize
     room = max(1, BLOCK_BYTES // (math.prod(tile) * size))
     joined = max(1, min(round(usual / tile[axis]), room))
@@ -64,14 +68,14 @@ def values_tile(variable: ArchivedVariable, usual: int | None = None) -> Lengths
         tile[axis] = _part(tile[axis], max(usual, ENOUGH_VALUES // points))
     while math.prod(tile) > MOST_VALUES:
         a = max((a for a in range(len(tile)) if a != axis), key=lambda a: tile[a], default=axis)
-        tile[a] = _part(tile[a], max(1, tile[a] // 2))
+        tile[a] = _part(tile[a], max(1, tile[a] // 2), even_multiple)
     return tuple(tile)
 
 
-def _part(length: int, usual: int) -> int:
+def _part(length: int, usual: int, otherwise: Callable[[int, int], int] = even_length) -> int:
     """A length near the usual one of which `length` is a multiple, or about that one."""
     fits = [n for n in range(max(1, 3 * usual // 8), 3 * usual // 2 + 1) if length % n == 0]
-    return min(fits, key=lambda n: abs(math.log(n / usual)), default=even_length(length, usual))
+    return min(fits, key=lambda n: abs(math.log(n / usual)), default=otherwise(length, usual))
 
 
 @dataclass(frozen=True)

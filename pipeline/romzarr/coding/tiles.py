@@ -26,12 +26,20 @@ FIELD_VALUES, MOST_POINTS = 1 << 23, 1 << 18
 # Values of a tile of values coded as they are, and its snapshots where the record is long:
 # whoever reads one snapshot decodes all of them.
 VALUES, MOST_SNAPSHOTS = 1 << 21, 1 << 7
+# Values of a tile with more snapshots than that: those of a small grid take some 15 ms.
+LOOK_VALUES = 1 << 19
+# Lengths of axes that are cut are multiples of one of these, the first that makes no more than such
+# a part of the axis stick out: grids up to three times coarser then need no detail
+# (`romzarr.coding.coarse`).
+MULTIPLES, MOST_BEYOND = (8, 4, 2), 1 / 32
 # Values of a chunk of samples or corrections: whoever reads one snapshot decodes one of each (some
 # 10 ms), whoever reads a history fetches all of them.
 ROW_VALUES = 1 << 18
 
 
-def tile_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+def tile_shape(
+    shape: Sequence[int], rank: int, longest: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Shape in space of the tiles of a variable's fields.
 
     Parameters
@@ -40,25 +48,32 @@ def tile_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
         Of the variable, without time.
     rank : int
         Modes that lie together in a tile, besides the mean.
+    longest : sequence of int, optional
+        What it has at most along each axis, if not the whole.
 
     Returns
     -------
     tuple of int
-        As long in all directions where `shape` allows it, which wavelets like best; every
-        axis is cut evenly, so that the last tile sticks out by less than one value per tile.
+        As long in all directions where `shape` allows it, which wavelets like best; every axis
+        is cut evenly, so that the last tile sticks out by little.
     """
-    return cube(shape, min(max(1, FIELD_VALUES // (rank + 1)), MOST_POINTS))
+    points = min(max(1, FIELD_VALUES // (rank + 1)), MOST_POINTS)
+    return cube(shape if longest is None else longest, points)
 
 
 def usual_snapshots(points: int) -> int:
     """Snapshots of a tile of values of so many points, where the record is long."""
-    return max(MOST_SNAPSHOTS, VALUES // max(1, points))
+    return max(MOST_SNAPSHOTS, LOOK_VALUES // max(1, points))
 
 
-def value_tile(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of the tiles in time and space of values coded as they are, time first."""
-    time = even_length(shape[0], usual_snapshots(math.prod(shape[1:])))
-    return (time, *cube(shape[1:], max(1, VALUES // time)))
+def value_tile(shape: Sequence[int], longest: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Shape of the tiles in time and space of values coded as they are, time first.
+
+    It has at most what `longest` says along each axis.
+    """
+    snapshots, *space = shape if longest is None else map(min, shape, longest)
+    time = even_length(snapshots, usual_snapshots(math.prod(space)))
+    return (time, *cube(space, max(1, VALUES // time)))
 
 
 def cube(shape: Sequence[int], points: int) -> tuple[int, ...]:
@@ -73,7 +88,18 @@ def cube(shape: Sequence[int], points: int) -> tuple[int, ...]:
     while step := step // 2:
         if math.prod(min(n, side + step) for n in shape) <= points:
             side += step
-    return tuple(even_length(n, side) for n in shape)
+    return tuple(even_multiple(n, side) for n in shape)
+
+
+def even_multiple(length: int, most: int) -> int:
+    """`even_length`, or a little more that is halved without remainder, where an axis is cut."""
+    even = even_length(length, most)
+    pieces = math.ceil(length / even)
+    if pieces == 1:
+        return length
+    tried = (math.ceil(even / unit) * unit for unit in MULTIPLES)
+    fits = (n for n in tried if n <= most and n * pieces - length <= MOST_BEYOND * length)
+    return next(fits, even)
 
 
 def tile_rows(length: int, rank: int) -> int:

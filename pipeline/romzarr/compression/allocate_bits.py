@@ -199,7 +199,7 @@ def _lazy(
     archive: Archive, pod: ArchivePOD, live: Sequence[int]
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[LazyTiles | None, ...]]:
     """The shapes of tiles of all variables, and the tiles of fields of the `live` ones."""
-    tiles = tuple(tile_shape(v.space_shape, pod.modes) for v in archive.variables)
+    tiles = tuple(tile_shape(v.space_shape, pod.modes, v.longest_space) for v in archive.variables)
     lazy = tuple(
         lazy_fields(pod.held, v, archive.variables[v], tiles[v]) if v in live else None
         for v in range(len(tiles))

@@ -13,6 +13,7 @@ import numpy as np
 from romzarr.archive import Archive
 from romzarr.chunked.direct import (
     LazyValues,
+    even_tile,
     lazy_values,
     value_bits,
     value_loss,
@@ -23,7 +24,7 @@ from romzarr.chunked.fields import Sample
 from romzarr.chunked.slices import added, gathered
 from romzarr.coding.rates import Rates, position_within, power_at, step_of
 from romzarr.coding.residuals import residual_bits
-from romzarr.coding.tiles import VALUES, grid, value_tile
+from romzarr.coding.tiles import VALUES, grid
 from romzarr.compression.block_errors import error_grid
 from romzarr.compression.pod import ArchivePOD
 from romzarr.contracts import Matrix
@@ -101,7 +102,7 @@ def _planned(
     rates = sum((part for part, _ in parts[1:]), parts[0][0])
     share = sum(counted for _, counted in parts) / pod.counted[number]
     shape = (pod.snapshots, *variable.space_shape)
-    tiles = math.prod(grid(shape, value_tile(shape)))
+    tiles = math.prod(grid(shape, even_tile(variable, pod.snapshots)))
     plans = []
     for aim, rate in _aims(room, float(pod.budget.bounds[number]), float(pod.counted[number])):
         allowed = aim**2 * share
@@ -173,7 +174,7 @@ def _written(
     shape = (pod.snapshots, *variable.space_shape)
     values = _lazy(archive, pod, plan.number)
     step = _settled(archive, pod, plan)
-    dims, tile = (archive.time.dim, *variable.space_dims), value_tile(shape)
+    dims, tile = (archive.time.dim, *variable.space_dims), even_tile(variable, pod.snapshots)
     # Snapshots of episodes do not follow one another: whoever knows where they are adds them up.
     single = ErrorGrid(shape, (1, *shape[1:]))
     grid = single if episodes else error_grid(archive, variable)

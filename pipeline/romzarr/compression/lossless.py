@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
-from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
+from romzarr.chunked.blocks import lazy_tiles, some_tiles, stored_tile
 from romzarr.chunked.exact import Trial, WriteExact
 from romzarr.chunked.slices import added, gathered
 from romzarr.coding.exact import PACKABLE, ExactCoding, Packing
@@ -59,7 +59,7 @@ def packing_of(encoding: Mapping[str, Any]) -> Packing | None:
 
 
 def _written(writer: StoreWriter, variable: ArchivedVariable, packing: Packing | None) -> ReadCost:
-    tile = aligned_tile(variable, LEAST, MOST)
+    tile = stored_tile(variable, LEAST, MOST)
     coding = _smallest(variable, tile, packing)
     log.info("variable %r: kept to the bit by %s", variable.name, coding)
     writer.create_exact(variable.name, variable.dims, variable.shape, tile, variable.dtype, coding)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
-from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles
+from romzarr.chunked.blocks import aligned_tile, lazy_tiles, some_tiles, stored_tile
 from romzarr.chunked.gaps import NumbersSource
 from romzarr.chunked.ranges import logarithm_source
 from romzarr.chunked.residuals import Found, Spread, WriteResiduals, joined
@@ -163,7 +163,7 @@ def _coded(writer: StoreWriter, draft: Draft, variable: ArchivedVariable, step: 
     if variable.logarithm is not None:
         source = logarithm_source(source, variable.logarithm.unit)
     variable = replace(archived, source=source)
-    name, tile = variable.name, aligned_tile(variable, LEAST, MOST)
+    name, tile = variable.name, stored_tile(variable, LEAST, MOST)
     writer.create_residuals(name, variable.dims, variable.shape, tile, step)
     task = WriteResiduals(draft, writer.residuals, name, variable.time_axis, step)
     try:

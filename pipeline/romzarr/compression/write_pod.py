@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 
 from romzarr.archive import Archive
+from romzarr.chunked.blocks import Lengths
 from romzarr.chunked.error_blocks import squares_in_time
 from romzarr.chunked.latent import LatentRecord
 from romzarr.chunked.tables import LeftOut, Table
 from romzarr.chunked.values import ValuesCoding, values_tile
-from romzarr.coding.tiles import usual_snapshots
+from romzarr.coding.tiles import even_length, usual_snapshots
 from romzarr.compression.allocate_bits import CodedFields, allocate_fields
 from romzarr.compression.block_errors import time_grid, with_block_errors
 from romzarr.compression.choose_coding import Choice, choose_coding
 from romzarr.compression.direct import DirectVariable, write_direct
 from romzarr.compression.model import LatentModel, identify
 from romzarr.compression.pod import ArchivePOD
-from romzarr.compression.values import ValuesPlan, WrittenValues, write_values
+from romzarr.compression.values import HELD_BYTES, ValuesPlan, WrittenValues, write_values
 from romzarr.compression.write_store import (
     Codings,
     codings_of,
@@ -31,7 +32,7 @@ from romzarr.compression.write_store import (
     write_record,
 )
 from romzarr.config import Config
-from romzarr.contracts import Matrix, ReadCost
+from romzarr.contracts import ArchivedVariable, Matrix, ReadCost
 from romzarr.errors import AccuracyError
 from romzarr.numerics.error_blocks import BlockErrors, ErrorGrid
 from romzarr.progress import step
@@ -176,13 +177,13 @@ def _planned(
     """How to code a variable from its chunks, of which the `pod` has what is to be coded."""
     number = plan.number
     variable, home = archive.variables[number], pod.masks[number]
-    snapshots, points = pod.snapshots, math.prod(variable.space_shape)
+    snapshots = pod.snapshots
     fluctuation, counted = pod.norms[number].fluctuation, float(pod.counted[number])
     # Less than is allowed is made where single values have a bound.
     share = min(plan.allowed / float(pod.room[number]), 1.0)
     return ValuesPlan(
         number=number,
-        tile=values_tile(variable, usual_snapshots(points)),
+        tile=_tile(variable, snapshots),
         coding=ValuesCoding(plan.step, float(pod.averages[number]), pod.budget.basis),
         tolerance=share * tolerance,
         power=plan.power,
@@ -191,6 +192,16 @@ def _planned(
         known=snapshots,
         masked_as=archive.variables[home].name if home in chosen.plan.live else None,
     )
+
+
+def _tile(variable: ArchivedVariable, snapshots: int) -> Lengths:
+    """Shape of the tiles of a variable, in its order of dims."""
+    usual, axis = usual_snapshots(math.prod(variable.longest_space)), variable.time_axis
+    tile = list(values_tile(variable, usual))
+    if variable.nbytes <= HELD_BYTES:
+        # All of it is held at once: chunks in time need not fit, and what sticks out takes bytes.
+        tile[axis] = min(variable.longest[axis], even_length(snapshots, usual))
+    return tuple(tile)
 
 
 def _in_episodes(writer: StoreWriter, archive: Archive, chosen: Choice) -> dict[int, BlockErrors]:

@@ -33,6 +33,7 @@ from romzarr.compression.few_snapshots import are_few
 from romzarr.compression.layers import write_layers
 from romzarr.compression.pointwise import AIM, AIMS
 from romzarr.compression.sums import sum_facts, sums_asked, write_sums
+from romzarr.compression.tiled import tiled
 from romzarr.compression.value_bounds import (
     Logarithms,
     ResolvedBounds,
@@ -101,6 +102,7 @@ def write_within_bounds(
     ArchiveError, AccuracyError, StoreError
     """
     _refuse_finer_layers(config)
+    archive = tiled(archive, config.layout)
     resolved = _resolved(archive, config)
     if bounds is not None:
         resolved, bounds = resolved.within(bounds.norms), bounds.without(resolved.logarithms.units)

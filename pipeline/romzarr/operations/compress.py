@@ -23,6 +23,7 @@ from romzarr.compression.by_index import bounded_dims
 from romzarr.compression.model import check_expressions
 from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pointwise import check_bounds
+from romzarr.compression.tiled import check_tiles
 from romzarr.compression.written import Written, write_within_bounds
 from romzarr.config import ArchiveConfig, Config, MaxError, Settings, given_config, settled
 from romzarr.contracts import NO_TIME
@@ -210,6 +211,7 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
     bounded_dims(archive, asked)
     groups_asked(archive, asked.climatology)
     bounded_derivatives(archive, asked)
+    check_tiles(archive, config.layout)
     return archive, replace(config, compression=asked)
 
 

@@ -25,6 +25,7 @@ from romzarr.compression.gaps import Known, with_gaps
 from romzarr.compression.order_points import in_best_order
 from romzarr.compression.pod import factor_for
 from romzarr.compression.survey import LEAST_BYTES, Surveyed, survey
+from romzarr.compression.tiled import tiled
 from romzarr.compression.write_store import Codings, facts
 from romzarr.config import Config, Settings, given_config, settled
 from romzarr.contracts import ArchivedVariable, Coding
@@ -118,7 +119,7 @@ def _of_one(source: Source, tolerances: Sequence[float], config: Config) -> Esti
     with working_on(name_of(source)), threadpool_limits(1, user_api="blas"):
         archive, config = open_checked(source, config)
         least = _at(config, min(tolerances, default=config.compression.tolerance))
-        archive = in_best_order(archive, least.compression)
+        archive = tiled(in_best_order(archive, least.compression), config.layout)
         with step("estimate"):
             try:
                 found = _estimates(_scaled(archive, tolerances, config), tolerances, config)

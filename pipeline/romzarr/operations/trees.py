@@ -17,7 +17,7 @@ from romzarr.archive import Source
 from romzarr.archive.groups import Groups, refuse_selection, time_of
 from romzarr.archive.stamp import unchanging
 from romzarr.compression.write_store import changed_settings
-from romzarr.config import NONE, Config, with_values
+from romzarr.config import AUTO, NONE, Config, with_values
 from romzarr.errors import ArchiveError, ConfigError, PipelineError, StoreError, StoreExistsError
 from romzarr.operations.of_all_groups import by_path, of_all_groups
 from romzarr.reports import CompressionReport, VerifyReport
@@ -151,11 +151,13 @@ def settings_of(groups: Groups, path: str, config: Config) -> Config:
             e for e in compression.derivative_bounds if dataset.data_vars.keys() >= {*e.variables}
         )
         derivatives = {each.name: each.tolerance for each in inside} or NONE
+    lengths = {dim: most for dim, most in config.layout.lengths.items() if dim in dataset.dims}
     changed: dict[str, object] = {
         "archive.time": time_of(groups, path, config.archive.time),
         "compression.max_error": bounds,
         "compression.per": per,
         "compression.derivatives": derivatives,
+        "layout.tile": lengths or AUTO,
     }
     return with_values(config, changed)
 
@@ -186,6 +188,11 @@ def check_tree(groups: Groups, config: Config) -> None:
     if not isinstance(per, str) and (unknown := set(per) - dims):
         raise ConfigError(
             f"compression.per: no group has a dim {min(unknown)!r}; allowed are "
+            f"{', '.join(map(repr, sorted(dims)))}"
+        )
+    if unknown := config.layout.lengths.keys() - dims:
+        raise ConfigError(
+            f"layout.tile: no group has a dim {min(unknown)!r}; allowed are "
             f"{', '.join(map(repr, sorted(dims)))}"
         )
 

@@ -17,6 +17,7 @@ from romzarr.archive.open import dataset_of
 from romzarr.archive.ordered import ordered
 from romzarr.archive.time_axis import shown_time, time_axis
 from romzarr.arguments import shown
+from romzarr.compression.tiled import tiled
 from romzarr.config import Config
 from romzarr.contracts import ArchivedVariable, Matrix, PointOrder
 from romzarr.errors import ArchiveError
@@ -69,7 +70,8 @@ class Frame:
         variable = archive.variables[0]
         chunks = block.variables[variable.name].encoding.get("preferred_chunks", {})
         length = chunks.get(archive.time.dim, CHUNK)
-        return cls(ordered(archive, orders), length if isinstance(length, int) else CHUNK)
+        archive = tiled(ordered(archive, orders), config.layout)
+        return cls(archive, length if isinstance(length, int) else CHUNK)
 
     @property
     def dim(self) -> str:

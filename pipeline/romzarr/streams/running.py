@@ -82,7 +82,7 @@ def code_fields_with(
     shaped = fields.reshape(-1, *space)
     if valid is not None:
         shaped = np.asarray(fill_masked(shaped, valid.reshape(space)), np.float64)
-    tile = tile_shape(space, len(fields) - 1)
+    tile = tile_shape(space, len(fields) - 1, variable.longest_space)
     contents, decoded = {}, np.empty(shaped.shape)
     for index, region in tiles(space, tile):
         part = shaped[(slice(None), *region)]

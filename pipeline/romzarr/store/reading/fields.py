@@ -53,6 +53,7 @@ class FieldTile:
     def of(cls, fields: Floats, mask: NDArray[np.bool_] | None) -> FieldTile:
         """Make a tile of fields (r + 1, *tile); at masked points the first is NaN, others are 0."""
         if mask is not None:
+            fields = fields.copy()
             fields[:1, mask] = np.nan
             fields[1:, mask] = 0
         modes = fields[1:]

@@ -179,9 +179,7 @@ class FieldValues:
     def _tile(self, tile: tuple[int, ...]) -> FieldTile:
         if self.stored.column is not None:
             return FieldTile.of(self._shared(self.stored.column), None)
-        region = region_of(tile, self.stored.space_shape, self.tile_shape)
-        with prefixed_errors(f"{self.arrays.url}: array {self.path}"):
-            fields = self._coefficients(tile).array()[(slice(None), *_within(region))]
+        fields: Floats = self.arrays.decoded(self.path, (0, *tile))
         return FieldTile.of(fields, mask_of(self.arrays, self.stored, tile, self.tile_shape))
 
     def _shared(self, first: int) -> Floats:
