@@ -65,10 +65,19 @@ class Aim:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """An aim, and the largest error of an index by the share that was aimed at."""
+
+    aim: Aim
+    largest: float
+
+
+@dataclass(frozen=True)
 class IndexBounds:
     """What is asked of the indices of an archive's variables, by name, and how it is aimed at.
 
-    Variables get ``shares`` of the tolerance, 1 where none is named.
+    Variables get ``shares`` of the tolerance, 1 where none is named. ``best`` are the outcomes of
+    the attempts so far whose indices lost most evenly.
     """
 
     norms: Mapping[str, IndexNorms]
@@ -77,6 +86,7 @@ class IndexBounds:
     cost: ReadCost
     attempt: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, Outcome] = field(default_factory=dict)
 
     def scaled(self, archive: Archive) -> Archive:
         """The archive with values scaled."""
@@ -326,13 +336,35 @@ def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBo
     attempt = asked.attempt + 1
     if attempt == len(AIMS):
         raise _missed_error(asked, found)
-    aims = {
-        name: _next(asked.norms[name], aim, found[name], asked.tolerance_of(name), AIMS[attempt])
-        for name, aim in asked.aims.items()
-        if name in found
-    }
+    aims, best = dict(asked.aims), dict(asked.best)
+    for name, aim in asked.aims.items():
+        if name not in found:
+            continue
+        tolerance, outcome = asked.tolerance_of(name), Outcome(aim, found[name].largest / aim.share)
+        best[name] = _better(best.get(name), outcome)
+        if best[name] is outcome:
+            aims[name] = _next(asked.norms[name], aim, found[name], tolerance, AIMS[attempt])
+        else:
+            aims[name] = _again(best[name], tolerance, AIMS[attempt])
     log.info("coded anew for bounds on single indices of %s", ", ".join(sorted(missed)))
-    return replace(asked, aims={**asked.aims, **aims}, attempt=attempt)
+    return replace(asked, aims=aims, best=best, attempt=attempt)
+
+
+def _better(best: Outcome | None, outcome: Outcome) -> Outcome:
+    """The outcome whose indices lose more evenly; of the same factors, what was worse."""
+    if best is None:
+        return outcome
+    if np.array_equal(best.aim.exponents, outcome.aim.exponents):
+        return replace(best, largest=max(best.largest, outcome.largest))
+    return min(best, outcome, key=lambda each: each.largest)
+
+
+def _again(best: Outcome, tolerance: float, share: float) -> Aim:
+    """The best factors so far, and the share that should leave all indices within the tolerance.
+
+    Where indices have few coded numbers, what they lose is chance: better factors are not found.
+    """
+    return Aim(best.aim.exponents, share * tolerance / best.largest)
 
 
 def _next(norms: IndexNorms, aim: Aim, found: IndexErrors, tolerance: float, share: float) -> Aim:
