@@ -29,7 +29,7 @@ from romzarr.compression.block_errors import (
 )
 from romzarr.compression.index_norms import LEAST, MOST, Groups, IndexNorms, axes_of, index_norms
 from romzarr.compression.sums import sums_asked
-from romzarr.compression.write_store import rounded_up
+from romzarr.compression.write_store import rounded_down, rounded_up
 from romzarr.config import AUTO, NO_TOLERANCE, NONE, BoundKind, CompressionConfig
 from romzarr.contracts import ArchivedVariable, Matrix, ReadCost, Scaling
 from romzarr.errors import AccuracyError, ConfigError
@@ -49,8 +49,6 @@ AIMS = (0.93, 0.97, 0.94, 0.88, 0.8, 0.6, 0.3)
 MOST_CHANGE = 4
 # Indices up to which all errors are recorded.
 MOST_RECORDED = 256
-# Significant digits of squared fluctuations: errors relative to them have fewer.
-SQUARE_DIGITS = 8
 # Least share of the error allowed that coding is believed to use.
 LEAST_USED = 0.5
 
@@ -304,20 +302,22 @@ def error_facts(
         more["fluctuation"] = facts["fluctuation"] | totals
     if bounded:
         more[ERRORS_BY_INDEX] = {
-            name: {
-                "dims": list(each.dims),
-                "errors": [rounded_up(error, tolerance) for error in each.errors.ravel().tolist()],
-                "fluctuation": [
-                    float(f"{square:.{SQUARE_DIGITS}g}")
-                    for square in each.fluctuations.ravel().tolist()
-                ],
-            }
+            name: _recorded(each, tolerance)
             for name, each in found.items()
             if name in bounded and each.errors.size <= MOST_RECORDED
         }
     # Those of what was coded are of other values.
     facts = without_block_errors(facts, found)
     return with_block_errors({**facts, **more}, {name: each.blocks for name, each in found.items()})
+
+
+def _recorded(found: IndexErrors, tolerance: float) -> dict[str, Any]:
+    """Errors of indices and what they are relative to, in few digits: products are no smaller."""
+    errors, squares = found.errors.ravel().tolist(), found.fluctuations.ravel().tolist()
+    short = [rounded_down(*each, tolerance) for each in zip(squares, errors, strict=True)]
+    more = [(each / less) ** 0.5 if less else 1.0 for each, less in zip(squares, short, strict=True)]
+    errors = [rounded_up(error * by, tolerance) for error, by in zip(errors, more, strict=True)]
+    return {"dims": list(found.dims), "errors": errors, "fluctuation": short}
 
 
 def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBounds | None:
