@@ -7,7 +7,7 @@ import re
 from importlib.metadata import version
 
 from romzarr.config import AUTO, NONE, Reference, whole_place
-from romzarr.contracts import FurtherMeasure, Layout
+from romzarr.contracts import FurtherMeasure, Layout, Series
 from romzarr_flows import commands
 from romzarr_flows.neural.arguments import add_neural
 from romzarr_flows.nightly.arguments import add_nightly, add_status
@@ -319,6 +319,12 @@ def add_selection(command: Parser) -> None:
         choices=[each.value for each in Layout],
         help="what the columns of a CSV file are: series, or times (default auto: series if the "
         "first row names them, or if there are more rows than columns)",
+    )
+    command.add_argument(
+        "--series",
+        choices=[each.value for each in Series],
+        help="what the named series of a CSV file are: one variable with labelled rows (default "
+        "one), or a variable each",
     )
     add_engine(command, "auto: romzarr's own readers, and cfgrib for GRIB")
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.archive import Archive
-from romzarr.archive.vertical import vertical_dims
+from romzarr.archive.separate import separate_dims
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles
 from romzarr.chunked.by_index import FoundErrors, MeasureErrors, joined_errors, scaled_source
 from romzarr.chunked.slices import gathered
@@ -151,7 +151,7 @@ def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple
     if not 0 < config.tolerance < NO_TOLERANCE:
         return {}
     if config.per == AUTO:
-        wanted = vertical_dims(archive)
+        wanted = separate_dims(archive, MAX_INDICES)
     elif config.per != NONE:
         wanted = tuple(config.per)
         _check_dims(archive, wanted)
@@ -315,7 +315,9 @@ def _recorded(found: IndexErrors, tolerance: float) -> dict[str, Any]:
     """Errors of indices and what they are relative to, in few digits: products are no smaller."""
     errors, squares = found.errors.ravel().tolist(), found.fluctuations.ravel().tolist()
     short = [rounded_down(*each, tolerance) for each in zip(squares, errors, strict=True)]
-    more = [(each / less) ** 0.5 if less else 1.0 for each, less in zip(squares, short, strict=True)]
+    more = [
+        (each / less) ** 0.5 if less else 1.0 for each, less in zip(squares, short, strict=True)
+    ]
     errors = [rounded_up(error * by, tolerance) for error, by in zip(errors, more, strict=True)]
     return {"dims": list(found.dims), "errors": errors, "fluctuation": short}
 
