@@ -27,7 +27,8 @@ SOURCES = """\
 SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF or GRIB file, or a CSV file of
 series in columns or rows, which are one variable x(row, time); with --engine whatever xarray opens.
 Of a run in many files it is a glob in quotes such as 'out/*.nc', or their folder. STORE is the
-folder to write. Open it in Python with xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
+folder to write. Open it in Python with
+xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
 
 TOP = """\
 first try:
@@ -88,7 +89,8 @@ message names the variable, time, place, error and bound, or the damaged file.
 One bound over all levels may hide single ones that are ruined. So the error of each index of a
 vertical dim (depth, height, pressure, model levels) or a labelled one (stations, series), of dims
 whose indices have bounds of their own, and of those of --per, is shown relative to the fluctuation
-on that index alone, with a warning where one is ten times that of the whole variable. Warnings do not change the exit status.
+on that index alone, with a warning where one is ten times that of the whole variable. Warnings do
+not change the exit status.
 
 Measures of --measures say more than the bound does; they judge nothing:
   bias         mean of decoded less original values
