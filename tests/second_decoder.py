@@ -379,6 +379,8 @@ class Part:
 
     def array(self, path: str) -> Array:
         meta, layers = self.arrays[path], self.layers.get(path, [path])
+        if chunk := meta.get("chunk"):
+            return np.reshape(bytearray(Blosc().decode(base64.b64decode(chunk))), meta["shape"])
         if "codecs" not in meta:
             places = np.arange(meta.get("size", 0))
             values = meta.get("values", meta.get("start", 0) + meta.get("step", 0) * places)
@@ -457,7 +459,7 @@ class Part:
             special = {int(k): float(each) for k, each in gaps.get("special", {1: "nan"}).items()}
             values[np.isnan(values)] = special.get(gaps.get("masked"), np.nan)
             codes = np.zeros(values.shape, np.uint8)
-            for start, length, *code in gaps.get("runs", []):
+            for start, length, *code in gaps.get("runs", ()):
                 codes.reshape(-1)[start : start + length] = (*code, 1)[0]
             if "home" in gaps:
                 codes = np.moveaxis(self.array(f"basis/{gaps['home']}/gaps"), axis, 0)
@@ -489,8 +491,7 @@ class Part:
         if own + "residuals" in self.arrays:
             values = values + np.moveaxis(self.array(own + "residuals"), facts["time_axis"], 0)
         if unit := facts.get("logarithm"):
-            numbers = np.copysign(unit * np.exp2(abs(values) - 1), values)
-            values = np.where(abs(values) < 0.5, 0.0, numbers)
+            values = np.where(abs(v := values) < 0.5, 0, np.copysign(unit * 2 ** (abs(v) - 1), v))
         if sums := facts.get("sums"):
             lengths = [1 if dim in sums["dims"] else n for dim, n in sizes.items()]
             multiples = self.array(own + "sums").astype(float).reshape(-1, *lengths)

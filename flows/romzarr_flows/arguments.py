@@ -7,7 +7,7 @@ import re
 from importlib.metadata import version
 
 from romzarr.config import AUTO, NONE, Reference, whole_place
-from romzarr.contracts import FurtherMeasure, Layout
+from romzarr.contracts import FurtherMeasure, Layout, Series
 from romzarr_flows import commands
 from romzarr_flows.neural.arguments import add_neural
 from romzarr_flows.nightly.arguments import add_nightly, add_status
@@ -25,9 +25,10 @@ ALL = "all"
 
 SOURCES = """\
 SOURCE is a Zarr group (version 2 or 3, a folder or a URL), a NetCDF or GRIB file, or a CSV file of
-series in columns or rows; with --engine whatever xarray opens. Of a run in many files it is a glob
-in quotes such as 'out/*.nc', or their folder. STORE is the folder to write. Open it in Python
-with xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
+series in columns or rows, which are one variable x(row, time); with --engine whatever xarray opens.
+Of a run in many files it is a glob in quotes such as 'out/*.nc', or their folder. STORE is the
+folder to write. Open it in Python with
+xarray.open_dataset("STORE", engine="romzarr", chunks={})."""
 
 TOP = """\
 first try:
@@ -86,9 +87,10 @@ exceeds its bound, any bit of a lossless store differs, or a file of the store i
 message names the variable, time, place, error and bound, or the damaged file.
 
 One bound over all levels may hide single ones that are ruined. So the error of each index of a
-vertical dim (depth, height, pressure, model levels), of dims whose indices have bounds of their
-own, and of those of --per, is shown relative to the fluctuation on that index alone, with a warning
-where one is ten times that of the whole variable. Warnings do not change the exit status.
+vertical dim (depth, height, pressure, model levels) or a labelled one (stations, series), of dims
+whose indices have bounds of their own, and of those of --per, is shown relative to the fluctuation
+on that index alone, with a warning where one is ten times that of the whole variable. Warnings do
+not change the exit status.
 
 Measures of --measures say more than the bound does; they judge nothing:
   bias         mean of decoded less original values
@@ -320,6 +322,12 @@ def add_selection(command: Parser) -> None:
         help="what the columns of a CSV file are: series, or times (default auto: series if the "
         "first row names them, or if there are more rows than columns)",
     )
+    command.add_argument(
+        "--series",
+        choices=[each.value for each in Series],
+        help="what the named series of a CSV file are: one variable with labelled rows (default "
+        "one), or a variable each",
+    )
     add_engine(command, "auto: romzarr's own readers, and cfgrib for GRIB")
 
 
@@ -419,7 +427,7 @@ def add_bounds(command: Parser) -> None:
         type=dims,
         metavar="D,E",
         help="dims of whose indices each has the bound, relative to its own fluctuation: auto are "
-        "the vertical ones (default), none is one bound for each variable as a whole",
+        "the vertical and labelled ones (default), none is one bound for each variable as a whole",
     )
     command.add_argument(
         "--fluctuation",

@@ -41,6 +41,7 @@ SETTINGS = {
     "variables": "archive.variables",
     "exclude": "archive.exclude",
     "columns": "archive.columns",
+    "series": "archive.series",
     "engine": "archive.engine",
     "weights": "archive.weights",
     "time": "archive.time",

@@ -393,6 +393,7 @@ class ArchiveConfig(Section):
         "none", one_of("none", "cos(latitude)") | text("the name of a variable that holds weights")
     )
     columns: str = setting("auto", one_of("auto", "series", "times"))
+    series: str = setting("one", one_of("one", "each"))
     engine: str = setting("auto", text("'auto', or the name of an engine of xarray"))
     missing_chunks: Literal["error", "fill"] = setting("error", one_of("error", "fill"))
     record_path: bool = setting(False, flag)

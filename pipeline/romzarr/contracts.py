@@ -75,6 +75,15 @@ class Layout(StrEnum):
     TIMES = "times"
 
 
+class Series(StrEnum):
+    """What the named series of a table are."""
+
+    ONE = "one"
+    """One variable, ``x(row, time)``, with the names as labels of its rows."""
+    EACH = "each"
+    """A variable each, whose bounds may differ."""
+
+
 class FurtherMeasure(StrEnum):
     """What `romzarr.verify` measures besides the bounds, where it is asked to."""
 

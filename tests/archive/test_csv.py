@@ -47,12 +47,11 @@ DATES = [f"2001-01-{day:02d}" for day in range(1, 7)]
 def test_header_labels_and_delimiter_are_found(tmp_path_factory, header, labels, corner, delimiter):
     text = table(header, labels, corner, delimiter)
     dataset = read_csv(saved(tmp_path_factory.mktemp("csv"), text))
+    assert dataset.x.dims == ("row", "time")
+    assert_array_equal(dataset.x.values, VALUES)
+    assert ("row" in dataset.coords) == bool(labels)
     if labels:
-        assert list(dataset.data_vars) == labels
-        assert_array_equal(np.stack([dataset[name].values for name in labels]), VALUES)
-    else:
-        assert dataset.x.dims == ("row", "time")
-        assert_array_equal(dataset.x.values, VALUES)
+        assert dataset.row.values.tolist() == labels
     if header is None:
         assert "time" not in dataset.coords
     elif header is DATES:
@@ -66,6 +65,7 @@ def test_header_labels_and_delimiter_are_found(tmp_path_factory, header, labels,
 def test_white_space_blank_lines_and_a_byte_order_mark_are_understood(tmp_path):
     text = "\ufefftime 0 1 2 3 4\n\nu  1 2 3 4 nan\n"
     dataset = read_csv(saved(tmp_path, text))
+    assert dataset.data_vars.keys() == {"u"}  # a single series has its own name
     assert_array_equal(dataset.u.values, [1, 2, 3, 4, np.nan])
 
 
@@ -75,7 +75,9 @@ def test_a_matrix_of_ramps_has_no_header(tmp_path):
 
 
 def test_a_csv_file_is_an_archive(tmp_path, read_all):
-    archive = open_archive(saved(tmp_path, table(DATES, ["u", "v", "w"])))
+    path = saved(tmp_path, table(DATES, ["u", "v", "w"]))
+    assert_array_equal(read_all(open_archive(path).variables[0]), VALUES)
+    archive = open_archive(path, series="each")
     assert [variable.name for variable in archive.variables] == ["u", "v", "w"]
     assert [variable.dims for variable in archive.variables] == [("time",)] * 3
     assert archive.time.units == "d"
@@ -111,13 +113,13 @@ def test_what_is_no_text_is_refused(tmp_path):
 @pytest.mark.parametrize("corner", ["name", "Variable", "channel / s", "quantities"])
 def test_increasing_numbers_beside_a_word_for_labels_are_times(tmp_path, corner):
     dataset = read_csv(saved(tmp_path, f"{corner},0,0.5,2,3,7\np,4,3,2,1,0\nq,0,1,2,3,4\n"))
-    assert list(dataset.data_vars) == ["p", "q"]
+    assert dataset.row.values.tolist() == ["p", "q"]
     assert_array_equal(dataset.time.values, [0, 0.5, 2, 3, 7])
 
 
 def test_numbers_that_do_not_increase_are_a_variable_whatever_its_name(tmp_path):
     dataset = read_csv(saved(tmp_path, "signal,0,3,1,2,5\nq,0,1,2,3,4\n"))
-    assert list(dataset.data_vars) == ["signal", "q"]
+    assert dataset.row.values.tolist() == ["signal", "q"]
 
 
 # --- tables as they come ------------------------------------------------------------------
@@ -125,8 +127,8 @@ def test_numbers_that_do_not_increase_are_a_variable_whatever_its_name(tmp_path)
 
 def test_missing_values_are_left_empty_or_named(tmp_path):
     dataset = read_csv(saved(tmp_path, "time,0,1,2,3,4\nu,1,,NA,4,-\nv,n/a,2,3,null,nan\n"))
-    assert_array_equal(dataset.u.values, [1, np.nan, np.nan, 4, np.nan])
-    assert_array_equal(dataset.v.values, [np.nan, 2, 3, np.nan, np.nan])
+    assert_array_equal(dataset.x.sel(row="u"), [1, np.nan, np.nan, 4, np.nan])
+    assert_array_equal(dataset.x.sel(row="v"), [np.nan, 2, 3, np.nan, np.nan])
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
@@ -141,7 +143,7 @@ def test_compressed_tables_are_read(tmp_path):
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"time,u,v\n0,1,5\n1,2,6\n2,3,7\n3,4,8\n"))
     archive = open_archive(path)
-    assert [v.name for v in archive.variables] == ["u", "v"]
+    assert archive.carried.row.values.tolist() == ["u", "v"]
     assert_array_equal(archive.time.values, [0, 1, 2, 3])
 
 
@@ -150,16 +152,18 @@ def test_compressed_tables_are_read(tmp_path):
     [
         ("time,u,v\n0,1,5\n1,2,6\n2,3,7\n", "columns", ["u", "v"]),
         ("time,0,1,2\nu,1,2,3\nv,5,6,7\n", "rows", ["u", "v"]),
-        ("5,1\n6,2\n9,7\n4,8\n", "columns", ["x"]),
-        ("5,6,9,4\n1,2,7,8\n", "rows", ["x"]),
+        ("5,1\n6,2\n9,7\n4,8\n", "columns", []),
+        ("5,6,9,4\n1,2,7,8\n", "rows", []),
     ],
 )
 def test_series_are_in_columns_or_rows_and_it_is_told(tmp_path, caplog, text, where, names):
     with caplog.at_level(logging.INFO, "romzarr.archive.csv_table"):
         archive = open_archive(saved(tmp_path, text))
     assert f"its {where} are series (archive.columns)" in caplog.text
-    assert [variable.name for variable in archive.variables] == names
-    if names == ["x"]:
+    assert [variable.name for variable in archive.variables] == ["x"]
+    if names:
+        assert archive.carried.row.values.tolist() == names
+    else:
         assert archive.variables[0].shape == (2, 4)
         other = {"columns": "times", "rows": "series"}[where]
         assert open_archive(saved(tmp_path, text), columns=other).variables[0].shape == (4, 2)
@@ -198,7 +202,7 @@ def test_rows_of_any_block_are_where_they_belong(tmp_path_factory, values, first
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_cells, "_BLOCK_CELLS", 7)
         dataset = read_table(path, Layout.SERIES)
-    expected = np.array(values, float).T
-    assert_array_equal(np.stack([dataset[name].values for name in "uvw"]), expected)
+    assert_array_equal(dataset.x.values, np.array(values, float).T)
+    assert dataset.row.values.tolist() == list("uvw")
     days = np.datetime64("2001-01-01", "ns") + np.arange(len(values)) * np.timedelta64(1, "D")
     assert_array_equal(dataset.time.values, days)

@@ -145,14 +145,22 @@ def pod_with_symbolic_terms(path: Path) -> None:
 def pod_with_listed_gaps(path: Path) -> None:
     source = ocean()[["u"]].fillna(-9999.0)
     u = source.u.values
-    u[7], u[20, 3, 5], u[21, 3, 5] = np.nan, np.inf, -np.inf
+    u[7, 3, 5:9], u[20, 3, 5], u[21, 3, 5] = np.nan, np.inf, -np.inf
+    romzarr.compress(source, path, tolerance=1e-1)
+
+
+@case
+def pod_with_a_moving_edge(path: Path) -> None:
+    source = ocean()[["u"]]
+    edge = 12 + 3 * np.sin(0.3 * np.arange(source.sizes["time"])[:, None] - 0.4 * np.arange(33))
+    source["u"] = source.u.where(np.arange(24)[:, None] > edge[:, None])
     romzarr.compress(source, path, tolerance=1e-1)
 
 
 @case
 def values_with_coded_gaps(path: Path) -> None:
-    source = noise((40, 60), "f4")
-    lost = np.random.default_rng(7).random((40, 60)) < 0.2
+    source = noise((300, 60), "f4")
+    lost = np.random.default_rng(7).random((300, 60)) < 0.2
     gone = source.assign(v=source.w.astype("f8")).where(~lost)
     romzarr.compress(gone, path, tolerance=1e-1)
 

@@ -21,7 +21,13 @@ def test_the_snippet_decodes_a_store_by_zarr_and_the_codec(small):
 
 
 @pytest.mark.parametrize(
-    "name", ["pod_with_listed_gaps", "values_with_coded_gaps", "points_along_a_curve"]
+    "name",
+    [
+        "pod_with_listed_gaps",
+        "pod_with_a_moving_edge",
+        "values_with_coded_gaps",
+        "points_along_a_curve",
+    ],
 )
 def test_the_snippet_decodes_gaps_and_points_in_another_order(name, tmp_path):
     CASES[name](tmp_path / "s")

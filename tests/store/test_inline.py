@@ -5,14 +5,18 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 import romzarr
 from romzarr.errors import StoreError
-from romzarr.store.inline import inline_array, inlined
+from romzarr.store.checksums import ChecksumCodec
+from romzarr.store.inline import inline_array, inlined, inlined_chunk
 from romzarr.store.layout import JsonObject
 
 LARGE = 1 << 30
@@ -123,3 +127,80 @@ def test_a_store_keeps_regular_coordinates_without_files(tmp_path):
     stored.unlink()
     with pytest.raises(StoreError, match=r"coordinates/place/c.*missing"):
         xr.open_dataset(tmp_path / "s", engine="romzarr").load()
+
+
+# --- chunks -------------------------------------------------------------------------------
+
+
+def coded(values):
+    """Metadata and chunk of an array as Zarr writes it, with room for a checksum."""
+    store = zarr.storage.MemoryStore()
+    array = zarr.create_array(
+        store, shape=values.shape, chunks=values.shape, dtype=values.dtype, fill_value=None,
+        compressors=(zarr.codecs.BloscCodec(), ChecksumCodec()),
+        config={"write_empty_chunks": True},
+    )  # fmt: skip
+    array[...] = values
+    files = {key: each.to_bytes() for key, each in store._store_dict.items()}
+    metadata = json.loads(files.pop("zarr.json"))
+    (chunk,) = files.values()
+    return metadata, chunk
+
+
+def opened_again(entry):
+    found = inline_array(JsonObject(json.loads(json.dumps(entry)), "x"))
+    store = zarr.storage.MemoryStore()
+    for key, content in (("zarr.json", json.dumps(found.metadata).encode()), found[1:]):
+        sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+    return zarr.open_array(store, mode="r")[...]
+
+
+@given(
+    hnp.arrays(
+        np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, max_side=9), elements={"max_value": 3}
+    )
+    | st.lists(st.text(max_size=9), min_size=1, max_size=40).map(np.array)
+)
+def test_texts_and_codes_are_what_they_were(values):
+    if values.dtype.kind == "U":
+        values = values.astype(np.dtypes.StringDType())
+    entry = inlined_chunk(*coded(values))
+    assert_array_equal(opened_again(entry), values)
+
+
+def test_large_codes_and_other_types_stay_arrays():
+    noise = np.random.default_rng(0).integers(0, 2, (300, 500), np.uint8)
+    assert inlined_chunk(*coded(noise)) == {}
+    assert inlined_chunk(*coded(np.arange(9, dtype="f8"))) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"chunk": "%"}, "not base 64"),
+        ({"chunk": "AAAA"}, "shorter than its header"),
+        ({"shape": [1 << 40, 1 << 40]}, "too large"),
+        ({"shape": [2, 2]}, "should decode to 4"),
+        ({"shape": [-1]}, "shape"),
+        ({"data_type": "float64"}, "not one of"),
+        ({"chunk": 5}, "chunk"),
+    ],
+)
+def test_a_chunk_that_no_writer_makes_is_refused(changed, message):
+    entry = inlined_chunk(*coded(np.ones((3, 4), np.uint8)))
+    with pytest.raises(StoreError, match=message):
+        inline_array(JsonObject(entry | changed, "x"))
+
+
+def test_a_moving_edge_costs_a_small_store_little(tmp_path):
+    """The codes of its gaps are no array with metadata and a request of its own."""
+    y, t = np.arange(40)[:, None], np.arange(120)[:, None, None]
+    waves = np.sin(0.1 * t + 0.2 * y) + np.cos(0.13 * np.arange(50) + 0.07 * t)
+    moving = np.where(y > 20 + 6 * np.sin(0.1 * t), waves, np.nan)
+    source = xr.Dataset({"u": (("time", "y", "x"), moving.astype("f4"))})
+    romzarr.compress(source, tmp_path / "s", tolerance=0.1)
+    assert not list((tmp_path / "s").glob("*/basis/u/gaps"))
+    found = xr.open_dataset(tmp_path / "s", engine="romzarr").u
+    assert_array_equal(found.isnull(), source.u.isnull())
+    some = found.isel(time=[5, 90], y=slice(20, 30))
+    assert_array_equal(some.isnull(), source.u.isel(time=[5, 90], y=slice(20, 30)).isnull())

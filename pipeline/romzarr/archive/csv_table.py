@@ -1,4 +1,4 @@
-"""Reads CSV files: rows are variables and columns time steps, or the other way round.
+"""Reads CSV files: rows are series and columns time steps, or the other way round.
 
 A header with times and a column with labels are optional::
 
@@ -8,6 +8,8 @@ A header with times and a column with labels are optional::
 
 The first row is the header if its cells are ISO dates, or if its first cell is empty or names time.
 Without labels it is the header if it increases in equal steps, unless every row does.
+
+A table is one variable ``x(row, time)``, whose rows are labelled by the names of the series.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from romzarr.archive.csv_cells import DATE, Cells, Kind, as_dates, is_number, read_cells
 from romzarr.archive.location import redacted
-from romzarr.contracts import Layout
+from romzarr.contracts import Layout, Series
 from romzarr.errors import ArchiveError
 
 logger = logging.getLogger(__name__)
@@ -89,8 +91,13 @@ class Line:
         )
 
 
-def read_table(location: str, layout: Layout = Layout.AUTO) -> xr.Dataset:
+def read_table(
+    location: str, layout: Layout = Layout.AUTO, series: Series = Series.ONE
+) -> xr.Dataset:
     """Read a CSV file whose columns are series, or whose rows are, and say which.
+
+    They are one variable ``x(row, time)``, with their names as labels of ``row``. A single series
+    with a name is a variable of this name, and so is each of several if `series` says so.
 
     Raises
     ------
@@ -100,16 +107,13 @@ def read_table(location: str, layout: Layout = Layout.AUTO) -> xr.Dataset:
     name = redacted(location)
     cells, asked = read_cells(location, name), layout is Layout.SERIES
     columns = _are_variables(cells) if layout is Layout.AUTO else asked
-    dataset = _dataset(_columns(cells, name) if columns else _rows(cells), name)
+    dataset = _dataset(_columns(cells, name) if columns else _rows(cells), series, name)
     logger.info("%s: its %s are series (archive.columns)", name, "columns" if columns else "rows")
     return dataset
 
 
 def read_csv(location: str) -> xr.Dataset:
-    """Read the CSV file at `location`, whose rows are variables.
-
-    Each labelled row becomes a variable over ``time``. Rows without labels become one variable
-    ``x(row, time)``.
+    """Read the CSV file at `location`, whose rows are series, as `read_table` does.
 
     Raises
     ------
@@ -172,7 +176,7 @@ def _refuse_words(cells: Cells, first: int, name: str) -> None:
         raise _no_number(int(cells.lines[row]), column + 1, cells.text(row, column), name)
 
 
-def _dataset(lines: list[Line], name: str) -> xr.Dataset:
+def _dataset(lines: list[Line], series: Series, name: str) -> xr.Dataset:
     header = lines[0] if _is_header(lines) else None
     body = lines[1:] if header else lines
     if not body:
@@ -183,17 +187,22 @@ def _dataset(lines: list[Line], name: str) -> xr.Dataset:
     coords = {"time": _times(header, first, name)} if header else {}
     for line in body:
         _refuse_no_numbers(line, first, name)
-    if not labelled:
-        return xr.Dataset({"x": (("row", "time"), _together(body))}, coords)
-    labels = _labels(body, name)
-    pairs = zip(labels, body, strict=True)
-    return xr.Dataset({n: ("time", line.values[first:]) for n, line in pairs}, coords)
+    labels = _labels(body, name) if labelled else []
+    if labels and (len(labels) == 1 or series is Series.EACH):
+        pairs = zip(labels, body, strict=True)
+        return xr.Dataset({n: ("time", line.values[first:]) for n, line in pairs}, coords)
+    rows = {"row": np.array(labels, dtype=object)} if labels else {}
+    return xr.Dataset({"x": (("row", "time"), _together(body, first))}, coords | rows)
 
 
-def _together(body: Sequence[Line]) -> NDArray[np.float64]:
-    """The values of adjacent lines, as a view: a copy would take as much memory again."""
-    cells, start, stop = body[0].cells, body[0].index, body[-1].index + 1
-    return cells.values[:, start:stop].T if body[0].is_column else cells.values[start:stop]
+def _together(body: Sequence[Line], first: int) -> NDArray[np.float64]:
+    """The values of lines from a place on; as a view of adjacent ones, since a copy would take as
+    much memory again."""
+    numbers, cells = [line.index for line in body], body[0].cells
+    values = cells.values.T if body[0].is_column else cells.values
+    start, stop = numbers[0], numbers[-1] + 1
+    adjacent = numbers == list(range(start, stop))
+    return values[start:stop, first:] if adjacent else values[numbers, first:]
 
 
 def _is_header(lines: list[Line]) -> bool:

@@ -76,7 +76,7 @@ def groups_by_time(
     ArchiveError
         If the source cannot be opened.
     """
-    dataset = lazy_dataset(source, missing_chunks, "auto", columns, engine)
+    dataset = lazy_dataset(source, missing_chunks, "auto", columns, engine=engine)
     dims = time_dims(dataset)
     if len(dims) < 2:
         return None

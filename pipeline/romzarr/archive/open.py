@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import dask.array as da
@@ -23,7 +24,7 @@ from romzarr.archive.several import files_of_pattern, several_archive
 from romzarr.archive.stamp import stamp_of_all
 from romzarr.archive.zarr_archive import MissingChunks, ZarrArchive
 from romzarr.arguments import as_place, wrong_type
-from romzarr.contracts import Layout
+from romzarr.contracts import Layout, Series
 from romzarr.errors import ArchiveError
 
 CSV = frozenset({".csv", ".tsv", ".txt", ".dat"})
@@ -31,6 +32,7 @@ _ZARR = frozenset({".zarr", ".zip"})
 NETCDF = frozenset({".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".netcdf"})
 
 
+TableReader = Callable[[str], xr.Dataset]
 Array = NDArray[Any] | da.Array
 Place = str | os.PathLike[str]
 Source = Place | Sequence[Place] | xr.Dataset | xr.DataArray | Array
@@ -47,6 +49,7 @@ def open_archive(
     missing_chunks: MissingChunks = "error",
     exclude: Literal["none"] | Sequence[str] = "none",
     columns: str = Layout.AUTO,
+    series: str = Series.ONE,
     engine: str = AUTO,
 ) -> Archive:
     """Open an archive and check everything that can be checked without reading values.
@@ -54,11 +57,10 @@ def open_archive(
     Parameters
     ----------
     source : path, URL, sequence of them, xarray.Dataset or xarray.DataArray
-        A Zarr group (v2 or v3), a NetCDF file, a CSV file whose rows are variables, or an open
-        dataset; of a run in many files a glob, their folder, or a list. These are put in the order
-        of time. URLs are read with obstore if it is installed and supports the scheme, else with
-        fsspec; credentials come from the environment. Missing chunks of an open dataset go
-        unnoticed.
+        A Zarr group (v2 or v3), a NetCDF file, a CSV file of time series, or an open dataset; of a
+        run in many files a glob, their folder, or a list. These are put in the order of time. URLs
+        are read with obstore if it is installed and supports the scheme, else with fsspec;
+        credentials come from the environment. Missing chunks of an open dataset go unnoticed.
     time : str, default "auto"
         Time dim or coordinate; see `romzarr.archive.time_axis.time_axis`.
     variables : "all" or sequence of str
@@ -73,6 +75,8 @@ def open_archive(
         Names and patterns of data variables to leave out, whatever they are.
     columns : {"auto", "series", "times"}
         What the columns of a CSV file are; see `romzarr.contracts.Layout`.
+    series : {"one", "each"}
+        What the named series of a CSV file are; see `romzarr.contracts.Series`.
     engine : str, default "auto"
         Name of the xarray engine that opens a path or URL, or each of several. "auto": romzarr's
         own readers of Zarr, NetCDF and CSV, and cfgrib for GRIB. That a URL is written to
@@ -95,7 +99,7 @@ def open_archive(
     locations = () if isinstance(source, IN_MEMORY) else _watched(source)
     # Before anything is read, so that later writes are noticed, and pipes refused.
     stamp = stamp_of_all(locations) if locations and _listable(locations, engine) else ""
-    provider = _provider(source, missing_chunks, time, Layout(columns), engine)
+    provider = _provider(source, missing_chunks, time, _reader(columns, series), engine)
     opened = archive_from(provider, time, variables, weights, exclude=exclude)
     return replace(opened, locations=locations, stamp=stamp)
 
@@ -105,10 +109,17 @@ def lazy_dataset(
     missing_chunks: MissingChunks,
     time: str = "auto",
     columns: str = Layout.AUTO,
+    series: str = Series.ONE,
     engine: str = AUTO,
 ) -> xr.Dataset:
     """Open the lazy dataset of a source."""
-    return _provider(source, missing_chunks, time, Layout(columns), engine).dataset
+    tables = _reader(columns, series)
+    return _provider(source, missing_chunks, time, tables, engine).dataset
+
+
+def _reader(columns: str, series: str) -> TableReader:
+    """What reads tables."""
+    return partial(read_table, layout=Layout(columns), series=Series(series))
 
 
 def _listable(locations: Sequence[str], engine: str) -> bool:
@@ -173,7 +184,7 @@ def _watched(source: Place | Sequence[Place]) -> tuple[str, ...]:
 
 
 def _provider(
-    source: Source, missing_chunks: MissingChunks, time: str, layout: Layout, engine: str
+    source: Source, missing_chunks: MissingChunks, time: str, tables: TableReader, engine: str
 ) -> Provider:
     if isinstance(source, np.ndarray | da.Array):
         source = _with_dims(source)
@@ -183,20 +194,22 @@ def _provider(
         return memory_archive(source)
     locations = _locations(source)
     if len(locations) == 1:
-        return _single(locations[0], missing_chunks, layout, engine)
+        return _single(locations[0], missing_chunks, tables, engine)
     return several_archive(
-        name_of(source), locations, time, lambda each: _single(each, missing_chunks, layout, engine)
+        name_of(source), locations, time, lambda each: _single(each, missing_chunks, tables, engine)
     )
 
 
-def _single(location: str, missing_chunks: MissingChunks, layout: Layout, engine: str) -> Provider:
+def _single(
+    location: str, missing_chunks: MissingChunks, tables: TableReader, engine: str
+) -> Provider:
     if engine != AUTO:
         return EngineArchive(location, engine)
     kind = suffix(location)
     if os.path.isdir(location) or kind in _ZARR:
         return ZarrArchive.open(location, missing_chunks)
     if suffix(location.removesuffix(".gz")) in CSV:
-        return MemoryArchive(redacted(location), read_table(location, layout))
+        return MemoryArchive(redacted(location), tables(location))
     if kind in GRIB:
         return EngineArchive(location, CFGRIB)
     # A local file with another suffix must be NetCDF, which its first bytes will show.

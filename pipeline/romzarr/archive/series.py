@@ -14,6 +14,7 @@ from romzarr.archive.csv_table import read_table
 from romzarr.archive.engine_source import AUTO
 from romzarr.archive.location import normalised, redacted, suffix
 from romzarr.archive.open import CSV, lazy_dataset
+from romzarr.archive.separate import labelled_among
 from romzarr.archive.time_axis import time_axis
 from romzarr.contracts import LEAST_SAMPLES, Layout, Matrix, Vector
 from romzarr.errors import ArchiveError
@@ -43,8 +44,8 @@ def as_series(
     times : (m,) array_like, optional
         Default: the time coordinate of an xarray object, else the numbers of the samples.
     names : sequence of str, optional
-        One for each state. Default: names of variables, labels of the other dim of a DataArray,
-        else x, y, z or x1, x2, ...
+        One for each state. Default: names of variables, labels of the other dim of a single
+        variable, else x, y, z or x1, x2, ...
     time : str
         Time dim of an xarray object, or "auto".
     place : str
@@ -91,7 +92,7 @@ def read_series(
 def _from_xarray(
     states: xr.DataArray | xr.Dataset, times: ArrayLike | None, time: str, place: str
 ) -> Series:
-    dataset = states if isinstance(states, xr.Dataset) else _split(states)
+    dataset = _split(states)
     axis = time_axis(dataset, time, place)
     if len(axis.values) < LEAST_SAMPLES:
         raise ArchiveError(
@@ -116,15 +117,17 @@ def _from_xarray(
     return Series(values, np.asarray(times, np.float64), tuple(columns))
 
 
-def _split(states: xr.DataArray) -> xr.Dataset:
-    """A variable for each label of a dim of texts, or one variable."""
-    for dim in states.dims:
-        if dim in states.coords and states[dim].dtype.kind in "UOT":
-            labels = map(str, states[dim].values)
-            return xr.Dataset(
-                {label: states.isel({dim: k}, drop=True) for k, label in enumerate(labels)}
-            )
-    return states.to_dataset(name="x" if states.name is None else states.name)
+def _split(states: xr.DataArray | xr.Dataset) -> xr.Dataset:
+    """A variable for each label of a dim of texts, where there is a single variable."""
+    if isinstance(states, xr.DataArray):
+        states = states.to_dataset(name="x" if states.name is None else states.name)
+    if len(states.data_vars) != 1:
+        return states
+    (only,) = states.data_vars.values()
+    for dim in labelled_among(tuple(map(str, only.dims)), states.variables):
+        labels = map(str, states[dim].values)
+        return xr.Dataset({label: only.isel({dim: k}, drop=True) for k, label in enumerate(labels)})
+    return states
 
 
 def _from_array(states: ArrayLike, times: ArrayLike | None, place: str) -> Series:

@@ -8,8 +8,6 @@ from typing import Any
 
 import xarray as xr
 
-from romzarr.archive.archive import Archive
-
 # Standard names of vertical coordinates (CF conventions 1.12, section 4.3 and appendix D, and the
 # table of standard names).
 _STANDARD = re.compile(
@@ -37,13 +35,6 @@ _HORIZONTAL = frozenset(
     | {"yt_ocean", "xh", "yh", "xq", "yq", "eta_rho", "xi_rho", "west_east", "south_north"}
 )
 _HORIZONTAL_NAMES = re.compile(r"(.*_)?(longitude|latitude)|projection_[xy]_coordinate")
-
-
-def vertical_dims(archive: Archive) -> tuple[str, ...]:
-    """The vertical dims of the variables to be compressed, sorted."""
-    coordinates = {name: archive.carried.variables[name] for name in archive.carried.coords}
-    dims = {dim for variable in archive.variables for dim in variable.space_dims}
-    return vertical_among(sorted(dims), coordinates)
 
 
 def vertical_among(

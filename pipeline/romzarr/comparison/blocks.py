@@ -41,6 +41,7 @@ def as_stored(opened: CoefficientStore, source: Source, config: Config) -> Archi
         variables=made.variables,
         exclude=made.exclude,
         columns=made.columns,
+        series=made.series,
         engine=engine_of(made, config),
         missing_chunks=config.archive.missing_chunks,
     )

@@ -9,12 +9,14 @@ import numpy as np
 import xarray as xr
 
 from romzarr.archive import Archive
+from romzarr.archive.separate import separate_dims
 from romzarr.archive.time_axis import shown_time
-from romzarr.archive.vertical import vertical_among, vertical_dims
+from romzarr.archive.vertical import vertical_among
 from romzarr.comparison.joint import GroupMoments
 from romzarr.contracts import ArchivedVariable, Vector
 from romzarr.errors import ConfigError
 from romzarr.reports import ErrorsByIndex
+from romzarr.store.limits import MAX_INDICES
 
 # An index whose relative error is so many times that of the whole variable is warned of: nobody
 # who looks at the whole would expect it.
@@ -26,8 +28,8 @@ def dims_by_index(
 ) -> dict[str, tuple[str, ...]]:
     """Name the dims of each variable whose indices are told apart.
 
-    These are the vertical ones, those of `per`, and those ``bounded`` by ``compression.per`` of the
-    store, where that names dims.
+    These are the vertical and labelled ones, those of `per`, and those ``bounded`` by
+    ``compression.per`` of the store, where that names dims.
 
     Raises
     ------
@@ -41,7 +43,8 @@ def dims_by_index(
                 f"per: found {dim!r}, which is no dim of {archive.name} besides time; allowed are "
                 f"{', '.join(sorted(known)) or 'none'}"
             )
-    shown = {*vertical_dims(archive), *per, *(() if isinstance(bounded, str) else bounded)}
+    named = () if isinstance(bounded, str) else bounded
+    shown = {*separate_dims(archive, MAX_INDICES), *per, *named}
     return {
         variable.name: tuple(
             dim

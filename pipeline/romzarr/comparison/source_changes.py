@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from romzarr.archive import Archive
 from romzarr.archive.history import suspicious
 from romzarr.archive.memory_source import ArraySource
+from romzarr.archive.separate import labelled_among
 from romzarr.archive.time_axis import named_snapshot
 from romzarr.chunked.plan import PODPlan, plan_pod
 from romzarr.chunked.spots import spread
@@ -52,6 +53,29 @@ def refuse_other_variables(opened: CoefficientStore, archive: Archive) -> None:
             )
     if lost := opened.variables.keys() - {variable.name for variable in archive.variables}:
         raise ArchiveError(f"{archive.name}: variable {min(lost)!r} of {opened.url} is missing")
+
+
+def refuse_other_labels(opened: CoefficientStore, archive: Archive) -> None:
+    """Raise if an archive has other labels than its store, or the same in another order.
+
+    Raises
+    ------
+    ArchiveError
+        Naming the first label that differs.
+    """
+    decoded = xr.open_dataset(opened.url, engine="romzarr")
+    dims = sorted({dim for variable in archive.variables for dim in variable.space_dims})
+    for dim in labelled_among(dims, archive.carried.variables):
+        if dim not in decoded.coords:
+            continue
+        known, found = (each[dim].values for each in (decoded, archive.carried))
+        if (other := np.flatnonzero(known != found)).size:
+            first = int(other[0])
+            raise ArchiveError(
+                f"{archive.name}: {dim}[{first}] is {str(found[first])!r}, and "
+                f"{str(known[first])!r} in {opened.url}; append only what the store was made from, "
+                "with labels in their order"
+            )
 
 
 def refuse_other_times(opened: CoefficientStore, archive: Archive) -> None:

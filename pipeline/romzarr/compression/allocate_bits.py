@@ -34,7 +34,7 @@ MODE_BITS = 64.0
 TRIED, MORE, INNER = 2, 8, 0.75
 # Variables of up to so many points share an array of up to so many values.
 FEW_POINTS, SHARED_VALUES = 16, 1 << 22
-# Significant digits of their steps.
+# Significant digits of steps, which are texts in metadata and facts.
 STEP_DIGITS = 3
 # Share of the squared error planned for the coefficients that they must be left with.
 LEAST_SHARE = 0.7
@@ -274,7 +274,7 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
         step_of(place, pod.norms[v].fluctuation)
         for place, v in zip(chosen.fields, live, strict=True)
     ]
-    _shorten(steps, plan.together)
+    _shorten(steps, live)
     planned = (pod.energies[live] / pod.sigma**2)[:, : chosen.rank] @ plan.missed
     contents = dict[int, Sequence[Delayed]]()
     products = _coded(plan, chosen.rank, steps, live, contents)
@@ -299,13 +299,13 @@ def allocate_fields(archive: Archive, plan: FieldsPlan) -> CodedFields:
             )
         again = np.array(live)[short]
         steps[again] *= LOWERED ** (attempt + 1)
-        _shorten(steps, plan.together)
+        _shorten(steps, live)
         products |= _coded(plan, chosen.rank, steps, again.tolist(), contents)
     raise _no_room(archive, again.tolist())
 
 
 def _shorten(steps: Matrix, numbers: Sequence[int]) -> None:
-    """Round steps that facts have to list to `STEP_DIGITS` digits, in place."""
+    """Round steps, which metadata have as texts, to `STEP_DIGITS` digits, in place."""
     for v in numbers:
         steps[v] = float(f"{steps[v]:.{STEP_DIGITS}g}")
 

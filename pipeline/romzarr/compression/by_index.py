@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from romzarr.archive import Archive
-from romzarr.archive.vertical import vertical_dims
+from romzarr.archive.separate import separate_dims
 from romzarr.chunked.blocks import aligned_tile, lazy_tiles
 from romzarr.chunked.by_index import FoundErrors, MeasureErrors, joined_errors, scaled_source
 from romzarr.chunked.slices import gathered
@@ -29,7 +29,7 @@ from romzarr.compression.block_errors import (
 )
 from romzarr.compression.index_norms import LEAST, MOST, Groups, IndexNorms, axes_of, index_norms
 from romzarr.compression.sums import sums_asked
-from romzarr.compression.write_store import rounded_up
+from romzarr.compression.write_store import rounded_down, rounded_up
 from romzarr.config import AUTO, NO_TOLERANCE, NONE, BoundKind, CompressionConfig
 from romzarr.contracts import ArchivedVariable, Matrix, ReadCost, Scaling
 from romzarr.errors import AccuracyError, ConfigError
@@ -49,8 +49,6 @@ AIMS = (0.93, 0.97, 0.94, 0.88, 0.8, 0.6, 0.3)
 MOST_CHANGE = 4
 # Indices up to which all errors are recorded.
 MOST_RECORDED = 256
-# Significant digits of squared fluctuations: errors relative to them have fewer.
-SQUARE_DIGITS = 8
 # Least share of the error allowed that coding is believed to use.
 LEAST_USED = 0.5
 
@@ -65,10 +63,19 @@ class Aim:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """An aim, and the largest error of an index by the share that was aimed at."""
+
+    aim: Aim
+    largest: float
+
+
+@dataclass(frozen=True)
 class IndexBounds:
     """What is asked of the indices of an archive's variables, by name, and how it is aimed at.
 
-    Variables get ``shares`` of the tolerance, 1 where none is named.
+    Variables get ``shares`` of the tolerance, 1 where none is named. ``best`` are the outcomes of
+    the attempts so far whose indices lost most evenly.
     """
 
     norms: Mapping[str, IndexNorms]
@@ -77,6 +84,7 @@ class IndexBounds:
     cost: ReadCost
     attempt: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, Outcome] = field(default_factory=dict)
 
     def scaled(self, archive: Archive) -> Archive:
         """The archive with values scaled."""
@@ -143,7 +151,7 @@ def bounded_dims(archive: Archive, config: CompressionConfig) -> dict[str, tuple
     if not 0 < config.tolerance < NO_TOLERANCE:
         return {}
     if config.per == AUTO:
-        wanted = vertical_dims(archive)
+        wanted = separate_dims(archive, MAX_INDICES)
     elif config.per != NONE:
         wanted = tuple(config.per)
         _check_dims(archive, wanted)
@@ -294,20 +302,24 @@ def error_facts(
         more["fluctuation"] = facts["fluctuation"] | totals
     if bounded:
         more[ERRORS_BY_INDEX] = {
-            name: {
-                "dims": list(each.dims),
-                "errors": [rounded_up(error, tolerance) for error in each.errors.ravel().tolist()],
-                "fluctuation": [
-                    float(f"{square:.{SQUARE_DIGITS}g}")
-                    for square in each.fluctuations.ravel().tolist()
-                ],
-            }
+            name: _recorded(each, tolerance)
             for name, each in found.items()
             if name in bounded and each.errors.size <= MOST_RECORDED
         }
     # Those of what was coded are of other values.
     facts = without_block_errors(facts, found)
     return with_block_errors({**facts, **more}, {name: each.blocks for name, each in found.items()})
+
+
+def _recorded(found: IndexErrors, tolerance: float) -> dict[str, Any]:
+    """Errors of indices and what they are relative to, in few digits: products are no smaller."""
+    errors, squares = found.errors.ravel().tolist(), found.fluctuations.ravel().tolist()
+    short = [rounded_down(*each, tolerance) for each in zip(squares, errors, strict=True)]
+    more = [
+        (each / less) ** 0.5 if less else 1.0 for each, less in zip(squares, short, strict=True)
+    ]
+    errors = [rounded_up(error * by, tolerance) for error, by in zip(errors, more, strict=True)]
+    return {"dims": list(found.dims), "errors": errors, "fluctuation": short}
 
 
 def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBounds | None:
@@ -326,13 +338,35 @@ def next_bounds(asked: IndexBounds, found: Mapping[str, IndexErrors]) -> IndexBo
     attempt = asked.attempt + 1
     if attempt == len(AIMS):
         raise _missed_error(asked, found)
-    aims = {
-        name: _next(asked.norms[name], aim, found[name], asked.tolerance_of(name), AIMS[attempt])
-        for name, aim in asked.aims.items()
-        if name in found
-    }
+    aims, best = dict(asked.aims), dict(asked.best)
+    for name, aim in asked.aims.items():
+        if name not in found:
+            continue
+        tolerance, outcome = asked.tolerance_of(name), Outcome(aim, found[name].largest / aim.share)
+        best[name] = _better(best.get(name), outcome)
+        if best[name] is outcome:
+            aims[name] = _next(asked.norms[name], aim, found[name], tolerance, AIMS[attempt])
+        else:
+            aims[name] = _again(best[name], tolerance, AIMS[attempt])
     log.info("coded anew for bounds on single indices of %s", ", ".join(sorted(missed)))
-    return replace(asked, aims={**asked.aims, **aims}, attempt=attempt)
+    return replace(asked, aims=aims, best=best, attempt=attempt)
+
+
+def _better(best: Outcome | None, outcome: Outcome) -> Outcome:
+    """The outcome whose indices lose more evenly; of the same factors, what was worse."""
+    if best is None:
+        return outcome
+    if np.array_equal(best.aim.exponents, outcome.aim.exponents):
+        return replace(best, largest=max(best.largest, outcome.largest))
+    return min(best, outcome, key=lambda each: each.largest)
+
+
+def _again(best: Outcome, tolerance: float, share: float) -> Aim:
+    """The best factors so far, and the share that should leave all indices within the tolerance.
+
+    Where indices have few coded numbers, what they lose is chance: better factors are not found.
+    """
+    return Aim(best.aim.exponents, share * tolerance / best.largest)
 
 
 def _next(norms: IndexNorms, aim: Aim, found: IndexErrors, tolerance: float, share: float) -> Aim:

@@ -6,7 +6,6 @@ are missing at some times, infinite, or undeclared fill values, everything begin
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from dataclasses import replace
@@ -22,6 +21,7 @@ from romzarr.coding.exact import ExactCoding
 from romzarr.coding.tiles import region_of
 from romzarr.contracts import MIN_SNAPSHOTS, ArchivedVariable, Gaps, Mask, ReadCost
 from romzarr.numerics.gaps import Runs, runs_of, special_values
+from romzarr.store.inline import chunk_bytes, text_bytes
 from romzarr.store.writing.writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,8 @@ def _runs(found: FoundGaps, masked: Mask, snapshots: int) -> Runs | None:
         return None
     code = int(np.argmax(found.empty)) if masked.any() else 0
     runs = runs_of(found.listed.positions, found.listed.codes, masked.ravel(), code)
-    size = len(json.dumps(runs.tolist(), separators=(",", ":")))
-    return runs if size <= found.nbytes + ARRAY_BYTES else None
+    array = min(chunk_bytes(found.nbytes), found.nbytes + ARRAY_BYTES)
+    return runs if text_bytes(runs.tolist()) <= array else None
 
 
 def _at_home(

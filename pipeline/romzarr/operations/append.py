@@ -19,6 +19,7 @@ from romzarr.arguments import as_whole
 from romzarr.chunked.plan import LEAF_BYTES
 from romzarr.comparison.blocks import as_stored, engine_of
 from romzarr.comparison.source_changes import (
+    refuse_other_labels,
     refuse_other_times,
     refuse_other_values,
     refuse_other_variables,
@@ -122,6 +123,7 @@ def _to_one(
     began, opened = time.perf_counter(), open_store(store)
     archive, before = as_stored(opened, source, config), opened.snapshots
     refuse_other_variables(opened, archive)
+    refuse_other_labels(opened, archive)
     refuse_other_times(opened, archive)
     stream = None
     # A run that was killed may have left open what it had committed, and files besides.
@@ -183,7 +185,8 @@ def _stream(
 ) -> None:
     made = config_of(open_store(store)).archive
     time_dim, missing = archive.time.dim or NONE, config.archive.missing_chunks
-    dataset = lazy_dataset(source, missing, time_dim, made.columns, engine_of(made, config))
+    engine = engine_of(made, config)
+    dataset = lazy_dataset(source, missing, time_dim, made.columns, made.series, engine)
     with archive.unchanging():
         for span in _new_spans(archive, before, commit_steps):
             stream.update(dataset.isel({archive.time.dim: slice(span.start, span.stop)}))

@@ -202,6 +202,7 @@ def open_checked(source: Source, config: Config) -> tuple[Archive, Config]:
         variables=config.archive.variables,
         exclude=config.archive.exclude,
         columns=config.archive.columns,
+        series=config.archive.series,
         engine=config.archive.engine,
         weights=config.archive.weights,
         missing_chunks=config.archive.missing_chunks,

@@ -1,14 +1,16 @@
-"""Small arrays of numbers that are written among the facts.
+"""Small arrays that are written among the facts: numbers along a dim, texts, and codes of gaps.
 
 The metadata and the file of an array take some 700 bytes and a request, where a regular axis is two
-numbers. Zarr metadata and the chunk are made again from them when a store is opened.
+numbers. Zarr metadata and the chunk are made again from them when a store is opened. Of texts and
+codes the chunk itself is there.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import zlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from romzarr.errors import StoreError
 from romzarr.store import checksums, layout
 from romzarr.store.layout import JsonObject
+from romzarr.store.limits import check_blosc
 
 # The fact that has them, by path.
 INLINE = "inline"
@@ -32,6 +35,12 @@ _TYPES = frozenset(
     [*(f"{sign}int{8 * size}" for sign in ("", "u") for size in (1, 2, 4, 8)), "float32", "float64"]
 )
 _EXACT_INTEGERS = 1 << 53
+# Serializers of arrays of which the chunk is kept, by their type.
+_SERIALIZERS = {"uint8": "bytes", "string": "vlen-utf8"}
+# Blosc reads all that it needs from the chunk.
+_BLOSC = {"typesize": 1, "cname": "zstd", "clevel": 1, "shuffle": "noshuffle", "blocksize": 0}
+# What the metadata of such an array take among the facts, compressed.
+_CHUNK_FACTS = 80
 
 
 class InlineArray(NamedTuple):
@@ -43,8 +52,8 @@ class InlineArray(NamedTuple):
 
 
 def chunk_place(metadata: Mapping[str, Any]) -> str:
-    """Return the key of the first chunk of an array of at most one dim, below the array."""
-    return "c/0" if metadata["shape"] else "c"
+    """Return the key of the first chunk of an array, below the array."""
+    return "/".join(["c", *("0" for _ in metadata["shape"])])
 
 
 def is_one_chunk(metadata: Mapping[str, Any]) -> bool:
@@ -78,13 +87,49 @@ def inlined(metadata: Mapping[str, Any], values: NDArray[Any], nbytes: int) -> d
     return found if size < min(_MOST_BYTES, array_size) else {}
 
 
+def inlined_chunk(metadata: Mapping[str, Any], chunk: bytes) -> dict[str, Any]:
+    """Write the only chunk of an array of texts or codes, if that is smaller.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Of Zarr v3.
+    chunk : bytes
+        Compressed by Blosc, with its checksum.
+
+    Returns
+    -------
+    dict
+        Empty if the array is smaller, or of another kind.
+    """
+    serializer = _SERIALIZERS.get(str(metadata["data_type"]))
+    names = [each["name"] for each in metadata["codecs"]]
+    if names != [serializer, "blosc", checksums.NAME] or len(chunk) > _MOST_BYTES:
+        return {}
+    kept = {key: metadata[key] for key in _KEPT if key in metadata}
+    text = base64.b64encode(chunk[: -checksums.SIZE]).decode()
+    found = kept | {"shape": metadata["shape"], "chunk": text}
+    array_size = len(layout.compact_json(metadata)) + len(chunk)
+    return found if text_bytes(found) < array_size else {}
+
+
+def chunk_bytes(nbytes: int) -> float:
+    """Estimate the bytes of a chunk of so many bytes among the facts; inf if it is too large."""
+    return _CHUNK_FACTS + _BASE85 * nbytes if nbytes <= _MOST_BYTES else math.inf
+
+
+def text_bytes(document: Any) -> float:
+    """Estimate the bytes of a JSON value among the facts."""
+    return _BASE85 * _compressed(document)
+
+
 def inline_bytes(values: NDArray[Any]) -> float:
     """Estimate the bytes of values among the facts; inf if they are no numbers of a single dim."""
     if values.dtype.kind in "mM" and values.size:
         values = (values - values.flat[0]).astype("m8[s]").astype(np.int64)
     if values.dtype.kind not in "iuf" or values.ndim > 1 or not np.isfinite(values).all():
         return math.inf
-    return _BASE85 * _compressed(_as_json(values))
+    return text_bytes(_as_json(values))
 
 
 def _as_json(values: NDArray[Any]) -> dict[str, Any]:
@@ -162,28 +207,51 @@ def inline_arrays(facts: JsonObject, paths: Container[str]) -> dict[str, InlineA
 
 
 def inline_array(entry: JsonObject) -> InlineArray:
-    """Make the array that `inlined` wrote.
+    """Make the array that `inlined` or `inlined_chunk` wrote.
 
     Raises
     ------
     StoreError
         If anything is missing, or has a wrong type or size.
     """
+    if "chunk" in entry.document:
+        return _of_chunk(entry)
     values = inline_values(entry)
-    kept = {key: entry.document[key] for key in _KEPT if key in entry.document}
     endian = {} if values.itemsize == 1 else {"configuration": {"endian": "little"}}
-    chunk_shape = [max(1, n) for n in values.shape]
+    chunk = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return _made(entry, values.shape, [{"name": "bytes", **endian}], chunk)
+
+
+def _made(
+    entry: JsonObject, shape: Sequence[int], codecs: list[dict[str, Any]], chunk: bytes
+) -> InlineArray:
+    chunk_shape = [max(1, n) for n in shape]
     metadata = {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": list(values.shape),
+        "shape": list(shape),
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
         "chunk_key_encoding": {"name": "default"},
-        "codecs": [{"name": "bytes", **endian}, {"name": checksums.NAME}],
-        **kept,
+        "codecs": [*codecs, {"name": checksums.NAME}],
+        **{key: entry.document[key] for key in _KEPT if key in entry.document},
     }
-    chunk = values.astype(values.dtype.newbyteorder("<")).tobytes()
     return InlineArray(metadata, chunk_place(metadata), chunk + bytes(checksums.SIZE))
+
+
+def _of_chunk(entry: JsonObject) -> InlineArray:
+    """Make the array that `inlined_chunk` wrote."""
+    dtype, shape = entry.text("data_type"), entry.integers("shape", 1)
+    if dtype not in _SERIALIZERS:
+        raise StoreError(
+            f"{entry.where}: 'data_type' {dtype!r} of a chunk is not one of {sorted(_SERIALIZERS)}"
+        )
+    try:
+        chunk = base64.b64decode(entry.text("chunk"), validate=True)
+    except ValueError as error:
+        raise StoreError(f"{entry.where}: 'chunk' is not base 64: {error}") from error
+    check_blosc(chunk, math.prod(shape) if dtype == "uint8" else None, entry.where)
+    compression: dict[str, Any] = {"name": "blosc", "configuration": _BLOSC}
+    return _made(entry, shape, [{"name": _SERIALIZERS[dtype]}, compression], chunk)
 
 
 def inline_values(entry: JsonObject) -> NDArray[Any]:

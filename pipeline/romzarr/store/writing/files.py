@@ -61,9 +61,11 @@ def finish(url: str, store: StagedStore, facts: Mapping[str, Any]) -> Finished:
     chunks = {key: int(each["size"]) for key, each in listed.items() if not is_document(key)}
     arrays = {}
     for key, content in sorted(store.documents.items()):
-        document = _compacted(content)
+        path, document = key.removesuffix(f"/{layout.ROOT}"), _compacted(content)
         if document["node_type"] == "array":
-            path = key.removesuffix(f"/{layout.ROOT}")
+            if not path.startswith("coordinates/"):
+                # Facts have the dims of variables, the page of the format those of tables.
+                document.pop("dimension_names", None)
             _check_complete(path, document, list(chunks))
             arrays[path] = document
     metadata = generation_document(facts, arrays, url)

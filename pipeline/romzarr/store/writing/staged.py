@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from zarr.storage import MemoryStore
 
 from romzarr.objects import is_document
 from romzarr.store.checksums import SealingStore
-from romzarr.store.inline import chunk_place, inlined, is_one_chunk
+from romzarr.store.inline import chunk_bytes, chunk_place, inlined, inlined_chunk, is_one_chunk
 from romzarr.store.layout import ROOT
 
 
@@ -91,9 +92,26 @@ class StagedStore(SealingStore):
             return
         alone = MemoryStore({ROOT: document, place: chunk})
         values = np.asarray(zarr.open_array(alone, mode="r")[...])
-        if entry := inlined(metadata, values, len(chunk)):
-            self.inline[path] = entry
-            del held[f"{path}/{place}"], self._documents[f"{path}/{ROOT}"]
+        entry = inlined(metadata, values, len(chunk)) or inlined_chunk(metadata, chunk.to_bytes())
+        if entry:
+            del held[f"{path}/{place}"]
+            self._move(path, entry)
+
+    def put_inline_chunk(self, path: str) -> None:
+        """Move an array of codes whose chunk was written among the facts, if that is smaller."""
+        metadata = json.loads(self._documents[f"{path}/{ROOT}"].to_bytes())
+        key = f"{path}/{chunk_place(metadata)}"
+        if not is_one_chunk(metadata) or chunk_bytes(sync(self._store.getsize(key))) == math.inf:
+            return
+        chunk = sync(self._store.get(key, default_buffer_prototype()))
+        if chunk is not None and (entry := inlined_chunk(metadata, chunk.to_bytes())):
+            # With the folders around it.
+            sync(self._store.delete_dir(path))
+            self._move(path, entry)
+
+    def _move(self, path: str, entry: dict[str, Any]) -> None:
+        del self._documents[f"{path}/{ROOT}"]
+        self.inline[path] = entry
 
     def _put_document(self, key: str, document: Buffer) -> None:
         self._documents[key] = document
@@ -149,6 +167,8 @@ class StagedStore(SealingStore):
             await self._store.delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
+        for path in [path for path in self.inline if _folder(path).startswith(_folder(prefix))]:
+            del self.inline[path]
         if self._holds(prefix):
             for key in [key for key in self._documents if key.startswith(_folder(prefix))]:
                 del self._documents[key]

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import MemoryStore
 
 from romzarr.coding.tiles import row_levels
 from romzarr.contracts import CodedLatent, LatentFormat, TimeAxis
@@ -23,11 +24,11 @@ from romzarr.errors import LargerStoreError
 from romzarr.store import layout
 from romzarr.store.codec import WaveletCodec
 from romzarr.store.commit import committer
-from romzarr.store.inline import INLINE, inline_values
+from romzarr.store.inline import INLINE, inline_array
 from romzarr.store.layout import JsonObject, Part, Root
 from romzarr.store.writing.basis import BasisWriter
 from romzarr.store.writing.carried import share, write_carried
-from romzarr.store.writing.files import finish, write_errors
+from romzarr.store.writing.files import finish, put, write_errors
 from romzarr.store.writing.staged import StagedStore
 from romzarr.store.writing.tiles import ChunkWriter
 
@@ -125,7 +126,12 @@ class StoreWriter(BasisWriter):
         """Return the values of a coordinate as they are stored."""
         path = f"coordinates/{name}"
         if entry := self._store.inline.get(path):
-            return inline_values(JsonObject(entry, self.url))
+            found = inline_array(JsonObject(entry, self.url))
+            document = layout.compact_json(found.metadata)
+            alone = MemoryStore()
+            for key, content in ((layout.ROOT, document), (found.key, found.chunk)):
+                put(alone, key, content)
+            return np.asarray(zarr.open_array(alone, mode="r")[...])
         return np.asarray(zarr.open_array(self._store, path=path, mode="r")[...])
 
     def write_latent(self, coded: CodedLatent, time_dim: str) -> None:
@@ -217,6 +223,7 @@ class StoreWriter(BasisWriter):
             If it takes more than `most_bytes`.
         """
         with write_errors(self.target):
+            self._inline_gaps()
             finished = finish(self.url, self._store, self._merged(facts))
             self._refuse_larger(finished.nbytes)
             own = Part(self._commit.generation, finished.checksum)
@@ -256,10 +263,18 @@ class StoreWriter(BasisWriter):
         written and committed afterwards.
         """
         with write_errors(self.target):
+            self._inline_gaps()
             finished = finish(self.url, self._store, self._merged(facts))
         self._sizes = finished.sizes
         place = self._commit.url.removesuffix(f"/{self._commit.generation}")
         return place, Part(self._commit.generation, finished.checksum)
+
+    def _inline_gaps(self) -> None:
+        """Move small codes of gaps among the facts."""
+        for variable, array in self._grids:
+            path = self.path_of(variable, array)
+            if array == "gaps" and path not in self._store.inline:
+                self._store.put_inline_chunk(path)
 
     def _merged(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in facts["variables"]:
