@@ -497,5 +497,4 @@ class Part:
             multiples = self.array(own + "sums").astype(float).reshape(-1, *lengths)
             for each, field in zip(multiples, self.array(own + "sum_fields"), strict=True):
                 values = values + each * field
-        steady = self.get(own + "steady", np.nan)
-        return np.where(np.isnan(steady), values, steady)
+        return np.where(np.isnan(steady := self.get(own + "steady", np.nan)), values, steady)
