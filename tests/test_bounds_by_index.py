@@ -273,3 +273,31 @@ def test_estimates_know_the_bounds(tmp_path):
     found = romzarr.estimate(u, tolerances=[1e-2], config=PER_LEVEL).estimates[0]
     report = romzarr.compress(u, tmp_path / "s", config=PER_LEVEL)
     assert found.compression_ratio == pytest.approx(report.compression_ratio, rel=0.15)
+
+
+def test_indices_of_a_few_numbers_are_not_coded_again_and_again(caplog, tmp_path):
+    """What each of them loses is chance: factors that follow it draw other errors forever."""
+    rng, t = np.random.default_rng(1), np.arange(1000)
+    modes = np.stack([np.sin(0.05 * t), np.cos(0.05 * t), np.sin(0.11 * t)])
+    values = rng.standard_normal((200, 3)) @ modes + 1e-3 * rng.standard_normal((200, 1000))
+    u = xr.DataArray(values, dims=("lev", "time"), name="u")
+    with caplog.at_level("INFO", "romzarr.compression.by_index"):
+        romzarr.compress(u, tmp_path / "s", tolerance=1e-2)
+    assert caplog.text.count("coded anew") <= 4
+    errors = np.array(errors_of(u, xr.open_dataset(tmp_path / "s", engine="romzarr").u))
+    assert errors.max() <= 1e-2
+    # It was a quarter of the bound where every attempt had other factors, and less was asked of it.
+    assert np.sqrt(np.mean(errors**2)) > 0.4e-2
+
+
+def test_recorded_errors_of_indices_are_bounds_for_what_is_appended_later(tmp_path):
+    """They and the fluctuations are rounded: so that their products are no smaller."""
+    values = levels(np.random.default_rng(5), 60, np.logspace(0, -3, 8))
+    u = xr.DataArray(values, dims=("time", "lev", "x"), name="u")
+    romzarr.compress(u, tmp_path / "s", config=PER_LEVEL)
+    decoded = xr.open_dataset(tmp_path / "s", engine="romzarr").u.values
+    found = open_store(tmp_path / "s").facts["errors_by_index"]["u"]
+    errors, squares = np.array(found["errors"]), np.array(found["fluctuation"])
+    lost = np.sum((decoded - values) ** 2, axis=(0, 2))
+    assert (errors**2 * squares >= lost * (1 - 1e-12)).all()
+    assert (squares <= np.sum((values - values.mean(axis=0)) ** 2, axis=(0, 2)) * (1 + 1e-12)).all()
