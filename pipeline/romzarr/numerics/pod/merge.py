@@ -243,8 +243,8 @@ def merge_factors(
     """
     constant = _constant(factors)
     total = {v: float(product.energies.sum()) for v, product in products.items()}
-    left = cut.after(_spent(factors, total, scales))
-    turn, gram, lost, _ = _joint_columns(products, scales, left, precision, constant)
+    spent = _spent(factors, total, scales)
+    turn, gram, lost, _ = _joint_columns(products, scales, cut, precision, constant, spent)
     return _merged(factors, turn, gram, lost, defects, long), turn
 
 
@@ -310,9 +310,10 @@ def _joint_columns(
     cut: Cut,
     precision: Precision,
     constant: Matrix,
+    spent: float = 0.0,
 ) -> tuple[Matrix, dict[int, Gram], dict[int, float], Cut]:
     """Directions kept, the inner products they keep and the energy they lose by variable, and the
-    cut that is taken.
+    cut that is taken, of which nodes below have `spent` some.
 
     `constant` is what the constant 1 is in the columns of `products`; the directions are
     orthogonal to it.
@@ -321,7 +322,7 @@ def _joint_columns(
     scale = np.array([scales[v] for v in products])
     shares = own * scale[:, None]
     totals = _counted(shares.sum(axis=1), float(constant @ constant))
-    cut = widened(shares, totals, cut, precision.rounding)
+    cut = widened(shares, totals, cut, precision.rounding, spent)
     kept = kept_columns(shares, totals, cut, precision.rounding)
     lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
     turn = orthogonal_to(constant, turn[:, : min(kept, len(turn) - 1)])
@@ -372,13 +373,14 @@ def _merge_sketched(
     product = inner.on(points).gram(np.asarray(seen, np.float64))
     total = sum(float(f.gram[place.variable].energies.sum()) for f in factors)
     total += stack.shifted(inner)
-    cut = cut.after(_spent(factors, {place.variable: total}, {place.variable: 1.0}))
+    spent = _spent(factors, {place.variable: total}, {place.variable: 1.0})
     turn, _, _, sharp = _joint_columns(
         {place.variable: Gram(stack.mixed(stack.mixed(product).T))},
         {place.variable: 1.0},
         cut.split(SHARPNESS),
         precision,
         _constant(factors),
+        spent / SHARPNESS,
     )
     precision = affordable(_wide_enough(pairs, precision), n * columns)
     panels = stack.panels(precision.products)

@@ -55,7 +55,9 @@ class Cut:
     @property
     def widest(self) -> Cut:
         """The cut where a wider one drops far more columns; with a rank there is none."""
-        return self if self.rank is not None else replace(self, share=WIDER * self.share)
+        if self.rank is not None:
+            return self
+        return replace(self, share=WIDER * self.share, below=WIDER * self.below)
 
     def of_rank(self, energy: Matrix) -> float:
         """Energy that may go from a node with column energies (k,), where a rank is given."""
@@ -102,10 +104,14 @@ def kept_columns(shares: Matrix, totals: Matrix, cut: Cut, rounding: float) -> i
     return min(int(np.argmax(within)), significant)
 
 
-def widened(shares: Matrix, totals: Matrix, cut: Cut, rounding: float) -> Cut:
-    """The cut, or the widest where that halves the columns of a node that has many."""
-    kept, fewer = (kept_columns(shares, totals, each, rounding) for each in (cut, cut.widest))
-    return cut.widest if kept > MANY and 2 * fewer <= kept else cut
+def widened(shares: Matrix, totals: Matrix, cut: Cut, rounding: float, spent: float = 0.0) -> Cut:
+    """The cut, or the widest where that halves the columns of a node that has many.
+
+    Of either is left what nodes below have not `spent`.
+    """
+    usual, widest = cut.after(spent), cut.widest.after(spent)
+    kept, fewer = (kept_columns(shares, totals, each, rounding) for each in (usual, widest))
+    return widest if kept > MANY and 2 * fewer <= kept else usual
 
 
 def rank_within(
