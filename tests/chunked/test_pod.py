@@ -236,6 +236,21 @@ def test_a_given_rank_leaves_a_thousandth_more_than_the_optimum_at_most(
     assert error <= 1.001 * optimum + rounding * np.linalg.norm(fluctuation(exact))
 
 
+@pytest.mark.parametrize("chunks", [((32,) * 8, (400,)), ((32,) * 8, (200, 200))])
+@pytest.mark.parametrize("level", [0.05, 0.1])
+def test_noise_far_below_the_tolerance_does_not_pass_through_the_tree(chunks, level):
+    """White noise takes a column for every snapshot, of which no node has a use."""
+    rng, tolerance, signal = np.random.default_rng(6), 1e-3, 4
+    rows = decaying_matrix(rng, 256, 400, 1, rank=signal)
+    noise = rng.standard_normal(rows.shape)
+    noise *= level * tolerance * np.linalg.norm(fluctuation(rows)) / np.linalg.norm(noise)
+    variable = archived(rows + noise, (400,), 0, chunks)
+    lazy = decompose([variable], tolerance=tolerance, plan=plan_pod([variable], 1))
+    factor, blocks = run(lazy)
+    assert_tree_holds(lazy, factor, blocks, [variable], 1e-6)
+    assert factor.columns <= 2 * signal
+
+
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 @pytest.mark.parametrize("scale", [1e-3, 1e-30, 1e25])
 @pytest.mark.parametrize("chunks", [((7,) * 10, (400,)), ((70,), (400,)), ((10,) * 7, (100, 300))])

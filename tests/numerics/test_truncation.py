@@ -8,13 +8,16 @@ from numpy.testing import assert_allclose
 
 from romzarr.errors import AccuracyError
 from romzarr.numerics.pod.truncation import (
+    MANY,
     RANK_SHARE,
     TREE_SHARE,
+    WIDER,
     Cut,
     kept_columns,
     rank_within,
     tails,
     tree_cuts,
+    widened,
 )
 from tests.strategies import seeds
 
@@ -38,6 +41,25 @@ def test_a_cut_keeps_the_fewest_columns_within_every_variables_share(
         for k in range(columns + 1)
     ]
     assert kept == fits.index(True)
+
+
+@given(signal=st.integers(1, 40), noise=st.integers(1, 60), level=st.floats(0.1, 10))
+def test_a_wider_cut_is_taken_where_it_halves_many_columns(signal, noise, level):
+    """Alike in energy: all of the signal is needed, of the noise as much as no cut covers."""
+    share = 1e-4
+    each = level * share / noise
+    energies = np.append(np.full(signal, (1 - level * share) / signal), np.full(noise, each))
+    cut = widened(energies[None], np.ones(1), Cut(share), 0.0)
+    kept = kept_columns(energies[None], np.ones(1), cut, 0.0)
+    dropped = signal + noise - kept
+    fits = [k for k in range(noise + 1) if k * each <= share * (1 + 1e-9)]
+    wide = [k for k in range(noise + 1) if k * each <= WIDER * share * (1 + 1e-9)]
+    few, fewer = signal + noise - fits[-1], signal + noise - wide[-1]
+    if few > MANY and 2 * fewer <= few:
+        assert abs(dropped - wide[-1]) <= 1
+    else:
+        assert abs(dropped - fits[-1]) <= 1
+    assert dropped * each <= WIDER * share * (1 + 1e-9)
 
 
 @given(seed=seeds, columns=st.integers(1, 12), rank=st.integers(1, 15))

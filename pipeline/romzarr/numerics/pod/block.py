@@ -35,7 +35,7 @@ from romzarr.numerics.pod.inner_products import (
 )
 from romzarr.numerics.pod.merge import merge_in_time, without_constant
 from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
-from romzarr.numerics.pod.truncation import Cut, kept_columns
+from romzarr.numerics.pod.truncation import Cut, kept_columns, widened
 
 # Snapshots factored together at most: beyond this the square of their number costs more
 # than factoring halves and merging them does.
@@ -99,7 +99,9 @@ def factor_block(
             time, point = np.unravel_index(int(np.argmax(apart)), apart.shape)
             found = Defect(place.start + int(time), "scale", place.row, int(point))
             return _defective(values, found, place)
-    kept = kept_columns(energy[None, :], np.array([energy.sum()]), cut, attempt.rounding)
+    total = np.array([energy.sum()])
+    cut = widened(energy[None, :], total, cut, attempt.rounding)
+    kept = kept_columns(energy[None, :], total, cut, attempt.rounding)
     # No more directions than these are orthogonal to the constant; the next is rounding.
     kept = min(kept, len(values) - 1)
     right = without_constant(right[:, :kept])
@@ -144,7 +146,7 @@ def _factor_sketched(
     """POD with directions found on some of the points, if it stays within the cut on all."""
     m, n = block.values.shape
     with np.errstate(over="ignore", invalid="ignore"):
-        right, far = _sketched_directions(block, points, cut, precision)
+        right, far, cut = _sketched_directions(block, points, cut, precision)
     # Anomalies from the first snapshot, which are exact, where the mean would drown them.
     direct = block.valid is None and block.values.dtype == precision.products and not far
     reference = None if direct else block.values[0]
@@ -179,8 +181,9 @@ def _factor_sketched(
 
 def _sketched_directions(
     block: _Block, points: slice, cut: Cut, precision: Precision
-) -> tuple[Matrix, bool]:
-    """Directions (m, k) that `points` ask for, and whether the mean far outweighs the rest."""
+) -> tuple[Matrix, bool, Cut]:
+    """Directions (m, k) that `points` ask for, whether the mean far outweighs the rest, and the
+    cut that is taken."""
     seen = block.values[:, points].astype(np.float64)
     if block.valid is not None:
         seen = np.where(block.valid[points], seen, 0.0)
@@ -189,10 +192,12 @@ def _sketched_directions(
     inner = block.inner.on(points)
     seen, mean, m = inner.rooted(seen), inner.rooted(mean), len(seen)
     directions, energy, _ = centred_spectrum(seen @ seen.T, m, precision)
-    sharp = cut.split(SHARPNESS)
-    kept = kept_columns(energy[None, :], np.array([energy.sum()]), sharp, precision.rounding)
+    total = np.array([energy.sum()])
+    sharp = widened(energy[None, :], total, cut.split(SHARPNESS), precision.rounding)
+    kept = kept_columns(energy[None, :], total, sharp, precision.rounding)
     right = without_constant(directions[:, : min(kept, m - 1)])
-    return right, m * float(mean @ mean) > 4 * float(energy.sum())
+    far = m * float(mean @ mean) > 4 * float(energy.sum())
+    return right, far, sharp.split(1 / SHARPNESS)
 
 
 def _decompose(block: _Block, precision: Precision) -> tuple[Matrix, Matrix, Matrix]:

@@ -33,7 +33,7 @@ from romzarr.numerics.pod.inner_products import (
     spectrum,
 )
 from romzarr.numerics.pod.sketch import SHARPNESS, rotated, sparse_points, suffices
-from romzarr.numerics.pod.truncation import Cut, kept_columns
+from romzarr.numerics.pod.truncation import Cut, kept_columns, widened
 
 
 def merge_in_space(
@@ -63,7 +63,7 @@ def merge_in_space(
         stacks.setdefault(variable, []).append(factor.gram[variable].root @ factor.right.T)
         apart[variable] = apart.get(variable, 0.0) + factor.discarded[variable]
     small = {v: Gram(np.vstack(stack), factored=True) for v, stack in stacks.items()}
-    right, gram, lost = _joint_columns(
+    right, gram, lost, _ = _joint_columns(
         small, scales, cut, replace(precision, householder=True), np.ones(factors[0].snapshots)
     )
     defect, cost = (
@@ -243,8 +243,8 @@ def merge_factors(
     """
     constant = _constant(factors)
     total = {v: float(product.energies.sum()) for v, product in products.items()}
-    left = cut.after(_spent(factors, total, scales))
-    turn, gram, lost = _joint_columns(products, scales, left, precision, constant)
+    spent = _spent(factors, total, scales)
+    turn, gram, lost, _ = _joint_columns(products, scales, cut, precision, constant, spent)
     return _merged(factors, turn, gram, lost, defects, long), turn
 
 
@@ -310,8 +310,10 @@ def _joint_columns(
     cut: Cut,
     precision: Precision,
     constant: Matrix,
-) -> tuple[Matrix, dict[int, Gram], dict[int, float]]:
-    """Directions kept, the inner products they keep and the energy they lose by variable.
+    spent: float = 0.0,
+) -> tuple[Matrix, dict[int, Gram], dict[int, float], Cut]:
+    """Directions kept, the inner products they keep and the energy they lose by variable, and the
+    cut that is taken, of which nodes below have `spent` some.
 
     `constant` is what the constant 1 is in the columns of `products`; the directions are
     orthogonal to it.
@@ -320,10 +322,11 @@ def _joint_columns(
     scale = np.array([scales[v] for v in products])
     shares = own * scale[:, None]
     totals = _counted(shares.sum(axis=1), float(constant @ constant))
+    cut = widened(shares, totals, cut, precision.rounding, spent)
     kept = kept_columns(shares, totals, cut, precision.rounding)
     lost = {v: float(own[i, kept:].sum()) for i, v in enumerate(products)}
     turn = orthogonal_to(constant, turn[:, : min(kept, len(turn) - 1)])
-    return turn, {v: gram.turned(turn).smaller for v, gram in products.items()}, lost
+    return turn, {v: gram.turned(turn).smaller for v, gram in products.items()}, lost, cut
 
 
 def merge_in_time(
@@ -370,19 +373,20 @@ def _merge_sketched(
     product = inner.on(points).gram(np.asarray(seen, np.float64))
     total = sum(float(f.gram[place.variable].energies.sum()) for f in factors)
     total += stack.shifted(inner)
-    cut = cut.after(_spent(factors, {place.variable: total}, {place.variable: 1.0}))
-    turn, _, _ = _joint_columns(
+    spent = _spent(factors, {place.variable: total}, {place.variable: 1.0})
+    turn, _, _, sharp = _joint_columns(
         {place.variable: Gram(stack.mixed(stack.mixed(product).T))},
         {place.variable: 1.0},
         cut.split(SHARPNESS),
         precision,
         _constant(factors),
+        spent / SHARPNESS,
     )
     precision = affordable(_wide_enough(pairs, precision), n * columns)
     panels = stack.panels(precision.products)
     rows, gram = rotated(panels, stack.unmixed(turn), n, inner, precision)
     missed = total - float(np.trace(gram))
-    if not suffices(missed, total, gram, cut, precision):
+    if not suffices(missed, total, gram, sharp.split(1 / SHARPNESS), precision):
         return None
     own, lost = {place.variable: Gram(gram)}, {place.variable: max(missed, 0.0)}
     factor = _merged(factors, turn, own, lost, defects, long)

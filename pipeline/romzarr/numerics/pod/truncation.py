@@ -6,7 +6,7 @@ tolerances add up to the bound of the whole tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +22,9 @@ TREE_SHARE = 0.005
 # times fewer nodes, and as much less work, are there: a column is best dropped early. None at all
 # would make columns many that are alike in several blocks.
 UPWARDS = 0.25
+# Where it halves the columns of a node that has many, so many times the share may go: noise takes
+# a column for every snapshot, would pass through all merges, and be in the way of all that follows.
+WIDER, MANY = 4.0, 16
 # With a given rank the tail beyond it is lost anyway; 1/500 of it changes the error by 1/1000.
 RANK_SHARE = 0.002
 
@@ -48,6 +51,13 @@ class Cut:
     def after(self, spent: float) -> Cut:
         """What nodes below leave of it that have dropped such a share of the node's energy."""
         return Cut(self.share - min(spent, self.below), self.rank, self.floor)
+
+    @property
+    def widest(self) -> Cut:
+        """The cut where a wider one drops far more columns; with a rank there is none."""
+        if self.rank is not None:
+            return self
+        return replace(self, share=WIDER * self.share, below=WIDER * self.below)
 
     def of_rank(self, energy: Matrix) -> float:
         """Energy that may go from a node with column energies (k,), where a rank is given."""
@@ -92,6 +102,16 @@ def kept_columns(shares: Matrix, totals: Matrix, cut: Cut, rounding: float) -> i
     else:
         within = np.all(tails(shares) <= cut.share * totals[:, None], axis=0)
     return min(int(np.argmax(within)), significant)
+
+
+def widened(shares: Matrix, totals: Matrix, cut: Cut, rounding: float, spent: float = 0.0) -> Cut:
+    """The cut, or the widest where that halves the columns of a node that has many.
+
+    Of either is left what nodes below have not `spent`.
+    """
+    usual, widest = cut.after(spent), cut.widest.after(spent)
+    kept, fewer = (kept_columns(shares, totals, each, rounding) for each in (usual, widest))
+    return widest if kept > MANY and 2 * fewer <= kept else usual
 
 
 def rank_within(
