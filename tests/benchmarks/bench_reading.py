@@ -1,6 +1,6 @@
 """CPU time of reading parts of stores, and bytes of looking coarse first.
 
-``make bench-reading``, or ``python -m tests.benchmarks.bench_reading``, prints three tables in
+``make bench-reading``, or ``python -m tests.benchmarks.bench_reading``, prints four tables in
 Markdown, for every archive of ``$ROMZARR_BENCH_DATA`` (by default ../shared/data beside the
 repository), or those that are named. The first has bytes and objects of a store at 1e-2, and CPU
 milliseconds of opening it, of one snapshot (of one level), of another one, of the history of one
@@ -8,7 +8,8 @@ point, of another one, and MB of everything in a CPU second. The second has what
 costs in bytes, and the bytes that looking at it takes beside those of a store at 1e-1. The third
 has CPU milliseconds of opening views of the store at 1e-2, coarser ones and one of few modes, and
 of reading all that these have; the bytes of its arrays that this fetches; and the bound on the
-error of the first variable, relative to the fluctuation.
+error of the first variable, relative to the fluctuation. The fourth has what shorter tiles
+(``layout.tile``) cost in bytes, and what a first look takes.
 
 Every archive and way has a process of its own, which has opened and read another store before.
 """
@@ -28,10 +29,13 @@ import numpy as np
 import xarray as xr
 
 import romzarr
+from romzarr.contracts import Coding
 from romzarr.store.reading.checked import CheckedStore
 from tests.benchmarks.measure import ROOT, Record, in_child, machine, table
 
 TOLERANCE, COARSE, MODES = 1e-2, 1e-1, 8
+# Snapshots of a tile, of what is coded as values.
+SNAPSHOTS = (122, 61, 31)
 MODULE = "tests.benchmarks.bench_reading"
 
 
@@ -150,6 +154,38 @@ def layer_rows(paths: Sequence[Path], folder: Path) -> Iterator[tuple[object, ..
         yield path.stem, whole, layered / whole, fetched, direct, fetched / direct
 
 
+def tile_rows(paths: Sequence[Path], folder: Path) -> Iterator[tuple[object, ...]]:
+    for path in paths:
+        longest = folder / f"{path.stem}-auto.romzarr"
+        romzarr.compress(path, longest, tolerance=TOLERANCE)
+        whole = sum(sizes(longest).values())
+        for lengths in shorter(longest):
+            store, config = folder / f"{path.stem}-tiled.romzarr", {"layout.tile": lengths}
+            romzarr.compress(path, store, tolerance=TOLERANCE, config=config, overwrite=True)
+            found = in_child(MODULE, ["--child", str(store), "snapshot"])
+            found |= in_child(MODULE, ["--child", str(store), "everything"])
+            if "failed" in found:
+                raise RuntimeError(f"{path}, {lengths}: {found['failed']}")
+            words = ", ".join(f"{dim}: {n}" for dim, n in lengths.items())
+            yield (
+                path.stem, words, sum(sizes(store).values()) / whole, found["snapshot, first"],
+                found["everything, first"],
+            )  # fmt: skip
+
+
+def shorter(store: Path) -> Iterator[dict[str, int]]:
+    """Lengths that make tiles of a store shorter: single levels, or fewer snapshots of values."""
+    described = romzarr.info(store)
+    opened = xr.open_dataset(store, engine="romzarr")
+    _, *space = opened[next(iter(described.variables))].transpose("time", ...).dims
+    for count in (1, 2, 4):
+        lengths = {dim: count for dim in space[:-2] if opened.sizes[dim] > count}
+        if lengths:
+            yield lengths
+    if Coding.DIRECT in {each["coding"] for each in described.variables.values()}:
+        yield from ({"time": n} for n in SNAPSHOTS if n < opened.sizes["time"])
+
+
 def archives() -> list[Path]:
     data = Path(os.environ.get("ROMZARR_BENCH_DATA", ROOT.parent / "shared" / "data"))
     return sorted(data.glob("*.zarr"))
@@ -158,6 +194,7 @@ def archives() -> list[Path]:
 READING = ("archive", "bytes", "objects", "open, ms", "snapshot, ms", "another, ms", "point, ms",
            "another, ms", "everything, MB a CPU s")  # fmt: skip
 VIEWS = ("archive", "view", "open, ms", "everything, ms", "bytes of arrays", "bound")
+TILES = ("archive", "tile", "bytes by auto", "snapshot, ms", "everything, ms")
 LAYERS = ("archive", "bytes at 1e-2", "with a layer", "fetched at 1e-1", "store at 1e-1",
           "fetched by store")  # fmt: skip
 
@@ -181,7 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         print(table(READING, reading_rows(paths, Path(folder))), "\n")
         print(table(LAYERS, layer_rows(paths, Path(folder))), "\n")
-        print(table(VIEWS, view_rows(paths, Path(folder))))
+        print(table(VIEWS, view_rows(paths, Path(folder))), "\n")
+        print(table(TILES, tile_rows(paths, Path(folder))))
 
 
 if __name__ == "__main__":
