@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -303,7 +304,9 @@ def _chosen(found: _Fitted, threshold: float | str, sparse: bool) -> tuple[Model
     evidence = Evidence.of(records, library, guess)
     models = [sparsest_in(evidence, inverse(found.observed.scale), price)]
     if sparse:
-        models.append(sparsest_model(records, library, guess, price))
+        # In coordinates in which the model leaves the finite numbers it is none.
+        with suppress(np.linalg.LinAlgError):
+            models.append(sparsest_model(records, library, guess, price))
     if threshold != AUTO:
         moments = moments_of(library, guess)
         models = [
