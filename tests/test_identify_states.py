@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -146,6 +148,37 @@ def test_noise_is_said_to_be_noise():
     model = romzarr.identify(states, TIMES)
     assert "not modelled" in model.trust.sel(state="z").item()
     assert "trusted" in model.trust.sel(state="x").item()
+
+
+def test_series_that_never_change_are_said_to_be_constant():
+    model = romzarr.identify(np.full((50, 2), 3.0), names=["a", "b"])
+    assert list(model.trust.values) == ["a is constant", "b is constant"]
+    assert not model.coefficients.any()
+    beside = romzarr.identify(np.column_stack([NOISY, np.ones(len(NOISY))]), TIMES)
+    assert beside.trust.sel(state="z").item() == "z is constant"
+
+
+def test_few_samples_are_said_to_be_few():
+    """A smooth piece of a record is that of many equations."""
+    times, states = LORENZ.record(12)
+    (trust,) = romzarr.identify(states, times).trust.sel(state=["z"]).values
+    assert "doubtful: 12 samples are few" in trust
+
+
+def test_numbers_of_any_size_are_printed_with_their_digits():
+    scaled = romzarr.identify(NOISY * [1e-6, 1e6], TIMES, names=NAMES)
+    text = equations_text(scaled)
+    # Minus 0.5e-6, with an error of some thousandths of it; 0.5e6 has no power.
+    assert re.search(r"\(-(4\.9|5\.0)\d* ± 0\.00\d*\)e-7 prey\*hunters", text)
+    assert re.search(r"\((49|50)\d{4} ± \d+\) prey\*hunters", text)
+
+
+@pytest.mark.parametrize("size", [1e60, 1e-60])
+def test_units_in_which_products_are_no_numbers_are_refused(size):
+    with pytest.raises(
+        ArchiveError, match=r"states: 'x' is .*, allowed are .*; give it in other units"
+    ):
+        romzarr.identify(NOISY * [size, 1.0], TIMES)
 
 
 def test_a_random_walk_is_not_to_be_trusted():

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from romzarr.numerics.change_of_basis import Move
+from romzarr.numerics.dynamics.coordinates import search
 from romzarr.numerics.dynamics.coordinates.affine import Frames, generators, inverse
 from romzarr.numerics.dynamics.coordinates.dense import dense_fit
-from romzarr.numerics.dynamics.coordinates.elimination import Model
+from romzarr.numerics.dynamics.coordinates.elimination import Model, eliminated
 from romzarr.numerics.dynamics.coordinates.evidence import Evidence
 from romzarr.numerics.dynamics.coordinates.search import (
+    FEW,
     in_order,
     sparsest_in,
     sparsest_model,
@@ -25,6 +27,8 @@ from romzarr.numerics.dynamics.shooting import Record
 from romzarr.numerics.dynamics.term_selection import term_price
 from tests.systems_of_odes import LORENZ, VAN_DER_POL, KnownSystem
 
+# As many terms as there are: no model has too many.
+EVERY = 1000
 SIZES = {
     "states": st.integers(1, 4),
     "degree": st.integers(1, 3),
@@ -106,7 +110,7 @@ def lorenz():
 @pytest.fixture(scope="module")
 def sparse(lorenz):
     records, _, library, fit = lorenz
-    return sparsest_model(records, library, fit.guess, term_price(records, library))
+    return sparsest_model(records, library, fit.guess, term_price(records, library), EVERY)
 
 
 def test_evidence_is_the_same_in_all_coordinates(lorenz):
@@ -182,8 +186,24 @@ def test_a_model_that_is_settled_is_no_worse(lorenz):
         assert model.settled().squares <= model.squares
 
 
+@pytest.mark.parametrize("most_terms", [0, EVERY])
+def test_the_search_ends_where_the_first_coordinates_are_not_sparse(
+    lorenz, monkeypatch, most_terms
+):
+    records, _, library, fit = lorenz
+    followed = []
+
+    def counted(model, price):
+        followed.append(model)
+        return eliminated(model, price)
+
+    monkeypatch.setattr(search, "eliminated", counted)
+    sparsest_model(records, library, fit.guess, term_price(records, library), most_terms)
+    assert (len(followed) == FEW) == (most_terms == 0)
+
+
 def test_equal_input_gives_equal_coordinates(lorenz, sparse):
     records, _, library, fit = lorenz
-    again = sparsest_model(records, library, fit.guess, term_price(records, library))
+    again = sparsest_model(records, library, fit.guess, term_price(records, library), EVERY)
     assert (again.frame.turn == sparse.frame.turn).all()
     assert (again.coefficients == sparse.coefficients).all()

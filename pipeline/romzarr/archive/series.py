@@ -19,6 +19,8 @@ from romzarr.archive.time_axis import time_axis
 from romzarr.contracts import LEAST_SAMPLES, Layout, Matrix, Vector
 from romzarr.errors import ArchiveError
 
+# Largest values of a series: squares of products of four are still numbers.
+SMALLEST, LARGEST = 1e-38, 1e38
 States = ArrayLike | xr.DataArray | xr.Dataset
 
 
@@ -162,6 +164,12 @@ def _check(series: Series, place: str) -> None:
             f"{place}: {series.names[column]!r} is {states[sample, column]} at sample {sample}; "
             "leave out such samples, or give what lies between them as a list of records"
         )
+    for name, size in zip(series.names, np.abs(states).max(axis=0).tolist(), strict=True):
+        if size and not SMALLEST <= size <= LARGEST:
+            raise ArchiveError(
+                f"{place}: {name!r} is {size:.2g} at most, allowed are {SMALLEST:g} to "
+                f"{LARGEST:g}; give it in other units"
+            )
     steps = np.diff(times)
     if not (np.isfinite(times).all() and (steps > 0).all()):
         late = int(np.argmin(np.where(np.isfinite(steps), steps, -np.inf))) + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -302,8 +303,11 @@ def _chosen(found: _Fitted, threshold: float | str, sparse: bool) -> tuple[Model
     price = term_price(records, library)
     evidence = Evidence.of(records, library, guess)
     models = [sparsest_in(evidence, inverse(found.observed.scale), price)]
+    most_terms = WORTH_READING * float(models[0].support.sum())
     if sparse:
-        models.append(sparsest_model(records, library, guess, price))
+        # In coordinates in which the model leaves the finite numbers it is none.
+        with suppress(np.linalg.LinAlgError):
+            models.append(sparsest_model(records, library, guess, price, most_terms))
     if threshold != AUTO:
         moments = moments_of(library, guess)
         models = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import xarray as xr
 
 from romzarr.contracts import Matrix, Vector
 from romzarr.numerics.dynamics.library import Library, PolynomialLibrary
-from romzarr.numerics.dynamics.likelihood import first_noise
+from romzarr.numerics.dynamics.likelihood import first_noise, rounding
 from romzarr.numerics.dynamics.shooting import Record
 from romzarr.numerics.dynamics.term_selection import Selection
 from romzarr.numerics.dynamics.trapping import Region
@@ -21,6 +22,10 @@ from romzarr.numerics.dynamics.trapping import Region
 SURE = 0.9
 # A term is printed with its probability if that rounds to less than this.
 SHOWN_SURE = 0.99
+# Powers of ten of coefficients that are written without one.
+PLAIN = (-4, 6)
+# Samples for each term of an equation that make it more than an interpolation of the record.
+SAMPLES_PER_TERM = 5
 # Where noise, or what looks like it from sample to sample, is more than half of what changes.
 MOSTLY_NOISE = 0.5
 
@@ -93,10 +98,14 @@ def _trust(found: Selection, records: Sequence[Record], names: tuple[str, ...]) 
         ]
     )
     share = _share(left, every)
-    rough = np.divide(first_noise(records), np.std(every, axis=0) + np.finfo(float).tiny)
+    size = np.std(every, axis=0)
+    moving = size > rounding(records)
+    rough = np.divide(first_noise(records), size, out=np.zeros_like(size), where=moving)
     terms = term_names(found.library, names)
     return [
-        _sentence(found, j, terms, name, len(every), float(share[j]), float(rough[j]))
+        _sentence(
+            found, j, terms, name, len(every), float(share[j]), float(rough[j]), bool(moving[j])
+        )
         for j, name in enumerate(names)
     ]
 
@@ -109,6 +118,7 @@ def _sentence(
     steps: int,
     share: float,
     rough: float,
+    moving: bool,
 ) -> str:
     fit = found.fit
     there = np.flatnonzero(fit.support[:, j])
@@ -116,7 +126,14 @@ def _sentence(
     if rough > MOSTLY_NOISE:
         coarse = " (from sample to sample it is mostly noise, or samples are too far apart)"
     if not len(there):
+        if not moving:
+            return f"{name} is constant"
         return f"{name} is constant, noise, or moved by other terms: not modelled{coarse}"
+    if steps < SAMPLES_PER_TERM * len(there):
+        return (
+            f"the equation of {name} is doubtful: {steps} samples are few for {len(there)} terms; "
+            "give a longer record"
+        )
     doubtful = [k for k in map(int, there) if found.probability[k, j] < SURE]
     if doubtful:
         words = ", ".join(f"{terms[k]} {100 * found.probability[k, j]:.0f} %" for k in doubtful)
@@ -200,12 +217,31 @@ def _part(term: dict[str, Any]) -> str:
     >>> _part(term | {"probability": 1.0}), _part(term | {"probability": 0.7})
     ('(-9.997 ± 0.021) x*y', '(-9.997 ± 0.021) x*y [70 % sure]')
     """
-    value, error, name = term["coefficient"], term["standard_error"], term["term"]
-    digits = int(np.clip(1 - np.floor(np.log10(error)), 0, 12)) if error > 0 else 12
-    words = f"({value:.{digits}f} ± {error:.{digits}f})" if error > 0 else f"({value:.12g})"
+    words, name, sure = (
+        _number(term["coefficient"], term["standard_error"]),
+        term["term"],
+        term["probability"],
+    )
     words += "" if name == "1" else f" {name}"
-    sure = term["probability"]
     return words if sure >= SHOWN_SURE else f"{words} [{100 * sure:.0f} % sure]"
+
+
+def _number(value: float, error: float) -> str:
+    """A value with its error, to two digits of that.
+
+    >>> _number(-9.99723, 0.0213), _number(1e-12, 3.6e-15), _number(2.5, 0.0)
+    ('(-9.997 ± 0.021)', '(1.0000 ± 0.0036)e-12', '(2.5)')
+    """
+    if not error > 0:
+        return f"({value:.12g})"
+    power = math.floor(math.log10(max(abs(value), error)))
+    power = power if not PLAIN[0] <= power < PLAIN[1] else 0
+    # In two steps: the power of the smallest numbers is no number.
+    value, error = (
+        each / 10.0 ** (power // 2) / 10.0 ** (power - power // 2) for each in (value, error)
+    )
+    digits = int(np.clip(1 - math.floor(math.log10(error)), 0, 12))
+    return f"({value:.{digits}f} ± {error:.{digits}f})" + (f"e{power:+d}" if power else "")
 
 
 def model_facts(model: xr.Dataset) -> dict[str, Any]:

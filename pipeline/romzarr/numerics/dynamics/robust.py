@@ -34,6 +34,8 @@ def robust(records: Sequence[Record], library: Library, fit: Fit) -> Fit:
     Of independent errors that is the one it had, but for chance, which is not to make it smaller.
     A fit with disturbances takes errors that persist for such, so there it may be smaller.
     """
+    if not fit.support.any():
+        return fit
     try:
         system = LinearSystem(records, library, fit.guess)
     except np.linalg.LinAlgError:

@@ -292,5 +292,6 @@ def probabilities(choice: Choice, support: Mask, price: float) -> Matrix:
         scores += [score(each, len(kept) + (i > 0)) for i, each in enumerate(left)]
     weights = np.exp(-(np.array(scores) - min(scores)) / 2)
     share = np.zeros(support.size)
-    share[choice.pairs] = weights @ np.concatenate(sets) / weights.sum()
+    # Sums in two orders: what rounding leaves above 1 is none.
+    share[choice.pairs] = np.minimum(weights @ np.concatenate(sets) / weights.sum(), 1.0)
     return share.reshape(support.shape)

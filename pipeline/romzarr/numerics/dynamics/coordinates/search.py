@@ -29,8 +29,8 @@ from romzarr.numerics.dynamics.term_selection import Choice, probabilities
 # Starts that are followed; those of many coefficients in parts of so many numbers (64 MB).
 STARTS, NUMBERS = 400, 1 << 23
 # The best of them, by contributions, of which the terms are chosen; fewer where no trajectory
-# follows the record: there is hardly a right answer to miss.
-CANDIDATES, IF_BROKEN = 24, 6
+# follows the record, or none of these few is sparse: there is hardly a right answer to miss.
+CANDIDATES, FEW = 24, 6
 # So many in turn that are no better end the search; of one that is worse by so many terms nothing
 # is expected.
 PATIENCE, HOPELESS = 12, 10
@@ -54,7 +54,11 @@ class Weighed:
 
 
 def sparsest_model(
-    records: Sequence[Record], library: PolynomialLibrary, guess: Guess, price: float
+    records: Sequence[Record],
+    library: PolynomialLibrary,
+    guess: Guess,
+    price: float,
+    most_terms: float,
 ) -> Model:
     """The model with fewest terms for what it explains, in whichever coordinates.
 
@@ -69,6 +73,8 @@ def sparsest_model(
         others is taken to be that of a linear system.
     price : float
         Of a term, in units of minus twice the logarithm of the likelihood.
+    most_terms : float
+        A model with more is of no use: if the first few coordinates have more, the search ends.
 
     Returns
     -------
@@ -81,9 +87,9 @@ def sparsest_model(
         If the model of `guess` leaves the finite numbers.
     """
     evidence, moments = Evidence.of(records, library, guess), moments_of(library, guess)
-    count = CANDIDATES if guess.broken == 0 else IF_BROKEN
+    count = CANDIDATES if guess.broken == 0 else FEW
     candidates = islice(_candidates(evidence, moments), count)
-    return nearer(records, guess, in_order(_best(evidence, candidates, price)))
+    return nearer(records, guess, in_order(_best(evidence, candidates, price, most_terms)))
 
 
 def moments_of(library: PolynomialLibrary, guess: Guess) -> Matrix:
@@ -181,12 +187,17 @@ def _choice(model: Model, moves: Matrix) -> Choice:
     )
 
 
-def _best(evidence: Evidence, candidates: Iterable[tuple[Move, Matrix]], price: float) -> Model:
+def _best(
+    evidence: Evidence,
+    candidates: Iterable[tuple[Move, Matrix]],
+    price: float,
+    most_terms: float,
+) -> Model:
     """The best of the models near the candidates."""
     best: Model | None = None
     waited = 0
     reached: list[Model] = []
-    for frame, shares in candidates:
+    for number, (frame, shares) in enumerate(candidates, 1):
         model = eliminated(Model.of(evidence, frame, shares > SMALL).settled(), price)
         hopeless = best is not None and model.score(price) >= best.score(price) + HOPELESS * price
         # What the same model improves to is known.
@@ -197,7 +208,7 @@ def _best(evidence: Evidence, candidates: Iterable[tuple[Move, Matrix]], price: 
             best, waited = model, 0
         else:
             waited += 1
-        if waited == PATIENCE:
+        if waited == PATIENCE or (number == FEW and best.support.sum() > most_terms):
             break
     if best is None:
         raise np.linalg.LinAlgError("no coordinates are finite")
