@@ -75,6 +75,19 @@ def test_levels_are_integers_and_offsets_in_sixteenths(seed, directions, tokens,
     assert_array_equal(levels, expected)
 
 
+@pytest.mark.parametrize(
+    ("shift", "limit"), [(0, 127), (2, 127), (3, 255), (5, 1023), (6, 2046), (8, 2046)]
+)
+def test_the_largest_integers_have_levels_and_those_beyond_have_none(shift, limit):
+    tables = tables_of(np.random.default_rng(0), 3)
+    tables.shifts[:], tables.offsets[:] = shift, 1.0
+    for integer in (limit, -limit, limit + 1, -limit - 1):
+        payload = coordinates.encode(np.full((3, 9), integer, np.float32), tables)
+        levels, (is_wide,) = decoded([payload], [9], tables)
+        assert is_wide == (abs(integer) > limit)
+        assert (levels == (0 if is_wide else UNIT * (integer + np.sign(integer)))).all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     seed=seeds,
