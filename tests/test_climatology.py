@@ -57,7 +57,8 @@ def test_errors_are_relative_to_anomalies(times, tmp_path):
         found[reference] = anomaly_error(source.u, decoded, groups)
     assert found["mean"] > 0.02
     assert 0.007 < found["climatology"] <= 0.01
-    assert report.relative_l2_error["u"] == pytest.approx(found["climatology"], rel=1e-3)
+    # A bound: what the tree of the POD has dropped counts as if it met the error of coding in full.
+    assert 1 <= report.relative_l2_error["u"] / found["climatology"] <= 1.002
     verified = romzarr.verify(tmp_path / "s", source)
     assert verified.ok
     assert verified.relative_l2_error["u"] == pytest.approx(found["climatology"], rel=1e-6)

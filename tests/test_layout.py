@@ -48,10 +48,16 @@ def dataset(snapshots: int = 48) -> xr.Dataset:
 def chunks_of(store: Path) -> Iterator[tuple[str, dict[str, int], dict[str, int]]]:
     """Path, sizes and chunks by dim of all arrays of decoded variables, from plain metadata."""
     for generation in store.glob("2*/zarr.json"):
+        variables = xr.open_dataset(store, engine="romzarr").variables
         arrays = json.loads(generation.read_bytes())["consolidated_metadata"]["metadata"]
         for path, meta in arrays.items():
-            if path.rpartition("/")[2] in ("fields", "values", "exact", "residuals"):
-                dims, chunk = meta["dimension_names"], meta["chunk_grid"]["configuration"]
+            *_, name, kind = ["", *path.split("/")]
+            if kind in ("fields", "values", "exact", "residuals"):
+                chunk = meta["chunk_grid"]["configuration"]
+                dims = list(variables[name].dims)
+                if kind in ("fields", "values"):
+                    dims.remove("time")
+                    dims.insert(0, "mode" if kind == "fields" else "time")
                 sizes = dict(zip(dims, meta["shape"], strict=True))
                 yield path, sizes, dict(zip(dims, chunk["chunk_shape"], strict=True))
 

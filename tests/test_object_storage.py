@@ -156,7 +156,7 @@ def test_indexes_are_fetched_side_by_side_and_so_are_tiles(s3, monkeypatch):
         {"u": (("time", "y", "x"), noise)},
         {"time": rng.random(600).cumsum(), "y": np.arange(8.0), "x": np.arange(9.0), **forcing},
     )
-    monkeypatch.setattr("romzarr.coding.tiles.VALUES", 1 << 13)
+    monkeypatch.setattr("romzarr.coding.tiles.LOOK_VALUES", 1 << 13)
     chunked = source.assign(u=source.u.chunk(time=100))
     romzarr.compress(chunked, f"{url}/s", tolerance=0.1)
     opened = []

@@ -74,7 +74,8 @@ def is_number(value: Any) -> TypeGuard[float]:
 def as_whole(value: int, name: str, least: int | None = None) -> int:
     """Check that a value is an integer, of at least `least` if that is given."""
     try:
-        number = operator.index(value)
+        # Until NumPy 2.3 its truth values serve as indices.
+        number = operator.index(value if type(value).__name__ != "bool_" else "")
     except TypeError:
         raise wrong_type(name, value, "an integer") from None
     if least is not None and number < least:

@@ -107,6 +107,12 @@ def huge_coordinate(store):
     node_of(generation, "coordinates/x", shape=[2**40])
 
 
+def more_chunks_than_are_ever_counted(store):
+    """Found by `make torture`: what a list of all of them would need is beyond memory."""
+    generation, *_ = facts_of(store)
+    node_of(generation, "coordinates/flag", shape=[48, 2**40])
+
+
 def huge_tiles(store):
     """Two bytes that stand for 2**27 values."""
     generation, *_ = facts_of(store)
@@ -143,8 +149,8 @@ def many_entries(store):
 
 @pytest.mark.parametrize(
     "bomb",
-    [wide_texts, zeros_as_a_coordinate, huge_coordinate, huge_tiles, deep_facts,
-     many_entries, zeros_as_facts],
+    [wide_texts, zeros_as_a_coordinate, huge_coordinate, more_chunks_than_are_ever_counted,
+     huge_tiles, deep_facts, many_entries, zeros_as_facts],
 )  # fmt: skip
 def test_bombs_are_refused_at_little_cost(store, bomb):
     bomb(store)

@@ -45,6 +45,8 @@ from romzarr.store.reading.reader import open_store
 MOST_STATES, MOST_COEFFICIENTS = 8, 400
 LARGEST_COEFFICIENTS = 1000
 HIGHEST_DEGREE = 4
+# Share of the fluctuation by which states differ that are the same but for rounding.
+REPEATED = 1e-9
 # Samples for each term of an equation, at least.
 SAMPLES_PER_TERM = 4
 # Coordinates are one more thing to understand: they have to leave out a third of the terms.
@@ -194,7 +196,8 @@ def _observed(part: Amplitudes, stop: int, states: int | str) -> _Observed | Non
             f"states: found {states!r}; the store has {part.rank} modes, give 1 to {most}"
         )
     raw = [
-        Record(part.span(span), part.times_of(span.start, span.stop)) for span in _spans(part, stop)
+        _once(Record(part.span(span), part.times_of(span.start, span.stop)))
+        for span in _spans(part, stop)
     ]
     if not raw:
         return None
@@ -207,6 +210,19 @@ def _observed(part: Amplitudes, stop: int, states: int | str) -> _Observed | Non
         Record(np.ascontiguousarray(scale(each.states[:, :count])), each.times) for each in raw
     ]
     return _Observed(tuple(records), scale)
+
+
+def _once(record: Record) -> Record:
+    """The record up to where it begins to repeat itself exactly, with all that coding has lost.
+
+    What follows is no new observation, and a model of enough terms fits a few states exactly.
+    """
+    states, close = record.states, REPEATED * np.std(record.states, axis=0)
+    again = np.flatnonzero(np.all(np.abs(states - states[0]) <= close, axis=1))
+    for period in again[again >= LEAST_SAMPLES]:
+        if np.all(np.abs(states[period:] - states[:-period]) <= close):
+            return Record(states[: period + 1], record.times[: period + 1])
+    return record
 
 
 def _spans(part: Amplitudes, stop: int) -> list[BlockSpan]:
