@@ -74,10 +74,12 @@ def is_number(value: Any) -> TypeGuard[float]:
 def as_whole(value: int, name: str, least: int | None = None) -> int:
     """Check that a value is an integer, of at least `least` if that is given."""
     try:
-        # Until NumPy 2.3 its truth values serve as indices.
-        number = operator.index(value if type(value).__name__ != "bool_" else "")
+        number = operator.index(value)
     except TypeError:
         raise wrong_type(name, value, "an integer") from None
+    # Old versions of NumPy take its truth values for indices.
+    if getattr(value, "dtype", None) == bool:
+        raise wrong_type(name, value, "an integer")
     if least is not None and number < least:
         raise ConfigError(f"{name}: found {shown(number)}, allowed are numbers of {least} or more")
     return number
