@@ -78,7 +78,7 @@ def as_whole(value: int, name: str, least: int | None = None) -> int:
     except TypeError:
         raise wrong_type(name, value, "an integer") from None
     # Old versions of NumPy take its truth values for indices.
-    if getattr(value, "dtype", None) == bool:
+    if getattr(getattr(value, "dtype", None), "kind", "") == "b":
         raise wrong_type(name, value, "an integer")
     if least is not None and number < least:
         raise ConfigError(f"{name}: found {shown(number)}, allowed are numbers of {least} or more")
